@@ -1,0 +1,43 @@
+"""Every limit and default of Onefold, by name. Units are in the names."""
+
+from __future__ import annotations
+
+from typing import Final
+
+RECORD_BYTES_MAX: Final = 64 * 1024 * 1024
+"""The largest record that the embedded log takes."""
+OPERATIONS_PER_RECORD_MAX: Final = 10_000
+"""The largest batch that group commit makes."""
+HISTORY_WINDOW_OFFSETS: Final = 10_000
+"""How many offsets of old versions a store keeps for snapshot reads and watches."""
+DIGEST_EVERY_OFFSETS: Final = 4096
+"""Log digests are kept at multiples of this offset."""
+CLIENT_BATCHES_KEPT: Final = 1
+"""Outcomes are kept for a client's last batch only: it has one append in flight."""
+WRITE_LOCK_TIMEOUT_S: Final = 30.0
+"""How long a writer queues for the space's write lock before it raises Timeout (definite)."""
+WAKE_POLL_S: Final = 0.5
+"""The slow check that backs up wake-ups, in case a writer was killed between its commit and its wake-up."""
+
+PARTIAL_INLINE_BYTES_MAX: Final = 64 * 1024
+"""Partials up to this size travel in the record; larger ones go to the blob store."""
+LEASE_S: Final = 15.0
+"""How long a worker may be silent before an observer expires its claims."""
+MAX_ATTEMPTS: Final = 4
+"""How often a task is tried before it is isolated down to the record that breaks it."""
+PROCESS_DEATHS_MAX: Final = 2
+"""How often a task's process may die before the task is isolated."""
+TASKS_PER_JOB_MAX: Final = 200_000
+SPLITS_DEFAULT_MIN: Final = 48
+"""Fewest splits that a job is cut into when its input allows: intervals need clusters."""
+SPLIT_BYTES_TARGET: Final = 64 * 1024 * 1024
+"""Input bytes of a split once the input is large enough for SPLITS_DEFAULT_MIN of them."""
+SPLIT_BYTES_MIN: Final = 64 * 1024
+"""A file is not cut into ranges smaller than this."""
+BACKUP_FACTOR: Final = 2.0
+"""A task that runs longer than this many medians gets a backup."""
+BROADCAST_BYTES_MAX: Final = 32 * 1024 * 1024
+"""The small side of a join is broadcast up to this many input bytes; above, both sides are shuffled."""
+SHUFFLE_PARTITIONS_DEFAULT: Final = 16
+DEAD_LETTERS_PER_TASK_MAX: Final = 1000
+"""A task that skips more records than this fails: that is not a few poison records but a broken job."""

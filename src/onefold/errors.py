@@ -1,0 +1,121 @@
+"""Every error that Onefold raises, in one tree.
+
+Each error has ``definite``: ``True`` means that the operation certainly did not happen and may be tried again;
+``False`` means that it may have happened. Messages say what happened, to what, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class OnefoldError(Exception):
+    """Base of all errors of Onefold."""
+
+    definite: bool = True
+    """True: the operation certainly did not happen. False: it may have happened."""
+
+    def __init__(self, message: str, *, definite: bool | None = None) -> None:
+        super().__init__(message)
+        if definite is not None:
+            self.definite = definite
+
+
+class Conflict(OnefoldError):
+    """Somebody else changed what this operation was conditional on; nothing was written. Read again and retry."""
+
+
+class Unavailable(OnefoldError):
+    """The operation cannot be served at its consistency level now."""
+
+
+class TooStale(Unavailable):
+    """No copy fresh enough for the asked bound can be reached."""
+
+
+class TooOld(OnefoldError):
+    """The asked version is older than the history that is kept."""
+
+
+class Timeout(OnefoldError, TimeoutError):
+    """The operation did not end in time. Writes: indefinite unless ``definite`` says otherwise."""
+
+    definite = False
+
+
+class AppendUnknown(OnefoldError):
+    """An append whose outcome is unknown: the record may be in the log, or may surface later."""
+
+    definite = False
+
+
+class LogCorrupt(OnefoldError):
+    """The log has a hole, a bad checksum or disagreeing copies. The replica halts rather than serve it."""
+
+
+class Expired(OnefoldError):
+    """The client's exactly-once record has been forgotten: the outcome of its last request is unknown."""
+
+    definite = False
+
+
+class InvalidKey(OnefoldError, ValueError):
+    """A key that cannot be stored."""
+
+
+class InvalidValue(OnefoldError, ValueError):
+    """A value that cannot be stored or read: a broken line of a file, a type that has no encoding."""
+
+
+class InvalidArgument(OnefoldError, ValueError):
+    """An argument that makes no sense; the message names it."""
+
+
+class InvalidPlan(OnefoldError):
+    """A job that would not mean the same on every split, or whose parts do not fit together."""
+
+
+class TooLarge(OnefoldError):
+    """A key, value, record or request over its limit (see ``onefold.config``)."""
+
+
+class UnsupportedConsistency(OnefoldError):
+    """The asked consistency level does not exist for this collection."""
+
+
+class TransactionError(OnefoldError):
+    """A transaction used in a way that it cannot work."""
+
+
+class BelowFloor(OnefoldError):
+    """A write at or below a floor that its region has already promised."""
+
+
+class TokenError(OnefoldError):
+    """A session token that is malformed, foreign, or from another incarnation of the space."""
+
+
+class SpaceError(OnefoldError):
+    """A space that cannot be opened: wrong format, newer version, read-only folder, no such place."""
+
+
+class JobFailed(OnefoldError):
+    """A job that cannot finish: shows the record, where it stands, and the traceback of the function.
+
+    What had been finished stays; fix the function and run again, or ``on_error="skip"``.
+    """
+
+    definite = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        run_id: str | None = None,
+        record: object | None = None,
+        location: str | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.record = record
+        self.location = location
+        self.traceback = traceback

@@ -1,0 +1,1 @@
+"""Folds: deterministic state machines over the log, and the replicas that keep their state."""

@@ -1,0 +1,1 @@
+"""The log: its contract (``api``) and its engines."""

@@ -1,0 +1,1 @@
+"""The test kit: conformance suites, simulators and checkers. Product code does not import it."""
