@@ -1,0 +1,1 @@
+"""Onefold: many machines, one computer. Everything is a fold over one log."""
