@@ -1,0 +1,141 @@
+"""Blobs: immutable files named by the hash of their content, durable before any record names them.
+
+A blob's name is the hex BLAKE2b-256 of its bytes. The same content is stored once. Reading checks the size only;
+``verify`` checks the hash. Layout: ``blobs/ab/abcdef…``; temporary files live in ``blobs/tmp`` and belong to a process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from onefold.errors import Unavailable
+
+
+class BlobMissing(Unavailable):
+    """A blob that the log names cannot be had here."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"blob {name[:16]}… is missing; the task that made it has to run again (resume the run)"
+        )
+        self.name = name
+
+
+def blob_name(data: bytes | memoryview) -> str:
+    """The content hash under which these bytes are stored."""
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+class BlobStore:
+    """A local directory of content-addressed files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._made: set[str] = set()
+
+    def path(self, name: str) -> Path:
+        """Where the blob is (or would be)."""
+        return self.directory / name[:2] / name
+
+    def put(self, data: bytes | memoryview) -> str:
+        """Store bytes; returns their name after they and their directory entry are synced to disk."""
+        name = blob_name(data)
+        target = self.path(name)
+        if target.exists():
+            return name
+        temporary = self._temporary()
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            self._publish(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return name
+
+    def temporary(self) -> Path:
+        """A fresh path for a file that will be given to ``put_file``."""
+        return self._temporary()
+
+    def put_file(self, path: Path) -> str:
+        """Move a finished file (made at ``temporary()``) into the store; returns its name once it is durable."""
+        digest = hashlib.blake2b(digest_size=32)
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+            os.fsync(file.fileno())
+        name = digest.hexdigest()
+        target = self.path(name)
+        if target.exists():
+            path.unlink()
+        else:
+            self._publish(path, target)
+        return name
+
+    def get(self, name: str) -> bytes:
+        """The blob's bytes; raises BlobMissing."""
+        try:
+            return self.path(name).read_bytes()
+        except FileNotFoundError:
+            raise BlobMissing(name) from None
+
+    def open_path(self, name: str) -> Path:
+        """The blob's path, to be memory-mapped or scanned; raises BlobMissing. Never write to it."""
+        path = self.path(name)
+        if not path.exists():
+            raise BlobMissing(name)
+        return path
+
+    def exists(self, name: str) -> bool:
+        """Whether the blob is here."""
+        return self.path(name).exists()
+
+    def verify(self, name: str) -> bool:
+        """Whether the blob is here and its content still has its hash."""
+        try:
+            return blob_name(self.get(name)) == name
+        except BlobMissing:
+            return False
+
+    def delete(self, name: str) -> None:
+        """Remove a blob that no record names any more."""
+        self.path(name).unlink(missing_ok=True)
+
+    def names(self) -> Iterator[str]:
+        """All blobs here."""
+        if self.directory.exists():
+            for folder in sorted(self.directory.iterdir()):
+                if len(folder.name) == 2:
+                    for file in sorted(folder.iterdir()):
+                        yield file.name
+
+    def _temporary(self) -> Path:
+        folder = self.directory / "tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{os.getpid()}-{os.urandom(8).hex()}"
+
+    def _publish(self, temporary: Path, target: Path) -> None:
+        folder = target.parent
+        if folder.name not in self._made:
+            folder.mkdir(parents=True, exist_ok=True)
+            _sync_directory(self.directory)
+            self._made.add(folder.name)
+        os.replace(temporary, target)
+        _sync_directory(folder)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""The jobs fold: runs, tasks and tables as a state machine over the log. Pure: no clock, no randomness, no I/O."""
