@@ -14,6 +14,20 @@ DIGEST_EVERY_OFFSETS: Final = 4096
 """Log digests are kept at multiples of this offset."""
 CLIENT_BATCHES_KEPT: Final = 1
 """Outcomes are kept for a client's last batch only: it has one append in flight."""
+HISTORY_PRUNE_EVERY_OFFSETS: Final = 256
+"""Old versions and expired request ids are removed at multiples of this offset (so every replica removes alike)."""
+REQUEST_ID_RETENTION_S: Final = 24 * 3600.0
+"""How long, in fold time, the outcome of a write with a ``request_id`` is kept."""
+CLIENTS_KEPT_MAX: Final = 10_000
+"""Above this many known clients the oldest are forgotten by a record that moves the expiry floor."""
+CLIENT_IDLE_OFFSETS: Final = 1_000_000
+"""A client is forgotten only when its last record is at least this many offsets back."""
+APPEND_RETRY_S: Final = 15.0
+"""How long an append of unknown outcome is tried again under its number before AppendUnknown reaches the caller."""
+WAL_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Above this size of the write-ahead log a writer waits for readers, so that it starts again from its beginning."""
+TRIM_RECORDS_PER_COMMIT: Final = 10_000
+"""Trimming deletes this many records at a time, so writers do not queue behind it."""
 WRITE_LOCK_TIMEOUT_S: Final = 30.0
 """How long a writer queues for the space's write lock before it raises Timeout (definite)."""
 WAKE_POLL_S: Final = 0.5
@@ -41,3 +55,17 @@ BROADCAST_BYTES_MAX: Final = 32 * 1024 * 1024
 SHUFFLE_PARTITIONS_DEFAULT: Final = 16
 DEAD_LETTERS_PER_TASK_MAX: Final = 1000
 """A task that skips more records than this fails: that is not a few poison records but a broken job."""
+
+JOB_STAGES_MAX: Final = 64
+CLAIMS_PER_OPERATION_MAX: Final = 1000
+"""One claim operation hands out at most this many tasks, whatever it asks for."""
+LIVE_RUNS_PER_TABLE_MAX: Final = 8
+"""Runs of a table whose results are kept until a later run is done; beyond it the oldest one is given up."""
+RUNS_PER_TABLE_KEPT: Final = 100
+"""Finished runs of a table that are listed (without tasks and results)."""
+ERRORS_PER_RUN_KEPT: Final = 100
+"""The latest failed attempts of a run that are kept."""
+FAILURE_TEXT_CHARS_MAX: Final = 20_000
+"""Longer messages, tracebacks and records of failures are cut."""
+MEMBERS_KEPT: Final = 1000
+"""Processes whose renewals are counted; beyond it the longest silent ones are forgotten."""

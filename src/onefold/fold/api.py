@@ -15,7 +15,7 @@ class Context(NamedTuple):
     """Where in the log an operation stands."""
 
     offset: int
-    index: int
+    index: int  # type: ignore[assignment]  # the name is right here; nobody searches a Context
     """The operation's place in its record."""
     now_ms: int
     """Fold time: max(previous, min(engine's stamp, writer's stamp)). Not a clock."""

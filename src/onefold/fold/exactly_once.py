@@ -1,0 +1,107 @@
+"""Exactly once: which records count, decided alike by every replica.
+
+A client numbers its records from 1 without gaps and has one in flight. So one row per client, its last number and that
+record's outcomes, is enough to drop every copy that a retry left in the log and to answer the retry. A number beyond
+the next is refused: taking it would make the missing one look like a duplicate when it surfaces ("dedupe by maximum
+only" loses writes that way).
+
+Clients are forgotten by a record that moves the *expiry floor*. A client's id holds the offset at which it was born, so
+an unknown id below the floor may be a forgotten one: ``EXPIRED``, its past is unknown. A ``request_id`` is a name that the
+user gave to one operation; its outcome is kept for ``config.REQUEST_ID_RETENTION_S`` of fold time.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+import apsw
+import msgspec
+
+from onefold import config
+from onefold.ids import born_at
+
+
+class Verdict(enum.Enum):
+    """What a record is to the client's row."""
+
+    APPLY = "apply"
+    DUPLICATE = "duplicate"
+    """It was applied before; the outcomes of the client's last record are kept."""
+    GAP = "gap"
+    """An earlier number is missing; nothing was applied."""
+    EXPIRED = "expired"
+    """The client may have been forgotten; nothing was applied."""
+    MALFORMED = "malformed"
+    """No such client can exist."""
+
+
+class Known(NamedTuple):
+    """The row of one client."""
+
+    number: int
+    offset: int
+    outcomes: tuple[bytes, ...]
+
+
+def judge(client: str, number: int, known: Known | None, *, offset: int, floor: int) -> Verdict:
+    """The verdict on record ``number`` of ``client`` at ``offset``. ``floor``: the expiry floor."""
+    try:
+        born = born_at(client)
+    except ValueError:
+        return Verdict.MALFORMED
+    if born >= offset or born < 0 or number < 1:
+        return Verdict.MALFORMED
+    if known is None:
+        if born < floor:
+            return Verdict.EXPIRED
+        return Verdict.APPLY if number == 1 else Verdict.GAP
+    if number <= known.number:
+        return Verdict.DUPLICATE
+    return Verdict.APPLY if number == known.number + 1 else Verdict.GAP
+
+
+_outcomes = msgspec.msgpack.Decoder(tuple[bytes, ...])
+
+
+def load(con: apsw.Connection, client: str) -> Known | None:
+    """The client's row."""
+    row = con.execute("SELECT number, offset, outcomes FROM clients WHERE client = ?", (client,)).fetchone()
+    return None if row is None else Known(row[0], row[1], _outcomes.decode(row[2]))
+
+
+def save(con: apsw.Connection, client: str, number: int, offset: int, outcomes: tuple[bytes, ...]) -> None:
+    """Remember the client's last record."""
+    con.execute(
+        "INSERT INTO clients VALUES(?1, ?2, ?3, ?4) ON CONFLICT(client) DO UPDATE SET number = ?2, offset = ?3, outcomes = ?4",
+        (client, number, offset, msgspec.msgpack.encode(outcomes)),
+    )
+
+
+def forget_below(con: apsw.Connection, floor: int) -> None:
+    """Remove the clients whose last record is below the floor."""
+    con.execute("DELETE FROM clients WHERE offset < ?", (floor,))
+
+
+def count(con: apsw.Connection) -> int:
+    """How many clients are known."""
+    return int(str(con.execute("SELECT count(*) FROM clients").get))
+
+
+def requested(con: apsw.Connection, request_id: str, now_ms: int) -> bytes | None:
+    """The kept outcome of a named operation; None when it is unknown or older than the retention."""
+    row = con.execute(
+        "SELECT outcome FROM requests WHERE request = ? AND until_ms > ?", (request_id, now_ms)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def keep_request(con: apsw.Connection, request_id: str, now_ms: int, outcome: bytes) -> None:
+    """Keep a named operation's outcome for the retention."""
+    until_ms = now_ms + int(config.REQUEST_ID_RETENTION_S * 1000)
+    con.execute("INSERT OR REPLACE INTO requests VALUES(?, ?, ?)", (request_id, until_ms, outcome))
+
+
+def prune_requests(con: apsw.Connection, now_ms: int) -> None:
+    """Remove what is past its retention (it was no longer given out before either)."""
+    con.execute("DELETE FROM requests WHERE until_ms <= ?", (now_ms,))

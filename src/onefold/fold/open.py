@@ -1,0 +1,61 @@
+"""``open_space``: the engine by URL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from onefold.env import SYSTEM, Env
+from onefold.errors import InvalidArgument, SpaceError
+from onefold.fold.api import Fold
+from onefold.fold.space import Space
+
+
+def open_space(
+    url: str | Path,
+    folds: Sequence[Fold],
+    *,
+    env: Env = SYSTEM,
+    create: bool = True,
+    read_only: bool = False,
+    timeout: float | None = None,
+) -> Space:
+    """Open the space at ``url``, with these folds.
+
+    ``memory://`` keeps nothing and is nobody else's; a path, ``sqlite:///absolute/dir`` or ``sqlite:relative/dir`` is a directory
+    that processes of this machine share. ``create=False`` refuses to make a new one. ``timeout``: seconds that a writer queues
+    behind others (default ``config.WRITE_LOCK_TIMEOUT_S``).
+
+    Raises SpaceError (no such place, another format, not writable), LogCorrupt, Timeout (definite), InvalidArgument.
+    """
+    text = str(url)
+    if isinstance(url, str) and text.startswith("memory:"):
+        if text not in ("memory:", "memory://"):
+            raise InvalidArgument(f"{text}: a space in memory has no name; use memory://")
+        from onefold.fold.log_space import LogSpace
+        from onefold.log.memory import MemoryLog
+
+        return LogSpace(MemoryLog(env=env), folds, env, url="memory://", read_only=read_only)
+    from onefold.fold.sqlite_space import SqliteSpace
+
+    return SqliteSpace(_directory(url), folds, env, create=create, read_only=read_only, timeout=timeout)
+
+
+def _directory(url: str | Path) -> Path:
+    """The directory that a path or ``sqlite:`` URL names."""
+    if isinstance(url, Path):
+        return url
+    scheme = (
+        urlsplit(url).scheme if "://" in url else url.partition(":")[0] if url.startswith("sqlite:") else ""
+    )
+    if not scheme:
+        if not url:
+            raise InvalidArgument("an empty URL names no space; give a directory, sqlite:///dir or memory://")
+        return Path(url)
+    if scheme != "sqlite":
+        raise SpaceError(f"{url}: no engine for {scheme}://; this version has memory:// and sqlite:///dir")
+    parts = urlsplit(url)
+    if parts.netloc or not parts.path:
+        raise InvalidArgument(f"{url}: write sqlite:///absolute/dir, or give the directory alone")
+    return Path(unquote(parts.path))

@@ -1,0 +1,248 @@
+"""A replica: one shard's folds and their store, brought from record to record.
+
+The caller owns the transaction: ``load``, any number of ``apply``, then ``commit`` or ``rollback``. The applied offset and the
+log's digest are written beside what was applied, so a store always says truly where it stands.
+
+A record that does not decode although its bytes are as they were appended is *refused*: skipped by every replica, counted
+and listed, since otherwise one garbage append would stop them all. A hole, or bytes that changed, *halts* (LogCorrupt).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import apsw
+
+from onefold import config
+from onefold.codec import CorruptRecord, Op, Record, UnknownFormat, decode_record
+from onefold.errors import InvalidArgument, LogCorrupt, SpaceError
+from onefold.fold import exactly_once, system
+from onefold.fold.api import Context, Fold
+from onefold.fold.exactly_once import Known, Verdict
+from onefold.fold.store import Head, SqlStore, Tables, read_head
+from onefold.log.api import Entry
+
+_REFUSED_LISTED_MAX = 1000
+
+
+class Applied(NamedTuple):
+    """What became of one record."""
+
+    offset: int
+    client: str | None
+    """None for a record that was refused."""
+    number: int
+    verdict: Verdict
+    outcomes: tuple[bytes, ...]
+    """Of this record; for a duplicate those that are kept."""
+
+
+class FoldFailed(SpaceError):
+    """A fold raised, which it must not: a bug in that fold."""
+
+
+def next_digest(digest: bytes, data: bytes) -> bytes:
+    """The log's digest with one more record: 16 bytes of BLAKE2b over the digest before and the record's bytes."""
+    return hashlib.blake2b(data, key=digest, digest_size=16).digest()
+
+
+class Replica:
+    """Applies records to the store of one connection. Used by one thread at a time."""
+
+    def __init__(
+        self, con: apsw.Connection, tables: Tables, folds: Sequence[Fold], *, keep_all: bool = False
+    ) -> None:
+        """``keep_all``: see ``SqlStore``. Raises InvalidArgument for folds whose names clash."""
+        self._con = con
+        self._folds = {fold.name: fold for fold in folds}
+        if len(self._folds) != len(folds) or system.SYSTEM_FOLD in self._folds:
+            raise InvalidArgument(
+                f"fold names must differ and not be {system.SYSTEM_FOLD!r}: {[f.name for f in folds]}"
+            )
+        self.version_max = min((fold.version for fold in folds), default=1)
+        self.history = frozenset().union(*(fold.history for fold in folds)) if folds else frozenset[str]()
+        self._store = SqlStore(con, tables, self.history, keep_all=keep_all)
+        self._registered: set[str] = set()
+        self._registering: set[str] = set()
+        self._head = Head(0, 0, 1, 0, 1, b"", 0)
+
+    @property
+    def head(self) -> Head:
+        """As of the last ``load`` or ``apply``."""
+        return self._head
+
+    def load(self) -> Head:
+        """Read where the store stands. Raises SpaceError when its fold version is beyond this program."""
+        self._head = read_head(self._con)
+        self._check_version(self._head.fold_version)
+        return self._head
+
+    def commit(self) -> None:
+        """The caller's transaction was committed."""
+        self._store.settle()
+        self._registered |= self._registering
+        self._registering = set()
+
+    def rollback(self) -> None:
+        """The caller's transaction was rolled back; ``load`` before the next use."""
+        self._store.forget()
+        self._registering = set()
+
+    def missing(self, ops: Sequence[Op]) -> Op | None:
+        """The operation that must come before these so that their folds exist, or None. Raises InvalidArgument."""
+        unknown = tuple(sorted({op.fold for op in ops} - self._registered - {system.SYSTEM_FOLD}))
+        if not unknown:
+            return None
+        for name in unknown:
+            if name not in self._folds:
+                raise InvalidArgument(
+                    f"no fold {name!r} was given to open_space; it has {sorted(self._folds)}"
+                )
+        if all(self._is_registered(name) for name in unknown):
+            return None
+        return system.system_op(system.Register(unknown))
+
+    def known(self, client: str) -> Known | None:
+        """The client's exactly-once row."""
+        return exactly_once.load(self._con, client)
+
+    def apply(self, entry: Entry, record: Record | None = None) -> Applied:
+        """Apply the next record. ``record``: the entry decoded, if the caller has it.
+
+        Raises LogCorrupt when the entry is not the next one, SpaceError when this program is too old for it, and
+        FoldFailed; then the caller must roll back.
+        """
+        head = self._head
+        if entry.offset != head.applied + 1:
+            raise LogCorrupt(f"offset {head.applied + 1} is missing: the log went on at {entry.offset}")
+        digest = next_digest(head.digest, entry.data)
+        if record is None:
+            try:
+                record = decode_record(entry.data)
+            except UnknownFormat as error:
+                raise SpaceError(
+                    f"offset {entry.offset}: {error}. Upgrade: pip install -U onefold"
+                ) from error
+            except CorruptRecord as error:
+                return self._refuse(entry, digest, str(error))
+        known = self.known(record.client)
+        verdict = exactly_once.judge(
+            record.client, record.number, known, offset=entry.offset, floor=head.client_floor
+        )
+        if verdict is Verdict.MALFORMED:
+            return self._refuse(entry, digest, f"no client has the id {record.client!r}")
+        now_ms = max(head.now_ms, min(entry.engine_ms, record.stamp_ms))
+        self._head = head._replace(applied=entry.offset, now_ms=now_ms, digest=digest)
+        self._store.start(entry.offset)
+        outcomes: tuple[bytes, ...] = ()
+        if verdict is Verdict.APPLY:
+            outcomes = tuple([self._apply_op(record, index, op) for index, op in enumerate(record.ops)])
+            exactly_once.save(self._con, record.client, record.number, entry.offset, outcomes)
+        elif verdict is Verdict.DUPLICATE and known is not None and known.number == record.number:
+            outcomes = known.outcomes
+        self._finish()
+        return Applied(entry.offset, record.client, record.number, verdict, outcomes)
+
+    def _apply_op(self, record: Record, index: int, op: Op) -> bytes:
+        now_ms = self._head.now_ms
+        if op.request_id is not None:
+            kept = exactly_once.requested(self._con, op.request_id, now_ms)
+            if kept is not None:
+                return kept
+        if op.fold == system.SYSTEM_FOLD:
+            outcome = self._apply_system(op.body)
+        elif not self._is_registered(op.fold):
+            return system.REFUSED
+        else:
+            outcome = self._apply_fold(
+                Context(self._head.applied, index, now_ms, record.client, op.request_id), op
+            )
+        if op.request_id is not None:
+            exactly_once.keep_request(self._con, op.request_id, now_ms, outcome)
+        return outcome
+
+    def _apply_fold(self, context: Context, op: Op) -> bytes:
+        fold = self._folds.get(op.fold)
+        if fold is None:
+            raise SpaceError(
+                f"offset {context.offset} has an operation for the fold {op.fold!r}, which this program does not have. "
+                "Open the space with that fold, or upgrade: pip install -U onefold"
+            )
+        self._store.turn(op.fold, context.index)
+        try:
+            outcome = fold.apply(self._store, context, op.body, self._head.fold_version)
+        except apsw.Error:
+            raise
+        except Exception as error:
+            raise FoldFailed(
+                f"the fold {op.fold!r} raised {type(error).__name__}: {error} at offset {context.offset}, "
+                f"operation {context.index}. A fold must refuse, not raise: this is a bug in it"
+            ) from error
+        if not isinstance(outcome, bytes):
+            raise FoldFailed(f"the fold {op.fold!r} returned {type(outcome).__name__}; an outcome is bytes")
+        return outcome
+
+    def _apply_system(self, body: bytes) -> bytes:
+        head, op = self._head, system.decode(body)
+        match op:
+            case system.Register(names):
+                for name in names:
+                    if not self._is_registered(name):
+                        self._con.execute("INSERT INTO folds VALUES(?, ?)", (name, head.applied))
+                        self._registering.add(name)
+            case system.RaiseFoldVersion(version) if version > head.fold_version:
+                self._check_version(version)
+                self._head = head._replace(fold_version=version)
+            case system.ExpireClients(floor) if head.client_floor < floor <= head.applied:
+                exactly_once.forget_below(self._con, floor)
+                self._head = head._replace(client_floor=floor)
+            case system.Trim(before) if head.log_first < before <= head.applied:
+                self._head = head._replace(log_first=before)
+            case system.Tick():
+                pass
+            case _:
+                return system.REFUSED
+        return system.ACCEPTED
+
+    def _is_registered(self, name: str) -> bool:
+        if name in self._registered or name in self._registering:
+            return True
+        found = bool(self._con.execute("SELECT EXISTS(SELECT 1 FROM folds WHERE name = ?)", (name,)).get)
+        if found and not self._con.in_transaction:
+            self._registered.add(name)
+        elif found:
+            self._registering.add(name)  # seen inside a transaction: sure once that commits
+        return found
+
+    def _check_version(self, version: int) -> None:
+        if version > self.version_max:
+            raise SpaceError(
+                f"the space is at fold version {version}; this program knows {self.version_max}. "
+                "Upgrade: pip install -U onefold"
+            )
+
+    def _refuse(self, entry: Entry, digest: bytes, reason: str) -> Applied:
+        self._con.execute("INSERT INTO refused VALUES(?, ?)", (entry.offset, reason))
+        self._con.execute(
+            "DELETE FROM refused WHERE offset <= (SELECT offset FROM refused ORDER BY offset DESC LIMIT 1 OFFSET ?)",
+            (_REFUSED_LISTED_MAX,),
+        )
+        self._head = self._head._replace(applied=entry.offset, digest=digest, refused=self._head.refused + 1)
+        self._store.start(entry.offset)
+        self._finish()
+        return Applied(entry.offset, None, 0, Verdict.MALFORMED, ())
+
+    def _finish(self) -> None:
+        head = self._head
+        if head.applied % config.HISTORY_PRUNE_EVERY_OFFSETS == 0:
+            self._store.prune()
+            exactly_once.prune_requests(self._con, head.now_ms)
+        if head.applied % config.DIGEST_EVERY_OFFSETS == 0:
+            self._con.execute("INSERT INTO digests VALUES(?, ?)", (head.applied, head.digest))
+        self._con.execute(
+            "UPDATE head SET applied = ?, now_ms = ?, fold_version = ?, client_floor = ?, log_first = ?, digest = ?,"
+            " refused = ?",
+            head,
+        )

@@ -1,0 +1,331 @@
+"""The embedded space: log and state in one SQLite file, committed together by whichever process writes.
+
+So there is nothing to catch up with and no outcome to wait for: a record is appended and applied in one transaction, and
+every view is a snapshot of the newest commit of any process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+import apsw
+
+from onefold import config
+from onefold.codec import Op, Record, encode_record
+from onefold.env import Env
+from onefold.errors import AppendUnknown, InvalidArgument, LogCorrupt, OnefoldError, SpaceError
+from onefold.fold import exactly_once, system
+from onefold.fold.api import Fold
+from onefold.fold.appender import Appender
+from onefold.fold.exactly_once import Verdict
+from onefold.fold.replica import Replica
+from onefold.fold.snapshot import Snapshot, state_digest, write_snapshot
+from onefold.fold.store import STORE_SCHEMA, Head, PastView, PresentView, Tables, check_readable, read_head
+from onefold.ids import born_at, client_id, new_id
+from onefold.log import members, wake
+from onefold.log.api import Entry
+from onefold.log.sqlite import LOG_SCHEMA, SqliteLog, read_in
+from onefold.log.sqlite_file import SqliteFile, translate
+
+_HOUSEKEEPING_EVERY_OFFSETS = 1024
+_CATCH_UP_BYTES = 16 << 20
+
+
+class _Viewing:
+    """The ``with`` block of a view."""
+
+    __slots__ = ("_at", "_con", "_file", "_tables", "_version_max", "_view")
+
+    def __init__(self, file: SqliteFile, tables: Tables, at: int | None, version_max: int) -> None:
+        self._file = file
+        self._tables = tables
+        self._at = at
+        self._version_max = version_max
+        self._view: PresentView | PastView | None = None
+        self._con: apsw.Connection | None = None
+
+    def __enter__(self) -> PresentView | PastView:
+        con = self._file.take_reader()
+        try:
+            con.execute("BEGIN")
+            head = read_head(con)  # the first read pins the snapshot
+            check_readable(head, self._version_max, self._at)
+        except BaseException as error:
+            self._file.give_reader(con)
+            if isinstance(error, apsw.Error):
+                raise translate(error, self._file.path) from error
+            raise
+        self._con = con
+        if self._at is None:
+            self._view = PresentView(con, self._tables, head.applied)
+        else:
+            self._view = PastView(con, self._tables, self._at)
+        return self._view
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._view is not None:
+            self._view.end()
+        if self._con is not None:
+            self._file.give_reader(self._con)
+            self._con = None
+        if isinstance(error, apsw.Error):
+            raise translate(error, self._file.path) from error
+
+
+class SqliteSpace:
+    """See ``onefold.fold.space.Space``. Thread-safe."""
+
+    def __init__(
+        self,
+        directory: Path,
+        folds: Sequence[Fold],
+        env: Env,
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        self._env = env
+        self._directory = directory
+        self._read_only = read_only
+        self._tables = Tables()
+        self._client: str | None = None
+        self._in_doubt: int | None = None
+        self._file = SqliteFile(
+            directory, (*LOG_SCHEMA, *STORE_SCHEMA), env, create=create, read_only=read_only, timeout=timeout
+        )
+        self._log = SqliteLog(directory, env=env, file=self._file)
+        self._appender = Appender(self._commit)
+        self._member: members.Member | None = None
+        try:
+            if read_only:
+                with self._file.reading() as con:
+                    self._replica = Replica(con, self._tables, folds)
+                    self._replica.load()
+                self.member = new_id("r", env)
+                return
+            with self._file.writing() as con:
+                self._replica = Replica(con, self._tables, folds)
+                head = self._replica.load()
+            if head.applied != self._log.last or head.log_first != self._log.first:
+                self._catch_up()
+            self._sweep()
+            self._member = members.Member(
+                directory / "members", new_id("m", env), _note(self._replica.version_max)
+            )
+            self.member = self._member.id
+        except BaseException:
+            self.close()
+            raise
+
+    # -- the contract
+
+    @property
+    def url(self) -> str:
+        return str(self._directory)
+
+    @property
+    def directory(self) -> Path:
+        return self._directory
+
+    @property
+    def incarnation(self) -> str:
+        return self._file.incarnation
+
+    @property
+    def applied(self) -> int:
+        with self._file.reading() as con:
+            return read_head(con).applied
+
+    def submit(self, ops: Sequence[Op]) -> list[bytes]:
+        return self._appender.submit(ops)
+
+    def view(self, at: int | None = None) -> AbstractContextManager[PresentView | PastView]:
+        """The present, or the state as of offset ``at`` (tables with history). Raises TooOld and InvalidArgument."""
+        return _Viewing(self._file, self._tables, at, self._replica.version_max)
+
+    def wait(self, after: int, timeout: float | None) -> int:
+        return self._log.wait(after, timeout)
+
+    def member_alive(self, member: str) -> bool | None:
+        self._file.check_usable()
+        if member == self.member:
+            return True
+        return members.alive(self._directory / "members", member)
+
+    def close(self) -> None:
+        self._log.close()
+        if self._member is not None:
+            self._member.close()
+
+    def __enter__(self) -> SqliteSpace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- beyond the contract
+
+    @property
+    def log(self) -> SqliteLog:
+        """The log itself, for reading."""
+        return self._log
+
+    def outcome(self, request_id: str) -> bytes | None:
+        """The kept outcome of the operation with this request id; None when there was none within the retention."""
+        with self._file.reading() as con:
+            return exactly_once.requested(con, request_id, read_head(con).now_ms)
+
+    def raise_fold_version(self, version: int) -> None:
+        """From here on folds apply by ``version``; programs that do not know it must stop.
+
+        Raises SpaceError when this program or another live one is too old.
+        """
+        if version > self._replica.version_max:
+            raise SpaceError(f"this program knows fold version {self._replica.version_max}, not {version}")
+        for member, note in members.notes(self._directory / "members").items():
+            known = json.loads(note)["fold_version_max"]
+            if known < version:
+                raise SpaceError(
+                    f"{member} ({note}) knows fold version {known} only. Stop it and upgrade it first"
+                )
+        self._demand(system.RaiseFoldVersion(version))
+
+    def trim(self, before: int) -> None:
+        """Forget the records below ``before``; the state stays. Raises InvalidArgument."""
+        self._demand(system.Trim(before))
+        self._log.trim(before)
+
+    def state_digest(self) -> str:
+        """A hash of the whole state: equal for all replicas that have applied the same offsets. Reads everything."""
+        with self._file.reading() as con:
+            con.execute("BEGIN")
+            return state_digest(con, self._replica.history)
+
+    def snapshot(self, path: str | Path) -> Snapshot:
+        """Write the state to a file that ``restore_space`` and replicas can start from. Atomic."""
+        with self._file.reading() as con:
+            return write_snapshot(con, Path(path), self._replica.history, self.incarnation)
+
+    # -- committing
+
+    def _commit(self, ops: Sequence[Op]) -> Sequence[bytes]:
+        deadline = time.monotonic() + config.APPEND_RETRY_S
+        pause_s = 0.01
+        while True:
+            try:
+                return self._try_commit(ops)
+            except OnefoldError as error:
+                if self._in_doubt is None:
+                    raise
+                if not isinstance(error, AppendUnknown) or time.monotonic() + pause_s > deadline:
+                    self._in_doubt = self._client = (
+                        None  # that number stays open; a new client has no open one
+                    )
+                    if isinstance(error, AppendUnknown):
+                        raise
+                    raise AppendUnknown(
+                        f"a commit may have happened, and trying it again failed: {error}"
+                    ) from error
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, 1.0)
+
+    def _try_commit(self, ops: Sequence[Op]) -> Sequence[bytes]:
+        replica, number = self._replica, 0
+        try:
+            with self._log.appending() as con:
+                head = replica.load()
+                client = self._client
+                known = None if client is None else replica.known(client)
+                if client is None or (known is None and born_at(client) < head.client_floor):
+                    self._client = client = client_id(head.applied, self._env)
+                number = known.number + 1 if known is not None else 1
+                if known is not None and known.number == self._in_doubt:
+                    outcomes = known.outcomes  # the commit of unknown outcome had happened
+                else:
+                    outcomes = self._append(con, head, client, number, ops)
+        except BaseException as error:
+            replica.rollback()
+            if isinstance(error, AppendUnknown) and self._in_doubt is None:
+                self._in_doubt = number
+            raise
+        self._in_doubt = None
+        replica.commit()
+        applied = replica.head.applied
+        self._log.announce(applied)
+        if applied % _HOUSEKEEPING_EVERY_OFFSETS == 0:
+            self._forget_clients(applied)
+        return outcomes[len(outcomes) - len(ops) :]
+
+    def _append(
+        self, con: apsw.Connection, head: Head, client: str, number: int, ops: Sequence[Op]
+    ) -> tuple[bytes, ...]:
+        first = self._replica.missing(ops)
+        batch = tuple(ops) if first is None else (first, *ops)
+        now_ms = self._env.wall_ms()
+        record = Record(client, number, now_ms, batch, head.fold_version)
+        data = encode_record(record)
+        offset = self._log.append_in(con, data, now_ms, head.applied + 1)
+        applied = self._replica.apply(Entry(offset, data, now_ms), record)
+        if applied.verdict is not Verdict.APPLY:
+            raise SpaceError(
+                f"record {number} of {client} was judged {applied.verdict.value}. Open the space again"
+            )
+        return applied.outcomes
+
+    def _demand(self, op: system.SystemOp) -> None:
+        if self.submit([system.system_op(op)]) != [system.ACCEPTED]:
+            raise InvalidArgument(
+                f"the space refused {op}: it is behind what is in force, or ahead of the log"
+            )
+
+    def _forget_clients(self, applied: int) -> None:
+        """Keep the table of clients bounded. The record goes in a batch of its own, by this thread, which leads."""
+        floor = applied - config.CLIENT_IDLE_OFFSETS
+        if floor > 0:
+            with self._file.reading() as con:
+                many = exactly_once.count(con) > config.CLIENTS_KEPT_MAX
+            if many:
+                self._try_commit([system.system_op(system.ExpireClients(floor))])
+
+    # -- opening
+
+    def _catch_up(self) -> None:
+        """Apply what the log has and the store has not (a store that was thrown away), and finish a trim."""
+        entries: Sequence[Entry] = ()
+        while True:
+            try:
+                with self._file.writing() as con:
+                    head = self._replica.load()
+                    entries = read_in(con, head.applied + 1, _CATCH_UP_BYTES, str(self._file.path))
+                    for entry in entries:
+                        self._replica.apply(entry)
+            except BaseException:
+                self._replica.rollback()
+                raise
+            self._replica.commit()
+            if not entries:
+                break
+        if self._log.last < head.applied:
+            raise LogCorrupt(
+                f"the log of {self._directory} ends at {self._log.last} but {head.applied} was applied. "
+                "Restore it from a snapshot or a backup"
+            )
+        self._log.trim(head.log_first)
+
+    def _sweep(self) -> None:
+        """Remove what dead processes left behind."""
+        members.sweep(self._directory / "members")
+        wake.sweep(self._directory / "wake")
+
+
+def _note(fold_version_max: int) -> str:
+    return json.dumps({"pid": os.getpid(), "fold_version_max": fold_version_max})

@@ -1,0 +1,429 @@
+"""The store: ordered tables of bytes in SQLite, and the old versions of those that keep history.
+
+All fold tables are rows of one table ``kv(t, k, v)``: a new fold table needs no DDL, and small tables share pages, so a
+commit writes few. Measured against one SQLite table per fold table: the same rates for gets and bulk puts.
+
+**History.** ``versions(t, k, offset, idx, v)`` says what key ``k`` held *before* the write at (offset, idx); NULL: it was
+not there. So reading at offset o takes the oldest row beyond o, else the present value; an unchanged key costs nothing and
+removing old rows never touches a live one. What lies before the window is ``TooOld``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from typing import Any, NamedTuple, cast
+
+import apsw
+
+from onefold import config
+from onefold.errors import InvalidArgument, LogCorrupt, SpaceError, TooOld
+
+STORE_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS tables(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, since INTEGER)",
+    "CREATE TABLE IF NOT EXISTS kv(t INTEGER, k BLOB, v BLOB NOT NULL, PRIMARY KEY(t, k)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS versions(t INTEGER, k BLOB, offset INTEGER, idx INTEGER, v BLOB,"
+    " PRIMARY KEY(t, k, offset, idx)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS versions_by_offset ON versions(t, offset, idx)",
+    "CREATE TABLE IF NOT EXISTS clients(client TEXT PRIMARY KEY, number INTEGER NOT NULL, offset INTEGER NOT NULL,"
+    " outcomes BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS requests(request TEXT PRIMARY KEY, until_ms INTEGER NOT NULL, outcome BLOB NOT NULL)"
+    " WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS requests_by_end ON requests(until_ms)",
+    "CREATE TABLE IF NOT EXISTS folds(name TEXT PRIMARY KEY, since INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS digests(offset INTEGER PRIMARY KEY, digest BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS refused(offset INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS head(id INTEGER PRIMARY KEY CHECK(id = 1), applied INTEGER NOT NULL,"
+    " now_ms INTEGER NOT NULL, fold_version INTEGER NOT NULL, client_floor INTEGER NOT NULL,"
+    " log_first INTEGER NOT NULL, digest BLOB NOT NULL, refused INTEGER NOT NULL)",
+    "INSERT OR IGNORE INTO head VALUES(1, 0, 0, 1, 0, 1, x'', 0)",
+)
+STATE_TABLES = ("tables", "kv", "versions", "clients", "requests", "folds", "digests", "refused", "head")
+
+_PAGE = 512
+_GET_MANY = 256
+_GET = "SELECT v FROM kv WHERE t = ? AND k = ?"
+_PUT = "INSERT INTO kv VALUES(?1, ?2, ?3) ON CONFLICT(t, k) DO UPDATE SET v = excluded.v"
+_KEEP = "INSERT OR IGNORE INTO versions VALUES(?1, ?2, ?3, ?4, (SELECT v FROM kv WHERE t = ?1 AND k = ?2))"
+_AT = "SELECT v FROM versions WHERE t = ? AND k = ? AND offset > ? ORDER BY offset, idx LIMIT 1"
+_HEAD = "SELECT applied, now_ms, fold_version, client_floor, log_first, digest, refused FROM head"
+
+
+class Head(NamedTuple):
+    """Where the folded state stands."""
+
+    applied: int
+    now_ms: int
+    fold_version: int
+    client_floor: int
+    log_first: int
+    digest: bytes
+    refused: int
+    """How many records were refused so far."""
+
+
+class Version(NamedTuple):
+    """One change of a key: what it holds since (offset, place in the record); None: it was removed."""
+
+    offset: int
+    place: int
+    key: bytes
+    value: bytes | None
+
+
+def read_head(con: apsw.Connection) -> Head:
+    """The store's head as of the connection's transaction."""
+    row = con.execute(_HEAD).fetchone()
+    if row is None or not isinstance(row[5], bytes):
+        raise LogCorrupt("the store has lost its head. Rebuild it from the log or a snapshot")
+    return Head(*row)
+
+
+def oldest_readable(applied: int) -> int:
+    """The lowest offset that can be read when ``applied`` is the last one: the window, moved in steps."""
+    step = config.HISTORY_PRUNE_EVERY_OFFSETS
+    return max(0, applied // step * step - config.HISTORY_WINDOW_OFFSETS)
+
+
+def check_readable(head: Head, version_max: int, at: int | None) -> None:
+    """Whether this program may read the state, and at that offset. Raises SpaceError, InvalidArgument and TooOld."""
+    if head.fold_version > version_max:
+        raise SpaceError(
+            f"the space is at fold version {head.fold_version}; this program knows {version_max}. "
+            "Upgrade: pip install -U onefold"
+        )
+    if at is not None and at > head.applied:
+        raise InvalidArgument(f"offset {at} is beyond the applied offset {head.applied}")
+    if at is not None and at < oldest_readable(head.applied):
+        raise TooOld(f"offset {at}: history is kept from offset {oldest_readable(head.applied)} on")
+
+
+class Tables:
+    """Ids of the fold tables by name: they never change, so one cache serves all connections to a store."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+
+    def find(self, con: apsw.Connection, name: str) -> int:
+        """The table's id; 0 when nothing was ever written to it."""
+        found = self._ids.get(name)
+        if found is None:
+            row = con.execute("SELECT id FROM tables WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                return 0
+            found = int(row[0])
+            self._ids[name] = found
+        return found
+
+    def learn(self, ids: Mapping[str, int]) -> None:
+        """Ids that a transaction made, once it is committed."""
+        self._ids.update(ids)
+
+
+class _Ended:
+    """Stands for the connection of a view whose block has ended."""
+
+    def __getattr__(self, name: str) -> object:
+        raise SpaceError("a view is valid inside its `with` block only; open another")
+
+
+class SqlView:
+    """A ``StoreView`` over one connection; whoever lends the connection says what it shows."""
+
+    def __init__(self, con: apsw.Connection, tables: Tables) -> None:
+        self._con = con
+        self._tables = tables
+
+    def end(self) -> None:
+        """The view is over: using it from now on raises SpaceError."""
+        self._con = cast(apsw.Connection, _Ended())
+
+    def _id(self, table: str) -> int:
+        return self._tables.find(self._con, table)
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        row = self._con.execute(_GET, (self._id(table), key)).fetchone()
+        return None if row is None else row[0]
+
+    def get_many(self, table: str, keys: Iterable[bytes]) -> Mapping[bytes, bytes]:
+        tid, wanted = self._id(table), list(keys)
+        found: dict[bytes, bytes] = {}
+        for at in range(0, len(wanted), _GET_MANY):
+            page = wanted[at : at + _GET_MANY]
+            page += page[-1:] * (_pow2(len(page)) - len(page))  # few lengths, so statements stay prepared
+            marks = ",".join("?" * len(page))
+            found.update(
+                _rows(self._con, f"SELECT k, v FROM kv WHERE t = ? AND k IN ({marks})", (tid, *page))
+            )
+        return found
+
+    def scan(
+        self,
+        table: str,
+        start: bytes = b"",
+        stop: bytes | None = None,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        left = -1 if limit is None else limit
+        page_rows = 32 if limit is None else _PAGE
+        while left != 0:
+            want = page_rows if left < 0 else min(left, page_rows)
+            page = self._page(table, start, stop, want, reverse)
+            yield from page
+            if len(page) < want:
+                return
+            left -= len(page) if left > 0 else 0
+            page_rows = _PAGE
+            if reverse:
+                stop = page[-1][0]
+            else:
+                start = page[-1][0] + b"\x00"
+
+    def _page(
+        self, table: str, start: bytes, stop: bytes | None, rows: int, reverse: bool
+    ) -> list[tuple[bytes, bytes]]:
+        bound, args = _between(self._id(table), start, stop)
+        order = "DESC" if reverse else "ASC"
+        sql = f"SELECT k, v FROM kv WHERE {bound} ORDER BY k {order} LIMIT ?"
+        return _rows(self._con, sql, (*args, rows))
+
+    def head(self) -> Head:
+        """Where the state stands that this view shows."""
+        return read_head(self._con)
+
+    # -- history
+
+    def get_at(self, table: str, key: bytes, offset: int) -> bytes | None:
+        """The value as of ``offset``. Raises TooOld; InvalidArgument when the table keeps no history."""
+        tid = self._kept_id(table, offset)
+        row = self._con.execute(_GET, (tid, key)).fetchone()
+        # The present value first, then older ones: a write in between is then seen as its old value.
+        old = self._con.execute(_AT, (tid, key, offset)).fetchone()
+        if old is not None:
+            row = old
+        return None if row is None else row[0]
+
+    def changes(self, table: str, after: int, *, limit: int = 1000) -> list[Version]:
+        """What changed beyond offset ``after``, in order. Raises TooOld; InvalidArgument."""
+        tid = self._kept_id(table, after)
+        sql = "SELECT offset, idx, k FROM versions WHERE t = ? AND offset > ? ORDER BY offset, idx, k LIMIT ?"
+        rows = _rows(self._con, sql, (tid, after, limit))
+        return [
+            Version(offset, idx, key, self._value_after(tid, key, offset, idx)) for offset, idx, key in rows
+        ]
+
+    def changed_since(self, table: str, start: bytes, stop: bytes | None, offset: int) -> bool:
+        """Whether any key with ``start <= key < stop`` was written beyond ``offset``. Raises TooOld; InvalidArgument."""
+        bound, args = _between(self._kept_id(table, offset), start, stop)
+        return bool(
+            self._con.execute(
+                f"SELECT EXISTS(SELECT 1 FROM versions WHERE {bound} AND offset > ?)", (*args, offset)
+            ).get
+        )
+
+    def _value_after(self, tid: int, key: bytes, offset: int, idx: int) -> bytes | None:
+        row = self._con.execute(
+            "SELECT v FROM versions WHERE t = ? AND k = ? AND (offset, idx) > (?, ?) ORDER BY offset, idx LIMIT 1",
+            (tid, key, offset, idx),
+        ).fetchone()
+        row = row or self._con.execute(_GET, (tid, key)).fetchone()
+        return None if row is None else row[0]
+
+    def _kept_id(self, table: str, offset: int) -> int:
+        tid = self._id(table)
+        if not tid:
+            return 0
+        since = self._con.execute("SELECT since FROM tables WHERE id = ?", (tid,)).get
+        if since is None:
+            raise InvalidArgument(f"the table {table} keeps no history; list it in its fold's `history`")
+        applied = read_head(self._con).applied
+        if offset > applied:
+            raise InvalidArgument(f"offset {offset} is beyond the applied offset {applied}")
+        oldest = max(int(str(since)), oldest_readable(applied))
+        if offset < oldest:
+            raise TooOld(
+                f"{table} at offset {offset}: history is kept from offset {oldest} on. Read a newer version"
+            )
+        return tid
+
+
+class PresentView(SqlView):
+    """A view of the newest state: its connection is in a read transaction, whose snapshot is at ``offset``."""
+
+    def __init__(self, con: apsw.Connection, tables: Tables, offset: int) -> None:
+        super().__init__(con, tables)
+        self.offset = offset
+
+
+class PastView(SqlView):
+    """A ``StoreView`` of an earlier offset: the present corrected by the old versions."""
+
+    def __init__(self, con: apsw.Connection, tables: Tables, offset: int) -> None:
+        super().__init__(con, tables)
+        self.offset = offset
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        return self.get_at(table, key, self.offset)
+
+    def get_many(self, table: str, keys: Iterable[bytes]) -> Mapping[bytes, bytes]:
+        pairs = ((key, self.get_at(table, key, self.offset)) for key in set(keys))
+        return {key: value for key, value in pairs if value is not None}
+
+    def _page(
+        self, table: str, start: bytes, stop: bytes | None, rows: int, reverse: bool
+    ) -> list[tuple[bytes, bytes]]:
+        tid = self._kept_id(table, self.offset)
+        while True:
+            page = super()._page(table, start, stop, rows, reverse)
+            end = len(page) < rows
+            low, high = start, stop
+            if not end and reverse:
+                low = page[-1][0]
+            elif not end:
+                high = page[-1][0] + b"\x00"
+            bound, args = _between(tid, low, high)
+            past = dict(page)
+            for key, value in self._con.execute(
+                f"SELECT k, v FROM versions WHERE {bound} AND offset > ? ORDER BY k, offset DESC, idx DESC",
+                (*args, self.offset),
+            ):
+                past[key] = value  # the oldest beyond the offset comes last and wins
+            rows_then = sorted((key, value) for key, value in past.items() if value is not None)
+            if reverse:
+                rows_then.reverse()
+            if end or len(rows_then) >= rows:
+                return rows_then[:rows]
+            rows *= 2  # most of the page did not exist then
+
+
+class SqlStore(SqlView):
+    """What folds write to, inside the write transaction of its connection."""
+
+    def __init__(
+        self, con: apsw.Connection, tables: Tables, history: frozenset[str], *, keep_all: bool = False
+    ) -> None:
+        """``history``: names of tables whose old versions are kept; a name that ends in ``/`` stands for all below it.
+        ``keep_all``: keep them for every table (stores whose views read the past instead of a snapshot)."""
+        super().__init__(con, tables)
+        self._history = history
+        self._keep_all = keep_all
+        self._made: dict[str, int] = {}
+        self._kept: dict[str, bool] = {}
+        self._owner = ""
+        self._offset = 0
+        self._index = 0
+
+    @property
+    def made(self) -> Mapping[str, int]:
+        """Ids of the tables that this transaction made."""
+        return self._made
+
+    def start(self, offset: int) -> None:
+        """The writes that follow belong to this offset."""
+        self._offset = offset
+
+    def turn(self, owner: str, index: int) -> None:
+        """The writes that follow are ``owner``'s, for the operation at ``index``."""
+        self._owner = owner + "/"
+        self._index = index
+
+    def forget(self) -> None:
+        """The transaction was rolled back."""
+        self._made = {}
+        self._kept = {}
+
+    def settle(self) -> None:
+        """The transaction was committed."""
+        self._tables.learn(self._made)
+        self._made = {}
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        tid = self._own_id(table)
+        if self._kept[table]:
+            self._con.execute(_KEEP, (tid, key, self._offset, self._index))
+        self._con.execute(_PUT, (tid, key, value))
+
+    def put_many(self, table: str, items: Iterable[tuple[bytes, bytes]]) -> None:
+        tid, rows = self._own_id(table), list(items)
+        if self._kept[table]:
+            at = (self._offset, self._index)
+            self._con.executemany(_KEEP, [(tid, key, *at) for key, _ in rows])
+        self._con.executemany(_PUT, [(tid, key, value) for key, value in rows])
+
+    def delete(self, table: str, key: bytes) -> None:
+        tid = self._own_id(table)
+        if self._kept[table]:
+            self._con.execute(
+                "INSERT OR IGNORE INTO versions SELECT t, k, ?3, ?4, v FROM kv WHERE t = ?1 AND k = ?2",
+                (tid, key, self._offset, self._index),
+            )
+        self._con.execute("DELETE FROM kv WHERE t = ? AND k = ?", (tid, key))
+
+    def delete_range(self, table: str, start: bytes, stop: bytes | None) -> None:
+        tid = self._own_id(table)
+        bound, args = _between(tid, start, stop)
+        if self._kept[table]:
+            self._con.execute(
+                f"INSERT OR IGNORE INTO versions SELECT t, k, ?, ?, v FROM kv WHERE {bound}",
+                (self._offset, self._index, *args),
+            )
+        self._con.execute(f"DELETE FROM kv WHERE {bound}", args)
+
+    def prune(self) -> None:
+        """Forget the versions that no read in the window needs (those at or below its oldest offset)."""
+        oldest = oldest_readable(self._offset)
+        with closing(self._con.execute("SELECT id FROM tables WHERE since IS NOT NULL")) as ids:
+            for (tid,) in ids.fetchall():
+                self._con.execute("DELETE FROM versions WHERE t = ? AND offset <= ?", (tid, oldest))
+
+    def _id(self, table: str) -> int:
+        return self._made.get(table) or self._tables.find(self._con, table)
+
+    def _own_id(self, table: str) -> int:
+        if not table.startswith(self._owner):
+            raise SpaceError(
+                f"a fold wrote to the table {table}, which is not below {self._owner}: a bug in that fold"
+            )
+        if table in self._kept:
+            return self._id(table)
+        kept = self.keeps(table)
+        tid = self._id(table)
+        if not tid:
+            since = 0 if kept else None
+            self._con.execute("INSERT INTO tables(name, since) VALUES(?, ?)", (table, since))
+            tid = self._made[table] = self._con.last_insert_rowid()
+        else:
+            since = self._con.execute("SELECT since FROM tables WHERE id = ?", (tid,)).get
+            if kept != (since is not None):
+                # The fold's code has begun (or ceased) to keep history: reads before this offset are impossible.
+                self._con.execute("DELETE FROM versions WHERE t = ?", (tid,))
+                self._con.execute(
+                    "UPDATE tables SET since = ? WHERE id = ?", (self._offset - 1 if kept else None, tid)
+                )
+        self._kept[table] = kept
+        return tid
+
+    def keeps(self, table: str) -> bool:
+        """Whether old versions of the table are kept."""
+        return self._keep_all or in_history(self._history, table)
+
+
+def in_history(history: frozenset[str], table: str) -> bool:
+    """Whether the set names the table, itself or by a ``name/`` above it."""
+    return table in history or any(name.endswith("/") and table.startswith(name) for name in history)
+
+
+def _rows(con: apsw.Connection, sql: str, args: tuple[apsw.SQLiteValue, ...]) -> list[Any]:
+    return con.execute(sql, args).fetchall()
+
+
+def _between(tid: int, start: bytes, stop: bytes | None) -> tuple[str, tuple[apsw.SQLiteValue, ...]]:
+    if stop is None:
+        return "t = ? AND k >= ?", (tid, start)
+    return "t = ? AND k >= ? AND k < ?", (tid, start, stop)
+
+
+def _pow2(number: int) -> int:
+    return 1 << (number - 1).bit_length()

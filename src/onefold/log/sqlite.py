@@ -1,0 +1,232 @@
+"""The embedded log: rows of the space's SQLite file.
+
+Beyond the ``Log`` contract it offers ``appending``: a transaction that others can join, so that what a record
+does to the folded state commits together with the record. Then there is no gap between log and state, and a failed commit
+means that neither happened.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import apsw
+import google_crc32c
+
+from onefold import config
+from onefold.env import SYSTEM, Env
+from onefold.errors import LogCorrupt, TooLarge, TooOld
+from onefold.ids import new_id
+from onefold.log.api import Entry
+from onefold.log.sqlite_file import SqliteFile
+from onefold.log.wake import Bell, Listener
+
+LOG_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS log(offset INTEGER PRIMARY KEY, ms INTEGER NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS log_first(id INTEGER PRIMARY KEY CHECK(id = 1), first INTEGER NOT NULL)",
+    "INSERT OR IGNORE INTO log_first VALUES(1, 1)",
+)
+_FIRST = "SELECT first FROM log_first"
+_LAST = "SELECT max(coalesce((SELECT max(offset) FROM log), 0), (SELECT first - 1 FROM log_first))"
+
+
+def entry_crc(offset: int, ms: int, data: bytes) -> int:
+    """CRC32C over offset, stamp and bytes: a record that moved is found too."""
+    return int(google_crc32c.extend(google_crc32c.value(struct.pack(">QQ", offset, ms)), data))
+
+
+class SqliteLog:
+    """The log in a space's directory. Thread-safe; other processes may use the same directory."""
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        env: Env = SYSTEM,
+        schema: Sequence[str] = (),
+        file: SqliteFile | None = None,
+    ) -> None:
+        """Open or make the log in ``directory``, with the tables of ``schema`` beside it; or use a ``file`` already open."""
+        self._env = env
+        self.file = file or SqliteFile(Path(directory), (*LOG_SCHEMA, *schema), env)
+        self._changed = threading.Condition()
+        self._seen = 0
+        self._watcher: threading.Thread | None = None
+        self._listener: Listener | None = None
+        self._closing = False
+        wake = self.file.directory / "wake"
+        if not self.file.read_only:
+            wake.mkdir(exist_ok=True)
+        self._bell = Bell(wake)
+
+    # -- the contract
+
+    @property
+    def incarnation(self) -> str:
+        """Made with the file."""
+        return self.file.incarnation
+
+    @property
+    def first(self) -> int:
+        with self.file.reading() as con:
+            return _number(con.execute(_FIRST).get)
+
+    @property
+    def last(self) -> int:
+        with self.file.reading() as con:
+            return _number(con.execute(_LAST).get)
+
+    def append(self, data: bytes) -> int:
+        with self.appending() as con:
+            offset = self.append_in(con, data, self._env.wall_ms())
+        self.announce(offset)
+        return offset
+
+    def read(self, start: int, max_bytes: int = 1 << 20) -> Sequence[Entry]:
+        with self.file.reading() as con:
+            con.execute("BEGIN")
+            try:
+                return read_in(con, start, max_bytes, str(self.file.path))
+            finally:
+                con.execute("COMMIT")
+
+    def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:
+        while not self._closing:
+            entries = self.read(start)
+            for entry in entries:
+                yield entry
+                start = entry.offset + 1
+            if not entries and self.wait(start - 1, timeout) < start:
+                return
+
+    def wait(self, after: int, timeout: float | None) -> int:
+        if self._closing:
+            return self._seen
+        last = self.last
+        if last > after or (timeout is not None and timeout <= 0):
+            return last
+        with self._changed:
+            self._watch()
+            # What is committed from here on is noticed; what came before the watch began is seen by looking again.
+            self._seen = max(self._seen, self.last)
+            self._changed.wait_for(lambda: self._seen > after or self._closing, timeout)
+            return self._seen
+
+    def trim(self, before: int) -> None:
+        before = min(before, self.last + 1)
+        while (first := self.first) < before:
+            upto = min(first + config.TRIM_RECORDS_PER_COMMIT, before)
+            with self.file.writing() as con:
+                con.execute("DELETE FROM log WHERE offset < ?", (upto,))
+                con.execute("UPDATE log_first SET first = max(first, ?)", (upto,))
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            watcher, listener = self._watcher, self._listener
+        if listener is not None:
+            listener.poke()
+        if watcher is not None and watcher is not threading.current_thread():
+            watcher.join()
+        self.file.close()
+
+    # -- the transaction that others join
+
+    def appending(self, timeout: float | None = None) -> AbstractContextManager[apsw.Connection]:
+        """The write transaction (see ``SqliteFile.writing``). Call ``announce`` after it."""
+        return self.file.writing(timeout)
+
+    def append_in(self, con: apsw.Connection, data: bytes, ms: int, offset: int | None = None) -> int:
+        """Append inside the transaction; ``offset`` when the caller knows the next one. Raises TooLarge."""
+        if len(data) > config.RECORD_BYTES_MAX:
+            raise TooLarge(
+                f"a record of {len(data)} bytes; the limit is {config.RECORD_BYTES_MAX}. Write large values as blobs, or fewer at once"
+            )
+        if offset is None:
+            offset = _number(con.execute(_LAST).get) + 1
+        con.execute("INSERT INTO log VALUES(?, ?, ?, ?)", (offset, ms, entry_crc(offset, ms, data), data))
+        return offset
+
+    def announce(self, last: int) -> None:
+        """Wake who waits, in this process and in others, after a commit."""
+        with self._changed:
+            self._seen = max(self._seen, last)
+            self._changed.notify_all()
+        self._bell.ring()
+
+    # -- waiting for other processes
+
+    def _watch(self) -> None:
+        """Start the thread that listens for other processes. Called with the condition held."""
+        if self._watcher is None:
+            self._listener = Listener(self.file.directory / "wake", new_id("w", self._env))
+            self._watcher = threading.Thread(
+                target=self._run_watch, args=(self._listener,), name="onefold-watch", daemon=True
+            )
+            self._watcher.start()
+
+    def _run_watch(self, listener: Listener) -> None:
+        failed = 0
+        while not self._closing:
+            listener.wait(config.WAKE_POLL_S)
+            if self._closing:
+                break
+            try:
+                last = self.last
+                failed = 0
+            except Exception:
+                # Waiters look for themselves after their timeout and get the error then; do not spin on it here.
+                failed += 1
+                time.sleep(config.WAKE_POLL_S)
+                continue
+            with self._changed:
+                if last > self._seen:
+                    self._seen = last
+                    self._changed.notify_all()
+        listener.close()
+
+
+def read_in(con: apsw.Connection, start: int, max_bytes: int, where: str) -> list[Entry]:
+    """Entries from ``start`` on inside a read transaction, checked. Raises TooOld and LogCorrupt."""
+    first = _number(con.execute(_FIRST).get)
+    if start < first:
+        raise TooOld(
+            f"offset {start} of {where} was trimmed; the oldest kept is {first}. Start from a snapshot"
+        )
+    entries: list[Entry] = []
+    size, expected = 0, start
+    for offset, ms, crc, data in con.execute(
+        "SELECT offset, ms, crc, data FROM log WHERE offset >= ? ORDER BY offset", (start,)
+    ):
+        if offset != expected:
+            raise LogCorrupt(
+                f"offset {expected} is missing in {where}. Restore it from a snapshot or a backup"
+            )
+        if (
+            not isinstance(data, bytes)
+            or not isinstance(ms, int)
+            or ms < 0
+            or entry_crc(offset, ms, data) != crc
+        ):
+            raise LogCorrupt(
+                f"the record at offset {offset} of {where} is damaged. Restore it from a snapshot or a backup"
+            )
+        entries.append(Entry(offset, data, ms))
+        size += len(data)
+        expected += 1
+        if size >= max_bytes:
+            break
+    return entries
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise LogCorrupt(
+            f"a number was expected in the space's file, found {value!r}. Restore it from a snapshot or a backup"
+        )
+    return value

@@ -1,0 +1,361 @@
+"""The one SQLite file of an embedded space: opening, the write transaction, pooled readers, errors.
+
+WAL with synchronous=FULL: a commit is on the disk when it returns. Writers of all processes queue on ``WriteLock``, so
+SQLite never sees two at once; readers are never blocked. Layout of the directory::
+
+    space.db (-wal, -shm)   log and state        write.lock   the writers' queue
+    wake/                   FIFOs of who waits   members/     one locked file per process
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import apsw
+
+from onefold import config
+from onefold.env import Env
+from onefold.errors import AppendUnknown, LogCorrupt, OnefoldError, SpaceError, Timeout, TooLarge, Unavailable
+from onefold.ids import new_id
+from onefold.log import forks
+from onefold.log.flock import WriteLock
+
+FILE_NAME = "space.db"
+FORMAT = 1
+"""The format of the file; ``PRAGMA user_version``. A program refuses a file with a higher one."""
+APPLICATION_ID = 0x4F4E4644
+_META = "CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID"
+_CHECKPOINT_PAGES = 2000
+_IDLE_READERS_MAX = 8
+_BUSY_MS = (
+    5000  # never needed between writers; covers recovery by an opener and a checkpoint that restarts the WAL
+)
+_RESTART_WAIT_MS = 200
+_FAILED = (apsw.Error, UnicodeDecodeError)
+
+
+def translate(error: Exception, path: Path, *, committing: bool = False) -> OnefoldError:
+    """The error of Onefold for an error of SQLite, with what to do."""
+    if isinstance(error, apsw.FullError):
+        return Unavailable(
+            f"the disk with {path} is full; nothing was written. Free some space and try again"
+        )
+    if isinstance(error, (apsw.BusyError, apsw.LockedError)):
+        return Timeout(f"{path} stayed locked for {_BUSY_MS} ms; nothing was done. Try again", definite=True)
+    if isinstance(error, apsw.IOError) and committing:
+        return AppendUnknown(f"committing to {path} failed ({error}): the record may surface after a restart")
+    if isinstance(error, apsw.IOError):
+        return Unavailable(f"the disk failed under {path}: {error}")
+    if isinstance(error, apsw.NotADBError):
+        return SpaceError(f"{path} is not a space's file. Use another directory")
+    if isinstance(error, (apsw.CorruptError, UnicodeDecodeError)):
+        return LogCorrupt(f"{path} is damaged ({error}). Restore it from a snapshot or a backup")
+    if isinstance(error, (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError)):
+        return SpaceError(
+            f"{path} cannot be opened for writing. Check its owner and mode, or open it with read_only=True"
+        )
+    if isinstance(error, apsw.TooBigError):
+        return TooLarge(f"a value is too large for {path}")
+    return SpaceError(f"SQLite failed on {path}: {type(error).__name__}: {error}")
+
+
+class SqliteFile:
+    """An open file: one writing connection guarded by the write lock, and a pool of reading ones."""
+
+    def __init__(
+        self,
+        directory: Path,
+        schema: Sequence[str],
+        env: Env,
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Open or make it. ``schema``: statements with IF NOT EXISTS. Raises SpaceError, LogCorrupt, Timeout, Unavailable."""
+        self.directory = directory
+        self.path = directory / FILE_NAME
+        self.read_only = read_only
+        self.timeout = config.WRITE_LOCK_TIMEOUT_S if timeout is None else timeout
+        self._pid = os.getpid()
+        self._closed = False
+        self._immutable = False
+        self._wal_pages = 0
+        self._idle: deque[apsw.Connection] = deque()
+        self._lock: WriteLock | None = None
+        self._writer: apsw.Connection | None = None
+        new = self._check_place(create)
+        try:
+            if read_only:
+                self._open_reading()
+            else:
+                self._open_writing(schema, env, new)
+            with self.reading() as con:
+                self.incarnation = str(con.execute("SELECT value FROM meta WHERE key='incarnation'").get)
+        except OnefoldError:
+            self.close()
+            raise
+        except _FAILED as error:
+            self.close()
+            raise translate(error, self.path) from error
+        except OSError as error:
+            self.close()
+            raise SpaceError(
+                f"{directory} cannot be written ({error.strerror}). Check its owner and mode, or open it with read_only=True"
+            ) from error
+        forks.track(self)
+
+    # -- opening
+
+    def _check_place(self, create: bool) -> bool:
+        """True when the file has to be made."""
+        if self.directory.exists() and not self.directory.is_dir():
+            raise SpaceError(f"{self.directory} is a file; a space is a directory. Choose another place")
+        if self.path.exists():
+            return False
+        if self.read_only or not create:
+            raise SpaceError(
+                f"there is no space in {self.directory}. Check the path, or open it with create=True"
+            )
+        try:
+            self.directory.mkdir(exist_ok=True)
+        except FileNotFoundError as error:
+            raise SpaceError(
+                f"{self.directory} cannot be made: {self.directory.parent} does not exist. Make that directory first"
+            ) from error
+        except OSError as error:
+            raise SpaceError(
+                f"{self.directory} cannot be made: {error.strerror}. Choose a place you may write to"
+            ) from error
+        return True
+
+    def _open_writing(self, schema: Sequence[str], env: Env, new: bool) -> None:
+        # Checked before the first write (the journal mode): a foreign file is left as it is.
+        unfinished = new or self._is_unfinished()
+        self._lock = WriteLock(self.directory / "write.lock")
+        if unfinished:
+            # One at a time: two who both set the journal mode of a new file would lock each other out.
+            self._lock.acquire(self.timeout)
+        try:
+            writer = self._connect(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+            self._writer = writer
+            if str(writer.execute("PRAGMA journal_mode=WAL").get) != "wal":
+                raise SpaceError(
+                    f"{self.path} is on a file system without shared memory. Put the space on a local disk"
+                )
+        finally:
+            if unfinished:
+                self._lock.release()
+        writer.execute("PRAGMA synchronous=FULL; PRAGMA journal_size_limit=8388608")
+        writer.set_wal_hook(self._note_wal)
+        keep = ctypes.c_int(
+            1
+        )  # a reader in a folder that it cannot write needs the files that SQLite would remove
+        writer.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(keep))
+        with self.writing() as con:
+            # This commit syncs the WAL before anything is served: what a killed writer left in it need not have been.
+            made = not con.execute("SELECT count(*) FROM sqlite_schema").get
+            if made:
+                con.execute(_META)
+                con.execute(f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}")
+                con.execute("INSERT INTO meta VALUES('incarnation', ?), ('opened', 0)", (new_id("i", env),))
+            for statement in schema:
+                con.execute(statement)
+            con.execute("UPDATE meta SET value = value + 1 WHERE key = 'opened'")
+        if made:
+            for folder in (self.directory, self.directory.absolute().parent):
+                _sync_directory(folder)
+
+    def _is_unfinished(self) -> bool:
+        """Whether the existing file was never completed. Raises SpaceError when it is not ours or too new."""
+        if self.path.stat().st_size == 0:
+            return True
+        with contextlib.closing(self._connect(apsw.SQLITE_OPEN_READWRITE)) as con:
+            return self._check_format(con)
+
+    def _check_format(self, con: apsw.Connection) -> bool:
+        if not con.execute("SELECT count(*) FROM sqlite_schema").get:
+            return True
+        if con.execute("PRAGMA application_id").get != APPLICATION_ID:
+            raise SpaceError(f"{self.path} is a SQLite file of another program. Use another directory")
+        version = con.execute("PRAGMA user_version").get
+        if not isinstance(version, int) or version > FORMAT:
+            raise SpaceError(
+                f"{self.path} has format {version}, made by a newer Onefold; this one knows {FORMAT}. Upgrade: pip install -U onefold"
+            )
+        return False
+
+    def _open_reading(self) -> None:
+        try:
+            con = self._connect(apsw.SQLITE_OPEN_READONLY)
+            unfinished = self._check_format(con)
+        except (apsw.CantOpenError, apsw.ReadOnlyError):
+            # The folder cannot be written and has no WAL: nobody is writing, so the file stands still.
+            self._immutable = True
+            con = self._connect(apsw.SQLITE_OPEN_READONLY)
+            unfinished = self._check_format(con)
+        if unfinished:
+            con.close()
+            raise SpaceError(f"there is no space in {self.directory} yet. Open it for writing once")
+        with contextlib.suppress(OSError):
+            wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(wal)  # as the opening commit does for a writer
+            finally:
+                os.close(wal)
+        self._idle.append(con)
+
+    def _connect(self, flags: int) -> apsw.Connection:
+        name = os.fspath(self.path)
+        if self._immutable:
+            name = f"file:{quote(os.fspath(self.path.absolute()))}?immutable=1"
+            flags |= apsw.SQLITE_OPEN_URI
+        con = apsw.Connection(name, flags=flags, statementcachesize=256)
+        con.set_busy_timeout(_BUSY_MS)
+        con.execute("PRAGMA cache_size=-8000; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF")
+        return con
+
+    # -- reading
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[apsw.Connection]:
+        """A connection for reading, without a transaction. Errors of SQLite come out translated."""
+        con = self.take_reader()
+        try:
+            yield con
+        except _FAILED as error:
+            raise translate(error, self.path) from error
+        finally:
+            self.give_reader(con)
+
+    def take_reader(self) -> apsw.Connection:
+        """A pooled connection; give it back. Raises SpaceError when closed or after a fork."""
+        self.check_usable()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
+        try:
+            con = self._connect(apsw.SQLITE_OPEN_READONLY)
+            con.execute("PRAGMA query_only=ON")
+        except apsw.Error as error:
+            raise translate(error, self.path) from error
+        return con
+
+    def give_reader(self, con: apsw.Connection) -> None:
+        """Back into the pool; an open transaction of it ends."""
+        if self._pid != os.getpid():
+            _leak(con)
+            return
+        if con.in_transaction:
+            con.execute("ROLLBACK")
+        if self._closed or len(self._idle) >= _IDLE_READERS_MAX:
+            con.close()
+        else:
+            self._idle.append(con)
+
+    # -- writing
+
+    @contextlib.contextmanager
+    def writing(self, timeout: float | None = None) -> Iterator[apsw.Connection]:
+        """The write transaction: commits durably when the block ends, rolls back when it raises.
+
+        Raises Timeout (definite) when the queue of writers does not move, Unavailable when the disk is full (nothing
+        was written), AppendUnknown when the commit itself failed in a way that may surface later.
+        """
+        self.check_usable()
+        con, lock = self._writer, self._lock
+        if con is None or lock is None:
+            raise SpaceError(f"{self.path} was opened read-only. Open it without read_only to write")
+        lock.acquire(self.timeout if timeout is None else timeout)
+        committing = False
+        try:
+            self.check_usable()
+            con.execute("BEGIN IMMEDIATE")
+            yield con
+            committing = True
+            con.execute("COMMIT")
+            if self._wal_pages >= _CHECKPOINT_PAGES:
+                self._checkpoint(con)
+        except BaseException as error:
+            with contextlib.suppress(apsw.Error):
+                if con.in_transaction:
+                    con.execute("ROLLBACK")
+            if isinstance(error, _FAILED):
+                raise translate(error, self.path, committing=committing) from error
+            raise
+        finally:
+            lock.release()
+
+    def _note_wal(self, _con: apsw.Connection, _name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self, con: apsw.Connection) -> None:
+        """Move the WAL's pages into the file. The commit is done already, so a failure here is only tried again later."""
+        with contextlib.suppress(apsw.Error):
+            if self._wal_pages * 4096 < config.WAL_BYTES_MAX:
+                con.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                return
+            con.set_busy_timeout(_RESTART_WAIT_MS)
+            try:
+                con.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+            finally:
+                con.set_busy_timeout(_BUSY_MS)
+
+    # -- the end
+
+    def check_usable(self) -> None:
+        """Raises SpaceError when closed, or in a process forked after opening."""
+        if self._pid != os.getpid():
+            raise SpaceError(
+                f"{self.directory} was opened before this process was forked. Open it again in the child"
+            )
+        if self._closed:
+            raise SpaceError(f"{self.directory} is closed. Open it again")
+
+    def close(self) -> None:
+        """Close every connection; those lent out close when they come back. Waits for a running write."""
+        if self._closed or self._pid != os.getpid():
+            return
+        lock, writer = self._lock, self._writer
+        self._closed = True
+        if lock is not None and writer is not None:
+            with contextlib.suppress(Timeout):
+                lock.acquire(self.timeout)
+                lock.release()
+        while self._idle:
+            self._idle.pop().close()
+        with contextlib.suppress(apsw.Error):
+            if writer is not None:
+                writer.close()
+        if lock is not None:
+            lock.close()
+
+    def drop_after_fork(self) -> None:
+        for con in (*self._idle, self._writer):
+            _leak(con)
+        self._idle = deque()
+        self._writer = None
+        self._lock = None
+
+
+def _leak(con: object) -> None:
+    """Keep an inherited connection for ever: closing it in a forked child could damage the parent's file."""
+    if con is not None and sys.implementation.name == "cpython":
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(con))
+
+
+def _sync_directory(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
