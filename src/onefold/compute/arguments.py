@@ -1,0 +1,316 @@
+"""Checks of what users hand to datasets: each raises at once and names the argument."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from onefold.errors import InvalidArgument, InvalidPlan
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from onefold.compute.aggregates import Aggregate
+
+IntoExpr: TypeAlias = "str | pl.Expr | bool | int | float | Any | None"
+"""An expression, the name of a column, or (where it has a name) a constant."""
+SchemaLike: TypeAlias = "Mapping[str, Any] | Sequence[tuple[str, Any]] | pl.Schema"
+"""Columns and their Polars (or Python) types."""
+
+_AGGREGATES = (
+    "count, sum, mean, min, max, std, var, first, last, approx_n_unique, approx_quantile, most_frequent, fold"
+)
+
+
+def row_local_exprs(step: str, exprs: Iterable[Any], named: Mapping[str, Any]) -> tuple[pl.Expr, ...]:
+    """The expressions of a step in order, each row-local, with names that are not given twice."""
+    from onefold.compute.expressions import check_row_local
+
+    given = [_expr(step, item) for item in _flat(exprs)]
+    given += [_expr(step, value).alias(name) for name, value in named.items()]
+    if not given:
+        raise InvalidArgument(f"{step} needs at least one expression or column name")
+    for expr in given:
+        check_row_local(expr, step)
+    _refuse_doubles(step, given)
+    return tuple(given)
+
+
+def predicates(given: Iterable[Any], equals: Mapping[str, Any]) -> tuple[pl.Expr, ...]:
+    """The predicates of a filter; ``equals`` compares columns with values."""
+    import polars as pl
+
+    from onefold.compute.expressions import check_row_local
+
+    tests = [_expr("filter", item) for item in _flat(given)]
+    tests += [pl.col(name) == value for name, value in equals.items()]
+    if not tests:
+        raise InvalidArgument("filter needs at least one predicate")
+    for test in tests:
+        check_row_local(test, "filter")
+    return tuple(tests)
+
+
+def group_keys(keys: Iterable[Any], named: Mapping[str, Any]) -> tuple[pl.Expr, ...]:
+    """The keys of a group_by: row-local, one column each, with different names. None at all is one group."""
+    from onefold.compute.expressions import check_row_local, names_columns
+
+    given = [_expr("group_by", item) for item in _flat(keys)]
+    given += [_expr("group_by", value).alias(name) for name, value in named.items()]
+    for key in given:
+        check_row_local(key, "group_by")
+        if key.meta.has_multiple_outputs() or key.meta.output_name(raise_if_undetermined=False) is None:
+            raise InvalidPlan(f"group_by: {key} may be several columns; name each key")
+        if not names_columns(key):
+            raise InvalidPlan(f"group_by: {key} is a constant, so all rows are one group; leave it out")
+    _refuse_doubles("group_by", given)
+    return tuple(given)
+
+
+def aggregates(
+    given: Iterable[Any], named: Mapping[str, Any], keys: Sequence[pl.Expr]
+) -> tuple[tuple[str, Aggregate], ...]:
+    """The aggregates of a group_by by output name, their expressions row-local."""
+    import polars as pl
+
+    from onefold.compute.aggregates import Aggregate, from_polars
+    from onefold.compute.expressions import check_row_local
+
+    pairs: list[tuple[str, Aggregate]] = []
+    for item in _flat(given):
+        if isinstance(item, Aggregate):
+            raise InvalidArgument(f"agg: {item!r} needs a name: agg(name=...)")
+        if not isinstance(item, pl.Expr):
+            raise InvalidArgument(f"agg: {_shown(item)} is not an aggregate; {_aggregate_help()}")
+        pairs.append(from_polars(item))
+    for name, item in named.items():
+        if isinstance(item, pl.Expr):
+            item = from_polars(item)[1]
+        if not isinstance(item, Aggregate):
+            raise InvalidArgument(f"agg: {name}={_shown(item)} is not an aggregate; {_aggregate_help()}")
+        pairs.append((name, item))
+    if not pairs:
+        raise InvalidArgument(f"agg needs at least one aggregate; {_aggregate_help()}")
+    taken = {key.meta.output_name() for key in keys}
+    for name, item in pairs:
+        if name in taken:
+            raise InvalidPlan(
+                f"agg: the name {name!r} is taken by a key or another aggregate; give it another one"
+            )
+        taken.add(name)
+        for expr in item.expressions():
+            check_row_local(expr, f"agg {name!r}")
+    return tuple(pairs)
+
+
+def column_names(step: str, columns: Iterable[Any]) -> tuple[str, ...]:
+    """Column names, given one by one or in a list; different ones."""
+    names = tuple(_flat(columns))
+    for name in names:
+        if not isinstance(name, str):
+            raise InvalidArgument(f"{step} takes the names of columns; got {_shown(name)}")
+    if not names:
+        raise InvalidArgument(f"{step} needs at least one column name")
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidArgument(f"{step}: column {name!r} is given twice")
+    return names
+
+
+def schema(step: str, given: SchemaLike | None) -> tuple[tuple[str, Any], ...] | None:
+    """A schema argument as (column, Polars data type) pairs."""
+    import polars as pl
+
+    if given is None:
+        return None
+    try:
+        items = pl.Schema(given)
+        pairs = tuple((name, dtype() if isinstance(dtype, type) else dtype) for name, dtype in items.items())
+    except Exception as error:
+        raise InvalidArgument(
+            f'{step}: schema must be columns and their Polars types, such as {{"n": pl.Int64}}; got '
+            f"{_shown(given)} "
+            f"({error})"
+        ) from error
+    for name, dtype in pairs:
+        if not isinstance(name, str) or not isinstance(dtype, pl.DataType):
+            raise InvalidArgument(
+                f"{step}: schema has {name!r}: {_shown(dtype)}, which is not a column and a Polars type"
+            )
+    if not pairs:
+        raise InvalidArgument(f"{step}: schema has no columns")
+    return pairs
+
+
+def record_function(step: str, fn: Any, *, many: bool = False) -> None:
+    """A function of one record, plain or async; generators only where it may give ``many``."""
+    _takes(step, fn, 1, "one record")
+    called = _called(fn)
+    if inspect.isasyncgenfunction(called):
+        raise InvalidArgument(
+            f"{step}: {_shown(fn)} is an async generator; make it return a list, or yield without async"
+        )
+    if not many and inspect.isgeneratorfunction(called):
+        raise InvalidArgument(f"{step}: {_shown(fn)} yields, so it may give many records; use .flat_map(fn)")
+
+
+def batch_function(step: str, fn: Any) -> None:
+    """A plain function of a frame."""
+    _takes(step, fn, 1, "one pl.DataFrame")
+    called = _called(fn)
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+        raise InvalidArgument(
+            f"{step}: {_shown(fn)} is async; only .map(fn) and .flat_map(fn) take async functions"
+        )
+    if inspect.isgeneratorfunction(called):
+        raise InvalidArgument(f"{step}: {_shown(fn)} yields; return one pl.DataFrame per batch")
+
+
+def reduce_function(name: str, fn: Any) -> None:
+    """A plain function of a key and its values."""
+    _takes(name, fn, 2, "a key and its values")
+    called = _called(fn)
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+        raise InvalidArgument(f"{name}: {_shown(fn)} is async; it must be a plain function")
+    if inspect.isgeneratorfunction(called):
+        raise InvalidArgument(f"{name}: {_shown(fn)} yields; return the value of the key")
+
+
+def dataset(step: str, other: Any) -> None:
+    """Another dataset."""
+    from onefold.compute.dataset import Dataset
+
+    if not isinstance(other, Dataset):
+        raise InvalidArgument(
+            f"{step} takes another dataset (as db.read_csv(...) gives); got {_shown(other)}"
+        )
+
+
+def table_name(name: Any) -> None:
+    """Text without control characters or slashes, which appears in file names and on the command line."""
+    _text("table", name)
+    if "/" in name or "\\" in name or name.strip() != name or name in (".", ".."):
+        raise InvalidArgument(f"table {name!r} must not hold slashes or begin or end with a space")
+    if len(name.encode()) > 200:
+        raise InvalidArgument(f"table {name[:40]!r}… is longer than 200 bytes")
+
+
+def version(given: Any) -> None:
+    """A version is short text, or None."""
+    if given is not None:
+        _text("version", given)
+
+
+def folder(path: Any) -> str:
+    """A folder or URL as text."""
+    try:
+        text = os.fspath(path)
+    except TypeError as error:
+        raise InvalidArgument(f"path must be a folder or URL; got {_shown(path)}") from error
+    _text("path", text)
+    return str(text)
+
+
+def one_of(name: str, value: Any, choices: Sequence[str]) -> None:
+    """One of these words."""
+    if value not in choices:
+        raise InvalidArgument(f"{name} must be one of {', '.join(map(repr, choices))}; got {_shown(value)}")
+
+
+def positive(name: str, value: Any) -> None:
+    """A whole number above zero, or None."""
+    if value is not None:
+        whole(name, value, at_least=1)
+
+
+def whole(name: str, value: Any, *, at_least: int) -> None:
+    """A whole number of at least this."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise InvalidArgument(f"{name} must be a whole number of at least {at_least}; got {_shown(value)}")
+
+
+def _text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidArgument(f"{name} must be text that is not empty; got {_shown(value)}")
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in value):
+        raise InvalidArgument(f"{name} {value!r} must not hold control characters")
+
+
+def _expr(step: str, item: Any) -> pl.Expr:
+    import polars as pl
+
+    if isinstance(item, pl.Expr):
+        return item
+    if isinstance(item, str):
+        return pl.col(item)
+    if item is None or isinstance(item, bool | int | float):
+        return pl.lit(item)
+    if callable(item):
+        raise InvalidArgument(f"{step} takes expressions, not functions; use .map(fn) for {_shown(item)}")
+    if hasattr(item, "then"):
+        raise InvalidArgument(f"{step}: pl.when(...) needs .then(...)")
+    try:
+        return pl.lit(item)
+    except Exception as error:
+        raise InvalidArgument(f"{step} takes expressions and column names; got {_shown(item)}") from error
+
+
+def _flat(items: Iterable[Any]) -> Iterable[Any]:
+    for item in items:
+        if isinstance(item, list | tuple | set | frozenset) or inspect.isgenerator(item):
+            yield from item
+        else:
+            yield item
+
+
+def _refuse_doubles(step: str, exprs: Sequence[pl.Expr]) -> None:
+    seen: set[str] = set()
+    for expr in exprs:
+        if expr.meta.has_multiple_outputs():
+            continue
+        name = expr.meta.output_name(raise_if_undetermined=False)
+        if name is not None and name in seen:
+            raise InvalidPlan(
+                f"{step}: column {name!r} is made twice; give one of them another name with .alias(...)"
+            )
+        if name is not None:
+            seen.add(name)
+
+
+def _called(fn: Any) -> Any:
+    """The function that runs when ``fn`` is called: through partials, methods and callable objects."""
+    while hasattr(fn, "func") and not inspect.isfunction(fn) and not inspect.ismethod(fn):
+        fn = fn.func
+    if inspect.isroutine(fn) or inspect.isclass(fn):
+        return fn
+    return getattr(type(fn), "__call__", fn)  # noqa: B004
+
+
+def _takes(step: str, fn: Any, count: int, what: str) -> None:
+    if not callable(fn):
+        raise InvalidArgument(f"{step} takes a function of {what}; got {_shown(fn)}")
+    try:
+        signature: inspect.Signature | None = inspect.signature(fn)
+    except (TypeError, ValueError):
+        signature = None  # Some built-in functions do not tell.
+    if signature is None:
+        return
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        raise InvalidArgument(
+            f"{step} calls its function with {what}, but {_shown(fn)} has the signature {signature}"
+        ) from error
+
+
+def _aggregate_help() -> str:
+    return f"use onefold.agg ({_AGGREGATES}), or pl.len() and sum, mean, min or max of a column"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Callable):  # type: ignore[arg-type]
+        return f"{getattr(value, '__qualname__', None) or repr(value)[:80]}"
+    return f"{value!r:.80} ({type(value).__name__})"
