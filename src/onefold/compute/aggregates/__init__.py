@@ -1,0 +1,33 @@
+"""Mergeable aggregates over Polars frames: partial, merge, final."""
+
+from onefold.compute.aggregates.align import merge_pair
+from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
+from onefold.compute.aggregates.distinct import distinct_bounds
+from onefold.compute.aggregates.frames import empty_partial, final, partial, result_schema, totals
+from onefold.compute.aggregates.ipc import decode, encode
+from onefold.compute.aggregates.parse import from_polars
+from onefold.compute.aggregates.quantile import (
+    quantile_count,
+    quantile_rank,
+    quantile_states,
+    quantile_value,
+)
+
+__all__ = [
+    "ORDER_COLUMN",
+    "Aggregate",
+    "decode",
+    "distinct_bounds",
+    "empty_partial",
+    "encode",
+    "final",
+    "from_polars",
+    "merge_pair",
+    "partial",
+    "quantile_count",
+    "quantile_rank",
+    "quantile_states",
+    "quantile_value",
+    "result_schema",
+    "totals",
+]

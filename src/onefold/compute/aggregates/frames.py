@@ -1,0 +1,210 @@
+"""Partial and final frames of a group-by.
+
+A partial frame has one row per group, sorted by the keys: the key columns, then the state columns ``{name}:{suffix}`` of
+each aggregate. Without keys it has exactly one row, also when there are no input rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import polars as pl
+
+from onefold.compute.aggregates.align import state_of
+from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
+from onefold.errors import InvalidPlan
+
+Aggs = Sequence[tuple[str, Aggregate]]
+Engine = Literal["auto", "in-memory", "streaming"]
+
+_GROUP, _INPUT = "__onefold_group", "__onefold_in"
+
+
+def partial(
+    rows: pl.LazyFrame, keys: Sequence[pl.Expr], aggs: Aggs, *, engine: Engine = "auto"
+) -> pl.DataFrame:
+    """The partial frame of these rows.
+
+    Null is a key like any other, so is NaN, and -0.0 is 0.0. ``engine="auto"`` is Polars' streaming engine, which takes
+    half the time of the in-memory one. Raises InvalidPlan when a key or an aggregate does not fit the rows' schema.
+    """
+    chosen: Any = "streaming" if engine == "auto" else engine
+    key_names, inputs, projected = _projected(rows, keys, aggs)
+    schema = projected.collect_schema()
+    dtypes = [[schema[column] for column in columns] for columns in inputs]
+    collected = [not agg.native for _, agg in aggs]
+    derived = {
+        column: expr
+        for (_, agg), columns, types in zip(aggs, inputs, dtypes, strict=True)
+        for column, expr in agg.derived(columns, types).items()
+    }
+    if derived:
+        projected = projected.with_columns(**derived)
+    if any(collected):
+        projected = projected.collect(engine=chosen).lazy()
+    states = [
+        expr.alias(f"{name}:{suffix}")
+        for (name, agg), columns, types in zip(aggs, inputs, dtypes, strict=True)
+        if agg.native
+        for suffix, expr in agg.states(columns, types).items()
+    ]
+    if key_names:
+        grouped = projected.group_by(key_names).agg(states).sort(key_names).collect(engine=chosen)
+    else:
+        grouped = projected.select(states or [pl.len()]).collect(engine=chosen)
+    if not any(collected):
+        return grouped
+    frame = projected.collect()
+    groups = _group_numbers(frame, grouped, key_names)
+    columns = {name: grouped[name] for name in grouped.columns} if states or key_names else {}
+    for (name, agg), used in zip(aggs, inputs, strict=True):
+        if agg.native:
+            continue
+        for suffix, series in agg.collect(groups, [frame[column] for column in used], grouped.height).items():
+            columns[f"{name}:{suffix}"] = series.alias(f"{name}:{suffix}")
+    return pl.DataFrame(list(columns.values()))
+
+
+def final(
+    partial: pl.DataFrame, keys: Sequence[str], aggs: Aggs, schema: pl.Schema | None = None
+) -> pl.DataFrame:
+    """The user's frame: the keys and one column per aggregate, with the values and dtypes of Polars' own group-by.
+
+    Sorted by the keys. With ``schema`` (see ``result_schema``) columns are cast to it, which only matters when no split
+    had a value of some column. A count that does not fit into 32 bits makes its column UInt64.
+    """
+    columns = [partial[key] for key in keys]
+    columns += [agg.finish(state_of(partial, name)).alias(name) for name, agg in aggs]
+    frame = pl.DataFrame(columns)
+    if schema is None:
+        return frame
+    casts = [
+        pl.col(name).cast(dtype)
+        for name, dtype in schema.items()
+        if name in frame.columns and dtype != pl.Unknown and _narrower(frame.schema[name], dtype)
+    ]
+    return frame.with_columns(casts)
+
+
+def _narrower(found: pl.DataType, wanted: pl.DataType) -> bool:
+    return found != wanted and not (found == pl.UInt64 and wanted == pl.UInt32)
+
+
+def empty_partial(input_schema: pl.Schema, keys: Sequence[pl.Expr], aggs: Aggs) -> pl.DataFrame:
+    """The partial frame of no rows: no groups, or the one group of a group-by without keys."""
+    return partial(pl.LazyFrame(schema=input_schema), keys, aggs, engine="in-memory")
+
+
+def result_schema(input_schema: pl.Schema, keys: Sequence[pl.Expr], aggs: Aggs) -> pl.Schema:
+    """Names and dtypes of the final frame. The dtype of a ``fold`` that does not state one is ``pl.Unknown``.
+
+    Raises InvalidPlan naming the output column whose expression does not fit the input.
+    """
+    key_names, inputs, projected = _projected(pl.LazyFrame(schema=input_schema), keys, aggs)
+    schema = dict(projected.select(key_names).collect_schema()) if key_names else {}
+    empty = projected.collect()
+    for (name, agg), columns in zip(aggs, inputs, strict=True):
+        if agg.kind == "fold" and agg.options() == (None,):
+            schema[name] = pl.Unknown()
+            continue
+        try:
+            schema[name] = empty.select(agg.reference(columns)).dtypes[0]
+        except pl.exceptions.PolarsError as error:
+            raise InvalidPlan(
+                f"column {name!r}: agg.{agg.kind} does not work here: {_line(error)}"
+            ) from error
+    return pl.Schema(schema)
+
+
+def totals(partial: pl.DataFrame, keys: Sequence[str], aggs: Aggs, name: str) -> pl.DataFrame | None:
+    """What intervals are computed from: the key columns, ``s`` and ``c`` (Float64) of one split's partial.
+
+    ``s`` is the split's total of the value (the sum for sum and mean, the count for count) and ``c`` the number of
+    non-null values. None for aggregates that have no such interval.
+    """
+    agg = dict(aggs)[name]
+    found = agg.totals(state_of(partial, name))
+    if found is None:
+        return None
+    return pl.DataFrame([*(partial[key] for key in keys), found[0].alias("s"), found[1].alias("c")])
+
+
+def _projected(
+    rows: pl.LazyFrame, keys: Sequence[pl.Expr], aggs: Aggs
+) -> tuple[list[str], list[list[str]], pl.LazyFrame]:
+    """Key names, input columns per aggregate, and the rows with exactly these columns.
+
+    Inputs are computed as columns before grouping: inside an aggregation a literal would be one value and not one per row.
+    """
+    key_names, key_columns = _keys(rows, keys)
+    _check_names(key_names, aggs)
+    if not key_names and not aggs:
+        raise InvalidPlan(
+            "a group-by without keys and without aggregates has no columns: add one, such as n=agg.count()"
+        )
+    columns: list[pl.Expr] = []
+    inputs: list[list[str]] = []
+    for index, (name, agg) in enumerate(aggs):
+        exprs = list(agg.expressions())
+        if agg.whole_rows:
+            exprs.append(pl.struct(pl.all().exclude(ORDER_COLUMN)))
+        if agg.needs_order:
+            exprs.append(pl.col(ORDER_COLUMN))
+        used = [f"{_INPUT}_{index}_{i}" for i in range(len(exprs))]
+        named = [expr.alias(column) for expr, column in zip(exprs, used, strict=True)]
+        try:
+            rows.select(named).collect_schema()
+        except pl.exceptions.PolarsError as error:
+            raise InvalidPlan(f"column {name!r} does not fit its input: {_line(error)}") from error
+        columns += named
+        inputs.append(used)
+    if not columns and not key_columns:
+        return key_names, inputs, rows
+    return key_names, inputs, rows.select(*key_columns, *columns)
+
+
+def _keys(rows: pl.LazyFrame, keys: Sequence[pl.Expr]) -> tuple[list[str], list[pl.Expr]]:
+    if not keys:
+        return [], []
+    try:
+        schema = rows.select(keys).collect_schema()
+    except pl.exceptions.PolarsError as error:
+        raise InvalidPlan(f"the keys of a group-by do not fit its input: {_line(error)}") from error
+    if all(not dtype.is_float() for dtype in schema.values()) or len(schema) != len(keys):
+        return list(schema), list(keys)
+    # -0.0 and 0.0 are one group: which of them stands for it must not depend on the split.
+    columns = [
+        key + pl.lit(0.0, dtype=dtype) if dtype.is_float() else key
+        for key, dtype in zip(keys, schema.values(), strict=True)
+    ]
+    return list(schema), columns
+
+
+def _check_names(keys: Sequence[str], aggs: Aggs) -> None:
+    names = [*keys, *(name for name, _ in aggs)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidPlan(
+            f"column {twice[0]!r} would come out twice: give keys and aggregates different names"
+        )
+    for name, _ in aggs:
+        clash = [key for key in keys if key.startswith(f"{name}:")]
+        if clash:
+            raise InvalidPlan(
+                f"key {clash[0]!r} would clash with the state of {name!r}: give it another name"
+            )
+
+
+def _group_numbers(frame: pl.DataFrame, grouped: pl.DataFrame, keys: Sequence[str]) -> pl.Series:
+    """Per row the number of its group's row in ``grouped``."""
+    if not keys:
+        return pl.repeat(0, frame.height, dtype=pl.UInt32, eager=True)
+    numbered = grouped.select(keys).with_row_index(_GROUP)
+    return frame.select(keys).join(numbered, on=keys, how="left", nulls_equal=True, maintain_order="left")[
+        _GROUP
+    ]
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
