@@ -1,1 +1,2 @@
-"""The jobs fold: runs, tasks and tables as a state machine over the log. Pure: no clock, no randomness, no I/O."""
+"""The jobs fold: runs, tasks and tables as a state machine over the log. Pure: no clock, no randomness, no
+I/O."""

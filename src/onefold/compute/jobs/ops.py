@@ -1,7 +1,7 @@
 """What is said to the jobs fold, and what it answers.
 
-Every decision about a job is made by folding these operations: who runs which task, which result counts, when a run is
-finished. Workers, observers and submitters only ask.
+Every decision about a job is made by folding these operations: who runs which task, which result counts, when
+a run is finished. Workers, observers and submitters only ask.
 """
 
 from __future__ import annotations
@@ -135,7 +135,17 @@ class Resume(msgspec.Struct, frozen=True, array_like=True, tag=True):
     member: str
 
 
-Operation = Submit | Claim | Done | Failed | Release | Expire | Renew | Lost | Cancel | Resume
+class Swept(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Take blobs off the garbage list, to delete them.
+
+    ``Accepted.blobs`` says which of them nothing names now: only those may be deleted, and only after this
+    answer (one that was named again in the meantime is not among them).
+    """
+
+    blobs: tuple[str, ...]
+
+
+Operation = Submit | Claim | Done | Failed | Release | Expire | Renew | Lost | Cancel | Resume | Swept
 
 
 class Assignment(msgspec.Struct, frozen=True, array_like=True):
@@ -159,6 +169,8 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, tag=True):
     assignments: tuple[Assignment, ...] = ()
     run: str = ""
     """The run that the submitter works on: its own, or the equal one that was running already."""
+    blobs: tuple[str, ...] = ()
+    """For ``Swept``: what may be deleted now."""
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -1,0 +1,471 @@
+"""The read side of the jobs fold: runs, tables, tasks and results as frozen rows, from any view of its store.
+
+A reader that follows a run remembers ``RunRow.changes`` and asks ``changes`` for what moved since: each task
+stands in the change sequence once, at its latest change, so a task that comes again *replaces* what it gave
+before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, cast
+
+import msgspec
+
+from onefold.compute.jobs import rows
+from onefold.compute.jobs.edit import needed_stages
+from onefold.compute.jobs.rows import (
+    ClaimState,
+    ErrorState,
+    MemberState,
+    RunError,
+    RunSpec,
+    RunState,
+    TableState,
+    TaskState,
+    Tries,
+    decode,
+    name_key,
+)
+from onefold.compute.stages import DeadLetter, Failure, Result
+from onefold.fold.api import StoreView, prefix_stop
+
+State = Literal["running", "done", "failed", "cancelled"]
+StageStatus = Literal["done", "ready", "waiting", "skipped"]
+
+_letters = msgspec.msgpack.Decoder(tuple[DeadLetter, ...])
+_place = msgspec.msgpack.Decoder(tuple[int, int])
+
+
+class StageRow(msgspec.Struct, frozen=True):
+    """One stage of a run. ``state``: "ready" (its open tasks can be claimed), "waiting" (for the stages in
+    ``needs``), "done", or "skipped" (not complete, but nobody needs it)."""
+
+    index: int
+    state: StageStatus
+    count: int
+    """Tasks."""
+    done: int
+    reused: int
+    needs: tuple[int, ...]
+    inputs: str
+    """Blob with the msgpack of ``list[TaskInput]``, in dispatch order."""
+    cost: int
+    """Input bytes of all tasks (0: unknown)."""
+    cost_done: int
+    rows: int
+    """Rows read by this run's own tasks whose results are in force."""
+    bytes: int
+
+
+class RunRow(msgspec.Struct, frozen=True):
+    """A run. Counters over all stages; ``rows`` and ``bytes`` count what this run read itself (reused tasks
+    do not count)."""
+
+    id: str
+    table: str
+    state: State
+    sink: Literal["table", "parquet"]
+    mode: Literal["continue", "replace", "error"]
+    version: str | None
+    digest: str
+    columns: tuple[str, ...] | None
+    plan: str
+    explain: str
+    seed: int
+    on_error: Literal["fail", "skip"]
+    max_attempts: int
+    member: str
+    """The process that submitted or last resumed it."""
+    previous: str | None
+    """The table's head before this run."""
+    kept: bool
+    """Whether its tasks and results are still there; they go when a later run of the table is done."""
+    stages: tuple[StageRow, ...]
+    changes: int
+    """Sequence number of the latest change of a task."""
+    done: int
+    """Finished tasks."""
+    total: int
+    """Tasks that have to be finished, without those of skipped stages that are not."""
+    rows: int
+    bytes: int
+    cost: int
+    """Input bytes of the tasks in ``total``, as far as the submission told."""
+    cost_done: int
+    failed: int
+    """Failed attempts."""
+    retried: int
+    """Tasks handed out again after a failed attempt."""
+    reused: int
+    dead: int
+    """Dead letters of the finished tasks."""
+    created_ms: int
+    updated_ms: int
+    created_offset: int
+    error: RunError | None
+    """Why it failed or was cancelled."""
+
+
+class TableRow(msgspec.Struct, frozen=True):
+    """A table. ``head`` is its latest run; ``exact``: that run is done."""
+
+    name: str
+    head: str
+    exact: bool
+    done: str | None
+    """The latest run that completed and whose tasks and results are kept: while the head is not done, a
+    reader may prefer it."""
+    sink: Literal["table", "parquet"]
+    columns: tuple[str, ...] | None
+    live: tuple[str, ...]
+    """Runs whose tasks and results are kept, oldest first, the head last."""
+    past: tuple[str, ...]
+    """Earlier runs, oldest first."""
+    updated_ms: int
+
+
+class TaskRow(msgspec.Struct, frozen=True):
+    """A task of a run."""
+
+    stage: int
+    index: int
+    identity: bytes
+    state: Literal["open", "claimed", "done"]
+    epoch: int
+    """The latest that was handed out; 0: none."""
+    fence: int
+    """Results of lower epochs are refused."""
+    claims: tuple[int, ...]
+    """Epochs of the claims in force."""
+    reused: bool
+    cost: int
+    rows: int
+    """Rows read for its result (0 for reused ones: this run did not read them)."""
+    dead: int
+    sequence: int
+
+
+class TaskResult(msgspec.Struct, frozen=True):
+    """A finished task's result. Its dead letters are in ``errors``; ``result.dead`` is empty here."""
+
+    result: Result
+    reused: bool
+    sequence: int
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A task's latest change: finished (again), or reopened (``result`` is None: what it gave before counts
+    no longer)."""
+
+    sequence: int
+    stage: int
+    index: int
+    result: Result | None
+    reused: bool
+
+
+class ClaimRow(msgspec.Struct, frozen=True):
+    """A claim in force."""
+
+    stage: int
+    index: int
+    epoch: int
+    worker: str
+    attempt: int
+    isolate: bool
+    backup: bool
+    since_ms: int
+    """Fold time of the claim; not a clock to measure leases with."""
+
+    @property
+    def member(self) -> str:
+        """The worker's process."""
+        return self.worker.split("/", 1)[0]
+
+
+class ErrorRow(msgspec.Struct, frozen=True):
+    """A failed attempt (``kind`` "failed": ``failure``) or a record that was skipped ("dead": ``letter``)."""
+
+    kind: Literal["failed", "dead"]
+    stage: int
+    index: int
+    attempt: int
+    worker: str
+    at_ms: int
+    failure: Failure | None
+    letter: DeadLetter | None
+
+
+class MemberRow(msgspec.Struct, frozen=True):
+    """A process that renews. Observers watch ``renewals`` move on their own clocks."""
+
+    name: str
+    renewals: int
+    offset: int
+    at_ms: int
+
+
+# -- runs ----------------------------------------------------------------------------------------------------
+
+
+def read_run(view: StoreView, run_id: str) -> RunRow | None:
+    """The run, or None."""
+    key = name_key(run_id)
+    state_data, spec_data = view.get(rows.RUN, key), view.get(rows.SPEC, key)
+    if state_data is None or spec_data is None:
+        return None
+    return _run_row(run_id, decode(state_data, RunState), decode(spec_data, RunSpec))
+
+
+def list_runs(view: StoreView, state: str | None = None, table: str | None = None) -> list[RunRow]:
+    """All runs that are listed still, in the order in which they were submitted."""
+    found: list[RunRow] = []
+    for key, data in view.scan(rows.RUN):
+        row = decode(data, RunState)
+        if (state is None or row.state == state) and (table is None or row.table == table):
+            spec = view.get(rows.SPEC, key)
+            if spec is not None:
+                found.append(_run_row(rows.name_of(key), row, decode(spec, RunSpec)))
+    return sorted(found, key=lambda run: (run.created_offset, run.id))
+
+
+def _run_row(run_id: str, state: RunState, spec: RunSpec) -> RunRow:
+    needed = needed_stages(state.stages)
+    stages: list[StageRow] = []
+    total = cost = 0
+    for index, stage in enumerate(state.stages):
+        complete = stage.done == stage.count
+        status: StageStatus
+        if complete:
+            status = "done"
+        elif not needed[index]:
+            status = "skipped"
+        elif all(state.stages[need].done == state.stages[need].count for need in stage.needs):
+            status = "ready"
+        else:
+            status = "waiting"
+        total += stage.done if status == "skipped" else stage.count
+        cost += stage.cost_done if status == "skipped" else stage.cost
+        stages.append(
+            StageRow(
+                index=index,
+                state=status,
+                count=stage.count,
+                done=stage.done,
+                reused=stage.reused,
+                needs=stage.needs,
+                inputs=spec.inputs[index],
+                cost=stage.cost,
+                cost_done=stage.cost_done,
+                rows=stage.rows_in,
+                bytes=stage.bytes_in,
+            )
+        )
+    return RunRow(
+        id=run_id,
+        table=state.table,
+        state=cast(State, state.state),
+        sink=cast(Literal["table", "parquet"], spec.sink),
+        mode=cast(Literal["continue", "replace", "error"], spec.mode),
+        version=spec.version,
+        digest=spec.digest,
+        columns=spec.columns,
+        plan=spec.plan,
+        explain=spec.explain,
+        seed=spec.seed,
+        on_error=cast(Literal["fail", "skip"], state.on_error),
+        max_attempts=state.max_attempts,
+        member=state.member,
+        previous=spec.previous,
+        kept=state.kept,
+        stages=tuple(stages),
+        changes=state.changes,
+        done=sum(stage.done for stage in stages),
+        total=total,
+        rows=sum(stage.rows for stage in stages),
+        bytes=sum(stage.bytes for stage in stages),
+        cost=cost,
+        cost_done=sum(stage.cost_done for stage in stages),
+        failed=state.failed,
+        retried=state.retried,
+        reused=sum(stage.reused for stage in stages),
+        dead=state.dead,
+        created_ms=spec.created_ms,
+        updated_ms=state.updated_ms,
+        created_offset=spec.created_offset,
+        error=state.error,
+    )
+
+
+# -- tables --------------------------------------------------------------------------------------------------
+
+
+def read_table(view: StoreView, name: str) -> TableRow | None:
+    """The table, or None."""
+    data = view.get(rows.TABLE, name_key(name))
+    return _table_row(name, data) if data is not None else None
+
+
+def list_tables(view: StoreView) -> list[TableRow]:
+    """All tables, by name."""
+    return [_table_row(rows.name_of(key), data) for key, data in view.scan(rows.TABLE)]
+
+
+def _table_row(name: str, data: bytes) -> TableRow:
+    table = decode(data, TableState)
+    return TableRow(
+        name=name,
+        head=table.head,
+        exact=table.exact,
+        done=table.done,
+        sink=cast(Literal["table", "parquet"], table.sink),
+        columns=table.columns,
+        live=tuple(table.live),
+        past=tuple(table.past),
+        updated_ms=table.updated_ms,
+    )
+
+
+# -- tasks and results ---------------------------------------------------------------------------------------
+
+
+def read_tasks(
+    view: StoreView, run: str, stage: int, start: int = 0, stop: int | None = None
+) -> list[TaskRow]:
+    """Tasks ``start <= index < stop`` of a stage, by index; none when the run keeps no tasks."""
+    return [
+        TaskRow(
+            stage=stage,
+            index=index,
+            identity=task.identity,
+            state="done" if task.result else "claimed" if task.claims else "open",
+            epoch=task.epoch,
+            fence=task.fence,
+            claims=task.claims,
+            reused=task.reused,
+            cost=task.cost,
+            rows=task.rows_in,
+            dead=task.dead,
+            sequence=task.sequence,
+        )
+        for index, task in _tasks(view, run, stage, start, stop)
+    ]
+
+
+def results(view: StoreView, run: str, stage: int) -> dict[int, TaskResult]:
+    """The finished tasks of a stage, by dispatch index. Reads all of them; ``changes`` reads what is new."""
+    finished = [(index, task) for index, task in _tasks(view, run, stage) if task.result]
+    stored = view.get_many(rows.RESULT, {task.result for _, task in finished})
+    return {
+        index: TaskResult(decode(stored[task.result], Result), task.reused, task.sequence)
+        for index, task in finished
+    }
+
+
+def changes(view: StoreView, run: str, after: int = 0, limit: int | None = None) -> list[Change]:
+    """What became of tasks after sequence number ``after``, in order; at most ``limit`` of it.
+
+    Remember the last ``sequence`` and go on from there. A task stands here once, at its latest change.
+    """
+    key = name_key(run)
+    after = max(after, 0)
+    places = [
+        (rows.sequence_of(found), _place.decode(data))
+        for found, data in view.scan(
+            rows.CHANGE, rows.sequence_key(run, after + 1), prefix_stop(key), limit=limit
+        )
+    ]
+    task_keys = {rows.task_key(run, *place): place for _, place in places}
+    tasks = {
+        task_keys[found]: decode(data, TaskState)
+        for found, data in view.get_many(rows.TASK, task_keys).items()
+    }
+    stored = view.get_many(rows.RESULT, {task.result for task in tasks.values() if task.result})
+    return [
+        Change(
+            sequence=sequence,
+            stage=place[0],
+            index=place[1],
+            result=decode(stored[tasks[place].result], Result) if tasks[place].result else None,
+            reused=tasks[place].reused,
+        )
+        for sequence, place in places
+    ]
+
+
+def _tasks(
+    view: StoreView, run: str, stage: int, start: int = 0, stop: int | None = None
+) -> Iterator[tuple[int, TaskState]]:
+    first, last = rows.stage_range(run, stage, start, stop)
+    for key, data in view.scan(rows.TASK, first, last):
+        yield rows.task_of(key)[1], decode(data, TaskState)
+
+
+# -- work in progress ----------------------------------------------------------------------------------------
+
+
+def claims(view: StoreView, run: str) -> list[ClaimRow]:
+    """The claims in force, by stage, index and epoch. A task has at most two: the second one is a backup."""
+    key = name_key(run)
+    found: list[ClaimRow] = []
+    for claim_key, data in view.scan(rows.CLAIM, key, prefix_stop(key)):
+        stage, index, epoch = rows.claim_of(claim_key)
+        claim = decode(data, ClaimState)
+        found.append(
+            ClaimRow(
+                stage, index, epoch, claim.worker, claim.attempt, claim.isolate, claim.backup, claim.since_ms
+            )
+        )
+    return found
+
+
+def tries(view: StoreView, run: str) -> dict[tuple[int, int], int]:
+    """Failed attempts of each (stage, index) that had one since the submission or the last resume."""
+    key = name_key(run)
+    return {
+        rows.task_of(found): decode(data, Tries).total
+        for found, data in view.scan(rows.TRIES, key, prefix_stop(key))
+    }
+
+
+def errors(view: StoreView, run: str, limit: int = 100) -> list[ErrorRow]:
+    """The latest failed attempts, oldest first, then the dead letters of finished tasks by stage and index;
+    at most ``limit`` of each."""
+    key = name_key(run)
+    stop = prefix_stop(key)
+    failed = [
+        decode(data, ErrorState) for _, data in view.scan(rows.ERROR, key, stop, limit=limit, reverse=True)
+    ]
+    found = [
+        ErrorRow("failed", one.stage, one.index, one.attempt, one.worker, one.at_ms, one.failure, None)
+        for one in reversed(failed)
+    ]
+    left = limit
+    for dead_key, result_id in view.scan(rows.DEAD, key, stop):
+        if left <= 0:
+            break
+        stage, index = rows.task_of(dead_key)
+        data = view.get(rows.LETTERS, result_id)
+        letters = _letters.decode(data)[:left] if data is not None else ()
+        left -= len(letters)
+        found.extend(ErrorRow("dead", stage, index, 0, "", 0, None, letter) for letter in letters)
+    return found
+
+
+def members(view: StoreView) -> dict[str, MemberRow]:
+    """The processes that renewed, by name."""
+    found: dict[str, MemberRow] = {}
+    for key, data in view.scan(rows.MEMBER):
+        row = decode(data, MemberState)
+        found[key.decode()] = MemberRow(key.decode(), row.renewals, row.offset, row.at_ms)
+    return found
+
+
+def garbage(view: StoreView, before: int | None = None) -> dict[str, int]:
+    """Blobs that nothing names -> the offset since which that is so (only those below offset ``before``).
+
+    Append ``Swept`` with them and then delete the ones that its answer lists.
+    """
+    found = {key.decode(): decode(data, int) for key, data in view.scan(rows.GARBAGE)}
+    return found if before is None else {blob: at for blob, at in found.items() if at < before}
