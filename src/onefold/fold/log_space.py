@@ -101,9 +101,9 @@ class LogSpace:
         return self._viewing(at)
 
     def wait(self, after: int, timeout: float | None) -> int:
-        if self._closed or self._log.wait(after, timeout) <= after or self._closed:
-            return self._replica.head.applied
-        return self._catch_up()
+        self._check_usable()
+        self._log.wait(after, timeout)
+        return self._replica.head.applied if self._closed else self._catch_up()
 
     def member_alive(self, member: str) -> bool | None:
         self._check_usable()
@@ -160,14 +160,22 @@ class LogSpace:
     # -- appending
 
     def _commit(self, ops: Sequence[Op]) -> Sequence[bytes]:
-        head_applied = self._catch_up()
+        applied = self._catch_up()
         with self._lock:
             first = self._replica.missing(ops)
         batch = tuple(ops) if first is None else (first, *ops)
-        if self._client is None:
-            self._client, self._number = client_id(head_applied, self._env), 0
-        outcomes = self._append(self._client, self._number + 1, batch)
-        return outcomes[len(outcomes) - len(ops) :]
+        for _ in range(2):
+            if self._client is None:
+                self._client, self._number = client_id(applied, self._env), 0
+            try:
+                outcomes = self._append(self._client, self._number + 1, batch)
+                return outcomes[len(outcomes) - len(ops) :]
+            except Expired as error:
+                self._client = None
+                if not error.definite:
+                    raise
+            applied = self._catch_up()  # forgotten after a long rest, and nothing was applied: as a new client
+        raise Expired(f"new clients of {self._url} are forgotten at once: its expiry floor is wrong", definite=True)
 
     def _append(self, client: str, number: int, ops: tuple[Op, ...]) -> tuple[bytes, ...]:
         """Append until the record is known to be applied, always under the same number."""
@@ -191,7 +199,6 @@ class LogSpace:
                 self._catch_up(own=(offset, data))
                 outcomes = self._outcomes(client, number)
                 if outcomes is None:
-                    self._client = None
                     raise Expired(
                         f"client {client} has been forgotten by the space; its record {number} was not applied at "
                         f"offset {offset}" + (", an earlier try of it may have been" if in_doubt else ""),

@@ -116,7 +116,7 @@ class SqliteSpace:
                 self._replica = Replica(con, self._tables, folds)
                 head = self._replica.load()
             if head.applied != self._log.last or head.log_first != self._log.first:
-                self._catch_up()
+                self.catch_up()
             self._sweep()
             self._member = members.Member(
                 directory / "members", new_id("m", env), _note(self._replica.version_max)
@@ -153,6 +153,7 @@ class SqliteSpace:
         return _Viewing(self._file, self._tables, at, self._replica.version_max)
 
     def wait(self, after: int, timeout: float | None) -> int:
+        self._file.check_usable()
         return self._log.wait(after, timeout)
 
     def member_alive(self, member: str) -> bool | None:
@@ -298,7 +299,7 @@ class SqliteSpace:
 
     # -- opening
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
         """Apply what the log has and the store has not (a store that was thrown away), and finish a trim."""
         entries: Sequence[Entry] = ()
         while True:

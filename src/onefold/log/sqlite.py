@@ -19,7 +19,7 @@ import google_crc32c
 
 from onefold import config
 from onefold.env import SYSTEM, Env
-from onefold.errors import LogCorrupt, TooLarge, TooOld
+from onefold.errors import LogCorrupt, OnefoldError, SpaceError, TooLarge, TooOld
 from onefold.ids import new_id
 from onefold.log.api import Entry
 from onefold.log.sqlite_file import SqliteFile
@@ -96,7 +96,12 @@ class SqliteLog:
 
     def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:
         while not self._closing:
-            entries = self.read(start)
+            try:
+                entries = self.read(start)
+            except SpaceError:
+                if self._closing:  # closed between the look above and the read
+                    return
+                raise
             for entry in entries:
                 yield entry
                 start = entry.offset + 1
@@ -104,17 +109,20 @@ class SqliteLog:
                 return
 
     def wait(self, after: int, timeout: float | None) -> int:
-        if self._closing:
-            return self._seen
-        last = self.last
-        if last > after or (timeout is not None and timeout <= 0):
-            return last
-        with self._changed:
-            self._watch()
-            # What is committed from here on is noticed; what came before the watch began is seen by looking again.
-            self._seen = max(self._seen, self.last)
-            self._changed.wait_for(lambda: self._seen > after or self._closing, timeout)
-            return self._seen
+        try:
+            last = self.last
+            if last > after or (timeout is not None and timeout <= 0):
+                return last
+            with self._changed:
+                self._watch()
+                # What is committed from here on is noticed; looking again finds what came before the watch began.
+                self._seen = max(self._seen, self.last)
+                self._changed.wait_for(lambda: self._seen > after or self._closing, timeout)
+                return self._seen
+        except SpaceError:
+            if self._closing:
+                return self._seen
+            raise
 
     def trim(self, before: int) -> None:
         before = min(before, self.last + 1)
@@ -163,7 +171,7 @@ class SqliteLog:
 
     def _watch(self) -> None:
         """Start the thread that listens for other processes. Called with the condition held."""
-        if self._watcher is None:
+        if self._watcher is None and not self._closing:
             self._listener = Listener(self.file.directory / "wake", new_id("w", self._env))
             self._watcher = threading.Thread(
                 target=self._run_watch, args=(self._listener,), name="onefold-watch", daemon=True
@@ -171,17 +179,14 @@ class SqliteLog:
             self._watcher.start()
 
     def _run_watch(self, listener: Listener) -> None:
-        failed = 0
         while not self._closing:
             listener.wait(config.WAKE_POLL_S)
             if self._closing:
                 break
             try:
                 last = self.last
-                failed = 0
-            except Exception:
-                # Waiters look for themselves after their timeout and get the error then; do not spin on it here.
-                failed += 1
+            except OnefoldError:
+                # Whoever waits meets the error itself at its next read; do not spin on it here.
                 time.sleep(config.WAKE_POLL_S)
                 continue
             with self._changed:

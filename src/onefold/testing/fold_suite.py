@@ -1,0 +1,107 @@
+"""The conformance suite of the fold contract, for one fold and a list of its operations."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from onefold.codec import Op, Record, encode_record
+from onefold.env import SeededEnv
+from onefold.fold.api import Fold
+from onefold.fold.log_space import LogSpace
+from onefold.fold.sqlite_space import SqliteSpace
+from onefold.ids import client_id
+from onefold.log.memory import MemoryLog
+
+_GARBAGE = 200
+_CUTS = 4
+
+
+def check_fold(fold: Fold, operations: Sequence[bytes], *, seed: int = 0) -> None:
+    """Check the fold against its contract; raises AssertionError (or what the fold raised) with the seed.
+
+    - The same log folded twice, in memory and in a file, gives the same outcomes and the same state.
+    - The fold of a log equals the fold of what follows a snapshot, wherever the snapshot was taken.
+    - Garbage (cut, flipped and random bytes) is refused without raising, and alike by all.
+
+    ``operations``: bodies, in an order that makes sense; the more of the fold they reach, the better the check.
+    """
+    rng = random.Random(seed)
+    bodies = [*operations, *_garbage(operations, rng)]
+    log = _log_of(fold.name, bodies, rng, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = _fold(log, fold, seed)
+        digest = whole.state_digest()
+        again = _fold(log, fold, seed)
+        assert again.state_digest() == digest, f"the same log gave another state (seed {seed})"
+        assert _embedded(log, fold, Path(folder) / "space") == digest, f"a file gave another state (seed {seed})"
+        for cut in sorted(rng.sample(range(1, log.last), min(_CUTS, log.last - 1))):
+            part = _fold(log, fold, seed, upto=cut)
+            path = Path(folder) / f"at-{cut}"
+            part.snapshot(path)
+            resumed = LogSpace(log, [fold], SeededEnv(seed), snapshot=path)
+            assert resumed.state_digest() == digest, f"a snapshot at {cut} and the rest gave another state (seed {seed})"
+
+
+def _garbage(operations: Sequence[bytes], rng: random.Random) -> list[bytes]:
+    found = [b"", b"\x00", b"\xc1"]
+    for _ in range(_GARBAGE):
+        body = bytearray(rng.choice(operations)) if operations else bytearray()
+        match rng.randrange(4):
+            case 0:
+                body = body[: rng.randrange(len(body) + 1)]
+            case 1 if body:
+                body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
+            case 2:
+                body += rng.randbytes(rng.randrange(1, 5))
+            case _:
+                body = bytearray(rng.randbytes(rng.randrange(40)))
+        found.append(bytes(body))
+    return found
+
+
+def _log_of(name: str, bodies: Sequence[bytes], rng: random.Random, seed: int) -> MemoryLog:
+    """The operations in records of several clients, with moving time, duplicates and records that are no records."""
+    from onefold.fold.system import Register, system_op
+
+    env = SeededEnv(seed)
+    log = MemoryLog(env=env)
+    clients = [client_id(0, env) for _ in range(3)]
+    numbers = dict.fromkeys(clients, 0)
+    at = 0
+    while at < len(bodies):
+        size = rng.randrange(1, 5)
+        ops = tuple(
+            Op(name, body, f"r{rng.randrange(1000)}" if rng.random() < 0.1 else None) for body in bodies[at : at + size]
+        )
+        at += size
+        client = rng.choice(clients)
+        numbers[client] += 1
+        stamp_ms = env.wall_ms() + rng.randrange(-5000, 5000)
+        if log.last == 0:
+            ops = (system_op(Register((name,))), *ops)
+        data = encode_record(Record(client, numbers[client], stamp_ms, ops))
+        log.append(data)
+        if rng.random() < 0.1:
+            log.append(data)
+        if rng.random() < 0.05:
+            log.append(rng.randbytes(20))
+        env.advance(rng.random())
+    return log
+
+
+def _fold(log: MemoryLog, fold: Fold, seed: int, *, upto: int | None = None) -> LogSpace:
+    return LogSpace(log if upto is None else log.hold(upto), [fold], SeededEnv(seed))
+
+
+def _embedded(log: MemoryLog, fold: Fold, directory: Path) -> str:
+    """The digest of the same entries replayed in the embedded engine."""
+    with closing(SqliteSpace(directory, [fold], SeededEnv(0))) as space:
+        with space.log.appending() as con:
+            for entry in log.read(1, 1 << 30):
+                space.log.append_in(con, entry.data, entry.engine_ms)
+        space.catch_up()
+        return space.state_digest()
