@@ -1,0 +1,224 @@
+"""Intervals for quantiles by Woodruff's method: an interval for the *share* of values up to x, turned back
+into values.
+
+Source: R. S. Woodruff, "Confidence intervals for medians and other position measures", JASA 47 (1952);
+Särndal, Swensson and Wretman (1992), §5.11. The share F(x) = (values <= x) / (values) is a ratio of split
+totals, so its limits at the estimated quantile come from the same linearisation as those of a mean, and only
+clusters, never rows, count as independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from onefold.compute.statistics.rule import Floats
+from onefold.compute.statistics.totals import Sums, ratio_limits
+from onefold.errors import InvalidArgument
+
+SHARE_TAIL: Final = 4.0
+"""As ``rule.TAIL``, for shares: they lie in [0, 1] and have no long tail."""
+BISECTIONS: Final = 60
+"""Enough halvings to find a float64 between any two others."""
+
+RankAt = Callable[[float], Floats]
+QuantileAt = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class QuantileInterval:
+    """An estimated quantile; ``lo`` and ``hi`` are None when withheld, and ``reason`` says why."""
+
+    value: float | None
+    lo: float | None
+    hi: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class GroupQuantile:
+    """What is known of one group, for ``quantile_intervals``; the fields are the arguments of
+    ``woodruff``.
+    """
+
+    key: tuple[Any, ...]
+    counts: Floats
+    rank_at: RankAt
+    quantile_at: QuantileAt
+    exact_count: float = 0.0
+    exact_rank_at: Callable[[float], float] | None = None
+
+
+def share_limits(
+    below: Floats, counts: Floats, *, splits: int, total_splits: int, level: float = 0.95
+) -> tuple[Floats, Floats, Floats, np.ndarray]:
+    """Share of values up to some x and its limits, for many groups at once.
+
+    ``below``, ``counts``: shape (..., k), the values <= x and all values of a group in each of k splits;
+    splits without the group may be left out, ``splits`` says how many were done. Returns (share, lo, hi,
+    reason), each of shape (...); limits are NaN where ``reason`` is not "".
+    """
+    return _share_limits(below, counts, np.zeros(()), np.zeros(()), splits, total_splits, level)
+
+
+def woodruff(
+    counts: Floats,
+    rank_at: RankAt,
+    quantile_at: QuantileAt,
+    q: float,
+    *,
+    splits: int,
+    total_splits: int,
+    level: float = 0.95,
+    rank_error: float = 0.0,
+    exact_count: float = 0.0,
+    exact_rank_at: Callable[[float], float] | None = None,
+) -> QuantileInterval:
+    """One group's q-quantile from the prefix of dispatch order, with limits.
+
+    ``counts``: shape (k,), the group's values in each split that has it; ``rank_at(x)``: shape (k,), how many
+    of them are <= x, split by split; ``quantile_at(p)``: the p-quantile of all of the sample's values, p in
+    [0, 1]. ``splits`` of ``total_splits`` are done. ``rank_error``: of the sketches behind these, as a share
+    of all values; the limits widen by it. ``exact_count`` and ``exact_rank_at(x)`` are the same for a part
+    that is known whole; then quantiles of the two together are found by bisection on the ranks, between
+    ``quantile_at``'s ends.
+
+    With every split done the value is the batch value and the limits equal it.
+    """
+    if not 0 <= q <= 1:
+        raise InvalidArgument(f"q must lie in [0, 1]; it is {q}")
+    if not 0 <= splits <= total_splits or len(counts) > splits:
+        raise InvalidArgument(
+            f"{len(counts)} splits with values, {splits} done, {total_splits} in all: not possible"
+        )
+    counts = np.asarray(counts, dtype=np.float64)
+    if splits == 0 or not counts.sum():
+        return QuantileInterval(None, None, None, f"no value in the {splits} of {total_splits} splits done")
+    if exact_rank_at is not None and exact_count > 0:
+        invert = _combined(
+            counts, rank_at, quantile_at, exact_count, exact_rank_at, weight=total_splits / splits
+        )
+    else:
+        invert, exact_count = quantile_at, 0.0
+    value = float(invert(q))
+    if splits == total_splits:
+        return QuantileInterval(value, value, value, None)
+    known = float(exact_rank_at(value)) if exact_rank_at is not None and exact_count else 0.0
+    share, lo, hi, why = _share_limits(
+        rank_at(value), counts, np.asarray(known), np.asarray(exact_count), splits, total_splits, level
+    )
+    if reason := str(why):
+        return QuantileInterval(value, None, None, reason)
+    # The share at the value need not be q (ties, coarse sketches): q and the share's own error are inverted.
+    down, up = q - float(share - lo) - rank_error, q + float(hi - share) + rank_error
+    if down <= 0 or up >= 1:
+        end = "lower" if down <= 0 else "upper"
+        return QuantileInterval(value, None, None, f"too few splits to tell the {end} end of this quantile")
+    return QuantileInterval(value, min(value, float(invert(down))), max(value, float(invert(up))), None)
+
+
+def quantile_intervals(
+    groups: Iterable[GroupQuantile],
+    q: float,
+    *,
+    keys: Sequence[str],
+    splits: int,
+    total_splits: int,
+    level: float = 0.95,
+    rank_error: float = 0.0,
+) -> pl.DataFrame:
+    """``woodruff`` for each group, as a frame of the form of ``intervals``."""
+    rows = []
+    for group in groups:
+        found = woodruff(
+            group.counts,
+            group.rank_at,
+            group.quantile_at,
+            q,
+            splits=splits,
+            total_splits=total_splits,
+            level=level,
+            rank_error=rank_error,
+            exact_count=group.exact_count,
+            exact_rank_at=group.exact_rank_at,
+        )
+        rows.append((*group.key, found.value, found.lo, found.hi, found.reason))
+    names = [*keys, "value", "lo", "hi", "reason"]
+    floats = {"value": pl.Float64, "lo": pl.Float64, "hi": pl.Float64, "reason": pl.String}
+    frame = pl.DataFrame(rows, schema=names, schema_overrides=floats, orient="row", infer_schema_length=None)
+    return frame.select(
+        *keys,
+        *("value", "lo", "hi"),
+        pl.lit(level, pl.Float64).alias("level"),
+        pl.lit("exact" if splits == total_splits else "estimate").alias("kind"),
+        pl.lit(splits, pl.UInt32).alias("n"),
+        pl.lit(total_splits, pl.UInt32).alias("N"),
+        "reason",
+    )
+
+
+def _share_limits(
+    below: Floats,
+    counts: Floats,
+    known_below: Floats,
+    known: Floats,
+    splits: int,
+    total: int,
+    level: float,
+) -> tuple[Floats, Floats, Floats, np.ndarray]:
+    s = np.asarray(below, dtype=np.float64)
+    c = np.asarray(counts, dtype=np.float64)
+    shape = s.shape[:-1]
+    zero = np.zeros(shape)
+    sums = Sums(
+        m=(c > 0).sum(-1).astype(np.float64),
+        s=(s.sum(-1), (s * s).sum(-1), (s**3).sum(-1)),
+        c=(c.sum(-1), (c * c).sum(-1), (c**3).sum(-1)),
+        sc=(s * c).sum(-1),
+        ssc=(s * s * c).sum(-1),
+        scc=(s * c * c).sum(-1),
+        spread_s=zero,
+        spread_c=zero,
+        spread_r=zero,
+        signed=np.ones(shape, dtype=np.bool_),
+    )
+    limits = ratio_limits(sums, known_below, known, n=splits, total=total, level=level, tail=SHARE_TAIL)
+    return limits.value, limits.lo, limits.hi, limits.why
+
+
+def _combined(
+    counts: Floats,
+    rank_at: RankAt,
+    quantile_at: QuantileAt,
+    exact_count: float,
+    exact_rank_at: Callable[[float], float],
+    *,
+    weight: float,
+) -> QuantileAt:
+    """Quantiles of the sample, expanded by ``weight``, and the exact part together."""
+    everything = weight * float(counts.sum()) + exact_count
+
+    def share(x: float) -> float:
+        return (weight * float(np.sum(rank_at(x))) + float(exact_rank_at(x))) / everything
+
+    def invert(p: float) -> float:
+        low, high = float(quantile_at(0.0)), float(quantile_at(1.0))
+        reach = max(high - low, abs(low), abs(high), 1.0)
+        while share(low) > p and reach < 1e300:
+            low, reach = low - reach, reach * 2
+        reach = max(high - low, 1.0)
+        while share(high) < p and reach < 1e300:
+            high, reach = high + reach, reach * 2
+        for _ in range(BISECTIONS):
+            middle = low + (high - low) / 2
+            if share(middle) >= p:
+                high = middle
+            else:
+                low = middle
+        return high
+
+    return invert

@@ -1,0 +1,283 @@
+"""Intervals for sums, counts and means of groups, from the moments of their split totals.
+
+Sources: expansion estimator and its variance under simple random sampling without replacement, Cochran,
+*Sampling Techniques* (1977), §2.5-2.9 and (clusters) §9A; combined ratio estimator over strata, Cochran
+§6.11; linearised variance, Särndal, Swensson and Wretman, *Model Assisted Survey Sampling* (1992), §5.5-5.6;
+degrees of freedom by Kish's effective number of clusters. The widening on the side of a long tail is
+Onefold's own: see ``rule``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from onefold.compute.statistics import rule
+from onefold.compute.statistics.moments import STATE, Moments
+from onefold.compute.statistics.rule import Floats
+from onefold.errors import InvalidArgument
+
+Kind = Literal["sum", "count", "mean"]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Arrays of one shape, one element per group: what ``Moments`` holds, as numbers. ``x`` = Σx over splits
+    seen.
+    """
+
+    m: Floats
+    s: tuple[Floats, Floats, Floats]
+    c: tuple[Floats, Floats, Floats]
+    sc: Floats
+    ssc: Floats
+    scc: Floats
+    spread_s: Floats
+    spread_c: Floats
+    spread_r: Floats
+    signed: np.ndarray
+    """Where logarithms of s say nothing: some split total is not positive."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Value and limits per group; where ``why`` is not empty the limits are NaN."""
+
+    value: Floats
+    lo: Floats
+    hi: Floats
+    why: np.ndarray
+
+
+def intervals(
+    kind: Kind,
+    sample: Moments | None,
+    exact: Moments | None,
+    *,
+    total_splits: int,
+    keys: Sequence[str],
+    level: float = 0.95,
+    nonnegative: bool = False,
+) -> pl.DataFrame:
+    """Estimates for every group seen, with confidence intervals where they can be trusted.
+
+    ``sample``: moments of the *contiguous prefix* of dispatch order, out of ``total_splits`` new splits;
+    None: none done. ``exact``: totals that are known whole (splits reused from an earlier run), or None.
+    ``nonnegative``: the caller knows that no value is negative, so a sum cannot end below what was already
+    seen (counts never do).
+
+    Returns key columns + ``value, lo, hi, level`` (Float64), ``kind`` ("estimate" | "exact"), ``n``, ``N``
+    (splits done and all, of the new ones), ``reason`` (null, or why ``lo`` and ``hi`` are null). Order of
+    rows: groups of ``sample`` first, in its order. With all splits done every row is exact: ``lo == value ==
+    hi``. With none done ``value`` is null as well. A group that no finished split has seen has no row:
+    nothing is known about it. Raises ``InvalidArgument``.
+    """
+    n = sample.splits if sample is not None else 0
+    _check(kind, n, total_splits, level)
+    frame = _joined(sample, exact, keys)
+    if n == total_splits:
+        return _exact(kind, frame, keys, level=level, total=total_splits)
+    sums = _sums(frame)
+    known_s = frame["exact_s1"].to_numpy()
+    known_c = frame["exact_c1"].to_numpy()
+    if n == 0:
+        nothing = np.full(frame.height, np.nan)
+        limits = Limits(
+            nothing, nothing, nothing, np.full(frame.height, f"none of the {total_splits} splits is done")
+        )
+    elif kind == "mean":
+        limits = ratio_limits(sums, known_s, known_c, n=n, total=total_splits, level=level)
+    else:
+        known = known_s if kind == "sum" else known_c
+        limits = total_limits(
+            sums,
+            known,
+            kind,
+            n=n,
+            total=total_splits,
+            level=level,
+            nonnegative=nonnegative or kind == "count",
+        )
+    return frame.select(*keys).with_columns(
+        pl.Series("value", limits.value).fill_nan(None),
+        pl.Series("lo", limits.lo).fill_nan(None),
+        pl.Series("hi", limits.hi).fill_nan(None),
+        pl.lit(level, pl.Float64).alias("level"),
+        pl.lit("estimate").alias("kind"),
+        pl.lit(n, pl.UInt32).alias("n"),
+        pl.lit(total_splits, pl.UInt32).alias("N"),
+        pl.Series("reason", limits.why, dtype=pl.String).replace("", None),
+    )
+
+
+def total_limits(
+    sums: Sums,
+    known: Floats,
+    kind: Literal["sum", "count"],
+    *,
+    n: int,
+    total: int,
+    level: float,
+    nonnegative: bool,
+) -> Limits:
+    """N/n · Σs with its limits. ``known`` is added as it is."""
+    y1, y2, y3 = sums.s if kind == "sum" else sums.c
+    spread = sums.spread_s if kind == "sum" else sums.spread_c
+    signed = sums.signed if kind == "sum" else np.zeros_like(sums.signed)
+    mean = y1 / n
+    e2 = y2 - mean * y1
+    e3 = y3 - 3 * mean * y2 + 2 * mean * mean * y1
+    flat = e2 <= rule.NO_VARIATION * y2
+    e2 = np.where(flat, 0.0, e2)
+    value = known + total * mean
+    if n < 2:
+        nothing = np.full_like(value, np.nan)
+        return Limits(value, nothing, nothing, _why(sums, value, n, total))
+    t = rule.student_t(level, n - 1.0)
+    down, up = rule.tail_factor(
+        rule.skewness(e2, e3), spread, signed, float(n), t, level=level, tail=rule.TAIL
+    )
+    error = total * np.sqrt((1 - n / total) / n * e2 / (n - 1))
+    lo, hi = value - down * error, value + up * error
+    # Split totals that are all alike have no variance, which is not the same as being certain.
+    alike = rule.unseen_unlike(n, total, level) * np.abs(mean)
+    lo, hi = np.where(flat, value - alike, lo), np.where(flat, value + alike, hi)
+    least, most = rule.presence_limits(sums.m.astype(np.int64), n, total, level)
+    per_split = y1 / np.maximum(sums.m, 1.0)
+    a, b = known + least * per_split, known + most * per_split
+    lo, hi = np.fmin(lo, np.fmin(a, b)), np.fmax(hi, np.fmax(a, b))
+    if nonnegative:
+        lo = np.maximum(lo, known + y1)
+    return _shown(Limits(value, lo, hi, _why(sums, value, n, total)))
+
+
+def ratio_limits(
+    sums: Sums,
+    known_s: Floats,
+    known_c: Floats,
+    *,
+    n: int,
+    total: int,
+    level: float,
+    tail: float = rule.TAIL_MEAN,
+) -> Limits:
+    """(Σs) / (Σc), both expanded and with the known parts added, and its limits by linearisation."""
+    s1, s2, s3 = sums.s
+    c1, c2, c3 = sums.c
+    all_c = known_c + total / n * c1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = (known_s + total / n * s1) / all_c
+        clusters = np.minimum(c1 * c1 / c2, sums.m)
+    if n < 2:
+        nothing = np.full_like(value, np.nan)
+        return Limits(value, nothing, nothing, _why(sums, value, n, total))
+    r = np.nan_to_num(value)
+    # Residuals e = s - r·c, centred: with a known part their mean need not be zero.
+    e1 = s1 - r * c1
+    raw2 = s2 - 2 * r * sums.sc + r * r * c2
+    raw3 = s3 - 3 * r * sums.ssc + 3 * r * r * sums.scc - r**3 * c3
+    mean = e1 / n
+    e2 = raw2 - mean * e1
+    e3 = raw3 - 3 * mean * raw2 + 2 * mean * mean * e1
+    flat = e2 <= rule.NO_VARIATION * (s2 + r * r * c2)
+    clusters = np.maximum(np.nan_to_num(clusters, nan=1.5), 1.5)
+    t = rule.student_t(level, np.maximum(clusters - 1, 1.0))
+    present = np.maximum(sums.m, 2.0)
+    down, up = rule.tail_factor(
+        rule.skewness(e2, e3), sums.spread_r, sums.signed, present, t, level=level, tail=tail
+    )
+    few = 1 + rule.FEW_CLUSTERS / present
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = np.maximum(e2, 0.0) / n * clusters / (clusters - 1)
+        error = few * total * np.sqrt((1 - n / total) / n * spread) / all_c
+    why = _why(sums, value, n, total)
+    why = np.where(
+        (why == "") & flat, "the mean is the same in every split seen: nothing to tell its spread by", why
+    )
+    return _shown(Limits(value, value - down * error, value + up * error, why))
+
+
+def _why(sums: Sums, value: Floats, n: int, total: int) -> np.ndarray:
+    """Why the limits of each group are withheld; "" where they are not."""
+    why = np.full(value.shape, "", dtype=object)
+    least = rule.present_min(n, total)
+    few = sums.m < least
+    if np.any(few):
+        why[few] = [
+            f"only {int(m)} of the {n} splits done have this group; {least} are needed" for m in sums.m[few]
+        ]
+    why[~np.isfinite(value)] = "not a finite number"
+    if early := rule.too_early(n, total):
+        why[...] = early
+    return why
+
+
+def _shown(limits: Limits) -> Limits:
+    hidden = limits.why != ""
+    return Limits(
+        limits.value, np.where(hidden, np.nan, limits.lo), np.where(hidden, np.nan, limits.hi), limits.why
+    )
+
+
+def _check(kind: str, n: int, total: int, level: float) -> None:
+    if kind not in {"sum", "count", "mean"}:
+        raise InvalidArgument(f"kind must be 'sum', 'count' or 'mean', not {kind!r}")
+    if not 0 < level < 1:
+        raise InvalidArgument(f"level must lie between 0 and 1, like 0.95; it is {level}")
+    if n > total:
+        raise InvalidArgument(f"the sample has {n} splits, more than total_splits={total}")
+
+
+def _joined(sample: Moments | None, exact: Moments | None, keys: Sequence[str]) -> pl.DataFrame:
+    """One row per group of either: the state columns of the sample, and ``exact_s1``, ``exact_c1``; 0 where
+    absent.
+    """
+    none = pl.lit(0.0)
+    if sample is None and exact is None:
+        raise InvalidArgument("give a sample, an exact part, or both")
+    if exact is None:
+        assert sample is not None
+        return sample.frame.with_columns(none.alias("exact_s1"), none.alias("exact_c1"))
+    known = exact.frame.select(*keys, pl.col("s1").alias("exact_s1"), pl.col("c1").alias("exact_c1"))
+    if sample is None:
+        return known.with_columns(pl.lit(0.0).alias(name) for name in STATE)
+    if not keys:
+        return pl.concat([sample.frame, known], how="horizontal")
+    rows = sample.frame.join(
+        known, on=list(keys), how="full", coalesce=True, nulls_equal=True, maintain_order="left_right"
+    )
+    return rows.with_columns(pl.col(*STATE, "exact_s1", "exact_c1").fill_null(0))
+
+
+def _sums(frame: pl.DataFrame) -> Sums:
+    a = {name: frame[name].cast(pl.Float64).to_numpy() for name in STATE}
+    return Sums(
+        m=a["m"],
+        s=(a["s1"], a["s2"], a["s3"]),
+        c=(a["c1"], a["c2"], a["c3"]),
+        sc=a["sc"],
+        ssc=a["ssc"],
+        scc=a["scc"],
+        spread_s=rule.log_spread(a["p"], a["ls1"], a["ls2"]),
+        spread_c=rule.log_spread(a["m"], a["lc1"], a["lc2"]),
+        spread_r=rule.log_spread(a["p"], a["lr1"], a["lr2"]),
+        signed=a["p"] < a["m"],
+    )
+
+
+def _exact(kind: Kind, frame: pl.DataFrame, keys: Sequence[str], *, level: float, total: int) -> pl.DataFrame:
+    s, c = pl.col("s1") + pl.col("exact_s1"), pl.col("c1") + pl.col("exact_c1")
+    value = {"sum": s, "count": c, "mean": pl.when(c > 0).then(s / c)}[kind]
+    return frame.with_columns(value.cast(pl.Float64).alias("__value")).select(
+        *keys,
+        *(pl.col("__value").alias(name) for name in ("value", "lo", "hi")),
+        pl.lit(level, pl.Float64).alias("level"),
+        pl.lit("exact").alias("kind"),
+        pl.lit(total, pl.UInt32).alias("n"),
+        pl.lit(total, pl.UInt32).alias("N"),
+        pl.lit(None, pl.String).alias("reason"),
+    )
