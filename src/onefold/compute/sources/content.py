@@ -1,0 +1,207 @@
+"""The bytes of a unit: opened, checked to be the file that was listed, and decompressed.
+
+A file is checked when it is opened and again after its last byte was read, both on the open descriptor: a file that was
+replaced meanwhile is either wholly the old one or refused, and one that was written to in place is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from onefold.compute.plan import Source
+from onefold.compute.sources import remote
+from onefold.compute.sources.listing import stat_etag
+from onefold.compute.stages import Unit
+from onefold.errors import InvalidValue
+
+Compression = Literal["gzip", "zstd"]
+_GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_INPUT_BYTES = 4096
+"""Compressed bytes given to zstd at once. Its densest block is 128 KiB from 4 bytes, so this bounds the memory of a step."""
+_GZIP_INPUT_BYTES = 256 * 1024
+
+
+def display(path: str) -> str:
+    """A path for messages: relative to the current directory where it is below that, else as it is."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return path
+
+
+def changed(path: str, detail: str = "") -> InvalidValue:
+    """The error for a file that is not the one the job was made for."""
+    return InvalidValue(f"{display(path)} changed while the job ran{detail}; run it again")
+
+
+def compression_of(head: bytes) -> Compression | None:
+    """What the first bytes of a file say; names are not trusted."""
+    if head.startswith(_GZIP_MAGIC):
+        return "gzip"
+    return "zstd" if head.startswith(_ZSTD_MAGIC) else None
+
+
+class RawFile:
+    """The stored bytes of one file at any offset."""
+
+    def __init__(self, source: Source, unit: Unit) -> None:
+        self._unit = unit
+        self._source = source
+        self._fd = -1
+        self._handle: IO[bytes] | None = None
+        if remote.is_remote(unit.path):
+            remote.check_unchanged(source, unit.path, unit.size, unit.etag)
+            self._handle = remote.open_remote(source, unit.path)
+        else:
+            try:
+                self._fd = os.open(unit.path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError as error:
+                raise changed(unit.path, " (it is gone)") from error
+            except OSError as error:
+                raise InvalidValue(f"cannot read {display(unit.path)}: {error.strerror}") from error
+            try:
+                self.verify()
+            except BaseException:
+                os.close(self._fd)
+                raise
+
+    @property
+    def is_local(self) -> bool:
+        """Whether reads at random offsets cost nothing extra."""
+        return self._handle is None
+
+    def verify(self) -> None:
+        """Raise ``InvalidValue`` if the open file is not, or no longer, what was listed."""
+        if self._handle is None and stat_etag(os.fstat(self._fd)) != self._unit.etag:
+            raise changed(self._unit.path)
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Exactly the stored bytes ``[offset, offset + count)``, fewer only at the end of the file."""
+        count = max(0, min(count, self._unit.size - offset))
+        if self._handle is not None:
+            self._handle.seek(offset)
+            data = self._handle.read(count)
+        else:
+            data = os.pread(self._fd, count, offset)
+            if 0 < len(data) < count:
+                data = self._read_rest(data, offset, count)
+        if len(data) != count:
+            raise changed(self._unit.path, " (it got shorter)")
+        return data
+
+    def _read_rest(self, data: bytes, offset: int, count: int) -> bytes:
+        """Linux gives at most 2 GiB at once, and a signal may cut a read short."""
+        parts = [data]
+        got = len(data)
+        while got < count and (more := os.pread(self._fd, count - got, offset + got)):
+            parts.append(more)
+            got += len(more)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._handle is not None:
+            self._handle.close()
+        elif self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@contextmanager
+def open_raw(source: Source, unit: Unit) -> Iterator[RawFile]:
+    """The file of a unit, checked at both ends of its use."""
+    raw = RawFile(source, unit)
+    try:
+        yield raw
+        raw.verify()
+    finally:
+        raw.close()
+
+
+def is_whole(unit: Unit) -> bool:
+    """Whether the unit is a whole file (a compressed file always is)."""
+    return unit.start == 0 and unit.stop >= unit.size
+
+
+def stored_blocks(raw: RawFile, unit: Unit, start: int, block_bytes: int) -> Iterator[bytes]:
+    """The stored bytes from ``start`` to the end of the file, block by block."""
+    position = start
+    while position < unit.size:
+        block = raw.read_at(position, block_bytes)
+        yield block
+        position += len(block)
+
+
+def content_blocks(raw: RawFile, unit: Unit, start: int, block_bytes: int) -> Iterator[bytes]:
+    """What the file says from ``start`` on, decompressed if need be, in blocks of bounded size.
+
+    Raises ``InvalidValue`` for a compressed file that is cut off or damaged. The consumer stops at ``unit.stop``.
+    """
+    kind = compression_of(raw.read_at(0, 4)) if is_whole(unit) else None
+    if kind is None:
+        return stored_blocks(raw, unit, start, block_bytes)
+    if kind == "gzip":
+        stored = stored_blocks(raw, unit, 0, _GZIP_INPUT_BYTES)
+        return _members(unit.path, stored, lambda: zlib.decompressobj(wbits=31), zlib.error, block_bytes)
+    import zstandard
+
+    stored = stored_blocks(raw, unit, 0, 1024 * 1024)
+    pieces = (b[i : i + _ZSTD_INPUT_BYTES] for b in stored for i in range(0, len(b), _ZSTD_INPUT_BYTES))
+    new = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj
+    return _joined(_members(unit.path, pieces, new, zstandard.ZstdError, None), block_bytes)
+
+
+def _members(
+    path: str,
+    stored: Iterator[bytes],
+    new: Callable[[], Any],
+    broken: type[Exception],
+    output_bytes: int | None,
+) -> Iterator[bytes]:
+    """Decompress a file of one or more members (gzip) or frames (zstd), one after the other."""
+    decoder = None
+    try:
+        for block in stored:
+            data = block
+            while data:
+                if decoder is None:
+                    # Both formats are padded with zeros by some writers (tar, block devices).
+                    data = data.lstrip(b"\0")
+                    if not data:
+                        break
+                    decoder = new()
+                limit = () if output_bytes is None else (output_bytes,)
+                out = decoder.decompress(data, *limit)
+                if out:
+                    yield out
+                if decoder.eof:
+                    data = decoder.unused_data
+                    decoder = None
+                else:
+                    data = b"" if output_bytes is None else decoder.unconsumed_tail
+    except broken as error:
+        raise InvalidValue(f"{display(path)} is damaged: {error}; replace the file and run again") from error
+    if decoder is not None:
+        raise InvalidValue(
+            f"{display(path)} is cut off: its compressed data has no end; replace the file and run again"
+        )
+
+
+def _joined(pieces: Iterator[bytes], block_bytes: int) -> Iterator[bytes]:
+    """Small pieces put together to blocks of at least ``block_bytes``."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= block_bytes:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)

@@ -1,0 +1,141 @@
+"""CSV: the header is read per file and checked, the types are fixed at submission, quoted newlines are respected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from onefold.compute.plan import Source
+from onefold.compute.sources.content import RawFile
+from onefold.compute.sources.records import Piece, QuoteScanner, csv_pieces
+from onefold.compute.sources.text import BOM
+from onefold.compute.stages import Unit
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_PASSED = (
+    "separator",
+    "quote_char",
+    "null_values",
+    "comment_prefix",
+    "try_parse_dates",
+    "decimal_comma",
+    "truncate_ragged_lines",
+    "encoding",
+)
+
+
+def scanner(source: Source) -> QuoteScanner:
+    """A fresh record scanner for one file."""
+    return QuoteScanner(
+        source.option("separator", ","),
+        source.option("quote_char", '"'),
+        comments=source.option("comment_prefix") is not None,
+    )
+
+
+def reader_options(source: Source) -> dict[str, Any]:
+    """The options that go to Polars as they are."""
+    given = dict(source.options)
+    options = {name: given[name] for name in _PASSED if name in given}
+    values = options.get("null_values")
+    if isinstance(values, tuple):
+        options["null_values"] = dict(values) if values and isinstance(values[0], tuple) else list(values)
+    return options
+
+
+def pieces(source: Source, raw: RawFile, unit: Unit, piece_bytes: int) -> Iterator[Piece]:
+    """The unit's records without header: whole records only."""
+    first = True
+    for piece in csv_pieces(raw, unit, piece_bytes, scanner(source)):
+        if first and unit.start == 0:
+            head = head_bytes(source, piece.data)
+            piece = piece._replace(offset=head, data=piece.data[head:])
+        first = False
+        if piece.data:
+            yield piece
+
+
+def head_bytes(source: Source, data: bytes) -> int:
+    """How many bytes stand before the first record: byte order mark, skipped lines, blank lines, comments, header."""
+    at = len(BOM) if data.startswith(BOM) else 0
+    for _ in range(source.option("skip_lines", 0)):
+        at = _line_end(data, at)
+    if not source.option("has_header", True):
+        return at
+    comment = (source.option("comment_prefix") or "").encode()
+    while at < len(data):
+        end = _line_end(data, at)
+        line = data[at:end]
+        if line.strip(b"\r\n") and not (comment and line.startswith(comment)):
+            break
+        at = end
+    quote = (source.option("quote_char", '"') or "").encode()
+    end = _line_end(data, at)
+    while quote and data.count(quote, at, end) % 2 and end < len(data):
+        end = _line_end(data, end)
+    return end
+
+
+def _line_end(data: bytes, at: int) -> int:
+    found = data.find(b"\n", at)
+    return len(data) if found < 0 else found + 1
+
+
+def columns_of(source: Source, head: bytes, first_record: bytes) -> list[str]:
+    """The column names of a file: from its header, or ``column_1`` … by its first record."""
+    import polars as pl
+
+    options = reader_options(source)
+    options.pop("null_values", None)
+    if not source.option("has_header", True):
+        if not first_record.strip(b"\r\n"):
+            return []
+        frame = pl.scan_csv(first_record, has_header=False, infer_schema=False, **options)
+    else:
+        skip = source.option("skip_lines", 0)
+        if not head.strip():
+            return []
+        frame = pl.scan_csv(head, has_header=True, infer_schema=False, skip_lines=skip, **options)
+    return frame.collect_schema().names()
+
+
+def header_line(source: Source, names: Sequence[str]) -> bytes:
+    """A header that reads back as these names."""
+    quote: str | None = source.option("quote_char", '"')
+    separator: str = source.option("separator", ",")
+    if quote:
+        names = [quote + name.replace(quote, quote * 2) + quote for name in names]
+    return separator.join(names).encode() + b"\n"
+
+
+def parse(source: Source, schema: Sequence[tuple[str, pl.DataType]], group: Sequence[Piece]) -> pl.LazyFrame:
+    """The records of these pieces with exactly this schema (the file's columns, in the file's order)."""
+    import polars as pl
+
+    # With a header in front, every piece is read by the same rules, whatever its first record looks like.
+    parts = [header_line(source, [name for name, _ in schema])]
+    for piece in group:
+        parts.append(piece.data)
+        if not piece.data.endswith(b"\n"):
+            parts.append(b"\n")
+    if len(group) == 1 and parts[-1] == b"\n":
+        parts.pop()  # a lone unsound piece stays as it is
+    return pl.scan_csv(b"".join(parts), has_header=True, schema=dict(schema), **reader_options(source))
+
+
+def infer(source: Source, names: Sequence[str], samples: Sequence[bytes]) -> dict[str, Any]:
+    """Types over the sampled records, with ``schema_overrides`` in force."""
+    import polars as pl
+
+    data = header_line(source, names) + b"".join(s if s.endswith(b"\n") else s + b"\n" for s in samples if s)
+    overrides = dict(source.option("schema_overrides") or ())
+    frame = pl.scan_csv(
+        data,
+        has_header=True,
+        infer_schema_length=None,
+        schema_overrides=overrides or None,
+        **reader_options(source),
+    )
+    return dict(frame.collect_schema())

@@ -1,0 +1,137 @@
+"""From an error or a row number to the place in a file that a person can look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from onefold.compute.plan import Source
+from onefold.compute.sources import delimited, jsonl, text
+from onefold.compute.sources.content import content_blocks, display, open_raw
+from onefold.compute.sources.records import Piece
+from onefold.compute.stages import Unit
+from onefold.errors import InvalidValue, OnefoldError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    Schema = Sequence[tuple[str, pl.DataType]]
+
+_SHOWN_BYTES = 200
+_FORMATS: dict[str, Any] = {"text": text, "csv": delimited, "jsonl": jsonl}
+
+
+def explain(
+    source: Source, schema: Schema, wanted: Sequence[str], group: Sequence[Piece], error: Exception
+) -> Exception:
+    """The error as ``InvalidValue`` with file and line; the error itself if no record by itself gives it."""
+    for piece in group:
+        if not _parses(source, schema, wanted, [piece]):
+            return _explain_piece(source, schema, wanted, piece, error)
+    return error
+
+
+def _parses(source: Source, schema: Schema, wanted: Sequence[str], group: Sequence[Piece]) -> bool:
+    return _failure(source, schema, wanted, group) is None
+
+
+def _failure(
+    source: Source, schema: Schema, wanted: Sequence[str], group: Sequence[Piece]
+) -> Exception | None:
+    import polars as pl
+
+    try:
+        _FORMATS[source.kind].parse(source, schema, group).select(list(wanted) or [schema[0][0]]).collect()
+    except (pl.exceptions.PolarsError, OnefoldError) as error:
+        return error
+    return None
+
+
+def _explain_piece(
+    source: Source, schema: Schema, wanted: Sequence[str], piece: Piece, error: Exception
+) -> InvalidValue:
+    """Halve the records until one is left that does not parse."""
+    borders = record_borders(source, piece)
+    low, high = 0, len(borders) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        half = piece._replace(
+            offset=piece.offset + borders[low], data=piece.data[borders[low] : borders[middle]]
+        )
+        if _parses(source, schema, wanted, [half]):
+            low = middle
+        else:
+            high = middle
+    record = piece.data[borders[low] : borders[high]]
+    alone = _failure(
+        source, schema, wanted, [piece._replace(offset=piece.offset + borders[low], data=record)]
+    )
+    line = line_number(source, piece.unit, piece.offset + borders[low])
+    shown = record[:_SHOWN_BYTES].decode("utf-8", "backslashreplace").rstrip("\r\n")
+    where = f"{display(piece.unit.path)}: line {line}"
+    if source.kind == "text":
+        why = text.why_invalid(record, "utf-8") or _first_line(error)
+        return InvalidValue(f"{where}: {why}: {shown!r}; give encoding=, or errors='replace' to keep going")
+    hint = {
+        "csv": "give schema_overrides= for the column, or repair the file",
+        "jsonl": "give schema= for the columns, or repair the file",
+    }[source.kind]
+    return InvalidValue(f"{where}: {_first_line(alone or error)}: {shown!r}; {hint}")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def record_borders(source: Source, piece: Piece) -> list[int]:
+    """Where the records of a piece begin, and its end: ``[0, …, len(data)]``."""
+    data, borders, at = piece.data, [0], 0
+    scanner = delimited.scanner(source) if source.kind == "csv" and piece.sound else None
+    while at < len(data):
+        end = data.find(b"\n", at) + 1 or len(data)
+        line = data[at:end]
+        at = end
+        if scanner is None or scanner.last_border(line) == len(line) or end == len(data):
+            borders.append(end)
+    return borders
+
+
+def line_number(source: Source, unit: Unit, offset: int) -> int:
+    """The number (from 1) of the line in which the (decompressed) byte ``offset`` stands."""
+    whole = (
+        unit
+        if unit.start == 0 and unit.stop == unit.size
+        else Unit(unit.path, 0, unit.size, unit.size, unit.etag, 0)
+    )
+    line, at = 1, 0
+    with open_raw(source, whole) as raw:
+        for block in content_blocks(raw, whole, 0, 1024 * 1024):
+            line += block.count(b"\n", 0, max(0, offset - at))
+            at += len(block)
+            if at >= offset:
+                break
+    return line
+
+
+def locate_row(source: Source, unit: Unit, row: int) -> str:
+    """See ``onefold.compute.sources.locate``."""
+    where = display(unit.path)
+    if source.kind == "files":
+        return where
+    if source.kind == "parquet":
+        return f"{where}: row {unit.start + row + 1}"
+    from onefold.compute.sources.reading import BATCH_PIECE_BYTES, all_pieces
+
+    left = row
+    comment = (source.option("comment_prefix") or "").encode()
+    for piece in all_pieces(source, [unit], BATCH_PIECE_BYTES):
+        borders = record_borders(source, piece)
+        for begin, end in pairwise(borders):
+            record = piece.data[begin:end]
+            if (source.kind == "jsonl" and not record.strip()) or (comment and record.startswith(comment)):
+                continue
+            if left == 0:
+                return f"{where}: line {line_number(source, unit, piece.offset + begin)}"
+            left -= 1
+    return f"{where}: row {row + 1} from byte {unit.start}"

@@ -1,0 +1,56 @@
+"""JSON lines: one object a line; columns are the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from onefold.compute.plan import Source
+from onefold.compute.sources.content import RawFile
+from onefold.compute.sources.records import Piece, line_pieces
+from onefold.compute.sources.text import BOM, join_lines
+from onefold.compute.stages import Unit
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def pieces(source: Source, raw: RawFile, unit: Unit, piece_bytes: int) -> Iterator[Piece]:  # noqa: ARG001
+    """The unit's lines (a newline inside a JSON string is always written as an escape)."""
+    return line_pieces(raw, unit, piece_bytes)
+
+
+def body(piece: Piece) -> bytes:
+    """The bytes without a byte order mark."""
+    return piece.data[len(BOM) :] if piece.offset == 0 and piece.data.startswith(BOM) else piece.data
+
+
+def parse(source: Source, schema: Sequence[tuple[str, pl.DataType]], group: Sequence[Piece]) -> pl.LazyFrame:  # noqa: ARG001
+    """The objects of these pieces; blank lines give nothing; a key that is not in the schema is left out."""
+    import polars as pl
+
+    return pl.scan_ndjson(join_lines([body(p) for p in group]), schema=dict(schema))
+
+
+def infer(samples: Sequence[bytes]) -> dict[str, Any]:
+    """Columns and types over the sampled lines: the union of the keys, the supertype of the values."""
+    import polars as pl
+
+    data = join_lines(samples)
+    if not data.strip():
+        return {}
+    schema = pl.scan_ndjson(data, infer_schema_length=None).collect_schema()
+    return {name: _without_null(dtype) for name, dtype in schema.items()}
+
+
+def _without_null(dtype: Any) -> Any:
+    """A column that was null in the whole sample becomes text: of the types that a later value may have, it takes all."""
+    import polars as pl
+
+    if dtype == pl.Null:
+        return pl.String()
+    if isinstance(dtype, pl.List):
+        return pl.List(_without_null(dtype.inner))
+    if isinstance(dtype, pl.Struct):
+        return pl.Struct({field.name: _without_null(field.dtype) for field in dtype.fields})
+    return dtype

@@ -1,0 +1,176 @@
+"""Rows of units: lazily for expressions (``scan``), in batches for Python functions (``batches``).
+
+Line formats go through one path: pieces of whole records, small ones put together, parsed by Polars one group at a time.
+That bounds memory, costs little per file, and lets a broken record be named by file and line, because errors are raised
+here and not by a query over everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from onefold.compute.plan import Source
+from onefold.compute.sources import delimited, jsonl, parquet, raw, text
+from onefold.compute.sources.content import open_raw
+from onefold.compute.sources.explain import explain
+from onefold.compute.sources.records import Piece
+from onefold.compute.stages import Unit
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    Schema = Sequence[tuple[str, pl.DataType]]
+
+SCAN_PIECE_BYTES = 4 * 1024 * 1024
+"""Bytes parsed at once for expressions: enough for all cores, small enough to stay near the caches."""
+BATCH_PIECE_BYTES = 1024 * 1024
+"""Bytes parsed at once for Python functions, which are slower than any parsing."""
+RAW_BYTES = 8 * 1024 * 1024
+"""Whole files are read together up to this size."""
+
+_FORMATS: dict[str, ModuleType] = {"text": text, "csv": delimited, "jsonl": jsonl}
+
+
+def scan(source: Source, schema: Schema, units: Sequence[Unit]) -> pl.LazyFrame:
+    """The rows of these units, in this order, with exactly this schema.
+
+    Files are read when the frame is collected, in pieces; projections and predicates are applied per piece (Parquet: by
+    Polars' own scan). Collecting raises ``InvalidValue`` for broken records (naming file and line) and for files that changed.
+    """
+    if source.kind == "parquet":
+        return parquet.scan(source, schema, units)
+    from polars.io.plugins import register_io_source
+
+    def read(
+        columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        del batch_size
+        yield from _frames(source, schema, units, SCAN_PIECE_BYTES, columns, predicate, n_rows)
+
+    return register_io_source(read, schema=dict(schema))
+
+
+def batches(source: Source, schema: Schema, unit: Unit, batch_rows: int) -> Iterator[pl.DataFrame]:
+    """The rows of one unit in frames of exactly ``batch_rows`` rows (the last may be shorter), in bounded memory."""
+    import polars as pl
+
+    if source.kind == "parquet":
+        frames = parquet.batches(source, schema, unit, batch_rows)
+    else:
+        frames = _frames(source, schema, [unit], BATCH_PIECE_BYTES)
+    held: list[pl.DataFrame] = []
+    rows = 0
+    for frame in frames:
+        at = 0
+        while at < frame.height:
+            part = frame.slice(at, batch_rows - rows)
+            held.append(part)
+            rows += part.height
+            at += part.height
+            if rows == batch_rows:
+                yield pl.concat(held) if len(held) > 1 else part
+                held, rows = [], 0
+    if held:
+        yield pl.concat(held)
+
+
+def _frames(
+    source: Source,
+    schema: Schema,
+    units: Sequence[Unit],
+    piece_bytes: int,
+    columns: Sequence[str] | None = None,
+    predicate: pl.Expr | None = None,
+    n_rows: int | None = None,
+) -> Iterator[pl.DataFrame]:
+    """Frames of the units' rows; ``n_rows`` counts before the predicate."""
+    names = [name for name, _ in schema] if columns is None else list(columns)
+    if source.kind == "files":
+        frames = _raw_frames(source, units, with_data="data" in names)
+    else:
+        frames = _parsed_frames(source, schema, units, piece_bytes, names)
+    left = n_rows
+    for frame in frames:
+        if left is not None:
+            frame = frame.head(left)
+            left -= frame.height
+        if predicate is not None:
+            frame = frame.filter(predicate)
+        yield frame.select(names)
+        if left is not None and left <= 0:
+            return
+
+
+def _raw_frames(source: Source, units: Sequence[Unit], *, with_data: bool) -> Iterator[pl.DataFrame]:
+    held: list[Unit] = []
+    size = 0
+    for unit in units:
+        held.append(unit)
+        size += unit.size if with_data else 0
+        if size >= RAW_BYTES:
+            yield raw.read(source, held, with_data=with_data)
+            held, size = [], 0
+    if held:
+        yield raw.read(source, held, with_data=with_data)
+
+
+def _parsed_frames(
+    source: Source, schema: Schema, units: Sequence[Unit], piece_bytes: int, names: Sequence[str]
+) -> Iterator[pl.DataFrame]:
+    import polars as pl
+
+    path_column = source.option("include_file_paths")
+    inner = [(name, dtype) for name, dtype in schema if name != path_column]
+    wanted = [name for name in names if name != path_column]
+    parse = _FORMATS[source.kind].parse
+    for group in _groups(source, units, piece_bytes, one_file=path_column is not None):
+        try:
+            lazy = parse(source, inner, group)
+            # Without any column the rows still have to be counted: the first one stands for them.
+            frame = lazy.select(wanted or [inner[0][0]]).collect()
+        except pl.exceptions.PolarsError as error:
+            raise explain(source, inner, wanted, group, error) from error
+        if path_column in names:
+            frame = frame.with_columns(pl.lit(group[0].unit.path).alias(str(path_column)))
+        yield frame
+
+
+def _groups(
+    source: Source, units: Sequence[Unit], piece_bytes: int, *, one_file: bool
+) -> Iterator[list[Piece]]:
+    """Pieces put together until they have ``piece_bytes``, so that many small files are parsed at once."""
+    group: list[Piece] = []
+    size = 0
+    for piece in all_pieces(source, units, piece_bytes):
+        alone = not piece.sound
+        if group and (alone or (one_file and piece.unit.path != group[0].unit.path)):
+            yield group
+            group, size = [], 0
+        group.append(piece)
+        size += len(piece.data)
+        if alone or size >= piece_bytes:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def all_pieces(source: Source, units: Sequence[Unit], piece_bytes: int) -> Iterator[Piece]:
+    """The whole records of the units, in order."""
+    pieces = _FORMATS[source.kind].pieces
+    for unit in units:
+        with open_raw(source, unit) as opened:
+            if unit.size:
+                yield from pieces(source, opened, unit, piece_bytes)
+
+
+def locate(source: Source, unit: Unit, row: int) -> str:
+    """Where row ``row`` (from 0) of the unit stands, for messages: ``logs/a.txt: line 17``; Parquet: ``a.parquet: row 17``.
+
+    Lines and rows are counted from 1. Reads the file up to there, so it is for errors only.
+    """
+    from onefold.compute.sources.explain import locate_row
+
+    return locate_row(source, unit, row)
