@@ -1,0 +1,134 @@
+"""From an exception to the ``Failure`` that the log is told: short, safe to print, with the user's frames
+only.
+"""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any, Final
+
+import onefold
+from onefold.compute.stages import DeadLetter, Failure
+
+MESSAGE_CHARS_MAX: Final = 1_000
+RECORD_CHARS_MAX: Final = 2_000
+TRACEBACK_CHARS_MAX: Final = 20_000
+
+_OWN_FILES: Final = str(Path(onefold.__file__).parent)
+
+
+class RecordError(Exception):
+    """A function raised for one record; ``__cause__`` is what it raised.
+
+    ``position``: where the record stands in the input of the step; ``row``: in the chunk, where that is
+    known.
+    """
+
+    def __init__(self, record: Any, position: int) -> None:
+        super().__init__("a function raised for one record")
+        self.record = record
+        self.position = position
+        self.row: int | None = None
+
+
+class LocatedError(Exception):
+    """The record that breaks a task has been found; ``letter`` says which and why."""
+
+    def __init__(self, letter: DeadLetter, kind: str) -> None:
+        super().__init__(letter.error)
+        self.letter = letter
+        self.kind = kind
+
+
+def cut(text: str, chars_max: int) -> str:
+    """The text, or its beginning with an ellipsis."""
+    return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
+
+
+def safe_repr(value: Any, chars_max: int = RECORD_CHARS_MAX) -> str:
+    """The value's repr, cut; never raises, and does not render the whole of a large string to cut it."""
+    if isinstance(value, dict):
+        value = {key: _shortened(item, chars_max) for key, item in value.items()}
+    try:
+        return cut(repr(_shortened(value, chars_max)), chars_max)
+    except BaseException as error:
+        return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
+
+
+def _shortened(value: Any, chars_max: int) -> Any:
+    return value[: chars_max + 1] if isinstance(value, str | bytes) else value
+
+
+def one_line(error: BaseException) -> str:
+    """``KeyError: 'x'``: the exception as one line."""
+    try:
+        text = str(error)
+    except BaseException:
+        text = "<its text cannot be made>"
+    name = type(error).__name__
+    line = " ".join(text.split())
+    return cut(f"{name}: {line}" if line else name, MESSAGE_CHARS_MAX)
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback from the user's first frame on; the whole of it when no frame is the user's."""
+    try:
+        trace = traceback.TracebackException.from_exception(error)
+        _skip_own(trace)
+        text = "".join(trace.format())
+    except BaseException:
+        text = one_line(error)
+    if len(text) > TRACEBACK_CHARS_MAX:
+        half = TRACEBACK_CHARS_MAX // 2
+        text = f"{text[:half]}\n  …\n{text[-half:]}"
+    return text
+
+
+def _skip_own(trace: traceback.TracebackException) -> None:
+    own = 0
+    while own < len(trace.stack) and trace.stack[own].filename.startswith(_OWN_FILES):
+        own += 1
+    if own < len(trace.stack):
+        del trace.stack[:own]
+    for inner in (trace.__cause__, trace.__context__):
+        if inner is not None:
+            _skip_own(inner)
+
+
+def failure_of(error: BaseException, *, final: bool = False) -> Failure:
+    """What the log is told of this exception."""
+    if isinstance(error, LocatedError):
+        letter = error.letter
+        return Failure(
+            message=letter.error,
+            traceback=letter.traceback,
+            record=letter.record,
+            location=letter.location,
+            final=final,
+            kind=error.kind,
+        )
+    record = None
+    if isinstance(error, RecordError):
+        record = safe_repr(error.record)
+        error = cause_of(error)
+    return Failure(
+        message=one_line(error),
+        traceback=user_traceback(error),
+        record=record,
+        final=final,
+        kind=type(error).__name__,
+    )
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What a function raised, without the wrapping that names the record."""
+    return error.__cause__ if isinstance(error, RecordError) and error.__cause__ is not None else error
+
+
+def letter_of(error: BaseException, location: str, record: str | None = None) -> DeadLetter:
+    """The dead letter for an exception; the record is the one that the exception names unless given."""
+    if record is None:
+        record = safe_repr(error.record) if isinstance(error, RecordError) else ""
+    cause = cause_of(error)
+    return DeadLetter(location, record, one_line(cause), user_traceback(cause))

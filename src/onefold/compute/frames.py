@@ -1,0 +1,151 @@
+"""Frames out of Python values, and frames of several chunks as one.
+
+A column has one type: what Polars infers over the whole chunk, and over several chunks the supertype of
+theirs. Numbers meet in a wider number and null meets anything; text and numbers do not silently meet as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from onefold.errors import InvalidValue
+
+if TYPE_CHECKING:
+    import polars as pl
+
+VALUE: Final = "value"
+"""The column in which bare values are kept."""
+Schema = tuple[tuple[str, Any], ...]
+
+
+def frame_of_values(values: Sequence[Any], schema: Schema | None) -> pl.DataFrame:
+    """One column ``value`` of bare values. Raises InvalidValue when one type cannot hold them."""
+    if schema is not None:
+        if len(schema) != 1:
+            raise InvalidValue(
+                f"the function gave bare values, but schema= names {len(schema)} columns "
+                f"({', '.join(name for name, _ in schema)}); give dicts with these keys"
+            )
+        return _series(schema[0][0], values, schema[0][1]).to_frame()
+    return _series(VALUE, values, None).to_frame()
+
+
+def frame_of_dicts(rows: Sequence[dict[Any, Any]], schema: Schema | None) -> pl.DataFrame:
+    """The columns are the union of the dicts' keys (in order of appearance), or exactly those of ``schema``."""
+    import polars as pl
+
+    if schema is None:
+        names = list(dict.fromkeys(name for row in rows for name in row))
+    else:
+        names = [name for name, _ in schema]
+        known = set(names)
+        for row in rows:
+            if not row.keys() <= known:
+                extra = ", ".join(repr(name) for name in row if name not in known)
+                raise InvalidValue(f"the function gave {extra}, which schema= does not name")
+    for name in names:
+        if not isinstance(name, str):
+            raise InvalidValue(f"the keys of a record must be column names (str); got {name!r}")
+    types = dict(schema or ())
+    columns = [_series(name, [row.get(name) for row in rows], types.get(name)) for name in names]
+    return pl.DataFrame(columns) if columns else pl.DataFrame(height=len(rows))
+
+
+def _series(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
+    import polars as pl
+
+    try:
+        try:
+            series = pl.Series(name, values, dtype=dtype, strict=True)
+        except (TypeError, OverflowError, pl.exceptions.PolarsError):
+            if dtype is not None:
+                raise
+            series = _mixed_series(name, values)
+    except InvalidValue:
+        raise
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+        wanted = f"of the type {dtype} that schema= gives it" if dtype is not None else "of one type"
+        raise InvalidValue(
+            f"column {name!r} cannot be held in a column {wanted}: {_first_line(error)}"
+        ) from error
+    if series.dtype == pl.Object:
+        kinds = sorted({type(value).__name__ for value in values})
+        raise InvalidValue(
+            f"column {name!r} holds {', '.join(kinds)}, which no column can hold; "
+            f"give numbers, text, bytes, dates, lists or dicts"
+            + (" (is the function async? pass the async function itself)" if "coroutine" in kinds else "")
+        )
+    return series
+
+
+def _mixed_series(name: str, values: Sequence[Any]) -> pl.Series:
+    """Whole numbers among floats, or structs and lists of differing inner types."""
+    import polars as pl
+
+    kinds = {type(value) for value in values}
+    kinds.discard(type(None))
+    if kinds <= {int, float}:
+        return pl.Series(
+            name, [None if value is None else float(value) for value in values], dtype=pl.Float64
+        )
+    if kinds <= {dict, list, tuple}:
+        return pl.DataFrame([{name: value} for value in values], infer_schema_length=None, strict=True)[name]
+    found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise InvalidValue(
+        f"column {name!r} mixes {found}, which no one column type can hold; convert them in the function"
+    )
+
+
+def concat(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """The rows of all frames in order: the union of their columns, each of the supertype. Raises
+    InvalidValue.
+    """
+    import polars as pl
+
+    held = [frame for frame in frames if frame.width]
+    if not held:
+        return pl.DataFrame()
+    if len(held) == 1:
+        return held[0]
+    first = held[0].schema
+    if all(frame.schema == first for frame in held[1:]):
+        return pl.concat(held, how="vertical", rechunk=False)
+    check_types_meet([frame.schema for frame in held])
+    try:
+        return pl.concat(held, how="diagonal_relaxed", rechunk=False)
+    except pl.exceptions.PolarsError as error:
+        raise InvalidValue(
+            f"the chunks of a result differ in their column types: {_first_line(error)}"
+        ) from error
+
+
+def check_types_meet(schemas: Iterable[dict[str, Any]]) -> None:
+    """Raise InvalidValue when a column would have to become text (or nothing) to hold all its chunks."""
+    import polars as pl
+
+    seen: dict[str, Any] = {}
+    for schema in schemas:
+        for name, dtype in schema.items():
+            before = seen.get(name)
+            if before is None or before in (pl.Null, dtype):
+                seen[name] = dtype
+            elif dtype != pl.Null and not _meet(before, dtype):
+                raise InvalidValue(
+                    f"column {name!r} is {before} in one part of the result and {dtype} in another; "
+                    f"convert it, or give schema= to the function that makes it"
+                )
+
+
+def _meet(left: Any, right: Any) -> bool:
+    return (
+        left.base_type() == right.base_type()
+        or (left.is_numeric() and right.is_numeric())
+        or (left.is_temporal() and right.is_temporal())
+        or (left.is_nested() and right.is_nested())
+        or {str(left.base_type()), str(right.base_type())} <= {"String", "Categorical", "Enum"}
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,72 @@
+"""Keys of ``map_reduce``: any hashable plain value, compared as Python compares them, in a form that is
+stable.
+
+Equal keys have equal bytes in every process and release: numbers by their exact ratio (so 1, 1.0, True and
+Decimal(1) are one key), text, bytes, None, dates and times (aware ones by their instant), and tuples of
+these. NaN equals itself here. The order of the bytes is the order of the keys in the files, and means nothing
+else.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import zlib
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+
+from onefold.errors import InvalidKey
+
+_pack = msgspec.msgpack.Encoder().encode
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def encode_key(key: Any) -> bytes:
+    """The key's canonical bytes. Raises InvalidKey for values of other types."""
+    if type(key) is str:
+        return b"s" + key.encode("utf-8", "surrogatepass")
+    if key is None:
+        return b"0"
+    if isinstance(key, int | float | Decimal | Fraction):
+        return _number(key)
+    if isinstance(key, str):
+        return b"s" + str.__str__(key).encode("utf-8", "surrogatepass")
+    if isinstance(key, bytes):
+        return b"b" + bytes(key)
+    if isinstance(key, tuple):
+        return b"t" + _pack([encode_key(part) for part in key])
+    if isinstance(key, dt.datetime):
+        if key.tzinfo is not None and key.utcoffset() is not None:
+            return b"i" + str((key - _EPOCH) // dt.timedelta(microseconds=1)).encode()
+        return b"d" + key.replace(fold=0, tzinfo=None).isoformat().encode()
+    if isinstance(key, dt.date):
+        return b"D" + key.isoformat().encode()
+    if isinstance(key, dt.timedelta):
+        return b"T" + str(key // dt.timedelta(microseconds=1)).encode()
+    raise InvalidKey(
+        f"a key of map_reduce must be text, a number, bytes, a bool, None, a date, a time or a tuple of these; "
+        f"got {type(key).__name__}" + (" (make it a tuple)" if isinstance(key, list) else "")
+    )
+
+
+def check_key(key: Any) -> None:
+    """Raise InvalidKey unless ``encode_key`` takes it."""
+    if type(key) is not str and type(key) is not int:
+        encode_key(key)
+
+
+def partition_of(encoded: bytes, partitions: int) -> int:
+    """The partition of a canonical key: stable, and well spread (CRC-32, then a multiplicative mix)."""
+    return (zlib.crc32(encoded) * 0x9E3779B1 >> 7 & 0xFFFFFFFF) % partitions
+
+
+def _number(key: int | float | Decimal | Fraction) -> bytes:
+    if isinstance(key, int):
+        return b"n%d" % key
+    if isinstance(key, float | Decimal) and not math.isfinite(key):
+        return b"nan" if math.isnan(key) else b"inf" if key > 0 else b"-inf"
+    over, under = key.as_integer_ratio()
+    return b"n%d" % over if under == 1 else b"n%d/%d" % (over, under)

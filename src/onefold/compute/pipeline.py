@@ -1,0 +1,242 @@
+"""The row steps of a branch, run on one chunk of its rows after another.
+
+Two ways to run a chunk. *Fast*: consecutive expression steps are one lazy query, functions get whole lists of
+records. *Tracked*: step by step, with the number of the input row that each row came from, so that a record
+that raises can be named; a chunk that breaks in a way that names no record (a batch function, an expression,
+a value that fits no column) is halved until it is one record. The fast way falls back to the tracked one to
+explain a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onefold.compute import joins
+from onefold.compute.failures import LocatedError, RecordError, cause_of, letter_of, safe_repr
+from onefold.compute.plan import Explode, Filter, FlatMap, Map, MapBatches, Select, WithColumns
+from onefold.compute.python_steps import BatchStep, PairStep, RecordStep, Values, records_of
+from onefold.compute.stages import BroadcastJoin, DeadLetter, Step
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_ORIGIN = "__onefold_origin__"
+
+ExprStep = Select | WithColumns | Filter | Explode | BroadcastJoin
+SmallFrames = Callable[[int], "pl.DataFrame"]
+"""Stage index -> the whole output of that stage, for broadcast joins."""
+
+
+def apply_lazy(step: ExprStep, rows: pl.LazyFrame, small: SmallFrames) -> pl.LazyFrame:
+    """One expression step as part of a lazy query; rows keep their order."""
+    match step:
+        case Select(exprs=exprs):
+            if all(not expr.meta.root_names() and not expr.meta.has_multiple_outputs() for expr in exprs):
+                # Only literals: Polars would give one row whatever the input, and so one per split.
+                return rows.with_columns(*exprs).select(expr.meta.output_name() for expr in exprs)
+            return rows.select(*exprs)
+        case WithColumns(exprs=exprs):
+            return rows.with_columns(*exprs)
+        case Filter(predicates=predicates):
+            return rows.filter(*predicates)
+        case Explode(columns=columns):
+            return rows.explode(*columns, empty_as_null=False, keep_nulls=False)
+        case BroadcastJoin():
+            return joins.broadcast(step, rows, small(step.stage))
+
+
+@dataclass(slots=True)
+class Tracked:
+    """Rows and, for each, the input row it came from."""
+
+    rows: pl.DataFrame | Values
+    origins: list[int]
+
+
+class Pipeline:
+    """The steps of one branch for one task."""
+
+    def __init__(
+        self, steps: Sequence[Step], small: SmallFrames, pairs: Callable[..., Any] | None = None
+    ) -> None:
+        """``pairs``: the map function of a map stage, which comes after all steps and gives (key, value)
+        pairs.
+        """
+        self._small = small
+        self._gives_pairs = pairs is not None
+        self._parts: list[list[ExprStep] | RecordStep | BatchStep] = []
+        for step in steps:
+            match step:
+                case Map() | FlatMap():
+                    self._parts.append(RecordStep(step))
+                case MapBatches():
+                    self._parts.append(BatchStep(step))
+                case _ if self._parts and isinstance(self._parts[-1], list):
+                    self._parts[-1].append(step)
+                case _:
+                    self._parts.append([step])
+        if pairs is not None:
+            self._parts.append(PairStep(pairs))
+
+    @property
+    def batch_rows(self) -> int:
+        """The most rows that a ``map_batches`` of it asks for at a time."""
+        return max((part.batch_rows for part in self._parts if isinstance(part, BatchStep)), default=0)
+
+    def run(self, frame: pl.DataFrame) -> pl.DataFrame | Values | None:
+        """A chunk's rows after all steps; None when there are none and their columns are unknown."""
+        rows: pl.DataFrame | Values | None = frame
+        bare = False
+        aligned = True  # row i is still made of the chunk's row i
+        for part in self._parts:
+            assert rows is not None
+            if isinstance(part, RecordStep):
+                try:
+                    given = part.call(_records(rows, bare))
+                except RecordError as error:
+                    error.row = error.position if aligned else None
+                    raise
+                rows = part.gather(given)
+                bare = part.gives_bare
+                aligned = aligned and not part.is_flat
+            elif isinstance(part, BatchStep):
+                rows = part.call(_frame(rows))
+                bare = aligned = False
+            else:
+                lazy = _frame(rows).lazy()
+                for step in part:
+                    lazy = apply_lazy(step, lazy, self._small)
+                rows = lazy.collect()
+                bare = False
+                aligned = aligned and all(isinstance(step, Select | WithColumns) for step in part)
+            if rows is None:
+                return None
+        return rows
+
+    def run_tracked(
+        self,
+        frame: pl.DataFrame,
+        first: int,
+        locate: Callable[[int], str],
+        on_letter: Callable[[DeadLetter, str], None],
+        mark: Callable[[int, int], None],
+    ) -> Iterator[pl.DataFrame | Values]:
+        """The chunk's rows after all steps, in order, in as many pieces as it had to be cut into.
+
+        ``first``: number of the chunk's first row. ``on_letter`` gets (letter, kind) of each record that
+        breaks it and raises or returns. ``mark(lo, hi)`` is told which input rows are about to be worked on.
+        """
+        mark(first, first + frame.height)
+        letters: list[tuple[DeadLetter, str]] = []
+
+        def keep(letter: DeadLetter, kind: str) -> None:
+            if on_letter is raise_letter:
+                raise_letter(letter, kind)
+            letters.append((letter, kind))
+
+        failed: BaseException | None = None
+        try:
+            tracked = self._tracked(frame, first, locate, keep, mark)
+        except LocatedError:
+            raise
+        except BaseException as error:
+            failed = error
+        if failed is not None:  # outside of the handler: what comes next is not "during handling" of it
+            if frame.height <= 1:
+                letter = letter_of(failed, locate(first), _record_text(frame))
+                on_letter(letter, type(cause_of(failed)).__name__)
+                return
+            half = frame.height // 2
+            for start, piece in ((0, frame.slice(0, half)), (half, frame.slice(half))):
+                yield from self.run_tracked(piece, first + start, locate, on_letter, mark)
+            return
+        for found in letters:
+            on_letter(*found)
+        if tracked is not None:
+            yield tracked.rows
+
+    def _tracked(
+        self,
+        frame: pl.DataFrame,
+        first: int,
+        locate: Callable[[int], str],
+        on_letter: Callable[[DeadLetter, str], None],
+        mark: Callable[[int, int], None],
+    ) -> Tracked | None:
+        tracked = Tracked(frame, list(range(first, first + frame.height)))
+        bare = False
+        for part in self._parts:
+            origins = tracked.origins
+            if isinstance(part, RecordStep):
+                records = _records(tracked.rows, bare)
+
+                def on_error(
+                    position: int, record: object, error: BaseException, origins: list[int] = origins
+                ) -> None:
+                    on_letter(
+                        letter_of(error, locate(origins[position]), safe_repr(record)), type(error).__name__
+                    )
+
+                def on_record(position: int, origins: list[int] = origins) -> None:
+                    if origins:
+                        mark(origins[position], origins[position] + 1)
+
+                asynchronous = part.is_async
+                given, positions = part.call_each(
+                    records, on_error, (lambda _: None) if asynchronous else on_record
+                )
+                rows = part.gather(given)
+                if rows is None:
+                    return None
+                tracked = Tracked(rows, [origins[position] for position in positions])
+                bare = part.gives_bare
+                continue
+            if not isinstance(part, list):
+                mark(first, first + frame.height)
+                batch = part.call(_frame(tracked.rows))
+                # Which rows of a batch came from which is the function's secret; one record at a time it is
+                # known.
+                tracked = Tracked(batch, [first] * batch.height)
+            else:
+                mark(first, first + frame.height)
+                for step in part:
+                    tracked = self._tracked_expr(step, _frame(tracked.rows), tracked.origins)
+            bare = False
+        if isinstance(tracked.rows, Values) and not self._gives_pairs:
+            tracked.rows = tracked.rows.to_frame()
+        return tracked
+
+    def _tracked_expr(self, step: ExprStep, rows: pl.DataFrame, origins: list[int]) -> Tracked:
+        import polars as pl
+
+        if isinstance(step, Select | WithColumns):  # row-local: as many rows as before
+            return Tracked(apply_lazy(step, rows.lazy(), self._small).collect(), origins)
+        column = pl.Series(_ORIGIN, origins, dtype=pl.Int64)
+        if isinstance(step, Filter):
+            keep = rows.select(pl.all_horizontal(*step.predicates)).to_series()
+            return Tracked(rows.filter(keep), column.filter(keep).to_list())
+        after = apply_lazy(step, rows.with_columns(column).lazy(), self._small).collect()
+        return Tracked(after.drop(_ORIGIN), after[_ORIGIN].to_list())
+
+
+def raise_letter(letter: DeadLetter, kind: str) -> None:
+    """An ``on_letter`` for jobs that fail at the first record that breaks them."""
+    raise LocatedError(letter, kind)
+
+
+def _record_text(frame: pl.DataFrame) -> str:
+    return safe_repr(records_of(frame)[0]) if frame.height else ""
+
+
+def _frame(rows: pl.DataFrame | Values) -> pl.DataFrame:
+    return rows.to_frame() if isinstance(rows, Values) else rows
+
+
+def _records(rows: pl.DataFrame | Values, bare: bool) -> list[object]:
+    if isinstance(rows, Values):
+        return rows.items
+    if bare and rows.width == 1:
+        return rows.to_series().to_list()
+    return records_of(rows)  # type: ignore[return-value]
