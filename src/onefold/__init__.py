@@ -1,1 +1,124 @@
-"""Onefold: many machines, one computer. Everything is a fold over one log."""
+"""Onefold: many machines, one computer.
+
+Everything is a fold over one log. A job is the fold of its finished tasks, so a task that is finished stays finished
+whatever dies, and its table can be read while the rest still runs:
+
+>>> import onefold as of
+>>> from onefold import agg
+>>> import polars as pl
+>>> with of.connect("memory://") as db:  # a folder in real life
+...     job = (
+...         db.read_text("docs/**/*.md")
+...         .select(pl.col("line").str.extract_all(r"[a-z]+").alias("word"))
+...         .explode("word")
+...         .group_by("word")
+...         .agg(n=agg.count())
+...         .into("word_counts")
+...     )
+...     table = job.run(progress=False).result()  # doctest: +SKIP
+
+Start reading at ``docs/architecture.md``; the names here are all that programs need.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from onefold._version import __version__
+from onefold.errors import (
+    AppendUnknown,
+    BelowFloor,
+    Conflict,
+    Expired,
+    InvalidArgument,
+    InvalidKey,
+    InvalidPlan,
+    InvalidValue,
+    JobFailed,
+    LogCorrupt,
+    OnefoldError,
+    SpaceError,
+    Timeout,
+    TokenError,
+    TooLarge,
+    TooOld,
+    TooStale,
+    TransactionError,
+    Unavailable,
+    UnsupportedConsistency,
+)
+
+if TYPE_CHECKING:
+    from onefold import agg, errors
+    from onefold.compute.dataset import Dataset, GroupBy, PreparedJob
+    from onefold.compute.runs import Progress, Run, RunError
+    from onefold.compute.tables import Table, TableStatus
+    from onefold.db import Database, connect
+
+_LAZY = {
+    "connect": "onefold.db",
+    "Database": "onefold.db",
+    "Dataset": "onefold.compute.dataset",
+    "GroupBy": "onefold.compute.dataset",
+    "PreparedJob": "onefold.compute.dataset",
+    "Run": "onefold.compute.runs",
+    "RunError": "onefold.compute.runs",
+    "Progress": "onefold.compute.runs",
+    "Table": "onefold.compute.tables",
+    "TableStatus": "onefold.compute.tables",
+}
+_MODULES = ("agg", "errors")
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"onefold.{name}")
+    else:
+        raise AttributeError(f"module 'onefold' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+__all__ = [
+    "AppendUnknown",
+    "BelowFloor",
+    "Conflict",
+    "Database",
+    "Dataset",
+    "Expired",
+    "GroupBy",
+    "InvalidArgument",
+    "InvalidKey",
+    "InvalidPlan",
+    "InvalidValue",
+    "JobFailed",
+    "LogCorrupt",
+    "OnefoldError",
+    "PreparedJob",
+    "Progress",
+    "Run",
+    "RunError",
+    "SpaceError",
+    "Table",
+    "TableStatus",
+    "Timeout",
+    "TokenError",
+    "TooLarge",
+    "TooOld",
+    "TooStale",
+    "TransactionError",
+    "Unavailable",
+    "UnsupportedConsistency",
+    "__version__",
+    "agg",
+    "connect",
+    "errors",
+]

@@ -1,0 +1,140 @@
+"""(a) 20 million rows × 100,000 keys of Parquet, grouped: durable tasks against Polars' streaming engine and PySpark.
+
+Run: ``python benches/group_by.py`` (``--rows`` for a smaller one). Target: ≤ 1.5 × Polars, ≥ 5 × faster than warm PySpark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import THREADS, answer, child, compare, once, peers_python, report
+
+
+def make_data(folder: Path, rows: int, keys: int) -> None:
+    import numpy as np
+    import polars as pl
+
+    rng = np.random.default_rng(7)
+    files = 8
+    for part in range(files):
+        n = rows // files
+        pl.DataFrame(
+            {"k": rng.integers(0, keys, n), "v": rng.normal(100, 15, n), "w": rng.integers(0, 1000, n)}
+        ).write_parquet(folder / f"part-{part}.parquet", row_group_size=250_000)
+
+
+def polars(folder: str) -> None:
+    import polars as pl
+
+    start = time.perf_counter()
+    frame = (
+        pl.scan_parquet(f"{folder}/*.parquet")
+        .group_by("k")
+        .agg(n=pl.len(), total=pl.col("w").sum(), mean=pl.col("v").mean())
+        .collect(engine="streaming")
+    )
+    answer(time.perf_counter() - start, checksum(frame))
+
+
+def onefold(folder: str) -> None:
+    import polars as pl
+
+    import onefold as of
+    from onefold import agg
+
+    with tempfile.TemporaryDirectory() as space:
+        start = time.perf_counter()
+        with of.connect(space) as db:
+            frame = (
+                db.read_parquet(f"{folder}/*.parquet")
+                .group_by("k")
+                .agg(n=agg.count(), total=agg.sum("w"), mean=agg.mean(pl.col("v")))
+                .into("by_key")
+                .run(progress=False)
+                .result()
+                .to_polars()
+            )
+            seconds = time.perf_counter() - start
+            answer(seconds, checksum(frame))
+
+
+def pyspark(folder: str) -> None:
+    from pyspark.sql import SparkSession
+    from pyspark.sql import functions as f
+
+    spark = (
+        SparkSession.builder.master(f"local[{THREADS}]")
+        .config("spark.ui.enabled", "false")
+        .config("spark.sql.shuffle.partitions", str(THREADS * 4))
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.memory", "6g")
+        .getOrCreate()
+    )
+    spark.sparkContext.setLogLevel("ERROR")
+
+    def job() -> list[object]:
+        frame = spark.read.parquet(f"{folder}/*.parquet").groupBy("k")
+        return frame.agg(
+            f.count("*").alias("n"), f.sum("w").alias("total"), f.mean("v").alias("mean")
+        ).collect()
+
+    job()
+    start = time.perf_counter()
+    rows = job()
+    seconds = time.perf_counter() - start
+    answer(
+        seconds,
+        [
+            len(rows),
+            sum(r.n for r in rows),
+            sum(r.total for r in rows),
+            round(sum(r.mean for r in rows) / len(rows), 6),
+        ],
+    )
+
+
+def checksum(frame: object) -> list[float]:
+    import polars as pl
+
+    assert isinstance(frame, pl.DataFrame)
+    return [
+        frame.height,
+        int(frame["n"].sum()),
+        int(frame["total"].sum()),
+        round(float(frame["mean"].sum()) / frame.height, 6),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=20_000_000)
+    parser.add_argument("--keys", type=int, default=100_000)
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    folder = once(
+        f"groups-{options.rows}-{options.keys}", lambda path: make_data(path, options.rows, options.keys)
+    )
+    times = compare(__file__, "onefold", ["polars"], str(folder), runs=options.runs)
+    report(
+        "group-by, durable tasks", times["onefold"], "Polars streaming", times["polars"], "<= 1.5 (aim 1.2)"
+    )
+    python = peers_python()
+    if python is None:
+        print("PySpark is not installed here (set ONEFOLD_BENCH_PEERS to a Python that has it)")
+        return
+    spark = child(__file__, "pyspark", str(folder), python=python)["seconds"]
+    report("group-by, durable tasks", times["onefold"], "PySpark, warm", spark, "<= 0.20")
+
+
+MODES = {"polars": polars, "onefold": onefold, "pyspark": pyspark}
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2 and sys.argv[1] in MODES:
+        MODES[sys.argv[1]](sys.argv[2])
+    else:
+        main()

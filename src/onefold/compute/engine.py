@@ -1,0 +1,281 @@
+"""The engine: what a connection needs to start, follow and read jobs.
+
+It joins the space (log and fold), the blob store, the runners of this process and the caches of readers. Everything it
+decides about a job is an operation in the log; what it keeps in memory can be thrown away at any time.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from onefold import config
+from onefold.codec import Op
+from onefold.compute import submission
+from onefold.compute.blobs import BlobStore, blob_name
+from onefold.compute.jobs import ops, state
+from onefold.compute.plan import Job
+from onefold.compute.runner import Runner
+from onefold.compute.runs import Run
+from onefold.compute.stages import PartialOutput, PublishOutput, Result
+from onefold.compute.submission import StoredJob
+from onefold.env import SYSTEM, Env
+from onefold.errors import Conflict, InvalidArgument, LogCorrupt, SpaceError
+from onefold.ids import new_id
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from onefold.compute.merge import MergeCache
+    from onefold.fold.space import Space
+
+_encoder = msgspec.msgpack.Encoder()
+_outcome_decoder = msgspec.msgpack.Decoder(ops.Outcome)
+_SUBMIT_TRIES = 5
+_SWEEP_BATCH = 1000
+
+
+class Engine:
+    """Jobs on one open space. Thread-safe."""
+
+    def __init__(self, space: Space, *, env: Env = SYSTEM) -> None:
+        self.space = space
+        self.env = env
+        self._scratch: Path | None = None
+        if space.directory is None:
+            self._scratch = Path(tempfile.mkdtemp(prefix="onefold-"))
+            self.blobs = BlobStore(self._scratch / "blobs")
+        else:
+            self.blobs = BlobStore(space.directory / "blobs")
+        self._stored: dict[str, StoredJob] = {}
+        self._runners: dict[str, Runner] = {}
+        self._lock = threading.RLock()
+        self._caches: dict[int, MergeCache] = {}
+        self._closed = False
+
+    # -- operations -------------------------------------------------------------------------------------------------
+
+    def submit(self, *operations: ops.Operation) -> list[ops.Accepted | ops.Refused]:
+        """Append operations of the jobs fold in one record and return their outcomes."""
+        outcomes = self.space.submit([Op("jobs", _encoder.encode(operation)) for operation in operations])
+        return [_outcome_decoder.decode(outcome) for outcome in outcomes]
+
+    def start(
+        self,
+        job: Job,
+        *,
+        workers: int | None = None,
+        seed: int = 7,
+        target_splits: int | None = None,
+        on_error: Literal["fail", "skip"] = "fail",
+        max_attempts: int = config.MAX_ATTEMPTS,
+    ) -> Run:
+        """Submit a job and begin to work on it in the background; see ``PreparedJob.start`` for the arguments."""
+        self._check_open()
+        for _ in range(_SUBMIT_TRIES):
+            operation, stored = submission.prepare(
+                job,
+                space=self.space,
+                blobs=self.blobs,
+                run=new_id("run", self.env),
+                seed=seed,
+                target_splits=target_splits,
+                on_error=on_error,
+                max_attempts=max_attempts,
+            )
+            (outcome,) = self.submit(operation)
+            if isinstance(outcome, ops.Refused) and outcome.code == "busy" and self._nobody_works(job.table):
+                operation = msgspec.structs.replace(operation, supersede=True)
+                (outcome,) = self.submit(operation)
+            if isinstance(outcome, ops.Accepted):
+                with self._lock:
+                    self._stored[operation.plan] = stored
+                self._reopen_lost(outcome.run)
+                self.work(outcome.run, workers)
+                return Run(self, outcome.run)
+            if outcome.code != "conflict":
+                break
+        if outcome.code in ("table_exists", "different_columns"):
+            raise InvalidArgument(outcome.message)
+        raise Conflict(outcome.message)
+
+    def work(self, run: str, workers: int | None = None) -> None:
+        """Begin to work on a run in this process, unless that is being done or nothing is left to do."""
+        with self._lock:
+            self._check_open()
+            with self.space.view() as view:
+                row = state.read_run(view, run)
+            if row is None or row.state != "running":
+                return
+            runner = self._runners.get(run)
+            if runner is not None and runner.alive:
+                return
+            self._runners[run] = runner = Runner(self, run, workers)
+            runner.start()
+
+    def runner(self, run: str) -> Runner | None:
+        """This process's runner of a run."""
+        with self._lock:
+            return self._runners.get(run)
+
+    def stored(self, plan: str) -> StoredJob:
+        """The stored job behind a plan blob."""
+        with self._lock:
+            known = self._stored.get(plan)
+        if known is None:
+            from onefold.compute import functions
+
+            known = functions.load(self.blobs.get(plan))
+            with self._lock:
+                self._stored[plan] = known
+        return known
+
+    def sweep(self) -> int:
+        """Delete blobs that nothing names any more; returns how many."""
+        with self.space.view() as view:
+            names = tuple(state.garbage(view))
+        swept = 0
+        for start in range(0, len(names), _SWEEP_BATCH):
+            (outcome,) = self.submit(ops.Swept(names[start : start + _SWEEP_BATCH]))
+            if isinstance(outcome, ops.Accepted):
+                for name in outcome.blobs:
+                    self.blobs.delete(name)
+                swept += len(outcome.blobs)
+        return swept
+
+    def close(self) -> None:
+        """Stop this process's work (claims are given back, runs can be resumed) and release everything."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            runners = list(self._runners.values())
+        for runner in runners:
+            runner.stop()
+        for runner in runners:
+            runner.join()
+        self.space.close()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    # -- results ----------------------------------------------------------------------------------------------------
+
+    def partial(self, result: Result) -> pl.DataFrame | None:
+        """A task's frame: its partial or its rows; None when it left nothing. Raises BlobMissing."""
+        from onefold.compute.outputs import load_frame
+
+        return load_frame(result, self.blobs)
+
+    def finished(self, results: Mapping[int, Result], stored: StoredJob) -> pl.DataFrame:
+        """The merged and finished frame of an aggregation's tasks, by dispatch index."""
+        import polars as pl
+
+        from onefold.compute import aggregates, merge
+
+        output = stored.stages[stored.result_stage].output
+        assert isinstance(output, PartialOutput)
+        keys = stored.key_columns
+        with self._lock:
+            cache = self._caches.setdefault(id(stored), merge.MergeCache())
+        leaves = {
+            index: merge.Leaf(content_name(result), partial(self.partial, result))
+            for index, result in results.items()
+        }
+        merged = merge.merge_tree(leaves, lambda a, b: aggregates.merge_pair(a, b, keys, output.aggs), cache)
+        if merged is None:
+            return pl.DataFrame(schema=[(name, pl.Null) for name in stored.columns or ()])
+        return aggregates.final(merged, keys, output.aggs)
+
+    def _leaf(self, result: Result) -> pl.DataFrame:
+        frame = self.partial(result)
+        if frame is None:
+            raise LogCorrupt("a result that is said to have rows has none")
+        return frame
+
+    def rows(self, results: Sequence[Result], stored: StoredJob) -> pl.LazyFrame:
+        """The rows of a collected dataset's tasks, in dispatch order."""
+        import polars as pl
+
+        frames = []
+        for result in results:
+            if result.blob is not None:
+                frames.append(pl.scan_ipc(self.blobs.open_path(result.blob)))
+            elif result.inline:
+                frames.append(pl.read_ipc(BytesIO(result.inline)).lazy())
+        if not frames:
+            return pl.LazyFrame(schema=dict(stored.schema) if stored.schema is not None else {})
+        return pl.concat(frames, how="vertical_relaxed") if len(frames) > 1 else frames[0]
+
+    def result_frames(self, run: str) -> Iterator[pl.DataFrame]:
+        """The whole result of a run whose result stage is complete: one frame for groups, one a task for rows."""
+        with self.space.view() as view:
+            row = state.read_run(view, run)
+            assert row is not None
+            stored = self.stored(row.plan)
+            results = {i: t.result for i, t in state.results(view, run, stored.result_stage).items()}
+        if isinstance(stored.stages[stored.result_stage].output, PartialOutput):
+            yield self.finished(results, stored)
+        else:
+            for index in sorted(results):
+                frame = self.partial(results[index])
+                if frame is not None:
+                    yield frame
+
+    # -- helpers ----------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SpaceError("this connection is closed; call onefold.connect() again")
+
+    def abandoned(self, run: str) -> bool:
+        """Whether a run has no live process: its submitter and all owners of its claims are known to be dead."""
+        with self.space.view() as view:
+            row = state.read_run(view, run)
+            if row is None:
+                return True
+            members = {row.member} | {claim.member for claim in state.claims(view, run)}
+        mine = self._runners.get(run)
+        if mine is not None and mine.alive:
+            return False
+        members.discard(self.space.member)
+        return all(self.space.member_alive(member) is False for member in members)
+
+    def _nobody_works(self, table: str) -> bool:
+        with self.space.view() as view:
+            row = state.read_table(view, table)
+        return row is None or self.abandoned(row.head)
+
+    def _reopen_lost(self, run: str) -> None:
+        """Reopen reused tasks whose blobs are gone, before anybody relies on them."""
+        with self.space.view() as view:
+            row = state.read_run(view, run)
+            if row is None:
+                return
+            lost = [
+                ops.Lost(run, stage, index, task.result.blob)
+                for stage in range(len(row.stages))
+                for index, task in state.results(view, run, stage).items()
+                if task.result.blob is not None
+                and not isinstance(self.stored(row.plan).stages[stage].output, PublishOutput)
+                and not self.blobs.exists(task.result.blob)
+            ]
+        for start in range(0, len(lost), 1000):
+            self.submit(*lost[start : start + 1000])
+
+
+def is_empty(result: Result) -> bool:
+    """Whether a task left no frame at all."""
+    return result.blob is None and result.inline is None
+
+
+def content_name(result: Result) -> str:
+    """Names a result by its content."""
+    return result.blob if result.blob is not None else blob_name(result.inline or b"")

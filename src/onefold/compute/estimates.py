@@ -1,0 +1,227 @@
+"""Estimates: from the finished tasks of a table to values with intervals.
+
+Splits are dispatched in a random permutation, so the contiguous prefix of finished ones is a simple random sample of
+clusters; what merely finished first would not be (slow tasks are different tasks). Tasks taken over from an earlier run
+were not sampled: they enter as an exact total. The formulas are in ``onefold.compute.statistics``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from onefold.compute import aggregates, statistics
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from onefold.compute.stages import PartialOutput, Result
+    from onefold.compute.tables import Contents
+
+_TOTALS: dict[str, Literal["count", "sum", "mean"]] = {"count": "count", "sum": "sum", "mean": "mean"}
+_BOUNDS: dict[str, Literal["min", "max", "n_unique"]] = {"min": "min", "max": "max", "approx_n_unique": "n_unique"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which finished tasks may be used for what."""
+
+    exact: tuple[int, ...]
+    """Taken over from earlier runs: known without error."""
+    prefix: tuple[int, ...]
+    """The contiguous finished beginning of this run's random dispatch order."""
+    total: int
+    """How many tasks that order has."""
+
+
+@dataclass
+class MomentsCache:
+    """Moments of a growing prefix, so that a reader that polls pays only for the new tasks."""
+
+    entries: dict[tuple[Any, ...], tuple[int, statistics.Moments]] = field(default_factory=dict)
+
+
+def sample_of(contents: Contents) -> Sample:
+    """Split the finished tasks into the exact stratum and the sampled prefix."""
+    order = [index for index in range(contents.total) if index not in contents.reused]
+    prefix = []
+    for index in order:
+        if index not in contents.results:
+            break
+        prefix.append(index)
+    return Sample(tuple(sorted(contents.reused)), tuple(prefix), len(order))
+
+
+def estimate(
+    contents: Contents,
+    name: str,
+    level: float,
+    *,
+    output: PartialOutput,
+    load: Callable[[Result], pl.DataFrame | None],
+    final: Callable[[], pl.DataFrame],
+    cache: MomentsCache,
+) -> pl.DataFrame:
+    """The estimate of aggregate ``name``: key columns and ``value, lo, hi, level, kind, n, N, reason``.
+
+    ``load`` gives a task's partial, ``final`` the merged and finished frame of all finished tasks.
+    """
+    import polars as pl
+
+    aggs = dict(output.aggs)
+    keys = [key.meta.output_name() for key in output.keys]
+    aggregate = aggs[name]
+    sample = sample_of(contents)
+    if len(contents.results) == contents.total:
+        return _as_exact(final(), keys, name, level, contents.total)
+    if aggregate.kind in _TOTALS:
+        sampled = _moments(contents, sample.prefix, name, keys, output, load, cache, "sample")
+        exact = _moments(contents, sample.exact, name, keys, output, load, cache, "exact")
+        return statistics.intervals(
+            _TOTALS[aggregate.kind],
+            sampled,
+            exact,
+            total_splits=sample.total,
+            keys=keys,
+            level=level,
+        )
+    if aggregate.kind in _BOUNDS:
+        return statistics.bound(
+            _BOUNDS[aggregate.kind],
+            final().select(*keys, pl.col(name).alias("value")),
+            keys=keys,
+            n=len(contents.results),
+            total_splits=contents.total,
+        )
+    if aggregate.kind == "approx_quantile":
+        return _quantiles(contents, sample, name, keys, output, load, level)
+    return _withheld(final(), keys, name, aggregate.kind, len(sample.prefix), sample.total)
+
+
+def _moments(
+    contents: Contents,
+    indexes: Sequence[int],
+    name: str,
+    keys: Sequence[str],
+    output: PartialOutput,
+    load: Callable[[Result], pl.DataFrame | None],
+    cache: MomentsCache,
+    stratum: str,
+) -> statistics.Moments | None:
+    if not indexes:
+        return None
+    slot = (contents.run, contents.stage, name, stratum)
+    known, moments = cache.entries.get(slot, (0, None))
+    if known > len(indexes):
+        known, moments = 0, None
+    fresh = []
+    empty = 0
+    for index in indexes[known:]:
+        partial = load(contents.results[index])
+        totals = aggregates.totals(partial, keys, output.aggs, name) if partial is not None else None
+        if totals is None:
+            empty += 1
+        else:
+            fresh.append(totals)
+    if fresh:
+        added = statistics.of_splits(fresh, keys)
+        moments = added if moments is None else statistics.merge(moments, added, keys)
+    if moments is None:
+        return None
+    if empty:  # a split without any row is a cluster too: all its totals are zero
+        moments = replace(moments, splits=moments.splits + empty)
+    cache.entries[slot] = (len(indexes), moments)
+    return moments
+
+
+def _quantiles(
+    contents: Contents,
+    sample: Sample,
+    name: str,
+    keys: Sequence[str],
+    output: PartialOutput,
+    load: Callable[[Result], pl.DataFrame | None],
+    level: float,
+) -> pl.DataFrame:
+    """Woodruff's intervals from the splits' sketches. A split's rank in a group is asked of its own sketch."""
+    import numpy as np
+
+    q = dict(output.aggs)[name].q  # type: ignore[attr-defined]
+
+    def states(indexes: Sequence[int]) -> dict[tuple[Any, ...], list[tuple[bytes, float]]]:
+        groups: dict[tuple[Any, ...], list[tuple[bytes, float]]] = {}
+        for index in indexes:
+            partial = load(contents.results[index])
+            if partial is None:
+                continue
+            for *key, blob, count in aggregates.quantile_states(partial, keys, name).iter_rows():
+                if count:
+                    groups.setdefault(tuple(key), []).append((blob, float(count)))
+        return groups
+
+    sampled, exact = states(sample.prefix), states(sample.exact)
+
+    def group(key: tuple[Any, ...]) -> statistics.GroupQuantile:
+        mine, known = sampled.get(key, []), exact.get(key, [])
+        counts = np.array([count for _, count in mine])
+        merged = aggregates.quantile_merged([blob for blob, _ in mine or known])
+
+        def rank_at(x: float) -> Any:
+            return np.array([count * aggregates.quantile_rank(blob, x) for blob, count in mine])
+
+        def exact_rank_at(x: float) -> float:
+            return float(sum(count * aggregates.quantile_rank(blob, x) for blob, count in known))
+
+        return statistics.GroupQuantile(
+            key=key,
+            counts=counts,
+            rank_at=rank_at,
+            quantile_at=lambda p: float(aggregates.quantile_value(merged, p) or 0.0),
+            exact_count=float(sum(count for _, count in known)),
+            exact_rank_at=exact_rank_at if known else None,
+        )
+
+    return statistics.quantile_intervals(
+        (group(key) for key in dict.fromkeys([*sampled, *exact])),
+        q,
+        keys=keys,
+        splits=len(sample.prefix),
+        total_splits=sample.total,
+        level=level,
+    )
+
+
+def _as_exact(frame: pl.DataFrame, keys: Sequence[str], name: str, level: float, total: int) -> pl.DataFrame:
+    import polars as pl
+
+    value = pl.col(name)
+    return frame.select(
+        *keys,
+        value.alias("value"),
+        value.alias("lo"),
+        value.alias("hi"),
+        pl.lit(level).alias("level"),
+        pl.lit("exact").alias("kind"),
+        pl.lit(total, pl.UInt32).alias("n"),
+        pl.lit(total, pl.UInt32).alias("N"),
+        pl.lit(None, pl.String).alias("reason"),
+    )
+
+
+def _withheld(frame: pl.DataFrame, keys: Sequence[str], name: str, kind: str, n: int, total: int) -> pl.DataFrame:
+    """The value so far, for aggregates that have no interval."""
+    import polars as pl
+
+    dtype = frame.schema.get(name, pl.Null())
+    return frame.select(
+        *keys,
+        pl.col(name).alias("value"),
+        pl.lit(None, dtype).alias("lo"),
+        pl.lit(None, dtype).alias("hi"),
+        pl.lit(None, pl.Float64).alias("level"),
+        pl.lit("estimate").alias("kind"),
+        pl.lit(n, pl.UInt32).alias("n"),
+        pl.lit(total, pl.UInt32).alias("N"),
+        pl.lit(f"agg.{kind} has no interval; this is its value over the finished splits").alias("reason"),
+    )

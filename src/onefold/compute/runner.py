@@ -1,0 +1,397 @@
+"""The runner: the threads of one process that work on one run.
+
+Each slot claims a task, has an executor run it and appends its result together with the next claim, so a task costs one
+append. A keeper renews this process's lease and ends the claims of processes that are dead or silent. All decisions are
+the fold's: a runner that is killed anywhere leaves nothing that another one cannot go on from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from onefold import config
+from onefold.compute import publishing
+from onefold.compute.blobs import BlobMissing
+from onefold.compute.jobs import ops, state
+from onefold.compute.stages import Failure, PublishOutput, Result, TaskInput
+from onefold.compute.submission import decode_inputs
+from onefold.errors import InvalidArgument, OnefoldError
+
+if TYPE_CHECKING:
+    from onefold.compute.engine import Engine
+    from onefold.compute.executor import Executor
+    from onefold.compute.submission import StoredJob
+
+_IDLE_WAIT_S = 0.5
+_KEEP_EVERY_S = 1.0
+_PREFIX_CHECK_S = 0.2
+_BACKUP_AFTER_TASKS = 5
+_BACKUP_MIN_S = 1.0
+_RECENT_TASKS = 101
+
+
+def default_workers() -> int:
+    """Cores that this process may use, or ONEFOLD_WORKERS."""
+    asked = os.environ.get("ONEFOLD_WORKERS")
+    if asked:
+        try:
+            return check_workers(int(asked))
+        except ValueError:
+            raise InvalidArgument(
+                f"ONEFOLD_WORKERS must be a whole number of 1 or more; it is {asked!r}"
+            ) from None
+    return cores()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_workers(workers: int) -> int:
+    """The number, or InvalidArgument."""
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise InvalidArgument(f"workers must be a whole number of 1 or more; got {workers!r}")
+    return workers
+
+
+class Runner:
+    """Works on one run in this process until the run has ended or ``stop`` is called."""
+
+    def __init__(self, engine: Engine, run: str, workers: int | None) -> None:
+        self._engine = engine
+        self.run = run
+        self._workers = default_workers() if workers is None else check_workers(workers)
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._executors: list[Executor] = []
+        self._lock = threading.Lock()
+        self._inputs: dict[int, list[TaskInput]] = {}
+        self._needed: dict[int, tuple[int, list[Result]]] = {}
+        self._held: set[tuple[int, int, int]] = set()
+        self._first_seen: dict[tuple[int, int, int], float] = {}
+        self._silent_since: dict[str, tuple[int, float]] = {}
+        self._durations: dict[int, deque[float]] = {}
+        self._rows: dict[int, int] = {}
+        self._backup: tuple[int, int, int] | None = None
+        self._next_prefix_check = 0.0
+        self._swept = threading.Event()
+        self.error: BaseException | None = None
+
+    # -- from outside -----------------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Whether any of its threads is still at work."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of its worker processes."""
+        with self._lock:
+            return [executor.pid for executor in self._executors if executor.pid is not None]
+
+    @property
+    def rows_in_flight(self) -> int:
+        """Records read by tasks that have not finished yet."""
+        return sum(list(self._rows.values()))
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        from onefold.compute.tasks import has_python
+
+        _, stored = self._load()
+        python = any(has_python(stage) for stage in stored.stages)
+        slots = self._workers if python else 1
+        self._observe()
+        for number in range(slots):
+            self._spawn(self._slot, number, stored, python)
+        self._spawn(self._keep)
+
+    def stop(self) -> None:
+        """Give claims back and end the workers. The run itself stays as it is."""
+        self._stopping.set()
+        with self._lock:
+            executors = list(self._executors)
+        for executor in executors:
+            executor.close()
+
+    def join(self) -> None:
+        """Wait until its threads have ended."""
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    # -- slots ------------------------------------------------------------------------------------------------------
+
+    def _spawn(self, target: object, *args: object) -> None:
+        thread = threading.Thread(
+            target=self._guarded, args=(target, *args), daemon=True, name=f"onefold {self.run}"
+        )
+        self._threads.append(thread)
+        thread.start()
+
+    def _guarded(self, target: object, *args: object) -> None:
+        try:
+            target(*args)  # type: ignore[operator]
+        except BaseException as error:  # kept for whoever waits for the run
+            if self.error is None and not self._stopping.is_set():
+                self.error = error
+            self._stopping.set()
+
+    def _load(self) -> tuple[state.RunRow, StoredJob]:
+        with self._engine.space.view() as view:
+            row = state.read_run(view, self.run)
+        if row is None:
+            raise InvalidArgument(f"there is no run {self.run!r}")
+        return row, self._engine.stored(row.plan)
+
+    def _slot(self, number: int, stored: StoredJob, python: bool) -> None:
+        from onefold.compute.executor import InlineExecutor, ProcessExecutor
+
+        row, _ = self._load()
+        worker = f"{self._engine.space.member}/{number}"
+        inline = InlineExecutor(stored.stages, self._engine.blobs)
+        process: Executor | None = None
+        if python:
+            process = ProcessExecutor(
+                self._engine.blobs.get(row.plan),
+                self._engine.blobs.directory,
+                threads=max(1, cores() // self._workers),
+            )
+            with self._lock:
+                self._executors.append(process)
+        report: list[ops.Operation] = []
+        try:
+            while not self._stopping.is_set():
+                claim = ops.Claim(
+                    self.run, worker, 1, self._take_backup() or self._slow_claim(worker, holds_prefix=True)
+                )
+                outcomes = self._engine.submit(*report, claim)
+                report = []
+                answer = outcomes[-1]
+                if isinstance(answer, ops.Accepted) and answer.assignments:
+                    (assignment,) = answer.assignments
+                    report = self._perform(number, assignment, row, stored, inline, process)
+                    continue
+                if isinstance(answer, ops.Refused) and answer.code != "fenced":
+                    break
+                if not self._wait_for_work(worker):
+                    break
+        finally:
+            with self._lock:
+                if process is not None:
+                    self._executors.remove(process)
+            if process is not None:
+                process.close()
+            if report:
+                self._engine.submit(*report)
+        self._finish()
+
+    def _perform(
+        self,
+        number: int,
+        assignment: ops.Assignment,
+        row: state.RunRow,
+        stored: StoredJob,
+        inline: Executor,
+        process: Executor | None,
+    ) -> list[ops.Operation]:
+        """Run one assigned task and return what the log is to be told."""
+        from onefold.compute.tasks import TaskError, TaskSpec, has_python
+
+        at = (self.run, assignment.stage, assignment.index, assignment.epoch)
+        held = at[1:]
+        stage = stored.stages[assignment.stage]
+        with self._lock:
+            self._held.add(held)
+        started = time.monotonic()
+        try:
+            inputs = {need: self._results(need) for need in stage.needs}
+            lost = self._lost(stored, inputs)
+            if lost:
+                return [*lost, ops.Release(*at)]
+            if isinstance(stage.output, PublishOutput):
+                result = publishing.publish(self._engine, self.run, stage.output, stored)
+            else:
+                spec = TaskSpec(
+                    stage=stage,
+                    input=self._input(row, assignment),
+                    seed=task_seed(row.seed, self._identity(assignment)),
+                    inputs=inputs,
+                    isolate=assignment.isolate,
+                    skip_errors=assignment.skip_errors,
+                )
+                executor = process if process is not None and has_python(stage) else inline
+                result = executor.run(spec, lambda rows: self._rows.__setitem__(number, rows))
+        except TaskError as error:
+            if self._stopping.is_set():
+                return [ops.Release(*at)]
+            return [ops.Failed(*at, error.failure)]
+        except BlobMissing as error:
+            return [*self._lost_by_name(stored, error.name), ops.Release(*at)]
+        except OnefoldError as error:
+            return [ops.Failed(*at, Failure(message=str(error), kind=type(error).__name__, final=True))]
+        finally:
+            with self._lock:
+                self._held.discard(held)
+            self._rows.pop(number, None)
+        recent = self._durations.setdefault(assignment.stage, deque(maxlen=_RECENT_TASKS))
+        recent.append(time.monotonic() - started)
+        return [ops.Done(*at, result)]
+
+    def _input(self, row: state.RunRow, assignment: ops.Assignment) -> TaskInput:
+        with self._lock:
+            known = self._inputs.get(assignment.stage)
+            if known is None:
+                known = decode_inputs(self._engine.blobs.get(row.stages[assignment.stage].inputs))
+                self._inputs[assignment.stage] = known
+        return known[assignment.index]
+
+    def _identity(self, assignment: ops.Assignment) -> bytes:
+        with self._engine.space.view() as view:
+            (task,) = state.read_tasks(
+                view, self.run, assignment.stage, assignment.index, assignment.index + 1
+            )
+        return task.identity
+
+    def _results(self, stage: int) -> list[Result]:
+        with self._engine.space.view() as view:
+            finished = state.results(view, self.run, stage)
+        return [finished[index].result for index in sorted(finished)]
+
+    def _lost(self, stored: StoredJob, inputs: dict[int, list[Result]]) -> list[ops.Operation]:
+        exists = self._engine.blobs.exists
+        return [
+            ops.Lost(self.run, stage, index, result.blob)
+            for stage, results in inputs.items()
+            if not isinstance(stored.stages[stage].output, PublishOutput)
+            for index, result in enumerate(results)
+            if result.blob is not None and not exists(result.blob)
+        ]
+
+    def _lost_by_name(self, stored: StoredJob, blob: str) -> list[ops.Operation]:
+        return [
+            ops.Lost(self.run, stage.index, index, blob)
+            for stage in stored.stages
+            for index, result in enumerate(self._results(stage.index))
+            if result.blob == blob
+        ]
+
+    # -- waiting, leases, backups -----------------------------------------------------------------------------------
+
+    def _wait_for_work(self, worker: str) -> bool:
+        """Wait until there may be something to claim; False when the run has ended or is to be left."""
+        while not self._stopping.is_set():
+            with self._engine.space.view() as view:
+                row = state.read_run(view, self.run)
+                claimed = {(claim.stage, claim.index) for claim in state.claims(view, self.run)}
+                offset = view.offset
+            if row is None or row.state != "running":
+                return False
+            ready = [stage for stage in row.stages if stage.state == "ready"]
+            in_hand = sum(1 for stage, _ in claimed if row.stages[stage].state == "ready")
+            if sum(stage.count - stage.done for stage in ready) > in_hand:
+                return True
+            slow = self._slow_claim(worker)
+            if slow is not None:
+                self._backup = slow
+                return True
+            self._engine.space.wait(offset, _IDLE_WAIT_S)
+        return False
+
+    def _slow_claim(self, worker: str, *, holds_prefix: bool = False) -> tuple[int, int, int] | None:
+        """A running claim of another worker that takes far longer than its like, for a backup.
+
+        With ``holds_prefix`` only the first unfinished task of the dispatch order, since estimates wait for it.
+        """
+        now = time.monotonic()
+        if holds_prefix:
+            if now < self._next_prefix_check:
+                return None
+            self._next_prefix_check = now + _PREFIX_CHECK_S
+        with self._engine.space.view() as view:
+            claims = state.claims(view, self.run)
+        live = {(claim.stage, claim.index, claim.epoch) for claim in claims}
+        backed_up = {(claim.stage, claim.index) for claim in claims if claim.backup}
+        with self._lock:
+            for gone in self._first_seen.keys() - live:
+                del self._first_seen[gone]
+            for key in live:
+                self._first_seen.setdefault(key, now)
+            seen = dict(self._first_seen)
+        candidates = sorted(claims, key=lambda claim: (claim.stage, claim.index))
+        for claim in candidates[:1] if holds_prefix else candidates:
+            recent = self._durations.get(claim.stage, ())
+            if (
+                claim.worker == worker
+                or (claim.stage, claim.index) in backed_up
+                or len(recent) < _BACKUP_AFTER_TASKS
+            ):
+                continue
+            limit = max(_BACKUP_MIN_S, config.BACKUP_FACTOR * statistics.median(list(recent)))
+            if now - seen[claim.stage, claim.index, claim.epoch] > limit:
+                return claim.stage, claim.index, claim.epoch
+        return None
+
+    def _take_backup(self) -> tuple[int, int, int] | None:
+        with self._lock:
+            backup, self._backup = self._backup, None
+        return backup
+
+    def _keep(self) -> None:
+        """Renew this process's lease while it holds claims, and end the claims of those that are dead or silent."""
+        next_renewal = self._engine.env.boot_s() + config.LEASE_S / 3
+        while not self._stopping.wait(_KEEP_EVERY_S):
+            with self._engine.space.view() as view:
+                row = state.read_run(view, self.run)
+            if row is None or row.state != "running":
+                return
+            if self._engine.env.boot_s() >= next_renewal:
+                next_renewal = self._engine.env.boot_s() + config.LEASE_S / 3
+                if self._held:
+                    self._engine.submit(ops.Renew(self._engine.space.member))
+            self._observe()
+
+    def _observe(self) -> None:
+        """Expire claims whose owner is dead for certain, or has not renewed for a lease as this process saw it."""
+        space = self._engine.space
+        now = self._engine.env.boot_s()
+        with space.view() as view:
+            claims = state.claims(view, self.run)
+            renewals = state.members(view)
+        expired: list[ops.Operation] = []
+        for claim in claims:
+            member = claim.member
+            if member == space.member:
+                continue
+            alive = space.member_alive(member)
+            count = renewals[member].renewals if member in renewals else 0
+            seen, since = self._silent_since.get(member, (-1, now))
+            if count != seen:
+                self._silent_since[member] = (count, now)
+                since = now
+            if alive is False or now - since > config.LEASE_S:
+                expired.append(ops.Expire(self.run, claim.stage, claim.index, claim.epoch))
+        if expired:
+            self._engine.submit(*expired)
+
+    def _finish(self) -> None:
+        """Once the run is done, delete blobs that nothing names any more."""
+        with self._engine.space.view() as view:
+            row = state.read_run(view, self.run)
+        if row is not None and row.state == "done" and not self._swept.is_set():
+            self._swept.set()
+            self._engine.sweep()
+
+
+def task_seed(run_seed: int, identity: bytes) -> int:
+    """64 bits that a task's functions get their randomness from: the same for every attempt."""
+    digest = hashlib.blake2b(identity + run_seed.to_bytes(16, "big", signed=True), digest_size=8).digest()
+    return int.from_bytes(digest, "big")

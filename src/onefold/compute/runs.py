@@ -1,0 +1,280 @@
+"""Runs: the handle on one execution of a job, from the process that started it or from any other."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+from onefold.compute.jobs import ops, state
+from onefold.errors import InvalidArgument, JobFailed, Timeout, Unavailable
+
+if TYPE_CHECKING:
+    from onefold.compute.engine import Engine
+    from onefold.compute.tables import Table
+
+RunState = Literal["running", "done", "failed", "cancelled"]
+_ORPHAN_CHECK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is. ``rows`` and ``bytes`` count what this run read, not what it took over."""
+
+    done: int
+    """Finished tasks, those taken over from earlier runs included."""
+    total: int
+    rows: int
+    bytes: int
+    failed: int
+    """Attempts that raised or whose process died."""
+    retried: int
+    """Tasks that were handed out again, for whatever reason."""
+    reused: int
+    """Tasks taken over from earlier runs."""
+    workers: int
+    """Workers with a task in hand now."""
+    elapsed: float
+    """Seconds since the run was submitted (until it ended)."""
+    eta: float | None
+    """Seconds that are left at the pace so far; None when nothing can be said."""
+    skipped: int = 0
+    """Records in the dead-letter table of this run."""
+
+
+@dataclass(frozen=True)
+class RunError:
+    """One failed attempt, or one record that was skipped."""
+
+    message: str
+    traceback: str
+    record: str | None
+    location: str | None
+    stage: int
+    index: int
+    attempt: int
+    skipped: bool
+    """True for a dead letter: the run went on without this record."""
+
+
+class Run:
+    """One execution of a job. Reading it never changes it; several processes may hold the same run."""
+
+    def __init__(self, engine: Engine, run_id: str) -> None:
+        self._engine = engine
+        self.id = run_id
+
+    def _row(self) -> state.RunRow:
+        with self._engine.space.view() as view:
+            row = state.read_run(view, self.id)
+        if row is None:
+            raise InvalidArgument(
+                f"there is no run {self.id!r} in {self._engine.space.url}; `onefold runs` lists them"
+            )
+        return row
+
+    @property
+    def state(self) -> RunState:
+        """ "running", "done", "failed" or "cancelled"."""
+        return cast(RunState, self._row().state)
+
+    @property
+    def table_name(self) -> str:
+        """The table (or ``parquet:PATH``) that the run makes."""
+        return self._row().table
+
+    @property
+    def table(self) -> Table:
+        """The table that the run makes, as far as it is: readable from the first finished task on."""
+        from onefold.compute.tables import Table
+
+        return Table(self._engine, self.table_name)
+
+    @property
+    def created_ms(self) -> int:
+        """When it was submitted, in ms since 1970."""
+        return self._row().created_ms
+
+    @property
+    def seed(self) -> int:
+        """The seed of its dispatch order."""
+        return self._row().seed
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Worker processes of this process that work for the run."""
+        runner = self._engine.runner(self.id)
+        return runner.worker_pids if runner is not None else []
+
+    def progress(self) -> Progress:
+        """The run's counters at this moment."""
+        with self._engine.space.view() as view:
+            row = state.read_run(view, self.id)
+            if row is None:
+                raise InvalidArgument(f"there is no run {self.id!r}")
+            workers = (
+                {claim.worker for claim in state.claims(view, self.id)} if row.state == "running" else set()
+            )
+        runner = self._engine.runner(self.id)
+        in_flight = runner.rows_in_flight if runner is not None and row.state == "running" else 0
+        now_ms = self._engine.env.wall_ms() if row.state == "running" else row.updated_ms
+        elapsed = max(0.0, (now_ms - row.created_ms) / 1000)
+        made = row.done - row.reused
+        left = row.total - row.done
+        eta = None
+        if row.state == "running" and made > 0 and elapsed > 0:
+            eta = elapsed / made * left
+        elif row.state == "done":
+            eta = 0.0
+        return Progress(
+            done=row.done,
+            total=row.total,
+            rows=row.rows + in_flight,
+            bytes=row.bytes,
+            failed=row.failed,
+            retried=row.retried,
+            reused=row.reused,
+            workers=len(workers),
+            elapsed=elapsed,
+            eta=eta,
+            skipped=row.dead,
+        )
+
+    def wait(self, timeout: float | None = None) -> Run:
+        """Wait until the run has ended, one way or another; returns the run.
+
+        Raises Timeout (the run goes on), Unavailable when no live process works on it (resume it), and what stopped this
+        process's own workers (a full disk, for example).
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        next_check = time.monotonic() + _ORPHAN_CHECK_S
+        while True:
+            with self._engine.space.view() as view:
+                row = state.read_run(view, self.id)
+                offset = view.offset
+            if row is None:
+                raise InvalidArgument(f"there is no run {self.id!r}")
+            runner = self._engine.runner(self.id)
+            if row.state != "running":
+                if runner is not None:
+                    runner.join()
+                return self
+            if runner is not None and runner.error is not None and not runner.alive:
+                raise runner.error
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                raise Timeout(f"run {self.id} has not ended after {timeout} s; it goes on", definite=True)
+            if now >= next_check:
+                next_check = now + _ORPHAN_CHECK_S
+                if (runner is None or not runner.alive) and self._engine.abandoned(self.id):
+                    raise Unavailable(
+                        f"nobody works on run {self.id}: its processes are gone. "
+                        f"Go on with db.open_run({self.id!r}).resume(); finished tasks are kept."
+                    )
+            left = _ORPHAN_CHECK_S if deadline is None else min(_ORPHAN_CHECK_S, deadline - now)
+            self._engine.space.wait(offset, max(0.0, left))
+
+    def result(self) -> Table:
+        """The run's table, once the run is done (waits for it). Raises JobFailed, or Unavailable when it was cancelled.
+
+        To read while it runs: ``run.table``.
+        """
+        self.wait()
+        self.raise_if_failed()
+        row = self._row()
+        if row.state == "cancelled":
+            raise Unavailable(f"run {self.id} was cancelled; go on with db.open_run({self.id!r}).resume()")
+        from onefold.compute.tables import Table
+
+        return Table(self._engine, row.table)
+
+    def raise_if_failed(self) -> None:
+        """Raise JobFailed with the record, its place and the traceback when the run has failed."""
+        row = self._row()
+        if row.state != "failed":
+            return
+        failure = row.error.failure if row.error is not None else None
+        if failure is None:
+            reason = row.error.reason if row.error is not None else "no reason was kept"
+            raise JobFailed(f"run {self.id} of {row.table!r} failed: {reason}", run_id=self.id)
+        parts = [f"run {self.id} of {row.table!r} failed: {failure.message}"]
+        if failure.location:
+            parts.append(f"at {failure.location}")
+        if failure.record is not None:
+            parts.append(f"record: {failure.record}")
+        if failure.traceback:
+            parts.append(failure.traceback.rstrip())
+        parts.append(
+            "Finished tasks are kept. Mend the function and run it again, or skip such records with on_error='skip'."
+        )
+        raise JobFailed(
+            "\n".join(parts),
+            run_id=self.id,
+            record=failure.record,
+            location=failure.location,
+            traceback=failure.traceback,
+        )
+
+    def cancel(self) -> None:
+        """Stop the run; what was finished stays and ``resume()`` goes on from there. No effect on a run that has ended."""
+        self._engine.submit(ops.Cancel(self.id, "cancelled by the user"))
+        runner = self._engine.runner(self.id)
+        if runner is not None:
+            runner.stop()
+            runner.join()
+
+    def resume(self, workers: int | None = None) -> Run:
+        """Go on with a run whose processes died, that was cancelled or that failed; finished tasks are not run again.
+
+        Works in the background, in this process. A run that is done stays as it is.
+        """
+        (outcome,) = self._engine.submit(ops.Resume(self.id, self._engine.space.member))
+        if isinstance(outcome, ops.Refused):
+            raise InvalidArgument(outcome.message)
+        self._engine.work(self.id, workers)
+        return self
+
+    def errors(self) -> list[RunError]:
+        """Failed attempts and skipped records, oldest first (as many as are kept)."""
+        with self._engine.space.view() as view:
+            rows = state.errors(view, self.id)
+        found: list[RunError] = []
+        for row in rows:
+            if row.failure is not None:
+                what = row.failure
+                found.append(
+                    RunError(
+                        what.message,
+                        what.traceback,
+                        what.record,
+                        what.location,
+                        row.stage,
+                        row.index,
+                        row.attempt,
+                        False,
+                    )
+                )
+            elif row.letter is not None:
+                letter = row.letter
+                found.append(
+                    RunError(
+                        letter.error,
+                        letter.traceback,
+                        letter.record,
+                        letter.location,
+                        row.stage,
+                        row.index,
+                        0,
+                        True,
+                    )
+                )
+        return found
+
+    def __repr__(self) -> str:
+        row = self._row()
+        return f"<Run {self.id} of {row.table!r}: {row.state}>"
+
+    def _repr_html_(self) -> str:
+        from onefold.display import run_html
+
+        return run_html(self)

@@ -1,0 +1,265 @@
+"""From a job to a run: resolve the sources, cut and pack the input, name the tasks, append one Submit.
+
+Everything that a later process needs to go on is in the log and the blob store before the first task is claimed: the
+plan with its functions, the splits, the dispatch order and the seed. Files that the table's last run has read already
+keep the pieces that they were cut into then, so their tasks keep their names and their results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from onefold import config
+from onefold.compute import explanation, identity
+from onefold.compute.blobs import BlobMissing, BlobStore
+from onefold.compute.jobs import state
+from onefold.compute.jobs.ops import StageSpec, Submit
+from onefold.compute.plan import Job, WriteParquet
+from onefold.compute.stages import (
+    PartialOutput,
+    PublishOutput,
+    ReduceLeaf,
+    SourceLeaf,
+    Split,
+    Stage,
+    TaskInput,
+    Unit,
+)
+from onefold.errors import TooLarge
+
+if TYPE_CHECKING:
+    from onefold.compute.plan import Source
+    from onefold.compute.sources import Resolved
+    from onefold.fold.space import Space
+
+_inputs_encoder = msgspec.msgpack.Encoder()
+_inputs_decoder = msgspec.msgpack.Decoder(list[TaskInput])
+
+
+@dataclass(frozen=True)
+class StoredJob:
+    """What the plan blob holds: enough for any process to go on with the run."""
+
+    job: Job
+    stages: tuple[Stage, ...]
+    columns: tuple[str, ...] | None
+    schema: tuple[tuple[str, Any], ...] | None = None
+    """Result columns and their types as far as the plan tells them."""
+
+    @property
+    def result_stage(self) -> int:
+        """The stage whose tasks make up the result (publishing a folder comes after it)."""
+        return max(stage.index for stage in self.stages if not isinstance(stage.output, PublishOutput))
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The columns that identify a row of the result; none for a collected dataset."""
+        stage = self.stages[self.result_stage]
+        if isinstance(stage.output, PartialOutput):
+            return tuple(key.meta.output_name() for key in stage.output.keys)
+        if any(isinstance(branch.leaf, ReduceLeaf) for branch in stage.branches):
+            return ("key",)
+        return ()
+
+
+def decode_inputs(data: bytes) -> list[TaskInput]:
+    """The tasks' inputs of one stage, in dispatch order."""
+    return _inputs_decoder.decode(data)
+
+
+class _Sources:
+    """The job's sources, each resolved once."""
+
+    def __init__(self) -> None:
+        self._resolved: dict[int, tuple[Source, Resolved]] = {}
+
+    def resolve(self, source: Source) -> Resolved:
+        from onefold.compute import sources
+
+        if id(source) not in self._resolved:
+            self._resolved[id(source)] = (source, sources.resolve(source))
+        return self._resolved[id(source)][1]
+
+    def schema_of(self, source: Source) -> tuple[tuple[str, object], ...]:
+        return self.resolve(source).schema
+
+    def files(self) -> dict[str, str]:
+        """All files that were resolved, with size and modification."""
+        return {file.path: file.etag for _, resolved in self._resolved.values() for file in resolved.files}
+
+    def bytes_of(self, source: Source) -> int:
+        return sum(file.size for file in self.resolve(source).files)
+
+
+@dataclass(frozen=True)
+class _Previous:
+    """The table's last run as far as its tasks can be taken over."""
+
+    run: str | None
+    inputs: tuple[tuple[TaskInput, ...], ...] = ()
+    done: frozenset[tuple[int, int]] = frozenset()
+    """(stage, index) of finished tasks."""
+
+
+def prepare(
+    job: Job,
+    *,
+    space: Space,
+    blobs: BlobStore,
+    run: str,
+    seed: int,
+    target_splits: int | None,
+    on_error: Literal["fail", "skip"],
+    max_attempts: int,
+) -> tuple[Submit, StoredJob]:
+    """Check the job against its input and make the operation that submits it. Writes blobs only.
+
+    Raises InvalidPlan, InvalidArgument, InvalidValue (broken input files) and TooLarge (too many tasks).
+    """
+    from onefold.compute import compiler, functions
+
+    resolved = _Sources()
+    compiled = compiler.compile_job(job, schema_of=resolved.schema_of, bytes_of=resolved.bytes_of)
+    digest = identity.plan_digest(job)
+    version = job.sink.version
+    name = version if version is not None else digest.hex
+    previous = _previous(space, blobs, job, version, digest.hex)
+
+    specs: list[StageSpec] = []
+    names_by_stage: list[tuple[bytes, ...]] = []
+    for stage in compiled.stages:
+        upstream = [task for need in stage.needs for task in names_by_stage[need]]
+        inputs = _stage_inputs(stage, resolved, previous, target_splits, seed)
+        names = tuple(
+            identity.task_identity(
+                table=job.table,
+                name=name,
+                stage=stage.index,
+                content=identity.task_content(stage, item, upstream),
+            )
+            for item in inputs
+        )
+        names_by_stage.append(names)
+        specs.append(
+            StageSpec(
+                tasks=names,
+                needs=stage.needs,
+                inputs=blobs.put(_inputs_encoder.encode(inputs)),
+                costs=tuple(sum(unit.cost for unit in item.units) for item in inputs),
+            )
+        )
+    total = sum(len(spec.tasks) for spec in specs)
+    if total > config.TASKS_PER_JOB_MAX:
+        raise TooLarge(
+            f"the job would have {total} tasks; at most {config.TASKS_PER_JOB_MAX} are allowed. "
+            f"Set target_splits to a smaller number."
+        )
+    stored = StoredJob(job, compiled.stages, compiled.columns, compiled.schema)
+    submit = Submit(
+        run=run,
+        table=job.table,
+        sink="parquet" if isinstance(job.sink, WriteParquet) else "table",
+        mode="continue" if isinstance(job.sink, WriteParquet) else job.sink.mode,
+        version=version,
+        digest=digest.hex,
+        columns=compiled.columns,
+        plan=blobs.put(functions.dump(stored)),
+        seed=seed,
+        on_error=on_error,
+        max_attempts=max_attempts,
+        stages=tuple(specs),
+        member=space.member,
+        expect=previous.run,
+        explain=blobs.put(explanation.encode(explanation.Fingerprint(digest.parts, resolved.files()))),
+    )
+    return submit, stored
+
+
+def _previous(space: Space, blobs: BlobStore, job: Job, version: str | None, digest: str) -> _Previous:
+    with space.view() as view:
+        table = state.read_table(view, job.table)
+        if table is None or table.head is None:
+            return _Previous(None)
+        run = state.read_run(view, table.head)
+        if run is None:
+            return _Previous(table.head)
+        same = run.version == version if version is not None else run.version is None and run.digest == digest
+        fresh = not isinstance(job.sink, WriteParquet) and job.sink.mode == "replace"
+        if not same or fresh:
+            return _Previous(table.head)
+        done = frozenset(
+            (stage, index) for stage in range(len(run.stages)) for index in state.results(view, run.id, stage)
+        )
+    try:
+        inputs = tuple(tuple(decode_inputs(blobs.get(stage.inputs))) for stage in run.stages)
+    except BlobMissing:
+        return _Previous(table.head)
+    return _Previous(table.head, inputs, done)
+
+
+def _stage_inputs(
+    stage: Stage, resolved: _Sources, previous: _Previous, target_splits: int | None, seed: int
+) -> list[TaskInput]:
+    from onefold.compute import splitting
+
+    if isinstance(stage.output, PublishOutput):
+        return [TaskInput(0)]
+    before = previous.inputs[stage.index] if stage.index < len(previous.inputs) else ()
+    kept: list[TaskInput] = []
+    fresh: list[TaskInput] = []
+    finished = {before[index] for at, index in previous.done if at == stage.index and index < len(before)}
+    for number, branch in enumerate(stage.branches):
+        leaf = branch.leaf
+        if isinstance(leaf, SourceLeaf):
+            old = [item.units for item in before if item.branch == number and item.units]
+            splits_kept, splits_new = _splits(
+                leaf.source, resolved.resolve(leaf.source), old, target_splits, seed
+            )
+            kept.extend(TaskInput(number, split) for split in splits_kept)
+            fresh.extend(TaskInput(number, split) for split in splits_new)
+        else:
+            fresh.extend(TaskInput(number, partition=partition) for partition in range(leaf.partitions))
+    # Finished tasks are an exact total and come first, in their old order; all that is open is one random permutation,
+    # so that a contiguous prefix of it is a random sample.
+    position = {item: index for index, item in enumerate(before)}
+    exact = sorted((item for item in kept if item in finished), key=position.__getitem__)
+    open_ = [item for item in kept if item not in finished] + fresh
+    return exact + [open_[index] for index in splitting.dispatch_order(len(open_), seed)]
+
+
+def _splits(
+    source: Source, resolved: Resolved, previous: Sequence[Split], target_splits: int | None, seed: int
+) -> tuple[list[Split], list[Split]]:
+    from onefold.compute import sources, splitting
+
+    cut_before: dict[tuple[str, int, str], list[Unit]] = {}
+    for split in previous:
+        for unit in split:
+            cut_before.setdefault((unit.path, unit.size, unit.etag), []).append(unit)
+    units: list[Unit] = []
+    new_files = []
+    for file in resolved.files:
+        known = cut_before.get((file.path, file.size, file.etag))
+        if known is None:
+            new_files.append(file)
+        else:
+            units.extend(known)
+    new_bytes = sum(file.size for file in new_files)
+    new_units = sources.units_of(
+        source,
+        resolved._replace(files=tuple(new_files)),
+        split_bytes=config.SPLIT_BYTES_TARGET
+        if target_splits is None
+        else max(1, min(config.SPLIT_BYTES_TARGET, new_bytes // target_splits)),
+        min_units=config.SPLITS_DEFAULT_MIN if target_splits is None else target_splits,
+    )
+    units.extend(new_units)
+    if target_splits is None:
+        target = splitting.default_target(sum(unit.cost for unit in new_units), len(new_units))
+    else:
+        target = target_splits
+    return splitting.repack(previous, units, target_splits=max(1, target), seed=seed)

@@ -1,0 +1,31 @@
+"""Durations as people write them: seconds, ``timedelta`` or text such as ``"5s"``, ``"1m"``, ``"1h30m"``."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+
+from onefold.errors import InvalidArgument
+
+Duration = float | int | str | timedelta
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+
+
+def seconds(value: Duration, name: str) -> float:
+    """The duration in seconds; raises InvalidArgument that names the argument."""
+    if isinstance(value, timedelta):
+        result = value.total_seconds()
+    elif isinstance(value, str):
+        text = value.strip()
+        if not re.fullmatch(rf"(?:{_PART.pattern})+", text):
+            raise InvalidArgument(f"{name} must be a duration such as '5s', '1m' or '1h30m'; got {value!r}")
+        result = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidArgument(f"{name} must be seconds, a timedelta or text such as '5s'; got {value!r}")
+    else:
+        result = float(value)
+    if not math.isfinite(result) or result < 0:
+        raise InvalidArgument(f"{name} must be a finite duration of zero or more; got {value!r}")
+    return result
