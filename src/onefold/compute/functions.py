@@ -19,6 +19,7 @@ from dataclasses import fields, is_dataclass
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from onefold.compute.normal_code import codes, imports, mentioned
 from onefold.compute.user_code import is_user_module, user_modules
 from onefold.errors import InvalidArgument, InvalidValue
 
@@ -96,14 +97,6 @@ def _pickle(obj: object) -> bytes:
 
 
 # -- what functions use --------------------------------------------------------------------------------------
-
-
-def codes(code: CodeType) -> Iterator[CodeType]:
-    """The code of a function and of all functions inside it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from codes(constant)
 
 
 def _reachable(obj: object) -> Iterator[tuple[FunctionType, dict[str, Any]]]:
@@ -204,30 +197,6 @@ def _imported_inside(obj: object) -> dict[str, ModuleType]:
     return found
 
 
-def imports(fn: FunctionType) -> Iterator[str]:
-    """Absolute names of the modules that ``import`` statements inside the function name."""
-    import dis
-
-    package = fn.__globals__.get("__package__") or ""
-    for code in codes(fn.__code__):
-        if not any(op.opname == "IMPORT_NAME" for op in dis.get_instructions(code)):
-            continue
-        recent: list[Any] = []
-        base = ""
-        for op in dis.get_instructions(code):
-            if op.opname in {"LOAD_CONST", "LOAD_SMALL_INT"}:
-                recent = [*recent[-1:], op.argval]
-            elif op.opname == "IMPORT_NAME":
-                level = recent[0] if len(recent) == 2 and isinstance(recent[0], int) else 0
-                base = op.argval
-                if level:
-                    parent = package.rsplit(".", level - 1)[0] if level > 1 else package
-                    base = f"{parent}.{base}" if base else parent
-                yield base
-            elif op.opname == "IMPORT_FROM":
-                yield f"{base}.{op.argval}"
-
-
 def _with_parents(name: str) -> list[str]:
     parts = name.split(".")
     return [".".join(parts[: count + 1]) for count in range(len(parts))]
@@ -253,16 +222,14 @@ def _narrowed(obj: object, modules: dict[str, ModuleType]) -> bytes | None:
     """
     import cloudpickle
 
-    mentioned: set[str] = set()
+    names: set[str] = set()
     for fn, _ in _reachable((obj, [vars(module) for module in modules.values()])):
-        for code in codes(fn.__code__):
-            mentioned.update(code.co_names)
-            mentioned.update(constant for constant in code.co_consts if isinstance(constant, str))
+        names.update(mentioned(fn))
 
     class Narrow(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, item: Any) -> Any:
             if isinstance(item, ModuleType) and item.__name__ != "__main__" and is_user_module(item.__name__):
-                kept = {name: value for name, value in vars(item).items() if name in mentioned}
+                kept = {name: value for name, value in vars(item).items() if name in names}
                 return cloudpickle.cloudpickle.dynamic_subimport, (item.__name__, kept)
             return super().reducer_override(item)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from onefold.compute.explain import function_name
-from onefold.compute.normal import Normaliser, hash_parts
+from onefold.compute.normal import Normaliser
+from onefold.compute.normal_code import hash_parts
 from onefold.compute.plan import (
     Explode,
     Filter,
@@ -65,6 +66,7 @@ def plan_digest(job: Job) -> Digest:
     """
     digests = _Digests()
     root = digests.node(job.plan)
+    digests.part("the order of the steps", digests.values(digests.order))
     sink: tuple[Any, ...] = ("into",)
     if isinstance(job.sink, WriteParquet):
         sink = ("write_parquet", job.sink.partition_by)
@@ -173,6 +175,7 @@ class _Digests:
 
     def __init__(self) -> None:
         self.parts: dict[str, str] = {}
+        self.order: list[str] = []
         self._counts: dict[str, int] = {}
 
     def values(self, *values: object) -> bytes:
@@ -196,8 +199,11 @@ class _Digests:
         if not normaliser.definitions:
             self.part(f"{called} (function)", digest)
         for number, definition in enumerate(normaliser.definitions):
-            name = f"{called} (function)" if number == 0 else f"{called} uses {definition.name}"
-            self.part(name, definition.digest)
+            self.part(
+                f"{called} (function)" if number == 0 else f"{called} uses {definition.name}", definition.own
+            )
+            for variable, value in definition.uses.items():
+                self.parts.setdefault(f"{called} uses {variable}", value.hex())
         self._flag(normaliser)
         return digest
 
@@ -220,7 +226,9 @@ class _Digests:
                 sides = (self.node(node.left), self.node(node.right))
                 name = f"join on {', '.join(node.on)}"
                 digest = hash_parts("join", *sides, self.part(name, self.values(node.on, node.how)))
+        self.order.append(type(node).__name__)
         for step in reversed(chain):
+            self.order.append(type(step).__name__)
             digest = hash_parts("step", digest, self._step(step))
         return digest
 

@@ -12,23 +12,33 @@ unknown means that the task is run again. The reason is kept in ``unstable``.
 from __future__ import annotations
 
 import datetime
-import dis
 import enum
 import functools
-import hashlib
+import logging
 import re
 import secrets
 import struct
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from onefold.compute.normal_code import (
+    DIGEST_BYTES,
+    code_digest,
+    hash_parts,
+    imports,
+    loaded_globals,
+    mentioned,
+)
 from onefold.compute.user_code import is_user_module
 
-_SIZE = 16
 _VALUES_MAX = 2_000_000
+"""More values than this below one function are not looked through: its digest is random."""
+_ABOUT_THE_FILE = frozenset(
+    {"__file__", "__name__", "__doc__", "__spec__", "__package__", "__loader__", "__builtins__"}
+)
 _SKIPPED_ATTRIBUTES = frozenset(
     [
         "__module__",
@@ -56,7 +66,6 @@ _SKIPPED_ATTRIBUTES = frozenset(
         "_generate_next_value_",
         "__struct_config__",
         "__slotnames__",
-        "__hash__",
         "__type_params__",
     ]
 )
@@ -69,8 +78,12 @@ class Definition:
 
     name: str
     """As the program calls it."""
+    own: bytes = b""
+    """Of its code and defaults, without the variables that it takes from outside."""
     digest: bytes = b""
-    """Of its own code and values, other definitions by number."""
+    """Of all that it is made of, other definitions by number."""
+    uses: dict[str, bytes] = field(default_factory=dict)
+    """Variables from outside that are not definitions themselves: name -> digest."""
 
 
 @dataclass
@@ -94,7 +107,7 @@ class Normaliser:
     def digest(self, value: object) -> bytes:
         """The digest of a value together with all definitions that it leads to."""
         root = self.value(value, "value")
-        return _hash("root", root, *(definition.digest for definition in self.definitions))
+        return hash_parts("root", root, *(definition.digest for definition in self.definitions))
 
     def value(self, value: object, name: str) -> bytes:
         """The digest of a value; ``name`` says where it stands, for messages."""
@@ -106,11 +119,11 @@ class Normaliser:
             return simple
         key = id(value)
         if key in self._numbers:
-            return _hash("definition", self._numbers[key])
+            return hash_parts("definition", self._numbers[key])
         if key in self._open:
             depth = self._open[key]
             self._lowest = min(self._lowest, depth)
-            return _hash("cycle", len(self._open) - depth)
+            return hash_parts("cycle", len(self._open) - depth)
         known = self._cache.get(key)
         if known is not None:
             return known
@@ -140,52 +153,60 @@ class Normaliser:
     def _compound(self, value: Any, name: str) -> bytes:
         match value:
             case tuple() if type(value) is tuple:
-                return _hash("tuple", *(self.value(item, name) for item in value))
+                return hash_parts("tuple", *(self.value(item, name) for item in value))
             case list() if type(value) is list:
-                return _hash("list", *(self.value(item, name) for item in value))
+                return hash_parts("list", *(self.value(item, name) for item in value))
             case dict() if type(value) is dict:
-                return _hash("dict", *self._pairs(value.items(), name))
+                return hash_parts("dict", *self._pairs(value.items(), name))
             case set() | frozenset() if type(value) in (set, frozenset):
-                return _hash("set", *self._sorted(value, name))
+                return hash_parts("set", *self._sorted(value, name))
             case types.MappingProxyType():
-                return _hash("mapping", *self._pairs(value.items(), name))
+                return hash_parts("mapping", *self._pairs(value.items(), name))
             case types.FunctionType():
                 return self._function(value)
             case types.MethodType():
-                return _hash("method", self.value(value.__func__, name), self.value(value.__self__, name))
+                return hash_parts(
+                    "method", self.value(value.__func__, name), self.value(value.__self__, name)
+                )
             case functools.partial():
                 parts = (value.func, value.args, tuple(value.keywords.items()))
-                return _hash("partial", *(self.value(part, name) for part in parts))
+                return hash_parts("partial", *(self.value(part, name) for part in parts))
             case types.BuiltinFunctionType() | types.MethodWrapperType():
                 return self._builtin(value, name)
             case types.ModuleType():
-                return _hash("module", value.__name__)
+                return hash_parts("module", value.__name__)
             case types.CodeType():
-                return self.code(value)
+                return code_digest(value, self.value)
             case staticmethod() | classmethod():
-                return _hash(type(value).__name__, self.value(value.__func__, name))
+                return hash_parts(type(value).__name__, self.value(value.__func__, name))
             case property():
-                return _hash(
+                return hash_parts(
                     "property", *(self.value(part, name) for part in (value.fget, value.fset, value.fdel))
                 )
+            case set() | frozenset():
+                return hash_parts("set", self.value(type(value), name), *self._sorted(value, name))
+            case functools.cached_property():
+                return hash_parts("cached property", self.value(value.func, name))
+            case logging.Logger():
+                return hash_parts("logger")  # Named after the module as a rule, and changes no result.
             case re.Pattern():
-                return _hash("pattern", self.value(value.pattern, name), value.flags)
+                return hash_parts("pattern", self.value(value.pattern, name), value.flags)
             case enum.Enum():
-                return _hash(
+                return hash_parts(
                     "enum", self.value(type(value), name), value.name or "", self.value(value.value, name)
                 )
             case type():
                 return self._class(value)
             case types.GenericAlias() | types.UnionType():
-                return _hash("alias", repr(value))
+                return hash_parts("alias", repr(value))
             case types.CellType():
-                return _hash("cell", self.value(value.cell_contents, name))
+                return hash_parts("cell", self.value(value.cell_contents, name))
             case _:
                 return self._object(value, name)
 
     def _pairs(self, items: Iterable[tuple[Any, Any]], name: str) -> list[bytes]:
         return [
-            _hash(
+            hash_parts(
                 self.value(key, name),
                 self.value(item, f"{name}[{key!r:.40}]" if isinstance(key, str) else name),
             )
@@ -203,31 +224,34 @@ class Normaliser:
         alone.sort(key=lambda pair: pair[0])
         return [self.value(item, name) for _, item in alone]
 
-    # -- functions -------------------------------------------------------------------------------------------
+    # -- functions
 
     def _function(self, fn: types.FunctionType) -> bytes:
         if not is_user_module(fn.__module__) and _found(fn.__module__, fn.__qualname__) is fn:
-            return _hash("library", fn.__module__, fn.__qualname__)
+            return hash_parts("library", fn.__module__, fn.__qualname__)
         number, definition = self._define(fn, fn.__qualname__)
-        defaults = [self.value(item, f"a default of {fn.__qualname__}") for item in fn.__defaults__ or ()]
-        keywords = self._pairs((fn.__kwdefaults__ or {}).items(), f"a default of {fn.__qualname__}")
-        closure = []
-        for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-            try:
-                closure.append(_hash(name, self.value(cell.cell_contents, f"{name} of {fn.__qualname__}")))
-            except ValueError:
-                closure.append(_hash(name, "empty"))
+        if hasattr(fn, "registry") and hasattr(fn, "dispatch"):  # Made by functools.singledispatch.
+            cases = (hash_parts(self.value(kind, ""), self.value(to, "")) for kind, to in fn.registry.items())
+            definition.own = definition.digest = hash_parts("dispatch", *sorted(cases))
+            return hash_parts("definition", number)
+        label = f"a default of {fn.__qualname__}"
+        defaults = [self.value(item, label) for item in fn.__defaults__ or ()]
+        keywords = self._pairs((fn.__kwdefaults__ or {}).items(), label)
         attributes = {name: item for name, item in vars(fn).items() if name != "__wrapped__"}
-        definition.digest = _hash(
+        definition.own = hash_parts(
             "function",
-            self.code(fn.__code__),
-            _hash(*defaults),
-            _hash(*keywords),
-            _hash(*closure),
-            _hash(*self._globals(fn)),
+            code_digest(fn.__code__, self.value),
+            hash_parts(*defaults),
+            hash_parts(*keywords),
             self.value(attributes, fn.__qualname__),
         )
-        return _hash("definition", number)
+        outside = {**self._closure(fn), **self._globals(fn)}
+        for name, (value, digest) in outside.items():
+            if id(value) not in self._numbers:
+                definition.uses[name] = digest
+        taken = (hash_parts(name, digest) for name, (_, digest) in outside.items())
+        definition.digest = hash_parts("function", definition.own, *taken)
+        return hash_parts("definition", number)
 
     def _define(self, obj: object, name: str) -> tuple[int, Definition]:
         definition = Definition(name.rpartition("<locals>.")[2])
@@ -236,149 +260,116 @@ class Normaliser:
         self._keep.append(obj)
         return number, definition
 
-    def _globals(self, fn: types.FunctionType) -> list[bytes]:
+    def _closure(self, fn: types.FunctionType) -> dict[str, tuple[object, bytes]]:
+        found: dict[str, tuple[object, bytes]] = {}
+        for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+            try:
+                value = cell.cell_contents
+            except ValueError:
+                found[name] = (None, hash_parts("a variable that is not set"))
+            else:
+                found[name] = (value, self.value(value, f"{name} of {fn.__qualname__}"))
+        return found
+
+    def _globals(self, fn: types.FunctionType) -> dict[str, tuple[object, bytes]]:
         """What the function and those inside it take from its module and from modules of the program."""
-        used: dict[str, None] = {}
-        texts: set[str] = set()
-        for code in _codes(fn.__code__):
-            used.update(dict.fromkeys(code.co_names))
-            texts.update(item for item in code.co_consts if isinstance(item, str))
-        loaded = {
-            op.argval
-            for code in _codes(fn.__code__)
-            for op in dis.get_instructions(code)
-            if op.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-        }
-        result = []
-        for name in sorted(loaded):
-            if name in fn.__globals__:
-                value = fn.__globals__[name]
-                label = f"{name} of {fn.__qualname__}"
-                result.append(_hash(name, self._module_or_value(value, {*used, *texts}, label)))
-            else:
-                result.append(_hash(name, "builtin"))
-        from onefold.compute.functions import imports
+        if not is_user_module(fn.__globals__.get("__name__")):
+            return {}  # Made by a decorator of a library: its own globals are the library's.
+        used = mentioned(fn)
+        found: dict[str, tuple[object, bytes]] = {}
+        for name in loaded_globals(fn):
+            if name in _ABOUT_THE_FILE or name not in fn.__globals__:
+                continue
+            value = fn.__globals__[name]
+            found[name] = (value, hash_parts("builtin"))
+            self._from_outside(found, name, value, used, f"{name} of {fn.__qualname__}")
+        for name in imports(fn):
+            if is_user_module(name):
+                self._from_outside(found, f"import {name}", sys.modules[name], used, name)
+        return found
 
-        for name in sorted(set(imports(fn))):
-            module = sys.modules.get(name)
-            if module is not None and is_user_module(name):
-                result.append(_hash("import", name, self._module(module, {*used, *texts}, name)))
-        return result
-
-    def _module_or_value(self, value: object, used: set[str], label: str) -> bytes:
-        if isinstance(value, types.ModuleType) and is_user_module(value.__name__):
-            return self._module(value, used, label)
-        return self.value(value, label)
-
-    def _module(self, module: types.ModuleType, used: set[str], label: str) -> bytes:
-        """A module of the program by those of its names that the code mentions."""
-        if id(module) in self._open:
-            return _hash("module above")
-        self._open[id(module)] = len(self._open)
+    def _from_outside(
+        self,
+        found: dict[str, tuple[object, bytes]],
+        name: str,
+        value: object,
+        used: frozenset[str],
+        label: str,
+    ) -> None:
+        """Add a variable; of a module of the program, those of its names that the code mentions."""
+        if not isinstance(value, types.ModuleType) or not is_user_module(value.__name__):
+            found[name] = (value, self.value(value, label))
+            return
+        found[name] = (value, hash_parts("module"))
+        if id(value) in self._open:
+            return
+        self._open[id(value)] = len(self._open)
         try:
-            return _hash(
-                "module",
-                *(
-                    _hash(name, self._module_or_value(vars(module)[name], used, f"{label}.{name}"))
-                    for name in sorted(used & vars(module).keys())
-                    if not name.startswith("__")
-                ),
-            )
+            for inner in sorted(used & vars(value).keys() - _ABOUT_THE_FILE):
+                self._from_outside(found, f"{name}.{inner}", vars(value)[inner], used, f"{label}.{inner}")
         finally:
-            del self._open[id(module)]
-
-    def code(self, code: types.CodeType) -> bytes:
-        """Instructions with their arguments by value and jumps by position, without lines, names of files or
-        docstrings.
-        """
-        ops = [op for op in dis.get_instructions(code) if op.opname not in ("EXTENDED_ARG", "CACHE", "NOP")]
-        offsets = [op.offset for op in ops]
-        parts: list[bytes] = []
-        for op in ops:
-            if op.opcode in dis.hasconst:
-                argument = self.value(op.argval, code.co_name)
-            elif op.opcode in dis.hasjrel or op.opcode in dis.hasjabs:
-                argument = _hash(_position(offsets, op.argval))
-            elif op.arg is None:
-                argument = b""
-            elif isinstance(op.argval, str | int):
-                argument = _hash(op.argval, op.argrepr if op.opcode in dis.hascompare else "")
-            else:
-                argument = _hash(op.arg)
-            parts.append(_hash(op.opname, argument))
-        handlers = [
-            _hash(
-                _position(offsets, e.start),
-                _position(offsets, e.end),
-                _position(offsets, e.target),
-                e.depth,
-                e.lasti,
-            )
-            for e in getattr(dis.Bytecode(code), "exception_entries", ())
-        ]
-        shape = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
-        arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        return _hash("code", *shape, *arguments, _hash(*parts), _hash(*handlers))
+            del self._open[id(value)]
 
     # -- classes and objects ---------------------------------------------------------------------------------
 
     def _class(self, cls: type) -> bytes:
         if not is_user_module(cls.__module__):
-            return _hash("library", cls.__module__, cls.__qualname__)
+            return hash_parts("library", cls.__module__, cls.__qualname__)
         number, definition = self._define(cls, cls.__qualname__)
         members = [
-            _hash(name, self._member(member, f"{cls.__qualname__}.{name}"))
+            hash_parts(name, self._member(member, f"{cls.__qualname__}.{name}"))
             for name, member in vars(cls).items()
             if name not in _SKIPPED_ATTRIBUTES
         ]
         annotations = [
-            _hash(name, _type_name(kind)) for name, kind in vars(cls).get("__annotations__", {}).items()
+            hash_parts(name, _type_name(kind)) for name, kind in vars(cls).get("__annotations__", {}).items()
         ]
         enumerated = [
-            _hash(name, self.value(member.value, f"{cls.__qualname__}.{name}"))
+            hash_parts(name, self.value(member.value, f"{cls.__qualname__}.{name}"))
             for name, member in getattr(cls, "__members__", {}).items()
             if issubclass(cls, enum.Enum)
         ]
-        definition.digest = _hash(
+        definition.own = definition.digest = hash_parts(
             "class",
+            self.value(type(cls), cls.__qualname__),
             *(self.value(base, cls.__qualname__) for base in cls.__bases__),
-            _hash(*sorted(members)),
-            _hash(*annotations),
-            _hash(*enumerated),
+            hash_parts(*sorted(members)),
+            hash_parts(*annotations),
+            hash_parts(*enumerated),
         )
-        return _hash("definition", number)
+        return hash_parts("definition", number)
 
     def _member(self, member: object, name: str) -> bytes:
         if isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType):
-            return _hash("slot")
+            return hash_parts("slot")
         if isinstance(member, enum.Enum):
-            return _hash("member", member.name)
+            return hash_parts("member", member.name)
         return self.value(member, name)
 
     def _builtin(self, fn: Any, name: str) -> bytes:
         owner = getattr(fn, "__self__", None)
         if owner is None or isinstance(owner, types.ModuleType):
-            return _hash("builtin", fn.__module__ or "", fn.__qualname__)
-        return _hash("bound", self.value(owner, name), fn.__name__)
+            return hash_parts("builtin", fn.__module__ or "", fn.__qualname__)
+        return hash_parts("bound", self.value(owner, name), fn.__name__)
 
     def _object(self, value: Any, name: str) -> bytes:
         from onefold.compute.normal_data import data_form
 
         if hasattr(value, "cache_parameters") and hasattr(value, "__wrapped__"):
-            return _hash(
+            return hash_parts(
                 "cached", self.value(value.__wrapped__, name), self.value(value.cache_parameters(), name)
             )
         form = data_form(value)
         if form is not None:
-            return _hash("data", self.value(form, name))
+            return hash_parts("data", self.value(form, name))
         try:
             reduced = value.__reduce_ex__(4)
         except Exception as error:
             return self._unknown(name, value, str(error))
         if isinstance(reduced, str):
-            return _hash("global", type(value).__module__, reduced)
+            return hash_parts("global", self.value(type(value), name), reduced)
         made, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
-        return _hash(
+        return hash_parts(
             "object",
             self.value(made, name),
             *(self.value(item, name) for item in arguments),
@@ -389,58 +380,27 @@ class Normaliser:
 
     def _unknown(self, name: str, value: object, why: str) -> bytes:
         self.unstable.append(f"{name} is a {type(value).__qualname__} without a canonical form ({why:.200})")
-        return secrets.token_bytes(_SIZE)
+        return secrets.token_bytes(DIGEST_BYTES)
 
 
 def _simple(value: object) -> bytes | None:
     """The digest of a value that holds no others, by type and content."""
     kind = type(value)
     if value is None or value is Ellipsis or value is NotImplemented or kind is bool:
-        return _hash("constant", repr(value))
+        return hash_parts("constant", repr(value))
     if kind is int or kind is str or kind is bytes:
-        return _hash("plain", value)  # type: ignore[arg-type]
+        return hash_parts("plain", value)  # type: ignore[arg-type]
     if kind is float:
-        return _hash("float", struct.pack(">d", value))
+        return hash_parts("float", struct.pack(">d", value))
     if kind is complex:
-        return _hash("complex", struct.pack(">dd", value.real, value.imag))  # type: ignore[attr-defined]
+        return hash_parts("complex", struct.pack(">dd", value.real, value.imag))  # type: ignore[attr-defined]
     if kind is bytearray:
-        return _hash("bytearray", bytes(value))  # type: ignore[call-overload]
+        return hash_parts("bytearray", bytes(value))  # type: ignore[call-overload]
     if kind is range or kind is slice:
-        return _hash(kind.__name__, repr(value))
+        return hash_parts(kind.__name__, repr(value))
     if kind in (datetime.date, datetime.time, datetime.datetime) and getattr(value, "tzinfo", None) is None:
-        return _hash(kind.__name__, value.isoformat(), str(getattr(value, "fold", 0)))  # type: ignore[attr-defined]
+        return hash_parts(kind.__name__, value.isoformat(), str(getattr(value, "fold", 0)))  # type: ignore[attr-defined]
     return None
-
-
-def _hash(*parts: bytes | str | int) -> bytes:
-    """BLAKE2b of parts with their types and lengths, so that no two lists of parts run together."""
-    state = hashlib.blake2b(digest_size=_SIZE)
-    for part in parts:
-        if isinstance(part, str):
-            data, tag = part.encode("utf-8", "surrogatepass"), b"s"
-        elif isinstance(part, int):
-            data, tag = str(int(part)).encode(), b"i"
-        else:
-            data, tag = part, b"b"
-        state.update(tag + len(data).to_bytes(8, "big"))
-        state.update(data)
-    return state.digest()
-
-
-hash_parts: Callable[..., bytes] = _hash
-
-
-def _codes(code: types.CodeType) -> Iterable[types.CodeType]:
-    from onefold.compute.functions import codes
-
-    return codes(code)
-
-
-def _position(offsets: list[int], offset: int) -> int:
-    """The number of the first instruction at or after an offset."""
-    from bisect import bisect_left
-
-    return bisect_left(offsets, offset)
 
 
 def _found(module: str | None, qualname: str) -> object:
