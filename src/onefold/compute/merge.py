@@ -1,10 +1,9 @@
 """The fixed merge tree: partials merge along a binary tree over dispatch index.
-
-Float sums depend on the order of additions, so the order is fixed: node (j, i) covers the dispatch indexes
-[i * 2**j, (i + 1) * 2**j) and its value is ``merge_pair(left half, right half)``, or the only half that has a leaf. A
-node's value depends on the leaves in its range and on nothing else: not on the order in which tasks finished, nor on what
-was read before. So any intermediate node may be kept, and reading a table again after one more task costs one merge per
-level and not one per task.
+ Float sums depend on the order of additions, so the order is fixed: node (j, i) covers the dispatch indexes
+[i * 2**j, (i + 1) * 2**j) and its value is ``merge_pair(left half, right half)``, or the only half that has a
+leaf. A node's value depends on the leaves in its range and on nothing else: not on the order in which tasks
+finished, nor on what was read before. So any intermediate node may be kept, and reading a table again after
+one more task costs one merge per level and not one per task.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -24,11 +24,17 @@ if TYPE_CHECKING:
 
 CACHE_BYTES_MAX = 256 * 1024 * 1024
 """Memory that a MergeCache takes for merged frames."""
+FORK_LEAVES_MIN = 4
+"""Two halves with at least this many leaves each are merged in two threads."""
+FORKS = 1
+"""How many levels of the tree fork. Most of a merge is Polars and numpy at work on one column without the GIL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A task's partial: its content name (equal names have equal frames), and how to get the frame when it is needed."""
+    """A task's partial: its content name (equal names have equal frames), and how to get the frame when it is
+    needed.
+    """
 
     name: str
     load: Callable[[], pl.DataFrame]
@@ -91,9 +97,8 @@ def merge_tree(
     leaves: Mapping[int, Leaf], merge_pair: MergePair, cache: MergeCache | None = None
 ) -> pl.DataFrame | None:
     """The merge of all leaves (dispatch index -> leaf) along the fixed tree; None without leaves.
-
-    Leaves are loaded when a node that needs them is not in the cache, each once. Bit for bit the same for the same
-    leaves, whatever the cache holds.
+     Leaves are loaded when a node that needs them is not in the cache, each once. Bit for bit the same for the
+    same leaves, whatever the cache holds.
     """
     if not leaves:
         return None
@@ -115,22 +120,30 @@ def merge_tree(
             digests[first, last] = known
         return known
 
-    def node(low: int, high: int, first: int, last: int) -> pl.DataFrame:
+    def node(low: int, high: int, first: int, last: int, forks: int) -> pl.DataFrame:
         if last - first == 1:
             return leaves[indexes[first]].load()
         middle = (low + high) // 2
         cut = bisect_left(indexes, middle, first, last)
         if cut == first:
-            return node(middle, high, first, last)
+            return node(middle, high, first, last, forks)
         if cut == last:
-            return node(low, middle, first, last)
+            return node(low, middle, first, last, forks)
         key = digest(low, high, first, last) if cache is not None else b""
         if cache is not None and (kept := cache.get(key)) is not None:
             return kept
-        merged = merge_pair(node(low, middle, first, cut), node(middle, high, cut, last))
+        if forks and min(cut - first, last - cut) >= FORK_LEAVES_MIN:
+            with ThreadPoolExecutor(1) as pool:
+                pending = pool.submit(node, low, middle, first, cut, forks - 1)
+                right = node(middle, high, cut, last, forks - 1)
+                left = pending.result()
+        else:
+            left = node(low, middle, first, cut, forks)
+            right = node(middle, high, cut, last, forks)
+        merged = merge_pair(left, right)
         if cache is not None:
             cache.put(key, merged)
         return merged
 
     size = 1 << indexes[-1].bit_length()
-    return node(0, size, 0, len(indexes))
+    return node(0, size, 0, len(indexes), FORKS)

@@ -1,8 +1,7 @@
 """Merging two partial frames: groups of one side are kept, groups of both are combined.
-
-Partial frames are sorted by their keys. Mostly two splits hold the same groups; then the key columns are equal and states
-are combined as they stand, by vectorised arithmetic without hashing. Whatever path is taken, a group's state is
-``combine(left, right)``, so the result does not depend on it.
+ Partial frames are sorted by their keys. Mostly two splits hold the same groups; then the key columns are
+equal and states are combined as they stand, by vectorised arithmetic without hashing. Whatever path is taken,
+a group's state is ``combine(left, right)``, so the result does not depend on it.
 """
 
 from __future__ import annotations
@@ -19,15 +18,14 @@ from onefold.errors import InvalidPlan
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_LEFT, _RIGHT, _KEY = "__onefold_left", "__onefold_right", "__onefold_key"
+_ROW = "__onefold_row"
 
 
 def merge_pair(
     a: pl.DataFrame, b: pl.DataFrame, keys: Sequence[str], aggs: Sequence[tuple[str, Aggregate]]
 ) -> pl.DataFrame:
     """The partial of both frames' rows, sorted by the keys. ``a`` is the lower side of the merge tree.
-
-    Frames whose dtypes differ (a column that was all null in one split) are brought to common supertypes. Raises
+     Frames whose dtypes differ (a column that was all null in one split) are brought to common supertypes. Raises
     InvalidPlan if there is none.
     """
     if a.schema != b.schema:
@@ -70,38 +68,43 @@ def _rows(frame: pl.DataFrame, index: NDArray[Any]) -> pl.DataFrame:
 def _aligned(
     a: pl.DataFrame, b: pl.DataFrame, keys: Sequence[str]
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Rows of ``a`` and of ``b`` that are the same group, and the order in which rows of (a, b, both) are the result."""
+    """Rows of ``a`` and of ``b`` that are the same group, and the order in which rows of (a, b, both) are the result.
+
+    Both sides are sorted and have each group once, so in one sorted run of both the rows of a group stand side by side.
+    """
     if len(keys) == 1 and _numeric(a[keys[0]]) and _numeric(b[keys[0]]):
-        return _aligned_numbers(a[keys[0]].to_physical().to_numpy(), b[keys[0]].to_physical().to_numpy())
-    left = a.select(keys).with_row_index(_LEFT)
-    right = b.select(keys).with_row_index(_RIGHT)
-    union = left.join(right, on=keys, how="full", coalesce=True, nulls_equal=True).sort(keys)
-    both = union.select(_LEFT, _RIGHT).drop_nulls()
-    total = a.height + b.height
-    has_both = pl.col(_LEFT).is_not_null() & pl.col(_RIGHT).is_not_null()
-    order = union.select(
-        pl.when(has_both)
-        .then(total - 1 + has_both.cast(pl.Int64).cum_sum())
-        .otherwise(pl.coalesce(pl.col(_LEFT).cast(pl.Int64), pl.col(_RIGHT).cast(pl.Int64) + a.height))
-    ).to_series()
-    return both[_LEFT].to_numpy(), both[_RIGHT].to_numpy(), order.to_numpy()
+        runs = np.concatenate([a[keys[0]].to_physical().to_numpy(), b[keys[0]].to_physical().to_numpy()])
+        order = np.argsort(runs, kind="stable")
+        ordered = runs[order]
+        same = ordered[1:] == ordered[:-1]
+    elif len(keys) == 1:
+        key = pl.concat([a[keys[0]], b[keys[0]]])
+        index = key.arg_sort()
+        order = index.to_numpy().astype(np.int64)
+        same = _same_as_next(key.gather(index).to_frame())
+    else:
+        left = a.select(keys).with_columns(pl.int_range(a.height).alias(_ROW))
+        right = b.select(keys).with_columns(pl.int_range(a.height, a.height + b.height).alias(_ROW))
+        run = left.merge_sorted(right, keys, maintain_order=True)
+        order = run[_ROW].to_numpy().copy()
+        same = _same_as_next(run.select(keys))
+    twice = np.flatnonzero(same)
+    first, second = order[twice], order[twice + 1]
+    order[twice] = a.height + b.height + np.arange(len(twice))
+    return np.minimum(first, second), np.maximum(first, second) - a.height, np.delete(order, twice + 1)
 
 
 def _numeric(key: pl.Series) -> bool:
+    """Keys that numpy orders and compares as Polars does."""
     dtype = key.dtype
     whole = dtype.is_integer() and dtype not in (pl.Int128, pl.UInt128)
     return (whole or dtype.is_temporal()) and key.null_count() == 0
 
 
-def _aligned_numbers(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """The same for one sorted integer key: a stable sort of two runs is one linear merge."""
-    keys = np.concatenate([a, b])
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    twice = np.flatnonzero(ordered[1:] == ordered[:-1])
-    in_a, in_b = order[twice], order[twice + 1] - len(a)
-    order[twice] = len(keys) + np.arange(len(twice))
-    return in_a, in_b, np.delete(order, twice + 1)
+def _same_as_next(keys: pl.DataFrame) -> NDArray[Any]:
+    """For each row but the last: its keys equal the next row's, null and NaN being equal to themselves."""
+    equal = pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(-1)) for name in keys.columns)
+    return keys.select(equal).to_series().head(-1).to_numpy()
 
 
 def _conformed(a: pl.DataFrame, b: pl.DataFrame, keys: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -1,7 +1,7 @@
 """What every mergeable aggregate is: a partial per split, a merge of two partials, a final value.
-
-An aggregate's *state* is a few columns of the partial frame, one row per group, named ``{name}:{suffix}``. States of
-two partials are only ever combined row by row for groups that both have; a group that one of them lacks keeps its state.
+ An aggregate's *state* is a few columns of the partial frame, one row per group, named ``{name}:{suffix}``.
+States of two partials are only ever combined row by row for groups that both have; a group that one of them
+lacks keeps its state.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ State = dict[str, pl.Series]
 """The state of one aggregate: suffix -> column, one row per group."""
 
 ORDER_COLUMN = "__onefold_order"
-"""``struct {path: String, start: Int64, row: Int64}``: where a row came from. A task adds it to its rows when some
-aggregate has ``needs_order``."""
+"""``struct {path: String, start: Int64, row: Int64}``: where a row came from. A task adds it to its rows when
+some aggregate has ``needs_order``.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,21 +68,28 @@ class Aggregate:
     def __hash__(self) -> int:
         return hash((self.kind, self.options(), len(self.expressions())))
 
-    def derived(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:
-        """Native aggregates: more input columns, computed from the inputs of the whole split: name -> expression."""
+    def derived(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:  # noqa: ARG002
+        """Native aggregates: more input columns, computed from the inputs of the whole split: name ->
+        expression.
+        """
         return {}
 
     def states(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:
-        """Native aggregates: suffix -> aggregation over the input columns, for ``group_by().agg`` and ``select``."""
+        """Native aggregates: suffix -> aggregation over the input columns, for ``group_by().agg`` and
+        ``select``.
+        """
         raise NotImplementedError
 
     def collect(self, groups: pl.Series, inputs: Sequence[pl.Series], count: int) -> State:
-        """Other aggregates: the states of ``count`` groups, where row i belongs to group ``groups[i]`` (UInt32)."""
+        """Other aggregates: the states of ``count`` groups, where row i belongs to group ``groups[i]``
+        (UInt32).
+        """
         raise NotImplementedError
 
     def combine(self, left: State, right: State) -> State:
-        """The states of groups that both sides have, row by row. Same suffixes and dtypes in and out. Associative
-        up to float rounding; left is the lower range of the merge tree."""
+        """The states of groups that both sides have, row by row. Same suffixes and dtypes in and out.
+        Associative up to float rounding; left is the lower range of the merge tree.
+        """
         raise NotImplementedError
 
     def finish(self, state: State) -> pl.Series:
@@ -92,7 +100,7 @@ class Aggregate:
         """An aggregation over the input columns with the dtype (and the dtype errors) of the final value."""
         raise NotImplementedError
 
-    def totals(self, state: State) -> tuple[pl.Series, pl.Series] | None:
+    def totals(self, state: State) -> tuple[pl.Series, pl.Series] | None:  # noqa: ARG002
         """Per group the split total of the value and the number of non-null values, or None: no interval."""
         return None
 
@@ -133,7 +141,9 @@ def as_index(counts: pl.Series) -> pl.Series:
 
 
 def scattered(groups: pl.Series, values: pl.Series, count: int) -> pl.Series:
-    """A column of ``count`` rows with ``values[i]`` at row ``groups[i]`` and null elsewhere. Each group at most once."""
+    """A column of ``count`` rows with ``values[i]`` at row ``groups[i]`` and null elsewhere. Each group at
+    most once.
+    """
     found = pl.DataFrame([groups.alias("g"), values.alias("v")])
     every = pl.DataFrame({"g": pl.arange(0, count, dtype=pl.UInt32, eager=True)})
     return every.join(found, on="g", how="left", maintain_order="left")["v"]

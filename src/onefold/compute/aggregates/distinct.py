@@ -72,7 +72,9 @@ class ApproxNUnique(ColumnAggregate):
 
 
 def hashable(values: pl.Series) -> pl.Series:
-    """Values as the integers, floats or texts that a sketch hashes: equal values give equal ones in every split."""
+    """Values as the integers, floats or texts that a sketch hashes: equal values give equal ones in every
+    split.
+    """
     dtype = values.dtype
     if dtype.is_temporal() or dtype == pl.Boolean:
         return values.cast(pl.Int64) if dtype == pl.Boolean else values.to_physical().cast(pl.Int64)
@@ -100,9 +102,10 @@ def distinct_bounds(
     name: str,
     deviations: int = 2,
 ) -> pl.DataFrame:
-    """Key columns, ``lo`` and ``hi``: the sketch's own bounds at 1, 2 or 3 standard deviations (68, 95, 99.7 %).
-
-    They bound the number of distinct values among the rows of this partial, which says nothing of rows not yet read.
+    """Key columns, ``lo`` and ``hi``: the sketch's own bounds at 1, 2 or 3 standard deviations (68, 95, 99.7
+        %).
+     They bound the number of distinct values among the rows of this partial, which says nothing of rows not yet
+    read.
     """
     if not isinstance(dict(aggs)[name], ApproxNUnique):
         raise InvalidPlan(f"column {name!r} is not an agg.approx_n_unique")

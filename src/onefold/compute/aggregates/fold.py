@@ -15,11 +15,11 @@ from onefold.compute.aggregates.base import Aggregate, State
 
 @dataclass(frozen=True, eq=False)
 class Fold(Aggregate):
-    """A state of the user's: ``initial()`` per group and split, ``add(state, row)`` per row in the split's order, and
-    ``merge(a, b)`` of two splits' states. The value is the state.
-
-    Splits are merged in their random dispatch order, so the result is only well defined if ``merge`` is associative
-    and does not care for the order. With ``column`` values are added instead of rows (dicts), nulls included.
+    """A state of the user's: ``initial()`` per group and split, ``add(state, row)`` per row in the split's
+        order, and ``merge(a, b)`` of two splits' states. The value is the state.
+     Splits are merged in their random dispatch order, so the result is only well defined if ``merge`` is
+    associative and does not care for the order. With ``column`` values are added instead of rows (dicts), nulls
+    included.
     """
 
     kind: ClassVar[str] = "fold"
@@ -64,7 +64,7 @@ class Fold(Aggregate):
         except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
             return pl.Series(values, dtype=pl.Object)
 
-    def reference(self, inputs: Sequence[str]) -> pl.Expr:
+    def reference(self, inputs: Sequence[str]) -> pl.Expr:  # noqa: ARG002
         return pl.lit(None, dtype=self.dtype)
 
 
@@ -72,7 +72,8 @@ _PLAIN = (int, float, str, bytes, bool, type(None))
 
 
 def _dumps(state: Any) -> bytes:
-    # cloudpickle carries classes of the user's program, which other processes do not have; plain values need no such care.
+    # cloudpickle carries classes of the user's program, which other processes do not have; plain values need
+    # no such care.
     if type(state) in _PLAIN:
         return pickle.dumps(state, protocol=5)
     return bytes(cloudpickle.dumps(state, protocol=5))

@@ -1,7 +1,6 @@
 """Partial and final frames of a group-by.
-
-A partial frame has one row per group, sorted by the keys: the key columns, then the state columns ``{name}:{suffix}`` of
-each aggregate. Without keys it has exactly one row, also when there are no input rows.
+ A partial frame has one row per group, sorted by the keys: the key columns, then the state columns
+``{name}:{suffix}`` of each aggregate. Without keys it has exactly one row, also when there are no input rows.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ def partial(
     rows: pl.LazyFrame, keys: Sequence[pl.Expr], aggs: Aggs, *, engine: Engine = "auto"
 ) -> pl.DataFrame:
     """The partial frame of these rows.
-
-    Null is a key like any other, so is NaN, and -0.0 is 0.0. ``engine="auto"`` is Polars' streaming engine, which takes
-    half the time of the in-memory one. Raises InvalidPlan when a key or an aggregate does not fit the rows' schema.
+     Null is a key like any other, so is NaN, and -0.0 is 0.0. ``engine="auto"`` is Polars' streaming engine,
+    which takes half the time of the in-memory one. Raises InvalidPlan when a key or an aggregate does not fit the
+    rows' schema.
     """
     chosen: Any = "streaming" if engine == "auto" else engine
     key_names, inputs, projected = _projected(rows, keys, aggs)
@@ -69,10 +68,10 @@ def partial(
 def final(
     partial: pl.DataFrame, keys: Sequence[str], aggs: Aggs, schema: pl.Schema | None = None
 ) -> pl.DataFrame:
-    """The user's frame: the keys and one column per aggregate, with the values and dtypes of Polars' own group-by.
-
-    Sorted by the keys. With ``schema`` (see ``result_schema``) columns are cast to it, which only matters when no split
-    had a value of some column. A count that does not fit into 32 bits makes its column UInt64.
+    """The user's frame: the keys and one column per aggregate, with the values and dtypes of Polars' own
+        group-by.
+     Sorted by the keys. With ``schema`` (see ``result_schema``) columns are cast to it, which only matters when
+    no split had a value of some column. A count that does not fit into 32 bits makes its column UInt64.
     """
     columns = [partial[key] for key in keys]
     columns += [agg.finish(state_of(partial, name)).alias(name) for name, agg in aggs]
@@ -119,9 +118,8 @@ def result_schema(input_schema: pl.Schema, keys: Sequence[pl.Expr], aggs: Aggs) 
 
 def totals(partial: pl.DataFrame, keys: Sequence[str], aggs: Aggs, name: str) -> pl.DataFrame | None:
     """What intervals are computed from: the key columns, ``s`` and ``c`` (Float64) of one split's partial.
-
-    ``s`` is the split's total of the value (the sum for sum and mean, the count for count) and ``c`` the number of
-    non-null values. None for aggregates that have no such interval.
+     ``s`` is the split's total of the value (the sum for sum and mean, the count for count) and ``c`` the number
+    of non-null values. None for aggregates that have no such interval.
     """
     agg = dict(aggs)[name]
     found = agg.totals(state_of(partial, name))
@@ -134,8 +132,8 @@ def _projected(
     rows: pl.LazyFrame, keys: Sequence[pl.Expr], aggs: Aggs
 ) -> tuple[list[str], list[list[str]], pl.LazyFrame]:
     """Key names, input columns per aggregate, and the rows with exactly these columns.
-
-    Inputs are computed as columns before grouping: inside an aggregation a literal would be one value and not one per row.
+     Inputs are computed as columns before grouping: inside an aggregation a literal would be one value and not
+    one per row.
     """
     key_names, key_columns = _keys(rows, keys)
     _check_names(key_names, aggs)

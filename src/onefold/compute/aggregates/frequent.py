@@ -15,11 +15,12 @@ COUNTERS_MIN = 1024
 
 @dataclass(frozen=True, eq=False)
 class MostFrequent(ColumnAggregate):
-    """The ``k`` most frequent non-null values, as a list of structs {value, count (UInt64)}: largest count first, then value.
-
-    Exact while a group has no more than ``counters`` different values. Beyond, the counters are a mergeable summary
-    (Misra and Gries 1982; Agarwal et al., "Mergeable summaries", 2012): the count of the first value that has no counter
-    is taken off all, and kept as ``e``. A count is then never too low and too high by at most n / (counters + 1).
+    """The ``k`` most frequent non-null values, as a list of structs {value, count (UInt64)}: largest count
+        first, then value.
+     Exact while a group has no more than ``counters`` different values. Beyond, the counters are a mergeable
+    summary (Misra and Gries 1982; Agarwal et al., "Mergeable summaries", 2012): the count of the first value that
+    has no counter is taken off all, and kept as ``e``. A count is then never too low and too high by at most n /
+    (counters + 1).
     """
 
     kind: ClassVar[str] = "most_frequent"

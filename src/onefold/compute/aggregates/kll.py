@@ -1,9 +1,9 @@
 """A deterministic quantile sketch over numpy arrays.
-
-Karnin, Lang and Liberty, "Optimal quantile approximation in streams" (2016): levels of values, where a value of level h
-stands for 2**h values; a level that is too large is sorted and every second of its values moves up. Which half moves is a
-coin there. The sketches of Apache DataSketches draw it from a generator that Python cannot seed, so a task that is run
-again would leave another result; here it is a hash of the level's own values, and the sketch is a function of its input.
+ Karnin, Lang and Liberty, "Optimal quantile approximation in streams" (2016): levels of values, where a value
+of level h stands for 2**h values; a level that is too large is sorted and every second of its values moves
+up. Which half moves is a coin there. The sketches of Apache DataSketches draw it from a generator that Python
+cannot seed, so a task that is run again would leave another result; here it is a hash of the level's own
+values, and the sketch is a function of its input.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     Levels = list[NDArray[Any]]
 
 K = 512
-"""Capacity of the top level. Exact up to this many values; beyond, the rank error is below 1 % with 99 % confidence."""
+"""Capacity of the top level. Exact up to this many values; beyond, the rank error is below 1 % with 99 %
+confidence.
+"""
 _LEVEL_MIN = 8
 _SHRINK = 2 / 3
 
@@ -72,7 +74,9 @@ def weighted(levels: Levels) -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 
 def value_at(levels: Levels, q: float) -> Any:
-    """The value at quantile q, nearest rank (halves up), as Polars' ``interpolation="nearest"``. None without values."""
+    """The value at quantile q, nearest rank (halves up), as Polars' ``interpolation="nearest"``. None without
+    values.
+    """
     values, until = weighted(levels)
     if not len(values):
         return None

@@ -13,9 +13,10 @@ from onefold.errors import InvalidPlan
 
 
 def from_polars(expr: pl.Expr) -> tuple[str, Aggregate]:
-    """The output name and the aggregate of ``pl.len()`` or of ``sum``, ``mean``, ``min``, ``max``, ``count`` of an expression.
-
-    ``alias`` names the output. Raises InvalidPlan for anything else: what it means would depend on how the input is split.
+    """The output name and the aggregate of ``pl.len()`` or of ``sum``, ``mean``, ``min``, ``max``, ``count``
+        of an expression.
+     ``alias`` names the output. Raises InvalidPlan for anything else: what it means would depend on how the input
+    is split.
     """
     if not isinstance(expr, pl.Expr):
         raise InvalidPlan(f"unknown aggregate {expr!r}: use onefold.agg, such as n=agg.count()")

@@ -14,10 +14,10 @@ from onefold.compute.aggregates.base import ColumnAggregate, State, scattered
 @dataclass(frozen=True, eq=False)
 class First(ColumnAggregate):
     """The value of the first row, null if it is null there.
-
-    Without ``by`` rows are ordered by file, start of their unit, and row. With ``by`` rows where it is null do not count,
-    NaN is the largest, and of rows with equal ``by`` the smallest non-null value is first (the largest is last), so that
-    the result does not depend on how the input is split. (Values that cannot be compared, such as lists: the lower split's.)
+     Without ``by`` rows are ordered by file, start of their unit, and row. With ``by`` rows where it is null do
+    not count, NaN is the largest, and of rows with equal ``by`` the smallest non-null value is first (the largest
+    is last), so that the result does not depend on how the input is split. (Values that cannot be compared, such
+    as lists: the lower split's.)
     """
 
     kind: ClassVar[str] = "first"
@@ -65,7 +65,7 @@ class First(ColumnAggregate):
         return {name: scattered(best["g"], series, count) for name, series in found.items()}
 
     def combine(self, left: State, right: State) -> State:
-        ranked = [name for name in ("b", "p", "s", "r") if name in left]
+        ranked: list[str] = [name for name in ("b", "p", "s", "r") if name in left]
         if self.by is not None and not left["v"].dtype.is_nested():
             ranked.append("v")
         names = list(left)

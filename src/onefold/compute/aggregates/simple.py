@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +19,9 @@ from onefold.compute.aggregates.base import (
 
 
 def marker(dtype: pl.DataType | type[pl.DataType]) -> pl.Expr:
-    """A column of nulls that remembers a dtype which the state itself does not have (Float32 sums are kept as Float64)."""
+    """A column of nulls that remembers a dtype which the state itself does not have (Float32 sums are kept as
+    Float64).
+    """
     return pl.lit(None, dtype=dtype).first()
 
 
@@ -33,7 +35,7 @@ class Count(Aggregate):
     def expressions(self) -> tuple[pl.Expr, ...]:
         return () if self.column is None else (self.column,)
 
-    def states(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:
+    def states(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:  # noqa: ARG002
         return {"n": self.reference(inputs).cast(pl.UInt64)}
 
     def combine(self, left: State, right: State) -> State:
@@ -52,7 +54,9 @@ class Count(Aggregate):
 
 @dataclass(frozen=True, eq=False)
 class Sum(ColumnAggregate):
-    """The sum of non-null values, 0 without any. Integers wrap around as in Polars; Float32 is summed in Float64."""
+    """The sum of non-null values, 0 without any. Integers wrap around as in Polars; Float32 is summed in
+    Float64.
+    """
 
     kind: ClassVar[str] = "sum"
 
@@ -84,7 +88,9 @@ class Sum(ColumnAggregate):
 
 @dataclass(frozen=True, eq=False)
 class Mean(ColumnAggregate):
-    """The mean of non-null values, null without any. Dates and times are summed exactly and rounded towards zero."""
+    """The mean of non-null values, null without any. Integers, dates and times are summed exactly; a mean date or time
+    is rounded towards zero.
+    """
 
     kind: ClassVar[str] = "mean"
 
@@ -98,7 +104,8 @@ class Mean(ColumnAggregate):
         if dtype in (pl.Float16, pl.Float32):
             return {"s": column.cast(pl.Float64).sum(), "c": count, "t": marker(dtype)}
         if dtype.is_integer() or dtype == pl.Boolean:
-            return {"s": column.cast(pl.Float64).sum(), "c": count}
+            wide = pl.Int128 if dtype in (pl.Int64, pl.UInt64, pl.Int128, pl.UInt128) else pl.Int64
+            return {"s": column.cast(wide).sum(), "c": count}
         return {"s": column.sum(), "c": count}
 
     def combine(self, left: State, right: State) -> State:
@@ -110,7 +117,7 @@ class Mean(ColumnAggregate):
         if total.dtype == pl.Null:
             return total
         some = pl.select(pl.when(count > 0).then(count)).to_series()
-        if total.dtype == pl.Int128:
+        if "t" in state and state["t"].dtype.is_temporal():
             mean = (total.abs() // some.cast(pl.Int128)) * total.sign()
             return mean.cast(pl.Int64).cast(state["t"].dtype)
         mean = total.cast(pl.Float64) / some.cast(pl.Float64)
@@ -127,7 +134,7 @@ class Mean(ColumnAggregate):
 class Extreme(ColumnAggregate):
     """Common to min and max: nulls are ignored, and NaN unless there is nothing else, as in Polars."""
 
-    def states(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:
+    def states(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:  # noqa: ARG002
         return {"v": self.reference(inputs)}
 
     def finish(self, state: State) -> pl.Series:
@@ -141,7 +148,7 @@ class Min(Extreme):
     kind: ClassVar[str] = "min"
 
     def combine(self, left: State, right: State) -> State:
-        return {"v": pl.select(pl.min_horizontal(left["v"], right["v"])).to_series()}
+        return {"v": _pairwise(pl.min_horizontal, left["v"], right["v"])}
 
     def reference(self, inputs: Sequence[str]) -> pl.Expr:
         return pl.col(inputs[0]).min()
@@ -154,10 +161,18 @@ class Max(Extreme):
     kind: ClassVar[str] = "max"
 
     def combine(self, left: State, right: State) -> State:
-        return {"v": pl.select(pl.max_horizontal(left["v"], right["v"])).to_series()}
+        return {"v": _pairwise(pl.max_horizontal, left["v"], right["v"])}
 
     def reference(self, inputs: Sequence[str]) -> pl.Expr:
         return pl.col(inputs[0]).max()
+
+
+def _pairwise(choose: Callable[..., pl.Expr], left: pl.Series, right: pl.Series) -> pl.Series:
+    dtype = left.dtype
+    if isinstance(dtype, pl.Categorical):
+        # Their horizontal minimum goes by physical number, the aggregation by text.
+        left, right = left.cast(pl.String), right.cast(pl.String)
+    return pl.select(choose(left, right)).to_series().cast(dtype)
 
 
 def as_total(values: pl.Series) -> pl.Series:
