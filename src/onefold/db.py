@@ -224,7 +224,7 @@ class Database:
             raise InvalidArgument(f"unknown state {state!r}; use one of {', '.join(states)}")
         with self._engine.space.view() as view:
             rows = jobs.list_runs(view, state=state, table=table)
-        return [Run(self._engine, row.id) for row in rows]
+        return [Run(self._engine, row.id) for row in reversed(rows)]
 
     def open_run(self, id: str) -> Run:
         """A run by its id, to follow, cancel or resume it. Raises InvalidArgument when there is none."""

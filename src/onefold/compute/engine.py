@@ -11,9 +11,8 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -191,7 +190,7 @@ class Engine:
         }
         merged = merge.merge_tree(leaves, lambda a, b: aggregates.merge_pair(a, b, keys, output.aggs), cache)
         if merged is None:
-            return pl.DataFrame(schema=[(name, pl.Null) for name in stored.columns or ()])
+            return pl.DataFrame(schema=_schema(stored))
         return aggregates.final(merged, keys, output.aggs)
 
     def _leaf(self, result: Result) -> pl.DataFrame:
@@ -200,19 +199,50 @@ class Engine:
             raise LogCorrupt("a result that is said to have rows has none")
         return frame
 
-    def rows(self, results: Sequence[Result], stored: StoredJob) -> pl.LazyFrame:
-        """The rows of a collected dataset's tasks, in dispatch order."""
+    def rows(self, results: Sequence[Result], stored: StoredJob) -> pl.DataFrame:
+        """The rows of a collected dataset's tasks, in dispatch order.
+
+        Columns whose type was found from values may differ between tasks; they meet in their supertype, and InvalidValue
+        is raised where there is none.
+        """
         import polars as pl
 
-        frames = []
-        for result in results:
-            if result.blob is not None:
-                frames.append(pl.scan_ipc(self.blobs.open_path(result.blob)))
-            elif result.inline:
-                frames.append(pl.read_ipc(BytesIO(result.inline)).lazy())
-        if not frames:
-            return pl.LazyFrame(schema=dict(stored.schema) if stored.schema is not None else {})
-        return pl.concat(frames, how="vertical_relaxed") if len(frames) > 1 else frames[0]
+        from onefold.compute import frames
+
+        parts = [frame for frame in map(self.partial, results) if frame is not None]
+        if not parts:
+            return pl.DataFrame(schema=_schema(stored))
+        return frames.concat(parts)
+
+    def scan_rows(self, results: Sequence[Result], stored: StoredJob) -> pl.LazyFrame:
+        """The same as a lazy frame that reads a task's rows when they are wanted, where the plan tells their types."""
+        import polars as pl
+        from polars.io.plugins import register_io_source
+
+        if stored.schema is None or not results:
+            return self.rows(results, stored).lazy()
+
+        def read(
+            with_columns: list[str] | None,
+            predicate: pl.Expr | None,
+            n_rows: int | None,
+            batch_size: int | None,  # noqa: ARG001 - Polars passes it
+        ) -> Iterator[pl.DataFrame]:
+            left = n_rows
+            for result in results:
+                frame = self.partial(result)
+                if frame is None:
+                    continue
+                if left is not None:
+                    frame = frame.head(left)
+                    left -= frame.height
+                if predicate is not None:
+                    frame = frame.filter(predicate)
+                yield frame.select(with_columns) if with_columns is not None else frame
+                if left == 0:
+                    return
+
+        return register_io_source(read, schema=pl.Schema(_schema(stored)))
 
     def result_frames(self, run: str) -> Iterator[pl.DataFrame]:
         """The whole result of a run whose result stage is complete: one frame for groups, one a task for rows."""
@@ -269,6 +299,14 @@ class Engine:
             ]
         for start in range(0, len(lost), 1000):
             self.submit(*lost[start : start + 1000])
+
+
+def _schema(stored: StoredJob) -> list[tuple[str, Any]]:
+    import polars as pl
+
+    if stored.schema is not None:
+        return list(stored.schema)
+    return [(name, pl.Null()) for name in stored.columns or ()]
 
 
 def is_empty(result: Result) -> bool:

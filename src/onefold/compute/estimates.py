@@ -19,8 +19,15 @@ if TYPE_CHECKING:
     from onefold.compute.stages import PartialOutput, Result
     from onefold.compute.tables import Contents
 
+COLUMNS = ("value", "lo", "hi", "level", "kind", "n", "N", "reason")
+"""What an estimate says of a group."""
+Aggs = Sequence[tuple[str, "aggregates.Aggregate"]]
 _TOTALS: dict[str, Literal["count", "sum", "mean"]] = {"count": "count", "sum": "sum", "mean": "mean"}
-_BOUNDS: dict[str, Literal["min", "max", "n_unique"]] = {"min": "min", "max": "max", "approx_n_unique": "n_unique"}
+_BOUNDS: dict[str, Literal["min", "max", "n_unique"]] = {
+    "min": "min",
+    "max": "max",
+    "approx_n_unique": "n_unique",
+}
 
 
 @dataclass(frozen=True)
@@ -65,38 +72,71 @@ def estimate(
 ) -> pl.DataFrame:
     """The estimate of aggregate ``name``: key columns and ``value, lo, hi, level, kind, n, N, reason``.
 
-    ``load`` gives a task's partial, ``final`` the merged and finished frame of all finished tasks.
+    ``load`` gives a task's partial, ``final`` the merged and finished frame of all finished tasks. A key column that is
+    called like one of the others comes as ``key_NAME``.
     """
+    names = [key.meta.output_name() for key in output.keys]
+    # Inside, keys are numbered, so that no name of the user's meets a name of the statistics.
+    keys = [f"__key_{number}" for number in range(len(names))]
+    inner = dict(zip(names, keys, strict=True))
+
+    def renamed(frame: pl.DataFrame | None) -> pl.DataFrame | None:
+        return (
+            None
+            if frame is None
+            else frame.rename({old: new for old, new in inner.items() if old in frame.columns})
+        )
+
+    found = _estimate(
+        contents,
+        name,
+        level,
+        keys=keys,
+        aggs=output.aggs,
+        load=lambda result: renamed(load(result)),
+        final=lambda: renamed(final()),  # type: ignore[arg-type, return-value]
+        cache=cache,
+    )
+    return found.rename({new: f"key_{old}" if old in COLUMNS else old for old, new in inner.items()})
+
+
+def _estimate(
+    contents: Contents,
+    name: str,
+    level: float,
+    *,
+    keys: Sequence[str],
+    aggs: Aggs,
+    load: Callable[[Result], pl.DataFrame | None],
+    final: Callable[[], pl.DataFrame],
+    cache: MomentsCache,
+) -> pl.DataFrame:
     import polars as pl
 
-    aggs = dict(output.aggs)
-    keys = [key.meta.output_name() for key in output.keys]
-    aggregate = aggs[name]
+    kind = dict(aggs)[name].kind
     sample = sample_of(contents)
     if len(contents.results) == contents.total:
         return _as_exact(final(), keys, name, level, contents.total)
-    if aggregate.kind in _TOTALS:
-        sampled = _moments(contents, sample.prefix, name, keys, output, load, cache, "sample")
-        exact = _moments(contents, sample.exact, name, keys, output, load, cache, "exact")
+    if kind in _TOTALS:
         return statistics.intervals(
-            _TOTALS[aggregate.kind],
-            sampled,
-            exact,
+            _TOTALS[kind],
+            _moments(contents, sample.prefix, name, keys, aggs, load, cache, "sample"),
+            _moments(contents, sample.exact, name, keys, aggs, load, cache, "exact"),
             total_splits=sample.total,
             keys=keys,
             level=level,
         )
-    if aggregate.kind in _BOUNDS:
+    if kind in _BOUNDS:
         return statistics.bound(
-            _BOUNDS[aggregate.kind],
+            _BOUNDS[kind],
             final().select(*keys, pl.col(name).alias("value")),
             keys=keys,
             n=len(contents.results),
             total_splits=contents.total,
         )
-    if aggregate.kind == "approx_quantile":
-        return _quantiles(contents, sample, name, keys, output, load, level)
-    return _withheld(final(), keys, name, aggregate.kind, len(sample.prefix), sample.total)
+    if kind == "approx_quantile":
+        return _quantiles(contents, sample, name, keys, aggs, load, level)
+    return _withheld(final(), keys, name, kind, len(sample.prefix), sample.total)
 
 
 def _moments(
@@ -104,7 +144,7 @@ def _moments(
     indexes: Sequence[int],
     name: str,
     keys: Sequence[str],
-    output: PartialOutput,
+    aggs: Aggs,
     load: Callable[[Result], pl.DataFrame | None],
     cache: MomentsCache,
     stratum: str,
@@ -119,7 +159,7 @@ def _moments(
     empty = 0
     for index in indexes[known:]:
         partial = load(contents.results[index])
-        totals = aggregates.totals(partial, keys, output.aggs, name) if partial is not None else None
+        totals = aggregates.totals(partial, keys, aggs, name) if partial is not None else None
         if totals is None:
             empty += 1
         else:
@@ -140,14 +180,14 @@ def _quantiles(
     sample: Sample,
     name: str,
     keys: Sequence[str],
-    output: PartialOutput,
+    aggs: Aggs,
     load: Callable[[Result], pl.DataFrame | None],
     level: float,
 ) -> pl.DataFrame:
     """Woodruff's intervals from the splits' sketches. A split's rank in a group is asked of its own sketch."""
     import numpy as np
 
-    q = dict(output.aggs)[name].q  # type: ignore[attr-defined]
+    q = dict(aggs)[name].q  # type: ignore[attr-defined]
 
     def states(indexes: Sequence[int]) -> dict[tuple[Any, ...], list[tuple[bytes, float]]]:
         groups: dict[tuple[Any, ...], list[tuple[bytes, float]]] = {}
@@ -209,7 +249,9 @@ def _as_exact(frame: pl.DataFrame, keys: Sequence[str], name: str, level: float,
     )
 
 
-def _withheld(frame: pl.DataFrame, keys: Sequence[str], name: str, kind: str, n: int, total: int) -> pl.DataFrame:
+def _withheld(
+    frame: pl.DataFrame, keys: Sequence[str], name: str, kind: str, n: int, total: int
+) -> pl.DataFrame:
     """The value so far, for aggregates that have no interval."""
     import polars as pl
 

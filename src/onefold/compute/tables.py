@@ -137,7 +137,7 @@ class Table:
         """The table as a lazy frame; row tables are read from disk as they are needed."""
         contents = self.contents()
         if self._partial_output(contents) is None:
-            return self._engine.rows(self._ordered(contents), self._stored(contents))
+            return self._engine.scan_rows(self._ordered(contents), self._stored(contents))
         return self.frame_of(contents).lazy()
 
     def to_arrow(self) -> pa.Table:
@@ -229,7 +229,7 @@ class Table:
         stored = self._stored(contents)
         output = self._partial_output(contents)
         if output is None:
-            frame = self._engine.rows(self._ordered(contents), stored).collect()
+            frame = self._engine.rows(self._ordered(contents), stored)
         else:
             frame = self._engine.finished(contents.results, stored)
         with self._lock:
