@@ -133,7 +133,8 @@ def dedupe_by_maximum_only(client, number, known, *, offset, floor):
 
 
 @pytest.mark.parametrize(
-    ("planted", "run"), [(no_dedupe, run_appenders), (no_dedupe, run_pipelines), (dedupe_by_maximum_only, run_pipelines)]
+    ("planted", "run"),
+    [(no_dedupe, run_appenders), (no_dedupe, run_pipelines), (dedupe_by_maximum_only, run_pipelines)],
 )
 def test_planted_bugs_are_caught(planted, run, monkeypatch):
     monkeypatch.setattr(exactly_once, "judge", planted)

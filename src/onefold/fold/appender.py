@@ -7,6 +7,7 @@ the first that waits. So a single thread pays no hand-over, and many share one d
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,7 @@ from onefold.errors import OnefoldError, TooLarge, Unavailable
 
 _OP_OVERHEAD_BYTES = 32
 _RECORD_OVERHEAD_BYTES = 1024
+_LINGER_S = 0.0002
 
 Commit = Callable[[Sequence[Op]], Sequence[bytes]]
 """Appends the operations as one record and applies it; returns their outcomes in order."""
@@ -43,6 +45,8 @@ class Appender:
         self._mutex = threading.Lock()
         self._waiting: deque[_Submission] = deque()
         self._busy = False
+        self._crowd = 1
+        """How many submissions the last batch had."""
 
     def submit(self, ops: Sequence[Op]) -> list[bytes]:
         """Commit the operations together, perhaps beside others', and return their outcomes in order.
@@ -86,6 +90,7 @@ class Appender:
     def _lead(self, mine: _Submission) -> None:
         batch = [mine]
         try:
+            self._linger()
             with self._mutex:
                 ops, size = len(mine.ops), mine.bytes
                 while self._waiting:
@@ -94,12 +99,24 @@ class Appender:
                     if ops > config.OPERATIONS_PER_RECORD_MAX or size > config.RECORD_BYTES_MAX:
                         break
                     batch.append(self._waiting.popleft())
+                self._crowd = len(batch)
             self._run(batch)
         finally:
             for other in batch[1:]:
                 if other.turn is not None:
                     other.turn.release()
             self._pass_on()
+
+    def _linger(self) -> None:
+        """Give those whom the last batch answered the moment they need to come back.
+
+        Without it batches of n - 1 and 1 alternate, as whoever was answered first finds the queue empty. A single
+        thread never waits here.
+        """
+        if self._crowd > 1:
+            end = time.perf_counter() + _LINGER_S
+            while len(self._waiting) + 1 < self._crowd and time.perf_counter() < end:
+                time.sleep(0)
 
     def _pass_on(self) -> None:
         with self._mutex:

@@ -20,7 +20,7 @@ from onefold.errors import AppendUnknown, Expired, InvalidArgument, LogCorrupt, 
 from onefold.fold import exactly_once, system
 from onefold.fold.api import Fold
 from onefold.fold.appender import Appender
-from onefold.fold.replica import Replica, next_digest
+from onefold.fold.replica import Replica, agrees
 from onefold.fold.snapshot import Snapshot, create_store, load_snapshot, state_digest, write_snapshot
 from onefold.fold.store import PastView, Tables, check_readable
 from onefold.ids import client_id, new_id
@@ -65,7 +65,7 @@ class LogSpace:
         if snapshot is not None:
             load_snapshot(self._con, snapshot, self._replica.history, keep_all=True)
         head = self._replica.load()
-        if head.applied > log.last or not self._agrees():
+        if head.applied > log.last or not agrees(self._con, log):
             self._con.close()
             raise LogCorrupt(
                 f"the snapshot stands at offset {head.applied} of another log than {url}. Start from the log, or use its own"
@@ -157,6 +157,15 @@ class LogSpace:
         with self._lock:
             return write_snapshot(self._con, Path(path), self._replica.history, self.incarnation)
 
+    def verify(self) -> None:
+        """Read the log again and compare it with what was applied. Raises LogCorrupt when they disagree."""
+        with self._lock:
+            self._check_usable()
+            if not agrees(self._con, self._log):
+                raise LogCorrupt(
+                    f"{self._url} is not the log that was applied here. Start again from it, or restore it"
+                )
+
     # -- appending
 
     def _commit(self, ops: Sequence[Op]) -> Sequence[bytes]:
@@ -174,8 +183,12 @@ class LogSpace:
                 self._client = None
                 if not error.definite:
                     raise
-            applied = self._catch_up()  # forgotten after a long rest, and nothing was applied: as a new client
-        raise Expired(f"new clients of {self._url} are forgotten at once: its expiry floor is wrong", definite=True)
+            applied = (
+                self._catch_up()
+            )  # forgotten after a long rest, and nothing was applied: as a new client
+        raise Expired(
+            f"new clients of {self._url} are forgotten at once: its expiry floor is wrong", definite=True
+        )
 
     def _append(self, client: str, number: int, ops: tuple[Op, ...]) -> tuple[bytes, ...]:
         """Append until the record is known to be applied, always under the same number."""
@@ -265,20 +278,6 @@ class LogSpace:
                 error.definite = False
                 self._halted = error
             raise
-
-    def _agrees(self) -> bool:
-        """Whether the log's digest at the applied offset is the store's, as far as the log still goes back."""
-        head = self._replica.head
-        row = self._con.execute("SELECT offset, digest FROM digests ORDER BY offset DESC LIMIT 1").fetchone()
-        offset, digest = (0, b"") if row is None else row
-        if offset + 1 < self._log.first:
-            return True
-        while offset < head.applied:
-            for entry in self._log.read(offset + 1):
-                if entry.offset > head.applied:
-                    break
-                offset, digest = entry.offset, next_digest(digest, entry.data)
-        return bool(digest == head.digest)
 
     def _check_usable(self) -> None:
         if self._halted is not None:

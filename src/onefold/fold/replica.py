@@ -22,7 +22,7 @@ from onefold.fold import exactly_once, system
 from onefold.fold.api import Context, Fold
 from onefold.fold.exactly_once import Known, Verdict
 from onefold.fold.store import Head, SqlStore, Tables, read_head
-from onefold.log.api import Entry
+from onefold.log.api import Entry, Log
 
 _REFUSED_LISTED_MAX = 1000
 
@@ -46,6 +46,22 @@ class FoldFailed(SpaceError):
 def next_digest(digest: bytes, data: bytes) -> bytes:
     """The log's digest with one more record: 16 bytes of BLAKE2b over the digest before and the record's bytes."""
     return hashlib.blake2b(data, key=digest, digest_size=16).digest()
+
+
+def agrees(con: apsw.Connection, log: Log) -> bool:
+    """Whether the log's digest at the store's applied offset is the store's, as far as the log still goes back."""
+    head = read_head(con)
+    row = con.execute("SELECT offset, digest FROM digests ORDER BY offset DESC LIMIT 1").fetchone()
+    offset, digest = (0, b"") if row is None else row
+    if offset + 1 < log.first:
+        return True
+    while offset < head.applied:
+        entries = log.read(offset + 1)
+        if not entries:
+            return False
+        for entry in entries[: head.applied - offset]:
+            offset, digest = entry.offset, next_digest(digest, entry.data)
+    return bool(digest == head.digest)
 
 
 class Replica:
@@ -108,8 +124,8 @@ class Replica:
         """The client's exactly-once row."""
         return exactly_once.load(self._con, client)
 
-    def apply(self, entry: Entry, record: Record | None = None) -> Applied:
-        """Apply the next record. ``record``: the entry decoded, if the caller has it.
+    def apply(self, entry: Entry, record: Record | None = None, known: Known | None = None) -> Applied:
+        """Apply the next record. ``record``, ``known``: the entry decoded and its client's row, if the caller has them.
 
         Raises LogCorrupt when the entry is not the next one, SpaceError when this program is too old for it, and
         FoldFailed; then the caller must roll back.
@@ -127,7 +143,7 @@ class Replica:
                 ) from error
             except CorruptRecord as error:
                 return self._refuse(entry, digest, str(error))
-        known = self.known(record.client)
+        known = known or self.known(record.client)
         verdict = exactly_once.judge(
             record.client, record.number, known, offset=entry.offset, floor=head.client_floor
         )

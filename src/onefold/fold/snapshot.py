@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,16 +137,23 @@ def _copy_out(con: apsw.Connection, history: frozenset[str], incarnation: str) -
 
 
 def load_snapshot(
-    con: apsw.Connection, path: Path, history: frozenset[str], *, keep_all: bool = False
+    con: apsw.Connection,
+    path: Path,
+    history: frozenset[str],
+    *,
+    keep_all: bool = False,
+    also: Sequence[str] = (),
 ) -> Snapshot:
-    """Make the store of ``con`` (not in a transaction) what the snapshot holds. ``keep_all``: see ``SqlStore``.
+    """Make the store of ``con`` (not in a transaction) what the snapshot holds.
+
+    ``keep_all``: see ``SqlStore``. ``also``: statements that commit with it.
 
     Raises SpaceError for a file that is no snapshot or a newer one, LogCorrupt when its content is damaged.
     """
     if not path.is_file():
         raise SpaceError(f"there is no snapshot {path}. Check the path")
-    con.execute("ATTACH ? AS snapshot", (str(path),))
     try:
+        con.execute("ATTACH ? AS snapshot", (str(path),))
         if con.execute("PRAGMA snapshot.application_id").get != SNAPSHOT_APPLICATION_ID:
             raise SpaceError(f"{path} is not a snapshot of a space. Check the path")
         version = con.execute("PRAGMA snapshot.user_version").get
@@ -161,6 +168,8 @@ def load_snapshot(
             raise LogCorrupt(f"the snapshot {path} is damaged, or is of other folds. Use another")
         if keep_all:
             con.execute("UPDATE tables SET since = (SELECT applied FROM head) WHERE since IS NULL")
+        for statement in also:
+            con.execute(statement)
         con.execute("COMMIT")
         return Snapshot(*row)
     except (apsw.NotADBError, apsw.CorruptError, apsw.SQLError, UnicodeDecodeError) as error:
@@ -168,7 +177,8 @@ def load_snapshot(
     finally:
         if con.in_transaction:
             con.execute("ROLLBACK")
-        con.execute("DETACH snapshot")
+        with contextlib.suppress(apsw.SQLError):  # it was not attached
+            con.execute("DETACH snapshot")
 
 
 def create_store(con: apsw.Connection) -> None:

@@ -23,8 +23,8 @@ from onefold.errors import AppendUnknown, InvalidArgument, LogCorrupt, OnefoldEr
 from onefold.fold import exactly_once, system
 from onefold.fold.api import Fold
 from onefold.fold.appender import Appender
-from onefold.fold.exactly_once import Verdict
-from onefold.fold.replica import Replica
+from onefold.fold.exactly_once import Known, Verdict
+from onefold.fold.replica import Replica, agrees
 from onefold.fold.snapshot import Snapshot, state_digest, write_snapshot
 from onefold.fold.store import STORE_SCHEMA, Head, PastView, PresentView, Tables, check_readable, read_head
 from onefold.ids import born_at, client_id, new_id
@@ -213,8 +213,17 @@ class SqliteSpace:
 
     def snapshot(self, path: str | Path) -> Snapshot:
         """Write the state to a file that ``restore_space`` and replicas can start from. Atomic."""
-        with self._file.reading() as con:
+        with self._file.exporting() as con:
             return write_snapshot(con, Path(path), self._replica.history, self.incarnation)
+
+    def verify(self) -> None:
+        """Read the log again and compare it with what was applied. Raises LogCorrupt when they disagree."""
+        with self._file.reading() as con:
+            con.execute("BEGIN")
+            if not agrees(con, self._log):
+                raise LogCorrupt(
+                    f"the log of {self._directory} is not what was applied. Restore it from a snapshot"
+                )
 
     # -- committing
 
@@ -252,7 +261,7 @@ class SqliteSpace:
                 if known is not None and known.number == self._in_doubt:
                     outcomes = known.outcomes  # the commit of unknown outcome had happened
                 else:
-                    outcomes = self._append(con, head, client, number, ops)
+                    outcomes = self._append(con, head, client, known, ops)
         except BaseException as error:
             replica.rollback()
             if isinstance(error, AppendUnknown) and self._in_doubt is None:
@@ -267,15 +276,16 @@ class SqliteSpace:
         return outcomes[len(outcomes) - len(ops) :]
 
     def _append(
-        self, con: apsw.Connection, head: Head, client: str, number: int, ops: Sequence[Op]
+        self, con: apsw.Connection, head: Head, client: str, known: Known | None, ops: Sequence[Op]
     ) -> tuple[bytes, ...]:
+        number = 1 if known is None else known.number + 1
         first = self._replica.missing(ops)
         batch = tuple(ops) if first is None else (first, *ops)
         now_ms = self._env.wall_ms()
         record = Record(client, number, now_ms, batch, head.fold_version)
         data = encode_record(record)
         offset = self._log.append_in(con, data, now_ms, head.applied + 1)
-        applied = self._replica.apply(Entry(offset, data, now_ms), record)
+        applied = self._replica.apply(Entry(offset, data, now_ms), record, known)
         if applied.verdict is not Verdict.APPLY:
             raise SpaceError(
                 f"record {number} of {client} was judged {applied.verdict.value}. Open the space again"

@@ -274,7 +274,7 @@ class PastView(SqlView):
     def _page(
         self, table: str, start: bytes, stop: bytes | None, rows: int, reverse: bool
     ) -> list[tuple[bytes, bytes]]:
-        tid = self._kept_id(table, self.offset)
+        tid, wanted = self._kept_id(table, self.offset), rows
         while True:
             page = super()._page(table, start, stop, rows, reverse)
             end = len(page) < rows
@@ -293,8 +293,8 @@ class PastView(SqlView):
             rows_then = sorted((key, value) for key, value in past.items() if value is not None)
             if reverse:
                 rows_then.reverse()
-            if end or len(rows_then) >= rows:
-                return rows_then[:rows]
+            if end or len(rows_then) >= wanted:
+                return rows_then[:wanted]
             rows *= 2  # most of the page did not exist then
 
 

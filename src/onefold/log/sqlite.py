@@ -153,7 +153,7 @@ class SqliteLog:
         """Append inside the transaction; ``offset`` when the caller knows the next one. Raises TooLarge."""
         if len(data) > config.RECORD_BYTES_MAX:
             raise TooLarge(
-                f"a record of {len(data)} bytes; the limit is {config.RECORD_BYTES_MAX}. Write large values as blobs, or fewer at once"
+                f"a record of {len(data)} bytes; the limit is {config.RECORD_BYTES_MAX}. Write less at once"
             )
         if offset is None:
             offset = _number(con.execute(_LAST).get) + 1

@@ -188,7 +188,8 @@ class SqliteFile:
         version = con.execute("PRAGMA user_version").get
         if not isinstance(version, int) or version > FORMAT:
             raise SpaceError(
-                f"{self.path} has format {version}, made by a newer Onefold; this one knows {FORMAT}. Upgrade: pip install -U onefold"
+                f"{self.path} has format {version}, made by a newer Onefold (this one knows {FORMAT}). "
+                "Upgrade: pip install -U onefold"
             )
         return False
 
@@ -234,6 +235,23 @@ class SqliteFile:
             raise translate(error, self.path) from error
         finally:
             self.give_reader(con)
+
+    @contextlib.contextmanager
+    def exporting(self) -> Iterator[apsw.Connection]:
+        """A connection of one's own that cannot write here, but to files attached to it. Errors come out translated."""
+        self.check_usable()
+        options = "immutable=1" if self._immutable else "mode=ro"
+        name = f"file:{quote(os.fspath(self.path.absolute()))}?{options}"
+        con = None
+        try:
+            con = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
+            con.set_busy_timeout(_BUSY_MS)
+            yield con
+        except _FAILED as error:
+            raise translate(error, self.path) from error
+        finally:
+            if con is not None:
+                con.close()
 
     def take_reader(self) -> apsw.Connection:
         """A pooled connection; give it back. Raises SpaceError when closed or after a fork."""
@@ -293,6 +311,20 @@ class SqliteFile:
             raise
         finally:
             lock.release()
+
+    @contextlib.contextmanager
+    def maintaining(self) -> Iterator[apsw.Connection]:
+        """The writing connection outside a transaction, with the write lock held: for what needs its own."""
+        self.check_usable()
+        if self._writer is None or self._lock is None:
+            raise SpaceError(f"{self.path} was opened read-only. Open it without read_only to write")
+        self._lock.acquire(self.timeout)
+        try:
+            yield self._writer
+        except _FAILED as error:
+            raise translate(error, self.path) from error
+        finally:
+            self._lock.release()
 
     def _note_wal(self, _con: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages

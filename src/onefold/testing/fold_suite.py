@@ -37,13 +37,17 @@ def check_fold(fold: Fold, operations: Sequence[bytes], *, seed: int = 0) -> Non
         digest = whole.state_digest()
         again = _fold(log, fold, seed)
         assert again.state_digest() == digest, f"the same log gave another state (seed {seed})"
-        assert _embedded(log, fold, Path(folder) / "space") == digest, f"a file gave another state (seed {seed})"
+        assert _embedded(log, fold, Path(folder) / "space") == digest, (
+            f"a file gave another state (seed {seed})"
+        )
         for cut in sorted(rng.sample(range(1, log.last), min(_CUTS, log.last - 1))):
             part = _fold(log, fold, seed, upto=cut)
             path = Path(folder) / f"at-{cut}"
             part.snapshot(path)
             resumed = LogSpace(log, [fold], SeededEnv(seed), snapshot=path)
-            assert resumed.state_digest() == digest, f"a snapshot at {cut} and the rest gave another state (seed {seed})"
+            assert resumed.state_digest() == digest, (
+                f"a snapshot at {cut} and the rest gave another state (seed {seed})"
+            )
 
 
 def _garbage(operations: Sequence[bytes], rng: random.Random) -> list[bytes]:
@@ -75,7 +79,8 @@ def _log_of(name: str, bodies: Sequence[bytes], rng: random.Random, seed: int) -
     while at < len(bodies):
         size = rng.randrange(1, 5)
         ops = tuple(
-            Op(name, body, f"r{rng.randrange(1000)}" if rng.random() < 0.1 else None) for body in bodies[at : at + size]
+            Op(name, body, f"r{rng.randrange(1000)}" if rng.random() < 0.1 else None)
+            for body in bodies[at : at + size]
         )
         at += size
         client = rng.choice(clients)

@@ -139,9 +139,10 @@ def a_record_that_is_too_large_is_refused(engine: _Engine, path: Path) -> None:
         try:
             log.append(bytes(config.RECORD_BYTES_MAX + 1))
         except TooLarge as error:
-            assert error.definite
+            definite = error.definite
         else:
             raise AssertionError("a record over the limit was taken")
+        assert definite
         assert log.last == 0
         _fill(log, 1)
 
@@ -295,7 +296,9 @@ def wait_is_woken_by_another_handle(engine: _Engine, path: Path) -> None:
         assert one.incarnation == two.incarnation
         for offset in (1, 2, 3):
             seen: list[int] = []
-            thread = threading.Thread(target=lambda at, out: out.append(two.wait(at, _SOON_S)), args=(offset - 1, seen))
+            thread = threading.Thread(
+                target=lambda at, out: out.append(two.wait(at, _SOON_S)), args=(offset - 1, seen)
+            )
             thread.start()
             one.append(b"wake")
             _join(thread, "a waiter slept through another handle's append")
