@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -267,6 +268,22 @@ class Point:
 Pair = collections.namedtuple("Pair", "a b")
 
 
+class Record(msgspec.Struct):
+    n: int = 3
+    tags: list[str] = msgspec.field(default_factory=list)
+
+    def twice(self) -> int:
+        return self.n * 2
+
+
+class OtherRecord(msgspec.Struct):
+    n: int = 4
+    tags: list[str] = msgspec.field(default_factory=list)
+
+    def twice(self) -> int:
+        return self.n * 2
+
+
 class Tree:
     def __init__(self, value: int) -> None:
         self.value = value
@@ -360,6 +377,10 @@ VALUES: list[Callable[[], Any]] = [
     lambda: Tree(1).add(Tree(2)).add(Tree(3)),
     lambda: Tree(1).add(Tree(3)).add(Tree(2)),
     lambda: Tree,
+    lambda: Record,
+    lambda: OtherRecord,
+    lambda: Record(5),
+    lambda: collections.UserDict({"a": 1}),
     lambda: cyclic(1),
     lambda: cyclic(2),
     lambda: Scaler(2.0),

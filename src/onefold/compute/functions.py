@@ -9,7 +9,6 @@ beside them.
 from __future__ import annotations
 
 import importlib
-import io
 import pickle
 import sys
 import threading
@@ -19,6 +18,7 @@ from dataclasses import fields, is_dataclass
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from onefold.compute import pickling
 from onefold.compute.normal_code import codes, imports, mentioned
 from onefold.compute.user_code import is_user_module, user_modules
 from onefold.errors import InvalidArgument, InvalidValue
@@ -34,10 +34,10 @@ def dump(obj: object) -> bytes:
     Raises InvalidArgument that names the function and the variable that cannot travel, and says what to do.
     """
     header = _MAGIC + bytes((_FORMAT, sys.version_info.major, sys.version_info.minor))
+    modules = _imported_inside(obj)
     with _by_value():
-        modules = _imported_inside(obj)
         try:
-            return header + _pickle((modules, obj))
+            return header + pickling.pickle((modules, obj))
         except Exception as error:
             narrowed = _narrowed(obj, modules)
             if narrowed is not None:
@@ -88,12 +88,6 @@ def _by_value() -> Iterator[None]:
         finally:
             for module in added:
                 cloudpickle.unregister_pickle_by_value(module)
-
-
-def _pickle(obj: object) -> bytes:
-    import cloudpickle
-
-    return bytes(cloudpickle.dumps(obj, protocol=5))
 
 
 # -- what functions use --------------------------------------------------------------------------------------
@@ -150,10 +144,10 @@ def variables(fn: FunctionType) -> dict[str, Any]:
     program's modules.
     """
     found: dict[str, Any] = {}
-    for number, default in enumerate(fn.__defaults__ or ()):
-        found[f"default {number + 1}"] = default
-    for name, default in (fn.__kwdefaults__ or {}).items():
-        found[f"default {name}"] = default
+    defaults = fn.__defaults__ or ()
+    positional = fn.__code__.co_varnames[: fn.__code__.co_argcount]
+    found.update(zip(positional[len(positional) - len(defaults) :], defaults, strict=True))
+    found.update(fn.__kwdefaults__ or {})
     for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
         try:
             found[name] = cell.cell_contents
@@ -220,25 +214,13 @@ def _narrowed(obj: object, modules: dict[str, ModuleType]) -> bytes | None:
     ``import helpers`` makes cloudpickle write the whole module, though a function uses two names of it, and
     an open connection beside them would be in the way.
     """
-    import cloudpickle
-
     names: set[str] = set()
     for fn, _ in _reachable((obj, [vars(module) for module in modules.values()])):
         names.update(mentioned(fn))
-
-    class Narrow(cloudpickle.Pickler):  # type: ignore[misc]
-        def reducer_override(self, item: Any) -> Any:
-            if isinstance(item, ModuleType) and item.__name__ != "__main__" and is_user_module(item.__name__):
-                kept = {name: value for name, value in vars(item).items() if name in names}
-                return cloudpickle.cloudpickle.dynamic_subimport, (item.__name__, kept)
-            return super().reducer_override(item)
-
-    with io.BytesIO() as out:
-        try:
-            Narrow(out, protocol=5).dump((modules, obj))
-        except Exception:
-            return None
-        return out.getvalue()
+    try:
+        return pickling.pickle((modules, obj), frozenset(names))
+    except Exception:
+        return None
 
 
 def _why_not(obj: object, error: Exception) -> str:
@@ -263,7 +245,7 @@ def _why_not(obj: object, error: Exception) -> str:
 
 def _cannot(value: object) -> Exception | None:
     try:
-        _pickle(value)
+        pickling.pickle(value)
     except Exception as error:
         return error
     return None

@@ -331,6 +331,7 @@ class Normaliser:
         ]
         definition.own = definition.digest = hash_parts(
             "class",
+            self.value(_struct_form(cls), cls.__qualname__),
             self.value(type(cls), cls.__qualname__),
             *(self.value(base, cls.__qualname__) for base in cls.__bases__),
             hash_parts(*sorted(members)),
@@ -411,4 +412,17 @@ def _found(module: str | None, qualname: str) -> object:
 
 
 def _type_name(kind: object) -> str:
-    return kind if isinstance(kind, str) else kind.__qualname__ if isinstance(kind, type) else repr(kind)
+    """An annotation as it would be written, whether or not it is kept as text."""
+    if isinstance(kind, str):
+        return kind
+    return kind.__qualname__ if isinstance(kind, type) else re.sub(r" at 0x[0-9a-f]+", "", repr(kind))
+
+
+def _struct_form(cls: Any) -> object:
+    """Fields and options of a msgspec.Struct, which keeps them out of its own attributes."""
+    if not hasattr(cls, "__struct_config__"):
+        return None
+    defaults = [getattr(item, "factory", item) for item in cls.__struct_defaults__]
+    config = cls.__struct_config__
+    options = {name: getattr(config, name) for name in dir(config) if not name.startswith("_")}
+    return (cls.__struct_fields__, cls.__struct_encode_fields__, defaults, options)
