@@ -1,85 +1,128 @@
-"""Why something was computed again: the difference between a table's last run and the one before, in sentences."""
+"""Why a table's last run computed what it computed: how it is made, and what differs from the run before."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from onefold.compute import identity
 from onefold.compute.blobs import BlobMissing, BlobStore
+from onefold.compute.identity import explain_difference
 from onefold.compute.jobs import state
 from onefold.errors import InvalidArgument
-from onefold.fold.api import StoreView
 
-_NAMES_SHOWN = 5
+if TYPE_CHECKING:
+    from onefold.compute.jobs.state import RunRow
+    from onefold.fold.api import StoreView
+
+_FILES_NAMED_MAX = 5
 
 
 class Fingerprint(msgspec.Struct, frozen=True, array_like=True):
     """What the names of a run's tasks were made of."""
 
     parts: dict[str, str]
-    """Readable name of a part of the plan -> its digest."""
+    """``Digest.parts`` of the plan."""
     files: dict[str, str]
-    """Path -> size and modification."""
+    """Path -> etag of every input file."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Fingerprint)
 
 
 def encode(fingerprint: Fingerprint) -> bytes:
-    """As it is kept in a blob."""
-    return msgspec.msgpack.encode(fingerprint)
+    """The bytes that are kept with the run."""
+    return _encoder.encode(fingerprint)
 
 
-def explain(view: StoreView, blobs: BlobStore, table: str) -> list[str]:
-    """Sentences about the table's last run: how it was named, what it took over, and why the rest was computed.
+def decode(data: bytes) -> Fingerprint:
+    """The reverse of ``encode``."""
+    return _decoder.decode(data)
 
-    Raises InvalidArgument when there is no such table.
+
+def explain(view: StoreView, blobs: BlobStore, name: str) -> list[str]:
+    """Sentences about the latest run of a table (or ``parquet:PATH``): its steps, what it took over, and why the
+    rest was computed. Raises InvalidArgument when there is no such table.
     """
-    row = state.read_table(view, table)
-    run = state.read_run(view, row.head) if row is not None else None
-    if row is None or run is None:
-        raise InvalidArgument(f"there is no table {table!r}; `onefold tables` lists what there is")
-    named = f"version {run.version!r}" if run.version is not None else f"plan digest {run.digest[:12]}"
-    sentences = [
-        f"{table}: made by run {run.id} ({run.state}), tasks named by {named}, seed {run.seed}",
-        f"{run.reused} of {run.total} tasks were taken over from earlier runs, {run.done - run.reused} were run, "
-        f"{run.total - run.done} are left",
-    ]
+    table = state.read_table(view, name)
+    run = state.read_run(view, table.head) if table is not None else None
+    if run is None:
+        raise InvalidArgument(
+            f"there is no table {name!r} in this space; `onefold tables` lists what there is"
+        )
     before = state.read_run(view, run.previous) if run.previous is not None else None
+    computed = run.total - run.reused
+    verb = "were" if run.state == "done" else "are to be"
+    return [
+        f"The last run of {name!r} is {run.id}, {run.state}:",
+        *(f"  {line}" for line in _steps(blobs, run)),
+        f"{run.reused} of its {run.total} tasks are reused, {computed} {verb} computed.",
+        *_reasons(blobs, run, before, computed),
+    ]
+
+
+def _steps(blobs: BlobStore, run: RunRow) -> list[str]:
+    from onefold.compute import functions
+    from onefold.compute.explain import job_text
+
+    try:
+        return job_text(functions.load(blobs.get(run.plan)).job).splitlines()
+    except BlobMissing:
+        return ["(its plan is not kept any more)"]
+
+
+def _reasons(blobs: BlobStore, run: RunRow, before: RunRow | None, computed: int) -> list[str]:
+    if run.previous is None:
+        return ["It is the table's first run, so every task is computed."]
+    if computed == 0:
+        return ["Nothing that counts has changed since the run before."]
     if before is None:
-        return [*sentences, "it is the first run of this table, so nothing could be taken over"]
-    if run.mode == "replace" and run.sink == "table":
-        return [*sentences, 'mode="replace" computes everything again']
+        return [f"The run before, {run.previous}, is not kept any more, so nothing is known of what changed."]
+    if run.mode == "replace":
+        return ["The job says mode='replace', which computes every task again."]
     if run.version != before.version:
         return [
-            *sentences,
-            f"the version was {before.version!r} and is {run.version!r}, so every task has a new name",
+            f"The version was {_version(before)} and is {_version(run)}, so all tasks have new names and are computed."
         ]
-    new, old = _load(blobs, run.explain), _load(blobs, before.explain)
-    if new is None or old is None:
-        return [*sentences, f"what run {before.id} was made of is not kept any more"]
-    if run.version is None:
-        changes = identity.explain_difference(old.parts, new.parts)
-        sentences += [f"{line}: everything was computed again" for line in changes]
-    return [*sentences, *_files(old.files, new.files)]
+    new, old = _fingerprint(blobs, run), _fingerprint(blobs, before)
+    reasons: list[str] = []
+    if run.version is None and run.digest != before.digest:
+        changes = explain_difference(old.parts, new.parts) if new is not None and old is not None else []
+        reasons = [f"All tasks are computed because {change}." for change in changes]
+        return reasons or ["The plan has changed; what it was made of before is not kept any more."]
+    if new is not None and old is not None:
+        reasons = _files(old.files, new.files)
+    if before.state != "done":
+        reasons.append(f"The run before is {before.state}: what it had not finished was left to do.")
+    return reasons or ["Their results were lost, or they read what such tasks have made."]
 
 
-def _load(blobs: BlobStore, name: str) -> Fingerprint | None:
+def _version(run: RunRow) -> str:
+    return repr(run.version) if run.version is not None else "not given"
+
+
+def _fingerprint(blobs: BlobStore, run: RunRow) -> Fingerprint | None:
     try:
-        return msgspec.msgpack.decode(blobs.get(name), type=Fingerprint)
-    except BlobMissing:
+        return decode(blobs.get(run.explain))
+    except (BlobMissing, msgspec.DecodeError):
         return None
 
 
-def _files(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    kinds: Sequence[tuple[str, list[str], str]] = (
-        ("added", sorted(new.keys() - old.keys()), "read"),
-        ("changed", sorted(path for path in new.keys() & old.keys() if new[path] != old[path]), "read again"),
-        ("removed", sorted(old.keys() - new.keys()), "taken out"),
-    )
-    sentences = []
-    for what, paths, done in kinds:
-        if paths:
-            shown = ", ".join(paths[:_NAMES_SHOWN]) + (", …" if len(paths) > _NAMES_SHOWN else "")
-            verb = "file was" if len(paths) == 1 else "files were"
-            sentences.append(f"{len(paths)} {verb} {what} and {done}: {shown}")
-    return sentences or ["no file was added, changed or removed"]
+def _files(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    added = sorted(new.keys() - old.keys())
+    removed = sorted(old.keys() - new.keys())
+    changed = sorted(path for path in new.keys() & old.keys() if new[path] != old[path])
+    kinds: list[tuple[Sequence[str], str]] = [(added, "new"), (changed, "changed"), (removed, "gone")]
+    return [f"{_counted(paths)} {kind}: {_listed(paths)}." for paths, kind in kinds if paths]
+
+
+def _counted(paths: Sequence[str]) -> str:
+    return "1 file is" if len(paths) == 1 else f"{len(paths)} files are"
+
+
+def _listed(paths: Sequence[str]) -> str:
+    shown = ", ".join(paths[:_FILES_NAMED_MAX])
+    more = len(paths) - _FILES_NAMED_MAX
+    return f"{shown} and {more} more" if more > 0 else shown

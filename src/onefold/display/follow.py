@@ -121,7 +121,8 @@ class _Follower:
         if note:
             self._screen.note(note)
         rows_started = time.monotonic()
-        if ended or (self._screen.shows_rows and self._rows_pace.due(rows_started)):
+        there_are = progress.done > 0 and self._screen.shows_rows
+        if ended or (there_are and self._rows_pace.due(rows_started)):
             self._read_rows(state)
             self._rows_pace.spent(rows_started, time.monotonic())
         rows_ended = time.monotonic()

@@ -21,6 +21,7 @@ class Pace:
         self._share = share
         self._least_s = least_s
         self._due_s = float("-inf")
+        self._last_cost_s = 0.0
 
     def due(self, now_s: float) -> bool:
         """Whether to read now."""
@@ -33,4 +34,7 @@ class Pace:
     def spent(self, started_s: float, ended_s: float) -> None:
         """A reading took from ``started_s`` to ``ended_s``; plan the next one."""
         cost = max(0.0, ended_s - started_s)
-        self._due_s = ended_s + max(self._least_s, cost * (1 - self._share) / self._share)
+        # One slow reading (the first, which imports; a busy disk) is not how slow readings are: two in a row
+        # are.
+        counted, self._last_cost_s = min(cost, self._last_cost_s), cost
+        self._due_s = ended_s + max(self._least_s, counted * (1 - self._share) / self._share)

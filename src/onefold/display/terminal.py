@@ -57,7 +57,7 @@ def draw_rows(rows: TopRows) -> Grid:
     for name in rows.values:
         grid.add_column(words.visible(name), justify="right", no_wrap=True, overflow="ellipsis", max_width=60)
         if marked:
-            grid.add_column("", no_wrap=True, overflow="ellipsis", style="cyan")
+            grid.add_column(f"{100 * rows.level:g} %", no_wrap=True, overflow="ellipsis", style="cyan")
     if marked and not several:
         grid.add_column("", no_wrap=True, overflow="ellipsis")
     for row in rows.rows:

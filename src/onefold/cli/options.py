@@ -1,0 +1,44 @@
+"""Options that every command has, before or after the command's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from onefold.db import Database
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="The space: a folder or sqlite:///folder. Default: ONEFOLD_URL, else ./.onefold.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.", show_default=False)
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which space, and how to answer."""
+
+    url: str | None = None
+    json: bool = False
+
+    def open(self, *, create: bool = False) -> Database:
+        """Connect. A command that reads makes nothing: SpaceError when there is no space."""
+        from onefold.db import connect
+
+        return connect(self.url, create=create)
+
+
+def place(ctx: typer.Context, url: str | None, as_json: bool) -> Place:
+    """What was said after the command's name, else before it."""
+    before = ctx.obj if isinstance(ctx.obj, Place) else Place()
+    return Place(url if url is not None else before.url, as_json or before.json)

@@ -1,0 +1,199 @@
+"""``onefold tables`` and ``onefold table``: results, also of what other processes are still computing."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onefold.cli import output
+from onefold.cli.options import JsonOption, UrlOption, place
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from onefold.compute.tables import Table, TableSnapshot
+    from onefold.db import Database
+    from onefold.display.model import TopRows
+
+_VALUES_SHOWN_MAX = 4
+
+
+def tables(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """List the tables of a space.
+
+    JSON: a list of {name, done, total, exact, key_columns, value_columns}; done and total count tasks.
+    """
+    where = place(ctx, url, as_json)
+    with where.open() as db:
+        found = db.tables()
+        if where.json:
+            output.emit([_head(table) for table in found])
+            return
+        if not found:
+            output.say(f"no tables in {db.url}")
+            return
+        rows = []
+        for table in found:
+            status = table.status
+            exact = "exact" if status.exact else "so far"
+            columns = ", ".join([*table.key_columns, *table.value_columns])
+            rows.append((table.name, f"{status.done:,}/{status.total:,}", exact, columns))
+        output.grid([("table", False), ("tasks", True), ("", False), ("columns", False)], rows)
+
+
+def table(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The table, as in `onefold tables`.")],
+    top: Annotated[int, typer.Option(min=0, help="How many rows.")] = 20,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Order by this column, largest first. Default: the first aggregate.", show_default=False
+        ),
+    ] = None,
+    estimate: Annotated[
+        str | None,
+        typer.Option(help="Show the estimate of this aggregate, with n, N and reasons.", show_default=False),
+    ] = None,
+    level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow until the run ends.", show_default=False)
+    ] = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a table: exact when its run is done, else estimated with intervals.
+
+    Works while other processes are still computing it.
+
+    JSON: {name, done, total, exact, key_columns, value_columns, columns, height, rows, estimate}. `rows` are
+    the largest rows of the finished tasks as they are. `estimate` is what they say about the whole: {column,
+    level, rows: [{keys ..., value, lo, hi, level, kind, n, N, reason}]}, or null for a table without
+    aggregates. With --watch one such document a line, at every change.
+    """
+    where = place(ctx, url, as_json)
+    if not 0 < level < 1:
+        raise typer.BadParameter("must be between 0 and 1, for example 0.95", param_hint="--level")
+    with where.open() as db:
+        found = db.table(name)
+        if where.json:
+            if watch:
+                for moment in found.watch():
+                    output.emit(_document(found, moment, top, by, estimate, level), indent=None)
+            else:
+                output.emit(_document(found, _now(found), top, by, estimate, level))
+            return
+        if watch:
+            _follow(db, found, top, by)
+        if estimate is not None:
+            _print_estimate(found, estimate, top, level)
+        elif not watch:
+            _print(found, top, by, level)
+
+
+def _now(table: Table) -> TableSnapshot:
+    return next(iter(table.watch(timeout=0)))
+
+
+def _head(table: Table) -> dict[str, Any]:
+    status = table.status
+    return {
+        "name": table.name,
+        "done": status.done,
+        "total": status.total,
+        "exact": status.exact,
+        "key_columns": list(table.key_columns),
+        "value_columns": list(table.value_columns),
+    }
+
+
+def _document(
+    table: Table, moment: TableSnapshot, top: int, by: str | None, estimate: str | None, level: float
+) -> dict[str, Any]:
+    keys, values = list(table.key_columns), list(table.value_columns)
+    frame = moment.to_polars()
+    order = by if by is not None else (values[0] if values and values[0] in frame.columns else None)
+    column = estimate or (by if by in values else None) or (values[0] if values else None)
+    estimated: dict[str, Any] | None = None
+    if column is not None:
+        rows = _largest(moment.estimate(column, level), "value", keys, top, table.name)
+        estimated = {"column": column, "level": level, "rows": rows.to_dicts()}
+    return {
+        "name": table.name,
+        "done": moment.done,
+        "total": moment.total,
+        "exact": moment.exact,
+        "key_columns": keys,
+        "value_columns": values,
+        "columns": frame.columns,
+        "height": frame.height,
+        "rows": _largest(frame, order, keys, top, table.name).to_dicts(),
+        "estimate": estimated,
+    }
+
+
+def _largest(frame: pl.DataFrame, by: str | None, keys: list[str], top: int, name: str) -> pl.DataFrame:
+    from onefold.errors import InvalidArgument
+
+    if by is None or not frame.width:
+        return frame.head(top)
+    if by not in frame.columns:
+        there = ", ".join(frame.columns)
+        raise InvalidArgument(f"table {name!r} has no column {by!r}; there are: {there}")
+    ties = [key for key in keys if key != by]
+    return frame.sort([by, *ties], descending=[True, *(False for _ in ties)], nulls_last=True).head(top)
+
+
+def _print(table: Table, top: int, by: str | None, level: float) -> None:
+    from onefold.display.model import Reader
+
+    rows = Reader(table, by=by, n=top, level=level, values_max=_VALUES_SHOWN_MAX).read()
+    _print_rows(table.name, rows)
+
+
+def _print_rows(name: str, rows: TopRows) -> None:
+    from onefold.display import terminal, text
+
+    console = output.console()
+    if rows.rows:
+        console.print(terminal.draw_rows(rows))
+    foot = [f"{name}: {rows.headline()}", text.more(rows)]
+    output.say("; ".join(part for part in foot if part))
+
+
+def _print_estimate(table: Table, column: str, top: int, level: float) -> None:
+    from onefold.display import words
+
+    frame = table.estimate(column, level)
+    keys = list(table.key_columns)
+    shown = _largest(frame, "value", keys, top, table.name)
+    heads = [(key, False) for key in keys] + [(column, True), ("lo", True), ("hi", True), ("kind", False)]
+    rows = []
+    for row in shown.rows(named=True):
+        lo, hi = row["lo"], row["hi"]
+        numbers = isinstance(lo, int | float) and isinstance(hi, int | float)
+        spread = float(hi - lo) / 2 if numbers else None
+        cells = [_number(row[part], spread) for part in ("value", "lo", "hi")]
+        of = f"{row['n']} of {row['N']}"
+        rows.append((*(words.value(row[key]) for key in keys), *cells, row["kind"], of, row["reason"] or ""))
+    output.grid([*heads, ("splits", True), ("why no interval", False)], rows)
+    if frame.height > shown.height:
+        output.say(f"… and {frame.height - shown.height:,} more")
+
+
+def _number(item: Any, spread: float | None) -> str:
+    from onefold.display import words
+
+    return words.value(float(item), spread) if isinstance(item, int | float) and spread else words.value(item)
+
+
+def _follow(db: Database, table: Table, top: int, by: str | None) -> None:
+    from onefold.display import follow
+
+    running = db.runs(state="running", table=table.name)
+    if running:
+        follow(running[0], top=(by, top), file=sys.stdout)
+    else:
+        _print(table, top, by, 0.95)
