@@ -111,16 +111,16 @@ def _conformed(a: pl.DataFrame, b: pl.DataFrame, keys: Sequence[str]) -> tuple[p
     """Both frames with the same columns and common supertypes, each sorted again if a key's dtype changed."""
     try:
         top = pl.concat([a.clear(), b.clear()], how="diagonal_relaxed").schema
+        return _cast(a, top, keys), _cast(b, top, keys)
     except pl.exceptions.PolarsError as error:
         raise InvalidPlan(f"the partial results of two splits do not fit together: {error}") from error
 
-    def conform(frame: pl.DataFrame) -> pl.DataFrame:
-        columns = [
-            pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype=dtype).alias(name)
-            for name, dtype in top.items()
-        ]
-        changed = any(frame.schema[key] != top[key] for key in keys)
-        frame = frame.select(columns)
-        return frame.sort(keys) if changed else frame
 
-    return conform(a), conform(b)
+def _cast(frame: pl.DataFrame, schema: pl.Schema, keys: Sequence[str]) -> pl.DataFrame:
+    columns = [
+        pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype=dtype).alias(name)
+        for name, dtype in schema.items()
+    ]
+    changed = any(frame.schema[key] != schema[key] for key in keys)
+    frame = frame.select(columns)
+    return frame.sort(keys) if changed else frame

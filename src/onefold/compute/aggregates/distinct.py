@@ -80,19 +80,24 @@ def hashable(values: pl.Series) -> pl.Series:
         return values.cast(pl.Int64) if dtype == pl.Boolean else values.to_physical().cast(pl.Int64)
     if dtype == pl.UInt64:
         return values.reinterpret(signed=True)
-    if dtype in (pl.Int128, pl.UInt128) or dtype.is_decimal() or isinstance(dtype, pl.Categorical | pl.Enum):
-        return values.cast(pl.String)
+    if dtype in (pl.Int128, pl.UInt128, pl.String, pl.Null) or dtype.is_decimal():
+        return _texts(values.cast(pl.String))
+    if isinstance(dtype, pl.Categorical | pl.Enum):
+        return _texts(values.cast(pl.String))
     if dtype.is_integer():
         return values.cast(pl.Int64)
     if dtype.is_float():
         return values.cast(pl.Float64)
     if dtype == pl.Binary:
-        return values.bin.encode("hex")
-    if dtype in (pl.String, pl.Null):
-        return values.cast(pl.String)
+        return _texts(values.bin.encode("hex"))
     raise InvalidPlan(
         f"agg.approx_n_unique takes no {dtype}: give it one field, or a text made of the fields"
     )
+
+
+def _texts(values: pl.Series) -> pl.Series:
+    # A sketch ignores the empty text, which is a value like any other.
+    return "=" + values
 
 
 def distinct_bounds(

@@ -102,13 +102,18 @@ def result_schema(input_schema: pl.Schema, keys: Sequence[pl.Expr], aggs: Aggs) 
     """
     key_names, inputs, projected = _projected(pl.LazyFrame(schema=input_schema), keys, aggs)
     schema = dict(projected.select(key_names).collect_schema()) if key_names else {}
-    empty = projected.collect()
     for (name, agg), columns in zip(aggs, inputs, strict=True):
-        if agg.kind == "fold" and agg.options() == (None,):
-            schema[name] = pl.Unknown()
-            continue
         try:
-            schema[name] = empty.select(agg.reference(columns)).dtypes[0]
+            empty = projected.select(columns).collect()
+            if agg.kind == "fold" and agg.options() == (None,):
+                schema[name] = pl.Unknown()
+                continue
+            # Resolved, not run: Polars panics on the quantile of an empty column of dates.
+            schema[name] = next(iter(empty.lazy().select(agg.reference(columns)).collect_schema().values()))
+            if not agg.native:
+                agg.collect(pl.Series([], dtype=pl.UInt32), [empty[column] for column in columns], 0)
+        except InvalidPlan as error:
+            raise InvalidPlan(f"column {name!r}: {error}") from error
         except pl.exceptions.PolarsError as error:
             raise InvalidPlan(
                 f"column {name!r}: agg.{agg.kind} does not work here: {_line(error)}"

@@ -11,6 +11,7 @@ import polars as pl
 
 from onefold.compute.aggregates import kll
 from onefold.compute.aggregates.base import ColumnAggregate, State, replaced, scattered
+from onefold.errors import InvalidPlan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -132,7 +133,9 @@ def _measurable(values: pl.Series) -> pl.Series:
         return values.cast(pl.Datetime("us"))
     if dtype.is_temporal() or dtype.is_float():
         return values
-    return values.cast(pl.Float64)
+    if dtype.is_integer() or dtype.is_decimal() or dtype == pl.Null:
+        return values.cast(pl.Float64)
+    raise InvalidPlan(f"agg.approx_quantile takes numbers, dates and times, not {dtype}")
 
 
 def _levels(state: State, row: int) -> Any:
