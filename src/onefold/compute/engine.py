@@ -18,7 +18,7 @@ import msgspec
 
 from onefold import config
 from onefold.codec import Op
-from onefold.compute import submission
+from onefold.compute import publishing, submission
 from onefold.compute.blobs import BlobStore, blob_name
 from onefold.compute.jobs import ops, state
 from onefold.compute.plan import Job
@@ -27,7 +27,7 @@ from onefold.compute.runs import Run
 from onefold.compute.stages import PartialOutput, PublishOutput, Result
 from onefold.compute.submission import StoredJob
 from onefold.env import SYSTEM, Env
-from onefold.errors import Conflict, InvalidArgument, LogCorrupt, SpaceError
+from onefold.errors import Conflict, InvalidArgument, InvalidPlan, LogCorrupt, SpaceError
 from onefold.ids import new_id
 
 if TYPE_CHECKING:
@@ -100,11 +100,11 @@ class Engine:
                 self._reopen_lost(outcome.run)
                 self.work(outcome.run, workers)
                 return Run(self, outcome.run)
+            if outcome.code in ("table_exists", "different_columns"):
+                raise InvalidArgument(outcome.message)
             if outcome.code != "conflict":
-                break
-        if outcome.code in ("table_exists", "different_columns"):
-            raise InvalidArgument(outcome.message)
-        raise Conflict(outcome.message)
+                raise Conflict(outcome.message)
+        raise Conflict(f"other programs keep starting jobs into {job.table!r}; try again when they are done")
 
     def work(self, run: str, workers: int | None = None) -> None:
         """Begin to work on a run in this process, unless that is being done or nothing is left to do."""
@@ -180,13 +180,15 @@ class Engine:
         from onefold.compute import aggregates, merge
 
         output = stored.stages[stored.result_stage].output
-        assert isinstance(output, PartialOutput)
+        if not isinstance(output, PartialOutput):
+            raise InvalidPlan(f"the result of {stored.job.table!r} is rows, not groups")
         keys = stored.key_columns
         with self._lock:
             cache = self._caches.setdefault(id(stored), merge.MergeCache())
         leaves = {
-            index: merge.Leaf(content_name(result), partial(self.partial, result))
+            index: merge.Leaf(content_name(result), partial(self._leaf, result))
             for index, result in results.items()
+            if not is_empty(result)
         }
         merged = merge.merge_tree(leaves, lambda a, b: aggregates.merge_pair(a, b, keys, output.aggs), cache)
         if merged is None:
@@ -248,7 +250,8 @@ class Engine:
         """The whole result of a run whose result stage is complete: one frame for groups, one a task for rows."""
         with self.space.view() as view:
             row = state.read_run(view, run)
-            assert row is not None
+            if row is None:
+                raise InvalidArgument(f"there is no run {run!r}")
             stored = self.stored(row.plan)
             results = {i: t.result for i, t in state.results(view, run, stored.result_stage).items()}
         if isinstance(stored.stages[stored.result_stage].output, PartialOutput):
@@ -289,14 +292,21 @@ class Engine:
             row = state.read_run(view, run)
             if row is None:
                 return
-            lost = [
-                ops.Lost(run, stage, index, task.result.blob)
+            found = [
+                (stage, index, task.result)
                 for stage in range(len(row.stages))
                 for index, task in state.results(view, run, stage).items()
-                if task.result.blob is not None
-                and not isinstance(self.stored(row.plan).stages[stage].output, PublishOutput)
-                and not self.blobs.exists(task.result.blob)
             ]
+        stored = self.stored(row.plan)
+        lost: list[ops.Operation] = []
+        for stage, index, result in found:
+            output = stored.stages[stage].output
+            if isinstance(output, PublishOutput):
+                gone = not publishing.is_published(self, run, output, stored)
+            else:
+                gone = result.blob is not None and not self.blobs.exists(result.blob)
+            if gone:
+                lost.append(ops.Lost(run, stage, index, result.blob or ""))
         for start in range(0, len(lost), 1000):
             self.submit(*lost[start : start + 1000])
 

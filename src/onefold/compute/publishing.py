@@ -1,8 +1,62 @@
 """Publishing a run's result: from the finished tasks to a folder of Parquet.
 
-What is in a folder is told by the folder itself (``onefold.compute.publish`` keeps a manifest in it), not by the log, so a
-folder that somebody removed is made again, and ``append`` adds exactly what the folder does not have yet, whoever died
-when.
+What is in a folder is told by the folder itself (a manifest that is swapped in with it), not by the log. So a folder that
+somebody removed is made again, and ``append`` adds exactly the tasks whose rows are not there yet, whoever died when.
 """
 
 from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from onefold.compute import publish
+from onefold.compute.jobs import state
+from onefold.compute.stages import PartialOutput, PublishOutput, Result
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from onefold.compute.engine import Engine
+    from onefold.compute.submission import StoredJob
+
+
+def publish_result(engine: Engine, run: str, output: PublishOutput, stored: StoredJob) -> Result:
+    """Make the folder from the run's finished result stage. Doing it again changes nothing.
+
+    Raises what ``publish.publish_folder`` raises, and BlobMissing.
+    """
+    started = time.monotonic()
+    stage = stored.result_stage
+    with engine.space.view() as view:
+        finished = state.results(view, run, stage)
+        names = {task.index: task.identity.hex() for task in state.read_tasks(view, run, stage)}
+    there = publish.contained(output.path) if output.mode == "append" else set()
+    wanted = [index for index in sorted(finished) if names[index] not in there]
+
+    def parts() -> Iterator[pl.DataFrame]:
+        if isinstance(stored.stages[stage].output, PartialOutput):
+            yield engine.finished({index: task.result for index, task in finished.items()}, stored)
+            return
+        for index in wanted:
+            frame = engine.partial(finished[index].result)
+            if frame is not None:
+                yield frame
+
+    made = publish.publish_folder(parts(), output, run=run, contains=[names[index] for index in wanted])
+    note = msgspec.msgpack.encode({"path": output.path, "run": run, "files": made.files, "rows": made.rows})
+    return Result(
+        blob=engine.blobs.put(note),  # a blob, so that the task can be reopened by its name when the folder has gone
+        rows_out=made.rows,
+        elapsed_ms=int((time.monotonic() - started) * 1000),
+    )
+
+
+def is_published(engine: Engine, run: str, output: PublishOutput, stored: StoredJob) -> bool:
+    """Whether the folder holds what the run's result stage gives."""
+    with engine.space.view() as view:
+        names = {task.identity.hex() for task in state.read_tasks(view, run, stored.result_stage)}
+    there = publish.contained(output.path)
+    return there == names if output.mode == "replace" else there >= names

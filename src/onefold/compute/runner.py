@@ -13,6 +13,7 @@ import statistics
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from onefold import config
@@ -81,6 +82,7 @@ class Runner:
         self._rows: dict[int, int] = {}
         self._backup: tuple[int, int, int] | None = None
         self._next_prefix_check = 0.0
+        self._stray: dict[tuple[int, int, int], float] = {}
         self._swept = threading.Event()
         self.error: BaseException | None = None
 
@@ -174,6 +176,7 @@ class Runner:
                     self.run, worker, 1, self._take_backup() or self._slow_claim(worker, holds_prefix=True)
                 )
                 outcomes = self._engine.submit(*report, claim)
+                _check(report, outcomes)
                 report = []
                 answer = outcomes[-1]
                 if isinstance(answer, ops.Accepted) and answer.assignments:
@@ -218,7 +221,7 @@ class Runner:
             if lost:
                 return [*lost, ops.Release(*at)]
             if isinstance(stage.output, PublishOutput):
-                result = publishing.publish(self._engine, self.run, stage.output, stored)
+                result = publishing.publish_result(self._engine, self.run, stage.output, stored)
             else:
                 spec = TaskSpec(
                     stage=stage,
@@ -228,7 +231,9 @@ class Runner:
                     isolate=assignment.isolate,
                     skip_errors=assignment.skip_errors,
                 )
-                executor = process if process is not None and has_python(stage) else inline
+                executor = (
+                    process if process is not None and (has_python(stage) or assignment.isolate) else inline
+                )
                 result = executor.run(spec, lambda rows: self._rows.__setitem__(number, rows))
         except TaskError as error:
             if self._stopping.is_set():
@@ -370,6 +375,12 @@ class Runner:
         for claim in claims:
             member = claim.member
             if member == space.member:
+                # A claim of this process that none of its slots knows of: its answer was lost.
+                key = (claim.stage, claim.index, claim.epoch)
+                if key in self._held:
+                    self._stray.pop(key, None)
+                elif now - self._stray.setdefault(key, now) > config.LEASE_S:
+                    expired.append(ops.Expire(self.run, *key))
                 continue
             alive = space.member_alive(member)
             count = renewals[member].renewals if member in renewals else 0
@@ -389,6 +400,13 @@ class Runner:
         if row is not None and row.state == "done" and not self._swept.is_set():
             self._swept.set()
             self._engine.sweep()
+
+
+def _check(report: Sequence[ops.Operation], outcomes: Sequence[ops.Outcome]) -> None:
+    """Raise for a refusal that only a defect can cause; losing a race is none."""
+    for operation, outcome in zip(report, outcomes, strict=False):
+        if isinstance(outcome, ops.Refused) and outcome.code == "malformed":
+            raise OnefoldError(f"the log refused {type(operation).__name__}: {outcome.message}")
 
 
 def task_seed(run_seed: int, identity: bytes) -> int:
