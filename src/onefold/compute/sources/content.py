@@ -22,9 +22,8 @@ from onefold.errors import InvalidValue
 Compression = Literal["gzip", "zstd"]
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_ZSTD_INPUT_BYTES = 4096
-"""Compressed bytes given to zstd at once. Its densest block is 128 KiB from 4 bytes, so this bounds the memory of a step."""
-_GZIP_INPUT_BYTES = 256 * 1024
+_ZSTD_STEP_BYTES_MAX = 4096
+_STORED_BYTES = 64 * 1024
 
 
 def display(path: str) -> str:
@@ -146,29 +145,48 @@ def content_blocks(raw: RawFile, unit: Unit, start: int, block_bytes: int) -> It
     kind = compression_of(raw.read_at(0, 4)) if is_whole(unit) else None
     if kind is None:
         return stored_blocks(raw, unit, start, block_bytes)
+    stored = stored_blocks(raw, unit, 0, _STORED_BYTES)
     if kind == "gzip":
-        stored = stored_blocks(raw, unit, 0, _GZIP_INPUT_BYTES)
         return _members(unit.path, stored, lambda: zlib.decompressobj(wbits=31), zlib.error, block_bytes)
     import zstandard
 
-    stored = stored_blocks(raw, unit, 0, 1024 * 1024)
-    pieces = (b[i : i + _ZSTD_INPUT_BYTES] for b in stored for i in range(0, len(b), _ZSTD_INPUT_BYTES))
-    new = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj
-    return _joined(_members(unit.path, pieces, new, zstandard.ZstdError, None), block_bytes)
+    return _joined(_members(unit.path, stored, _ZstdFrame, zstandard.ZstdError, block_bytes), block_bytes)
+
+
+class _ZstdFrame:
+    """One zstd frame with the interface of ``zlib.decompressobj``, whose output is bounded.
+
+    zstandard's own object gives all that its input holds, and 4 bytes may hold 128 KiB. So it is fed in steps as large as
+    the ratio so far allows for ``limit`` bytes of output; only where the ratio leaps may a step give more (128 MiB at most).
+    """
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._inner = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+        self._step = 64
+        self.eof = False
+        self.unused_data = self.unconsumed_tail = b""
+
+    def decompress(self, data: bytes, limit: int) -> bytes:
+        """Some of what ``data`` holds; what was not looked at is then in ``unconsumed_tail`` or ``unused_data``."""
+        step = self._step
+        out = self._inner.decompress(data[:step])
+        self._step = max(16, min(step * 2, _ZSTD_STEP_BYTES_MAX, step * limit // max(1, len(out))))
+        self.eof = self._inner.eof
+        rest = data[step:]
+        self.unused_data = self._inner.unused_data + rest if self.eof else b""
+        self.unconsumed_tail = b"" if self.eof else rest
+        return out
 
 
 def _members(
-    path: str,
-    stored: Iterator[bytes],
-    new: Callable[[], Any],
-    broken: type[Exception],
-    output_bytes: int | None,
+    path: str, stored: Iterator[bytes], new: Callable[[], Any], broken: type[Exception], output_bytes: int
 ) -> Iterator[bytes]:
     """Decompress a file of one or more members (gzip) or frames (zstd), one after the other."""
     decoder = None
     try:
-        for block in stored:
-            data = block
+        for data in stored:
             while data:
                 if decoder is None:
                     # Both formats are padded with zeros by some writers (tar, block devices).
@@ -176,15 +194,12 @@ def _members(
                     if not data:
                         break
                     decoder = new()
-                limit = () if output_bytes is None else (output_bytes,)
-                out = decoder.decompress(data, *limit)
-                if out:
+                if out := decoder.decompress(data, output_bytes):
                     yield out
                 if decoder.eof:
-                    data = decoder.unused_data
-                    decoder = None
+                    data, decoder = decoder.unused_data, None
                 else:
-                    data = b"" if output_bytes is None else decoder.unconsumed_tail
+                    data = decoder.unconsumed_tail
     except broken as error:
         raise InvalidValue(f"{display(path)} is damaged: {error}; replace the file and run again") from error
     if decoder is not None:
