@@ -314,4 +314,8 @@ def dumps(value: Any) -> bytes:
 
 def loads(data: bytes) -> Any:
     """What ``dumps`` made bytes of."""
-    return pickle.loads(data)
+    if data[:1] == pickle.PROTO:
+        return pickle.loads(data)
+    from onefold.compute import functions
+
+    return functions.load(data)
