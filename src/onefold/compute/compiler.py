@@ -283,7 +283,7 @@ def _joined(left: _Rows, right: _Rows, node: Join) -> Schema | None:
             )
     frames = [pl.LazyFrame(schema=types) for types in (left_types, right_types)]
     try:
-        return tuple(frames[0].join(frames[1], on=list(node.on), how=node.how).collect_schema().items())
+        return tuple(frames[0].join(frames[1], on=list(node.on), how=node.how).collect().schema.items())
     except pl.exceptions.PolarsError as error:
         raise InvalidPlan(
             f"join on {', '.join(node.on)}: {str(error).splitlines()[0]}; left: "

@@ -192,7 +192,7 @@ class Dataset:
             raise InvalidArgument(
                 "join: within= joins two streams by time; these datasets are bounded, so leave it out"
             )
-        columns = arguments.column_names("join", (on,) if isinstance(on, str) else tuple(on))
+        columns = arguments.column_names("join", (on,))
         return self._then(Join(self._rows("join"), other._rows("join"), columns, how))
 
     # -- sinks -----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -129,9 +130,11 @@ def _collect(frame: pl.LazyFrame, schema: Schema, where: str) -> Schema:
     import polars as pl
 
     try:
-        return tuple(frame.collect_schema().items())
+        # Some operations on a wrong type are found only by running them, if on no rows.
+        return tuple(frame.collect().schema.items())
     except pl.exceptions.ColumnNotFoundError as error:
-        name = str(error).splitlines()[0].strip().strip('"')
+        named = re.search(r'"([^"]*)"', str(error))
+        name = named.group(1) if named else str(error).splitlines()[0]
         raise InvalidPlan(f"{where}: {missing(name, dict(schema))}") from error
     except pl.exceptions.PolarsError as error:
         raise InvalidPlan(
