@@ -147,6 +147,7 @@ class RunEdit:
                 self.state.retried += 1
         row = self.state.stages[stage]
         row.consumed = self.inputs_digest(stage)
+        row.held = True
         task.epoch += 1
         task.claims = (*task.claims, task.epoch)
         claim = ClaimState(worker, attempt, isolate, backup, self.context.now_ms)
@@ -205,7 +206,10 @@ class RunEdit:
         self.check_dependents(stage)
 
     def reopen(self, stage: int, index: int, task: TaskState) -> None:
-        """A done task has to run again; nothing that was claimed before may finish it."""
+        """A done task has to run again. What was claimed before may not finish it, nor what reads its result.
+
+        (A reader may have looked while the result was not there: its own result cannot be trusted.)
+        """
         row = self.state.stages[stage]
         self.retention.drop_result(self.state.table, task, rows.known_as(task.identity, row.upstream))
         if task.dead:
@@ -223,6 +227,8 @@ class RunEdit:
         self.store.put(rows.OPEN, rows.queue_key(self.run, task.queue, stage, index), b"")
         self.record_change(stage, index, task)
         self.put_task(stage, index, task)
+        for dependent in self.dependents(stage):
+            self.fence_stage(dependent)
 
     def record_change(self, stage: int, index: int, task: TaskState) -> None:
         """Move the task to the end of the change sequence, in which it stands once."""
@@ -245,27 +251,36 @@ class RunEdit:
     def restart_stage(self, stage: int) -> None:
         """The inputs of a stage have changed: results of the old ones must not meet results of the new.
 
-        Its finished tasks reopen and its running ones are fenced, those whose claims have expired included.
-        Their dependents follow if and when the second execution gives something else.
+        Its finished tasks reopen and its running ones are fenced. Their dependents follow if and when the
+        second execution gives something else.
         """
         row = self.state.stages[stage]
         if not row.consumed:
             return
-        for key, data in self._stage_tasks(stage):
-            _, index = rows.task_of(key)
-            task = decode(data, TaskState)
+        self.fence_stage(stage)
+        for index, task in self._stage_tasks(stage):
             if task.result:
                 self.reopen(stage, index, task)
-            elif task.epoch >= task.fence:
+        row.consumed = b""
+
+    def fence_stage(self, stage: int) -> None:
+        """Nothing that was handed out before may finish an open task of this stage, not even when its claim has
+        expired: it reads inputs that are not in force any more."""
+        row = self.state.stages[stage]
+        if not row.held:
+            return
+        row.held = False
+        for index, task in self._stage_tasks(stage):
+            if not task.result and task.epoch >= task.fence:
                 task.fence = task.epoch + 1
                 for epoch in task.claims:
                     self.end_claim(stage, index, task, epoch)
                 self.put_task(stage, index, task)
-        row.consumed = b""
 
-    def _stage_tasks(self, stage: int) -> Iterator[tuple[bytes, bytes]]:
+    def _stage_tasks(self, stage: int) -> Iterator[tuple[int, TaskState]]:
         first, stop = rows.stage_range(self.run, stage)
-        return iter(list(self.store.scan(rows.TASK, first, stop)))
+        for key, data in list(self.store.scan(rows.TASK, first, stop)):
+            yield rows.task_of(key)[1], decode(data, TaskState)
 
     # -- the run's state -------------------------------------------------------------------------------------
 

@@ -127,6 +127,8 @@ class JobsFold:
             return _fenced(stage, index, epoch, "the task has a backup already")
         if claim.worker == op.worker:
             return _fenced(stage, index, epoch, "a worker is no backup for itself")
+        if stage not in edit.ready():
+            return _fenced(stage, index, epoch, "its inputs are being made again")
         assignment = edit.hand_out(stage, index, task, op.worker, backup=True)
         edit.save()
         return Accepted(state="running", assignments=(assignment,), run=edit.run)

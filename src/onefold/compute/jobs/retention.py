@@ -128,18 +128,16 @@ class Retention:
     def retire_others(self, name: str, table: TableState) -> None:
         """The head of the table is done: give up the tasks and results of all its earlier runs.
 
-        The reasons (``explain``) of the run that was done before stay, to tell why something was computed
-        again.
+        What the head's predecessor was made of (``explain``) stays, to tell why something was computed again.
         """
         others = [run for run in table.live if run != table.head]
         if not others:
             return
-        before = table.done if table.done in others else None
+        before = decode(self._store.get(rows.SPEC, name_key(table.head)) or b"", RunSpec).previous
+        self._release_explained(table)
         for run in others:
             self._retire(name, table, run, keep_explain=run == before)
-        if before is not None:
-            self._release_explained(table)
-            table.explained = before
+        table.explained = before if before in others else None
 
     def retire_oldest(self, name: str, table: TableState) -> None:
         """Bound the kept runs of a table that never completes: give up the oldest one that was not done."""

@@ -82,6 +82,8 @@ class StageState(msgspec.Struct, array_like=True):
     """Digest of the inputs that its finished and running tasks read; empty: nobody has read yet."""
     upstream: bytes = b""
     """Digest of the identities of all tasks that it needs, directly or not; empty: it needs none."""
+    held: bool = False
+    """Whether a task has been handed out since all its tasks were fenced last."""
 
 
 class RunError(msgspec.Struct, frozen=True, array_like=True):
