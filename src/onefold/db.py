@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from onefold.errors import InvalidArgument, UnsupportedConsistency
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from onefold.compute.dataset import Dataset
     from onefold.compute.engine import Engine
     from onefold.compute.plan import Job
@@ -212,7 +210,9 @@ class Database:
         The table ``into`` has the columns ``key`` and ``value``. ``combine(key, values)`` shrinks a map task's output and must
         agree with ``reduce``. ``start``: the arguments of ``PreparedJob.start``. Returns the run, which works in the background.
         """
-        return dataset.map_reduce(map=map, reduce=reduce, combine=combine).into(into).start(**start)
+        prepared = dataset.map_reduce(map=map, reduce=reduce, combine=combine).into(into)
+        run: Run = prepared.start(**start)
+        return run
 
     def runs(self, state: RunState | None = None, table: str | None = None) -> list[Run]:
         """The runs of this space, newest first."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from onefold.compute import aggregates, statistics
+from onefold.compute import aggregates, merge, statistics
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 COLUMNS = ("value", "lo", "hi", "level", "kind", "n", "N", "reason")
 """What an estimate says of a group."""
 Aggs = Sequence[tuple[str, "aggregates.Aggregate"]]
+_Key = tuple[Any, ...]
+_State = tuple[bytes, float]
 _TOTALS: dict[str, Literal["count", "sum", "mean"]] = {"count": "count", "sum": "sum", "mean": "mean"}
 _BOUNDS: dict[str, Literal["min", "max", "n_unique"]] = {
     "min": "min",
@@ -188,38 +190,52 @@ def _quantiles(
     import numpy as np
 
     q = dict(aggs)[name].q  # type: ignore[attr-defined]
+    alone = [(agg_name, agg) for agg_name, agg in aggs if agg_name == name]
 
-    def states(indexes: Sequence[int]) -> dict[tuple[Any, ...], list[tuple[bytes, float]]]:
-        groups: dict[tuple[Any, ...], list[tuple[bytes, float]]] = {}
+    def states(indexes: Sequence[int]) -> tuple[dict[_Key, list[_State]], dict[_Key, bytes]]:
+        """Per group the sketch of each split that has it, and the sketch of them all."""
+        groups: dict[_Key, list[_State]] = {}
+        leaves: dict[int, merge.Leaf] = {}
         for index in indexes:
             partial = load(contents.results[index])
             if partial is None:
                 continue
+            partial = partial.select(
+                column for column in partial.columns if column in keys or _is_state(column, name)
+            )
+            leaves[index] = merge.Leaf(str(index), lambda frame=partial: frame)  # type: ignore[misc]
             for *key, blob, count in aggregates.quantile_states(partial, keys, name).iter_rows():
                 if count:
                     groups.setdefault(tuple(key), []).append((blob, float(count)))
-        return groups
+        merged = merge.merge_tree(leaves, lambda a, b: aggregates.merge_pair(a, b, keys, alone))
+        together: dict[_Key, bytes] = {}
+        if merged is not None:
+            for *key, blob, _ in aggregates.quantile_states(merged, keys, name).iter_rows():
+                together[tuple(key)] = blob
+        return groups, together
 
-    sampled, exact = states(sample.prefix), states(sample.exact)
+    sampled, sampled_all = states(sample.prefix)
+    exact, exact_all = states(sample.exact)
 
-    def group(key: tuple[Any, ...]) -> statistics.GroupQuantile:
-        mine, known = sampled.get(key, []), exact.get(key, [])
-        counts = np.array([count for _, count in mine])
-        merged = aggregates.quantile_merged([blob for blob, _ in mine or known])
+    def group(key: _Key) -> statistics.GroupQuantile:
+        mine = sampled.get(key, [])
+        known_count = sum(count for _, count in exact.get(key, []))
+        known = exact_all.get(key, b"")
+        merged = sampled_all.get(key, known)
 
         def rank_at(x: float) -> Any:
             return np.array([count * aggregates.quantile_rank(blob, x) for blob, count in mine])
 
         def exact_rank_at(x: float) -> float:
-            return float(sum(count * aggregates.quantile_rank(blob, x) for blob, count in known))
+            return known_count * aggregates.quantile_rank(known, x)
 
         return statistics.GroupQuantile(
             key=key,
-            counts=counts,
+            counts=np.array([count for _, count in mine]),
             rank_at=rank_at,
             quantile_at=lambda p: float(aggregates.quantile_value(merged, p) or 0.0),
-            exact_count=float(sum(count for _, count in known)),
-            exact_rank_at=exact_rank_at if known else None,
+            exact_count=known_count,
+            exact_rank_at=exact_rank_at if known_count else None,
         )
 
     return statistics.quantile_intervals(
@@ -230,6 +246,10 @@ def _quantiles(
         total_splits=sample.total,
         level=level,
     )
+
+
+def _is_state(column: str, name: str) -> bool:
+    return column.startswith(f"{name}:") and ":" not in column[len(name) + 1 :]
 
 
 def _as_exact(frame: pl.DataFrame, keys: Sequence[str], name: str, level: float, total: int) -> pl.DataFrame:

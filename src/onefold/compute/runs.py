@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from onefold.compute.jobs import ops, state
 from onefold.errors import InvalidArgument, JobFailed, Timeout, Unavailable
@@ -76,7 +76,7 @@ class Run:
     @property
     def state(self) -> RunState:
         """ "running", "done", "failed" or "cancelled"."""
-        return cast(RunState, self._row().state)
+        return self._row().state
 
     @property
     def table_name(self) -> str:
