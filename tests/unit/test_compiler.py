@@ -101,6 +101,11 @@ def test_aggregates_end_a_plan() -> None:
     assert isinstance(stage.output, PartialOutput)
     assert [name for name, _ in stage.output.aggs] == ["n", "s"]
     assert result.columns == ("city", "year", "n", "s")
+    assert dict(result.schema or ()) == {"city": pl.String, "year": pl.Int64, "n": pl.UInt32, "s": pl.Float64}
+    assert (
+        compiled(read("orders").group_by().agg(f=agg.fold(list, lambda a, b: a, lambda a, b: a))).schema
+        is None
+    )
     assert compiled(read("orders").group_by().agg(n=agg.count())).columns == ("n",)
 
 
@@ -247,7 +252,7 @@ MISTAKES: list[tuple[Callable[[], Dataset | PreparedJob], str]] = [
      "union: column 'id' is Int64 in input 1 but Int8 in input 2"),
     (lambda: read("orders").join(read("cities"), on="id"), "join: on the right side column 'id' is not there; there are: 'city'"),
     (lambda: read("cities").join(read("orders"), on="id"), "join: on the left side column 'id' is not there"),
-    (lambda: read("orders").join(read("cities"), on="price"), "join: column 'price' is Float64 on the left and Int64 on the right"),
+    (lambda: read("orders").join(read("cities"), on="price"), "join: column 'price' is Float64 on the left and Int64 "),
     (lambda: read("orders").with_columns(x_right="id", x="id").join(read("orders").with_columns(x="id"), on="id"),
      "join on id: .*right"),
     (lambda: read("orders").group_by("x").agg(n=agg.count()), "group_by: column 'x' is not there"),
@@ -354,7 +359,11 @@ PLANS: list[Callable[[], Dataset]] = [
         .with_columns(s=pl.col("price_right") + 1)
     ),
     lambda: read("orders").join(read("more"), on=["id", "city"]).select("id", "price", "price_right"),
-    lambda: read("orders").join(read("cities"), on="city").join(read("more").select("id", "tags"), on="id", how="left"),
+    lambda: (
+        read("orders")
+        .join(read("cities"), on="city")
+        .join(read("more").select("id", "tags"), on="id", how="left")
+    ),
 ]
 
 

@@ -54,7 +54,7 @@ class Compiled:
     columns: tuple[str, ...] | None
     """Names of the result's columns, or None when a Python function without ``schema=`` makes them."""
     schema: Schema | None
-    """Their types too, of a result of plain rows, or None."""
+    """Their types too, or None when some are only known from values."""
 
 
 def compile_job(job: Job, *, schema_of: SchemaOf, bytes_of: BytesOf) -> Compiled:
@@ -133,7 +133,8 @@ class _Compiler:
                 if exprs := agg.expressions():
                     numbered = [expr.alias(str(number)) for number, expr in enumerate(exprs)]
                     schemas.evaluate(rows.schema, numbered, f"agg {name!r}")
-        return replace(rows, schema=None, names=names), PartialOutput(node.keys, node.aggs)
+        schema = None if rows.schema is None else _aggregated(rows.schema, node)
+        return replace(rows, schema=schema, names=names), PartialOutput(node.keys, node.aggs)
 
     def rows(self, node: Node) -> _Rows:
         steps: list[RowNode] = []
@@ -212,6 +213,16 @@ class _Compiler:
         return _Rows(
             (Branch(ReduceLeaf(mapped, node.reduce, partitions)),), None, ("key", "value"), rows.bytes
         )
+
+
+def _aggregated(schema: Schema, node: GroupAggregate) -> Schema | None:
+    """Keys and values by type, or None when a fold does not say what it gives."""
+    import polars as pl
+
+    from onefold.compute.aggregates import result_schema
+
+    made = tuple(result_schema(pl.Schema(dict(schema)), node.keys, node.aggs).items())
+    return None if any(dtype == pl.Unknown for _, dtype in made) else made
 
 
 def _needs(branch: Branch) -> set[int]:

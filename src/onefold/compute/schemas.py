@@ -132,6 +132,10 @@ def _collect(frame: pl.LazyFrame, schema: Schema, where: str) -> Schema:
     try:
         # Some operations on a wrong type are found only by running them, if on no rows.
         return tuple(frame.collect().schema.items())
+    except pl.exceptions.PanicException:
+        return tuple(
+            frame.collect_schema().items()
+        )  # Polars itself stumbles over no rows, which is no mistake.
     except pl.exceptions.ColumnNotFoundError as error:
         named = re.search(r'"([^"]*)"', str(error))
         name = named.group(1) if named else str(error).splitlines()[0]
