@@ -19,7 +19,7 @@ from onefold.compute.statistics.quantiles import (
     GroupQuantile,
     QuantileInterval,
     quantile_intervals,
-    share_limits,
+    quantile_shares,
     woodruff,
 )
 from onefold.compute.statistics.totals import intervals
@@ -34,6 +34,6 @@ __all__ = [
     "merge",
     "of_splits",
     "quantile_intervals",
-    "share_limits",
+    "quantile_shares",
     "woodruff",
 ]

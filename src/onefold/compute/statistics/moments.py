@@ -22,10 +22,13 @@ STATE: Final = (
     *("s1", "s2", "s3"),  # Σs, Σs², Σs³
     *("c1", "c2", "c3"),  # Σc, Σc², Σc³
     *("sc", "ssc", "scc"),  # Σsc, Σs²c, Σsc²: with the above, the moments of s - R·c for any R
-    "p",  # splits with s > 0: the logarithms of s say something about the group only when p == m
-    *("ls1", "ls2"),  # Σlog s, Σlog² s   over splits with s > 0
+    *(
+        "p",
+        "q",
+    ),  # splits with s > 0, and with s < 0: logarithms say something only when all totals have one sign
+    *("ls1", "ls2"),  # Σlog|s|, Σlog²|s|   over splits with s != 0
     *("lc1", "lc2"),  # Σlog c, Σlog² c   over splits with c > 0
-    *("lr1", "lr2"),  # Σlog(s/c), Σlog²(s/c)   over splits with s > 0
+    *("lr1", "lr2"),  # Σlog|s/c|, Σlog²|s/c|   over splits with s != 0
 )
 BATCH: Final = 8
 """Splits that are added up at once: few enough that their rows stay in cache (16 was as fast, 64 five times
@@ -37,7 +40,7 @@ slower).
 class Moments:
     """Power sums of one aggregate's split totals over ``splits`` splits.
 
-    ``frame``: the key columns and the columns of ``STATE`` (``m`` and ``p`` UInt32, the others Float64), one
+    ``frame``: the key columns and the columns of ``STATE`` (``m``, ``p`` and ``q`` UInt32, the others Float64), one
     row per group that was seen, in no particular order.
     """
 
@@ -89,17 +92,17 @@ def _powers(totals: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     total = pl.col("s").cast(pl.Float64).fill_null(0.0) if "s" in totals.columns else count
     frame = totals.select(*keys, total.alias("s"), count.alias("c"))
     s, c = pl.col("s"), pl.col("c")
-    positive = (s > 0) & (c > 0)
-    log_s = pl.when(positive).then(s.log()).otherwise(0.0)
+    some = (s != 0) & (c > 0)
+    log_s = pl.when(some).then(s.abs().log()).otherwise(0.0)
     log_c = pl.when(c > 0).then(c.log()).otherwise(0.0)
-    log_r = pl.when(positive).then(s.log() - c.log()).otherwise(0.0)
+    log_r = pl.when(some).then(s.abs().log() - c.log()).otherwise(0.0)
     return frame.with_columns(log_s.alias("_ls"), log_c.alias("_lc"), log_r.alias("_lr")).select(
         *keys,
         (c > 0).cast(pl.UInt32).alias("m"),
         *(s.alias("s1"), (s * s).alias("s2"), (s * s * s).alias("s3")),
         *(c.alias("c1"), (c * c).alias("c2"), (c * c * c).alias("c3")),
         *((s * c).alias("sc"), (s * s * c).alias("ssc"), (s * c * c).alias("scc")),
-        positive.cast(pl.UInt32).alias("p"),
+        *(((s > 0) & (c > 0)).cast(pl.UInt32).alias("p"), ((s < 0) & (c > 0)).cast(pl.UInt32).alias("q")),
         *(pl.col("_ls").alias("ls1"), (pl.col("_ls") ** 2).alias("ls2")),
         *(pl.col("_lc").alias("lc1"), (pl.col("_lc") ** 2).alias("lc2")),
         *(pl.col("_lr").alias("lr1"), (pl.col("_lr") ** 2).alias("lr2")),

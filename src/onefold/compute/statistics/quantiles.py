@@ -16,12 +16,11 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
+from onefold.compute.statistics import rule
 from onefold.compute.statistics.rule import Floats
 from onefold.compute.statistics.totals import Sums, ratio_limits
 from onefold.errors import InvalidArgument
 
-SHARE_TAIL: Final = 4.0
-"""As ``rule.TAIL``, for shares: they lie in [0, 1] and have no long tail."""
 BISECTIONS: Final = 60
 """Enough halvings to find a float64 between any two others."""
 
@@ -53,16 +52,58 @@ class GroupQuantile:
     exact_rank_at: Callable[[float], float] | None = None
 
 
-def share_limits(
-    below: Floats, counts: Floats, *, splits: int, total_splits: int, level: float = 0.95
-) -> tuple[Floats, Floats, Floats, np.ndarray]:
-    """Share of values up to some x and its limits, for many groups at once.
+def quantile_shares(
+    below: Floats,
+    counts: Floats,
+    q: float,
+    *,
+    splits: int,
+    total_splits: int,
+    level: float = 0.95,
+    rank_error: float = 0.0,
+    known_below: Floats | float = 0.0,
+    known_count: Floats | float = 0.0,
+) -> tuple[Floats, Floats, np.ndarray]:
+    """The shares whose quantiles are the limits of the q-quantile, for many groups at once.
 
-    ``below``, ``counts``: shape (..., k), the values <= x and all values of a group in each of k splits;
-    splits without the group may be left out, ``splits`` says how many were done. Returns (share, lo, hi,
-    reason), each of shape (...); limits are NaN where ``reason`` is not "".
+    ``below``, ``counts``: shape (..., k), the values up to the estimated quantile and all values of a group in each of
+    k splits; splits without the group may be left out, ``splits`` says how many were done. The other arguments are
+    those of ``woodruff``. Returns (down, up, reason), each of shape (...); NaN where ``reason`` is not "".
     """
-    return _share_limits(below, counts, np.zeros(()), np.zeros(()), splits, total_splits, level)
+    s = np.asarray(below, dtype=np.float64)
+    c = np.asarray(counts, dtype=np.float64)
+    zero = np.zeros(s.shape[:-1])
+    sums = Sums(
+        m=(c > 0).sum(-1).astype(np.float64),
+        s=(s.sum(-1), (s * s).sum(-1), (s**3).sum(-1)),
+        c=(c.sum(-1), (c * c).sum(-1), (c**3).sum(-1)),
+        sc=(s * c).sum(-1),
+        ssc=(s * s * c).sum(-1),
+        scc=(s * c * c).sum(-1),
+        spread_s=zero,
+        spread_c=zero,
+        spread_r=zero,
+        side=zero,
+    )
+    limits = ratio_limits(
+        sums,
+        np.asarray(known_below, dtype=np.float64),
+        np.asarray(known_count, dtype=np.float64),
+        n=splits,
+        total=total_splits,
+        level=level,
+        tail=rule.TAIL_SHARE,
+        of="share of values up to the quantile",
+    )
+    # The share at the estimate need not be q (ties, coarse sketches): its error is laid around q itself.
+    down = q - (limits.value - limits.lo) - rank_error
+    up = q + (limits.hi - limits.value) + rank_error
+    why = limits.why.copy()
+    few = sums.m * min(q, 1 - q) < rule.QUANTILE_SPLITS_MIN
+    why[(why == "") & few] = f"too few splits have this group for its {q:g}-quantile"
+    why[(why == "") & (down <= 0)] = "too few splits to tell the lower end of this quantile"
+    why[(why == "") & (up >= 1)] = "too few splits to tell the upper end of this quantile"
+    return np.where(why == "", down, np.nan), np.where(why == "", up, np.nan), why
 
 
 def woodruff(
@@ -108,17 +149,22 @@ def woodruff(
     if splits == total_splits:
         return QuantileInterval(value, value, value, None)
     known = float(exact_rank_at(value)) if exact_rank_at is not None and exact_count else 0.0
-    share, lo, hi, why = _share_limits(
-        rank_at(value), counts, np.asarray(known), np.asarray(exact_count), splits, total_splits, level
+    down, up, why = quantile_shares(
+        rank_at(value),
+        counts,
+        q,
+        splits=splits,
+        total_splits=total_splits,
+        level=level,
+        rank_error=rank_error,
+        known_below=known,
+        known_count=exact_count,
     )
     if reason := str(why):
         return QuantileInterval(value, None, None, reason)
-    # The share at the value need not be q (ties, coarse sketches): q and the share's own error are inverted.
-    down, up = q - float(share - lo) - rank_error, q + float(hi - share) + rank_error
-    if down <= 0 or up >= 1:
-        end = "lower" if down <= 0 else "upper"
-        return QuantileInterval(value, None, None, f"too few splits to tell the {end} end of this quantile")
-    return QuantileInterval(value, min(value, float(invert(down))), max(value, float(invert(up))), None)
+    return QuantileInterval(
+        value, min(value, float(invert(float(down)))), max(value, float(invert(float(up)))), None
+    )
 
 
 def quantile_intervals(
@@ -159,35 +205,6 @@ def quantile_intervals(
         pl.lit(total_splits, pl.UInt32).alias("N"),
         "reason",
     )
-
-
-def _share_limits(
-    below: Floats,
-    counts: Floats,
-    known_below: Floats,
-    known: Floats,
-    splits: int,
-    total: int,
-    level: float,
-) -> tuple[Floats, Floats, Floats, np.ndarray]:
-    s = np.asarray(below, dtype=np.float64)
-    c = np.asarray(counts, dtype=np.float64)
-    shape = s.shape[:-1]
-    zero = np.zeros(shape)
-    sums = Sums(
-        m=(c > 0).sum(-1).astype(np.float64),
-        s=(s.sum(-1), (s * s).sum(-1), (s**3).sum(-1)),
-        c=(c.sum(-1), (c * c).sum(-1), (c**3).sum(-1)),
-        sc=(s * c).sum(-1),
-        ssc=(s * s * c).sum(-1),
-        scc=(s * c * c).sum(-1),
-        spread_s=zero,
-        spread_c=zero,
-        spread_r=zero,
-        signed=np.ones(shape, dtype=np.bool_),
-    )
-    limits = ratio_limits(sums, known_below, known, n=splits, total=total, level=level, tail=SHARE_TAIL)
-    return limits.value, limits.lo, limits.hi, limits.why
 
 
 def _combined(

@@ -32,23 +32,35 @@ PRESENT_MIN: Final = 3
 """From half-way on, a group is shown when this many splits have it."""
 RARE_SPLITS: Final = 8
 """A group that is in fewer splits than this, of all N, is *rare*: it may never be shown before the end."""
+QUANTILE_SPLITS_MIN: Final = 2.0
+"""A q-quantile is shown when min(q, 1 - q) of the splits that have the group are this many."""
+QUANTILE_RARE_SPLITS: Final = 6.0
+"""For a q-quantile a group is rare when min(q, 1 - q) of the splits that have it, of all N, are fewer than this."""
 
 TAIL: Final = 6.0
 """Limit on a long tail's side, in standard errors, when the sample's own skewness is nil (see
 ``tail_factor``).
 """
-TAIL_MEAN: Final = 7.5
+TAIL_MEAN: Final = 8.0
+"""The same for means; and for shares, which lie in [0, 1] and have no long tail, below."""
+TAIL_SHARE: Final = 3.0
 TAIL_SMALL_SAMPLE: Final = 3.0
 """TAIL grows by the factor 1 + TAIL_SMALL_SAMPLE / n."""
-TAIL_LOG_SLOPE: Final = 3.0
+TAIL_LOG_SLOPE: Final = 1.5
 TAIL_LOG_FROM: Final = 0.7
 """TAIL grows by TAIL_LOG_SLOPE for each unit of log-spread above TAIL_LOG_FROM."""
-LOG_SPREAD_RAMP: Final = (0.15, 0.40)
-"""Standard deviation of log totals at which widening begins, and at which it is full."""
+LOG_SPREAD_SUM: Final = (0.20, 0.50)
+LOG_SPREAD_COUNT: Final = (0.30, 0.80)
+LOG_SPREAD_MEAN: Final = (0.15, 0.40)
+"""Standard deviation of log totals (of log means) at which widening begins, and at which it is full. A mean has the
+least, since it averages most and yet may hide one huge row; a count cannot, for no split is larger than its file.
+"""
 SKEW_RAMP: Final = (1.0, 2.0)
 """The same for skewness, in units of its standard deviation for normal totals, sqrt(6 / n)."""
-FEW_CLUSTERS: Final = 1.5
-"""Limits of ratios widen by 1 + FEW_CLUSTERS / m: linearisation understates the variance of few clusters."""
+FEW_CLUSTERS: Final = 1.2
+"""Limits of ratios widen by the factor 1 + FEW_CLUSTERS / m: linearisation understates the variance of few clusters."""
+FEW_PRESENT: Final = 2.0
+"""A long tail's limit of a total widens by the factor 1 + FEW_PRESENT / m, m: splits with the group."""
 PRESENCE_CHECK_MAX: Final = 60
 """Splits with the group up to which the exact distribution of that number is looked at."""
 NO_VARIATION: Final = 1e-13
@@ -79,33 +91,36 @@ def log_spread(count: Floats, log1: Floats, log2: Floats) -> Floats:
 def tail_factor(
     g: Floats,
     spread: Floats,
-    signed: NDArray[np.bool_],
+    side: Floats,
     n: Floats | float,
     t: Floats | float,
     *,
     level: float,
-    tail: float,
+    tail: Floats | float,
+    ramp: tuple[float, float],
 ) -> tuple[Floats, Floats]:
     """How many standard errors the interval reaches down and up.
 
-    ``g``: ``skewness``; ``spread``: ``log_spread``, of no meaning where ``signed`` (totals on both sides of
-    zero); ``n``: clusters behind ``g``; ``t``: Student's critical value, which the result never goes below. A
-    sample whose skewness is already great has seen an outlier and has a standard error to match, hence the
-    factor 1 - |g|.
+    ``g``: ``skewness``; ``side``: 1 where all totals are positive, -1 where all are negative, 0 where both occur;
+    ``spread``: ``log_spread``, without meaning where ``side`` is 0; ``n``: clusters behind ``g``; ``t``: Student's
+    critical value, which the result never goes below. A sample whose skewness is already great has seen an outlier
+    and has a standard error to match, hence the factor 1 - |g|. Where totals have both signs an outlier on one side
+    warns of one on the other. ``tail`` and ``ramp``: TAIL and LOG_SPREAD of the estimator.
     """
-    reach = tail * (1.0 + TAIL_SMALL_SAMPLE / n) + TAIL_LOG_SLOPE * np.where(
-        signed, 0.0, np.maximum(spread - TAIL_LOG_FROM, 0.0)
-    )
+    both = side == 0
+    g = np.where(side < 0, -g, g)
+    spread = np.where(both, 0.0, spread)
+    reach = tail * (1.0 + TAIL_SMALL_SAMPLE / n) + TAIL_LOG_SLOPE * np.maximum(spread - TAIL_LOG_FROM, 0.0)
     # TAIL was found for 95 %; tails are longer than Student's, so other levels move by more than t does.
     reach = reach * (student_t(level, 1e6) / student_t(0.95, 1e6)) ** 1.5
-    noise = np.sqrt(6.0) / n
-    seen = _ramp(np.abs(g) / noise, *SKEW_RAMP)
-    expected = np.where(signed, 0.0, _ramp(spread, *LOG_SPREAD_RAMP))
-    wide = reach * (1.0 - np.abs(g))
-    up = np.maximum(np.where((g > 0) | signed, seen, 0.0), expected)
-    down = np.where((g < 0) | signed, seen, 0.0)
-    wide_up = np.where((g > 0) | signed, wide, reach)
-    return np.maximum(t, t + down * (wide - t)), np.maximum(t, t + up * (wide_up - t))
+    seen = _ramp(np.abs(g) * n / np.sqrt(6.0), *SKEW_RAMP)
+    expected = _ramp(spread, *ramp)
+    damped = reach * (1.0 - np.abs(g))
+    outward = np.maximum(np.where((g > 0) | both, seen, 0.0), expected)
+    inward = np.where((g < 0) | both, seen, 0.0)
+    far = np.maximum(t, t + outward * (np.where((g > 0) | both, damped, reach) - t))
+    near = np.maximum(t, t + inward * (damped - t))
+    return np.where(side < 0, far, near), np.where(side < 0, near, far)
 
 
 def _ramp(x: Floats, start: float, full: float) -> Floats:

@@ -39,8 +39,8 @@ class Sums:
     spread_s: Floats
     spread_c: Floats
     spread_r: Floats
-    signed: np.ndarray
-    """Where logarithms of s say nothing: some split total is not positive."""
+    side: Floats
+    """1 where all totals of s are positive, -1 where all are negative, 0 where both occur (or zeros)."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def total_limits(
     """N/n · Σs with its limits. ``known`` is added as it is."""
     y1, y2, y3 = sums.s if kind == "sum" else sums.c
     spread = sums.spread_s if kind == "sum" else sums.spread_c
-    signed = sums.signed if kind == "sum" else np.zeros_like(sums.signed)
+    side = sums.side if kind == "sum" else np.ones_like(sums.side)
     mean = y1 / n
     e2 = y2 - mean * y1
     e3 = y3 - 3 * mean * y2 + 2 * mean * mean * y1
@@ -139,7 +139,14 @@ def total_limits(
         return Limits(value, nothing, nothing, _why(sums, value, n, total))
     t = rule.student_t(level, n - 1.0)
     down, up = rule.tail_factor(
-        rule.skewness(e2, e3), spread, signed, float(n), t, level=level, tail=rule.TAIL
+        rule.skewness(e2, e3),
+        spread,
+        side,
+        float(n),
+        t,
+        level=level,
+        tail=rule.TAIL * (1 + rule.FEW_PRESENT / np.maximum(sums.m, 1.0)),
+        ramp=rule.LOG_SPREAD_SUM if kind == "sum" else rule.LOG_SPREAD_COUNT,
     )
     error = total * np.sqrt((1 - n / total) / n * e2 / (n - 1))
     lo, hi = value - down * error, value + up * error
@@ -152,7 +159,9 @@ def total_limits(
     lo, hi = np.fmin(lo, np.fmin(a, b)), np.fmax(hi, np.fmax(a, b))
     if nonnegative:
         lo = np.maximum(lo, known + y1)
-    return _shown(Limits(value, lo, hi, _why(sums, value, n, total)))
+    why = _why(sums, value, n, total)
+    why[(why == "") & flat & (mean == 0)] = "every split total seen is zero: nothing to tell its error by"
+    return _shown(Limits(value, lo, hi, why))
 
 
 def ratio_limits(
@@ -164,6 +173,7 @@ def ratio_limits(
     total: int,
     level: float,
     tail: float = rule.TAIL_MEAN,
+    of: str = "mean",
 ) -> Limits:
     """(Σs) / (Σc), both expanded and with the known parts added, and its limits by linearisation."""
     s1, s2, s3 = sums.s
@@ -188,16 +198,21 @@ def ratio_limits(
     t = rule.student_t(level, np.maximum(clusters - 1, 1.0))
     present = np.maximum(sums.m, 2.0)
     down, up = rule.tail_factor(
-        rule.skewness(e2, e3), sums.spread_r, sums.signed, present, t, level=level, tail=tail
+        rule.skewness(e2, e3),
+        sums.spread_r,
+        sums.side,
+        present,
+        t,
+        level=level,
+        tail=tail,
+        ramp=rule.LOG_SPREAD_MEAN,
     )
     few = 1 + rule.FEW_CLUSTERS / present
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = np.maximum(e2, 0.0) / n * clusters / (clusters - 1)
         error = few * total * np.sqrt((1 - n / total) / n * spread) / all_c
     why = _why(sums, value, n, total)
-    why = np.where(
-        (why == "") & flat, "the mean is the same in every split seen: nothing to tell its spread by", why
-    )
+    why[(why == "") & flat] = f"the {of} is the same in every split seen: nothing to tell its error by"
     return _shown(Limits(value, value - down * error, value + up * error, why))
 
 
@@ -237,14 +252,13 @@ def _joined(sample: Moments | None, exact: Moments | None, keys: Sequence[str]) 
     absent.
     """
     none = pl.lit(0.0)
-    if sample is None and exact is None:
-        raise InvalidArgument("give a sample, an exact part, or both")
     if exact is None:
-        assert sample is not None
+        if sample is None:
+            raise InvalidArgument("give a sample, an exact part, or both")
         return sample.frame.with_columns(none.alias("exact_s1"), none.alias("exact_c1"))
     known = exact.frame.select(*keys, pl.col("s1").alias("exact_s1"), pl.col("c1").alias("exact_c1"))
     if sample is None:
-        return known.with_columns(pl.lit(0.0).alias(name) for name in STATE)
+        return known.with_columns(none.alias(name) for name in STATE)
     if not keys:
         return pl.concat([sample.frame, known], how="horizontal")
     rows = sample.frame.join(
@@ -265,7 +279,7 @@ def _sums(frame: pl.DataFrame) -> Sums:
         spread_s=rule.log_spread(a["p"], a["ls1"], a["ls2"]),
         spread_c=rule.log_spread(a["m"], a["lc1"], a["lc2"]),
         spread_r=rule.log_spread(a["p"], a["lr1"], a["lr2"]),
-        signed=a["p"] < a["m"],
+        side=(a["p"] == a["m"]).astype(np.float64) - (a["q"] == a["m"]),
     )
 
 
