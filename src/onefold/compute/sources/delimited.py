@@ -84,7 +84,7 @@ def _line_end(data: bytes, at: int) -> int:
 
 
 def columns_of(source: Source, head: bytes, first_record: bytes) -> list[str]:
-    """The column names of a file: from its header, or ``column_1`` … by its first record."""
+    """The column names of a file: from its header, or Polars' numbered ones by its first record."""
     import polars as pl
 
     options = reader_options(source)
@@ -101,13 +101,21 @@ def columns_of(source: Source, head: bytes, first_record: bytes) -> list[str]:
     return frame.collect_schema().names()
 
 
+def _safe_names(source: Source, names: Sequence[str]) -> list[str]:
+    """Names that a header can hold: the columns' own, or numbered ones where Polars would not read those back."""
+    quote = source.option("quote_char", '"')
+    separator = source.option("separator", ",")
+    unsafe = (quote,) if quote else (separator, "\n", "\r")
+    if any(part in name for name in names for part in unsafe) or (not quote and "" in names):
+        return [f"column_{i}" for i in range(len(names))]
+    return list(names)
+
+
 def header_line(source: Source, names: Sequence[str]) -> bytes:
-    """A header that reads back as these names."""
-    quote: str | None = source.option("quote_char", '"')
+    """A header of ``_safe_names``."""
+    quote: str = source.option("quote_char", '"') or ""
     separator: str = source.option("separator", ",")
-    if quote:
-        names = [quote + name.replace(quote, quote * 2) + quote for name in names]
-    return separator.join(names).encode() + b"\n"
+    return separator.join(quote + name + quote for name in names).encode() + b"\n"
 
 
 def parse(source: Source, schema: Sequence[tuple[str, pl.DataType]], group: Sequence[Piece]) -> pl.LazyFrame:
@@ -115,27 +123,43 @@ def parse(source: Source, schema: Sequence[tuple[str, pl.DataType]], group: Sequ
     import polars as pl
 
     # With a header in front, every piece is read by the same rules, whatever its first record looks like.
-    parts = [header_line(source, [name for name, _ in schema])]
+    names = [name for name, _ in schema]
+    safe = _safe_names(source, names)
+    parts = [header_line(source, safe)]
     for piece in group:
         parts.append(piece.data)
-        if not piece.data.endswith(b"\n"):
+        if piece.sound and not piece.data.endswith(b"\n"):
             parts.append(b"\n")
-    if len(group) == 1 and parts[-1] == b"\n":
-        parts.pop()  # a lone unsound piece stays as it is
-    return pl.scan_csv(b"".join(parts), has_header=True, schema=dict(schema), **reader_options(source))
+    frame = pl.scan_csv(
+        b"".join(parts),
+        has_header=True,
+        schema=dict(zip(safe, (dtype for _, dtype in schema), strict=True)),
+        **_options_for(source, names, safe),
+    )
+    return frame if safe == names else frame.rename(dict(zip(safe, names, strict=True)))
+
+
+def _options_for(source: Source, names: Sequence[str], safe: Sequence[str]) -> dict[str, Any]:
+    """The reader's options for data under a header of ours, which has no lines to skip before it."""
+    options = reader_options(source)
+    if isinstance(values := options.get("null_values"), dict):
+        options["null_values"] = {safe[names.index(k)]: v for k, v in values.items() if k in names}
+    return options
 
 
 def infer(source: Source, names: Sequence[str], samples: Sequence[bytes]) -> dict[str, Any]:
     """Types over the sampled records, with ``schema_overrides`` in force."""
     import polars as pl
 
-    data = header_line(source, names) + b"".join(s if s.endswith(b"\n") else s + b"\n" for s in samples if s)
-    overrides = dict(source.option("schema_overrides") or ())
+    safe = _safe_names(source, names)
+    data = header_line(source, safe) + b"".join(s if s.endswith(b"\n") else s + b"\n" for s in samples if s)
+    given = dict(source.option("schema_overrides") or ())
+    overrides = {safe[names.index(name)]: dtype for name, dtype in given.items()}
     frame = pl.scan_csv(
         data,
         has_header=True,
         infer_schema_length=None,
         schema_overrides=overrides or None,
-        **reader_options(source),
+        **_options_for(source, names, safe),
     )
-    return dict(frame.collect_schema())
+    return dict(zip(names, frame.collect_schema().values(), strict=True))

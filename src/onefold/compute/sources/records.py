@@ -8,6 +8,7 @@ the bytes ``[first_line(start), first_line(stop))``. So the ranges of a file, wh
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from onefold.compute.sources.content import RawFile, compression_of, content_blocks, is_whole
@@ -195,16 +196,19 @@ def csv_borders(raw: RawFile, unit: Unit, targets: list[int], scanner: QuoteScan
     if scanner.is_trivial and raw.is_local:
         found = sorted({first_line(raw, target, unit.size) for target in targets})
         return [border for border in found if 0 < border < unit.size]
+    # A border is the last one of the block in which its target stands, so blocks are small against the distance of targets.
+    step = max(1, min(b - a for a, b in pairwise([0, *targets])))
     borders: list[int] = []
     at = 0
     pending = list(targets)
-    for block in content_blocks(raw, unit, 0, 1024 * 1024):
+    for block in content_blocks(raw, unit, 0, min(max(step // 4, 1), 1024 * 1024)):
         cut = scanner.last_border(block)
         if not scanner.sound:
             return []
-        if cut and pending and at + cut >= pending[0]:
+        if cut and at + cut >= pending[0]:
             borders.append(at + cut)
-            while pending and at + cut >= pending[0]:
-                pending.pop(0)
+            pending = [target for target in pending if target > at + cut]
+            if not pending:
+                break
         at += len(block)
     return [border for border in borders if border < unit.size]
