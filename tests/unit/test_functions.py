@@ -55,7 +55,7 @@ def elsewhere(function: Any, argument: object, tmp_path: Path) -> str:
         "fn, argument = functions.load(open(sys.argv[1], 'rb').read()); print(repr(fn(argument)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(blob)], cwd="/", capture_output=True, text=True, check=False, env={}
+        [sys.executable, "-c", code, str(blob)], cwd="/", capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

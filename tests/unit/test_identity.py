@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 import math
 import operator
+import os
 import re
 import subprocess
 import sys
@@ -248,6 +249,13 @@ def test_functions_that_call_each_other_end(load: Load) -> None:
     digest_of(load(many).f0)
 
 
+def test_what_a_handler_covers_counts(load: Load) -> None:
+    """The instructions are the same; only the table of handlers tells the two apart."""
+    inside = "def job(row):\n    try:\n        row.a()\n        row.b()\n    except KeyError:\n        pass\n"
+    after = "def job(row):\n    try:\n        row.a()\n    except KeyError:\n        pass\n    else:\n        row.b()\n"
+    assert digest_of(load(inside).job) != digest_of(load(after).job)
+
+
 def test_a_lambda_is_its_code(load: Load) -> None:
     text = "job = lambda row: row['x'] + 1\n"
     assert digest_of(load(text).job) == digest_of(load("def job(row):\n    return row['x'] + 1\n").job)
@@ -476,7 +484,7 @@ def test_the_digest_is_the_same_in_other_processes(tmp_path: Path) -> None:
     found = {
         subprocess.run(
             [sys.executable, "-c", program, str(tmp_path)],
-            env={"PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,
