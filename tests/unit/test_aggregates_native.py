@@ -214,6 +214,12 @@ def test_keys_of_every_kind(keys: pl.Series, seed: int) -> None:
     assert_frame_equal(got, two, check_row_order=False)
 
 
+def test_negative_zero_is_the_key_zero() -> None:
+    splits = [pl.DataFrame({"k": [-0.0], "x": [1]}), pl.DataFrame({"k": [0.0, -0.0], "x": [2, 3]})]
+    got = through_tree(splits, [pl.col("k")], [("x", agg.sum("x"))])
+    assert got.rows() == [(0.0, 6)] and math.copysign(1, got["k"][0]) == 1
+
+
 def test_key_expressions_and_input_expressions() -> None:
     rows = rows_of("i16", 9)
     keys = [pl.col("k").str.len_chars().alias("size"), (pl.col("x") > 0).alias("up")]

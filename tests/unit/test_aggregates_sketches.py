@@ -58,9 +58,9 @@ def numbered(frame: pl.DataFrame) -> pl.DataFrame:
     """With the place of each row, over two files with two units each."""
     row = pl.int_range(frame.height)
     place = pl.struct(
-        path=pl.when(row % 2 == 0).then(pl.lit("b.csv")).otherwise(pl.lit("a.csv")),
-        start=(row // 40 % 2) * 1000,
-        row=row // 2,
+        path=pl.when(row < 50).then(pl.lit("b.csv")).otherwise(pl.lit("a.csv")),
+        start=pl.when(row < 50).then(row // 25 * 500).otherwise(1000 - row // 25 * 250),
+        row=row % 25,
     )
     return frame.with_columns(place.alias(ORDER_COLUMN))
 

@@ -36,9 +36,19 @@ def merge_pair(
         return b if a.height == 0 else a
     if a.height == b.height and all(a[key].equals(b[key]) for key in keys):
         return _combined(a, b, keys, aggs)
-    in_a, in_b, order = _aligned(a, b, keys)
-    both = _combined(_rows(a, in_a), _rows(b, in_b), keys, aggs)
-    return _rows(pl.concat([a, b, both], rechunk=True), order)
+    order, twice = _aligned(a, b, keys)
+    first, second = order[twice], order[twice + 1]
+    keep = np.ones(len(order), dtype=np.bool_)
+    keep[twice + 1] = False
+    groups = _rows(pl.concat([a.select(keys), b.select(keys)], rechunk=True), order[keep])
+    states = [column for column in a.columns if column not in keys]
+    left, right = a.select(states), b.select(states)
+    in_a, in_b = np.minimum(first, second), np.maximum(first, second) - a.height
+    both = _combined(_rows(left, in_a), _rows(right, in_b), (), aggs)
+    order[twice] = len(order) + np.arange(len(twice))
+    return (
+        groups.hstack(_rows(pl.concat([left, right, both], rechunk=True), order[keep])) if states else groups
+    )
 
 
 def state_of(frame: pl.DataFrame, name: str) -> State:
@@ -65,12 +75,10 @@ def _rows(frame: pl.DataFrame, index: NDArray[Any]) -> pl.DataFrame:
     return frame.select(pl.all().gather(pl.Series(index)))
 
 
-def _aligned(
-    a: pl.DataFrame, b: pl.DataFrame, keys: Sequence[str]
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Rows of ``a`` and of ``b`` that are the same group, and the order in which rows of (a, b, both) are the result.
+def _aligned(a: pl.DataFrame, b: pl.DataFrame, keys: Sequence[str]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Rows of (a, b) in the order of their keys, and the places in it whose row is the same group as the next.
 
-    Both sides are sorted and have each group once, so in one sorted run of both the rows of a group stand side by side.
+    Both sides are sorted and have each group once, so in one sorted run the two rows of a group stand side by side.
     """
     if len(keys) == 1 and _numeric(a[keys[0]]) and _numeric(b[keys[0]]):
         runs = np.concatenate([a[keys[0]].to_physical().to_numpy(), b[keys[0]].to_physical().to_numpy()])
@@ -88,10 +96,7 @@ def _aligned(
         run = left.merge_sorted(right, keys, maintain_order=True)
         order = run[_ROW].to_numpy().copy()
         same = _same_as_next(run.select(keys))
-    twice = np.flatnonzero(same)
-    first, second = order[twice], order[twice + 1]
-    order[twice] = a.height + b.height + np.arange(len(twice))
-    return np.minimum(first, second), np.maximum(first, second) - a.height, np.delete(order, twice + 1)
+    return order, np.flatnonzero(same)
 
 
 def _numeric(key: pl.Series) -> bool:
