@@ -86,7 +86,7 @@ def test_first_and_last_by_file_and_row(seed: int, keys: list[pl.Expr]) -> None:
     by = pl.col("x").sort_by(ORDER_COLUMN)
     exprs = [by.first().alias("f"), by.last().alias("l")]
     want = rows.group_by(keys).agg(exprs).sort("k") if keys else rows.select(exprs)
-    assert_frame_equal(through(splits_of(rows, seed, 5), keys, aggs), want)
+    assert_frame_equal(through(splits_of(rows, seed, 30), keys, aggs), want)
     assert all(one.needs_order for _, one in aggs)
 
 
