@@ -12,6 +12,7 @@ import itertools
 import math
 import operator
 import os
+import random
 import re
 import subprocess
 import sys
@@ -434,6 +435,22 @@ def test_every_kind_of_value_has_a_digest_that_is_its_own() -> None:
     assert digests == [digest_of(make()) for make in VALUES]
     doubles = [number for number, digest in enumerate(digests) if digests.index(digest) != number]
     assert [VALUES[number]() for number in doubles] == []
+
+
+def test_large_plain_values_count_as_small_ones_do() -> None:
+    words = [f"word {number}" for number in range(50)]
+    rng = random.Random(1)
+    shuffled = rng.sample(words, len(words))
+    same = ["".join(word) for word in words]
+    assert digest_of(words) == digest_of(same)
+    assert digest_of(set(words)) == digest_of(frozenset(shuffled))
+    assert digest_of(dict.fromkeys(words, 1)) == digest_of(dict.fromkeys(same, 1))
+    mixed: list[Any] = [*words, 1, 1.0, True, None, b"x", 2**80, math.nan, -0.0]
+    different = [
+        words, shuffled, set(words), tuple(words), dict.fromkeys(words, 1), dict.fromkeys(shuffled, 1), [*words, [1]],
+        mixed, [*words, 1, 1, True, None, b"x", 2**80, math.nan, -0.0], [*mixed[:-1], 0.0], words[:-1], [*words, words[0]],
+    ]  # fmt: skip
+    assert len({digest_of(value) for value in different}) == len(different)
 
 
 def test_shared_values_count_as_equal_ones() -> None:

@@ -11,13 +11,11 @@ unknown means that the task is run again. The reason is kept in ``unstable``.
 
 from __future__ import annotations
 
-import datetime
 import enum
 import functools
 import logging
 import re
 import secrets
-import struct
 import sys
 import types
 from collections.abc import Iterable
@@ -32,6 +30,7 @@ from onefold.compute.normal_code import (
     loaded_globals,
     mentioned,
 )
+from onefold.compute.normal_data import bulk_digest, data_form, plain_digest
 from onefold.compute.user_code import is_user_module
 
 _VALUES_MAX = 2_000_000
@@ -111,10 +110,13 @@ class Normaliser:
 
     def value(self, value: object, name: str) -> bytes:
         """The digest of a value; ``name`` says where it stands, for messages."""
+        bulk = bulk_digest(value)
+        if bulk is not None:
+            return bulk
         self._visited += 1
         if self._visited > _VALUES_MAX:
             return self._unknown(name, value, "it holds too many values")
-        simple = _simple(value)
+        simple = plain_digest(value)
         if simple is not None:
             return simple
         key = id(value)
@@ -219,7 +221,7 @@ class Normaliser:
         """
         alone = []
         for item in items:
-            simple = _simple(item)
+            simple = plain_digest(item)
             alone.append((simple if simple is not None else Normaliser().digest(item), item))
         alone.sort(key=lambda pair: pair[0])
         return [self.value(item, name) for _, item in alone]
@@ -354,8 +356,6 @@ class Normaliser:
         return hash_parts("bound", self.value(owner, name), fn.__name__)
 
     def _object(self, value: Any, name: str) -> bytes:
-        from onefold.compute.normal_data import data_form
-
         if hasattr(value, "cache_parameters") and hasattr(value, "__wrapped__"):
             return hash_parts(
                 "cached", self.value(value.__wrapped__, name), self.value(value.cache_parameters(), name)
@@ -382,26 +382,6 @@ class Normaliser:
     def _unknown(self, name: str, value: object, why: str) -> bytes:
         self.unstable.append(f"{name} is a {type(value).__qualname__} without a canonical form ({why:.200})")
         return secrets.token_bytes(DIGEST_BYTES)
-
-
-def _simple(value: object) -> bytes | None:
-    """The digest of a value that holds no others, by type and content."""
-    kind = type(value)
-    if value is None or value is Ellipsis or value is NotImplemented or kind is bool:
-        return hash_parts("constant", repr(value))
-    if kind is int or kind is str or kind is bytes:
-        return hash_parts("plain", value)  # type: ignore[arg-type]
-    if kind is float:
-        return hash_parts("float", struct.pack(">d", value))
-    if kind is complex:
-        return hash_parts("complex", struct.pack(">dd", value.real, value.imag))  # type: ignore[attr-defined]
-    if kind is bytearray:
-        return hash_parts("bytearray", bytes(value))  # type: ignore[call-overload]
-    if kind is range or kind is slice:
-        return hash_parts(kind.__name__, repr(value))
-    if kind in (datetime.date, datetime.time, datetime.datetime) and getattr(value, "tzinfo", None) is None:
-        return hash_parts(kind.__name__, value.isoformat(), str(getattr(value, "fold", 0)))  # type: ignore[attr-defined]
-    return None
 
 
 def _found(module: str | None, qualname: str) -> object:

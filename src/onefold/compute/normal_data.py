@@ -1,9 +1,58 @@
-"""Canonical forms of array and frame values of NumPy and Polars."""
+"""Digests of plain values, and canonical forms of arrays and frames of NumPy and Polars."""
 
 from __future__ import annotations
 
+import datetime
+import marshal
+import struct
 import sys
 from typing import Any
+
+from onefold.compute.normal_code import hash_parts
+
+
+_PLAIN = frozenset({bool, bytes, float, int, str, type(None)})
+_BULK_MIN = 16
+
+
+def plain_digest(value: object) -> bytes | None:
+    """The digest of a value that holds no others, by type and content."""
+    kind = type(value)
+    if value is None or value is Ellipsis or value is NotImplemented or kind is bool:
+        return hash_parts("constant", repr(value))
+    if kind is int or kind is str or kind is bytes:
+        return hash_parts("plain", value)  # type: ignore[arg-type]
+    if kind is float:
+        return hash_parts("float", struct.pack(">d", value))
+    if kind is complex:
+        return hash_parts("complex", struct.pack(">dd", value.real, value.imag))  # type: ignore[attr-defined]
+    if kind is bytearray:
+        return hash_parts("bytearray", bytes(value))  # type: ignore[call-overload]
+    if kind is range or kind is slice:
+        return hash_parts(kind.__name__, repr(value))
+    if kind in (datetime.date, datetime.time, datetime.datetime) and getattr(value, "tzinfo", None) is None:
+        return hash_parts(kind.__name__, value.isoformat(), str(getattr(value, "fold", 0)))  # type: ignore[attr-defined]
+    return None
+
+
+def bulk_digest(value: Any) -> bytes | None:
+    """The digest of a large container of plain values at once, several times faster than value by value."""
+    kind = type(value)
+    if kind not in (list, tuple, dict, set, frozenset) or len(value) < _BULK_MIN:
+        return None
+    if kind is dict:
+        items: Any = [*value, *value.values()]
+    elif kind in (set, frozenset):
+        if len({type(item) for item in value}) != 1 or not isinstance(next(iter(value)), int | str | bytes):
+            return None
+        items = sorted(value)
+    else:
+        items = value
+    if not _PLAIN.issuperset(map(type, items)):
+        return None
+    name = "set" if kind is frozenset else kind.__name__
+    # Format 0 knows no references, so it does not show which of the values are one object.
+    return hash_parts("bulk", name, len(value), marshal.dumps(list(items), 0))
 
 
 def data_form(value: Any) -> object | None:
