@@ -10,7 +10,6 @@ from typing import Any
 
 from onefold.compute.normal_code import hash_parts
 
-
 _PLAIN = frozenset({bool, bytes, float, int, str, type(None)})
 _BULK_MIN = 16
 
