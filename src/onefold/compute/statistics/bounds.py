@@ -11,6 +11,7 @@ from typing import Literal
 
 import polars as pl
 
+from onefold.compute.statistics.totals import output_keys
 from onefold.errors import InvalidArgument
 
 
@@ -21,15 +22,16 @@ def bound(
     keys: Sequence[str],
     n: int,
     total_splits: int,
+    value: str = "value",
     relative_error: float = 0.0,
 ) -> pl.DataFrame:
     """Bounds from the values over the splits done.
 
-    ``values``: key columns + ``value`` (any orderable type). A minimum so far is an upper bound of the final
-    one (``hi`` = value, ``lo`` null); a maximum and a distinct count are lower bounds (``lo`` = value, ``hi``
-    null). ``relative_error``: of a sketch that counts distinct values approximately; its bounds are moved
-    outwards by it, and with every split done ``lo`` and ``hi`` are that far from the value rather than equal
-    to it.
+    ``values``: key columns + the column named by ``value`` (any orderable type). A minimum so far is an upper
+    bound of the final one (``hi`` = value, ``lo`` null); a maximum and a distinct count are lower bounds
+    (``lo`` = value, ``hi`` null). ``relative_error``: of a sketch that counts distinct values approximately;
+    its bounds are moved outwards by it, and with every split done ``lo`` and ``hi`` are that far from the
+    value rather than equal to it.
 
     Returns key columns + ``value, lo, hi, level`` (null), ``kind`` ("bound" | "exact"), ``n``, ``N``,
     ``reason`` (null, or "none of the splits is done" when n == 0, where ``lo`` and ``hi`` are null).
@@ -41,13 +43,13 @@ def bound(
     if relative_error and kind != "n_unique":
         raise InvalidArgument("relative_error is for n_unique only")
     done = n == total_splits
-    value = pl.col("value")
-    low = value / (1 + relative_error) if relative_error else value
-    high = value / (1 - relative_error) if relative_error else value
-    null = pl.lit(None, values.schema["value"])
+    seen = pl.col(value)
+    low = seen / (1 + relative_error) if relative_error else seen
+    high = seen / (1 - relative_error) if relative_error else seen
+    null = pl.lit(None, values.schema[value])
     return values.select(
-        *keys,
-        value,
+        *(pl.col(key).alias(name) for key, name in zip(keys, output_keys(keys), strict=True)),
+        seen.alias("value"),
         (low if done or (n and kind != "min") else null).alias("lo"),
         (high if done or (n and kind == "min") else null).alias("hi"),
         pl.lit(None, pl.Float64).alias("level"),

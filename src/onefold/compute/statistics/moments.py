@@ -30,6 +30,8 @@ STATE: Final = (
     *("lc1", "lc2"),  # Σlog c, Σlog² c   over splits with c > 0
     *("lr1", "lr2"),  # Σlog|s/c|, Σlog²|s/c|   over splits with s != 0
 )
+PREFIX: Final = "#"
+"""Of the state's column names, so that a group key may be called ``m`` or ``c1``."""
 BATCH: Final = 8
 """Splits that are added up at once: few enough that their rows stay in cache (16 was as fast, 64 five times
 slower).
@@ -40,34 +42,35 @@ slower).
 class Moments:
     """Power sums of one aggregate's split totals over ``splits`` splits.
 
-    ``frame``: the key columns and the columns of ``STATE`` (``m``, ``p`` and ``q`` UInt32, the others Float64), one
-    row per group that was seen, in no particular order.
+    ``frame``: the key columns and the columns of ``STATE``, prefixed with ``#`` (``m``, ``p`` and ``q``
+    UInt32, the others Float64), one row per group that was seen, in no particular order.
     """
 
     frame: pl.DataFrame
     splits: int
 
 
-def leaf(totals: pl.DataFrame, keys: Sequence[str]) -> Moments:
+def leaf(totals: pl.DataFrame, keys: Sequence[str], *, s: str = "s", c: str = "c") -> Moments:
     """The moments of one split. ``totals``: key columns (a group once) + ``s`` (sum) + ``c`` (non-null
     values).
 
-    For counts give ``s`` = ``c``, or leave ``s`` out. Raises ``InvalidArgument`` when a column is missing.
+    For counts give ``s`` = ``c``, or leave ``s`` out. ``s=`` and ``c=`` name other columns for them. Raises
+    ``InvalidArgument`` when a column is missing.
     """
-    return Moments(_powers(totals, keys), 1)
+    return Moments(_powers(totals, keys, s, c), 1)
 
 
-def of_splits(frames: Sequence[pl.DataFrame], keys: Sequence[str]) -> Moments:
+def of_splits(frames: Sequence[pl.DataFrame], keys: Sequence[str], *, s: str = "s", c: str = "c") -> Moments:
     """The moments of many splits at once: ``frames[i]`` is what ``leaf`` takes for split i (it may have no
     rows).
     """
     if not frames:
         raise InvalidArgument("of_splits needs at least one split; pass None where there is no sample")
-    needed = [*keys, *(name for name in ("s", "c") if name in frames[0].columns)]
-    sums = [
-        _summed([_powers(pl.concat([f.select(needed) for f in batch], how="vertical_relaxed"), keys)], keys)
-        for batch in _batches(frames)
-    ]
+    needed = [*keys, *(name for name in (s, c) if name in frames[0].columns)]
+    sums = []
+    for batch in _batches(frames):
+        totals = pl.concat([frame.select(needed) for frame in batch], how="vertical_relaxed")
+        sums.append(_summed([_powers(totals, keys, s, c)], keys))
     while len(sums) > 1:
         sums = [_summed(batch, keys) for batch in _batches(sums)]
     return Moments(sums[0], len(frames))
@@ -84,29 +87,34 @@ def _batches(frames: Sequence[pl.DataFrame]) -> list[Sequence[pl.DataFrame]]:
     return [frames[i : i + BATCH] for i in range(0, len(frames), BATCH)]
 
 
-def _powers(totals: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    needed = [*keys, "c"]
-    if missing := [name for name in needed if name not in totals.columns]:
+def _powers(totals: pl.DataFrame, keys: Sequence[str], sums: str, counts: str) -> pl.DataFrame:
+    if missing := [name for name in (*keys, counts) if name not in totals.columns]:
         raise InvalidArgument(f"totals of a split lack the columns {missing}; they have {totals.columns}")
-    count = pl.col("c").cast(pl.Float64).fill_null(0.0)
-    total = pl.col("s").cast(pl.Float64).fill_null(0.0) if "s" in totals.columns else count
-    frame = totals.select(*keys, total.alias("s"), count.alias("c"))
-    s, c = pl.col("s"), pl.col("c")
-    some = (s != 0) & (c > 0)
-    log_s = pl.when(some).then(s.abs().log()).otherwise(0.0)
-    log_c = pl.when(c > 0).then(c.log()).otherwise(0.0)
-    log_r = pl.when(some).then(s.abs().log() - c.log()).otherwise(0.0)
-    return frame.with_columns(log_s.alias("_ls"), log_c.alias("_lc"), log_r.alias("_lr")).select(
+    if clash := {sums, counts} & set(keys):
+        raise InvalidArgument(f"{sorted(clash)} is a group key; give the totals other names with s= and c=")
+    c = pl.col("#c")
+    s = pl.col("#s")
+    total = pl.col(sums if sums in totals.columns else counts)
+    frame = totals.select(
         *keys,
-        (c > 0).cast(pl.UInt32).alias("m"),
-        *(s.alias("s1"), (s * s).alias("s2"), (s * s * s).alias("s3")),
-        *(c.alias("c1"), (c * c).alias("c2"), (c * c * c).alias("c3")),
-        *((s * c).alias("sc"), (s * s * c).alias("ssc"), (s * c * c).alias("scc")),
-        *(((s > 0) & (c > 0)).cast(pl.UInt32).alias("p"), ((s < 0) & (c > 0)).cast(pl.UInt32).alias("q")),
-        *(pl.col("_ls").alias("ls1"), (pl.col("_ls") ** 2).alias("ls2")),
-        *(pl.col("_lc").alias("lc1"), (pl.col("_lc") ** 2).alias("lc2")),
-        *(pl.col("_lr").alias("lr1"), (pl.col("_lr") ** 2).alias("lr2")),
+        total.cast(pl.Float64).fill_null(0.0).alias("#s"),
+        pl.col(counts).cast(pl.Float64).fill_null(0.0).alias("#c"),
     )
+    some = (s != 0) & (c > 0)
+    logs = {
+        "#l_s": pl.when(some).then(s.abs().log()).otherwise(0.0),
+        "#l_c": pl.when(c > 0).then(c.log()).otherwise(0.0),
+        "#l_r": pl.when(some).then(s.abs().log() - c.log()).otherwise(0.0),
+    }
+    powers = {
+        "m": (c > 0).cast(pl.UInt32),
+        **{"s1": s, "s2": s * s, "s3": s * s * s, "c1": c, "c2": c * c, "c3": c * c * c},
+        **{"sc": s * c, "ssc": s * s * c, "scc": s * c * c},
+        "p": ((s > 0) & (c > 0)).cast(pl.UInt32),
+        "q": ((s < 0) & (c > 0)).cast(pl.UInt32),
+        **{f"l{x}{k}": pl.col(f"#l_{x}") ** k for x in "scr" for k in (1, 2)},
+    }
+    return frame.with_columns(**logs).select(*keys, *(powers[name].alias(PREFIX + name) for name in STATE))
 
 
 def _summed(frames: Sequence[pl.DataFrame], keys: Sequence[str]) -> pl.DataFrame:
@@ -115,5 +123,5 @@ def _summed(frames: Sequence[pl.DataFrame], keys: Sequence[str]) -> pl.DataFrame
     """
     rows = pl.concat(frames, how="vertical")
     if not keys:
-        return rows.select(pl.col(name).sum() for name in STATE)
-    return rows.group_by(*keys, maintain_order=True).agg(pl.col(name).sum() for name in STATE)
+        return rows.select(pl.col(PREFIX + name).sum() for name in STATE)
+    return rows.group_by(*keys, maintain_order=True).agg(pl.col(PREFIX + name).sum() for name in STATE)

@@ -18,7 +18,7 @@ import polars as pl
 
 from onefold.compute.statistics import rule
 from onefold.compute.statistics.rule import Floats
-from onefold.compute.statistics.totals import Sums, ratio_limits
+from onefold.compute.statistics.totals import Sums, output, ratio_limits
 from onefold.errors import InvalidArgument
 
 BISECTIONS: Final = 60
@@ -66,9 +66,10 @@ def quantile_shares(
 ) -> tuple[Floats, Floats, np.ndarray]:
     """The shares whose quantiles are the limits of the q-quantile, for many groups at once.
 
-    ``below``, ``counts``: shape (..., k), the values up to the estimated quantile and all values of a group in each of
-    k splits; splits without the group may be left out, ``splits`` says how many were done. The other arguments are
-    those of ``woodruff``. Returns (down, up, reason), each of shape (...); NaN where ``reason`` is not "".
+    ``below``, ``counts``: shape (..., k), the values up to the estimated quantile and all values of a group
+    in each of k splits; splits without the group may be left out, ``splits`` says how many were done. The
+    other arguments are those of ``woodruff``. Returns (down, up, reason), each of shape (...); NaN where
+    ``reason`` is not "".
     """
     s = np.asarray(below, dtype=np.float64)
     c = np.asarray(counts, dtype=np.float64)
@@ -100,7 +101,10 @@ def quantile_shares(
     up = q + (limits.hi - limits.value) + rank_error
     why = limits.why.copy()
     few = sums.m * min(q, 1 - q) < rule.QUANTILE_SPLITS_MIN
-    why[(why == "") & few] = f"too few splits have this group for its {q:g}-quantile"
+    if rule.too_early(splits, total_splits) is None:
+        why[few & (sums.m >= rule.present_min(splits, total_splits))] = (
+            f"too few splits have this group for its {q:g}-quantile"
+        )
     why[(why == "") & (down <= 0)] = "too few splits to tell the lower end of this quantile"
     why[(why == "") & (up >= 1)] = "too few splits to tell the upper end of this quantile"
     return np.where(why == "", down, np.nan), np.where(why == "", up, np.nan), why
@@ -137,11 +141,11 @@ def woodruff(
             f"{len(counts)} splits with values, {splits} done, {total_splits} in all: not possible"
         )
     counts = np.asarray(counts, dtype=np.float64)
-    if splits == 0 or not counts.sum():
+    if (splits == 0 and total_splits > 0) or not (counts.sum() or exact_count):
         return QuantileInterval(None, None, None, f"no value in the {splits} of {total_splits} splits done")
     if exact_rank_at is not None and exact_count > 0:
         invert = _combined(
-            counts, rank_at, quantile_at, exact_count, exact_rank_at, weight=total_splits / splits
+            counts, rank_at, quantile_at, exact_count, exact_rank_at, weight=total_splits / max(splits, 1)
         )
     else:
         invert, exact_count = quantile_at, 0.0
@@ -178,9 +182,9 @@ def quantile_intervals(
     rank_error: float = 0.0,
 ) -> pl.DataFrame:
     """``woodruff`` for each group, as a frame of the form of ``intervals``."""
-    rows = []
-    for group in groups:
-        found = woodruff(
+    groups = list(groups)
+    found = [
+        woodruff(
             group.counts,
             group.rank_at,
             group.quantile_at,
@@ -192,18 +196,26 @@ def quantile_intervals(
             exact_count=group.exact_count,
             exact_rank_at=group.exact_rank_at,
         )
-        rows.append((*group.key, found.value, found.lo, found.hi, found.reason))
-    names = [*keys, "value", "lo", "hi", "reason"]
-    floats = {"value": pl.Float64, "lo": pl.Float64, "hi": pl.Float64, "reason": pl.String}
-    frame = pl.DataFrame(rows, schema=names, schema_overrides=floats, orient="row", infer_schema_length=None)
-    return frame.select(
-        *keys,
-        *("value", "lo", "hi"),
-        pl.lit(level, pl.Float64).alias("level"),
-        pl.lit("exact" if splits == total_splits else "estimate").alias("kind"),
-        pl.lit(splits, pl.UInt32).alias("n"),
-        pl.lit(total_splits, pl.UInt32).alias("N"),
-        "reason",
+        for group in groups
+    ]
+    frame = pl.DataFrame(
+        [group.key for group in groups], schema=list(keys), orient="row", infer_schema_length=None
+    )
+
+    def numbers(name: str) -> Floats:
+        return np.array(
+            [np.nan if (x := getattr(one, name)) is None else x for one in found], dtype=np.float64
+        )
+
+    return output(
+        frame,
+        keys,
+        *(numbers(name) for name in ("value", "lo", "hi")),
+        level=level,
+        kind="exact" if splits == total_splits else "estimate",
+        n=splits,
+        total=total_splits,
+        why=np.array([one.reason or "" for one in found], dtype=object),
     )
 
 

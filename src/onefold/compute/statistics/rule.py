@@ -35,7 +35,9 @@ RARE_SPLITS: Final = 8
 QUANTILE_SPLITS_MIN: Final = 2.0
 """A q-quantile is shown when min(q, 1 - q) of the splits that have the group are this many."""
 QUANTILE_RARE_SPLITS: Final = 6.0
-"""For a q-quantile a group is rare when min(q, 1 - q) of the splits that have it, of all N, are fewer than this."""
+"""For a q-quantile a group is rare when min(q, 1 - q) of the splits that have it, of all N, are fewer than
+this.
+"""
 
 TAIL: Final = 6.0
 """Limit on a long tail's side, in standard errors, when the sample's own skewness is nil (see
@@ -52,13 +54,16 @@ TAIL_LOG_FROM: Final = 0.7
 LOG_SPREAD_SUM: Final = (0.20, 0.50)
 LOG_SPREAD_COUNT: Final = (0.30, 0.80)
 LOG_SPREAD_MEAN: Final = (0.15, 0.40)
-"""Standard deviation of log totals (of log means) at which widening begins, and at which it is full. A mean has the
-least, since it averages most and yet may hide one huge row; a count cannot, for no split is larger than its file.
+"""Standard deviation of log totals (of log means) at which widening begins, and at which it is full. A mean
+has the least, since it averages most and yet may hide one huge row; a count cannot, for no split is larger
+than its file.
 """
 SKEW_RAMP: Final = (1.0, 2.0)
 """The same for skewness, in units of its standard deviation for normal totals, sqrt(6 / n)."""
 FEW_CLUSTERS: Final = 1.2
-"""Limits of ratios widen by the factor 1 + FEW_CLUSTERS / m: linearisation understates the variance of few clusters."""
+"""Limits of ratios widen by the factor 1 + FEW_CLUSTERS / m: linearisation understates the variance of few
+clusters.
+"""
 FEW_PRESENT: Final = 2.0
 """A long tail's limit of a total widens by the factor 1 + FEW_PRESENT / m, m: splits with the group."""
 PRESENCE_CHECK_MAX: Final = 60
@@ -84,7 +89,8 @@ def skewness(e2: Floats, e3: Floats) -> Floats:
 def log_spread(count: Floats, log1: Floats, log2: Floats) -> Floats:
     """Sample standard deviation of logarithms from their sum and sum of squares; 0 for fewer than two."""
     k = np.maximum(count, 2.0)
-    variance = (log2 - log1 * log1 / k) / (k - 1)
+    with np.errstate(invalid="ignore"):
+        variance = (log2 - log1 * log1 / k) / (k - 1)
     return np.where(count >= 2, np.sqrt(np.maximum(variance, 0.0)), 0.0)
 
 
@@ -101,11 +107,12 @@ def tail_factor(
 ) -> tuple[Floats, Floats]:
     """How many standard errors the interval reaches down and up.
 
-    ``g``: ``skewness``; ``side``: 1 where all totals are positive, -1 where all are negative, 0 where both occur;
-    ``spread``: ``log_spread``, without meaning where ``side`` is 0; ``n``: clusters behind ``g``; ``t``: Student's
-    critical value, which the result never goes below. A sample whose skewness is already great has seen an outlier
-    and has a standard error to match, hence the factor 1 - |g|. Where totals have both signs an outlier on one side
-    warns of one on the other. ``tail`` and ``ramp``: TAIL and LOG_SPREAD of the estimator.
+    ``g``: ``skewness``; ``side``: 1 where all totals are positive, -1 where all are negative, 0 where both
+    occur; ``spread``: ``log_spread``, without meaning where ``side`` is 0; ``n``: clusters behind ``g``;
+    ``t``: Student's critical value, which the result never goes below. A sample whose skewness is already
+    great has seen an outlier and has a standard error to match, hence the factor 1 - |g|. Where totals have
+    both signs an outlier on one side warns of one on the other. ``tail`` and ``ramp``: TAIL and LOG_SPREAD of
+    the estimator.
     """
     both = side == 0
     g = np.where(side < 0, -g, g)

@@ -17,11 +17,13 @@ import numpy as np
 import polars as pl
 
 from onefold.compute.statistics import rule
-from onefold.compute.statistics.moments import STATE, Moments
+from onefold.compute.statistics.moments import PREFIX, STATE, Moments
 from onefold.compute.statistics.rule import Floats
 from onefold.errors import InvalidArgument
 
 Kind = Literal["sum", "count", "mean"]
+KNOWN = ("#known_s", "#known_c")
+COLUMNS = ("value", "lo", "hi", "level", "kind", "n", "N", "reason")
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,11 @@ def intervals(
     ``nonnegative``: the caller knows that no value is negative, so a sum cannot end below what was already
     seen (counts never do).
 
-    Returns key columns + ``value, lo, hi, level`` (Float64), ``kind`` ("estimate" | "exact"), ``n``, ``N``
-    (splits done and all, of the new ones), ``reason`` (null, or why ``lo`` and ``hi`` are null). Order of
-    rows: groups of ``sample`` first, in its order. With all splits done every row is exact: ``lo == value ==
-    hi``. With none done ``value`` is null as well. A group that no finished split has seen has no row:
-    nothing is known about it. Raises ``InvalidArgument``.
+    Returns key columns (see ``output_keys``) + ``value, lo, hi, level`` (Float64), ``kind`` ("estimate" |
+    "exact"), ``n``, ``N`` (splits done and all, of the new ones), ``reason`` (null, or why ``lo`` and ``hi``
+    are null). Order of rows: groups of ``sample`` first, in its order. With all splits done every row is
+    exact: ``lo == value == hi``. With none done ``value`` is null as well. A group that no finished split has
+    seen has no row: nothing is known about it. Raises ``InvalidArgument``.
     """
     n = sample.splits if sample is not None else 0
     _check(kind, n, total_splits, level)
@@ -82,36 +84,73 @@ def intervals(
     if n == total_splits:
         return _exact(kind, frame, keys, level=level, total=total_splits)
     sums = _sums(frame)
-    known_s = frame["exact_s1"].to_numpy()
-    known_c = frame["exact_c1"].to_numpy()
-    if n == 0:
-        nothing = np.full(frame.height, np.nan)
-        limits = Limits(
-            nothing, nothing, nothing, np.full(frame.height, f"none of the {total_splits} splits is done")
-        )
-    elif kind == "mean":
-        limits = ratio_limits(sums, known_s, known_c, n=n, total=total_splits, level=level)
-    else:
-        known = known_s if kind == "sum" else known_c
-        limits = total_limits(
-            sums,
-            known,
-            kind,
-            n=n,
-            total=total_splits,
-            level=level,
-            nonnegative=nonnegative or kind == "count",
-        )
-    return frame.select(*keys).with_columns(
-        pl.Series("value", limits.value).fill_nan(None),
-        pl.Series("lo", limits.lo).fill_nan(None),
-        pl.Series("hi", limits.hi).fill_nan(None),
-        pl.lit(level, pl.Float64).alias("level"),
-        pl.lit("estimate").alias("kind"),
-        pl.lit(n, pl.UInt32).alias("n"),
-        pl.lit(total_splits, pl.UInt32).alias("N"),
-        pl.Series("reason", limits.why, dtype=pl.String).replace("", None),
+    known_s = frame[KNOWN[0]].to_numpy()
+    known_c = frame[KNOWN[1]].to_numpy()
+    with np.errstate(
+        invalid="ignore", over="ignore"
+    ):  # infinities among the values end as "not a finite number"
+        if n == 0:
+            nothing = np.full(frame.height, np.nan)
+            why = np.full(frame.height, f"none of the {total_splits} splits is done", dtype=object)
+            limits = Limits(nothing, nothing, nothing, why)
+        elif kind == "mean":
+            limits = ratio_limits(sums, known_s, known_c, n=n, total=total_splits, level=level)
+        else:
+            known = known_s if kind == "sum" else known_c
+            certain = nonnegative or kind == "count"
+            limits = total_limits(
+                sums, known, kind, n=n, total=total_splits, level=level, nonnegative=certain
+            )
+    return output(
+        frame,
+        keys,
+        limits.value,
+        limits.lo,
+        limits.hi,
+        level=level,
+        kind="estimate",
+        n=n,
+        total=total_splits,
+        why=limits.why,
     )
+
+
+def output(
+    frame: pl.DataFrame,
+    keys: Sequence[str],
+    value: Floats,
+    lo: Floats,
+    hi: Floats,
+    *,
+    level: float,
+    kind: str,
+    n: int,
+    total: int,
+    why: np.ndarray,
+) -> pl.DataFrame:
+    """The frame that ``intervals`` describes, from the groups of ``frame``; NaN becomes null, "" no
+    reason.
+    """
+    rows = frame.height
+    return pl.DataFrame(
+        [
+            *(frame[key].alias(name) for key, name in zip(keys, output_keys(keys), strict=True)),
+            *(
+                pl.Series(name, x, dtype=pl.Float64).fill_nan(None)
+                for name, x in (("value", value), ("lo", lo), ("hi", hi))
+            ),
+            pl.repeat(level, rows, dtype=pl.Float64, eager=True).alias("level"),
+            pl.repeat(kind, rows, dtype=pl.String, eager=True).alias("kind"),
+            pl.repeat(n, rows, dtype=pl.UInt32, eager=True).alias("n"),
+            pl.repeat(total, rows, dtype=pl.UInt32, eager=True).alias("N"),
+            pl.Series("reason", why, dtype=pl.String).replace("", None),
+        ]
+    )
+
+
+def output_keys(keys: Sequence[str]) -> list[str]:
+    """Names of the key columns beside ``COLUMNS``: a key called ``value`` comes out as ``key_value``."""
+    return [f"key_{key}" if key in COLUMNS else key for key in keys]
 
 
 def total_limits(
@@ -248,27 +287,30 @@ def _check(kind: str, n: int, total: int, level: float) -> None:
 
 
 def _joined(sample: Moments | None, exact: Moments | None, keys: Sequence[str]) -> pl.DataFrame:
-    """One row per group of either: the state columns of the sample, and ``exact_s1``, ``exact_c1``; 0 where
+    """One row per group of either: the state columns of the sample, and ``KNOWN``; 0 where
     absent.
     """
-    none = pl.lit(0.0)
+    nothing = [pl.lit(0.0).alias(name) for name in KNOWN]
     if exact is None:
         if sample is None:
             raise InvalidArgument("give a sample, an exact part, or both")
-        return sample.frame.with_columns(none.alias("exact_s1"), none.alias("exact_c1"))
-    known = exact.frame.select(*keys, pl.col("s1").alias("exact_s1"), pl.col("c1").alias("exact_c1"))
+        return sample.frame.with_columns(nothing)
+    state = [PREFIX + name for name in STATE]
+    known = exact.frame.select(
+        *keys, *(pl.col(PREFIX + x).alias(y) for x, y in zip(("s1", "c1"), KNOWN, strict=True))
+    )
     if sample is None:
-        return known.with_columns(none.alias(name) for name in STATE)
+        return known.with_columns(pl.lit(0.0).alias(name) for name in state)
     if not keys:
         return pl.concat([sample.frame, known], how="horizontal")
     rows = sample.frame.join(
         known, on=list(keys), how="full", coalesce=True, nulls_equal=True, maintain_order="left_right"
     )
-    return rows.with_columns(pl.col(*STATE, "exact_s1", "exact_c1").fill_null(0))
+    return rows.with_columns(pl.col(*state, *KNOWN).fill_null(0))
 
 
 def _sums(frame: pl.DataFrame) -> Sums:
-    a = {name: frame[name].cast(pl.Float64).to_numpy() for name in STATE}
+    a = {name: frame[PREFIX + name].cast(pl.Float64).to_numpy() for name in STATE}
     return Sums(
         m=a["m"],
         s=(a["s1"], a["s2"], a["s3"]),
@@ -284,14 +326,9 @@ def _sums(frame: pl.DataFrame) -> Sums:
 
 
 def _exact(kind: Kind, frame: pl.DataFrame, keys: Sequence[str], *, level: float, total: int) -> pl.DataFrame:
-    s, c = pl.col("s1") + pl.col("exact_s1"), pl.col("c1") + pl.col("exact_c1")
-    value = {"sum": s, "count": c, "mean": pl.when(c > 0).then(s / c)}[kind]
-    return frame.with_columns(value.cast(pl.Float64).alias("__value")).select(
-        *keys,
-        *(pl.col("__value").alias(name) for name in ("value", "lo", "hi")),
-        pl.lit(level, pl.Float64).alias("level"),
-        pl.lit("exact").alias("kind"),
-        pl.lit(total, pl.UInt32).alias("n"),
-        pl.lit(total, pl.UInt32).alias("N"),
-        pl.lit(None, pl.String).alias("reason"),
-    )
+    s = (frame[PREFIX + "s1"] + frame[KNOWN[0]]).to_numpy()
+    c = (frame[PREFIX + "c1"] + frame[KNOWN[1]]).to_numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = {"sum": s, "count": c, "mean": s / c}[kind]
+    none = np.full(len(value), "", dtype=object)
+    return output(frame, keys, value, value, value, level=level, kind="exact", n=total, total=total, why=none)
