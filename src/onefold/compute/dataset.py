@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from onefold.compute.aggregates import Aggregate
     from onefold.compute.arguments import IntoExpr, SchemaLike
     from onefold.compute.runs import Run
-    from onefold.compute.runs import Run
     from onefold.durations import Duration
 
 SEED_DEFAULT = 7
