@@ -64,8 +64,7 @@ def file_schema(source: Source, info: FileInfo) -> dict[str, Any]:
     import polars as pl
 
     try:
-        frame = _scan_path(source, info.path)
-        return dict(frame.collect_schema())
+        return dict(_scan_path(source, info.path, with_paths=False).collect_schema())
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InvalidValue(f"cannot read {display(info.path)}: {error}") from error
 
@@ -198,7 +197,7 @@ def _finish(
     return frame.select([name for name, _ in schema])
 
 
-def _scan_path(source: Source, path: str | list[str]) -> pl.LazyFrame:
+def _scan_path(source: Source, path: str | list[str], *, with_paths: bool = True) -> pl.LazyFrame:
     import polars as pl
 
     first = path if isinstance(path, str) else path[0]
@@ -208,7 +207,7 @@ def _scan_path(source: Source, path: str | list[str]) -> pl.LazyFrame:
         path,
         glob=False,
         hive_partitioning=False,
-        include_file_paths=source.option("include_file_paths"),
+        include_file_paths=source.option("include_file_paths") if with_paths else None,
     )
 
 

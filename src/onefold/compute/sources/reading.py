@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Schema = Sequence[tuple[str, pl.DataType]]
 
 SCAN_PIECE_BYTES = 4 * 1024 * 1024
-"""Bytes parsed at once for expressions: enough for all cores, small enough to stay near the caches."""
+"""Bytes parsed at once for expressions: a frame is a thread's portion of work. Small inputs go down to a quarter of it."""
 BATCH_PIECE_BYTES = 1024 * 1024
 """Bytes parsed at once for Python functions, which are slower than any parsing."""
 RAW_BYTES = 8 * 1024 * 1024
@@ -47,7 +47,9 @@ def scan(source: Source, schema: Schema, units: Sequence[Unit]) -> pl.LazyFrame:
         columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
         del batch_size
-        yield from _frames(source, schema, units, SCAN_PIECE_BYTES, columns, predicate, n_rows)
+        portion = sum(unit.cost for unit in units) // 16
+        piece_bytes = min(SCAN_PIECE_BYTES, max(SCAN_PIECE_BYTES // 4, portion, 1))
+        yield from _frames(source, schema, units, piece_bytes, columns, predicate, n_rows)
 
     return register_io_source(read, schema=dict(schema))
 
@@ -125,32 +127,52 @@ def _parsed_frames(
     inner = [(name, dtype) for name, dtype in schema if name != path_column]
     wanted = [name for name in names if name != path_column]
     parse = _FORMATS[source.kind].parse
-    for group in _groups(source, units, piece_bytes, one_file=path_column is not None):
+
+    def parsed(group: Sequence[Piece]) -> pl.DataFrame:
         try:
-            lazy = parse(source, inner, group)
             # Without any column the rows still have to be counted: the first one stands for them.
-            frame = lazy.select(wanted or [inner[0][0]]).collect()
+            frame: pl.DataFrame = parse(source, inner, group).select(wanted or [inner[0][0]]).collect()
         except pl.exceptions.PolarsError as error:
             raise explain(source, inner, wanted, group, error) from error
-        if path_column in names:
-            frame = frame.with_columns(pl.lit(group[0].unit.path).alias(str(path_column)))
-        yield frame
+        return frame
+
+    for group in _groups(source, units, piece_bytes):
+        frame = parsed(group)
+        if path_column not in names:
+            yield frame
+        elif (lines := _line_counts(group)) and sum(lines) == frame.height:
+            # A row takes at least one line, so if all rows are as many as all lines, that holds for each piece.
+            paths = pl.Series([piece.unit.path for piece in group]).gather(_repeated(lines))
+            yield frame.with_columns(paths.alias(str(path_column)))
+        else:
+            for piece in group:
+                yield parsed([piece]).with_columns(pl.lit(piece.unit.path).alias(str(path_column)))
 
 
-def _groups(
-    source: Source, units: Sequence[Unit], piece_bytes: int, *, one_file: bool
-) -> Iterator[list[Piece]]:
+def _line_counts(group: Sequence[Piece]) -> list[int]:
+    return [piece.data.count(b"\n") + (not piece.data.endswith(b"\n")) for piece in group]
+
+
+def _repeated(counts: Sequence[int]) -> pl.Series:
+    """0 as often as the first count says, then 1, and so on."""
+    import polars as pl
+
+    indexes = pl.Series(range(len(counts)), dtype=pl.UInt32)
+    frame = pl.DataFrame({"index": indexes, "count": counts})
+    return frame.select(pl.col("index").repeat_by("count").explode(empty_as_null=False))["index"]
+
+
+def _groups(source: Source, units: Sequence[Unit], piece_bytes: int) -> Iterator[list[Piece]]:
     """Pieces put together until they have ``piece_bytes``, so that many small files are parsed at once."""
     group: list[Piece] = []
     size = 0
     for piece in all_pieces(source, units, piece_bytes):
-        alone = not piece.sound
-        if group and (alone or (one_file and piece.unit.path != group[0].unit.path)):
+        if group and not piece.sound:
             yield group
             group, size = [], 0
         group.append(piece)
         size += len(piece.data)
-        if alone or size >= piece_bytes:
+        if size >= piece_bytes or not piece.sound:
             yield group
             group, size = [], 0
     if group:

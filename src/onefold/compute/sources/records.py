@@ -80,12 +80,12 @@ def _line_pieces_streamed(raw: RawFile, unit: Unit, piece_bytes: int) -> Iterato
             # The line of byte stop-1 is the last one: it ends with the first newline from there on.
             cut = block.find(b"\n", max(0, stop - 1 - at)) + 1
             if cut:
-                yield Piece(unit, position, b"".join([*held, block[:cut]]))
+                yield Piece(unit, position, b"".join([*held, memoryview(block)[:cut]]))
                 return
         else:
             cut = block.rfind(b"\n") + 1
         if cut:
-            yield Piece(unit, position, b"".join([*held, block[:cut]]))
+            yield Piece(unit, position, b"".join([*held, memoryview(block)[:cut]]))
             position, held, held_bytes = at + cut, [], 0
             block = block[cut:]
         if block:
@@ -177,7 +177,7 @@ def csv_pieces(raw: RawFile, unit: Unit, piece_bytes: int, scanner: QuoteScanner
         cut = scanner.last_border(block)
         at += len(block)
         if cut:
-            data = b"".join([*held, block[:cut]])
+            data = b"".join([*held, memoryview(block)[:cut]])
             yield Piece(unit, position, data)
             position, held, block = position + len(data), [], block[cut:]
         if block:

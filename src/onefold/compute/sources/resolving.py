@@ -74,22 +74,14 @@ def _parquet_schema(source: Source, files: Sequence[FileInfo]) -> dict[str, Any]
         digest = parquet.read_footer(source, info).schema
         if digest not in known:
             known[digest] = parquet.file_schema(source, info)
-            if schema is None:
-                schema = known[digest]
-                if (column := source.option("include_file_paths")) is not None:
-                    schema.pop(column, None) if not is_remote(info.path) else None
-            difference = _difference(schema, _without(known[digest], source))
+            schema = schema or known[digest]
+            difference = _difference(schema, known[digest])
             if difference:
                 raise InvalidArgument(
                     f"{display(files[0].path)} and {display(info.path)} have different schemas: {difference}; "
                     f"read them separately and use union"
                 )
     return {**(schema or {}), **_hive_columns(source, files, schema or {})}
-
-
-def _without(schema: dict[str, Any], source: Source) -> dict[str, Any]:
-    column = source.option("include_file_paths")
-    return {name: dtype for name, dtype in schema.items() if name != column}
 
 
 def _hive_columns(source: Source, files: Sequence[FileInfo], schema: dict[str, Any]) -> dict[str, Any]:
