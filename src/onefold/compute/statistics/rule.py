@@ -43,7 +43,7 @@ TAIL: Final = 6.0
 """Limit on a long tail's side, in standard errors, when the sample's own skewness is nil (see
 ``tail_factor``).
 """
-TAIL_MEAN: Final = 8.0
+TAIL_MEAN: Final = 8.5
 """The same for means; and for shares, which lie in [0, 1] and have no long tail, below."""
 TAIL_SHARE: Final = 3.0
 TAIL_SMALL_SAMPLE: Final = 3.0
@@ -53,13 +53,19 @@ TAIL_LOG_FROM: Final = 0.7
 """TAIL grows by TAIL_LOG_SLOPE for each unit of log-spread above TAIL_LOG_FROM."""
 LOG_SPREAD_SUM: Final = (0.20, 0.50)
 LOG_SPREAD_COUNT: Final = (0.30, 0.80)
-LOG_SPREAD_MEAN: Final = (0.15, 0.40)
+LOG_SPREAD_MEAN: Final = (0.12, 0.35)
 """Standard deviation of log totals (of log means) at which widening begins, and at which it is full. A mean
 has the least, since it averages most and yet may hide one huge row; a count cannot, for no split is larger
 than its file.
 """
 SKEW_RAMP: Final = (1.0, 2.0)
 """The same for skewness, in units of its standard deviation for normal totals, sqrt(6 / n)."""
+SKEW_HARM_SEEN: Final = (0.03, 0.12)
+SKEW_HARM_EXPECTED: Final = (0.05, 0.15)
+"""Skewness over sqrt(n) at which it begins to harm Student's t, and at which it harms fully: seen in the sample, and
+expected of lognormal totals with the log-spread found. It falls with n, so with many splits the interval *is*
+Student's (Cochran's rule, n > 25 skewness², is a value of 0.2).
+"""
 FEW_CLUSTERS: Final = 1.2
 """Limits of ratios widen by the factor 1 + FEW_CLUSTERS / m: linearisation understates the variance of few
 clusters.
@@ -120,8 +126,10 @@ def tail_factor(
     reach = tail * (1.0 + TAIL_SMALL_SAMPLE / n) + TAIL_LOG_SLOPE * np.maximum(spread - TAIL_LOG_FROM, 0.0)
     # TAIL was found for 95 %; tails are longer than Student's, so other levels move by more than t does.
     reach = reach * (student_t(level, 1e6) / student_t(0.95, 1e6)) ** 1.5
-    seen = _ramp(np.abs(g) * n / np.sqrt(6.0), *SKEW_RAMP)
-    expected = _ramp(spread, *ramp)
+    seen = _ramp(np.abs(g) * n / np.sqrt(6.0), *SKEW_RAMP) * _ramp(np.abs(g), *SKEW_HARM_SEEN)
+    v = np.expm1(np.minimum(spread, 3.0) ** 2)
+    lognormal_g = (v + 3.0) * np.sqrt(v) / np.sqrt(n)
+    expected = _ramp(spread, *ramp) * _ramp(lognormal_g, *SKEW_HARM_EXPECTED)
     damped = reach * (1.0 - np.abs(g))
     outward = np.maximum(np.where((g > 0) | both, seen, 0.0), expected)
     inward = np.where((g < 0) | both, seen, 0.0)
