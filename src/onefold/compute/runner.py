@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from onefold import config
 from onefold.compute import publishing
 from onefold.compute.blobs import BlobMissing
@@ -217,6 +219,10 @@ class Runner:
         started = time.monotonic()
         try:
             inputs = {need: self._results(need) for need in stage.needs}
+            if any(len(inputs[need]) != row.stages[need].count for need in stage.needs):
+                return [
+                    ops.Release(*at)
+                ]  # an input was lost between the claim and now; the fold has fenced this attempt
             lost = self._lost(stored, inputs)
             if lost:
                 return [*lost, ops.Release(*at)]
@@ -235,6 +241,8 @@ class Runner:
                     process if process is not None and (has_python(stage) or assignment.isolate) else inline
                 )
                 result = executor.run(spec, lambda rows: self._rows.__setitem__(number, rows))
+                if spec.input.partition is not None:  # these rows were counted when they were read from files
+                    result = msgspec.structs.replace(result, rows_in=0)
         except TaskError as error:
             if self._stopping.is_set():
                 return [ops.Release(*at)]
