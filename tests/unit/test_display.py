@@ -43,7 +43,7 @@ def progress(done: int, total: int = 10, **changes: Any) -> Progress:
 
 def estimates(rows: list[dict[str, Any]]) -> pl.DataFrame:
     base = {"level": 0.95, "n": 5, "N": 10, "reason": None}
-    return pl.DataFrame([base | row for row in rows], infer_schema_length=None)
+    return pl.DataFrame([row | base | row for row in rows], infer_schema_length=None)
 
 
 HALF = [
@@ -264,6 +264,13 @@ def test_rows_say_what_is_estimated_exact_and_withheld() -> None:
     whole = Reader(ScriptedTable(Moment(10, 10, True, estimates(WHOLE)))).read()
     assert {cell.mark for row in whole.rows for cell in row.cells} == {"exact"}
     assert whole.headline() == "exact: every task is in"
+
+
+def test_a_key_that_is_called_like_a_column_of_the_estimate_is_shown() -> None:
+    rows = [{"key_value": "a", "value": 7.0, "lo": 6.0, "hi": 8.0, "kind": "estimate"}]
+    table = ScriptedTable(Moment(6, 10, False, estimates(rows)), key_columns=("value",))
+    shown = Reader(table).read()
+    assert (shown.keys, shown.rows[0].key, shown.rows[0].cells[0].text) == (("value",), ("a",), "7")
 
 
 def test_a_bound_is_shown_as_one() -> None:

@@ -75,8 +75,14 @@ def demo(
     files = demo_job.sample(roots, int(megabytes * 1e6))
     if not files.paths:
         talk.fail(f"no Python files of at most {megabytes:g} MB in {', '.join(map(str, roots))}")
-    with _space(directory) as folder:
-        code = _Demo(talk, files, workers or max(2, _cores()), folder, kept=directory is not None).perform()
+    try:
+        with _space(directory) as folder:
+            code = _Demo(
+                talk, files, workers or max(2, _cores()), folder, kept=directory is not None
+            ).perform()
+    except KeyboardInterrupt:
+        output.say("onefold: interrupted")
+        raise typer.Exit(130) from None
     raise typer.Exit(code)
 
 

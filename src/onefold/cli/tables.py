@@ -118,7 +118,8 @@ def _document(
     column = estimate or (by if by in values else None) or (values[0] if values else None)
     estimated: dict[str, Any] | None = None
     if column is not None:
-        rows = _largest(moment.estimate(column, level), "value", keys, top, table.name)
+        frame_now = moment.estimate(column, level)
+        rows = _largest(frame_now, "value", frame_now.columns[: len(keys)], top, table.name)
         estimated = {"column": column, "level": level, "rows": rows.to_dicts()}
     return {
         "name": table.name,
@@ -167,7 +168,7 @@ def _print_estimate(table: Table, column: str, top: int, level: float) -> None:
     from onefold.display import words
 
     frame = table.estimate(column, level)
-    keys = list(table.key_columns)
+    keys = frame.columns[: len(table.key_columns)]
     shown = _largest(frame, "value", keys, top, table.name)
     heads = [(key, False) for key in keys] + [(column, True), ("lo", True), ("hi", True), ("kind", False)]
     rows = []

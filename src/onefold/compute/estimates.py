@@ -119,6 +119,9 @@ def _estimate(
     sample = sample_of(contents)
     if len(contents.results) == contents.total:
         return _as_exact(final(), keys, name, level, contents.total)
+    if not sample.prefix and not sample.exact and (kind in _TOTALS or kind == "approx_quantile"):
+        # The first task of the dispatch order is still running: nothing of the others may be published yet.
+        return _withheld(final().clear(), keys, name, kind, 0, sample.total)
     if kind in _TOTALS:
         return statistics.intervals(
             _TOTALS[kind],

@@ -123,10 +123,12 @@ class Reader:
         frames = [moment.estimate(name, self._level) for name in values]
         if frames[0].width == 0 or frames[0].height == 0:
             return empty
-        best = _sorted(frames[0], "value", keys).head(self._n)
-        picked = [best.rows(named=True), *(_matching(frame, best, keys) for frame in frames[1:])]
+        # The keys come first, one that is called ``value`` or the like under another name.
+        known = tuple(frames[0].columns[: len(keys)])
+        best = _sorted(frames[0], "value", known).head(self._n)
+        picked = [best.rows(named=True), *(_matching(frame, best, known) for frame in frames[1:])]
         rows = tuple(
-            Row(tuple(words.value(parts[0][key]) for key in keys), tuple(_cell(part) for part in parts))
+            Row(tuple(words.value(parts[0][key]) for key in known), tuple(_cell(part) for part in parts))
             for parts in zip(*picked, strict=True)
         )
         seen = max((row["n"] or 0 for row in picked[0]), default=moment.done)
