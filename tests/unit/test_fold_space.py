@@ -4,9 +4,11 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import apsw
 import pytest
@@ -554,16 +556,22 @@ space.close()
 """
 
 
+@pytest.fixture
+def open_folder():
+    """A folder that every user may look into (pytest closes its own to other users)."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give up the right to write")
 @pytest.mark.parametrize("beside_a_writer", [True, False])
-def test_a_folder_that_cannot_be_written(beside_a_writer, tmp_path):
-    directory = tmp_path / "space"
+def test_a_folder_that_cannot_be_written(beside_a_writer, open_folder):
+    directory = open_folder / "space"
     space = open_space(directory, [Ledger()])
     space.submit([entry(b"a")])
     if not beside_a_writer:
         space.close()
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
     wait = str(SOON_S) if beside_a_writer else "0.01"
     with subprocess.Popen(
         [sys.executable, "-c", READER, directory, wait],
@@ -579,6 +587,17 @@ def test_a_folder_that_cannot_be_written(beside_a_writer, tmp_path):
         rest = process.stdout.read().splitlines()
     assert rest == (["2", "[b'a', b'b']"] if beside_a_writer else ["1", "[b'a']"])
     space.close()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give up the right to look")
+def test_a_folder_that_cannot_be_entered(open_folder):
+    open_space(open_folder / "space", [Ledger()]).close()
+    open_folder.chmod(0o700)
+    script = READER.split("space = open_space")[0]
+    ended = subprocess.run(
+        [sys.executable, "-c", script, open_folder / "space"], capture_output=True, text=True, check=False
+    )
+    assert "Check its owner and mode" in ended.stdout, ended.stderr
 
 
 def test_a_forked_child_is_told_to_open_again(tmp_path):

@@ -91,8 +91,8 @@ class SqliteFile:
         self._idle: deque[apsw.Connection] = deque()
         self._lock: WriteLock | None = None
         self._writer: apsw.Connection | None = None
-        new = self._check_place(create)
         try:
+            new = self._check_place(create)
             if read_only:
                 self._open_reading()
             else:
@@ -108,7 +108,7 @@ class SqliteFile:
         except OSError as error:
             self.close()
             raise SpaceError(
-                f"{directory} cannot be written ({error.strerror}). Check its owner and mode, or open it with read_only=True"
+                f"{directory} cannot be used ({error.strerror}). Check its owner and mode, or open it with read_only=True"
             ) from error
         forks.track(self)
 
