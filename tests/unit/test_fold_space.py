@@ -593,7 +593,7 @@ def test_a_folder_that_cannot_be_written(beside_a_writer, open_folder):
 def test_a_folder_that_cannot_be_entered(open_folder):
     open_space(open_folder / "space", [Ledger()]).close()
     open_folder.chmod(0o700)
-    script = READER.split("space = open_space")[0]
+    script = READER.split("space = open_space", maxsplit=1)[0]
     ended = subprocess.run(
         [sys.executable, "-c", script, open_folder / "space"], capture_output=True, text=True, check=False
     )
