@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 VALUE: Final = "value"
 """The column in which bare values are kept."""
+_NEVER_MIXED: Final = frozenset({bool, int, float, str, bytes, list, tuple, dict})
 Schema = tuple[tuple[str, Any], ...]
 
 
@@ -55,17 +56,14 @@ def frame_of_dicts(rows: Sequence[dict[Any, Any]], schema: Schema | None) -> pl.
 def _series(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
     import polars as pl
 
+    wanted = f"of the type {dtype} that schema= gives it" if dtype is not None else "of one type"
     try:
-        try:
-            series = pl.Series(name, values, dtype=dtype, strict=True)
-        except (TypeError, OverflowError, pl.exceptions.PolarsError):
-            if dtype is not None:
-                raise
-            series = _mixed_series(name, values)
+        series = pl.Series(
+            name, values, dtype=_type_of(name, values) if dtype is None else dtype, strict=True
+        )
     except InvalidValue:
         raise
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
-        wanted = f"of the type {dtype} that schema= gives it" if dtype is not None else "of one type"
         raise InvalidValue(
             f"column {name!r} cannot be held in a column {wanted}: {_first_line(error)}"
         ) from error
@@ -79,22 +77,39 @@ def _series(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
     return series
 
 
-def _mixed_series(name: str, values: Sequence[Any]) -> pl.Series:
-    """Whole numbers among floats, or structs and lists of differing inner types."""
+def _type_of(name: str, values: Sequence[Any]) -> Any:
+    """The type to build a column with; None where Polars' own inference over all values is right.
+
+    Left to itself, Polars makes [[1], [2]] of [[1], [2.5]]: of what is inside lists and dicts it believes the first.
+    """
     import polars as pl
 
-    kinds = {type(value) for value in values}
+    kinds = set(map(type, values))
     kinds.discard(type(None))
-    if kinds <= {int, float}:
-        return pl.Series(
-            name, [None if value is None else float(value) for value in values], dtype=pl.Float64
+    if kinds == {int, float}:
+        return pl.Float64
+    if kinds and kinds <= {list, tuple}:
+        return pl.List(
+            _inner_type(f"{name}[]", [item for value in values if value is not None for item in value])
         )
-    if kinds <= {dict, list, tuple}:
-        return pl.DataFrame([{name: value} for value in values], infer_schema_length=None, strict=True)[name]
-    found = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise InvalidValue(
-        f"column {name!r} mixes {found}, which no one column type can hold; convert them in the function"
-    )
+    if kinds == {dict}:
+        held = [value for value in values if value is not None]
+        fields = dict.fromkeys(field for value in held for field in value)
+        if not all(isinstance(field, str) for field in fields):
+            raise InvalidValue(f"the keys of the dicts in column {name!r} must be str")
+        return pl.Struct(
+            {field: _inner_type(f"{name}.{field}", [value.get(field) for value in held]) for field in fields}
+        )
+    if len(kinds) > 1 and kinds & _NEVER_MIXED:
+        found = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise InvalidValue(
+            f"column {name!r} mixes {found}, which no one column type can hold; convert them in the function"
+        )
+    return None
+
+
+def _inner_type(name: str, values: Sequence[Any]) -> Any:
+    return _series(name, values, None).dtype
 
 
 def concat(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
