@@ -14,7 +14,7 @@ import pytest
 
 from onefold import config
 from onefold.compute import sources
-from onefold.compute.sources import reading
+from onefold.compute.sources import reading, remote
 from onefold.errors import InvalidArgument, InvalidValue
 
 moto_server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
@@ -105,7 +105,16 @@ def test_csv_jsonl_parquet_files(bucket: Any, options: dict[str, Any]) -> None:
     assert sources.scan(source, resolved.schema, units).collect()["size"].to_list() == [12, 8]
 
 
-def test_parquet_range(bucket: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("native", [True, False])
+def test_parquet_range(
+    bucket: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    """Read by Polars' own S3 client, and downloaded whole where the options mean nothing to it."""
+    whole: list[str] = []
+    read_all = remote.read_all
+    monkeypatch.setattr(remote, "read_all", lambda s, u: whole.append(u) or read_all(s, u))
+    if not native:
+        options = {**options, "default_cache_type": "none"}
     monkeypatch.setattr(config, "SPLIT_BYTES_MIN", 10)
     buffer = io.BytesIO()
     pl.DataFrame({"v": range(100)}).write_parquet(buffer, row_group_size=10)
@@ -113,6 +122,7 @@ def test_parquet_range(bucket: Any, options: dict[str, Any], monkeypatch: pytest
     source, resolved, units = prepared("parquet", "s3://data/x.parquet", 100, storage_options=options)
     assert len(units) == 10
     assert sources.scan(source, resolved.schema, units[3:5]).collect()["v"].to_list() == list(range(30, 50))
+    assert (whole == []) == native
     assert [b.height for b in sources.batches(source, resolved.schema, units[0], 4)] == [4, 4, 2]
 
 

@@ -202,7 +202,10 @@ def _scan_path(source: Source, path: str | list[str], *, with_paths: bool = True
 
     first = path if isinstance(path, str) else path[0]
     if remote.is_remote(first):
-        return pl.scan_parquet(io.BytesIO(remote.read_all(source, first)))
+        options = remote.polars_options(source, first)
+        if options is None:
+            return pl.scan_parquet(io.BytesIO(remote.read_all(source, first)))
+        return pl.scan_parquet(first, glob=False, hive_partitioning=False, storage_options=options or None)
     return pl.scan_parquet(
         path,
         glob=False,

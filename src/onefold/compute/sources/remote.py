@@ -133,3 +133,33 @@ def read_all(source: Source, url: str) -> bytes:
     """All bytes of a file."""
     fs, path = filesystem(source, url)
     return fs.cat_file(path)  # type: ignore[no-any-return]
+
+
+_POLARS_NAMES = {
+    "key": "aws_access_key_id",
+    "secret": "aws_secret_access_key",
+    "token": "aws_session_token",
+    "anon": "aws_skip_signature",
+    "endpoint_url": "aws_endpoint_url",
+    "region_name": "aws_region",
+}
+
+
+def polars_options(source: Source, url: str) -> dict[str, str] | None:
+    """s3fs options as Polars' own reader takes them; None for other stores and for options that it does not have.
+
+    Polars' reader asks for the footer and the needed columns and row groups only.
+    """
+    if not url.startswith(("s3://", "s3a://")):
+        return None
+    given = _plain(source.option("storage_options") or ())
+    given = dict(given) if given else {}
+    client = given.pop("client_kwargs", {})
+    options: dict[str, str] = {}
+    for name, value in (*given.items(), *(client or {}).items()):
+        if name not in _POLARS_NAMES:
+            return None
+        options[_POLARS_NAMES[name]] = str(value).lower() if isinstance(value, bool) else str(value)
+    if options.get("aws_endpoint_url", "").startswith("http://"):
+        options["aws_allow_http"] = "true"
+    return options

@@ -269,7 +269,7 @@ def units_of(source: Source, resolved: Resolved, *, split_bytes: int, min_units:
 
 def _cut_bytes(source: Source, info: FileInfo, target: int) -> list[Unit]:
     whole = parquet.whole_unit(info)
-    count = info.size // target
+    count = min(-(-info.size // target), info.size // config.SPLIT_BYTES_MIN)
     if count < 2 or source.kind == "files" or (source.kind == "text" and not text.is_splittable(source)):
         return [whole]
     if source.kind == "csv" and is_remote(info.path) and source.option("quote_char", '"') is not None:
