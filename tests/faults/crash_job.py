@@ -55,7 +55,9 @@ def main() -> None:
         else:
             import polars as pl
 
-            grouped = rows.select(pl.col("line").str.split(" ").alias("value")).explode("value").group_by("value")
+            grouped = (
+                rows.select(pl.col("line").str.split(" ").alias("value")).explode("value").group_by("value")
+            )
         counted = grouped.agg(n=agg.count())
         job = counted.into("words") if sink == "table" else counted.write_parquet(f"{out}/parquet")
         run = job.run(progress=False, workers=2)

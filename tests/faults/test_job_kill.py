@@ -30,7 +30,9 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(6):
-        (folder / f"{number}.txt").write_text("".join(f"w{i % 7} file{number}\n" for i in range(number * 10 + 5)))
+        (folder / f"{number}.txt").write_text(
+            "".join(f"w{i % 7} file{number}\n" for i in range(number * 10 + 5))
+        )
     return folder
 
 
@@ -41,7 +43,11 @@ def expected(source: Path) -> Counter[str]:
 def program(tmp_path: Path, point: str, sink: str, python: str) -> subprocess.CompletedProcess[str]:
     arguments = [str(tmp_path / "space"), str(tmp_path / "in"), str(tmp_path / "out"), point, sink, python]
     return subprocess.run(
-        [sys.executable, str(HERE / "crash_job.py"), *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(HERE / "crash_job.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -67,7 +73,9 @@ def result(tmp_path: Path, sink: str) -> Counter[str]:
 @pytest.mark.parametrize("sink", ["table", "parquet"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("what", ["append", "blob"])
-def test_the_program_killed_at_every_append_and_blob(tmp_path: Path, source: Path, what: str, when: str, sink: str) -> None:
+def test_the_program_killed_at_every_append_and_blob(
+    tmp_path: Path, source: Path, what: str, when: str, sink: str
+) -> None:
     crashes = 0
     for number in range(1, 100):
         before = done_tasks(tmp_path)
@@ -89,7 +97,9 @@ def test_the_program_killed_at_every_append_and_blob(tmp_path: Path, source: Pat
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_the_program_killed_at_a_random_moment_with_python_workers(tmp_path: Path, source: Path, seed: int) -> None:
+def test_the_program_killed_at_a_random_moment_with_python_workers(
+    tmp_path: Path, source: Path, seed: int
+) -> None:
     chance = random.Random(seed)
     finished_before = 0
     for _ in range(3):
@@ -125,7 +135,9 @@ def test_workers_killed_while_they_work(tmp_path: Path, source: Path, seed: int)
         return record["line"].split()
 
     with of.connect(tmp_path / "space") as db:
-        job = db.read_text(f"{source}/*.txt").flat_map(slow).group_by("value").agg(n=agg.count()).into("words")
+        job = (
+            db.read_text(f"{source}/*.txt").flat_map(slow).group_by("value").agg(n=agg.count()).into("words")
+        )
         run = job.start(workers=2)
         kills = 0
         for snapshot in db.table("words").watch(timeout=60):

@@ -63,6 +63,7 @@ class Run:
     def __init__(self, engine: Engine, run_id: str) -> None:
         self._engine = engine
         self.id = run_id
+        self._next_orphan_check = time.monotonic() + _ORPHAN_CHECK_S
 
     def _row(self) -> state.RunRow:
         with self._engine.space.view() as view:
@@ -106,6 +107,11 @@ class Run:
         runner = self._engine.runner(self.id)
         return runner.worker_pids if runner is not None else []
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether it is running but every process that worked on it is gone: ``resume()`` it, or run the job again."""
+        return self._row().state == "running" and self._engine.abandoned(self.id)
+
     def progress(self) -> Progress:
         """The run's counters at this moment."""
         with self._engine.space.view() as view:
@@ -147,7 +153,6 @@ class Run:
         process's own workers (a full disk, for example).
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        next_check = time.monotonic() + _ORPHAN_CHECK_S
         while True:
             with self._engine.space.view() as view:
                 row = state.read_run(view, self.id)
@@ -164,9 +169,9 @@ class Run:
             now = time.monotonic()
             if deadline is not None and now >= deadline:
                 raise Timeout(f"run {self.id} has not ended after {timeout} s; it goes on", definite=True)
-            if now >= next_check:
-                next_check = now + _ORPHAN_CHECK_S
-                if (runner is None or not runner.alive) and self._engine.abandoned(self.id):
+            if now >= self._next_orphan_check:
+                self._next_orphan_check = now + _ORPHAN_CHECK_S
+                if self.abandoned:
                     raise Unavailable(
                         f"nobody works on run {self.id}: its processes are gone. "
                         f"Go on with db.open_run({self.id!r}).resume(); finished tasks are kept."
