@@ -92,6 +92,17 @@ def test_a_range_reads_its_row_groups_only(tmp_path: Path, small_units: None) ->
         )
 
 
+def test_ranges_of_one_file_are_not_one_cached_scan(tmp_path: Path, small_units: None) -> None:
+    """Polars' elimination of common subplans would read the whole file for any two ranges of it."""
+    path = tmp_path / "a.parquet"
+    frame(1000).write_parquet(path, row_group_size=100)
+    source, resolved, units = prepared(path, 100)
+    plan = sources.scan(source, resolved.schema, units[::3]).select("i").explain()
+    assert "CACHE" not in plan
+    assert plan.count("SLICE") == len(units[::3])
+    assert "PROJECT 1/5" in plan
+
+
 def test_many_files_and_paths(tmp_path: Path, small_units: None) -> None:
     frames = [frame(10, seed) for seed in range(30)]
     for i, one in enumerate(frames):

@@ -169,9 +169,11 @@ def _is_all(source: Source, unit: Unit) -> bool:
 
 
 def _scan_unit(source: Source, schema: Sequence[tuple[str, pl.DataType]], unit: Unit) -> pl.LazyFrame:
-    frame = _scan_path(source, unit.path)
-    if not _is_all(source, unit):
-        frame = frame.slice(unit.start, unit.stop - unit.start)
+    if _is_all(source, unit):
+        return _finish(source, schema, _scan_path(source, unit.path), unit.path)
+    # With equal scans of a file in one plan, Polars would read all of it once, keep it and slice that. ``n_rows`` makes them
+    # differ; together with the slice it still becomes one pushed-down row range.
+    frame = _scan_path(source, unit.path, n_rows=unit.stop).slice(unit.start, unit.stop - unit.start)
     return _finish(source, schema, frame, unit.path)
 
 
@@ -197,17 +199,22 @@ def _finish(
     return frame.select([name for name, _ in schema])
 
 
-def _scan_path(source: Source, path: str | list[str], *, with_paths: bool = True) -> pl.LazyFrame:
+def _scan_path(
+    source: Source, path: str | list[str], *, with_paths: bool = True, n_rows: int | None = None
+) -> pl.LazyFrame:
     import polars as pl
 
     first = path if isinstance(path, str) else path[0]
     if remote.is_remote(first):
         options = remote.polars_options(source, first)
         if options is None:
-            return pl.scan_parquet(io.BytesIO(remote.read_all(source, first)))
-        return pl.scan_parquet(first, glob=False, hive_partitioning=False, storage_options=options or None)
+            return pl.scan_parquet(io.BytesIO(remote.read_all(source, first)), n_rows=n_rows)
+        return pl.scan_parquet(
+            first, n_rows=n_rows, glob=False, hive_partitioning=False, storage_options=options or None
+        )
     return pl.scan_parquet(
         path,
+        n_rows=n_rows,
         glob=False,
         hive_partitioning=False,
         include_file_paths=source.option("include_file_paths") if with_paths else None,
