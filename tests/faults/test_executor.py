@@ -451,10 +451,11 @@ class Helper:
     def times(self, x): return x * FACTOR
 def work(record):
     (folder / f"pid{os.getpid()}").touch()
-    if len(sys.argv) > 9 or MODE == "sleep":
+    if MODE == "sleep":
         time.sleep(600)
     if MODE == "spin":
-        while True: "a" in "b" * 100_000_000  # never gives up the interpreter lock for long
+        import re
+        re.match(r"(a+)+b", "a" * 64)  # never gives up the interpreter lock, for years
     return Helper().times(int(record["line"].split()[1]))
 MODE = sys.argv[2]
 source = Source("text", (str(folder / "numbers.txt"),))
@@ -462,7 +463,7 @@ resolved = sources.resolve(source)
 stage = Stage(0, (Branch(SourceLeaf(source, resolved.schema), (Map(Node(), work),)),), RowsOutput())
 blobs = BlobStore(folder / "blobs")
 executor = ProcessExecutor(functions.dump((stage,)), blobs.directory)
-if MODE == "thread":  # the thread that starts the worker ends before the worker's work does
+if MODE in ("thread", "spin"):  # the thread that starts the worker ends before the worker's work does
     import threading
     starter = threading.Thread(target=executor.start); starter.start(); starter.join()
 units = tuple(sources.units_of(source, resolved, split_bytes=1 << 30, min_units=1))

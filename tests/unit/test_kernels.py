@@ -245,6 +245,16 @@ def test_records_are_named_behind_steps_that_move_rows(data: Input) -> None:
     assert [letter.location.endswith("b.csv: line 202") for letter in result.dead] == [True]
 
 
+def test_records_are_named_behind_functions_that_multiply_them(data: Input) -> None:
+    def broken(value: tuple[int, int]) -> int:
+        if value == (70, 2):
+            raise LookupError
+        return 1
+
+    failure = data.error(FlatMap(NODE, lambda r: [(r["i"], n) for n in range(3)]), Map(NODE, broken))
+    assert failure.record == "(70, 2)" and failure.location.endswith("a.csv: line 72")
+
+
 def test_batches_and_expressions_are_halved_down_to_the_record(data: Input) -> None:
     def batch(frame: pl.DataFrame) -> pl.DataFrame:
         if frame["i"].is_in([77, 350]).any():

@@ -209,13 +209,13 @@ def test_killed_at_any_line(tmp_path: Path, mode: str, swap: str) -> None:
         return int(status), lines
 
     with child:
-        put(tmp_path / "whole", before, by=("k",))
-        status, lines = publish_until(tmp_path / "whole", 1 << 30)
-        assert status == 0 and read(tmp_path / "whole").equals(after)
+        put(tmp_path / "whole" / "out", before, by=("k",))
+        status, lines = publish_until(tmp_path / "whole" / "out", 1 << 30)
+        assert status == 0 and read(tmp_path / "whole" / "out").equals(after)
         swapping = [at for at, name in enumerate(lines) if "swap" in name or name == "recover"]
         points = sorted({*range(0, len(lines), max(1, len(lines) // 5)), *swapping, len(lines) - 1})
         for line in points:
-            out = tmp_path / f"out{line}"
+            out = tmp_path / str(line) / "out"  # alone in its folder, so that the same lines run
             put(out, before, by=("k",))
             status, _ = publish_until(out, line)
             assert status == signal.SIGKILL
