@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from onefold.compute.executor import Executor
     from onefold.compute.submission import StoredJob
 
+_INLINE_SLOTS = 2
+"""Tasks at once where Polars' own threads do the work: while one waits for the disk, the other computes."""
 _IDLE_WAIT_S = 0.5
 _KEEP_EVERY_S = 1.0
 _PREFIX_CHECK_S = 0.2
@@ -82,10 +84,14 @@ class Runner:
         self._silent_since: dict[str, tuple[int, float]] = {}
         self._durations: dict[int, deque[float]] = {}
         self._rows: dict[int, int] = {}
+        self._no_backup: set[tuple[int, int, int]] = set()
         self._backup: tuple[int, int, int] | None = None
         self._next_prefix_check = 0.0
         self._stray: dict[tuple[int, int, int], float] = {}
         self._swept = threading.Event()
+        self._over = threading.Event()
+        """Set once no slot works any more: the keeper need not wait for its next round."""
+        self._slots_left = 0
         self.error: BaseException | None = None
 
     # -- from outside -----------------------------------------------------------------------------------------------
@@ -112,8 +118,9 @@ class Runner:
 
         _, stored = self._load()
         python = any(has_python(stage) for stage in stored.stages)
-        slots = self._workers if python else 1
+        slots = self._workers if python else min(_INLINE_SLOTS, self._workers)
         self._observe()
+        self._slots_left = slots
         for number in range(slots):
             self._spawn(self._slot, number, stored, python)
         self._spawn(self._keep)
@@ -121,6 +128,7 @@ class Runner:
     def stop(self) -> None:
         """Give claims back and end the workers. The run itself stays as it is."""
         self._stopping.set()
+        self._over.set()
         with self._lock:
             executors = list(self._executors)
         for executor in executors:
@@ -148,6 +156,7 @@ class Runner:
             if self.error is None and not self._stopping.is_set():
                 self.error = error
             self._stopping.set()
+            self._over.set()
 
     def _load(self) -> tuple[state.RunRow, StoredJob]:
         with self._engine.space.view() as view:
@@ -185,8 +194,10 @@ class Runner:
                     (assignment,) = answer.assignments
                     report = self._perform(number, assignment, row, stored, inline, process)
                     continue
-                if isinstance(answer, ops.Refused) and answer.code != "fenced":
-                    break
+                if isinstance(answer, ops.Refused):
+                    if claim.backup is None or answer.code not in ("fenced", "already_done", "busy"):
+                        break
+                    self._no_backup.add(claim.backup)
                 if not self._wait_for_work(worker):
                     break
         finally:
@@ -198,6 +209,10 @@ class Runner:
             if report:
                 self._engine.submit(*report)
         self._finish()
+        with self._lock:
+            self._slots_left -= 1
+            if self._slots_left == 0:
+                self._over.set()
 
     def _perform(
         self,
@@ -361,7 +376,7 @@ class Runner:
     def _keep(self) -> None:
         """Renew this process's lease while it holds claims, and end the claims of those that are dead or silent."""
         next_renewal = self._engine.env.boot_s() + config.LEASE_S / 3
-        while not self._stopping.wait(_KEEP_EVERY_S):
+        while not self._over.wait(_KEEP_EVERY_S):
             with self._engine.space.view() as view:
                 row = state.read_run(view, self.run)
             if row is None or row.state != "running":
