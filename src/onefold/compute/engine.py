@@ -6,8 +6,6 @@ decides about a job is an operation in the log; what it keeps in memory can be t
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -18,14 +16,9 @@ import msgspec
 
 from onefold import config
 from onefold.codec import Op
-from onefold.compute import publishing, submission
 from onefold.compute.blobs import BlobStore, blob_name
 from onefold.compute.jobs import ops, state
-from onefold.compute.plan import Job
-from onefold.compute.runner import Runner
-from onefold.compute.runs import Run
 from onefold.compute.stages import PartialOutput, PublishOutput, Result
-from onefold.compute.submission import StoredJob
 from onefold.env import SYSTEM, Env
 from onefold.errors import Conflict, InvalidArgument, InvalidPlan, LogCorrupt, SpaceError
 from onefold.ids import new_id
@@ -34,6 +27,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from onefold.compute.merge import MergeCache
+    from onefold.compute.plan import Job
+    from onefold.compute.runner import Runner
+    from onefold.compute.runs import Run
+    from onefold.compute.submission import StoredJob
     from onefold.fold.space import Space
 
 _encoder = msgspec.msgpack.Encoder()
@@ -50,6 +47,8 @@ class Engine:
         self.env = env
         self._scratch: Path | None = None
         if space.directory is None:
+            import tempfile
+
             self._scratch = Path(tempfile.mkdtemp(prefix="onefold-"))
             self.blobs = BlobStore(self._scratch / "blobs")
         else:
@@ -78,6 +77,9 @@ class Engine:
         max_attempts: int = config.MAX_ATTEMPTS,
     ) -> Run:
         """Submit a job and begin to work on it in the background; see ``PreparedJob.start`` for the arguments."""
+        from onefold.compute import submission
+        from onefold.compute.runs import Run
+
         self._check_open()
         for _ in range(_SUBMIT_TRIES):
             operation, stored = submission.prepare(
@@ -108,6 +110,8 @@ class Engine:
 
     def work(self, run: str, workers: int | None = None) -> None:
         """Begin to work on a run in this process, unless that is being done or nothing is left to do."""
+        from onefold.compute.runner import Runner
+
         with self._lock:
             self._check_open()
             with self.space.view() as view:
@@ -163,6 +167,8 @@ class Engine:
             runner.join()
         self.space.close()
         if self._scratch is not None:
+            import shutil
+
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     # -- results ----------------------------------------------------------------------------------------------------
@@ -288,6 +294,8 @@ class Engine:
 
     def _reopen_lost(self, run: str) -> None:
         """Reopen reused tasks whose blobs are gone, before anybody relies on them."""
+        from onefold.compute import publishing
+
         with self.space.view() as view:
             row = state.read_run(view, run)
             if row is None:
