@@ -5,44 +5,40 @@ synced. Then the two are swapped in one step and the old one is removed. Readers
 whole version; files of different versions have different names, so one that is read by an outdated listing is
 missing, never wrong.
 
-``_onefold.json`` in the folder names the runs that published into it, the last one last: publishing again
-after a kill finds its run there and does nothing more.
+The folder's files name the runs that published into it (``publications``): publishing again after a kill finds
+its run there and does nothing more.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from onefold.compute import folder_swap, frames
+from onefold.compute import folder_swap, frames, publications
 from onefold.compute.stages import PublishOutput
 from onefold.errors import InvalidArgument, InvalidPlan, InvalidValue
 
 if TYPE_CHECKING:
     import polars as pl
 
-MANIFEST: Final = "_onefold.json"
-RUNS_REMEMBERED: Final = 100
 FILE_BYTES_TARGET: Final = 128 * 1024 * 1024
 """Rows wait in memory up to this size, so that files are neither tiny nor huge."""
 NULL_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
-_OWN_FILES: Final = {MANIFEST, "_SUCCESS", "_metadata", "_common_metadata"}
+_KNOWN_FILES: Final = {"_SUCCESS", "_metadata", "_common_metadata"}
 _ESCAPED: Final = re.compile(r"[\x00-\x1f\x7f\"#%'*/:=?\\{}\[\]^<>|]")
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a run has published: its own files, rows and bytes, not those that were kept."""
+    """What a run has published: its own files and rows, not those that were kept."""
 
     files: int
     rows: int
-    bytes: int
 
 
 def publish_folder(
@@ -65,10 +61,11 @@ def publish_folder(
     with folder_swap.locked(target.parent):
         folder_swap.recover(target)
         folder_swap.remove_leftovers(target)
-        manifest = _manifest(target)
-        if run in manifest["runs"]:
-            return Published(**manifest["runs"][run])
-        _check_target(target, output, manifest)
+        there = publications.read(target)
+        before = there.by_run(run)
+        if before is not None:
+            return Published(*before)
+        _check_target(target, output, there)
         staging = folder_swap.Staging(target)
     garbage: Path | None = staging.path
     try:
@@ -78,16 +75,27 @@ def publish_folder(
         writer.finish(_schema_of(target, _kept(target, output, writer.folders)))
         while True:
             base = _version(target)
+            there = publications.read(target)
+            before = there.by_run(run)
+            if before is not None:
+                return Published(*before)
+            _check_target(target, output, there)
             kept = _kept(target, output, writer.folders)
             _link(target, staging.path, kept)
+            writer.seal(
+                there.successor(
+                    run=run,
+                    files=writer.published.files,
+                    rows=writer.published.rows,
+                    partition_by=output.partition_by,
+                    contains=contains,
+                    kept=kept,
+                    replaces_all=output.mode == "replace",
+                )
+            )
+            _sync_folders(staging.path)
             with folder_swap.locked(target.parent):
                 if _version(target) == base:
-                    manifest = _manifest(target)
-                    if run in manifest["runs"]:
-                        return Published(**manifest["runs"][run])
-                    _check_target(target, output, manifest)
-                    _write_manifest(staging.path, manifest, run, output, writer.published, contains)
-                    _sync_folders(staging.path)
                     garbage = folder_swap.swap_in(staging.path, target)
                     return writer.published
             _unlink(staging.path, kept)  # somebody else has published meanwhile: link what is there now
@@ -98,8 +106,23 @@ def publish_folder(
 
 
 def contained(path: str) -> set[str]:
-    """Names of the tasks whose rows the folder holds, as it says itself; empty when there is no such folder."""
-    return set(_manifest(local_path(path))["contains"])
+    """Names of the tasks whose rows the folder holds, as its files say; empty when there is no such folder."""
+    return publications.read(local_path(path)).contains
+
+
+def is_published(output: PublishOutput, names: set[str]) -> bool:
+    """Whether the folder holds the rows of these tasks, and for ``replace`` no others: nothing is left to do."""
+    there = publications.read(local_path(output.path))
+    if output.mode == "append":
+        return there.contains >= names
+    mine = [
+        known for known in there.publications.values() if not names or not names.isdisjoint(known.contains)
+    ]
+    whole = bool(mine) and all(there.complete(known) for known in mine) and there.contains >= names
+    if output.mode == "replace_partitions":
+        return whole
+    alone = len(mine) == 1 and sum(there.counts.values()) + there.others == mine[0].files
+    return whole and alone and there.contains == names
 
 
 def local_path(path: str) -> Path:
@@ -118,45 +141,7 @@ def local_path(path: str) -> Path:
 # -- what is there already -----------------------------------------------------------------------------------
 
 
-def _manifest(target: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((target / MANIFEST).read_text())
-        return {
-            "runs": dict(found["runs"]),
-            "partition_by": found["partition_by"],
-            "contains": list(found.get("contains", [])),
-        }
-    except (FileNotFoundError, NotADirectoryError):
-        return {"runs": {}, "partition_by": None, "contains": []}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidValue(f"{target / MANIFEST} is broken ({error}); remove it to go on") from error
-
-
-def _write_manifest(
-    staging: Path,
-    before: dict[str, Any],
-    run: str,
-    output: PublishOutput,
-    published: Published,
-    contains: Iterable[str],
-) -> None:
-    names = set(contains) if output.mode == "replace" else {*before["contains"], *contains}
-    runs = {**before["runs"], run: asdict(published)}
-    runs = dict(list(runs.items())[-RUNS_REMEMBERED:])
-    path = staging / MANIFEST
-    with path.open("w") as file:
-        content = {
-            "format": 1,
-            "runs": runs,
-            "partition_by": list(output.partition_by),
-            "contains": sorted(names),
-        }
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _check_target(target: Path, output: PublishOutput, manifest: dict[str, Any]) -> None:
+def _check_target(target: Path, output: PublishOutput, there: publications.Folder) -> None:
     if target.exists() and not target.is_dir():
         raise InvalidArgument(f"{target} is a file; write_parquet publishes a folder")
     if not target.exists():
@@ -165,29 +150,19 @@ def _check_target(target: Path, output: PublishOutput, manifest: dict[str, Any])
         raise InvalidArgument(
             f"{target} is a mount point, which cannot be swapped; publish to a folder in it"
         )
-    for file in _files(target):
-        known = file.name.endswith((".parquet", ".crc")) or file.name in _OWN_FILES
+    for file in publications.files_of(target):
+        known = file.name.endswith((".parquet", ".crc")) or file.name in _KNOWN_FILES
         if output.mode == "replace" and (file.is_symlink() or not known):
             raise InvalidArgument(
                 f"{target} holds {file.relative_to(target)}, which is no Parquet file of a dataset; "
                 f"write_parquet will not delete it. Choose another folder, or move that file away"
             )
-    before = manifest["partition_by"]
+    before = there.partition_by
     if output.mode != "replace" and before is not None and before != list(output.partition_by):
         raise InvalidArgument(
             f"{target} is partitioned by {before}, not by {list(output.partition_by)}; "
             f'use the same partition_by, or mode="replace"'
         )
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for directory, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            yield Path(directory) / name
-        for name in folders:
-            if (Path(directory) / name).is_symlink():
-                yield Path(directory) / name
 
 
 def _schema_of(target: Path, kept: Iterable[Path]) -> dict[str, Any] | None:
@@ -214,10 +189,10 @@ def _kept(target: Path, output: PublishOutput, folders: set[str]) -> list[Path]:
     if output.mode == "replace" or not target.is_dir():
         return []
     kept = []
-    for file in _files(target):
+    for file in publications.files_of(target):
         relative = file.relative_to(target)
         replaced = output.mode == "replace_partitions" and str(relative.parent) in folders
-        if not replaced and relative != Path(MANIFEST):
+        if not replaced:
             kept.append(relative)
     return kept
 
@@ -267,13 +242,14 @@ class _FolderWriter:
     def __init__(self, folder: Path, output: PublishOutput, run: str) -> None:
         self._folder = folder
         self._by = list(output.partition_by)
-        self._prefix = re.sub(r"[^A-Za-z0-9._-]", "_", run)
+        self._run = run
         self._pending: dict[str, list[pl.DataFrame]] = {}
         self._pending_bytes = 0
         self._written: list[tuple[Path, pl.Schema]] = []
+        self._last: tuple[Path, pl.DataFrame] | None = None
         self._columns: pl.DataFrame | None = None
         self.folders: set[str] = set()
-        self.published = Published(0, 0, 0)
+        self.published = Published(0, 0)
         self._rows = 0
 
     def add(self, part: pl.DataFrame) -> None:
@@ -292,44 +268,58 @@ class _FolderWriter:
         clear = part.clear().drop(self._by)
         self._columns = clear if self._columns is None else frames.concat([self._columns, clear])
         self._rows += part.height
+        while (
+            self._pending_bytes > FILE_BYTES_TARGET
+        ):  # before more comes, so that the last file is always to come
+            largest = max(
+                self._pending, key=lambda name: sum(held.estimated_size() for held in self._pending[name])
+            )
+            self._flush(largest)
         if not self._by:
             self._hold("", part)
         elif part.height:
             groups = part.partition_by(self._by, as_dict=True, include_key=True, maintain_order=True)
             for group in groups.values():
                 self._hold(self._folder_name(group), group.drop(self._by))
-        while self._pending_bytes > FILE_BYTES_TARGET:
-            largest = max(
-                self._pending, key=lambda name: sum(held.estimated_size() for held in self._pending[name])
-            )
-            self._flush(largest)
 
     def finish(self, existing: dict[str, Any] | None) -> None:
-        """Write what waits, and bring all files to the same columns: those of ``existing`` files if there are
-        any.
+        """Write what waits but for the last file, which ``seal`` writes, and bring all files to the same columns:
+        those of ``existing`` files if there are any.
         """
         import polars as pl
 
-        for name in list(self._pending):
+        if self._columns is None:
+            return
+        *others, last = self._pending or [""]
+        for name in others:
             self._flush(name)
-        if self._columns is not None:
-            wanted = dict(self._columns.schema)
-            if existing is not None:
-                wanted = _fitting(wanted, {k: v for k, v in existing.items() if k not in self._by})
-            if not self._written and not self._by:
-                self._write("", self._columns)
-            for number, (path, schema) in enumerate(self._written):
-                if list(schema.items()) != list(wanted.items()):
-                    frame = pl.read_parquet(path, hive_partitioning=False)
-                    columns = [
-                        (pl.col(name) if name in schema else pl.lit(None)).cast(dtype).alias(name)
-                        for name, dtype in wanted.items()
-                    ]
-                    self._store(path, frame.select(columns))
-                    self._written[number] = (path, pl.Schema(wanted))
-        self.published = Published(
-            len(self._written), self._rows, sum(path.stat().st_size for path, _ in self._written)
-        )
+        wanted = dict(self._columns.schema)
+        if existing is not None:
+            wanted = _fitting(wanted, {k: v for k, v in existing.items() if k not in self._by})
+
+        def fitted(frame: pl.DataFrame) -> pl.DataFrame:
+            if list(frame.schema.items()) == list(wanted.items()):
+                return frame
+            return frame.select(
+                (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
+                for name, dtype in wanted.items()
+            )
+
+        for path, schema in self._written:
+            if list(schema.items()) != list(wanted.items()):
+                self._store(path, fitted(pl.read_parquet(path, hive_partitioning=False)))
+        if self._pending:
+            self._last = (self._path(last), fitted(frames.concat(self._pending.pop(last))))
+        else:  # a file without rows still says what columns there are, and who has published
+            folder = "/".join(f"{name}={NULL_PARTITION}" for name in self._by)
+            self._last = (self._path(folder), fitted(self._columns))
+        self.published = Published(len(self._written) + 1, self._rows)
+
+    def seal(self, publication: publications.Publication) -> None:
+        """Write the last file, with what the publication says of itself."""
+        if self._last is not None:
+            path, frame = self._last
+            self._store(path, frame, publication.encode())
 
     def _hold(self, folder: str, frame: pl.DataFrame) -> None:
         self.folders.add(folder)
@@ -339,21 +329,23 @@ class _FolderWriter:
     def _flush(self, folder: str) -> None:
         held = self._pending.pop(folder)
         self._pending_bytes -= sum(int(frame.estimated_size()) for frame in held)
-        self._write(folder, frames.concat(held))
+        frame = frames.concat(held)
+        path = self._path(folder)
+        self._store(path, frame)
+        self._written.append((path, frame.schema))
 
-    def _write(self, folder: str, frame: pl.DataFrame) -> None:
-        path = self._folder / folder / f"{self._prefix}-{len(self._written):05d}.parquet"
+    def _path(self, folder: str) -> Path:
+        path = self._folder / folder / publications.file_name(self._run, len(self._written))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidValue(
                 f"no folder can be made for the partition {folder[:200]!r}: {error.strerror}"
             ) from error
-        self._store(path, frame)
-        self._written.append((path, frame.schema))
+        return path
 
-    def _store(self, path: Path, frame: pl.DataFrame) -> None:
-        frame.write_parquet(path, compression="zstd", statistics=True)
+    def _store(self, path: Path, frame: pl.DataFrame, metadata: dict[str, str] | None = None) -> None:
+        frame.write_parquet(path, compression="zstd", statistics=True, metadata=metadata)
         _sync_file(path)
 
     def _folder_name(self, group: pl.DataFrame) -> str:

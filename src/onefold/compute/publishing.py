@@ -1,7 +1,7 @@
 """Publishing a run's result: from the finished tasks to a folder of Parquet.
 
-What is in a folder is told by the folder itself (a manifest that is swapped in with it), not by the log. So a folder that
-somebody removed is made again, and ``append`` adds exactly the tasks whose rows are not there yet, whoever died when.
+What is in a folder is told by the files in it (see ``publications``), not by the log. So a folder that somebody removed is
+made again, and ``append`` adds exactly the tasks whose rows are not there yet, whoever died when.
 """
 
 from __future__ import annotations
@@ -40,15 +40,21 @@ def publish_result(engine: Engine, run: str, output: PublishOutput, stored: Stor
         if isinstance(stored.stages[stage].output, PartialOutput):
             yield engine.finished({index: task.result for index, task in finished.items()}, stored)
             return
+        yield engine.rows([], stored)  # no rows, but the columns
         for index in wanted:
             frame = engine.partial(finished[index].result)
             if frame is not None:
                 yield frame
 
-    made = publish.publish_folder(parts(), output, run=run, contains=[names[index] for index in wanted])
+    if output.mode == "append" and finished and not wanted:
+        made = publish.Published(0, 0)  # somebody who was killed since has published it all
+    else:
+        made = publish.publish_folder(parts(), output, run=run, contains=[names[index] for index in wanted])
     note = msgspec.msgpack.encode({"path": output.path, "run": run, "files": made.files, "rows": made.rows})
     return Result(
-        blob=engine.blobs.put(note),  # a blob, so that the task can be reopened by its name when the folder has gone
+        blob=engine.blobs.put(
+            note
+        ),  # a blob, so that the task can be reopened by its name when the folder has gone
         rows_out=made.rows,
         elapsed_ms=int((time.monotonic() - started) * 1000),
     )
@@ -58,5 +64,4 @@ def is_published(engine: Engine, run: str, output: PublishOutput, stored: Stored
     """Whether the folder holds what the run's result stage gives."""
     with engine.space.view() as view:
         names = {task.identity.hex() for task in state.read_tasks(view, run, stored.result_stage)}
-    there = publish.contained(output.path)
-    return there == names if output.mode == "replace" else there >= names
+    return publish.is_published(output, names)

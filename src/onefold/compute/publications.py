@@ -1,0 +1,161 @@
+"""What a published folder says of itself.
+
+Nothing but Parquet files stands in the folder, so that every reader takes it as it is. Who published what is kept in
+them: the last file of each publication, ``RUN-NUMBER.parquet``, has a JSON text under ``onefold`` in its key-value
+metadata. It comes and goes with its file, so it can never tell of rows that are not there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+METADATA_KEY: Final = "onefold"
+FORMAT: Final = 1
+RUNS_REMEMBERED: Final = 100
+_FILE: Final = re.compile(r"(?P<run>.+)-(?P<number>\d{5,})\.parquet")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What one run published into a folder."""
+
+    run: str
+    files: int
+    rows: int
+    partition_by: list[str]
+    contains: list[str]
+    """Names of the tasks whose rows are in the folder with it."""
+    earlier: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Runs whose own word is gone with their files, and how many files and rows they had published."""
+    format: int = FORMAT
+
+    def encode(self) -> dict[str, str]:
+        """As the file's metadata."""
+        return {METADATA_KEY: msgspec.json.encode(self).decode()}
+
+
+_decoder = msgspec.json.Decoder(Publication)
+
+
+def files_of(folder: Path) -> Iterator[Path]:
+    """All files below a folder (and links to folders, which are not followed), in the order of their names."""
+    for directory, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            yield Path(directory) / name
+        for name in folders:
+            if (Path(directory) / name).is_symlink():
+                yield Path(directory) / name
+
+
+def file_name(run: str, number: int) -> str:
+    """The name of a run's file; runs never share one."""
+    return f"{_prefix(run)}-{number:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder's publications, and which files each of them has there."""
+
+    publications: dict[Path, Publication]
+    """By the file that tells of it, relative to the folder."""
+    counts: dict[str, int]
+    """How many files there are by what their names begin with."""
+    others: int
+    """Parquet files that no run has made."""
+
+    def by_run(self, run: str) -> tuple[int, int] | None:
+        """Files and rows that the run has published, also if they are no longer there; None when it has not."""
+        for publication in self.publications.values():
+            if publication.run == run:
+                return publication.files, publication.rows
+            if run in publication.earlier:
+                return publication.earlier[run]
+        return None
+
+    def complete(self, publication: Publication) -> bool:
+        """Whether all files of a publication are still there."""
+        return self.counts.get(_prefix(publication.run), 0) == publication.files
+
+    @property
+    def contains(self) -> set[str]:
+        """Names of all tasks whose rows are there."""
+        return {name for publication in self.publications.values() for name in publication.contains}
+
+    @property
+    def partition_by(self) -> list[str] | None:
+        """The columns that are folders; None when nothing says so."""
+        return next((publication.partition_by for publication in self.publications.values()), None)
+
+    def successor(
+        self,
+        *,
+        run: str,
+        files: int,
+        rows: int,
+        partition_by: Iterable[str],
+        contains: Iterable[str],
+        kept: Iterable[Path],
+        replaces_all: bool,
+    ) -> Publication:
+        """The next publication. It takes on what those publications knew whose files do not stay."""
+        staying = set(kept)
+        gone = [known for file, known in self.publications.items() if file not in staying]
+        earlier = {name: counts for known in gone for name, counts in known.earlier.items()}
+        earlier |= {known.run: (known.files, known.rows) for known in gone}
+        names = set(contains)
+        if not replaces_all:
+            names.update(name for known in gone for name in known.contains)
+        return Publication(
+            run,
+            files,
+            rows,
+            list(partition_by),
+            sorted(names),
+            dict(list(earlier.items())[-RUNS_REMEMBERED:]),
+        )
+
+
+def read(folder: Path) -> Folder:
+    """What a folder tells of itself; nothing when it is not there."""
+    last: dict[str, tuple[int, Path]] = {}
+    counts: dict[str, int] = {}
+    others = 0
+    for file in files_of(folder):
+        found = _FILE.fullmatch(file.name)
+        if found is None:
+            others += file.name.endswith(".parquet")
+            continue
+        run, number = found["run"], int(found["number"])
+        counts[run] = counts.get(run, 0) + 1
+        if number >= last.get(run, (-1,))[0]:
+            last[run] = (number, file)
+    publications = {}
+    for _, file in last.values():
+        known = _publication(file)
+        if known is not None:
+            publications[file.relative_to(folder)] = known
+    return Folder(publications, counts, others)
+
+
+def _publication(file: Path) -> Publication | None:
+    """A file's word on its publication; None for files that Onefold has not made."""
+    import polars as pl
+
+    try:
+        text = pl.read_parquet_metadata(file).get(METADATA_KEY)
+        known = _decoder.decode(text) if text is not None else None
+    except (OSError, pl.exceptions.PolarsError, msgspec.MsgspecError):
+        return None  # not Parquet, or somebody else's: it is told apart when its rows are needed
+    return known if known is not None and known.format == FORMAT else None
+
+
+def _prefix(run: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", run)
