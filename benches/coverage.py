@@ -125,6 +125,24 @@ def rare(rng: Generator, pairs: int, n: int) -> Population:
     )
 
 
+def spiked(rng: Generator, pairs: int, n: int) -> Population:
+    """Exponential rows of which one in fifty is fifty times as large."""
+    rows = rng.exponential(1, (pairs, n, 20)) * np.where(rng.random((pairs, n, 20)) < 0.02, 50, 1)
+    return Population(rows, sized(rng, pairs, n, 10, 20))
+
+
+def negative(rng: Generator, pairs: int, n: int) -> Population:
+    """Long tails below zero: minus lognormal, sigma = 1.5, six rows a split."""
+    return Population(-rng.lognormal(0, 1.5, (pairs, n, 12)), sized(rng, pairs, n, 6, 12))
+
+
+def shortlast(rng: Generator, pairs: int, n: int) -> Population:
+    """Splits all alike but the last piece of the file, which is a quarter of one."""
+    counts = np.full((pairs, n), 20)
+    counts[:, -1] = 5
+    return Population(rng.normal(5, 1, (pairs, n, 20)), counts)
+
+
 def rerun(rng: Generator, pairs: int, n: int) -> Population:
     """Uneven new splits beside a larger part that was reused and is known whole."""
     counts = np.minimum(1 + rng.poisson(rng.lognormal(1.8, 0.7, (pairs, n))), 40)
@@ -135,7 +153,10 @@ def rerun(rng: Generator, pairs: int, n: int) -> Population:
 
 WORKLOADS: dict[str, Callable[[Generator, int, int], Population]] = {
     f.__name__: f
-    for f in (iid, fewrows, ordered, lognormal, pareto, signed, bursty, runs, unequal, rare, rerun)
+    for f in (
+        *(iid, fewrows, ordered, lognormal, pareto, spiked, signed, negative),
+        *(bursty, runs, unequal, shortlast, rare, rerun),
+    )
 }
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-SPLITS_MIN_EARLY: Final = 10
+SPLITS_MIN_EARLY: Final = 16
 """Before half-way, nothing is shown with fewer splits done than this."""
 PRESENT_MIN_EARLY: Final = 5
 """Before half-way, a group is shown when this many splits have it."""
@@ -43,10 +43,10 @@ TAIL: Final = 6.0
 """Limit on a long tail's side, in standard errors, when the sample's own skewness is nil (see
 ``tail_factor``).
 """
-TAIL_MEAN: Final = 8.5
+TAIL_MEAN: Final = 7.5
 """The same for means; and for shares, which lie in [0, 1] and have no long tail, below."""
 TAIL_SHARE: Final = 3.0
-TAIL_SMALL_SAMPLE: Final = 3.0
+TAIL_SMALL_SAMPLE: Final = 8.0
 """TAIL grows by the factor 1 + TAIL_SMALL_SAMPLE / n."""
 TAIL_LOG_SLOPE: Final = 1.5
 TAIL_LOG_FROM: Final = 0.7
@@ -66,6 +66,8 @@ SKEW_HARM_EXPECTED: Final = (0.05, 0.15)
 expected of lognormal totals with the log-spread found. It falls with n, so with many splits the interval *is*
 Student's (Cochran's rule, n > 25 skewness², is a value of 0.2).
 """
+DAMPING: Final = 1.7
+"""A sample of skewness g sqrt(n) has seen an outlier, and has a standard error to match: TAIL counts 1 - |g|^DAMPING."""
 FEW_CLUSTERS: Final = 1.2
 """Limits of ratios widen by the factor 1 + FEW_CLUSTERS / m: linearisation understates the variance of few
 clusters.
@@ -116,7 +118,7 @@ def tail_factor(
     ``g``: ``skewness``; ``side``: 1 where all totals are positive, -1 where all are negative, 0 where both
     occur; ``spread``: ``log_spread``, without meaning where ``side`` is 0; ``n``: clusters behind ``g``;
     ``t``: Student's critical value, which the result never goes below. A sample whose skewness is already
-    great has seen an outlier and has a standard error to match, hence the factor 1 - |g|. Where totals have
+    great has seen an outlier and has a standard error to match, hence DAMPING. Where totals have
     both signs an outlier on one side warns of one on the other. ``tail`` and ``ramp``: TAIL and LOG_SPREAD of
     the estimator.
     """
@@ -130,7 +132,7 @@ def tail_factor(
     v = np.expm1(np.minimum(spread, 3.0) ** 2)
     lognormal_g = (v + 3.0) * np.sqrt(v) / np.sqrt(n)
     expected = _ramp(spread, *ramp) * _ramp(lognormal_g, *SKEW_HARM_EXPECTED)
-    damped = reach * (1.0 - np.abs(g))
+    damped = reach * (1.0 - np.abs(g) ** DAMPING)
     outward = np.maximum(np.where((g > 0) | both, seen, 0.0), expected)
     inward = np.where((g < 0) | both, seen, 0.0)
     far = np.maximum(t, t + outward * (np.where((g > 0) | both, damped, reach) - t))

@@ -188,10 +188,9 @@ def total_limits(
         ramp=rule.LOG_SPREAD_SUM if kind == "sum" else rule.LOG_SPREAD_COUNT,
     )
     error = total * np.sqrt((1 - n / total) / n * e2 / (n - 1))
-    lo, hi = value - down * error, value + up * error
-    # Split totals that are all alike have no variance, which is not the same as being certain.
-    alike = rule.unseen_unlike(n, total, level) * np.abs(mean)
-    lo, hi = np.where(flat, value - alike, lo), np.where(flat, value + alike, hi)
+    # Totals that are all alike are not certain ones: the last piece of a file is short, and was perhaps not drawn.
+    unlike = np.where(flat, rule.unseen_unlike(n, total, level), 1.0) * np.abs(mean)
+    lo, hi = value - np.hypot(down * error, unlike), value + np.hypot(up * error, unlike)
     least, most = rule.presence_limits(sums.m.astype(np.int64), n, total, level)
     per_split = y1 / np.maximum(sums.m, 1.0)
     a, b = known + least * per_split, known + most * per_split
