@@ -84,10 +84,10 @@ def compare(
     seconds: dict[str, list[float]] = {mode: [] for mode in (ours, *theirs)}
     checks: dict[str, object] = {}
     for _ in range(runs):
-        for mode in seconds:
-            answer = child(script, mode, *args, threads=threads)
-            seconds[mode].append(answer["seconds"])
-            checks[mode] = answer["check"]
+        for mode, times in seconds.items():
+            found = child(script, mode, *args, threads=threads)
+            times.append(found["seconds"])
+            checks[mode] = found["check"]
     different = {mode: check for mode, check in checks.items() if check != checks[ours]}
     if different:
         raise SystemExit(f"results differ: {ours} gives {checks[ours]}, {different}")

@@ -129,7 +129,8 @@ def main() -> None:
         data = once(f"memory-{rows}", lambda path, rows=rows: big_file(path, rows))
         peaks.append(child(__file__, "memory", str(data))["seconds"])
     print(
-        f"(d) peak memory: {peaks[0]:.0f} MB for 20M rows, {peaks[1]:.0f} MB for 40M: ratio {peaks[1] / peaks[0]:.2f}   target < 1.15"
+        f"(d) peak memory: {peaks[0]:.0f} MB for 20M rows, {peaks[1]:.0f} MB for 40M: "
+        f"ratio {peaks[1] / peaks[0]:.2f}   target < 1.15"
     )
 
     with tempfile.TemporaryDirectory() as space:
@@ -150,7 +151,8 @@ def main() -> None:
     connect = "import onefold, tempfile\nwith tempfile.TemporaryDirectory() as d:\n    onefold.connect(d + '/s').close()"
     empty = "import tempfile\nwith tempfile.TemporaryDirectory() as d: pass"
     print(
-        f"    of.connect() on a new folder: {(whole(connect) - whole(empty)) * 1000:.0f} ms over a bare interpreter   target < 60 ms"
+        f"    of.connect() on a new folder: {(whole(connect) - whole(empty)) * 1000:.0f} ms "
+        "over a bare interpreter   target < 60 ms"
     )
 
 

@@ -129,7 +129,7 @@ class BlobStore:
             folder.mkdir(parents=True, exist_ok=True)
             _sync_directory(self.directory)
             self._made.add(folder.name)
-        os.replace(temporary, target)
+        temporary.replace(target)
         _sync_directory(folder)
 
 
