@@ -37,7 +37,7 @@ SCHEMA = pl.Schema({"k": pl.Int64, "x": pl.Float32, "s": pl.String, "tags": pl.L
         (pl.col("x").alias("y").min(), "y", agg.min(pl.col("x").alias("y"))),
         (pl.col("s").str.len_chars().max(), "s", agg.max(pl.col("s").str.len_chars())),
     ],
-    ids=str,
+    ids=range(9),
 )
 def test_plain_polars_aggregations_are_taken(expr: pl.Expr, name: str, same: Aggregate) -> None:
     assert from_polars(expr) == (name, same)
