@@ -45,10 +45,11 @@ def connect(
     from onefold.fold.open import open_space
 
     _check_consistency(consistency)
-    target = os.fspath(url) if url is not None else os.environ.get("ONEFOLD_URL") or DEFAULT_SPACE
-    if isinstance(target, bytes):
-        raise InvalidArgument(f"url must be text or a path, not bytes: {target!r}")
-    scheme = re.match(r"([a-z][a-z0-9+.-]*)://", target)
+    given = url if url is not None else os.environ.get("ONEFOLD_URL") or DEFAULT_SPACE
+    target = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(target, str) or "\0" in target:
+        raise InvalidArgument(f"url must be a folder, sqlite:///folder or memory://; got {given!r}")
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", target)
     if scheme is not None and scheme.group(1) not in ("memory", "sqlite"):
         raise InvalidArgument(
             f"unknown engine {scheme.group(1)!r} in {target!r}; use a folder, sqlite:///folder or memory://"
@@ -63,7 +64,11 @@ def connect(
 
 
 def _check_consistency(level: str) -> None:
-    if level not in _LEVELS and not re.fullmatch(r"bounded:.+", str(level)):
+    from onefold.durations import seconds
+
+    if isinstance(level, str) and level.startswith("bounded:"):
+        seconds(level.removeprefix("bounded:"), "consistency: the bound")
+    elif level not in _LEVELS:
         raise UnsupportedConsistency(
             f"unknown consistency {level!r}; use 'strong', 'bounded:5s', 'session', 'prefix' or 'eventual'"
         )
@@ -190,8 +195,7 @@ class Database:
         from onefold.compute.dataset import Dataset
         from onefold.compute.sources import make_source
 
-        given = {name: value for name, value in options.items() if value is not None}
-        return Dataset(make_source(kind, paths, **given), _Starter(self._engine))
+        return Dataset(make_source(kind, paths, **options), _Starter(self._engine))
 
     # -- jobs -------------------------------------------------------------------------------------------------------
 
@@ -210,6 +214,9 @@ class Database:
         The table ``into`` has the columns ``key`` and ``value``. ``combine(key, values)`` shrinks a map task's output and must
         agree with ``reduce``. ``start``: the arguments of ``PreparedJob.start``. Returns the run, which works in the background.
         """
+        from onefold.compute import arguments
+
+        arguments.dataset("map_reduce", dataset)
         prepared = dataset.map_reduce(map=map, reduce=reduce, combine=combine).into(into)
         run: Run = prepared.start(**start)
         return run
@@ -222,6 +229,8 @@ class Database:
         states = ("running", "done", "failed", "cancelled")
         if state is not None and state not in states:
             raise InvalidArgument(f"unknown state {state!r}; use one of {', '.join(states)}")
+        if table is not None:
+            _check_text("table", table)
         with self._engine.space.view() as view:
             rows = jobs.list_runs(view, state=state, table=table)
         return [Run(self._engine, row.id) for row in reversed(rows)]
@@ -230,6 +239,7 @@ class Database:
         """A run by its id, to follow, cancel or resume it. Raises InvalidArgument when there is none."""
         from onefold.compute.runs import Run
 
+        _check_text("id", id)
         run = Run(self._engine, id)
         _ = run.state
         return run
@@ -238,6 +248,7 @@ class Database:
         """A table by its name. Raises InvalidArgument when no job has made it."""
         from onefold.compute.tables import Table
 
+        _check_text("name", name)
         table = Table(self._engine, name)
         table.contents()
         return table
@@ -258,6 +269,7 @@ class Database:
         """
         from onefold.compute import explanation
 
+        _check_text("name", name)
         with self._engine.space.view() as view:
             return explanation.explain(view, self._engine.blobs, name)
 
@@ -295,6 +307,11 @@ class _Starter:
             raise
         run.raise_if_failed()
         return run
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{name} must be text; got {value!r} ({type(value).__name__})")
 
 
 def _quiet() -> bool:
