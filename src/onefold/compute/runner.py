@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from onefold import config
-from onefold.compute import publishing
+from onefold.compute import arguments, publishing
 from onefold.compute.blobs import BlobMissing
+from onefold.compute.failures import of_machine
 from onefold.compute.jobs import ops, state
 from onefold.compute.stages import Failure, PublishOutput, Result, TaskInput
 from onefold.compute.submission import decode_inputs
-from onefold.errors import InvalidArgument, OnefoldError
+from onefold.errors import InvalidArgument, OnefoldError, Unavailable
 
 if TYPE_CHECKING:
     from onefold.compute.engine import Engine
@@ -45,12 +46,9 @@ def default_workers() -> int:
     """Cores that this process may use, or ONEFOLD_WORKERS."""
     asked = os.environ.get("ONEFOLD_WORKERS")
     if asked:
-        try:
-            return check_workers(int(asked))
-        except ValueError:
-            raise InvalidArgument(
-                f"ONEFOLD_WORKERS must be a whole number of 1 or more; it is {asked!r}"
-            ) from None
+        if not (asked.isascii() and asked.isdigit() and int(asked)):
+            raise InvalidArgument(f"ONEFOLD_WORKERS must be a whole number of 1 or more; it is {asked!r}")
+        return int(asked)
     return cores()
 
 
@@ -59,11 +57,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_workers(workers: int) -> int:
-    """The number, or InvalidArgument."""
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise InvalidArgument(f"workers must be a whole number of 1 or more; got {workers!r}")
-    return workers
+def worker_count(asked: int | None) -> int:
+    """The number asked for, else the default. Raises InvalidArgument."""
+    if asked is None:
+        return default_workers()
+    arguments.whole("workers", asked, at_least=0)
+    return asked
 
 
 class Runner:
@@ -72,7 +71,7 @@ class Runner:
     def __init__(self, engine: Engine, run: str, workers: int | None) -> None:
         self._engine = engine
         self.run = run
-        self._workers = default_workers() if workers is None else check_workers(workers)
+        self._workers = worker_count(workers)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._executors: list[Executor] = []
@@ -119,7 +118,9 @@ class Runner:
         _, stored = self._load()
         python = any(has_python(stage) for stage in stored.stages)
         slots = self._workers if python else min(_INLINE_SLOTS, self._workers)
-        self._observe()
+        self._observe(
+            lost_after_s=0
+        )  # nobody else here works on the run: what an earlier runner had is nobody's
         self._slots_left = slots
         for number in range(slots):
             self._spawn(self._slot, number, stored, python)
@@ -154,9 +155,19 @@ class Runner:
             target(*args)  # type: ignore[operator]
         except BaseException as error:  # kept for whoever waits for the run
             if self.error is None and not self._stopping.is_set():
-                self.error = error
+                self.error = self._told(error)
             self._stopping.set()
             self._over.set()
+
+    def _told(self, error: BaseException) -> BaseException:
+        if not isinstance(error, OSError) or isinstance(error, OnefoldError):
+            return error
+        told = Unavailable(
+            f"the work on run {self.run} has stopped: {of_machine(error)}. "
+            f"Then go on with db.open_run({self.run!r}).resume(), or run the program again; finished tasks are kept."
+        )
+        told.__cause__ = error
+        return told
 
     def _load(self) -> tuple[state.RunRow, StoredJob]:
         with self._engine.space.view() as view:
@@ -266,6 +277,10 @@ class Runner:
             return [*self._lost_by_name(stored, error.name), ops.Release(*at)]
         except OnefoldError as error:
             return [ops.Failed(*at, Failure(message=str(error), kind=type(error).__name__, final=True))]
+        except OSError as error:
+            return [
+                ops.Failed(*at, Failure(message=of_machine(error), kind=type(error).__name__, final=True))
+            ]
         finally:
             with self._lock:
                 self._held.discard(held)
@@ -380,6 +395,11 @@ class Runner:
             with self._engine.space.view() as view:
                 row = state.read_run(view, self.run)
             if row is None or row.state != "running":
+                # A slot may still hang in a task that a backup has finished, in a worker that is stopped, say.
+                with self._lock:
+                    executors = list(self._executors)
+                for executor in executors:
+                    executor.close()
                 return
             if self._engine.env.boot_s() >= next_renewal:
                 next_renewal = self._engine.env.boot_s() + config.LEASE_S / 3
@@ -387,8 +407,11 @@ class Runner:
                     self._engine.submit(ops.Renew(self._engine.space.member))
             self._observe()
 
-    def _observe(self) -> None:
-        """Expire claims whose owner is dead for certain, or has not renewed for a lease as this process saw it."""
+    def _observe(self, lost_after_s: float = config.LEASE_S) -> None:
+        """Expire claims whose owner is dead for certain, or has not renewed for a lease as this process saw it.
+
+        ``lost_after_s``: when to give up a claim of this process that none of its slots knows of.
+        """
         space = self._engine.space
         now = self._engine.env.boot_s()
         with space.view() as view:
@@ -402,7 +425,7 @@ class Runner:
                 key = (claim.stage, claim.index, claim.epoch)
                 if key in self._held:
                     self._stray.pop(key, None)
-                elif now - self._stray.setdefault(key, now) > config.LEASE_S:
+                elif now - self._stray.setdefault(key, now) >= lost_after_s:
                     expired.append(ops.Expire(self.run, *key))
                 continue
             alive = space.member_alive(member)
