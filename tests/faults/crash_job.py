@@ -4,6 +4,7 @@
 K-th call in this process) or ``none``. Every record that a function sees is noted in ``OUT/seen``, one file a process.
 """
 
+import itertools
 import os
 import signal
 import sys
@@ -22,15 +23,14 @@ def crash_at(point: str) -> None:
     what, number, when = point.split(":")
     owner, name = (Engine, "submit") if what == "append" else (BlobStore, "put")
     original = getattr(owner, name)
-    calls = 0
+    calls = itertools.count(1)
 
     def wrapped(self, *args):  # type: ignore[no-untyped-def]
-        nonlocal calls
-        calls += 1
-        if calls == int(number) and when == "before":
+        mine = next(calls)  # other threads call meanwhile
+        if mine == int(number) and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         result = original(self, *args)
-        if calls == int(number) and when == "after":
+        if mine == int(number) and when == "after":
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 

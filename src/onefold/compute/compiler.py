@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onefold import config
-from onefold.compute import schemas
+from onefold.compute import outputs, schemas
 from onefold.compute.plan import (
     GroupAggregate,
     Job,
@@ -219,9 +219,13 @@ def _aggregated(schema: Schema, node: GroupAggregate) -> Schema | None:
     """Keys and values by type, or None when a fold does not say what it gives."""
     import polars as pl
 
-    from onefold.compute.aggregates import result_schema
+    from onefold.compute.aggregates import ORDER_COLUMN, result_schema
 
-    made = tuple(result_schema(pl.Schema(dict(schema)), node.keys, node.aggs).items())
+    rows = dict(schema)
+    if any(aggregate.needs_order for _, aggregate in node.aggs):  # tasks add it as they read
+        order = outputs.order_struct(None, None, pl.lit(0))
+        rows[ORDER_COLUMN] = pl.select(order).schema[ORDER_COLUMN]
+    made = tuple(result_schema(pl.Schema(rows), node.keys, node.aggs).items())
     return None if any(dtype == pl.Unknown for _, dtype in made) else made
 
 
