@@ -168,7 +168,7 @@ def one_giant(rng: Generator, pairs: int, n: int) -> Population:
 
 
 def heavy_bursts(rng: Generator, pairs: int, n: int) -> Population:
-    """Beyond what an interval can promise: bursts whose sizes are themselves Pareto, alpha = 1.5."""
+    """At the edge of what an interval can promise: bursts whose sizes are themselves Pareto, alpha = 1.5."""
     inside = rng.random((pairs, n)) < rng.uniform(0.2, 0.6, (pairs, 1))
     counts = np.minimum(1 + rng.poisson(3 * rng.pareto(1.5, (pairs, n))), 120) * inside
     return Population(rng.exponential(1, (pairs, n, 120)), counts)
@@ -439,7 +439,7 @@ def table(cells: Sequence[Cell], *, markdown: bool = False) -> str:
 
 def _text(cell: Cell | None) -> str:
     if cell is None or not cell.shown:
-        return "-"
+        return "-" if cell is None or cell.shown_enough else "-<"
     mark = {"pass": "", "fail": "!", "unknown": "?"}[cell.verdict] + ("" if cell.shown_enough else "<")
     share = "" if np.isnan(cell.shown_share) else f" ({100 * cell.shown_share:.0f})"
     width = "" if np.isnan(cell.width) else f" x{cell.width:.1f}"

@@ -94,6 +94,7 @@ def quantile_shares(
         total=total_splits,
         level=level,
         tail=rule.TAIL_SHARE,
+        small=rule.TAIL_SMALL_SAMPLE_SHARE,
         of="share of values up to the quantile",
     )
     # The share at the estimate need not be q (ties, coarse sketches): its error is laid around q itself.

@@ -48,6 +48,8 @@ TAIL_MEAN: Final = 7.5
 TAIL_SHARE: Final = 3.0
 TAIL_SMALL_SAMPLE: Final = 8.0
 """TAIL grows by the factor 1 + TAIL_SMALL_SAMPLE / n."""
+TAIL_SMALL_SAMPLE_SHARE: Final = 3.0
+"""The same for shares."""
 TAIL_LOG_SLOPE: Final = 1.5
 TAIL_LOG_FROM: Final = 0.7
 """TAIL grows by TAIL_LOG_SLOPE for each unit of log-spread above TAIL_LOG_FROM."""
@@ -112,6 +114,7 @@ def tail_factor(
     level: float,
     tail: Floats | float,
     ramp: tuple[float, float],
+    small: float = TAIL_SMALL_SAMPLE,
 ) -> tuple[Floats, Floats]:
     """How many standard errors the interval reaches down and up.
 
@@ -121,11 +124,13 @@ def tail_factor(
     great has seen an outlier and has a standard error to match, hence DAMPING. Where totals have
     both signs an outlier on one side warns of one on the other. ``tail`` and ``ramp``: TAIL and LOG_SPREAD of
     the estimator.
+
+    ``tail``, ``ramp`` and ``small``: TAIL, LOG_SPREAD and TAIL_SMALL_SAMPLE of the estimator.
     """
     both = side == 0
     g = np.where(side < 0, -g, g)
     spread = np.where(both, 0.0, spread)
-    reach = tail * (1.0 + TAIL_SMALL_SAMPLE / n) + TAIL_LOG_SLOPE * np.maximum(spread - TAIL_LOG_FROM, 0.0)
+    reach = tail * (1.0 + small / n) + TAIL_LOG_SLOPE * np.maximum(spread - TAIL_LOG_FROM, 0.0)
     # TAIL was found for 95 %; tails are longer than Student's, so other levels move by more than t does.
     reach = reach * (student_t(level, 1e6) / student_t(0.95, 1e6)) ** 1.5
     seen = _ramp(np.abs(g) * n / np.sqrt(6.0), *SKEW_RAMP) * _ramp(np.abs(g), *SKEW_HARM_SEEN)

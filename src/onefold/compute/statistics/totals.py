@@ -211,6 +211,7 @@ def ratio_limits(
     total: int,
     level: float,
     tail: float = rule.TAIL_MEAN,
+    small: float = rule.TAIL_SMALL_SAMPLE,
     of: str = "mean",
 ) -> Limits:
     """(Σs) / (Σc), both expanded and with the known parts added, and its limits by linearisation."""
@@ -243,6 +244,7 @@ def ratio_limits(
         t,
         level=level,
         tail=tail,
+        small=small,
         ramp=rule.LOG_SPREAD_MEAN,
     )
     few = 1 + rule.FEW_CLUSTERS / present
