@@ -11,13 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from onefold.compute import aggregates, merge, statistics
+from onefold.compute import aggregates, merge
+from onefold.compute.lazy import LazyModule
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from onefold.compute import statistics
     from onefold.compute.stages import PartialOutput, Result
     from onefold.compute.tables import Contents
+else:
+    statistics = LazyModule("onefold.compute.statistics")
 
 COLUMNS = ("value", "lo", "hi", "level", "kind", "n", "N", "reason")
 """What an estimate says of a group."""

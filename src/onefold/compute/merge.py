@@ -1,5 +1,6 @@
 """The fixed merge tree: partials merge along a binary tree over dispatch index.
- Float sums depend on the order of additions, so the order is fixed: node (j, i) covers the dispatch indexes
+
+Float sums depend on the order of additions, so the order is fixed: node (j, i) covers the dispatch indexes
 [i * 2**j, (i + 1) * 2**j) and its value is ``merge_pair(left half, right half)``, or the only half that has a
 leaf. A node's value depends on the leaves in its range and on nothing else: not on the order in which tasks
 finished, nor on what was read before. So any intermediate node may be kept, and reading a table again after
@@ -97,7 +98,8 @@ def merge_tree(
     leaves: Mapping[int, Leaf], merge_pair: MergePair, cache: MergeCache | None = None
 ) -> pl.DataFrame | None:
     """The merge of all leaves (dispatch index -> leaf) along the fixed tree; None without leaves.
-     Leaves are loaded when a node that needs them is not in the cache, each once. Bit for bit the same for the
+
+    Leaves are loaded when a node that needs them is not in the cache, each once. Bit for bit the same for the
     same leaves, whatever the cache holds.
     """
     if not leaves:

@@ -1,5 +1,6 @@
 """Merging two partial frames: groups of one side are kept, groups of both are combined.
- Partial frames are sorted by their keys. Mostly two splits hold the same groups; then the key columns are
+
+Partial frames are sorted by their keys. Mostly two splits hold the same groups; then the key columns are
 equal and states are combined as they stand, by vectorised arithmetic without hashing. Whatever path is taken,
 a group's state is ``combine(left, right)``, so the result does not depend on it.
 """
@@ -9,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
 from onefold.compute.aggregates.base import Aggregate, State
+from onefold.compute.lazy import LazyModule
 from onefold.errors import InvalidPlan
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    np = LazyModule("numpy")
 
 _ROW = "__onefold_row"
 
@@ -25,7 +29,8 @@ def merge_pair(
     a: pl.DataFrame, b: pl.DataFrame, keys: Sequence[str], aggs: Sequence[tuple[str, Aggregate]]
 ) -> pl.DataFrame:
     """The partial of both frames' rows, sorted by the keys. ``a`` is the lower side of the merge tree.
-     Frames whose dtypes differ (a column that was all null in one split) are brought to common supertypes. Raises
+
+    Frames whose dtypes differ (a column that was all null in one split) are brought to common supertypes. Raises
     InvalidPlan if there is none.
     """
     if a.schema != b.schema:

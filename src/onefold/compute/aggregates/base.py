@@ -1,5 +1,6 @@
 """What every mergeable aggregate is: a partial per split, a merge of two partials, a final value.
- An aggregate's *state* is a few columns of the partial frame, one row per group, named ``{name}:{suffix}``.
+
+An aggregate's *state* is a few columns of the partial frame, one row per group, named ``{name}:{suffix}``.
 States of two partials are only ever combined row by row for groups that both have; a group that one of them
 lacks keeps its state.
 """

@@ -6,11 +6,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import datasketches as ds
 import polars as pl
 
 from onefold.compute.aggregates.base import Aggregate, ColumnAggregate, State, scattered
+from onefold.compute.lazy import LazyModule
 from onefold.errors import InvalidPlan
+
+ds = LazyModule("datasketches")
 
 LOG2_BUCKETS = 12
 """4096 buckets: a relative standard error of 1.6 %, exact up to some 380 values, at most 2 KB a group."""

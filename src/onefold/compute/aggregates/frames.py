@@ -1,5 +1,6 @@
 """Partial and final frames of a group-by.
- A partial frame has one row per group, sorted by the keys: the key columns, then the state columns
+
+A partial frame has one row per group, sorted by the keys: the key columns, then the state columns
 ``{name}:{suffix}`` of each aggregate. Without keys it has exactly one row, also when there are no input rows.
 """
 
@@ -24,7 +25,8 @@ def partial(
     rows: pl.LazyFrame, keys: Sequence[pl.Expr], aggs: Aggs, *, engine: Engine = "auto"
 ) -> pl.DataFrame:
     """The partial frame of these rows.
-     Null is a key like any other, so is NaN, and -0.0 is 0.0. ``engine="auto"`` is Polars' streaming engine,
+
+    Null is a key like any other, so is NaN, and -0.0 is 0.0. ``engine="auto"`` is Polars' streaming engine,
     which takes half the time of the in-memory one. Raises InvalidPlan when a key or an aggregate does not fit the
     rows' schema.
     """
@@ -123,7 +125,8 @@ def result_schema(input_schema: pl.Schema, keys: Sequence[pl.Expr], aggs: Aggs) 
 
 def totals(partial: pl.DataFrame, keys: Sequence[str], aggs: Aggs, name: str) -> pl.DataFrame | None:
     """What intervals are computed from: the key columns, ``s`` and ``c`` (Float64) of one split's partial.
-     ``s`` is the split's total of the value (the sum for sum and mean, the count for count) and ``c`` the number
+
+    ``s`` is the split's total of the value (the sum for sum and mean, the count for count) and ``c`` the number
     of non-null values. None for aggregates that have no such interval.
     """
     agg = dict(aggs)[name]
@@ -137,7 +140,8 @@ def _projected(
     rows: pl.LazyFrame, keys: Sequence[pl.Expr], aggs: Aggs
 ) -> tuple[list[str], list[list[str]], pl.LazyFrame]:
     """Key names, input columns per aggregate, and the rows with exactly these columns.
-     Inputs are computed as columns before grouping: inside an aggregation a literal would be one value and not
+
+    Inputs are computed as columns before grouping: inside an aggregation a literal would be one value and not
     one per row.
     """
     key_names, key_columns = _keys(rows, keys)

@@ -1,5 +1,6 @@
 """A deterministic quantile sketch over numpy arrays.
- Karnin, Lang and Liberty, "Optimal quantile approximation in streams" (2016): levels of values, where a value
+
+Karnin, Lang and Liberty, "Optimal quantile approximation in streams" (2016): levels of values, where a value
 of level h stands for 2**h values; a level that is too large is sorted and every second of its values moves
 up. Which half moves is a coin there. The sketches of Apache DataSketches draw it from a generator that Python
 cannot seed, so a task that is run again would leave another result; here it is a hash of the level's own
@@ -13,12 +14,15 @@ import math
 import struct
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from onefold.compute.lazy import LazyModule
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     Levels = list[NDArray[Any]]
+else:
+    np = LazyModule("numpy")
 
 K = 512
 """Capacity of the top level. Exact up to this many values; beyond, the rank error is below 1 % with 99 %

@@ -15,7 +15,8 @@ from onefold.compute.aggregates.simple import marker
 @dataclass(frozen=True, eq=False)
 class Var(ColumnAggregate):
     """The variance of non-null values; null for ``ddof`` values or fewer.
-     The state is (n, mean, M2), merged as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm
+
+    The state is (n, mean, M2), merged as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm
     for computing sample variances" (1979). A split's values are first shifted by one of them and the mean is kept
     as an unevaluated sum ``m + e``, so that values far from zero lose nothing: at an offset of 1e9 a spread of 1
     has a relative error of 1e-15, where one pass without a shift has 1e-7.

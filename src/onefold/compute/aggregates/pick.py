@@ -14,7 +14,8 @@ from onefold.compute.aggregates.base import ColumnAggregate, State, scattered
 @dataclass(frozen=True, eq=False)
 class First(ColumnAggregate):
     """The value of the first row, null if it is null there.
-     Without ``by`` rows are ordered by file, start of their unit, and row. With ``by`` rows where it is null do
+
+    Without ``by`` rows are ordered by file, start of their unit, and row. With ``by`` rows where it is null do
     not count, NaN is the largest, and of rows with equal ``by`` the smallest non-null value is first (the largest
     is last), so that the result does not depend on how the input is split. (Values that cannot be compared, such
     as lists: the lower split's.)

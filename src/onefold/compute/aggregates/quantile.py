@@ -6,21 +6,25 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import polars as pl
 
 from onefold.compute.aggregates import kll
 from onefold.compute.aggregates.base import ColumnAggregate, State, replaced, scattered
+from onefold.compute.lazy import LazyModule
 from onefold.errors import InvalidPlan
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    np = LazyModule("numpy")
 
 
 @dataclass(frozen=True, eq=False)
 class ApproxQuantile(ColumnAggregate):
     """The value at quantile ``q`` of the non-null values, null without any; NaN is the largest value.
-     Exactly Polars' ``quantile(q, interpolation="nearest")`` for groups of up to ``k`` values. The state is a
+
+    Exactly Polars' ``quantile(q, interpolation="nearest")`` for groups of up to ``k`` values. The state is a
     list of the values themselves (``v``) while there are no more, made and merged by Polars without a Python
     loop, and a KLL sketch (levels one after the other in ``v``, their sizes in ``l``) once there are.
     """
