@@ -6,7 +6,10 @@ decides about a job is an operation in the log; what it keeps in memory can be t
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -53,8 +56,11 @@ class Engine:
             self.blobs = BlobStore(self._scratch / "blobs")
         else:
             self.blobs = BlobStore(space.directory / "blobs")
+            self.blobs.sweep_temporary()
         self._stored: dict[str, StoredJob] = {}
         self._runners: dict[str, Runner] = {}
+        self._left_to_others: set[str] = set()
+        """Runs that this process asked others to work on."""
         self._lock = threading.RLock()
         self._caches: dict[int, MergeCache] = {}
         self._closed = False
@@ -78,9 +84,11 @@ class Engine:
     ) -> Run:
         """Submit a job and begin to work on it in the background; see ``PreparedJob.start`` for the arguments."""
         from onefold.compute import submission
+        from onefold.compute.runner import worker_count
         from onefold.compute.runs import Run
 
         self._check_open()
+        workers = worker_count(workers)
         for _ in range(_SUBMIT_TRIES):
             operation, stored = submission.prepare(
                 job,
@@ -109,11 +117,18 @@ class Engine:
         raise Conflict(f"other programs keep starting jobs into {job.table!r}; try again when they are done")
 
     def work(self, run: str, workers: int | None = None) -> None:
-        """Begin to work on a run in this process, unless that is being done or nothing is left to do."""
+        """Begin to work on a run in this process, unless that is being done or nothing is left to do.
+
+        ``workers=0``: leave it to other processes.
+        """
         from onefold.compute.runner import Runner
 
         with self._lock:
             self._check_open()
+            if workers == 0:
+                self._left_to_others.add(run)
+                return
+            self._left_to_others.discard(run)
             with self.space.view() as view:
                 row = state.read_run(view, run)
             if row is None or row.state != "running":
@@ -121,6 +136,9 @@ class Engine:
             runner = self._runners.get(run)
             if runner is not None and runner.alive:
                 return
+            if not self._runners:
+                # A program that ends without closing gives its claims back all the same.
+                atexit.register(_close_at_exit, weakref.ref(self), os.getpid())
             self._runners[run] = runner = Runner(self, run, workers)
             runner.start()
 
@@ -282,7 +300,7 @@ class Engine:
                 return True
             members = {row.member} | {claim.member for claim in state.claims(view, run)}
         mine = self._runners.get(run)
-        if mine is not None and mine.alive:
+        if (mine is not None and mine.alive) or run in self._left_to_others:
             return False
         members.discard(self.space.member)
         return all(self.space.member_alive(member) is False for member in members)
@@ -330,6 +348,12 @@ def _schema(stored: StoredJob) -> list[tuple[str, Any]]:
 def is_empty(result: Result) -> bool:
     """Whether a task left no frame at all."""
     return result.blob is None and result.inline is None
+
+
+def _close_at_exit(engine: weakref.ref[Engine], pid: int) -> None:
+    found = engine()
+    if found is not None and os.getpid() == pid:  # a forked child has nothing of it to give back
+        found.close()
 
 
 def content_name(result: Result) -> str:

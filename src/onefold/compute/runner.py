@@ -1,7 +1,7 @@
 """The runner: the threads of one process that work on one run.
 
 Each slot claims a task, has an executor run it and appends its result together with the next claim, so a task costs one
-append. A keeper renews this process's lease and ends the claims of processes that are dead or silent. All decisions are
+append. A thread keeps leases (see ``keeper``). All decisions are
 the fold's: a runner that is killed anywhere leaves nothing that another one cannot go on from.
 """
 
@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import statistics
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from onefold import config
 from onefold.compute import arguments, publishing
 from onefold.compute.blobs import BlobMissing
 from onefold.compute.failures import of_machine
 from onefold.compute.jobs import ops, state
+from onefold.compute.keeper import ClaimKey, Keeper
 from onefold.compute.stages import Failure, PublishOutput, Result, TaskInput
 from onefold.compute.submission import decode_inputs
 from onefold.errors import InvalidArgument, OnefoldError, Unavailable
@@ -36,10 +34,6 @@ _INLINE_SLOTS = 2
 """Tasks at once where Polars' own threads do the work: while one waits for the disk, the other computes."""
 _IDLE_WAIT_S = 0.5
 _KEEP_EVERY_S = 1.0
-_PREFIX_CHECK_S = 0.2
-_BACKUP_AFTER_TASKS = 5
-_BACKUP_MIN_S = 1.0
-_RECENT_TASKS = 101
 
 
 def default_workers() -> int:
@@ -77,16 +71,8 @@ class Runner:
         self._executors: list[Executor] = []
         self._lock = threading.Lock()
         self._inputs: dict[int, list[TaskInput]] = {}
-        self._needed: dict[int, tuple[int, list[Result]]] = {}
-        self._held: set[tuple[int, int, int]] = set()
-        self._first_seen: dict[tuple[int, int, int], float] = {}
-        self._silent_since: dict[str, tuple[int, float]] = {}
-        self._durations: dict[int, deque[float]] = {}
+        self._keeper = Keeper(engine, run)
         self._rows: dict[int, int] = {}
-        self._no_backup: set[tuple[int, int, int]] = set()
-        self._backup: tuple[int, int, int] | None = None
-        self._next_prefix_check = 0.0
-        self._stray: dict[tuple[int, int, int], float] = {}
         self._swept = threading.Event()
         self._over = threading.Event()
         """Set once no slot works any more: the keeper need not wait for its next round."""
@@ -118,9 +104,8 @@ class Runner:
         _, stored = self._load()
         python = any(has_python(stage) for stage in stored.stages)
         slots = self._workers if python else min(_INLINE_SLOTS, self._workers)
-        self._observe(
-            lost_after_s=0
-        )  # nobody else here works on the run: what an earlier runner had is nobody's
+        # Nobody else in this process works on the run: what an earlier runner of it had in hand is nobody's.
+        self._keeper.observe(lost_after_s=0)
         self._slots_left = slots
         for number in range(slots):
             self._spawn(self._slot, number, stored, python)
@@ -192,24 +177,25 @@ class Runner:
             with self._lock:
                 self._executors.append(process)
         report: list[ops.Operation] = []
+        slow: ClaimKey | None = None
         try:
             while not self._stopping.is_set():
-                claim = ops.Claim(
-                    self.run, worker, 1, self._take_backup() or self._slow_claim(worker, holds_prefix=True)
-                )
+                claim = ops.Claim(self.run, worker, 1, slow or self._keeper.prefix_holder(worker))
                 outcomes = self._engine.submit(*report, claim)
                 _check(report, outcomes)
                 report = []
                 answer = outcomes[-1]
                 if isinstance(answer, ops.Accepted) and answer.assignments:
                     (assignment,) = answer.assignments
+                    slow = None
                     report = self._perform(number, assignment, row, stored, inline, process)
                     continue
                 if isinstance(answer, ops.Refused):
                     if claim.backup is None or answer.code not in ("fenced", "already_done", "busy"):
                         break
-                    self._no_backup.add(claim.backup)
-                if not self._wait_for_work(worker):
+                    self._keeper.refused(claim.backup)
+                more, slow = self._wait_for_work(worker)
+                if not more:
                     break
         finally:
             with self._lock:
@@ -240,15 +226,13 @@ class Runner:
         at = (self.run, assignment.stage, assignment.index, assignment.epoch)
         held = at[1:]
         stage = stored.stages[assignment.stage]
-        with self._lock:
-            self._held.add(held)
+        self._keeper.hold(held)
         started = time.monotonic()
         try:
             inputs = {need: self._results(need) for need in stage.needs}
             if any(len(inputs[need]) != row.stages[need].count for need in stage.needs):
-                return [
-                    ops.Release(*at)
-                ]  # an input was lost between the claim and now; the fold has fenced this attempt
+                # An input was lost between the claim and now; the fold has fenced this attempt.
+                return [ops.Release(*at)]
             lost = self._lost(stored, inputs)
             if lost:
                 return [*lost, ops.Release(*at)]
@@ -282,11 +266,9 @@ class Runner:
                 ops.Failed(*at, Failure(message=of_machine(error), kind=type(error).__name__, final=True))
             ]
         finally:
-            with self._lock:
-                self._held.discard(held)
+            self._keeper.let_go(held)
             self._rows.pop(number, None)
-        recent = self._durations.setdefault(assignment.stage, deque(maxlen=_RECENT_TASKS))
-        recent.append(time.monotonic() - started)
+        self._keeper.took(assignment.stage, time.monotonic() - started)
         return [ops.Done(*at, result)]
 
     def _input(self, row: state.RunRow, assignment: ops.Assignment) -> TaskInput:
@@ -327,70 +309,30 @@ class Runner:
             if result.blob == blob
         ]
 
-    # -- waiting, leases, backups -----------------------------------------------------------------------------------
+    # -- waiting ----------------------------------------------------------------------------------------------------
 
-    def _wait_for_work(self, worker: str) -> bool:
-        """Wait until there may be something to claim; False when the run has ended or is to be left."""
+    def _wait_for_work(self, worker: str) -> tuple[bool, ClaimKey | None]:
+        """Wait until there may be something to claim, or a slow claim to back up; (False, None) when the run has ended
+        or is to be left."""
         while not self._stopping.is_set():
             with self._engine.space.view() as view:
                 row = state.read_run(view, self.run)
                 claimed = {(claim.stage, claim.index) for claim in state.claims(view, self.run)}
                 offset = view.offset
             if row is None or row.state != "running":
-                return False
+                break
             ready = [stage for stage in row.stages if stage.state == "ready"]
             in_hand = sum(1 for stage, _ in claimed if row.stages[stage].state == "ready")
             if sum(stage.count - stage.done for stage in ready) > in_hand:
-                return True
-            slow = self._slow_claim(worker)
+                return True, None
+            slow = self._keeper.slow_claim(worker)
             if slow is not None:
-                self._backup = slow
-                return True
+                return True, slow
             self._engine.space.wait(offset, _IDLE_WAIT_S)
-        return False
-
-    def _slow_claim(self, worker: str, *, holds_prefix: bool = False) -> tuple[int, int, int] | None:
-        """A running claim of another worker that takes far longer than its like, for a backup.
-
-        With ``holds_prefix`` only the first unfinished task of the dispatch order, since estimates wait for it.
-        """
-        now = time.monotonic()
-        if holds_prefix:
-            if now < self._next_prefix_check:
-                return None
-            self._next_prefix_check = now + _PREFIX_CHECK_S
-        with self._engine.space.view() as view:
-            claims = state.claims(view, self.run)
-        live = {(claim.stage, claim.index, claim.epoch) for claim in claims}
-        backed_up = {(claim.stage, claim.index) for claim in claims if claim.backup}
-        with self._lock:
-            for gone in self._first_seen.keys() - live:
-                del self._first_seen[gone]
-            for key in live:
-                self._first_seen.setdefault(key, now)
-            seen = dict(self._first_seen)
-        candidates = sorted(claims, key=lambda claim: (claim.stage, claim.index))
-        for claim in candidates[:1] if holds_prefix else candidates:
-            recent = self._durations.get(claim.stage, ())
-            if (
-                claim.worker == worker
-                or (claim.stage, claim.index) in backed_up
-                or len(recent) < _BACKUP_AFTER_TASKS
-            ):
-                continue
-            limit = max(_BACKUP_MIN_S, config.BACKUP_FACTOR * statistics.median(list(recent)))
-            if now - seen[claim.stage, claim.index, claim.epoch] > limit:
-                return claim.stage, claim.index, claim.epoch
-        return None
-
-    def _take_backup(self) -> tuple[int, int, int] | None:
-        with self._lock:
-            backup, self._backup = self._backup, None
-        return backup
+        return False, None
 
     def _keep(self) -> None:
-        """Renew this process's lease while it holds claims, and end the claims of those that are dead or silent."""
-        next_renewal = self._engine.env.boot_s() + config.LEASE_S / 3
+        """Keep leases until the run has ended or no slot works any more."""
         while not self._over.wait(_KEEP_EVERY_S):
             with self._engine.space.view() as view:
                 row = state.read_run(view, self.run)
@@ -401,43 +343,8 @@ class Runner:
                 for executor in executors:
                     executor.close()
                 return
-            if self._engine.env.boot_s() >= next_renewal:
-                next_renewal = self._engine.env.boot_s() + config.LEASE_S / 3
-                if self._held:
-                    self._engine.submit(ops.Renew(self._engine.space.member))
-            self._observe()
-
-    def _observe(self, lost_after_s: float = config.LEASE_S) -> None:
-        """Expire claims whose owner is dead for certain, or has not renewed for a lease as this process saw it.
-
-        ``lost_after_s``: when to give up a claim of this process that none of its slots knows of.
-        """
-        space = self._engine.space
-        now = self._engine.env.boot_s()
-        with space.view() as view:
-            claims = state.claims(view, self.run)
-            renewals = state.members(view)
-        expired: list[ops.Operation] = []
-        for claim in claims:
-            member = claim.member
-            if member == space.member:
-                # A claim of this process that none of its slots knows of: its answer was lost.
-                key = (claim.stage, claim.index, claim.epoch)
-                if key in self._held:
-                    self._stray.pop(key, None)
-                elif now - self._stray.setdefault(key, now) >= lost_after_s:
-                    expired.append(ops.Expire(self.run, *key))
-                continue
-            alive = space.member_alive(member)
-            count = renewals[member].renewals if member in renewals else 0
-            seen, since = self._silent_since.get(member, (-1, now))
-            if count != seen:
-                self._silent_since[member] = (count, now)
-                since = now
-            if alive is False or now - since > config.LEASE_S:
-                expired.append(ops.Expire(self.run, claim.stage, claim.index, claim.epoch))
-        if expired:
-            self._engine.submit(*expired)
+            self._keeper.renew()
+            self._keeper.observe()
 
     def _finish(self) -> None:
         """Once the run is done, delete blobs that nothing names any more."""

@@ -1,0 +1,45 @@
+"""A program that starts a job and ends without waiting or closing leaves claims that nobody has to wait for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import onefold as of
+from onefold.compute.jobs import state
+
+PROGRAM = """
+import onefold as of, sys, time
+def slow(record):
+    time.sleep(0.05)
+    return record["line"]
+db = of.connect(sys.argv[1])
+run = db.read_text(sys.argv[2]).map(slow).into("t").start(workers=2)
+while run.progress().done < 2: time.sleep(0.01)
+print(run.id)
+"""
+
+
+def test_claims_are_given_back_at_exit(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(12):
+        (source / f"{number}.txt").write_text("a\nb\n")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "space"), str(source)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with of.connect(tmp_path / "space") as db:
+        run = db.open_run(done.stdout.strip())
+        assert run.state == "running"
+        with db._engine.space.view() as view:
+            assert state.claims(view, run.id) == []
+        before = run.progress().done
+        assert before >= 2
+        assert run.resume(workers=1).wait(timeout=60).result().to_polars().height == 24
+        assert run.progress().failed == 0
