@@ -120,12 +120,9 @@ def tail_factor(
 
     ``g``: ``skewness``; ``side``: 1 where all totals are positive, -1 where all are negative, 0 where both
     occur; ``spread``: ``log_spread``, without meaning where ``side`` is 0; ``n``: clusters behind ``g``;
-    ``t``: Student's critical value, which the result never goes below. A sample whose skewness is already
-    great has seen an outlier and has a standard error to match, hence DAMPING. Where totals have
-    both signs an outlier on one side warns of one on the other. ``tail`` and ``ramp``: TAIL and LOG_SPREAD of
-    the estimator.
-
-    ``tail``, ``ramp`` and ``small``: TAIL, LOG_SPREAD and TAIL_SMALL_SAMPLE of the estimator.
+    ``t``: Student's critical value, which the result never goes below; ``tail``, ``ramp`` and ``small``: TAIL,
+    LOG_SPREAD and TAIL_SMALL_SAMPLE of the estimator. Where totals have both signs an outlier on one side warns
+    of one on the other.
     """
     both = side == 0
     g = np.where(side < 0, -g, g)
