@@ -146,6 +146,12 @@ def _expr(col: Any) -> pl.Expr:
     return expr
 
 
+def __getattr__(name: str) -> Any:
+    raise AttributeError(
+        f"onefold.agg has no {name!r}; it has {', '.join(item for item in __all__ if item != 'Aggregate')}"
+    )
+
+
 def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidArgument(f"{name}={value!r}: give a whole number from {least} on")

@@ -226,10 +226,19 @@ def positive(name: str, value: Any) -> None:
         whole(name, value, at_least=1)
 
 
-def whole(name: str, value: Any, *, at_least: int) -> None:
-    """A whole number of at least this."""
+def whole(name: str, value: Any, *, at_least: int, at_most: int | None = None) -> None:
+    """A whole number of at least this, and at most that."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise InvalidArgument(f"{name} must be a whole number of at least {at_least}; got {_shown(value)}")
+    if at_most is not None and value > at_most:
+        raise InvalidArgument(f"{name} must be at most {at_most}; got {_shown(value)}")
+
+
+def timeout(given: Any) -> float | None:
+    """How long to wait in seconds; None is for ever."""
+    from onefold.durations import seconds
+
+    return None if given is None else seconds(given, "timeout")
 
 
 def _text(name: str, value: Any) -> None:

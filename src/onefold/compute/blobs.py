@@ -6,12 +6,16 @@ A blob's name is the hex BLAKE2b-256 of its bytes. The same content is stored on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from onefold.errors import Unavailable
+
+_ABANDONED_AFTER_S = 3600.0
 
 
 class BlobMissing(Unavailable):
@@ -118,6 +122,19 @@ class BlobStore:
                     for file in sorted(folder.iterdir()):
                         yield file.name
 
+    def sweep_temporary(self) -> None:
+        """Remove unfinished files of processes that are gone.
+
+        Only such as nobody has written to for an hour: a process of another container on this folder looks gone from here.
+        """
+        folder = self.directory / "tmp"
+        oldest = time.time() - _ABANDONED_AFTER_S
+        for file in folder.iterdir() if folder.exists() else ():
+            pid = file.name.partition("-")[0]
+            with contextlib.suppress(FileNotFoundError):
+                if pid.isdigit() and not _lives(int(pid)) and file.stat().st_mtime < oldest:
+                    file.unlink()
+
     def _temporary(self) -> Path:
         folder = self.directory / "tmp"
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,6 +148,16 @@ class BlobStore:
             self._made.add(folder.name)
         temporary.replace(target)
         _sync_directory(folder)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _sync_directory(path: Path) -> None:

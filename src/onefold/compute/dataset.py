@@ -237,13 +237,7 @@ class Dataset:
         """
         arguments.one_of("mode", mode, ("replace", "replace_partitions", "append"))
         arguments.version(version)
-        given = (
-            ()
-            if partition_by is None
-            else (partition_by,)
-            if isinstance(partition_by, str)
-            else tuple(partition_by)
-        )
+        given = () if partition_by is None or partition_by in ((), []) else (partition_by,)
         columns = arguments.column_names("partition_by", given) if given else ()
         if mode == "replace_partitions" and not columns:
             raise InvalidArgument('mode="replace_partitions" needs partition_by=')
@@ -357,10 +351,10 @@ def _options(
 ) -> Mapping[str, Any]:
     if workers is not None:
         arguments.whole("workers", workers, at_least=0)
-    arguments.whole("seed", seed, at_least=0)
+    arguments.whole("seed", seed, at_least=0, at_most=2**63 - 1)
     arguments.positive("target_splits", target_splits)
     arguments.one_of("on_error", on_error, ("fail", "skip"))
-    arguments.whole("max_attempts", max_attempts, at_least=1)
+    arguments.whole("max_attempts", max_attempts, at_least=1, at_most=1000)
     return {
         "workers": workers,
         "seed": seed,

@@ -4,18 +4,26 @@ only.
 
 from __future__ import annotations
 
+import errno
+import os
 import traceback
 from pathlib import Path
 from typing import Any, Final
 
 import onefold
 from onefold.compute.stages import DeadLetter, Failure
+from onefold.errors import InvalidArgument, InvalidPlan, InvalidValue, OnefoldError
 
 MESSAGE_CHARS_MAX: Final = 1_000
 RECORD_CHARS_MAX: Final = 2_000
 TRACEBACK_CHARS_MAX: Final = 20_000
 
 _OWN_FILES: Final = str(Path(onefold.__file__).parent)
+_PYTHON_FILES: Final = str(Path(traceback.__file__).parent)
+_POLARS_FILES: Final = f"{os.sep}polars{os.sep}"
+_POLARS_PLAN: Final = "\n\nResolved plan until failure"
+"""What Polars says from there on is about its own plan, which is not what the user wrote."""
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class RecordError(Exception):
@@ -67,13 +75,19 @@ def one_line(error: BaseException) -> str:
     except BaseException:
         text = "<its text cannot be made>"
     name = type(error).__name__
+    text = text.split(_POLARS_PLAN)[0]
     line = " ".join(text.split())
     return cut(f"{name}: {line}" if line else name, MESSAGE_CHARS_MAX)
 
 
 def user_traceback(error: BaseException) -> str:
-    """The traceback from the user's first frame on; the whole of it when no frame is the user's."""
+    """The traceback from the user's first frame on; the whole of it when no frame is the user's.
+
+    Empty for what Onefold or Polars says of the data: the message tells it all.
+    """
     try:
+        if _says_it_all(error):
+            return ""
         trace = traceback.TracebackException.from_exception(error)
         _skip_own(trace)
         text = "".join(trace.format())
@@ -83,6 +97,24 @@ def user_traceback(error: BaseException) -> str:
         half = TRACEBACK_CHARS_MAX // 2
         text = f"{text[:half]}\n  …\n{text[-half:]}"
     return text
+
+
+def _says_it_all(error: BaseException) -> bool:
+    """Whether this is an error of Onefold, Polars or a file, with no code of the user or foreign cause behind it."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not all(map(_is_library, files)):
+        return False
+    if isinstance(error, OnefoldError):
+        return error.__cause__ is None or _says_it_all(error.__cause__)
+    return isinstance(error, OSError) or (bool(files) and _POLARS_FILES in files[-1])
+
+
+def _is_library(file: str) -> bool:
+    return (
+        file.startswith(_OWN_FILES)
+        or _POLARS_FILES in file
+        or (file.startswith(_PYTHON_FILES) and "site-packages" not in file)
+    )
 
 
 def _skip_own(trace: traceback.TracebackException) -> None:
@@ -96,8 +128,22 @@ def _skip_own(trace: traceback.TracebackException) -> None:
             _skip_own(inner)
 
 
+def of_machine(error: OSError) -> str:
+    """What the machine refused, and what to do: ``no space is left on the disk (/data/x); free some``."""
+    place = f" ({error.filename})" if error.filename else ""
+    if error.errno in _DISK_FULL:
+        return f"no space is left on the disk{place}; free some"
+    return f"{error.strerror or error}{place}; mend that"
+
+
 def failure_of(error: BaseException, *, final: bool = False) -> Failure:
-    """What the log is told of this exception."""
+    """What the log is told of this exception.
+
+    It is final, whatever is asked, where trying again or looking for the record cannot help: a broken file, a full disk.
+    """
+    if isinstance(error, OSError) and not isinstance(error, OnefoldError) and error.errno in _DISK_FULL:
+        return Failure(message=of_machine(error), final=True, kind=type(error).__name__)
+    final = final or isinstance(error, InvalidArgument | InvalidPlan | InvalidValue)
     if isinstance(error, LocatedError):
         letter = error.letter
         return Failure(

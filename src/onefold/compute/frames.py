@@ -48,9 +48,13 @@ def frame_of_dicts(rows: Sequence[dict[Any, Any]], schema: Schema | None) -> pl.
     for name in names:
         if not isinstance(name, str):
             raise InvalidValue(f"the keys of a record must be column names (str); got {name!r}")
+    if rows and not names:
+        raise InvalidValue(
+            "the function gave dicts without keys, which make no row; give a column, or leave records out with flat_map"
+        )
     types = dict(schema or ())
     columns = [_series(name, [row.get(name) for row in rows], types.get(name)) for name in names]
-    return pl.DataFrame(columns) if columns else pl.DataFrame(height=len(rows))
+    return pl.DataFrame(columns)
 
 
 def _series(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:

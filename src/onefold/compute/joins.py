@@ -52,9 +52,8 @@ def _join(
     for name in on:
         for side, schema in (("left", left_schema), ("right", right_schema)):
             if name not in schema:
-                raise InvalidPlan(
-                    f"the {side} side of the join has no column {name!r}; it has {list(schema)}"
-                )
+                there = [column for column in schema if not column.startswith("__onefold")]
+                raise InvalidPlan(f"the {side} side of the join has no column {name!r}; it has {there}")
         common = key_type(name, left_schema[name], right_schema[name])
         casts_left.append(pl.col(name).cast(common))
         casts_right.append(pl.col(name).cast(common))

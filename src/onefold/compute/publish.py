@@ -125,6 +125,20 @@ def is_published(output: PublishOutput, names: set[str]) -> bool:
     return whole and alone and there.contains == names
 
 
+def check(output: PublishOutput) -> Path:
+    """The target folder, when rows may be published there as things are now. Changes nothing; raises InvalidArgument."""
+    target = local_path(output.path)
+    there = next(folder for folder in target.parents if folder.exists())
+    if not there.is_dir():
+        raise InvalidArgument(f"{target} cannot be made: {there} is a file. Choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InvalidArgument(
+            f"{target} cannot be published: {there} may not be written to. Choose another folder"
+        )
+    _check_target(target, output, publications.read(target))
+    return target
+
+
 def local_path(path: str) -> Path:
     """The local folder that a path or ``file://`` URL names. Raises InvalidArgument for other URLs."""
     if path.startswith("file://"):

@@ -252,7 +252,7 @@ class BatchStep:
 
 def check_items(items: Any) -> Iterable[Any]:
     """What ``flat_map`` may give for a record: any iterable but text, bytes, a dict or None."""
-    if items is None or isinstance(items, str | bytes | dict):
+    if items is None or isinstance(items, str | bytes | dict) or not hasattr(items, "__iter__"):
         what = (
             "None (did it forget to return? an empty list gives no rows)"
             if items is None

@@ -6,12 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from onefold.compute import arguments
 from onefold.compute.jobs import ops, state
 from onefold.errors import InvalidArgument, JobFailed, Timeout, Unavailable
 
 if TYPE_CHECKING:
     from onefold.compute.engine import Engine
     from onefold.compute.tables import Table
+    from onefold.durations import Duration
 
 RunState = Literal["running", "done", "failed", "cancelled"]
 _ORPHAN_CHECK_S = 1.0
@@ -146,13 +148,14 @@ class Run:
             skipped=row.dead,
         )
 
-    def wait(self, timeout: float | None = None) -> Run:
+    def wait(self, timeout: Duration | None = None) -> Run:
         """Wait until the run has ended, one way or another; returns the run.
 
         Raises Timeout (the run goes on), Unavailable when no live process works on it (resume it), and what stopped this
         process's own workers (a full disk, for example).
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        longest = arguments.timeout(timeout)
+        deadline = None if longest is None else time.monotonic() + longest
         while True:
             with self._engine.space.view() as view:
                 row = state.read_run(view, self.id)
@@ -168,7 +171,7 @@ class Run:
                 raise runner.error
             now = time.monotonic()
             if deadline is not None and now >= deadline:
-                raise Timeout(f"run {self.id} has not ended after {timeout} s; it goes on", definite=True)
+                raise Timeout(f"run {self.id} has not ended after {longest:g} s; it goes on", definite=True)
             if now >= self._next_orphan_check:
                 self._next_orphan_check = now + _ORPHAN_CHECK_S
                 if self.abandoned:
@@ -209,9 +212,12 @@ class Run:
             parts.append(f"record: {failure.record}")
         if failure.traceback:
             parts.append(failure.traceback.rstrip())
-        parts.append(
-            "Finished tasks are kept. Mend the function and run it again, or skip such records with on_error='skip'."
+        mend = (
+            "Mend the function and run it again, or skip such records with on_error='skip'."
+            if failure.record is not None
+            else "Mend that and run the job again."
         )
+        parts.append(f"Finished tasks are kept. {mend}")
         raise JobFailed(
             "\n".join(parts),
             run_id=self.id,
@@ -231,8 +237,11 @@ class Run:
     def resume(self, workers: int | None = None) -> Run:
         """Go on with a run whose processes died, that was cancelled or that failed; finished tasks are not run again.
 
-        Works in the background, in this process. A run that is done stays as it is.
+        Works in the background, in this process (``workers=0``: leaves it to others). A run that is done stays as it is.
         """
+        from onefold.compute.runner import worker_count
+
+        workers = worker_count(workers)
         (outcome,) = self._engine.submit(ops.Resume(self.id, self._engine.space.member))
         if isinstance(outcome, ops.Refused):
             raise InvalidArgument(outcome.message)

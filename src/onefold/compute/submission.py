@@ -7,7 +7,7 @@ keep the pieces that they were cut into then, so their tasks keep their names an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +34,7 @@ from onefold.errors import TooLarge
 if TYPE_CHECKING:
     from onefold.compute.plan import Source
     from onefold.compute.sources import Resolved
+    from onefold.compute.sources.listing import FileInfo
     from onefold.fold.space import Space
 
 _inputs_encoder = msgspec.msgpack.Encoder()
@@ -87,9 +88,13 @@ class _Sources:
     def schema_of(self, source: Source) -> tuple[tuple[str, object], ...]:
         return self.resolve(source).schema
 
+    def listed(self) -> Iterator[FileInfo]:
+        """All files that were resolved."""
+        return (file for _, resolved in self._resolved.values() for file in resolved.files)
+
     def files(self) -> dict[str, str]:
-        """All files that were resolved, with size and modification."""
-        return {file.path: file.etag for _, resolved in self._resolved.values() for file in resolved.files}
+        """The same, with size and modification by path."""
+        return {file.path: file.etag for file in self.listed()}
 
     def bytes_of(self, source: Source) -> int:
         return sum(file.size for file in self.resolve(source).files)
@@ -120,10 +125,11 @@ def prepare(
 
     Raises InvalidPlan, InvalidArgument, InvalidValue (broken input files) and TooLarge (too many tasks).
     """
-    from onefold.compute import compiler, functions
+    from onefold.compute import compiler, functions, own_folders
 
     resolved = _Sources()
     compiled = compiler.compile_job(job, schema_of=resolved.schema_of, bytes_of=resolved.bytes_of)
+    own_folders.check(compiled, [file.path for file in resolved.listed()], space.directory)
     digest = identity.plan_digest(job)
     version = job.sink.version
     name = version if version is not None else digest.hex

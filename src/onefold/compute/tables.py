@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onefold.compute import estimates
+from onefold.compute import arguments, estimates
 from onefold.compute.jobs import state
 from onefold.compute.stages import PartialOutput, Result
 from onefold.errors import InvalidArgument, Unavailable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from onefold.compute.engine import Engine
     from onefold.compute.submission import StoredJob
+    from onefold.durations import Duration
 
 
 @dataclass(frozen=True)
@@ -168,12 +169,16 @@ class Table:
             found = frame.filter(
                 *(pl.col(name).eq_missing(pl.lit(value)) for name, value in zip(names, values, strict=True))
             )
-        except pl.exceptions.PolarsError as error:
-            raise InvalidArgument(f"{key!r} cannot be a key of table {self.name!r}: {error}") from None
+        except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+            types = ", ".join(f"{name!r} {frame.schema[name]}" for name in names)
+            raise InvalidArgument(
+                f"{key!r} cannot be a key of table {self.name!r}, whose key columns are {types}"
+            ) from None
         return found.row(0, named=True) if found.height else None
 
     def top(self, n: int = 20, by: str | None = None) -> pl.DataFrame:
         """The ``n`` rows with the largest ``by`` (default: the first aggregate), largest first; nulls last."""
+        arguments.whole("n", n, at_least=0)
         frame = self.to_polars()
         if by is None:
             values = self.value_columns or tuple(frame.columns[-1:])
@@ -200,8 +205,11 @@ class Table:
     def __len__(self) -> int:
         return self.to_polars().height
 
-    def watch(self, *, timeout: float | None = None) -> Iterator[TableSnapshot]:
+    def watch(self, *, timeout: Duration | None = None) -> Iterator[TableSnapshot]:
         """A snapshot now and after every change, until the run ends (or nothing changes for ``timeout`` seconds)."""
+        return self._watch(arguments.timeout(timeout))
+
+    def _watch(self, timeout: float | None) -> Iterator[TableSnapshot]:
         seen = -1
         run = ""
         last_change = time.monotonic()
@@ -241,7 +249,7 @@ class Table:
         output = self._partial_output(contents)
         if output is None:
             raise InvalidArgument(f"table {self.name!r} has no aggregates to estimate")
-        if not 0 < level < 1:
+        if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
             raise InvalidArgument(f"level must be between 0 and 1, for example 0.95; got {level!r}")
         names = [agg for agg, _ in output.aggs]
         if name not in names:

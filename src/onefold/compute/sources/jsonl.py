@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onefold.compute.plan import Source
 from onefold.compute.sources.content import RawFile
 from onefold.compute.sources.records import Piece, line_pieces
-from onefold.compute.sources.text import BOM, join_lines
+from onefold.compute.sources.text import BOM, join_lines, why_invalid
 from onefold.compute.stages import Unit
 
 if TYPE_CHECKING:
     import polars as pl
+
+_SHOWN_BYTES = 200
 
 
 def pieces(source: Source, raw: RawFile, unit: Unit, piece_bytes: int) -> Iterator[Piece]:  # noqa: ARG001
@@ -41,6 +44,24 @@ def infer(samples: Sequence[bytes]) -> dict[str, Any]:
         return {}
     schema = pl.scan_ndjson(data, infer_schema_length=None).collect_schema()
     return {name: _without_null(dtype) for name, dtype in schema.items()}
+
+
+def first_broken(sample: bytes) -> str:
+    """The first line that is no JSON object, as ``line 3: why: 'text'``; empty when all are."""
+    for number, line in enumerate(sample.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+            why = "" if isinstance(found, dict) else f"a {type(found).__name__} is no JSON object"
+        except UnicodeDecodeError:
+            why = why_invalid(line, "utf-8") or "not UTF-8"
+        except (ValueError, RecursionError) as error:
+            why = f"no JSON ({error})"
+        if why:
+            shown = line[:_SHOWN_BYTES].decode("utf-8", "backslashreplace").rstrip("\r")
+            return f"line {number}: {why}: {shown!r}"
+    return ""
 
 
 def _without_null(dtype: Any) -> Any:

@@ -91,6 +91,8 @@ def list_remote(source: Source, url: str) -> list[FileInfo]:
         ) from error
     except (OSError, TimeoutError) as error:
         raise Unavailable(f"cannot list {url!r}: {error}; try again") from error
+    except ValueError as error:
+        raise InvalidArgument(f"cannot list {url!r}: {error}; name a bucket and a path in it") from error
     return [FileInfo(fs.unstrip_protocol(d["name"]), int(d["size"] or 0), _etag(d)) for d in found]
 
 

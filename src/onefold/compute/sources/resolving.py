@@ -219,7 +219,13 @@ def _jsonl_schema(source: Source, files: Sequence[FileInfo]) -> dict[str, Any]:
         body = b"".join(_sample_lines(source, info, None if limit is None else limit - rows))
         samples.append(body.removeprefix(text.BOM))
         rows += body.count(b"\n")
-    schema = _inferred(source, files[0], lambda: jsonl.infer(samples))
+    try:
+        schema = _inferred(source, files[0], lambda: jsonl.infer(samples))
+    except InvalidValue as error:
+        for info, sample in zip(files, samples, strict=False):
+            if broken := jsonl.first_broken(sample):
+                raise InvalidValue(f"{display(info.path)}: {broken}; repair the file") from error
+        raise
     return {**schema, **dict(source.option("schema_overrides") or ())}
 
 
