@@ -1,31 +1,82 @@
-"""Partial frames as bytes: Arrow IPC as Polars writes it."""
+"""Frames of partial results as bytes: a short head and an Arrow IPC stream as Polars writes it.
+
+Every byte is hashed, synced to disk and read again, so columns are packed first: a column that equals an earlier one is
+only named (the counts of several aggregates mostly are the same), and whole numbers are written in the narrowest type that
+holds them. 100,000 groups with a key, a count, a sum and a mean shrink to about a third. The head, msgpack, tells how to
+undo that; names and types of the frame come back exactly.
+"""
 
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
+import msgspec
 import polars as pl
 
 from onefold.errors import InvalidValue
 
 UNCOMPRESSED_ROWS_MIN = 20_000
-"""Frames from this height on are not compressed: 100,000 groups (i64, u64, f64) take 2 ms plain, 7 ms with
-LZ4, 10 ms with Zstandard. Smaller ones are, so that they fit into a record.
+"""Frames from this height on are not compressed: 100,000 groups (i64, u64, f64) take 2 ms plain, 7 ms with LZ4, 10 ms
+with Zstandard. Smaller ones are, so that they fit into a record.
 """
+_MAGIC = b"OFP1"
+_HEAD_BYTES = struct.Struct(">I")
+_WIDE = {"Int64": pl.Int64, "UInt64": pl.UInt64, "Int32": pl.Int32, "UInt32": pl.UInt32}
+
+
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    """How the frame was packed: all its columns in order, copies (column -> equal column), and the types of narrowed ones."""
+
+    columns: list[str]
+    copies: dict[str, str]
+    types: dict[str, str]
 
 
 def encode(frame: pl.DataFrame) -> bytes:
-    """The frame as an Arrow IPC stream. Equal frames give equal bytes."""
+    """The frame as bytes. Equal frames give equal bytes."""
+    columns: dict[str, pl.Series] = {}
+    copies: dict[str, str] = {}
+    types: dict[str, str] = {}
+    whole: list[pl.Series] = []
+    for series in frame.get_columns():
+        if str(series.dtype) in _WIDE:
+            same = next((other.name for other in whole if _equal(other, series)), None)
+            if same is not None:
+                copies[series.name] = same
+                continue
+            whole.append(series)
+            narrow = series.shrink_dtype()
+            if narrow.dtype != series.dtype:
+                types[series.name] = str(series.dtype)
+            columns[series.name] = narrow
+        else:
+            columns[series.name] = series
+    head = msgspec.msgpack.encode(_Head(frame.columns, copies, types))
     out = io.BytesIO()
+    out.write(_MAGIC + _HEAD_BYTES.pack(len(head)) + head)
     compression = "uncompressed" if frame.height >= UNCOMPRESSED_ROWS_MIN else "zstd"
-    frame.rechunk().write_ipc_stream(out, compression=compression)  # type: ignore[call-overload]
+    packed = pl.DataFrame(list(columns.values())) if columns else pl.DataFrame(height=frame.height)
+    packed.rechunk().write_ipc_stream(out, compression=compression)  # type: ignore[call-overload]
     return out.getvalue()
 
 
 def decode(data: bytes | Path) -> pl.DataFrame:
     """The frame of ``encode``'s bytes, or of a file that holds them. Raises InvalidValue on anything else."""
     try:
-        return pl.read_ipc_stream(io.BytesIO(data) if isinstance(data, bytes) else data)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        content = data if isinstance(data, bytes) else data.read_bytes()
+        start = len(_MAGIC) + _HEAD_BYTES.size
+        if content[: len(_MAGIC)] != _MAGIC:
+            raise InvalidValue("a partial result cannot be read: it does not begin as one")
+        (length,) = _HEAD_BYTES.unpack_from(content, len(_MAGIC))
+        head = msgspec.msgpack.decode(content[start : start + length], type=_Head)
+        packed = pl.read_ipc_stream(io.BytesIO(memoryview(content)[start + length :]))
+        wide = packed.with_columns(pl.col(name).cast(_WIDE[dtype]) for name, dtype in head.types.items())
+        return wide.select(pl.col(head.copies.get(name, name)).alias(name) for name in head.columns)
+    except (pl.exceptions.PolarsError, OSError, msgspec.MsgspecError, struct.error, KeyError) as error:
         raise InvalidValue(f"a partial result cannot be read: {error}") from error
+
+
+def _equal(a: pl.Series, b: pl.Series) -> bool:
+    return a.dtype == b.dtype and a.equals(b, null_equal=True)
