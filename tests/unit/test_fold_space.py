@@ -580,7 +580,7 @@ def test_a_folder_that_cannot_be_written(beside_a_writer, open_folder):
         text=True,
     ) as process:
         first = process.stdout.readline()
-        assert "read_only=True" in first, first + process.stderr.read()
+        assert "Check its owner and mode" in first, first + process.stderr.read()
         assert process.stdout.readline() == "1\n"
         if beside_a_writer:
             space.submit([entry(b"b")])

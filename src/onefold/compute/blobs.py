@@ -61,8 +61,10 @@ class BlobStore:
             finally:
                 os.close(fd)
             self._publish(temporary, target)
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(self.directory)  # a write does not tell where the disk is full
             raise
         return name
 

@@ -23,7 +23,15 @@ from onefold.compute.blobs import BlobStore, blob_name
 from onefold.compute.jobs import ops, state
 from onefold.compute.stages import PartialOutput, PublishOutput, Result
 from onefold.env import SYSTEM, Env
-from onefold.errors import Conflict, InvalidArgument, InvalidPlan, LogCorrupt, SpaceError
+from onefold.errors import (
+    Conflict,
+    InvalidArgument,
+    InvalidPlan,
+    LogCorrupt,
+    OnefoldError,
+    SpaceError,
+    Unavailable,
+)
 from onefold.ids import new_id
 
 if TYPE_CHECKING:
@@ -84,22 +92,30 @@ class Engine:
     ) -> Run:
         """Submit a job and begin to work on it in the background; see ``PreparedJob.start`` for the arguments."""
         from onefold.compute import submission
+        from onefold.compute.failures import of_machine
         from onefold.compute.runner import worker_count
         from onefold.compute.runs import Run
 
         self._check_open()
         workers = worker_count(workers)
         for _ in range(_SUBMIT_TRIES):
-            operation, stored = submission.prepare(
-                job,
-                space=self.space,
-                blobs=self.blobs,
-                run=new_id("run", self.env),
-                seed=seed,
-                target_splits=target_splits,
-                on_error=on_error,
-                max_attempts=max_attempts,
-            )
+            try:
+                operation, stored = submission.prepare(
+                    job,
+                    space=self.space,
+                    blobs=self.blobs,
+                    run=new_id("run", self.env),
+                    seed=seed,
+                    target_splits=target_splits,
+                    on_error=on_error,
+                    max_attempts=max_attempts,
+                )
+            except OSError as error:
+                if isinstance(error, OnefoldError):
+                    raise
+                raise Unavailable(
+                    f"the job was not submitted: {of_machine(error)} and run it again"
+                ) from error
             (outcome,) = self.submit(operation)
             if isinstance(outcome, ops.Refused) and outcome.code == "busy" and self._nobody_works(job.table):
                 operation = msgspec.structs.replace(operation, supersede=True)

@@ -30,6 +30,8 @@ FILE_BYTES_TARGET: Final = 128 * 1024 * 1024
 """Rows wait in memory up to this size, so that files are neither tiny nor huge."""
 NULL_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
 _KNOWN_FILES: Final = {"_SUCCESS", "_metadata", "_common_metadata"}
+_OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")
+"""How Polars tells what the operating system refused."""
 _ESCAPED: Final = re.compile(r"[\x00-\x1f\x7f\"#%'*/:=?\\{}\[\]^<>|]")
 
 
@@ -359,7 +361,15 @@ class _FolderWriter:
         return path
 
     def _store(self, path: Path, frame: pl.DataFrame, metadata: dict[str, str] | None = None) -> None:
-        frame.write_parquet(path, compression="zstd", statistics=True, metadata=metadata)
+        import polars as pl
+
+        try:
+            frame.write_parquet(path, compression="zstd", statistics=True, metadata=metadata)
+        except pl.exceptions.ComputeError as error:
+            told = _OS_ERROR.search(str(error))
+            if told is None:
+                raise
+            raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from error
         _sync_file(path)
 
     def _folder_name(self, group: pl.DataFrame) -> str:

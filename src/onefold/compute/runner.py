@@ -145,10 +145,14 @@ class Runner:
             self._over.set()
 
     def _told(self, error: BaseException) -> BaseException:
-        if not isinstance(error, OSError) or isinstance(error, OnefoldError):
+        if isinstance(error, Unavailable):
+            reason = str(error).rstrip(".")
+        elif isinstance(error, OSError) and not isinstance(error, OnefoldError):
+            reason = of_machine(error)
+        else:
             return error
         told = Unavailable(
-            f"the work on run {self.run} has stopped: {of_machine(error)}. "
+            f"the work on run {self.run} has stopped: {reason}. "
             f"Then go on with db.open_run({self.run!r}).resume(), or run the program again; finished tasks are kept."
         )
         told.__cause__ = error

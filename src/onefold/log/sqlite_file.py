@@ -59,7 +59,7 @@ def translate(error: Exception, path: Path, *, committing: bool = False) -> Onef
         return LogCorrupt(f"{path} is damaged ({error}). Restore it from a snapshot or a backup")
     if isinstance(error, (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError)):
         return SpaceError(
-            f"{path} cannot be opened for writing. Check its owner and mode, or open it with read_only=True"
+            f"{path} cannot be opened for writing. Check its owner and mode, or use another place"
         )
     if isinstance(error, apsw.TooBigError):
         return TooLarge(f"a value is too large for {path}")
@@ -108,7 +108,7 @@ class SqliteFile:
         except OSError as error:
             self.close()
             raise SpaceError(
-                f"{directory} cannot be used ({error.strerror}). Check its owner and mode, or open it with read_only=True"
+                f"{directory} cannot be used ({error.strerror}). Check its owner and mode, or use another place"
             ) from error
         forks.track(self)
 
