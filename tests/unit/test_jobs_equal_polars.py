@@ -468,6 +468,25 @@ def test_text(db: of.Database, tmp_path: Path, splits: int) -> None:
     )
 
 
+def test_types_that_a_reader_is_asked_for(memory: of.Database, tmp_path: Path) -> None:
+    """Types may stand without parameters, as in Polars; JSON lines take those too that Polars' own reader does not."""
+    path = tmp_path / "a.csv"
+    path.write_text("t,c\n2024-01-01T00:00:00,x\n2024-01-02T00:00:00,\n")
+    asked = {"t": pl.Datetime, "c": pl.Categorical}
+    found = result(memory.read_csv(path, schema_overrides=asked), table="csv")
+    assert_frame_equal(found, pl.read_csv(path, schema_overrides=asked))
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"u":7,"e":"on","c":"x"}\n{"u":null,"e":null}\n{"u":255,"e":"off","c":"y"}\n')
+    schema = {"u": pl.UInt8(), "e": pl.Enum(["on", "off"]), "c": pl.Categorical()}
+    data = memory.read_jsonl(path, schema={**schema, "c": pl.Categorical})
+    expected = pl.DataFrame({"u": [7, None, 255], "e": ["on", None, "off"], "c": ["x", None, "y"]}, schema)
+    assert_frame_equal(result(data, table="jsonl"), expected)
+    same(result(data.filter(pl.col("u") > 9).select("e"), table="some"), expected[2:].select("e"))
+    path.write_text('{"u":7}\n{"u":256}\n')
+    with pytest.raises(of.JobFailed, match="256"):
+        result(memory.read_jsonl(path, schema={"u": pl.UInt8}), table="bad")
+
+
 def test_whole_files(memory: of.Database, tmp_path: Path) -> None:
     for name, content in (("a.bin", b"\x00\xff"), ("b.bin", b""), ("é.txt", "日本".encode())):
         (tmp_path / name).write_bytes(content)

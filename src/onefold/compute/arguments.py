@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from onefold.compute import schemas
 from onefold.errors import InvalidArgument, InvalidPlan
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def schema(step: str, given: SchemaLike | None) -> tuple[tuple[str, Any], ...] |
     if given is None:
         return None
     try:
-        items = pl.Schema(given)
+        items = schemas.specified(given)
         pairs = tuple((name, dtype() if isinstance(dtype, type) else dtype) for name, dtype in items.items())
     except Exception as error:
         raise InvalidArgument(

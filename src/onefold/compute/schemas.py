@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onefold.compute.plan import Explode, Filter, FlatMap, Map, MapBatches, RowNode, Select, WithColumns
@@ -16,6 +16,20 @@ Schema = tuple[tuple[str, Any], ...]
 """(column, Polars data type) in order."""
 
 Names = tuple[str, ...]
+
+
+def specified(given: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> pl.Schema:
+    """The schema, in which a type may stand without its parameters where Polars' readers have defaults for them.
+
+    Raises what ``pl.Schema`` raises.
+    """
+    import polars as pl
+
+    defaults: dict[type, Any] = {kind: kind() for kind in (pl.Datetime, pl.Duration, pl.Categorical)}
+    pairs = given.items() if isinstance(given, Mapping) else given
+    return pl.Schema(
+        (name, defaults.get(dtype, dtype) if isinstance(dtype, type) else dtype) for name, dtype in pairs
+    )
 
 
 def describe(step: object) -> str:

@@ -32,7 +32,21 @@ def parse(source: Source, schema: Sequence[tuple[str, pl.DataType]], group: Sequ
     """The objects of these pieces; blank lines give nothing; a key that is not in the schema is left out."""
     import polars as pl
 
-    return pl.scan_ndjson(join_lines([body(p) for p in group]), schema=dict(schema))
+    rows = pl.scan_ndjson(
+        join_lines([body(p) for p in group]), schema={name: _readable(dtype) for name, dtype in schema}
+    )
+    return rows.with_columns(pl.col(name).cast(dtype) for name, dtype in schema if _readable(dtype) != dtype)
+
+
+def _readable(dtype: Any) -> Any:
+    """The type that Polars' reader takes for this one; it panics at the smallest whole numbers and refuses categories."""
+    import polars as pl
+
+    if dtype in (pl.Int8, pl.Int16):
+        return pl.Int32()
+    if dtype in (pl.UInt8, pl.UInt16):
+        return pl.UInt32()
+    return pl.String() if isinstance(dtype, pl.Categorical | pl.Enum) else dtype
 
 
 def infer(samples: Sequence[bytes]) -> dict[str, Any]:

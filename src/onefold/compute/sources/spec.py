@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 from urllib.parse import unquote, urlsplit
 
+from onefold.compute import schemas
 from onefold.compute.plan import Source, SourceKind
 from onefold.compute.sources import remote
 from onefold.errors import InvalidArgument
@@ -164,9 +165,8 @@ def _null_values(what: str, value: Any) -> Any:
 def _schema(what: str, value: Any) -> tuple[tuple[str, Any], ...]:
     import polars as pl
 
-    pairs = value.items() if isinstance(value, Mapping) else value
     try:
-        return tuple(pl.Schema(pairs).items())
+        return tuple(schemas.specified(value).items())
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
         raise InvalidArgument(f"{what} takes a dict of column and Polars type: {error}") from error
 
