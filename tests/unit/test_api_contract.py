@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 
 import onefold as of
-from onefold import agg
+from onefold import agg, config
 from onefold.compute.dataset import Dataset, GroupBy, PreparedJob
 from onefold.compute.runs import Run
 from onefold.compute.tables import Table
@@ -344,7 +344,7 @@ KILLED = """
 import os, sys, time
 from pathlib import Path
 import onefold as of
-from onefold import agg
+from onefold import agg, config
 
 SEEN, GATE = sys.argv[3:]
 
@@ -402,3 +402,24 @@ def test_a_killed_run_is_resumed_by_a_process_without_its_functions(source: Path
     finally:
         child.kill()
         child.communicate()
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_rows_are_counted_once_as_they_are_read(
+    db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffled: bool
+) -> None:
+    if shuffled:
+        monkeypatch.setattr(config, "BROADCAST_BYTES_MAX", 0)
+    for name, n in (("a", 1000), ("b", 100)):
+        pl.DataFrame({"k": range(n), name: range(n)}).write_parquet(tmp_path / f"{name}.parquet")
+    left, right = (db.read_parquet(tmp_path / f"{name}.parquet") for name in "ab")
+    sizes = sum((tmp_path / f"{name}.parquet").stat().st_size for name in "ab")
+    joined = left.join(right, on="k").into("joined").run(progress=False)
+    assert (joined.progress().rows, joined.progress().bytes) == (1100, sizes)
+    assert len(joined.result()) == 100
+    both = left.select("k").union(right.select("k")).into("both").run(progress=False)
+    assert (both.progress().rows, len(both.result())) == (1100, 1100)
+    written = left.write_parquet(tmp_path / "out").run(progress=False)
+    assert (written.progress().rows, len(written.result())) == (1000, 1000)
+    again = left.write_parquet(tmp_path / "out").run(progress=False).progress()
+    assert (again.rows, again.bytes, again.reused) == (0, 0, again.total)
