@@ -37,6 +37,8 @@ PARTIAL_INLINE_BYTES_MAX: Final = 64 * 1024
 """Partials up to this size travel in the record; larger ones go to the blob store."""
 LEASE_S: Final = 15.0
 """How long a worker may be silent before an observer expires its claims."""
+MERGE_AT_ONCE_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Packed partials up to this size are merged all at once; more of them pair by pair, with few in memory."""
 MAX_ATTEMPTS: Final = 4
 """How often a task is tried before it is isolated down to the record that breaks it."""
 PROCESS_DEATHS_MAX: Final = 2
@@ -44,6 +46,8 @@ PROCESS_DEATHS_MAX: Final = 2
 TASKS_PER_JOB_MAX: Final = 200_000
 SPLITS_DEFAULT_MIN: Final = 48
 """Fewest splits that a job is cut into when its input allows: intervals need clusters."""
+SPLITS_EXPRESSIONS_MIN: Final = 20
+"""The same where Polars does all the work: such tasks are short, and each costs a partial of all its groups."""
 SPLIT_BYTES_TARGET: Final = 64 * 1024 * 1024
 """Input bytes of a split once the input is large enough for SPLITS_DEFAULT_MIN of them."""
 SPLIT_BYTES_MIN: Final = 64 * 1024

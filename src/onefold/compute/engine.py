@@ -10,7 +10,7 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -215,6 +215,7 @@ class Engine:
 
     def finished(self, results: Mapping[int, Result], stored: StoredJob) -> pl.DataFrame:
         """The merged and finished frame of an aggregation's tasks, by dispatch index."""
+
         import polars as pl
 
         from onefold.compute import aggregates, merge
@@ -230,10 +231,22 @@ class Engine:
             for index, result in results.items()
             if not is_empty(result)
         }
-        merged = merge.merge_tree(leaves, lambda a, b: aggregates.merge_pair(a, b, keys, output.aggs), cache)
+        merged = None
+        if not len(cache) and self._stored_bytes(results.values()) <= config.MERGE_AT_ONCE_BYTES_MAX:
+            merged = aggregates.merge_all(
+                {index: leaf.load() for index, leaf in leaves.items()}, keys, output.aggs
+            )
+        if merged is None:
+            merged = merge.merge_tree(
+                leaves, lambda a, b: aggregates.merge_pair(a, b, keys, output.aggs), cache
+            )
         if merged is None:
             return pl.DataFrame(schema=_schema(stored))
         return aggregates.final(merged, keys, output.aggs)
+
+    def _stored_bytes(self, results: Iterable[Result]) -> int:
+        paths = (self.blobs.path(result.blob) for result in results if result.blob is not None)
+        return sum(path.stat().st_size for path in paths if path.exists())
 
     def _leaf(self, result: Result) -> pl.DataFrame:
         frame = self.partial(result)

@@ -46,9 +46,9 @@ class SeededStream:
         return order
 
 
-def default_target(total_cost: int, units: int) -> int:
+def default_target(total_cost: int, units: int, least: int = config.SPLITS_DEFAULT_MIN) -> int:
     """How many splits an input of ``total_cost`` bytes in ``units`` units is cut into; 0 for no units."""
-    wanted = max(config.SPLITS_DEFAULT_MIN, -(-total_cost // config.SPLIT_BYTES_TARGET))
+    wanted = max(least, -(-total_cost // config.SPLIT_BYTES_TARGET))
     return min(wanted, units, config.TASKS_PER_JOB_MAX)
 
 

@@ -211,9 +211,11 @@ def _stage_inputs(
     stage: Stage, resolved: _Sources, previous: _Previous, target_splits: int | None, seed: int
 ) -> list[TaskInput]:
     from onefold.compute import splitting
+    from onefold.compute.tasks import has_python
 
     if isinstance(stage.output, PublishOutput):
         return [TaskInput(0)]
+    least = config.SPLITS_DEFAULT_MIN if has_python(stage) else config.SPLITS_EXPRESSIONS_MIN
     before = previous.inputs[stage.index] if stage.index < len(previous.inputs) else ()
     kept: list[TaskInput] = []
     fresh: list[TaskInput] = []
@@ -223,7 +225,7 @@ def _stage_inputs(
         if isinstance(leaf, SourceLeaf):
             old = [item.units for item in before if item.branch == number and item.units]
             splits_kept, splits_new = _splits(
-                leaf.source, resolved.resolve(leaf.source), old, target_splits, seed
+                leaf.source, resolved.resolve(leaf.source), old, target_splits, least, seed
             )
             kept.extend(TaskInput(number, split) for split in splits_kept)
             fresh.extend(TaskInput(number, split) for split in splits_new)
@@ -238,7 +240,12 @@ def _stage_inputs(
 
 
 def _splits(
-    source: Source, resolved: Resolved, previous: Sequence[Split], target_splits: int | None, seed: int
+    source: Source,
+    resolved: Resolved,
+    previous: Sequence[Split],
+    target_splits: int | None,
+    least: int,
+    seed: int,
 ) -> tuple[list[Split], list[Split]]:
     from onefold.compute import sources, splitting
 
@@ -261,11 +268,11 @@ def _splits(
         split_bytes=config.SPLIT_BYTES_TARGET
         if target_splits is None
         else max(1, min(config.SPLIT_BYTES_TARGET, new_bytes // target_splits)),
-        min_units=config.SPLITS_DEFAULT_MIN if target_splits is None else target_splits,
+        min_units=least if target_splits is None else target_splits,
     )
     units.extend(new_units)
     if target_splits is None:
-        target = splitting.default_target(sum(unit.cost for unit in new_units), len(new_units))
+        target = splitting.default_target(sum(unit.cost for unit in new_units), len(new_units), least)
     else:
         target = target_splits
     return splitting.repack(previous, units, target_splits=max(1, target), seed=seed)

@@ -2,6 +2,7 @@
 
 from onefold.compute.aggregates.align import merge_pair
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
+from onefold.compute.aggregates.dense import merge_all
 from onefold.compute.aggregates.distinct import distinct_bounds
 from onefold.compute.aggregates.frames import empty_partial, final, partial, result_schema, totals
 from onefold.compute.aggregates.ipc import decode, encode
@@ -22,6 +23,7 @@ __all__ = [
     "encode",
     "final",
     "from_polars",
+    "merge_all",
     "merge_pair",
     "partial",
     "quantile_count",

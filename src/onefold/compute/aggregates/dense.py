@@ -1,0 +1,133 @@
+"""Merging all partials of a finished table at once, when their states only add up.
+
+Pair by pair, groups have to be matched again at every node of the merge tree. Here they are matched once: each partial's
+states are laid out over the groups of all partials, with zeros where it lacks a group, and the tree's additions become
+additions of arrays. The sums are added in the tree's own order and zero changes no addition (-0.0 for floats, which is the
+one neutral element), so the result is the tree's, bit for bit.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from onefold.compute.aggregates.base import Aggregate
+from onefold.compute.aggregates.simple import Count, Mean, Sum
+from onefold.compute.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = LazyModule("numpy")
+
+_POSITION = "__onefold_position"
+_SPREAD_MAX = 4
+"""Whole-number keys are looked up in a table if that has at most this many places per group and partial."""
+_ADDABLE = (pl.UInt64, pl.Int64, pl.Float64, pl.UInt32, pl.Int32)
+
+
+def merge_all(
+    leaves: Mapping[int, pl.DataFrame], keys: Sequence[str], aggs: Sequence[tuple[str, Aggregate]]
+) -> pl.DataFrame | None:
+    """What ``merge_tree`` gives for these partials (dispatch index -> frame), or None when this is not the way."""
+    indexes = sorted(leaves)
+    frames = [leaves[index] for index in indexes]
+    if len(frames) < 3 or not keys or any(frame.schema != frames[0].schema for frame in frames):
+        return None
+    if not all(isinstance(agg, Count | Sum | Mean) for _, agg in aggs):
+        return None
+    states = [column for column in frames[0].columns if column not in keys]
+    if any(
+        frame.schema[state] not in _ADDABLE or frame[state].null_count()
+        for frame in frames
+        for state in states
+    ):
+        return None
+    found = _positions(frames, keys)
+    if found is None:
+        return None
+    groups, positions = found
+
+    def spread(at: int) -> list[NDArray[Any]]:
+        columns = [frames[at][state].to_numpy() for state in states]
+        place = positions[at]
+        if place is None:
+            return columns
+        return [_laid_out(column, place, groups.height) for column in columns]
+
+    def node(low: int, high: int, first: int, last: int) -> list[NDArray[Any]]:
+        if last - first == 1:
+            return spread(first)
+        middle = (low + high) // 2
+        cut = bisect_left(indexes, middle, first, last)
+        if cut == first:
+            return node(middle, high, first, last)
+        if cut == last:
+            return node(low, middle, first, last)
+        left, right = node(low, middle, first, cut), node(middle, high, cut, last)
+        return [a + b for a, b in zip(left, right, strict=True)]
+
+    sums = node(0, 1 << indexes[-1].bit_length(), 0, len(indexes))
+    made = [
+        pl.Series(state, column, dtype=frames[0].schema[state])
+        for state, column in zip(states, sums, strict=True)
+    ]
+    return groups.hstack(made).select(frames[0].columns)
+
+
+def _laid_out(column: NDArray[Any], place: NDArray[Any], count: int) -> NDArray[Any]:
+    full = np.full(count, -0.0 if column.dtype.kind == "f" else 0, dtype=column.dtype)
+    full[place] = column
+    return full
+
+
+def _positions(
+    frames: Sequence[pl.DataFrame], keys: Sequence[str]
+) -> tuple[pl.DataFrame, list[NDArray[Any] | None]] | None:
+    """All groups, sorted by the keys, and where each frame's rows are among them (None: they are the same).
+
+    None where a key is a float: Polars' join does not find NaN.
+    """
+    if any(frames[0].schema[key].is_float() for key in keys):
+        return None
+    if len(keys) == 1 and frames[0].schema[keys[0]].is_integer():
+        found = _by_number([frame[keys[0]] for frame in frames])
+        if found is not None:
+            return found
+    groups = pl.concat([frame.select(keys) for frame in frames]).unique().sort(keys)
+    numbered = groups.with_row_index(_POSITION)
+    places: list[NDArray[Any] | None] = []
+    for frame in frames:
+        if frame.height == groups.height:
+            places.append(None)
+            continue
+        joined = frame.select(keys).join(
+            numbered, on=keys, how="left", nulls_equal=True, maintain_order="left"
+        )
+        places.append(joined[_POSITION].to_numpy())
+    return groups, places
+
+
+def _by_number(columns: Sequence[pl.Series]) -> tuple[pl.DataFrame, list[NDArray[Any] | None]] | None:
+    """The same for one whole-number key whose values lie close enough together for a table; None when not."""
+    if any(column.null_count() or column.dtype in (pl.Int128, pl.UInt128, pl.UInt64) for column in columns):
+        return None
+    some = [column for column in columns if len(column)]
+    if not some:
+        return None
+    low = min(int(column[0]) for column in some)
+    high = max(int(column[-1]) for column in some)
+    if high - low + 1 > _SPREAD_MAX * sum(len(column) for column in some):
+        return None
+    numbers = [column.to_numpy().astype(np.int64, copy=False) - low for column in columns]
+    there = np.zeros(high - low + 1, dtype=np.bool_)
+    for number in numbers:
+        there[number] = True
+    rank = np.cumsum(there) - 1
+    values = np.flatnonzero(there) + low
+    groups = pl.DataFrame([pl.Series(columns[0].name, values).cast(columns[0].dtype)])
+    return groups, [None if len(number) == groups.height else rank[number] for number in numbers]
