@@ -233,7 +233,7 @@ class Table:
         key = (contents.run, contents.stage, frozenset(contents.results))
         with self._lock:
             if self._cached is not None and self._cached[0] == key:
-                return self._cached[1]
+                return self._cached[1].clone()  # columns that the caller adds to it are not the table's
         stored = self._stored(contents)
         output = self._partial_output(contents)
         if output is None:
@@ -242,7 +242,7 @@ class Table:
             frame = self._engine.finished(contents.results, stored)
         with self._lock:
             self._cached = (key, frame)
-        return frame
+        return frame.clone()
 
     def estimate_of(self, contents: Contents, name: str, level: float) -> pl.DataFrame:
         """The estimate from these tasks."""

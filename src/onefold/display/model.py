@@ -118,6 +118,11 @@ class Reader:
             return empty
         if not aggregates or (self._by is not None and self._by in keys):
             return self._plain(moment, keys, empty)
+        if self._by is not None and self._by not in aggregates:
+            raise InvalidArgument(
+                f"table {self._table.name!r} has no column {self._by!r}; "
+                f"there are: {', '.join((*keys, *aggregates))}"
+            )
         first = self._by if self._by is not None else aggregates[0]
         values = (first, *(name for name in aggregates if name != first))[: self._values_max]
         frames = [moment.estimate(name, self._level) for name in values]
