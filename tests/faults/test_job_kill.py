@@ -125,6 +125,7 @@ def test_the_program_killed_at_a_random_moment_with_python_workers(
     lines = sum(len(path.read_text().splitlines()) for path in source.glob("*.txt"))
     seen = records_seen(tmp_path) - seen_before
     assert seen <= lines
+    assert reused >= finished_before
     if finished_before:
         assert seen < lines
     # The run that was killed goes on, or a new one has taken its tasks over; either counts each row once.

@@ -117,7 +117,15 @@ class Engine:
                     f"the job was not submitted: {of_machine(error)} and run it again"
                 ) from error
             (outcome,) = self.submit(operation)
-            if isinstance(outcome, ops.Refused) and outcome.code == "busy" and self._nobody_works(job.table):
+            left = (
+                isinstance(outcome, ops.Accepted)
+                and outcome.run != operation.run
+                and self.abandoned(outcome.run)
+            )
+            busy = isinstance(outcome, ops.Refused) and outcome.code == "busy"
+            # An equal run whose processes are gone is taken over by a run of our own, which re-uses what it finished;
+            # but one that computes everything anew is gone on with, or its finished tasks would be run again.
+            if (left and operation.mode == "continue") or (busy and self._nobody_works(job.table)):
                 operation = msgspec.structs.replace(operation, supersede=True)
                 (outcome,) = self.submit(operation)
             if isinstance(outcome, ops.Accepted):

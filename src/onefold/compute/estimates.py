@@ -129,8 +129,8 @@ def _estimate(
     if kind in _TOTALS:
         return statistics.intervals(
             _TOTALS[kind],
-            _moments(contents, sample.prefix, name, keys, aggs, load, cache, "sample"),
-            _moments(contents, sample.exact, name, keys, aggs, load, cache, "exact"),
+            _moments(contents, sample.prefix, name, keys, aggs, load, cache, "sample", final),
+            _moments(contents, sample.exact, name, keys, aggs, load, cache, "exact", final),
             total_splits=sample.total,
             keys=keys,
             level=level,
@@ -142,6 +142,7 @@ def _estimate(
             keys=keys,
             n=len(contents.results),
             total_splits=contents.total,
+            relative_error=aggregates.DISTINCT_ERROR if kind == "approx_n_unique" else 0.0,
         )
     if kind == "approx_quantile":
         return _quantiles(contents, sample, name, keys, aggs, load, level)
@@ -157,7 +158,10 @@ def _moments(
     load: Callable[[Result], pl.DataFrame | None],
     cache: MomentsCache,
     stratum: str,
+    final: Callable[[], pl.DataFrame],
 ) -> statistics.Moments | None:
+    import polars as pl
+
     if not indexes:
         return None
     slot = (contents.run, contents.stage, name, stratum)
@@ -177,7 +181,9 @@ def _moments(
         added = statistics.of_splits(fresh, keys)
         moments = added if moments is None else statistics.merge(moments, added, keys)
     if moments is None:
-        return None
+        # Splits were done, and none of them has any group.
+        none = final().select(keys).clear().with_columns(s=pl.lit(0.0), c=pl.lit(0.0))
+        return statistics.of_splits([none] * len(indexes), keys)
     if empty:  # a split without any row is a cluster too: all its totals are zero
         moments = replace(moments, splits=moments.splits + empty)
     cache.entries[slot] = (len(indexes), moments)
@@ -224,6 +230,9 @@ def _quantiles(
     sampled, sampled_all = states(sample.prefix)
     exact, exact_all = states(sample.exact)
 
+    counted = [sum(count for _, count in states) for states in [*sampled.values(), *exact.values()]]
+    large = max(counted, default=0) > aggregates.EXACT_VALUES_MAX
+
     def group(key: _Key) -> statistics.GroupQuantile:
         mine = sampled.get(key, [])
         known_count = sum(count for _, count in exact.get(key, []))
@@ -252,6 +261,7 @@ def _quantiles(
         splits=len(sample.prefix),
         total_splits=sample.total,
         level=level,
+        rank_error=aggregates.RANK_ERROR if large else 0.0,
     )
 
 

@@ -3,9 +3,10 @@
 from onefold.compute.aggregates.align import merge_pair
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
 from onefold.compute.aggregates.dense import merge_all
-from onefold.compute.aggregates.distinct import distinct_bounds
+from onefold.compute.aggregates.distinct import DISTINCT_ERROR, distinct_bounds
 from onefold.compute.aggregates.frames import empty_partial, final, partial, result_schema, totals
 from onefold.compute.aggregates.ipc import decode, encode
+from onefold.compute.aggregates.kll import EXACT_VALUES_MAX, RANK_ERROR
 from onefold.compute.aggregates.parse import from_polars
 from onefold.compute.aggregates.quantile import (
     quantile_count,
@@ -15,7 +16,10 @@ from onefold.compute.aggregates.quantile import (
 )
 
 __all__ = [
+    "DISTINCT_ERROR",
+    "EXACT_VALUES_MAX",
     "ORDER_COLUMN",
+    "RANK_ERROR",
     "Aggregate",
     "decode",
     "distinct_bounds",

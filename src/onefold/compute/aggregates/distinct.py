@@ -16,6 +16,8 @@ ds = LazyModule("datasketches")
 
 LOG2_BUCKETS = 12
 """4096 buckets: a relative standard error of 1.6 %, exact up to some 380 values, at most 2 KB a group."""
+DISTINCT_ERROR = 2 * 1.04 / 2 ** (LOG2_BUCKETS / 2)
+"""Two relative standard errors (Flajolet et al., HyperLogLog, 2007): what bounds are moved outwards by."""
 
 
 @dataclass(frozen=True, eq=False)

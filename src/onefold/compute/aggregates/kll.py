@@ -28,6 +28,10 @@ K = 512
 """Capacity of the top level. Exact up to this many values; beyond, the rank error is below 1 % with 99 %
 confidence.
 """
+EXACT_VALUES_MAX = K
+"""Groups of up to this many values are kept whole."""
+RANK_ERROR = 0.01
+"""Of larger ones, as a share of all values, with 99 % confidence."""
 _LEVEL_MIN = 8
 _SHRINK = 2 / 3
 

@@ -49,7 +49,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     expect: str | None = None
     """The table's head run that the splits were packed against; anything else in force is a Conflict."""
     supersede: bool = False
-    """Cancel the table's running run (whose processes are gone) instead of refusing."""
+    """Cancel the table's running run (whose processes are gone) instead of joining it or being refused."""
     explain: str = ""
     """Blob with what the identities were made of, for ``onefold explain``."""
 

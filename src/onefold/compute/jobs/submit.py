@@ -91,7 +91,7 @@ def _check(
         )
     head = RunEdit.load(store, context, table.head)
     running = head is not None and head.state.state == "running"
-    if running and _equal(store, op, table.head, lineages):
+    if running and not op.supersede and _equal(store, op, table.head, lineages):
         return Accepted(state="running", run=table.head)
     different = op.columns is not None and table.columns is not None and op.columns != table.columns
     if op.mode == "continue" and different:
