@@ -289,11 +289,12 @@ class _Starter:
     def run(self, job: Job, *, progress: bool = True, **options: Any) -> Run:
         import sys
 
+        shown = progress and not _quiet()
+        if shown:  # imported before the run is there: Python may lose a Ctrl-C that meets an import
+            from onefold.display import follow, screens  # noqa: F401
         run = self.start(job, **options)
         try:
-            if progress and not _quiet():
-                from onefold.display import follow
-
+            if shown:
                 follow(run)
             run.wait()
         except KeyboardInterrupt:

@@ -47,6 +47,9 @@ def run(
     JSON: {program, exit_code, error, runs: [run, ...]} with runs as in `onefold runs`; the program's own
     output goes to stderr then.
     """
+    # Imported before any run is there: Python may lose a Ctrl-C that meets an import.
+    from onefold.display import screens  # noqa: F401
+
     where = place(ctx, url, as_json)
     session = _Session(where)
     with session.watching(workers), contextlib.ExitStack() as stack:
