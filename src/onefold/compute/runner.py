@@ -79,6 +79,7 @@ class Runner:
         """Set once no slot works any more: the keeper need not wait for its next round."""
         self._slots_left = 0
         self.error: BaseException | None = None
+        self._began: tuple[float, int] | None = None
 
     # -- from outside -----------------------------------------------------------------------------------------------
 
@@ -98,11 +99,18 @@ class Runner:
         """Records read by tasks that have not finished yet."""
         return sum(list(self._rows.values()))
 
+    def seconds_per_task(self, done: int) -> float | None:
+        """The run's pace since this process began to work on it, with ``done`` tasks finished now; None: not known yet."""
+        if self._began is None or done <= self._began[1]:
+            return None
+        return (time.monotonic() - self._began[0]) / (done - self._began[1])
+
     def start(self) -> None:
         """Begin; returns at once."""
         from onefold.compute.tasks import has_python
 
-        _, stored = self._load()
+        row, stored = self._load()
+        self._began = time.monotonic(), row.done
         python = any(has_python(stage) for stage in stored.stages)
         slots = self._workers if python else min(_INLINE_SLOTS, self._workers)
         # Nobody else in this process works on the run: what an earlier runner of it had in hand is nobody's.

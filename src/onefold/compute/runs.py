@@ -130,8 +130,11 @@ class Run:
         made = row.done - row.reused
         left = row.total - row.done
         eta = None
-        if row.state == "running" and made > 0 and elapsed > 0:
-            eta = elapsed / made * left
+        if row.state == "running":
+            pace = runner.seconds_per_task(row.done) if runner is not None else None
+            if pace is None and runner is None and made > 0:
+                pace = elapsed / made  # of a run that others work on: counts the time that nobody did, too
+            eta = pace * left if pace is not None else None
         elif row.state == "done":
             eta = 0.0
         return Progress(
