@@ -1,5 +1,8 @@
 """(a) 20 million rows × 100,000 keys of Parquet, grouped: durable tasks against Polars' streaming engine and PySpark.
 
+All three are warm: a small query has run in the process before. What is timed of Onefold begins with a new space on disk and
+ends with the result in memory, every task's result synced to disk.
+
 Run: ``python benches/group_by.py`` (``--rows`` for a smaller one). Target: ≤ 1.5 × Polars, ≥ 5 × faster than warm PySpark.
 """
 
@@ -30,6 +33,13 @@ def make_data(folder: Path, rows: int, keys: int) -> None:
 def polars(folder: str) -> None:
     import polars as pl
 
+    warm = (
+        pl.scan_parquet(f"{folder}/part-0.parquet")
+        .head(1000)
+        .group_by("k")
+        .agg(n=pl.len(), mean=pl.col("v").mean())
+    )
+    warm.collect(engine="streaming")
     start = time.perf_counter()
     frame = (
         pl.scan_parquet(f"{folder}/*.parquet")
@@ -47,8 +57,15 @@ def onefold(folder: str) -> None:
     from onefold import agg
 
     with tempfile.TemporaryDirectory() as space:
+        # As the peers are: every module imported once, by a job on a few rows.
+        few = Path(space) / "few.parquet"
+        pl.read_parquet(f"{folder}/part-0.parquet", n_rows=1000).write_parquet(few)
+        with of.connect(Path(space) / "warm") as db:
+            small = db.read_parquet(few).group_by("k").agg(n=agg.count(), mean=agg.mean("v")).into("t")
+            small.run(progress=False).result().to_polars()
+
         start = time.perf_counter()
-        with of.connect(space) as db:
+        with of.connect(Path(space) / "space") as db:
             frame = (
                 db.read_parquet(f"{folder}/*.parquet")
                 .group_by("k")

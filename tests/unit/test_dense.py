@@ -87,3 +87,24 @@ def test_float_keys_are_declined() -> None:
     frame = pl.DataFrame({"k": [1.0, float("nan")], "v": [1.0, 2.0]})
     frames = {i: aggregates.partial(frame.lazy(), [pl.col("k")], [("s", agg.sum("v"))]) for i in range(4)}
     assert merge_all(frames, ["k"], [("s", agg.sum("v"))]) is None
+
+
+@pytest.mark.parametrize("names", [["k"], ["k", "j"], ["x"]])
+def test_large_partials_in_any_order(names: list[str]) -> None:
+    chance = random.Random(5)
+    frames = {}
+    for index in range(5):
+        numbers = chance.sample(range(60_000), 30_000 if index else 60_000)
+        frame = pl.DataFrame({"k": numbers, "j": [n % 2 for n in numbers], "x": [f"t{n}" for n in numbers]})
+        frame = frame.with_columns(v=pl.col("k") * 0.1, w=pl.col("k"))
+        frames[index] = aggregates.partial(frame.lazy(), [pl.col(name) for name in names], AGGS)
+    leaves = {index: merge.Leaf(str(index), lambda frame=frame: frame) for index, frame in frames.items()}  # type: ignore[misc]
+    tree = merge.merge_tree(leaves, lambda a, b: aggregates.merge_pair(a, b, names, AGGS))
+    together = merge_all(frames, names, AGGS)
+    assert together is not None
+    assert tree is not None
+    assert tree.height == 60_000
+    assert tree.select(names).equals(tree.select(names).sort(names))
+    assert together.equals(tree)
+    alone = aggregates.final(frames[0], names, AGGS)
+    assert alone.select(names).equals(alone.select(names).sort(names))

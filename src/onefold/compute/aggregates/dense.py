@@ -102,7 +102,7 @@ def _positions(
     numbered = groups.with_row_index(_POSITION)
     places: list[NDArray[Any] | None] = []
     for frame in frames:
-        if frame.height == groups.height:
+        if frame.height == groups.height and frame.select(keys).equals(groups):
             places.append(None)
             continue
         joined = frame.select(keys).join(
@@ -119,8 +119,8 @@ def _by_number(columns: Sequence[pl.Series]) -> tuple[pl.DataFrame, list[NDArray
     some = [column for column in columns if len(column)]
     if not some:
         return None
-    low = min(int(column[0]) for column in some)
-    high = max(int(column[-1]) for column in some)
+    low = min(int(column.min()) for column in some)  # type: ignore[arg-type]
+    high = max(int(column.max()) for column in some)  # type: ignore[arg-type]
     if high - low + 1 > _SPREAD_MAX * sum(len(column) for column in some):
         return None
     numbers = [column.to_numpy().astype(np.int64, copy=False) - low for column in columns]
@@ -130,4 +130,5 @@ def _by_number(columns: Sequence[pl.Series]) -> tuple[pl.DataFrame, list[NDArray
     rank = np.cumsum(there) - 1
     values = np.flatnonzero(there) + low
     groups = pl.DataFrame([pl.Series(columns[0].name, values).cast(columns[0].dtype)])
-    return groups, [None if len(number) == groups.height else rank[number] for number in numbers]
+    same = [len(column) == groups.height and column.is_sorted() for column in columns]
+    return groups, [None if at_once else rank[number] for at_once, number in zip(same, numbers, strict=True)]
