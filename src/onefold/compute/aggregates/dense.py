@@ -98,18 +98,16 @@ def _positions(
         found = _by_number([frame[keys[0]] for frame in frames])
         if found is not None:
             return found
-    groups = pl.concat([frame.select(keys) for frame in frames]).unique().sort(keys)
+    rows = pl.concat([frame.select(keys) for frame in frames])
+    groups = rows.unique().sort(keys)
     numbered = groups.with_row_index(_POSITION)
-    places: list[NDArray[Any] | None] = []
-    for frame in frames:
-        if frame.height == groups.height and frame.select(keys).equals(groups):
-            places.append(None)
-            continue
-        joined = frame.select(keys).join(
-            numbered, on=keys, how="left", nulls_equal=True, maintain_order="left"
-        )
-        places.append(joined[_POSITION].to_numpy())
-    return groups, places
+    # One join for the rows of all frames: its hash table is built once.
+    joined = rows.join(numbered, on=keys, how="left", nulls_equal=True, maintain_order="left")
+    place = joined[_POSITION].to_numpy()
+    stops = np.cumsum([frame.height for frame in frames])
+    return groups, [
+        place[stop - frame.height : stop] for frame, stop in zip(frames, stops.tolist(), strict=True)
+    ]
 
 
 def _by_number(columns: Sequence[pl.Series]) -> tuple[pl.DataFrame, list[NDArray[Any] | None]] | None:
