@@ -70,7 +70,7 @@ def memory(folder: str) -> None:
             .group_by("k")
             .agg(n=agg.count(), total=agg.sum("v"))
             .into("t")
-            .run(progress=False)
+            .run(progress=False, target_splits=int(os.environ["SPLITS"]))
             .result()
         )
         groups = table.to_polars().height
@@ -95,11 +95,12 @@ def rerun(folder: str) -> None:
         )
         run = job.run(progress=False)
         frame = run.result().to_polars()
+        progress = run.progress()
     print(
         json.dumps(
             {
                 "seconds": time.perf_counter() - start,
-                "check": [run.progress().reused, run.progress().total, frame.height],
+                "check": [progress.reused, progress.total, frame.height],
             }
         )
     )
@@ -125,7 +126,8 @@ def main() -> None:
     )
 
     peaks = []
-    for rows in (20_000_000, 40_000_000):
+    for rows in (20_000_000, 40_000_000):  # as many splits more: a split stays as large as it was
+        os.environ["SPLITS"] = str(rows // 1_000_000)
         data = once(f"memory-{rows}", lambda path, rows=rows: big_file(path, rows))
         peaks.append(child(__file__, "memory", str(data))["seconds"])
     print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from onefold.compute.plan import Job
     from onefold.compute.runs import Run, RunState
     from onefold.compute.tables import Table
+    from onefold.fold.api import Context, Fold, Store
+    from onefold.fold.space import Space
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 DEFAULT_SPACE = ".onefold"
@@ -39,8 +42,6 @@ def connect(
 
     Raises SpaceError (cannot be opened: read-only folder, newer format, not a space), InvalidArgument (unknown URL).
     """
-    from onefold.compute.engine import Engine
-    from onefold.compute.jobs.fold import JobsFold
     from onefold.durations import seconds
     from onefold.fold.open import open_space
 
@@ -56,11 +57,11 @@ def connect(
         )
     space = open_space(
         target,
-        [JobsFold()],
+        [_LazyJobsFold()],
         create=create,
         timeout=seconds(timeout, "timeout") if timeout is not None else None,
     )
-    return Database(Engine(space))
+    return Database(space)
 
 
 def _check_consistency(level: str) -> None:
@@ -74,20 +75,53 @@ def _check_consistency(level: str) -> None:
         )
 
 
+class _LazyJobsFold:
+    """The jobs fold, imported when the first operation is applied: connecting and reading need only its name."""
+
+    name = "jobs"
+    version = 1
+    history: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self._fold: Fold | None = None
+
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
+        if self._fold is None:
+            from onefold.compute.jobs.fold import JobsFold
+
+            self._fold = JobsFold()
+        return self._fold.apply(store, context, body, fold_version)
+
+
 class Database:
     """An open space. Thread-safe; close it, or use it as a context manager."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._jobs: Engine | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def _engine(self) -> Engine:
+        """Jobs on this space; what they need is imported when they are first used."""
+        with self._lock:
+            if self._jobs is None:
+                from onefold.compute.engine import Engine
+
+                self._jobs = Engine(self._space)
+            return self._jobs
 
     @property
     def url(self) -> str:
         """As it can be opened again."""
-        return self._engine.space.url
+        return self._space.url
 
     def close(self) -> None:
         """Stop this process's work (runs stay and can be resumed) and release the space."""
-        self._engine.close()
+        if self._jobs is not None:
+            self._jobs.close()
+        else:
+            self._space.close()
 
     def __enter__(self) -> Self:
         return self

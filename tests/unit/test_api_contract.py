@@ -424,3 +424,11 @@ def test_rows_are_counted_once_as_they_are_read(
     assert (written.progress().rows, len(written.result())) == (1000, 1000)
     again = left.write_parquet(tmp_path / "out").run(progress=False).progress()
     assert (again.rows, again.bytes, again.reused) == (0, 0, again.total)
+
+
+def test_the_fold_that_connecting_names_is_the_jobs_fold() -> None:
+    from onefold.compute.jobs.fold import JobsFold
+    from onefold.db import _LazyJobsFold
+
+    lazy, real = _LazyJobsFold(), JobsFold()
+    assert (lazy.name, lazy.version, lazy.history) == (real.name, real.version, real.history)
