@@ -371,3 +371,10 @@ def test_mistakes_show_at_once(ds: Dataset, mistake: Any, error: type[Exception]
     assert re.search(words, str(caught.value)), str(caught.value)
     assert isinstance(ds.starter, Recorder)
     assert ds.starter.started == []
+
+
+def test_credentials_are_shown_nowhere() -> None:
+    from onefold.compute.sources import make_source
+
+    source = make_source("parquet", "s3://b/x.parquet", storage_options={"key": "K", "secret": "TOPSECRET"})
+    assert "TOPSECRET" not in repr(source) + repr(Dataset(source, None)) + Dataset(source, None).explain()  # type: ignore[arg-type]

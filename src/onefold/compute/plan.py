@@ -31,6 +31,11 @@ class Source(Node):
     paths: tuple[str, ...]
     options: tuple[tuple[str, Any], ...] = ()
 
+    def __repr__(self) -> str:
+        # storage_options may hold credentials, which belong in no log.
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.options if name != "storage_options")
+        return f"Source({self.kind!r}, {self.paths!r}{', ' if shown else ''}{shown})"
+
     def option(self, name: str, default: Any = None) -> Any:
         """One option, or the default."""
         return dict(self.options).get(name, default)

@@ -89,10 +89,18 @@ def list_remote(source: Source, url: str) -> list[FileInfo]:
         raise InvalidArgument(
             f"cannot read {url!r}: {error}; check storage_options and permissions"
         ) from error
+    except InvalidArgument:
+        raise
     except (OSError, TimeoutError) as error:
         raise Unavailable(f"cannot list {url!r}: {error}; try again") from error
     except ValueError as error:
         raise InvalidArgument(f"cannot list {url!r}: {error}; name a bucket and a path in it") from error
+    except (
+        Exception
+    ) as error:  # what a client library raises of its own, such as botocore's connection errors
+        raise Unavailable(
+            f"cannot list {url!r}: {error}; check endpoint and credentials (storage_options), then try again"
+        ) from error
     return [FileInfo(fs.unstrip_protocol(d["name"]), int(d["size"] or 0), _etag(d)) for d in found]
 
 
