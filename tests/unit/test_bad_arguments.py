@@ -332,7 +332,8 @@ def test_unfinished_blobs_of_the_dead_are_removed(tmp_path: Path) -> None:
         file.write_bytes(b"half")
     for file in (old, living):
         os.utime(file, (0, time.time() - 7200))
-    of.connect(tmp_path / "space").close()
+    with of.connect(tmp_path / "space") as db:
+        assert db.tables() == []  # the first use of jobs sweeps
     assert sorted(folder.iterdir()) == sorted([young, living])
 
 

@@ -537,11 +537,12 @@ def test_read_only_sees_and_writes_nothing(tmp_path):
 
 READER = """
 import os, sys
-import onefold.fold.sqlite_space, onefold.testing.ledger
-os.setgid(65534); os.setuid(65534)
+# Imported first: another user may not be allowed to read this folder's code.
+import onefold.fold.sqlite_space, onefold.log.wake
 from onefold.errors import SpaceError
 from onefold.fold.open import open_space
 from onefold.testing.ledger import Ledger, lines
+os.setgid(65534); os.setuid(65534)
 try:
     open_space(sys.argv[1], [Ledger()])
 except SpaceError as error:
