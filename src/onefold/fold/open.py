@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from onefold.env import SYSTEM, Env
 from onefold.errors import InvalidArgument, SpaceError
@@ -46,16 +45,16 @@ def _directory(url: str | Path) -> Path:
     """The directory that a path or ``sqlite:`` URL names."""
     if isinstance(url, Path):
         return url
-    scheme = (
-        urlsplit(url).scheme if "://" in url else url.partition(":")[0] if url.startswith("sqlite:") else ""
-    )
-    if not scheme:
+    if "://" not in url and not url.startswith("sqlite:"):
         if not url:
             raise InvalidArgument("an empty URL names no space; give a directory, sqlite:///dir or memory://")
         return Path(url)
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(url)
+    scheme = parts.scheme
     if scheme != "sqlite":
         raise SpaceError(f"{url}: no engine for {scheme}://; this version has memory:// and sqlite:///dir")
-    parts = urlsplit(url)
     if parts.netloc or not parts.path:
         raise InvalidArgument(f"{url}: write sqlite:///absolute/dir, or give the directory alone")
     return Path(unquote(parts.path))

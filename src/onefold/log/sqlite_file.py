@@ -16,7 +16,6 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 import apsw
 
@@ -64,6 +63,11 @@ def translate(error: Exception, path: Path, *, committing: bool = False) -> Onef
     if isinstance(error, apsw.TooBigError):
         return TooLarge(f"a value is too large for {path}")
     return SpaceError(f"SQLite failed on {path}: {type(error).__name__}: {error}")
+
+
+def _in_uri(path: Path) -> str:
+    """A path in a ``file:`` URI: what SQLite's documentation asks to be escaped (urllib costs 7 ms to import)."""
+    return os.fspath(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
 class SqliteFile:
@@ -216,7 +220,7 @@ class SqliteFile:
     def _connect(self, flags: int) -> apsw.Connection:
         name = os.fspath(self.path)
         if self._immutable:
-            name = f"file:{quote(os.fspath(self.path.absolute()))}?immutable=1"
+            name = f"file:{_in_uri(self.path)}?immutable=1"
             flags |= apsw.SQLITE_OPEN_URI
         con = apsw.Connection(name, flags=flags, statementcachesize=256)
         con.set_busy_timeout(_BUSY_MS)
@@ -241,7 +245,7 @@ class SqliteFile:
         """A connection of one's own that cannot write here, but to files attached to it. Errors come out translated."""
         self.check_usable()
         options = "immutable=1" if self._immutable else "mode=ro"
-        name = f"file:{quote(os.fspath(self.path.absolute()))}?{options}"
+        name = f"file:{_in_uri(self.path)}?{options}"
         con = None
         try:
             con = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
