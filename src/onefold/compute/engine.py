@@ -72,6 +72,8 @@ class Engine:
         self._lock = threading.RLock()
         self._caches: dict[int, MergeCache] = {}
         self._closed = False
+        # A program that ends without closing gives its claims back all the same, and leaves no scratch files.
+        atexit.register(_close_at_exit, weakref.ref(self), os.getpid())
 
     # -- operations -------------------------------------------------------------------------------------------------
 
@@ -160,9 +162,6 @@ class Engine:
             runner = self._runners.get(run)
             if runner is not None and runner.alive:
                 return
-            if not self._runners:
-                # A program that ends without closing gives its claims back all the same.
-                atexit.register(_close_at_exit, weakref.ref(self), os.getpid())
             self._runners[run] = runner = Runner(self, run, workers)
             runner.start()
 
