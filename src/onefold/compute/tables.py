@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onefold.compute import arguments, estimates
+from onefold.compute.blobs import BlobMissing
 from onefold.compute.jobs import state
 from onefold.compute.stages import PartialOutput, Result
 from onefold.errors import InvalidArgument, Unavailable
@@ -129,17 +130,17 @@ class Table:
     def to_polars(self) -> pl.DataFrame:
         """The table as a frame: of the tasks that are finished now. ``status.exact`` tells whether that is all.
 
-        Groups are in no particular order. Raises Unavailable when a finished task's data has been lost (its run can be
-        resumed to make it again).
+        Groups are in the order of their keys; rows of a collected dataset in none. Raises Unavailable when a finished
+        task's data has been lost (its run can be resumed to make it again).
         """
-        return self.frame_of(self.contents())
+        return self._steady(self.frame_of)
 
     def scan(self) -> pl.LazyFrame:
         """The table as a lazy frame; row tables are read from disk as they are needed."""
         contents = self.contents()
         if self._partial_output(contents) is None:
             return self._engine.scan_rows(self._ordered(contents), self._stored(contents))
-        return self.frame_of(contents).lazy()
+        return self._steady(self.frame_of).lazy()
 
     def to_arrow(self) -> pa.Table:
         """The table as a ``pyarrow.Table`` (extra ``arrow``)."""
@@ -153,8 +154,7 @@ class Table:
         """The row of one group as a dict, or None. ``key``: the group's value, or a tuple of them when there are several."""
         import polars as pl
 
-        contents = self.contents()
-        names = self._stored(contents).key_columns
+        names = self._stored(self.contents()).key_columns
         if not names:
             raise InvalidArgument(f"table {self.name!r} has no key columns; use to_polars()")
         values = key if isinstance(key, tuple) and len(names) > 1 else (key,)
@@ -162,7 +162,7 @@ class Table:
             raise InvalidArgument(
                 f"the key of table {self.name!r} has {len(names)} parts {names}; got {key!r}"
             )
-        frame = self.frame_of(contents)
+        frame = self._steady(self.frame_of)
         if frame.width == 0:
             return None
         try:
@@ -200,7 +200,19 @@ class Table:
         with a ``reason`` where it cannot be trusted), or "bound" (min, max, distinct: one side only). ``n`` of ``N`` splits
         have been seen, counted over the contiguous prefix of the random dispatch order. See ``docs/statistics.md``.
         """
-        return self.estimate_of(self.contents(), name, level)
+        return self._steady(lambda contents: self.estimate_of(contents, name, level))
+
+    def _steady(self, read: Callable[[Contents], pl.DataFrame]) -> pl.DataFrame:
+        """Read the present contents; again when a later run has replaced them, and removed their data, meanwhile."""
+        contents = self.contents()
+        while True:
+            try:
+                return read(contents)
+            except BlobMissing:
+                now = self.contents()
+                if (now.run, now.results) == (contents.run, contents.results):
+                    raise
+                contents = now
 
     def __len__(self) -> int:
         return self.to_polars().height
