@@ -72,8 +72,12 @@ def decode(data: bytes | Path) -> pl.DataFrame:
         (length,) = _HEAD_BYTES.unpack_from(content, len(_MAGIC))
         head = msgspec.msgpack.decode(content[start : start + length], type=_Head)
         packed = pl.read_ipc_stream(io.BytesIO(memoryview(content)[start + length :]))
-        wide = packed.with_columns(pl.col(name).cast(_WIDE[dtype]) for name, dtype in head.types.items())
-        return wide.select(pl.col(head.copies.get(name, name)).alias(name) for name in head.columns)
+        # Series by series: a lazy plan would cost more than the casts.
+        wide = {
+            series.name: series.cast(_WIDE[head.types[series.name]]) if series.name in head.types else series
+            for series in packed.get_columns()
+        }
+        return pl.DataFrame([wide[head.copies.get(name, name)].alias(name) for name in head.columns])
     except (pl.exceptions.PolarsError, OSError, msgspec.MsgspecError, struct.error, KeyError) as error:
         raise InvalidValue(f"a partial result cannot be read: {error}") from error
 
