@@ -53,3 +53,26 @@ def test_data_that_is_lost_for_good_is_said_to_be(tmp_path: Path) -> None:
 
         with pytest.raises(of.Unavailable, match="has to run again"):
             Table._steady(table, lost)  # type: ignore[arg-type]
+
+
+def test_a_table_in_the_making_is_read_again_at_the_cost_of_what_is_new(tmp_path: Path) -> None:
+    """Once the nodes of the merge tree are kept, one more task costs one more load, not one for each task."""
+    (tmp_path / "in").mkdir()
+    for number in range(16):
+        (tmp_path / "in" / f"{number}.txt").write_text(f"a{number}\nb\n")
+    with of.connect(tmp_path / "space") as db:
+        job = db.read_text(tmp_path / "in").group_by("line").agg(n=agg.count()).into("t")
+        job.run(progress=False, target_splits=16)
+        table = db.table("t")
+        whole = table.contents()
+        stored = table._stored(whole)
+        loads: list[object] = []
+        load = table._engine.partial
+        table._engine.partial = lambda result: (loads.append(result), load(result))[1]  # type: ignore[method-assign]
+        for done in (8, 9):
+            loads.clear()
+            some = {index: whole.results[index] for index in range(done)}
+            frame = table._engine.finished(some, stored, whole=False)
+            assert frame["n"].sum() == 2 * done
+        assert len(loads) == 1
+        assert table._engine.finished(whole.results, stored)["n"].sum() == 32

@@ -132,7 +132,7 @@ class Engine:
                 (outcome,) = self.submit(operation)
             if isinstance(outcome, ops.Accepted):
                 with self._lock:
-                    self._stored[operation.plan] = stored
+                    self._stored.setdefault(operation.plan, stored)
                 self._reopen_lost(outcome.run)
                 self.work(outcome.run, workers)
                 return Run(self, outcome.run)
@@ -220,8 +220,10 @@ class Engine:
 
         return load_frame(result, self.blobs)
 
-    def finished(self, results: Mapping[int, Result], stored: StoredJob) -> pl.DataFrame:
-        """The merged and finished frame of an aggregation's tasks, by dispatch index."""
+    def finished(
+        self, results: Mapping[int, Result], stored: StoredJob, *, whole: bool = True
+    ) -> pl.DataFrame:
+        """The merged and finished frame of an aggregation's tasks, by dispatch index; ``whole``: of all of them."""
 
         import polars as pl
 
@@ -239,7 +241,9 @@ class Engine:
             if not is_empty(result)
         }
         merged = None
-        if not len(cache) and self._stored_bytes(results.values()) <= config.MERGE_AT_ONCE_BYTES_MAX:
+        # A table that is still being made is read again after every task: the tree's cache serves that better.
+        at_once = whole and not len(cache) and aggregates.adds_up(output.aggs)
+        if at_once and self._stored_bytes(results.values()) <= config.MERGE_AT_ONCE_BYTES_MAX:
             merged = aggregates.merge_all(
                 {index: leaf.load() for index, leaf in leaves.items()}, keys, output.aggs
             )

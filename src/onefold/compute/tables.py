@@ -251,7 +251,9 @@ class Table:
         if output is None:
             frame = self._engine.rows(self._ordered(contents), stored)
         else:
-            frame = self._engine.finished(contents.results, stored)
+            frame = self._engine.finished(
+                contents.results, stored, whole=len(contents.results) == contents.total
+            )
         with self._lock:
             self._cached = (key, frame)
         return frame.clone()

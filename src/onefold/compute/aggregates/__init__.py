@@ -2,7 +2,7 @@
 
 from onefold.compute.aggregates.align import merge_pair
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
-from onefold.compute.aggregates.dense import merge_all
+from onefold.compute.aggregates.dense import adds_up, merge_all
 from onefold.compute.aggregates.distinct import DISTINCT_ERROR, distinct_bounds
 from onefold.compute.aggregates.frames import empty_partial, final, partial, result_schema, totals
 from onefold.compute.aggregates.ipc import decode, encode
@@ -21,6 +21,7 @@ __all__ = [
     "ORDER_COLUMN",
     "RANK_ERROR",
     "Aggregate",
+    "adds_up",
     "decode",
     "distinct_bounds",
     "empty_partial",

@@ -30,6 +30,11 @@ _SPREAD_MAX = 4
 _ADDABLE = (pl.UInt64, pl.Int64, pl.Float64, pl.UInt32, pl.Int32)
 
 
+def adds_up(aggs: Sequence[tuple[str, Aggregate]]) -> bool:
+    """Whether all states are sums, so that ``merge_all`` is worth asking."""
+    return all(isinstance(agg, Count | Sum | Mean) for _, agg in aggs)
+
+
 def merge_all(
     leaves: Mapping[int, pl.DataFrame], keys: Sequence[str], aggs: Sequence[tuple[str, Aggregate]]
 ) -> pl.DataFrame | None:
@@ -38,7 +43,7 @@ def merge_all(
     frames = [leaves[index] for index in indexes]
     if len(frames) < 3 or not keys or any(frame.schema != frames[0].schema for frame in frames):
         return None
-    if not all(isinstance(agg, Count | Sum | Mean) for _, agg in aggs):
+    if not adds_up(aggs):
         return None
     states = [column for column in frames[0].columns if column not in keys]
     if any(
