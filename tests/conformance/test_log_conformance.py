@@ -3,13 +3,14 @@
 import apsw
 import pytest
 
+from onefold.log import checksums
 from onefold.log.memory import MemoryLog
 from onefold.log.sqlite import SqliteLog
 from onefold.testing import check_log
 
 
 def _flip(path, log, offset, bit):
-    con = apsw.Connection(str(path / "space.db"))
+    con = apsw.Connection(str(path / "space.db"), vfs=checksums.VFS)
     data = bytearray(con.execute("SELECT data FROM log WHERE offset = ?", (offset,)).get)
     data[bit // 8] ^= 1 << bit % 8
     con.execute("UPDATE log SET data = ? WHERE offset = ?", (bytes(data), offset))
@@ -17,7 +18,7 @@ def _flip(path, log, offset, bit):
 
 
 def _lose(path, log, offset):
-    con = apsw.Connection(str(path / "space.db"))
+    con = apsw.Connection(str(path / "space.db"), vfs=checksums.VFS)
     con.execute("DELETE FROM log WHERE offset = ?", (offset,))
     con.close()
 

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import polars as pl
 import pytest
 
 import onefold as of
 from onefold import agg
+from onefold.log import checksums
 
 
 @pytest.fixture
@@ -310,8 +312,8 @@ def test_places_that_are_no_space(tmp_path: Path) -> None:
 )
 def test_a_space_of_a_newer_program(tmp_path: Path, statement: str, words: str) -> None:
     of.connect(tmp_path / "space").close()
-    with sqlite3.connect(tmp_path / "space" / "space.db") as file:
-        file.execute(statement)
+    file = apsw.Connection(str(tmp_path / "space" / "space.db"), vfs=checksums.VFS)
+    file.execute(statement)
     file.close()
     with pytest.raises(of.SpaceError, match=f"{words}.*pip install -U onefold"):
         of.connect(tmp_path / "space")

@@ -31,11 +31,18 @@ from onefold.fold.open import open_space
 from onefold.fold.replica import FoldFailed
 from onefold.fold.restore import restore_space
 from onefold.ids import client_id
+from onefold.log import checksums
 from onefold.log.memory import Faults, MemoryLog
 from onefold.testing import check_fold
 from onefold.testing.ledger import Ledger, entry, line, lines, receipt
 
 SOON_S = 20
+
+
+def edit(directory):
+    """A connection to the space's file by whose edits its pages keep their checksums."""
+    assert checksums.available()
+    return apsw.Connection(str(directory / "space.db"), vfs=checksums.VFS)
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -395,7 +402,7 @@ def test_a_flipped_bit_halts_a_replay(tmp_path):
     with closing(open_space(directory, [Ledger()])) as space:
         for token in (b"a", b"b", b"c"):
             space.submit([entry(token)])
-    con = apsw.Connection(str(directory / "space.db"))
+    con = edit(directory)
     con.execute("UPDATE log SET data = CAST(data || x'00' AS BLOB) WHERE offset = 2")
     con.execute("UPDATE head SET applied = 1")
     con.close()
@@ -408,9 +415,10 @@ def test_a_log_that_lost_its_end_is_noticed(tmp_path):
     with closing(open_space(directory, [Ledger()])) as space:
         for token in (b"a", b"b"):
             space.submit([entry(token)])
-    con = apsw.Connection(str(directory / "space.db"))
+    con = edit(directory)
     con.execute("DELETE FROM log WHERE offset = 2")
     con.close()
+    (directory / "tip").unlink()
     with pytest.raises(LogCorrupt, match="ends at 1 but 2 was applied"):
         open_space(directory, [Ledger()])
 
@@ -539,6 +547,8 @@ READER = """
 import os, sys
 # Imported first: another user may not be allowed to read this folder's code.
 import onefold.fold.sqlite_space, onefold.log.wake
+from onefold.log import checksums
+checksums.available()
 from onefold.errors import SpaceError
 from onefold.fold.open import open_space
 from onefold.testing.ledger import Ledger, lines

@@ -14,6 +14,7 @@ from onefold.env import SYSTEM
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError, Unavailable
 from onefold.log import members, wake
 from onefold.log.sqlite import SqliteLog
+from onefold.log import checksums
 from onefold.log.sqlite_file import FILE_NAME, FORMAT, SqliteFile
 
 
@@ -48,7 +49,7 @@ def test_another_programs_database_is_refused(tmp_path):
 
 def test_a_newer_format_is_refused(tmp_path):
     make(tmp_path)
-    con = apsw.Connection(str(tmp_path / FILE_NAME))
+    con = apsw.Connection(str(tmp_path / FILE_NAME), vfs=checksums.VFS)
     con.execute(f"PRAGMA user_version={FORMAT + 1}")
     con.close()
     with pytest.raises(SpaceError, match=r"newer Onefold.*pip install -U"):

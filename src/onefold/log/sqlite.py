@@ -22,7 +22,7 @@ from onefold.env import SYSTEM, Env
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError, TooLarge, TooOld
 from onefold.ids import new_id
 from onefold.log.api import Entry
-from onefold.log.sqlite_file import SqliteFile
+from onefold.log.sqlite_file import TIP_NAME, SqliteFile
 from onefold.log.wake import Bell, Listener
 
 LOG_SCHEMA = (
@@ -62,6 +62,14 @@ class SqliteLog:
         if not self.file.read_only:
             wake.mkdir(exist_ok=True)
         self._bell = Bell(wake)
+        tip = self.file.read_tip()
+        if tip and self.last < tip:
+            last = self.last
+            self.file.close()
+            raise LogCorrupt(
+                f"{self.file.path} ends at offset {last}, but {tip} was acknowledged: its end is cut off, or an older copy was put "
+                f"there. Restore it from a backup, or remove {self.file.directory / TIP_NAME} to go on without what is lost"
+            )
 
     # -- the contract
 
@@ -93,6 +101,20 @@ class SqliteLog:
                 return read_in(con, start, max_bytes, str(self.file.path))
             finally:
                 con.execute("COMMIT")
+
+    def offset_at(self, ms: int) -> int:
+        """The last offset whose fold time is at most ``ms``: one before the first record with a later stamp (embedded writers
+        give a record one stamp). ``first - 1`` when there is none. Looks at every record up to there."""
+        with self.file.reading() as con:
+            sql = f"SELECT coalesce((SELECT offset FROM log WHERE ms > ? ORDER BY offset LIMIT 1) - 1, ({_LAST}))"
+            return _number(con.execute(sql, (ms,)).get)
+
+    def time_at(self, offset: int) -> int:
+        """Fold time (ms) at an offset, as far as the kept records tell; 0 when none does."""
+        with self.file.reading() as con:
+            return _number(
+                con.execute("SELECT coalesce(max(ms), 0) FROM log WHERE offset <= ?", (offset,)).get
+            )
 
     def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:
         while not self._closing:
@@ -142,6 +164,7 @@ class SqliteLog:
         if watcher is not None and watcher is not threading.current_thread():
             watcher.join()
         self.file.close()
+        self._bell.close()
 
     # -- the transaction that others join
 
@@ -162,6 +185,7 @@ class SqliteLog:
 
     def announce(self, last: int) -> None:
         """Wake who waits, in this process and in others, after a commit."""
+        self.file.note_tip(last)
         with self._changed:
             self._seen = max(self._seen, last)
             self._changed.notify_all()

@@ -5,12 +5,14 @@ SQLite never sees two at once; readers are never blocked. Layout of the director
 
     space.db (-wal, -shm)   log and state        write.lock   the writers' queue
     wake/                   FIFOs of who waits   members/     one locked file per process
+    tip                     the last acknowledged offset, as a witness
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import sys
 from collections import deque
@@ -23,12 +25,15 @@ from onefold import config
 from onefold.env import Env
 from onefold.errors import AppendUnknown, LogCorrupt, OnefoldError, SpaceError, Timeout, TooLarge, Unavailable
 from onefold.ids import new_id
-from onefold.log import forks
+from onefold.log import checksums, forks
 from onefold.log.flock import WriteLock
 
 FILE_NAME = "space.db"
-FORMAT = 1
-"""The format of the file; ``PRAGMA user_version``. A program refuses a file with a higher one."""
+FORMAT = 2
+"""The format of the file; ``PRAGMA user_version``. A program refuses a file with a higher one. 1: pages without checksums; such
+files stay as they are. 2: with them."""
+FORMAT_UNCHECKED = 1
+TIP_NAME = "tip"
 APPLICATION_ID = 0x4F4E4644
 _META = "CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID"
 _CHECKPOINT_PAGES = 2000
@@ -48,6 +53,10 @@ def translate(error: Exception, path: Path, *, committing: bool = False) -> Onef
         )
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return Timeout(f"{path} stayed locked for {_BUSY_MS} ms; nothing was done. Try again", definite=True)
+    if isinstance(error, apsw.IOError) and error.extendedresult == apsw.SQLITE_IOERR_DATA:
+        return LogCorrupt(
+            f"{path} is damaged: the checksum of a page does not match. Restore it from a snapshot or a backup"
+        )
     if isinstance(error, apsw.IOError) and committing:
         return AppendUnknown(f"committing to {path} failed ({error}): the record may surface after a restart")
     if isinstance(error, apsw.IOError):
@@ -92,6 +101,7 @@ class SqliteFile:
         self._closed = False
         self._immutable = False
         self._wal_pages = 0
+        self._tip: mmap.mmap | None = None
         self._idle: deque[apsw.Connection] = deque()
         self._lock: WriteLock | None = None
         self._writer: apsw.Connection | None = None
@@ -150,6 +160,13 @@ class SqliteFile:
         try:
             writer = self._connect(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
             self._writer = writer
+            if (
+                unfinished
+                and checksums.available()
+                and not writer.execute("SELECT count(*) FROM sqlite_schema").get
+            ):
+                writer.reserve_bytes("main", checksums.RESERVED_BYTES)
+                writer.execute("VACUUM")
             if str(writer.execute("PRAGMA journal_mode=WAL").get) != "wal":
                 raise SpaceError(
                     f"{self.path} is on a file system without shared memory. Put the space on a local disk"
@@ -168,7 +185,10 @@ class SqliteFile:
             made = not con.execute("SELECT count(*) FROM sqlite_schema").get
             if made:
                 con.execute(_META)
-                con.execute(f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}")
+                made_as = (
+                    FORMAT if con.reserve_bytes("main") == checksums.RESERVED_BYTES else FORMAT_UNCHECKED
+                )
+                con.execute(f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={made_as}")
                 con.execute("INSERT INTO meta VALUES('incarnation', ?), ('opened', 0)", (new_id("i", env),))
             for statement in schema:
                 con.execute(statement)
@@ -194,6 +214,10 @@ class SqliteFile:
             raise SpaceError(
                 f"{self.path} has format {version}, made by a newer Onefold (this one knows {FORMAT}). "
                 "Upgrade: pip install -U onefold"
+            )
+        if version > FORMAT_UNCHECKED and not checksums.available():
+            raise SpaceError(
+                f"{self.path} has checksums, which this build of APSW cannot keep. Install APSW's wheel: pip install apsw"
             )
         return False
 
@@ -222,7 +246,9 @@ class SqliteFile:
         if self._immutable:
             name = f"file:{_in_uri(self.path)}?immutable=1"
             flags |= apsw.SQLITE_OPEN_URI
-        con = apsw.Connection(name, flags=flags, statementcachesize=256)
+        con = apsw.Connection(
+            name, flags=flags, vfs=checksums.VFS if checksums.available() else None, statementcachesize=256
+        )
         con.set_busy_timeout(_BUSY_MS)
         con.execute("PRAGMA cache_size=-8000; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF")
         return con
@@ -248,7 +274,11 @@ class SqliteFile:
         name = f"file:{_in_uri(self.path)}?{options}"
         con = None
         try:
-            con = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
+            con = apsw.Connection(
+                name,
+                flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI,
+                vfs=checksums.VFS if checksums.available() else None,
+            )
             con.set_busy_timeout(_BUSY_MS)
             yield con
         except _FAILED as error:
@@ -346,6 +376,39 @@ class SqliteFile:
             finally:
                 con.set_busy_timeout(_BUSY_MS)
 
+    # -- the tip
+
+    def note_tip(self, offset: int) -> None:
+        """Note outside of the file how far it has been acknowledged, so an opener finds out when its end was cut off.
+
+        Not synced: written after the commit was, so it can only be behind. Mapped, so it costs no system call.
+        """
+        line = b"%s %020d\n" % (self.incarnation.encode(), offset)
+        # It is a witness only: without room for it (OSError), or while the file is being closed (ValueError), do without.
+        with contextlib.suppress(OSError, ValueError):
+            if self._tip is None:
+                self._tip = self._map_tip(line)
+            else:
+                self._tip[:] = line
+
+    def _map_tip(self, line: bytes) -> mmap.mmap:
+        fd = os.open(self.directory / TIP_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            # Written, not truncated to its length: a page without a block on a full disk would be a SIGBUS.
+            if os.pwrite(fd, line, 0) != len(line):
+                raise OSError("no room")
+            return mmap.mmap(fd, len(line))
+        finally:
+            os.close(fd)
+
+    def read_tip(self) -> int:
+        """How far this file was acknowledged, as far as is known; 0 when nothing is."""
+        try:
+            incarnation, offset = (self.directory / TIP_NAME).read_text().split()
+            return int(offset) if incarnation == self.incarnation else 0
+        except (OSError, ValueError):
+            return 0
+
     # -- the end
 
     def check_usable(self) -> None:
@@ -374,6 +437,9 @@ class SqliteFile:
                 writer.close()
         if lock is not None:
             lock.close()
+        if self._tip is not None:
+            self._tip.close()
+            self._tip = None
 
     def drop_after_fork(self) -> None:
         for con in (*self._idle, self._writer):

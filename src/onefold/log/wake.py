@@ -27,11 +27,20 @@ class Bell:
         self._folder = os.fspath(folder)
         self._changed_ns = -1
         self._names: list[str] = []
+        self._fd = -1
+
+    def close(self) -> None:
+        """Release the folder."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def ring(self) -> None:
         """Wake everybody who listens. Never raises and never blocks: who cannot be woken looks again by itself."""
         try:
-            changed_ns = os.stat(self._folder).st_mtime_ns  # noqa: PTH116 - once per commit
+            if self._fd < 0:
+                self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            changed_ns = os.fstat(self._fd).st_mtime_ns  # once per commit, so not by path
             if changed_ns != self._changed_ns:
                 names = os.listdir(self._folder)  # noqa: PTH208
                 self._names = [name for name in names if not name.startswith(".")]

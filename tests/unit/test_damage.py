@@ -1,0 +1,168 @@
+"""A damaged file of an embedded space: what is wrong is detected, never served."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from contextlib import closing
+
+import apsw
+import pytest
+
+from onefold.codec import Op
+from onefold.env import SeededEnv
+from onefold.errors import LogCorrupt, OnefoldError, SpaceError
+from onefold.fold.open import open_space
+from onefold.log import checksums
+from onefold.log.sqlite_file import FILE_NAME, FORMAT_UNCHECKED, TIP_NAME
+from onefold.testing.ledger import Ledger, entry, lines
+
+SEED = 11
+FLIPS = 150
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A closed space, so everything is in its one file; and what it holds."""
+    directory = tmp_path / "space"
+    with closing(open_space(directory, [Ledger()], env=SeededEnv(SEED))) as space:
+        for number in range(400):
+            space.submit([entry(b"token %d" % number + b"x" * 60)])
+        with space.view() as view:
+            truth = lines(view)
+    with closing(apsw.Connection(str(directory / FILE_NAME), vfs=checksums.VFS)) as con:
+        con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return directory, truth
+
+
+def served(directory):
+    """Everything that the space gives out: its folded state, and its log."""
+    with closing(open_space(directory, [Ledger()])) as space:
+        with space.view() as view:
+            state = lines(view)
+        return state, [bytes(one.data) for one in space.log.read(1, 1 << 30)]
+
+
+def test_a_flipped_bit_anywhere_in_the_file_is_detected(made, tmp_path):
+    directory, truth = made
+    _, records = served(directory)
+    whole = (directory / FILE_NAME).read_bytes()
+    rng = random.Random(SEED)
+    found = 0
+    for number in range(FLIPS):
+        damaged = bytearray(whole)
+        # The first page holds the header, whose flips also make other errors.
+        place = rng.randrange(len(whole)) if number % 5 else rng.randrange(4096)
+        bit = rng.randrange(8)
+        damaged[place] ^= 1 << bit
+        copy = tmp_path / f"flip{number}"
+        copy.mkdir()
+        (copy / FILE_NAME).write_bytes(damaged)
+        try:
+            state, log = served(copy)
+        except (LogCorrupt, SpaceError):
+            found += 1
+        else:
+            assert state == truth and log[: len(records)] == records, (
+                f"bit {bit} of byte {place} was flipped, and something else was served"
+            )
+        shutil.rmtree(copy)
+    assert found > FLIPS / 2  # the others hit pages that are not read here: history, free space
+
+
+def test_a_file_that_is_cut_off_is_detected(made, tmp_path):
+    directory, truth = made
+    whole = (directory / FILE_NAME).read_bytes()
+    rng = random.Random(SEED)
+    for number in range(12):
+        copy = tmp_path / f"cut{number}"
+        copy.mkdir()
+        (copy / FILE_NAME).write_bytes(whole[: rng.randrange(1, len(whole))])
+        with pytest.raises(OnefoldError):
+            served(copy)
+        shutil.rmtree(copy)
+
+
+KILLED = """
+import os, sys
+from onefold.fold.open import open_space
+from onefold.testing.ledger import Ledger, entry
+space = open_space(sys.argv[1], [Ledger()])
+for number in range(50):
+    space.submit([entry(b"late %d" % number)])
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_write_ahead_log_that_lost_its_end_is_detected(made, share):
+    directory, _ = made
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout.readline() == "done\n"
+        writer.kill()
+    wal = directory / f"{FILE_NAME}-wal"
+    os.truncate(wal, int(wal.stat().st_size * share))
+    with pytest.raises(LogCorrupt, match="was acknowledged"):
+        open_space(directory, [Ledger()])
+    with pytest.raises(LogCorrupt, match="was acknowledged"):
+        open_space(directory, [Ledger()], read_only=True)
+    (directory / TIP_NAME).unlink()  # as the error says, for who accepts the loss
+    open_space(directory, [Ledger()]).close()
+
+
+@pytest.mark.faults
+def test_a_killed_writer_alone_is_no_damage(made):
+    directory, truth = made
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout.readline() == "done\n"
+        writer.kill()
+    state, _ = served(directory)
+    assert len(state) == len(truth) + 50
+
+
+def test_an_older_copy_in_its_place_is_noticed(made, tmp_path):
+    directory, _ = made
+    old = (directory / FILE_NAME).read_bytes()
+    with closing(open_space(directory, [Ledger()])) as space:
+        space.submit([entry(b"newer")])
+    for path in directory.glob(f"{FILE_NAME}-*"):
+        path.unlink()
+    (directory / FILE_NAME).write_bytes(old)
+    with pytest.raises(LogCorrupt, match="older copy"):
+        open_space(directory, [Ledger()])
+
+
+def test_what_another_program_wrote_into_the_file_is_noticed(made):
+    directory, _ = made
+    with closing(apsw.Connection(str(directory / FILE_NAME))) as con:
+        con.execute("UPDATE kv SET v = x'00'")
+    with pytest.raises(LogCorrupt, match="checksum"):
+        served(directory)
+
+
+def test_a_file_without_checksums_stays_usable(tmp_path, monkeypatch):
+    monkeypatch.setattr(checksums, "_available", False)
+    directory = tmp_path / "space"
+    with closing(open_space(directory, [Ledger()])) as space:
+        space.submit([entry(b"a")])
+    monkeypatch.setattr(checksums, "_available", True)
+    with closing(open_space(directory, [Ledger()])) as space:
+        space.submit([Op("ledger", b"b")])
+        with space.view() as view:
+            assert set(lines(view)) == {b"a", b"b"}
+    with closing(apsw.Connection(str(directory / FILE_NAME))) as con:
+        assert con.execute("PRAGMA user_version").get == FORMAT_UNCHECKED
+
+
+def test_a_file_with_checksums_needs_a_program_that_keeps_them(made, monkeypatch):
+    directory, _ = made
+    monkeypatch.setattr(checksums, "_available", False)
+    with pytest.raises(SpaceError, match="pip install apsw"):
+        open_space(directory, [Ledger()])
