@@ -69,5 +69,5 @@ def decode_record(data: bytes) -> Record:
         raise UnknownFormat(f"record format {fmt}; this program knows {RECORD_FORMAT}")
     try:
         return _decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise CorruptRecord(str(error)) from error

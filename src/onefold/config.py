@@ -30,6 +30,8 @@ TRIM_RECORDS_PER_COMMIT: Final = 10_000
 """Trimming deletes this many records at a time, so writers do not queue behind it."""
 WRITE_LOCK_TIMEOUT_S: Final = 30.0
 """How long a writer queues for the space's write lock before it raises Timeout (definite)."""
+FORK_WAIT_S: Final = 2.0
+"""How long a fork waits for the transactions of other threads; where one goes on for longer, the child cannot open that space."""
 WAKE_POLL_S: Final = 0.5
 """The slow check that backs up wake-ups, in case a writer was killed between its commit and its wake-up."""
 
@@ -73,3 +75,140 @@ FAILURE_TEXT_CHARS_MAX: Final = 20_000
 """Longer messages, tracebacks and records of failures are cut."""
 MEMBERS_KEPT: Final = 1000
 """Processes whose renewals are counted; beyond it the longest silent ones are forgotten."""
+
+# -- shared state
+
+EXPIRATIONS_PER_RECORD_MAX: Final = 10_000
+"""One record ends at most this many lifetimes (and lets as many delayed messages go), so none is slow to apply."""
+TRANSACTION_OPERATIONS_MAX: Final = 100_000
+"""Keys that one transaction may read and write."""
+TRANSACTION_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Bytes of one transaction's reads and writes."""
+TRANSACTION_AGE_S: Final = 300.0
+"""How long a transaction may stay open."""
+TRANSACTION_ATTEMPTS: Final = 20
+"""How often ``run_transaction`` tries by default."""
+TRANSACTION_BACKOFF_S: Final = 0.002
+"""About how long ``run_transaction`` waits after its first try; twice as long after each further one."""
+TRANSACTION_BACKOFF_MAX_S: Final = 0.25
+"""At most about this long."""
+TRANSACTION_TIMEOUT_S: Final = 5.0
+"""How long a prepared transaction over several shards is watched before anyone may abort it."""
+READ_TIMEOUT_S: Final = 5.0
+"""How long a read waits for its consistency level, unless the connection or the call says otherwise."""
+SHARDS_MAX: Final = 1024
+"""Most shards of a space."""
+NAME_BYTES_MAX: Final = 200
+"""The longest name of a collection, in bytes of UTF-8."""
+
+# Keys and values of shared state
+KEY_BYTES_MAX: Final = 10_000
+"""The longest encoded key."""
+KEY_DEPTH_MAX: Final = 16
+"""How deep tuples may be nested inside a key; the key itself does not count."""
+VALUE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""The longest encoded value."""
+VALUE_DEPTH_MAX: Final = 100
+"""How deep lists and dicts may be nested inside a value; well below the depth at which reading it could fail."""
+
+# Queues and locks
+QUEUE_ERROR_CHARS_MAX: Final = 2000
+"""Longer texts of failed attempts are cut."""
+QUEUE_ERRORS_KEPT: Final = 10
+"""The latest failed attempts of a message whose texts are kept."""
+LEASE_LOOK_S: Final = 0.25
+"""How often a process that takes from a queue, or waits for a lock, looks for leases that are over."""
+LEASES_LOOKED_AT_MAX: Final = 10_000
+"""So many leases of a queue are looked at, those of the oldest messages."""
+LOCK_WAITERS_MAX: Final = 10_000
+"""Longest waiting list of a lock."""
+
+# Streams
+STREAM_PARTITIONS_MAX: Final = 1024
+"""Most partitions of a stream."""
+STREAM_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Many records appended at once are cut into pieces of at most this size (a larger single record is a piece of its own)."""
+STREAM_INLINE_BYTES_MAX: Final = 16 * 1024
+"""Pieces up to this size are kept in their segment's row, larger ones beside it."""
+STREAM_MERGE_BYTES_MAX: Final = 4096
+"""Small appends are merged into one segment up to this size."""
+STREAM_MERGE_MS: Final = 1000
+"""A segment takes in later appends for this long, in fold time; so retention is as exact as this."""
+STREAM_RETIRE_SEGMENTS_MAX: Final = 1000
+"""One record removes at most this many segments that are past their retention."""
+STREAM_PAGE_BYTES: Final = 8 * 1024 * 1024
+"""About how much a reader takes from a partition at a time."""
+CONSUMER_SESSION_S: Final = 10.0
+"""How long a consumer may be silent before another of its group takes its partitions. It beats at a third of that."""
+CONSUMER_WATCH_S: Final = 1.0
+"""How often a waiting consumer looks whether the others of its group are alive."""
+CONSUMERS_PER_GROUP_MAX: Final = 1024
+"""Most consumers in one group."""
+
+# Transactions over several shards
+PREPARED_TRANSACTIONS_MAX: Final = 1000
+"""Transactions that one shard holds prepared at a time; beyond it a shard votes no until some are resolved."""
+TOMBSTONE_OFFSETS: Final = 10_000
+"""For how many later offsets a shard remembers that a transaction was resolved, so that a late step of it is answered truly."""
+BLOCKERS_TOLD_MAX: Final = 16
+"""An operation that meets locks is told of at most so many transactions that hold them."""
+DECISION_SWEEP_OFFSETS: Final = 1000
+"""A decision that is still kept after so many later offsets was left by a coordinator that ended; a client then finishes it."""
+
+# Maps
+REQUEST_ID_BYTES_MAX: Final = 1000
+"""The longest request id, in bytes of UTF-8."""
+MAP_ATTEMPTS: Final = 100
+"""How often ``pop``, ``setdefault``, ``popitem`` and ``modify`` try before they raise Conflict."""
+MAP_RETRY_PAUSE_S: Final = 0.05
+"""The longest pause between two of these tries, before jitter."""
+MAP_PAGE_ROWS: Final = 512
+"""A scan reads at most this many items at a time ..."""
+MAP_PAGE_BYTES: Final = 4 * 1024 * 1024
+"""... and fewer where that would be more bytes than this."""
+PUT_MANY_RECORD_BYTES: Final = RECORD_BYTES_MAX - 1024 * 1024
+"""Keys and values of one atomic ``put_many`` in one shard."""
+PUT_MANY_PART_BYTES: Final = 4 * 1024 * 1024
+"""Keys and values of one part of a ``put_many`` that is not atomic."""
+PUT_MANY_PART_KEYS: Final = 10_000
+"""Keys of such a part."""
+PUT_MANY_PARALLEL: Final = 8
+"""So many parts, each of another shard, are on their way at a time."""
+SESSION_CACHE_FRESH_S: Final = 0.02
+"""How long the cache of session reads is believed before it is compared with the space again."""
+SESSION_CACHE_ENTRIES_MAX: Final = 50_000
+SESSION_CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
+SESSION_CACHE_ROW_BYTES_MAX: Final = 64 * 1024
+"""Larger items are not kept in the cache of session reads."""
+SESSION_CACHE_CHANGES_MAX: Final = 256
+"""After more changes of a map than this, all of its cached items are dropped."""
+WATCH_PAGE_CHANGES: Final = 256
+"""A watch reads at most this many changes at a time."""
+WATCH_LOOK_S: Final = 0.25
+"""How often a waiting watch looks whether it was closed."""
+WATCH_SHARD_LOOK_S: Final = 0.02
+"""How long a watch of several shards waits for one of them before it looks at the next."""
+TICK_PAUSE_S: Final = 0.01
+"""The time between a watch's first tick and its second one, if that ended nothing ..."""
+TICK_PAUSE_S_MAX: Final = 1.0
+"""... which doubles up to this."""
+
+# Exporting and importing
+IMPORT_BATCH_LINES: Final = 1000
+"""So many lines of an import go into one record ..."""
+IMPORT_BATCH_BYTES: Final = 1024 * 1024
+"""... and fewer where that would be more bytes of values than this."""
+
+# The doctor
+DOCTOR_REPLAY_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Logs up to this size are folded again without ``--deep``."""
+ORPHAN_BLOB_AGE_S: Final = 24 * 3600.0
+"""A blob that nothing names may be of a job that is being submitted; one older than this is not."""
+FOLD_TIME_AHEAD_S: Final = 60.0
+"""Fold time further than this ahead of the wall clock is told."""
+DISK_FREE_BYTES_MIN: Final = 64 * 1024 * 1024
+"""Less free disk than this is a problem ..."""
+DISK_FREE_SHARE_MIN: Final = 0.05
+"""... and a smaller share of it than this is told."""
+LOG_BYTES_LARGE: Final = 1024 * 1024 * 1024
+"""A log smaller than this is never called large."""

@@ -93,6 +93,10 @@ class TokenError(OnefoldError):
     """A session token that is malformed, foreign, or from another incarnation of the space."""
 
 
+class TokenAhead(TokenError, Unavailable):
+    """A session token from a future that did not come in time: nothing here has seen as much as it."""
+
+
 class SpaceError(OnefoldError):
     """A space that cannot be opened: wrong format, newer version, read-only folder, no such place."""
 

@@ -12,9 +12,8 @@ import pytest
 from onefold import config
 from onefold.env import SYSTEM
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError, Unavailable
-from onefold.log import members, wake
+from onefold.log import checksums, members, wake
 from onefold.log.sqlite import SqliteLog
-from onefold.log import checksums
 from onefold.log.sqlite_file import FILE_NAME, FORMAT, SqliteFile
 
 

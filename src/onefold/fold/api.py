@@ -8,7 +8,11 @@ offsets has the same state, whatever machine it runs on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
+
+PASSING = b"\x00"
+"""An outcome that begins with this byte is *passing*: it is answered, and not kept under the operation's ``request_id``, so the
+same request may be tried again."""
 
 
 class Context(NamedTuple):
@@ -45,6 +49,17 @@ class StoreView(Protocol):
     ) -> Iterator[tuple[bytes, bytes]]:
         """Pairs with ``start <= key < stop`` in key order (``reverse``: from the end). The pairs are read at once or in
         pages; changing the table while iterating gives no error and no promise."""
+        ...
+
+    def count(self, table: str, start: bytes = b"", stop: bytes | None = None) -> int:
+        """How many keys there are with ``start <= key < stop``. Reads them all."""
+        ...
+
+    def changed_since(self, table: str, start: bytes, stop: bytes | None, offset: int) -> bool:
+        """Whether any key with ``start <= key < stop`` was written beyond ``offset``. Tables with history only.
+
+        Raises TooOld below the window; InvalidArgument beyond the end.
+        """
         ...
 
 
@@ -92,6 +107,16 @@ class Fold(Protocol):
         A refusal is an outcome too (and writes nothing). Must not raise for any bytes: what cannot be decoded is
         refused, since one raise would halt every replica.
         """
+        ...
+
+
+@runtime_checkable
+class TimedFold(Fold, Protocol):
+    """A fold that does something when time has come: expiry, delayed messages."""
+
+    def advance(self, store: Store, context: Context) -> None:
+        """Called before the operations of each record that moves fold time (``context.now_ms``), with ``index`` -1, once the
+        fold is registered. What it does belongs to that record. Must not raise."""
         ...
 
 

@@ -38,10 +38,10 @@ def open_space(
         return LogSpace(MemoryLog(env=env), folds, env, url="memory://", read_only=read_only)
     from onefold.fold.sqlite_space import SqliteSpace
 
-    return SqliteSpace(_directory(url), folds, env, create=create, read_only=read_only, timeout=timeout)
+    return SqliteSpace(directory_of(url), folds, env, create=create, read_only=read_only, timeout=timeout)
 
 
-def _directory(url: str | Path) -> Path:
+def directory_of(url: str | Path) -> Path:
     """The directory that a path or ``sqlite:`` URL names."""
     if isinstance(url, Path):
         return url

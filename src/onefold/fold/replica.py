@@ -19,7 +19,7 @@ from onefold import config
 from onefold.codec import CorruptRecord, Op, Record, UnknownFormat, decode_record
 from onefold.errors import InvalidArgument, LogCorrupt, SpaceError
 from onefold.fold import exactly_once, system
-from onefold.fold.api import Context, Fold
+from onefold.fold.api import PASSING, Context, Fold, TimedFold
 from onefold.fold.exactly_once import Known, Verdict
 from onefold.fold.store import Head, SqlStore, Tables, read_head
 from onefold.log.api import Entry, Log
@@ -73,6 +73,7 @@ class Replica:
         """``keep_all``: see ``SqlStore``. Raises InvalidArgument for folds whose names clash."""
         self._con = con
         self._folds = {fold.name: fold for fold in folds}
+        self._timed = [fold for fold in folds if isinstance(fold, TimedFold)]
         if len(self._folds) != len(folds) or system.SYSTEM_FOLD in self._folds:
             raise InvalidArgument(
                 f"fold names must differ and not be {system.SYSTEM_FOLD!r}: {[f.name for f in folds]}"
@@ -152,6 +153,8 @@ class Replica:
         now_ms = max(head.now_ms, min(entry.engine_ms, record.stamp_ms))
         self._head = head._replace(applied=entry.offset, now_ms=now_ms, digest=digest)
         self._store.start(entry.offset)
+        if now_ms > head.now_ms:
+            self._advance(record.client)
         outcomes: tuple[bytes, ...] = ()
         if verdict is Verdict.APPLY:
             outcomes = tuple([self._apply_op(record, index, op) for index, op in enumerate(record.ops)])
@@ -160,6 +163,12 @@ class Replica:
             outcomes = known.outcomes
         self._finish()
         return Applied(entry.offset, record.client, record.number, verdict, outcomes)
+
+    def _advance(self, client: str) -> None:
+        for fold in self._timed:
+            if self._is_registered(fold.name):
+                self._store.turn(fold.name, -1)
+                fold.advance(self._store, Context(self._head.applied, -1, self._head.now_ms, client, None))
 
     def _apply_op(self, record: Record, index: int, op: Op) -> bytes:
         now_ms = self._head.now_ms
@@ -175,7 +184,7 @@ class Replica:
             outcome = self._apply_fold(
                 Context(self._head.applied, index, now_ms, record.client, op.request_id), op
             )
-        if op.request_id is not None:
+        if op.request_id is not None and not outcome.startswith(PASSING):
             exactly_once.keep_request(self._con, op.request_id, now_ms, outcome)
         return outcome
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from onefold.codec import Op
+from onefold.env import Env
 from onefold.fold.api import StoreView
+from onefold.fold.store import Head, Version
 
 
 class View(StoreView, Protocol):
@@ -23,9 +25,41 @@ class View(StoreView, Protocol):
         """The offset that this view shows."""
         ...
 
+    def tables(self, prefix: str) -> list[str]:
+        """Names of the tables that begin so, in order; some may be empty, or (in a view of the past) younger than it."""
+        ...
+
+    def head(self) -> Head:
+        """Where the whole state stands at this moment (for a view of the past: of the present)."""
+        ...
+
+    def changes(
+        self,
+        table: str,
+        after: int,
+        *,
+        within: tuple[int, bytes] | None = None,
+        start: bytes = b"",
+        stop: bytes | None = None,
+        limit: int = 1000,
+    ) -> list[Version]:
+        """What changed beyond an offset; see ``SqlView.changes``."""
+        ...
+
 
 class Space(Protocol):
-    """An open space (one shard in this version)."""
+    """One shard of a space, open in this process."""
+
+    @property
+    def env(self) -> Env:
+        """Its clocks and randomness."""
+        ...
+
+    @property
+    def strong_reads(self) -> bool:
+        """Whether every view shows all that was acknowledged before, by any process (log and state in one file). Where not,
+        ``barrier`` or ``fresh`` comes before a view that must."""
+        ...
 
     @property
     def url(self) -> str:
@@ -61,8 +95,39 @@ class Space(Protocol):
         """
         ...
 
-    def view(self) -> AbstractContextManager[View]:
-        """A consistent view of the present state. Everything acknowledged before the call, by any process, is in it."""
+    def view(self, at: int | None = None) -> AbstractContextManager[View]:
+        """A consistent view of what is applied here now; with ``at`` as it was at that offset (tables with history; raises
+        TooOld and InvalidArgument). With ``strong_reads``: everything acknowledged before the call, by any process, is in it.
+        """
+        ...
+
+    def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
+        """One key's value in the same state as ``view()``, and that state's offset. The cheapest read."""
+        ...
+
+    def barrier(self, timeout: float | None = None) -> int:
+        """Append a record, wait until it is applied here, and return its offset: views show from now on what was acknowledged
+        before the call. Calls share a barrier only when its append starts after they arrived. Appends nothing with
+        ``strong_reads``.
+
+        Raises Unavailable (definite) when the log does not answer within ``timeout`` seconds.
+        """
+        ...
+
+    def fresh(self, seconds: float, timeout: float | None = None) -> None:
+        """Return once views show all that was acknowledged more than ``seconds`` ago: when a record that this replica
+        appended at or after that moment of its own boot clock is applied here; else like ``barrier``.
+
+        Raises TooStale (definite) with the age when the log does not answer.
+        """
+        ...
+
+    def outcome(self, request_id: str) -> bytes | None:
+        """The kept outcome of the operation with this request id; None when there was none within the retention."""
+        ...
+
+    def pause(self, seconds: float) -> None:
+        """Wait. Simulated where time is."""
         ...
 
     def wait(self, after: int, timeout: float | None) -> int:
@@ -70,6 +135,10 @@ class Space(Protocol):
 
         Notices other processes' records within milliseconds, without busy polling.
         """
+        ...
+
+    def reach(self, offset: int, timeout: float | None) -> bool:
+        """Wait until ``offset`` is applied here; False when it was not within ``timeout`` seconds (None: for ever)."""
         ...
 
     def member_alive(self, member: str) -> bool | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,16 @@ from onefold.fold.appender import Appender
 from onefold.fold.exactly_once import Known, Verdict
 from onefold.fold.replica import Replica, agrees
 from onefold.fold.snapshot import Snapshot, state_digest, write_snapshot
-from onefold.fold.store import STORE_SCHEMA, Head, PastView, PresentView, Tables, check_readable, read_head
+from onefold.fold.store import (
+    STORE_SCHEMA,
+    Head,
+    PastView,
+    PresentView,
+    Tables,
+    check_readable,
+    peek,
+    read_head,
+)
 from onefold.ids import born_at, client_id, new_id
 from onefold.log import members, wake
 from onefold.log.api import Entry
@@ -86,13 +95,15 @@ class SqliteSpace:
     def __init__(
         self,
         directory: Path,
-        folds: Sequence[Fold],
+        folds: Sequence[Fold] | Callable[[int], Sequence[Fold]],
         env: Env,
         *,
         create: bool = True,
         read_only: bool = False,
         timeout: float | None = None,
+        shards: int = 1,
     ) -> None:
+        """``shards``: see ``SqliteFile``. ``folds``: or what gives them, told how many shards the space has."""
         self._env = env
         self._directory = directory
         self._read_only = read_only
@@ -100,10 +111,17 @@ class SqliteSpace:
         self._client: str | None = None
         self._in_doubt: int | None = None
         self._file = SqliteFile(
-            directory, (*LOG_SCHEMA, *STORE_SCHEMA), env, create=create, read_only=read_only, timeout=timeout
+            directory,
+            (*LOG_SCHEMA, *STORE_SCHEMA),
+            env,
+            create=create,
+            read_only=read_only,
+            timeout=timeout,
+            shards=shards,
         )
+        folds = folds(self._file.shards) if callable(folds) else folds
         self._log = SqliteLog(directory, env=env, file=self._file)
-        self._appender = Appender(self._commit)
+        self._appender = Appender(lambda ops, _patience: self._commit(ops))
         self._member: members.Member | None = None
         try:
             if read_only:
@@ -145,8 +163,50 @@ class SqliteSpace:
         with self._file.reading() as con:
             return read_head(con).applied
 
+    @property
+    def env(self) -> Env:
+        return self._env
+
+    @property
+    def strong_reads(self) -> bool:
+        return True
+
     def submit(self, ops: Sequence[Op]) -> list[bytes]:
+        # First: in a forked process, the thread that the appender would wait for is not there.
+        self._file.check_usable()
         return self._appender.submit(ops)
+
+    def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
+        file = self._file
+        con = file.take_reader()
+        try:
+            value, head = peek(con, self._tables.find(con, table), key)
+        except apsw.Error as error:
+            raise translate(error, file.path) from error
+        finally:
+            file.give_reader(con)
+        if head.fold_version > self._replica.version_max:
+            check_readable(head, self._replica.version_max, None)
+        return value, head.applied
+
+    def barrier(self, timeout: float | None = None) -> int:  # noqa: ARG002
+        return self.applied
+
+    def fresh(self, seconds: float, timeout: float | None = None) -> None:  # noqa: ARG002
+        self._file.check_usable()
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def reach(self, offset: int, timeout: float | None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        applied = self.applied
+        while applied < offset:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            applied = self.wait(applied, left)
+        return True
 
     def view(self, at: int | None = None) -> AbstractContextManager[PresentView | PastView]:
         """The present, or the state as of offset ``at`` (tables with history). Raises TooOld and InvalidArgument."""

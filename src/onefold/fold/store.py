@@ -46,6 +46,10 @@ _GET = "SELECT v FROM kv WHERE t = ? AND k = ?"
 _PUT = "INSERT INTO kv VALUES(?1, ?2, ?3) ON CONFLICT(t, k) DO UPDATE SET v = excluded.v"
 _KEEP = "INSERT OR IGNORE INTO versions VALUES(?1, ?2, ?3, ?4, (SELECT v FROM kv WHERE t = ?1 AND k = ?2))"
 _AT = "SELECT v FROM versions WHERE t = ? AND k = ? AND offset > ? ORDER BY offset, idx LIMIT 1"
+_PEEK = (
+    "SELECT (SELECT v FROM kv WHERE t = ? AND k = ?), applied, now_ms, fold_version, client_floor, log_first, digest, refused"
+    " FROM head"
+)
 _HEAD = "SELECT applied, now_ms, fold_version, client_floor, log_first, digest, refused FROM head"
 
 
@@ -77,6 +81,14 @@ def read_head(con: apsw.Connection) -> Head:
     if row is None or not isinstance(row[5], bytes):
         raise LogCorrupt("the store has lost its head. Rebuild it from the log or a snapshot")
     return Head(*row)
+
+
+def peek(con: apsw.Connection, tid: int, key: bytes) -> tuple[bytes | None, Head]:
+    """The newest value and the head, in one statement, so they belong together without a transaction."""
+    row = con.execute(_PEEK, (tid, key)).fetchone()
+    if row is None or not isinstance(row[6], bytes):
+        raise LogCorrupt("the store has lost its head. Rebuild it from the log or a snapshot")
+    return row[0], Head(*row[1:])
 
 
 def oldest_readable(applied: int) -> int:
@@ -189,6 +201,18 @@ class SqlView:
         sql = f"SELECT k, v FROM kv WHERE {bound} ORDER BY k {order} LIMIT ?"
         return _rows(self._con, sql, (*args, rows))
 
+    def count(self, table: str, start: bytes = b"", stop: bytes | None = None) -> int:
+        bound, args = _between(self._id(table), start, stop)
+        return int(str(self._con.execute(f"SELECT count(*) FROM kv WHERE {bound}", args).get))
+
+    def tables(self, prefix: str) -> list[str]:
+        """Names of the tables that begin so, in order."""
+        stop = prefix + "\U0010ffff"
+        found = _rows(
+            self._con, "SELECT name FROM tables WHERE name >= ? AND name < ? ORDER BY name", (prefix, stop)
+        )
+        return [str(name) for (name,) in found if str(name).startswith(prefix)]
+
     def head(self) -> Head:
         """Where the state stands that this view shows."""
         return read_head(self._con)
@@ -205,11 +229,32 @@ class SqlView:
             row = old
         return None if row is None else row[0]
 
-    def changes(self, table: str, after: int, *, limit: int = 1000) -> list[Version]:
-        """What changed beyond offset ``after``, in order. Raises TooOld; InvalidArgument."""
+    def changes(
+        self,
+        table: str,
+        after: int,
+        *,
+        within: tuple[int, bytes] | None = None,
+        start: bytes = b"",
+        stop: bytes | None = None,
+        limit: int = 1000,
+    ) -> list[Version]:
+        """What changed beyond offset ``after``, in order of (offset, place, key); with ``within`` = (place, key) also what
+        follows that change in the record after ``after``. Only keys with ``start <= key < stop``.
+
+        A place of -1 is what time did (expiry) before the record's operations. Raises TooOld; InvalidArgument.
+        """
         tid = self._kept_id(table, after)
-        sql = "SELECT offset, idx, k FROM versions WHERE t = ? AND offset > ? ORDER BY offset, idx, k LIMIT ?"
-        rows = _rows(self._con, sql, (tid, after, limit))
+        bound, args = _between(tid, start, stop)
+        sql = f"SELECT offset, idx, k FROM versions WHERE {bound} AND offset > ? ORDER BY offset, idx, k LIMIT ?"
+        if within is not None:
+            sql = (
+                f"SELECT offset, idx, k FROM versions WHERE {bound} AND (offset, idx, k) > (?, ?, ?)"
+                " ORDER BY offset, idx, k LIMIT ?"
+            )
+            rows = _rows(self._con, sql, (*args, after + 1, *within, limit))
+        else:
+            rows = _rows(self._con, sql, (*args, after, limit))
         return [
             Version(offset, idx, key, self._value_after(tid, key, offset, idx)) for offset, idx, key in rows
         ]
@@ -266,6 +311,9 @@ class PastView(SqlView):
 
     def get(self, table: str, key: bytes) -> bytes | None:
         return self.get_at(table, key, self.offset)
+
+    def count(self, table: str, start: bytes = b"", stop: bytes | None = None) -> int:
+        return sum(1 for _ in self.scan(table, start, stop))
 
     def get_many(self, table: str, keys: Iterable[bytes]) -> Mapping[bytes, bytes]:
         pairs = ((key, self.get_at(table, key, self.offset)) for key in set(keys))

@@ -54,5 +54,5 @@ def decode(body: bytes) -> SystemOp | None:
     """The operation in these bytes, or None for garbage."""
     try:
         return _decoder.decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError):
         return None

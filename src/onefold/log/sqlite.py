@@ -67,8 +67,8 @@ class SqliteLog:
             last = self.last
             self.file.close()
             raise LogCorrupt(
-                f"{self.file.path} ends at offset {last}, but {tip} was acknowledged: its end is cut off, or an older copy was put "
-                f"there. Restore it from a backup, or remove {self.file.directory / TIP_NAME} to go on without what is lost"
+                f"{self.file.path} ends at offset {last}, but {tip} was acknowledged: its end is cut off, or an older copy was "
+                f"put there. Restore it from a backup, or remove {self.file.directory / TIP_NAME} to go on without what is lost"
             )
 
     # -- the contract

@@ -5,6 +5,7 @@ SQLite never sees two at once; readers are never blocked. Layout of the director
 
     space.db (-wal, -shm)   log and state        write.lock   the writers' queue
     wake/                   FIFOs of who waits   members/     one locked file per process
+    shards/<n>/             the same again for each shard after the first (``fold.shards``)
     tip                     the last acknowledged offset, as a witness
 """
 
@@ -15,9 +16,12 @@ import ctypes
 import mmap
 import os
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -25,7 +29,7 @@ from onefold import config
 from onefold.env import Env
 from onefold.errors import AppendUnknown, LogCorrupt, OnefoldError, SpaceError, Timeout, TooLarge, Unavailable
 from onefold.ids import new_id
-from onefold.log import checksums, forks
+from onefold.log import checksums, forks, inherited
 from onefold.log.flock import WriteLock
 
 FILE_NAME = "space.db"
@@ -42,6 +46,7 @@ _BUSY_MS = (
     5000  # never needed between writers; covers recovery by an opener and a checkpoint that restarts the WAL
 )
 _RESTART_WAIT_MS = 200
+_FORK_LOOK_S = 0.0005
 _FAILED = (apsw.Error, UnicodeDecodeError)
 
 
@@ -53,7 +58,7 @@ def translate(error: Exception, path: Path, *, committing: bool = False) -> Onef
         )
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return Timeout(f"{path} stayed locked for {_BUSY_MS} ms; nothing was done. Try again", definite=True)
-    if isinstance(error, apsw.IOError) and error.extendedresult == apsw.SQLITE_IOERR_DATA:
+    if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
         return LogCorrupt(
             f"{path} is damaged: the checksum of a page does not match. Restore it from a snapshot or a backup"
         )
@@ -91,8 +96,10 @@ class SqliteFile:
         create: bool = True,
         read_only: bool = False,
         timeout: float | None = None,
+        shards: int = 1,
     ) -> None:
-        """Open or make it. ``schema``: statements with IF NOT EXISTS. Raises SpaceError, LogCorrupt, Timeout, Unavailable."""
+        """Open or make it. ``schema``: statements with IF NOT EXISTS. ``shards``: what the space is made with, if it is made now;
+        the attribute of that name is what it was made with. Raises SpaceError, LogCorrupt, Timeout, Unavailable."""
         self.directory = directory
         self.path = directory / FILE_NAME
         self.read_only = read_only
@@ -103,16 +110,32 @@ class SqliteFile:
         self._wal_pages = 0
         self._tip: mmap.mmap | None = None
         self._idle: deque[apsw.Connection] = deque()
+        self._readers: set[apsw.Connection] = set()
+        """All that are open, idle or lent out."""
+        self._making = threading.Lock()
+        """Held while connections are opened or closed, and during a fork."""
+        self._transacting = threading.Lock()
+        """Held during each use of the writing connection, and during a fork."""
+        self._forking = False
+        self._forked = threading.Event()
+        self._fork_locks: list[threading.Lock] = []
+        self._before_fork: tuple[inherited.Identity | None, bool] = (None, False)
         self._lock: WriteLock | None = None
         self._writer: apsw.Connection | None = None
+        forks.track_resting(self)
         try:
-            new = self._check_place(create)
-            if read_only:
-                self._open_reading()
-            else:
-                self._open_writing(schema, env, new)
+            with self._making:
+                inherited.check_openable(self.path)
+                new = self._check_place(create)
+                if read_only:
+                    self._open_reading()
+                else:
+                    self._open_writing(schema, env, new, shards)
             with self.reading() as con:
-                self.incarnation = str(con.execute("SELECT value FROM meta WHERE key='incarnation'").get)
+                meta: dict[Any, Any] = dict(con.execute("SELECT key, value FROM meta").fetchall())  # type: ignore[arg-type]
+            self.incarnation = str(meta.get("incarnation"))
+            self.shards = int(meta.get("shards", 1))  # absent in spaces of one
+            self.shards_made = bool(meta.get("shards_made"))
         except OnefoldError:
             self.close()
             raise
@@ -124,7 +147,6 @@ class SqliteFile:
             raise SpaceError(
                 f"{directory} cannot be used ({error.strerror}). Check its owner and mode, or use another place"
             ) from error
-        forks.track(self)
 
     # -- opening
 
@@ -150,7 +172,7 @@ class SqliteFile:
             ) from error
         return True
 
-    def _open_writing(self, schema: Sequence[str], env: Env, new: bool) -> None:
+    def _open_writing(self, schema: Sequence[str], env: Env, new: bool, shards: int) -> None:
         # Checked before the first write (the journal mode): a foreign file is left as it is.
         unfinished = new or self._is_unfinished()
         self._lock = WriteLock(self.directory / "write.lock")
@@ -190,6 +212,8 @@ class SqliteFile:
                 )
                 con.execute(f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={made_as}")
                 con.execute("INSERT INTO meta VALUES('incarnation', ?), ('opened', 0)", (new_id("i", env),))
+                if shards > 1:
+                    con.execute("INSERT INTO meta VALUES('shards', ?)", (shards,))
             for statement in schema:
                 con.execute(statement)
             con.execute("UPDATE meta SET value = value + 1 WHERE key = 'opened'")
@@ -239,6 +263,7 @@ class SqliteFile:
                 os.fsync(wal)  # as the opening commit does for a writer
             finally:
                 os.close(wal)
+        self._readers.add(con)
         self._idle.append(con)
 
     def _connect(self, flags: int) -> apsw.Connection:
@@ -274,32 +299,52 @@ class SqliteFile:
         name = f"file:{_in_uri(self.path)}?{options}"
         con = None
         try:
-            con = apsw.Connection(
-                name,
-                flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI,
-                vfs=checksums.VFS if checksums.available() else None,
-            )
+            with self._making:
+                con = apsw.Connection(
+                    name,
+                    flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI,
+                    vfs=checksums.VFS if checksums.available() else None,
+                )
+                self._readers.add(con)
             con.set_busy_timeout(_BUSY_MS)
             yield con
         except _FAILED as error:
             raise translate(error, self.path) from error
         finally:
             if con is not None:
-                con.close()
+                self._close_reader(con)
 
     def take_reader(self) -> apsw.Connection:
         """A pooled connection; give it back. Raises SpaceError when closed or after a fork."""
         self.check_usable()
+        while True:
+            try:
+                con = self._idle.pop()
+            except IndexError:
+                con = self._new_reader()
+            # Looked at afterwards: a fork that begins now waits for this connection, and one that had begun gets it back.
+            if not self._forking:
+                return con
+            self._idle.append(con)
+            self._forked.wait(config.FORK_WAIT_S)
+
+    def _new_reader(self) -> apsw.Connection:
         try:
-            return self._idle.pop()
-        except IndexError:
-            pass
-        try:
-            con = self._connect(apsw.SQLITE_OPEN_READONLY)
-            con.execute("PRAGMA query_only=ON")
+            with self._making:
+                self.check_usable()
+                con = self._connect(apsw.SQLITE_OPEN_READONLY)
+                con.execute("PRAGMA query_only=ON")
+                self._readers.add(con)
         except apsw.Error as error:
             raise translate(error, self.path) from error
         return con
+
+    def _close_reader(self, con: apsw.Connection) -> None:
+        if self._pid != os.getpid():
+            _leak(con)
+            return
+        con.close()
+        self._readers.discard(con)
 
     def give_reader(self, con: apsw.Connection) -> None:
         """Back into the pool; an open transaction of it ends."""
@@ -309,7 +354,7 @@ class SqliteFile:
         if con.in_transaction:
             con.execute("ROLLBACK")
         if self._closed or len(self._idle) >= _IDLE_READERS_MAX:
-            con.close()
+            self._close_reader(con)
         else:
             self._idle.append(con)
 
@@ -329,20 +374,22 @@ class SqliteFile:
         lock.acquire(self.timeout if timeout is None else timeout)
         committing = False
         try:
-            self.check_usable()
-            con.execute("BEGIN IMMEDIATE")
-            yield con
-            committing = True
-            con.execute("COMMIT")
-            if self._wal_pages >= _CHECKPOINT_PAGES:
-                self._checkpoint(con)
-        except BaseException as error:
-            with contextlib.suppress(apsw.Error):
-                if con.in_transaction:
-                    con.execute("ROLLBACK")
-            if isinstance(error, _FAILED):
-                raise translate(error, self.path, committing=committing) from error
-            raise
+            with self._transacting:
+                self.check_usable()
+                con.execute("BEGIN IMMEDIATE")
+                try:
+                    yield con
+                    committing = True
+                    con.execute("COMMIT")
+                    if self._wal_pages >= _CHECKPOINT_PAGES:
+                        self._checkpoint(con)
+                except BaseException:
+                    with contextlib.suppress(apsw.Error):
+                        if con.in_transaction:
+                            con.execute("ROLLBACK")
+                    raise
+        except _FAILED as error:
+            raise translate(error, self.path, committing=committing) from error
         finally:
             lock.release()
 
@@ -354,7 +401,8 @@ class SqliteFile:
             raise SpaceError(f"{self.path} was opened read-only. Open it without read_only to write")
         self._lock.acquire(self.timeout)
         try:
-            yield self._writer
+            with self._transacting:
+                yield self._writer
         except _FAILED as error:
             raise translate(error, self.path) from error
         finally:
@@ -430,23 +478,54 @@ class SqliteFile:
             with contextlib.suppress(Timeout):
                 lock.acquire(self.timeout)
                 lock.release()
-        while self._idle:
-            self._idle.pop().close()
-        with contextlib.suppress(apsw.Error):
-            if writer is not None:
-                writer.close()
+        with self._making:
+            while self._idle:
+                self._close_reader(self._idle.pop())
+            with contextlib.suppress(apsw.Error):
+                if writer is not None:
+                    writer.close()
+                    self._writer = None
         if lock is not None:
             lock.close()
         if self._tip is not None:
             self._tip.close()
             self._tip = None
 
+    def rest_before_fork(self, deadline: float) -> None:
+        """Let the transactions that are running end, and none begin."""
+        self._forked.clear()
+        self._forking = True
+        for lock in (self._making, self._transacting):
+            if lock.acquire(timeout=_left(deadline)):
+                self._fork_locks.append(lock)
+        rests = len(self._fork_locks) == 2
+        while len(self._idle) < len(self._readers) and time.monotonic() < deadline:
+            time.sleep(_FORK_LOOK_S)
+        opened = self._writer is not None or bool(self._readers) or not rests
+        self._before_fork = (
+            inherited.identity(self.path) if opened and not self._immutable else None,
+            rests and len(self._idle) >= len(self._readers),
+        )
+
+    def go_on_after_fork(self) -> None:
+        self._forking = False
+        while self._fork_locks:
+            self._fork_locks.pop().release()
+        self._forked.set()
+
     def drop_after_fork(self) -> None:
-        for con in (*self._idle, self._writer):
+        identity, at_rest = self._before_fork
+        inherited.keep(self.path, identity, at_rest=at_rest)
+        for con in (*self._readers, self._writer):
             _leak(con)
         self._idle = deque()
+        self._readers = set()
         self._writer = None
         self._lock = None
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
 
 
 def _leak(con: object) -> None:

@@ -1,0 +1,340 @@
+"""Backups: a consistent copy of all shards at one instant, taken while programs go on writing; and spaces made from them.
+
+The cut: the write locks of all shards are held together for as long as it takes to open a read transaction on each, so no
+record is in the copy of one shard that followed a record missing in another. The copying itself holds no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+
+from onefold._version import __version__
+from onefold.env import SYSTEM, Env
+from onefold.errors import InvalidArgument, LogCorrupt, SpaceError, TooOld
+from onefold.fold.log_prefix import as_time
+from onefold.fold.manifest import (
+    FileCopy,
+    Manifest,
+    ShardCopy,
+    describe,
+    read_manifest,
+    verify_files,
+    write_manifest,
+)
+from onefold.fold.shards import Folds, open_shards
+from onefold.fold.snapshot import state_digest
+from onefold.fold.space import Space
+from onefold.fold.sqlite_space import SqliteSpace
+from onefold.fold.store import STATE_TABLES, STORE_SCHEMA, SqlView, Tables, read_head
+from onefold.fold.whole_folders import whole_folder
+from onefold.log.sqlite import LOG_SCHEMA, entry_crc
+from onefold.log.sqlite_file import SqliteFile
+
+COPY_APPLICATION_ID = 0x4F4E4642
+_LOG_TABLES = ("log", "log_first")
+_TABLES = (*_LOG_TABLES, *STATE_TABLES)
+_BLOBS = "blobs"
+_TRIES = 3
+_CANNOT_WRITE = (OSError, apsw.FullError, apsw.CantOpenError, apsw.ReadOnlyError)
+
+
+class Restored(NamedTuple):
+    """What a restored space holds."""
+
+    manifest: Manifest
+    offsets: tuple[int, ...]
+    """The last record of each shard."""
+    missing_blobs: tuple[str, ...]
+    """Blobs that the restored state names and the backup has not; their tasks run again when needed."""
+
+
+def backup(spaces: Sequence[Space], target: str | Path, *, blob_tables: Sequence[str] = ()) -> Manifest:
+    """Copy the open shards of a space, log included, to the folder ``target``, which must be new or empty.
+
+    ``blob_tables``: tables of the first shard whose keys are names of blobs in its folder ``blobs``; those are copied too. The
+    folder appears when all is written and synced, or not at all. Raises SpaceError (no such place, nothing on a disk to copy),
+    LogCorrupt (the space is damaged), Timeout.
+    """
+    target = Path(target)
+    shards = [space for space in spaces if isinstance(space, SqliteSpace)]
+    if len(shards) != len(spaces):
+        raise SpaceError(
+            f"{spaces[0].url} is not in a folder of this machine. Use `onefold export` to keep its content"
+        )
+    root = shards[0].directory / _BLOBS
+    for left in reversed(range(_TRIES)):
+        with _writing("backup", target), whole_folder(target, "the backup") as folder:
+            copied = _copy_blobs(root, folder, _named_now(shards[0], blob_tables), set())
+            created_ms, copies, named = _copy_shards(shards, folder, blob_tables)
+            copied |= _copy_blobs(root, folder, named, copied)
+            missing = sorted(set(named) - copied)
+            if left and set(missing) - set(_named_now(shards[0], blob_tables)):
+                raise _Swept
+            files = {copy.file: describe(folder, copy.file) for copy in copies}
+            files |= {_blob_file(name): _blob_copy(folder, name) for name in copied & set(named)}
+            for name in copied - set(named):
+                (folder / _blob_file(name)).unlink()
+            manifest = Manifest(
+                incarnation=shards[0].incarnation,
+                created_ms=created_ms,
+                program=__version__,
+                shards=tuple(copies),
+                files=files,
+                missing_blobs=tuple(missing),
+            )
+            write_manifest(folder, manifest)
+            return manifest
+    raise AssertionError("the last try keeps no blob back")
+
+
+class _Swept(Exception):
+    """A blob that the cut names was removed after it (nothing names it any more): another cut is taken."""
+
+
+@contextlib.contextmanager
+def _writing(what: str, target: Path) -> Iterator[None]:
+    try:
+        yield
+    except _Swept:
+        pass
+    except _CANNOT_WRITE as error:
+        raise SpaceError(f"the {what} {target} cannot be written: {error}. Nothing is left of it") from error
+
+
+# -- the copy of the shards
+
+
+def _copy_shards(
+    shards: Sequence[SqliteSpace], folder: Path, blob_tables: Sequence[str]
+) -> tuple[int, list[ShardCopy], list[str]]:
+    """When the cut was made, what was copied, and the blobs that the first shard names there."""
+    with ExitStack() as stack:
+        connections = [stack.enter_context(space.log.file.exporting()) for space in shards]
+        names = [f"shard-{number:04d}.db" for number in range(len(shards))]
+        for con, name in zip(connections, names, strict=True):
+            _attach_new(con, folder / name)
+        with ExitStack() as locks:
+            if len(shards) > 1:
+                for space in shards:
+                    locks.enter_context(space.log.file.maintaining())
+            for con in connections:
+                con.execute("BEGIN")
+                read_head(con)  # the first read pins the snapshot
+            created_ms = shards[0].env.wall_ms()
+        copies, named = [], []
+        for number, (con, name) in enumerate(zip(connections, names, strict=True)):
+            if number == 0:
+                named = list(_named(con, blob_tables))
+            try:
+                copies.append(_copy_out(con, name))
+            finally:
+                if con.in_transaction:
+                    con.execute("ROLLBACK")
+                con.execute("DETACH copy")
+        return created_ms, copies, named
+
+
+def _attach_new(con: apsw.Connection, path: Path) -> None:
+    path.touch()
+    con.execute("ATTACH ? AS copy", (str(path),))
+    con.execute("PRAGMA copy.journal_mode=OFF; PRAGMA copy.synchronous=OFF")
+    con.execute(f"PRAGMA copy.application_id={COPY_APPLICATION_ID}; PRAGMA copy.user_version=1")
+
+
+def _copy_out(con: apsw.Connection, name: str) -> ShardCopy:
+    for table in _TABLES:
+        con.execute(f"CREATE TABLE copy.{table} AS SELECT * FROM main.{table}")
+    head = read_head(con)
+    last = con.execute("SELECT max(offset) FROM copy.log").get
+    first = con.execute("SELECT first FROM copy.log_first").get
+    if not isinstance(first, int) or (last or first - 1) != head.applied:
+        raise LogCorrupt(f"the log ends at {last}, but {head.applied} was applied. Run `onefold doctor`")
+    expected = first
+    for offset, ms, crc, data in con.execute("SELECT offset, ms, crc, data FROM copy.log ORDER BY rowid"):
+        if offset != expected or not isinstance(data, bytes) or entry_crc(offset, ms, data) != crc:
+            raise LogCorrupt(
+                f"the record at offset {expected} is damaged or missing, so this would be no good backup. "
+                "Restore the space from an older one"
+            )
+        expected += 1
+    digest = state_digest(con, _kept(con))
+    con.execute("COMMIT")
+    return ShardCopy(name, head.applied, first, head.now_ms, head.digest.hex(), digest)
+
+
+def _kept(con: apsw.Connection) -> frozenset[str]:
+    """The tables whose old versions are kept, as the file itself says."""
+    rows = con.execute("SELECT name FROM main.tables WHERE since IS NOT NULL").fetchall()
+    return frozenset(str(name) for (name,) in rows)
+
+
+# -- blobs
+
+
+def _named_now(space: SqliteSpace, tables: Sequence[str]) -> list[str]:
+    with space.view() as view:
+        return [key.decode() for table in tables for key, _ in view.scan(table)]
+
+
+def _named(con: apsw.Connection, tables: Sequence[str]) -> Iterator[str]:
+    view = SqlView(con, Tables())
+    return (key.decode() for table in tables for key, _ in view.scan(table))
+
+
+def _blob_file(name: str) -> str:
+    return f"{_BLOBS}/{name[:2]}/{name}"
+
+
+def _copy_blobs(root: Path, folder: Path, names: Iterable[str], have: set[str]) -> set[str]:
+    """Copy these blobs; those that were there and whole. Never a hard link: a backup shares no disk block with the space."""
+    copied = set()
+    for name in names:
+        if name in have:
+            continue
+        to = folder / _blob_file(name)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(root / name[:2] / name, to)
+        except FileNotFoundError:
+            to.unlink(missing_ok=True)
+            continue
+        if hashlib.blake2b(to.read_bytes(), digest_size=32).hexdigest() == name:
+            copied.add(name)
+        else:
+            to.unlink()
+    return copied
+
+
+def _blob_copy(folder: Path, name: str) -> FileCopy:
+    """A blob's checksum is its name, which was compared when it was copied."""
+    return FileCopy((folder / _blob_file(name)).stat().st_size, name)
+
+
+# -- restoring
+
+
+def restore(
+    source: str | Path,
+    directory: str | Path,
+    folds: Folds,
+    *,
+    to_ms: int | None = None,
+    blob_tables: Sequence[str] = (),
+    env: Env = SYSTEM,
+) -> Restored:
+    """Make a space in ``directory``, which must be new or empty, from the backup in ``source``.
+
+    ``to_ms``: as it was at that moment (milliseconds since 1970): each log ends with the last record whose fold time is not
+    beyond it, and the state is folded again from the log. The space is a new incarnation: tokens of the old one are refused,
+    since what came after the cut is not in it. It appears whole or not at all.
+
+    Raises SpaceError (no backup, a newer format, ``directory`` is taken), LogCorrupt (the backup is damaged), TooOld (the log
+    does not go back far enough for ``to_ms``), InvalidArgument (a moment that is not in the backup).
+    """
+    source, directory = Path(source), Path(directory)
+    manifest = read_manifest(source)
+    verify_files(source, manifest)
+    cuts = None if to_ms is None else [_cut(source, manifest, copy, to_ms) for copy in manifest.shards]
+    if cuts is not None and to_ms is not None and not any(cuts):
+        raise InvalidArgument(
+            f"{as_time(to_ms)} is before the first record of this backup. Choose a later moment"
+        )
+    with _writing("space", directory), whole_folder(directory, "the restored space") as folder:
+        places = _make(folder, folds, len(manifest.shards), env)
+        for number, (place, copy) in enumerate(zip(places, manifest.shards, strict=True)):
+            _fill(place, source / copy.file, copy, None if cuts is None else cuts[number], env)
+        for name in manifest.files:
+            if name.startswith(f"{_BLOBS}/"):
+                to = places[0] / name
+                to.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, to)
+        return _look(folder, folds, manifest, blob_tables, env)
+    raise AssertionError("nothing is kept back when a space is made")
+
+
+def _make(folder: Path, folds: Folds, shards: int, env: Env) -> list[Path]:
+    spaces = open_shards(folder, folds, shards=shards, env=env)
+    try:
+        places = [space.directory for space in spaces]
+    finally:
+        for space in spaces:
+            space.close()
+    return [place for place in places if place is not None]
+
+
+def _cut(source: Path, manifest: Manifest, copy: ShardCopy, to_ms: int) -> int:
+    """Where this shard's log ends for that moment."""
+    if to_ms > manifest.created_ms:
+        raise InvalidArgument(
+            f"the backup was made at {as_time(manifest.created_ms)}; it knows nothing of {as_time(to_ms)}. "
+            "Use a later backup, or restore all of this one (without a time)"
+        )
+    if copy.first > 1:
+        raise TooOld(
+            f"the log in this backup begins at offset {copy.first} (it was trimmed, or restored from a snapshot), so an earlier "
+            "state cannot be folded again. Restore all of the backup (without a time), or use an older one"
+        )
+    con = apsw.Connection(str(source / copy.file), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        found = con.execute("SELECT min(offset) FROM log WHERE ms > ?", (to_ms,)).get
+    finally:
+        con.close()
+    return copy.offset if found is None else int(str(found)) - 1
+
+
+def _fill(place: Path, file: Path, copy: ShardCopy, cut: int | None, env: Env) -> None:
+    """Put the copied log and state into the empty space at ``place``; with ``cut`` the log up to there alone."""
+    made = SqliteFile(place, (*LOG_SCHEMA, *STORE_SCHEMA), env, create=False)
+    try:
+        with made.maintaining() as con:
+            con.execute("ATTACH ? AS copy", (str(file.absolute()),))
+            try:
+                if con.execute("PRAGMA copy.application_id").get != COPY_APPLICATION_ID:
+                    raise LogCorrupt(f"{file} is not a shard's copy. Use another backup")
+                con.execute("BEGIN IMMEDIATE")
+                for table in _TABLES:
+                    con.execute(f"DELETE FROM main.{table}")
+                for table in _TABLES if cut is None else _LOG_TABLES:
+                    columns = ", ".join(
+                        str(row[1]) for row in con.execute(f"PRAGMA copy.table_info({table})")
+                    )
+                    con.execute(f"INSERT INTO main.{table}({columns}) SELECT {columns} FROM copy.{table}")
+                if cut is None:
+                    if state_digest(con, _kept(con)) != copy.state_digest:
+                        raise LogCorrupt(f"the state in {file} is not what was copied. Use another backup")
+                else:
+                    con.execute("DELETE FROM main.log WHERE offset > ?", (cut,))
+                    for statement in STORE_SCHEMA:
+                        con.execute(statement)  # the empty state's own rows
+                con.execute("COMMIT")
+            finally:
+                if con.in_transaction:
+                    con.execute("ROLLBACK")
+                con.execute("DETACH copy")
+            con.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    finally:
+        made.close()
+
+
+def _look(folder: Path, folds: Folds, manifest: Manifest, blob_tables: Sequence[str], env: Env) -> Restored:
+    """Open what was made (which folds what is not folded yet), and check it."""
+    spaces = open_shards(folder, folds, env=env, create=False)
+    try:
+        shards = [space for space in spaces if isinstance(space, SqliteSpace)]
+        for space in shards:
+            space.verify()
+        named = set(_named_now(shards[0], blob_tables))
+        there = {Path(name).name for name in manifest.files}
+        offsets = tuple(space.applied for space in shards)
+    finally:
+        for opened in spaces:
+            opened.close()
+    return Restored(manifest, offsets, tuple(sorted(named - there)))

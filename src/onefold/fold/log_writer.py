@@ -1,0 +1,122 @@
+"""The appending side of a space over a log: one record after the other, each exactly once.
+
+An append may have an unknown outcome. Then it is tried again under the same number, so that at most one copy counts, until
+the record is known to be applied or the time is up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from onefold import config
+from onefold.codec import Op, Record, encode_record
+from onefold.errors import AppendUnknown, Expired, OnefoldError, Timeout, Unavailable
+from onefold.ids import client_id
+
+if TYPE_CHECKING:
+    from onefold.fold.log_space import LogSpace
+
+_ATTEMPTS_MAX = 100
+
+
+class LogWriter:
+    """One client of the space: its id, and the number of its last record."""
+
+    def __init__(self, space: LogSpace) -> None:
+        self._space = space
+        self._env = space.env
+        self._client: str | None = None
+        self._number = 0
+
+    def commit(self, ops: Sequence[Op], patience: float | None = None) -> Sequence[bytes]:
+        """Append the operations as one record and apply it; their outcomes. ``patience``: seconds to try for (default
+        ``config.APPEND_RETRY_S``). Called by one thread at a time. Raises as ``Space.submit``."""
+        space = self._space
+        applied = space.catch_up()
+        first = space.missing(ops)
+        batch = tuple(ops) if first is None else (first, *ops)
+        deadline = self._env.boot_s() + (config.APPEND_RETRY_S if patience is None else patience)
+        for _ in range(2):
+            if self._client is None:
+                self._client, self._number = client_id(applied, self._env), 0
+            try:
+                outcomes = self._append(self._client, self._number + 1, batch, deadline)
+                return outcomes[len(outcomes) - len(ops) :]
+            except Expired as error:
+                self._client = None
+                if not error.definite:
+                    raise
+            applied = (
+                self._space.catch_up()
+            )  # forgotten after a long rest, and nothing was applied: as a new client
+        raise Expired(
+            f"new clients of {self._space.url} are forgotten at once: its expiry floor is wrong",
+            definite=True,
+        )
+
+    def _append(self, client: str, number: int, ops: tuple[Op, ...], deadline: float) -> tuple[bytes, ...]:
+        """Append until the record is known to be applied, always under the same number."""
+        record = Record(client, number, self._env.wall_ms(), ops, self._space.fold_version)
+        data = encode_record(record)
+        first_s = self._env.boot_s()
+        pause_s, in_doubt = 0.01, False
+        for _ in range(_ATTEMPTS_MAX):
+            began_s = self._env.boot_s()
+            try:
+                offset = self._space.log.append(data)
+            except AppendUnknown:
+                in_doubt = True
+            except OnefoldError as error:
+                if not in_doubt:
+                    raise
+                if isinstance(error, (Unavailable, Timeout)) and self._env.boot_s() + pause_s <= deadline:
+                    self._space.pause(pause_s)  # this try did not happen, but an earlier one may have
+                    pause_s = min(2 * pause_s, 1.0)
+                    continue
+                self._client = None  # its number stays open; a new client has no open one
+                raise AppendUnknown(
+                    f"an append may have happened, and trying it again failed: {error}"
+                ) from error
+            else:
+                self._await_own(offset, data, deadline)
+                outcomes = self._outcomes(client, number)
+                if outcomes is None:
+                    raise Expired(
+                        f"client {client} has been forgotten by the space; its record {number} was not applied at "
+                        f"offset {offset}" + (", an earlier try of it may have been" if in_doubt else ""),
+                        definite=not in_doubt,
+                    )
+                self._space.freshness.prove(began_s)
+                return outcomes
+            self._space.catch_up()
+            outcomes = self._outcomes(client, number)
+            if outcomes is not None:
+                self._space.freshness.prove(first_s)  # which try it was is not known
+                return outcomes  # it had surfaced
+            if self._env.boot_s() + pause_s > deadline:
+                break
+            self._space.pause(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
+        self._client = None
+        raise AppendUnknown(f"the log gave no answer to record {number} of {client}; it may surface later")
+
+    def _await_own(self, offset: int, data: bytes, deadline: float) -> None:
+        """Apply up to an acknowledged record, which must be there as it was appended."""
+        if self._space.replicates:
+            while self._space.log.wait(offset - 1, max(0.0, deadline - self._env.boot_s())) < offset:
+                if self._env.boot_s() >= deadline:
+                    self._client = None
+                    raise Timeout(
+                        f"the operation is in the log of {self._space.url} at offset {offset}, and was not delivered here in "
+                        "time: its outcome is not known. Ask db.outcome(request_id) later, if it had a request_id"
+                    )
+                self._space.check_usable()
+        self._space.catch_up(own=(offset, data))
+
+    def _outcomes(self, client: str, number: int) -> tuple[bytes, ...] | None:
+        known = self._space.known(client)
+        if known is None or known.number != number:
+            return None
+        self._number = number
+        return known.outcomes

@@ -1,0 +1,155 @@
+"""The shards of a space, opened together.
+
+Shard 0 lives in the space's own directory, and shard n in ``shards/<n>`` below it, each with a log and a state of its own.
+How many there are is written into shard 0's file in the transaction that makes it, so of two who make a space at once one
+decides. When all the others are made too, that is noted there: until then an opener goes on making them, and afterwards one
+that is missing is lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onefold import config
+from onefold.env import SYSTEM, Env
+from onefold.errors import InvalidArgument, SpaceError
+from onefold.fold.api import Fold
+from onefold.fold.open import directory_of, open_space
+from onefold.fold.space import Space
+
+if TYPE_CHECKING:
+    from onefold.log.sqlite_file import SqliteFile
+
+Folds = Callable[[int, int], Sequence[Fold]]
+"""Given a shard's number and how many there are, its folds."""
+_FOLDER = "shards"
+
+
+def open_shards(
+    url: str | Path,
+    folds: Folds,
+    *,
+    shards: int | None = None,
+    env: Env = SYSTEM,
+    create: bool = True,
+    read_only: bool = False,
+    timeout: float | None = None,
+) -> list[Space]:
+    """Open every shard of the space at ``url``, and make it with ``shards`` of them (default 1) if it is not there.
+
+    ``shards`` must agree with a space that is there (InvalidArgument). Other arguments and errors as ``open_space``; SpaceError
+    also when a shard is lost.
+    """
+    _check_shards(shards)
+    if isinstance(url, str) and url.startswith("memory:"):
+        count = shards or 1
+        return [
+            open_space(url, folds(shard, count), env=env, create=create, read_only=read_only, timeout=timeout)
+            for shard in range(count)
+        ]
+    from onefold.fold.sqlite_space import SqliteSpace
+
+    directory = directory_of(url)
+    spaces: list[Space] = []
+    try:
+        first = SqliteSpace(
+            directory,
+            lambda count: folds(0, count),
+            env,
+            create=create,
+            read_only=read_only,
+            timeout=timeout,
+            shards=shards or 1,
+        )
+        spaces.append(first)
+        made = first.log.file.shards
+        if shards is not None and shards != made:
+            raise InvalidArgument(
+                f"the space in {directory} was made with {made} shard(s), which is fixed; got shards={shards}. "
+                "Leave shards out, or use another directory"
+            )
+        if made > 1:
+            _open_others(spaces, first.log.file, folds, env, timeout)
+    except BaseException:
+        for space in spaces:
+            space.close()
+        raise
+    return spaces
+
+
+def _open_others(
+    spaces: list[Space], file: SqliteFile, folds: Folds, env: Env, timeout: float | None
+) -> None:
+    """Open the shards after the first; make those that are not there yet, if they never all were."""
+    directory, making = file.directory, not file.shards_made and not file.read_only
+    if making:
+        _make_folder(directory / _FOLDER)
+    for shard in range(1, file.shards):
+        place = shard_directory(directory, shard)
+        if not making and not (place / file.path.name).exists():
+            raise _missing(directory, shard, file)
+        opened = open_space(
+            place,
+            folds(shard, file.shards),
+            env=env,
+            create=making,
+            read_only=file.read_only,
+            timeout=timeout,
+        )
+        spaces.append(opened)
+    if making:
+        _note_made(file)
+
+
+def shard_count(directory: str | Path) -> int:
+    """How many shards the space in ``directory`` was made with. Writes nothing. Raises SpaceError when there is no space."""
+    from onefold.log.sqlite_file import SqliteFile
+
+    file = SqliteFile(Path(directory), (), SYSTEM, create=False, read_only=True)
+    try:
+        return file.shards
+    finally:
+        file.close()
+
+
+def shard_directory(directory: str | Path, shard: int) -> Path:
+    """Where a shard of the space in ``directory`` lives."""
+    return Path(directory) if shard == 0 else Path(directory) / _FOLDER / str(shard)
+
+
+def _check_shards(shards: object) -> None:
+    if shards is None:
+        return
+    if isinstance(shards, bool) or not isinstance(shards, int) or not 1 <= shards <= config.SHARDS_MAX:
+        raise InvalidArgument(f"shards must be an int from 1 to {config.SHARDS_MAX}; got {shards!r}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+        parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+    except OSError as error:
+        raise SpaceError(
+            f"{folder} cannot be made: {error.strerror}. Choose a place you may write to"
+        ) from error
+
+
+def _note_made(file: SqliteFile) -> None:
+    with file.writing() as con:
+        con.execute("INSERT OR REPLACE INTO meta VALUES('shards_made', 1)")
+
+
+def _missing(directory: Path, shard: int, file: SqliteFile) -> SpaceError:
+    if file.shards_made:
+        return SpaceError(
+            f"shard {shard} of {file.shards} is missing in {directory}: {shard_directory(directory, shard)} was lost. "
+            "Restore the space from a backup"
+        )
+    return SpaceError(f"the space in {directory} is not complete yet. Open it for writing once")

@@ -1,0 +1,97 @@
+"""Folders that appear whole or not at all: made under another name beside their place, synced, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from onefold.errors import SpaceError
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path, what: str) -> Iterator[Path]:
+    """A new folder to fill, which becomes ``target`` when the block ends; it is removed when the block raises.
+
+    What a killed process left behind is removed by the next one. Raises SpaceError when ``target`` is there and not empty, or
+    cannot be made. ``what`` names it in messages.
+    """
+    _check_place(target, what)
+    parent = target.absolute().parent
+    _sweep(parent, target.name)
+    half_made = parent / f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.half"
+    try:
+        half_made.mkdir()
+    except OSError as error:
+        raise SpaceError(
+            f"{what} {target} cannot be made ({error.strerror}). Choose a place you may write to"
+        ) from error
+    try:
+        yield half_made
+        sync_tree(half_made)
+        try:
+            half_made.rename(target.absolute())  # takes the place of an empty folder too
+        except OSError as error:
+            raise SpaceError(
+                f"{what} {target} cannot be put in place ({error.strerror}). Choose another place"
+            ) from error
+        _sync(parent)
+    except BaseException:
+        shutil.rmtree(half_made, ignore_errors=True)
+        raise
+
+
+def _check_place(target: Path, what: str) -> None:
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise SpaceError(
+            f"{what} {target} cannot be made: something else has that name. Choose another place"
+        )
+    if target.is_dir() and any(target.iterdir()):
+        raise SpaceError(
+            f"{target} is not empty; {what} needs a new or an empty folder. Choose another place"
+        )
+    if not target.absolute().parent.is_dir():
+        raise SpaceError(
+            f"{what} {target} cannot be made: {target.absolute().parent} does not exist. Make it first"
+        )
+
+
+def _sweep(parent: Path, name: str) -> None:
+    """Remove half-made folders of this name whose process is gone."""
+    with contextlib.suppress(OSError):
+        for path in parent.glob(f".{_literal(name)}.*.half"):
+            pid = path.name.removeprefix(f".{name}.").partition("-")[0]
+            if pid.isdigit() and not _lives(int(pid)):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def sync_tree(folder: Path) -> None:
+    """Sync every file and folder below, and the folder itself."""
+    for path in folder.rglob("*"):
+        if path.is_dir() or path.is_file():
+            _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
