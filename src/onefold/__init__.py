@@ -39,6 +39,7 @@ from onefold.errors import (
     OnefoldError,
     SpaceError,
     Timeout,
+    TokenAhead,
     TokenError,
     TooLarge,
     TooOld,
@@ -49,11 +50,17 @@ from onefold.errors import (
 )
 
 if TYPE_CHECKING:
-    from onefold import agg, errors
+    from onefold import agg, aio, errors
     from onefold.compute.dataset import Dataset, GroupBy, PreparedJob
     from onefold.compute.runs import Progress, Run, RunError
     from onefold.compute.tables import Table, TableStatus
     from onefold.db import Database, connect
+    from onefold.state.consistency import bounded
+    from onefold.state.items import Change, Item, Version
+    from onefold.state.maps import Map
+    from onefold.state.messages import Message
+    from onefold.state.positions import Position
+    from onefold.state.transactions import Transaction
 
 _LAZY = {
     "connect": "onefold.db",
@@ -64,10 +71,18 @@ _LAZY = {
     "Run": "onefold.compute.runs",
     "RunError": "onefold.compute.runs",
     "Progress": "onefold.compute.runs",
+    "Change": "onefold.state.items",
+    "Item": "onefold.state.items",
+    "Map": "onefold.state.maps",
+    "Message": "onefold.state.messages",
+    "Position": "onefold.state.positions",
+    "Transaction": "onefold.state.transactions",
+    "Version": "onefold.state.items",
+    "bounded": "onefold.state.consistency",
     "Table": "onefold.compute.tables",
     "TableStatus": "onefold.compute.tables",
 }
-_MODULES = ("agg", "errors")
+_MODULES = ("agg", "aio", "errors")
 
 
 def __getattr__(name: str) -> Any:
@@ -90,6 +105,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "AppendUnknown",
     "BelowFloor",
+    "Change",
     "Conflict",
     "Database",
     "Dataset",
@@ -99,9 +115,13 @@ __all__ = [
     "InvalidKey",
     "InvalidPlan",
     "InvalidValue",
+    "Item",
     "JobFailed",
     "LogCorrupt",
+    "Map",
+    "Message",
     "OnefoldError",
+    "Position",
     "PreparedJob",
     "Progress",
     "Run",
@@ -110,15 +130,20 @@ __all__ = [
     "Table",
     "TableStatus",
     "Timeout",
+    "TokenAhead",
     "TokenError",
     "TooLarge",
     "TooOld",
     "TooStale",
+    "Transaction",
     "TransactionError",
     "Unavailable",
     "UnsupportedConsistency",
+    "Version",
     "__version__",
     "agg",
+    "aio",
+    "bounded",
     "connect",
     "errors",
 ]

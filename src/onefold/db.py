@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from onefold.errors import InvalidArgument, UnsupportedConsistency
+from onefold import config
+from onefold.errors import InvalidArgument, SpaceError
 
 if TYPE_CHECKING:
     from onefold.compute.dataset import Dataset
@@ -19,33 +21,64 @@ if TYPE_CHECKING:
     from onefold.compute.tables import Table
     from onefold.fold.api import Context, Fold, Store
     from onefold.fold.space import Space
+    from onefold.state.catalog import Collection
+    from onefold.state.client import StateClient
+    from onefold.state.consistency import Consistency, Level
+    from onefold.state.fold import StateFold
+    from onefold.state.locks import Lock
+    from onefold.state.maps import Map
+    from onefold.state.queues import Queue
+    from onefold.state.streams import Stream
+    from onefold.state.tokens import Session
+    from onefold.state.transactions import Transaction
 
+T = TypeVar("T")
+R = TypeVar("R")
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 DEFAULT_SPACE = ".onefold"
 run_started: list[Callable[[str, Run], None]] = []
 """Called with the space's URL and the run for each run that this process starts. The command line uses it."""
-_LEVELS = ("strong", "session", "prefix", "eventual")
 
 
 def connect(
     url: str | os.PathLike[str] | None = None,
     *,
-    consistency: str = "strong",
-    timeout: float | str | None = None,
+    consistency: Consistency = "strong",
+    session: str | None = None,
+    shards: int | None = None,
+    timeout: float | timedelta | str | None = None,
     create: bool = True,
+    read_only: bool = False,
 ) -> Database:
     """Open a space and make it if it is not there.
 
     ``url``: a folder, ``sqlite:///folder``, or ``memory://`` (nothing kept); without it ``ONEFOLD_URL``, else ``./.onefold``.
-    ``timeout``: seconds (or ``"5s"``) that an operation may wait for the write lock. ``create=False``: raise SpaceError when
-    there is no space rather than make one.
+    ``consistency``: of reads that name none: ``"strong"``, ``"bounded:5s"``, ``"session"``, ``"prefix"``, ``"eventual"``.
+    ``session``: the token of a session to go on with (``db.session.token``). ``shards``: how many logs the space has, fixed when
+    it is made (default 1); later opens read it from the space. ``timeout``: how long an operation may wait for the write lock,
+    and a read for its level. ``create=False``: raise SpaceError when there is no space rather than make one. ``read_only``:
+    write nothing.
 
-    Raises SpaceError (cannot be opened: read-only folder, newer format, not a space), InvalidArgument (unknown URL).
+    Raises SpaceError (cannot be opened: read-only folder, newer format, not a space), InvalidArgument (unknown URL, other number
+    of shards), UnsupportedConsistency, TokenError (the token is malformed or of another space).
     """
     from onefold.durations import seconds
-    from onefold.fold.open import open_space
+    from onefold.fold.shards import open_shards
+    from onefold.state.consistency import parse_level
 
-    _check_consistency(consistency)
+    level = parse_level(consistency)
+    target = _target(url)
+    timeout_s = seconds(timeout, "timeout") if timeout is not None else None
+    spaces = open_shards(target, _folds, shards=shards, create=create, read_only=read_only, timeout=timeout_s)
+    try:
+        return Database(spaces, level=level, token=session, timeout=timeout_s)
+    except BaseException:
+        for space in spaces:
+            space.close()
+        raise
+
+
+def _target(url: str | os.PathLike[str] | None) -> str:
     given = url if url is not None else os.environ.get("ONEFOLD_URL") or DEFAULT_SPACE
     target = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(target, str) or "\0" in target:
@@ -55,24 +88,11 @@ def connect(
         raise InvalidArgument(
             f"unknown engine {scheme.group(1)!r} in {target!r}; use a folder, sqlite:///folder or memory://"
         )
-    space = open_space(
-        target,
-        [_LazyJobsFold()],
-        create=create,
-        timeout=seconds(timeout, "timeout") if timeout is not None else None,
-    )
-    return Database(space)
+    return target
 
 
-def _check_consistency(level: str) -> None:
-    from onefold.durations import seconds
-
-    if isinstance(level, str) and level.startswith("bounded:"):
-        seconds(level.removeprefix("bounded:"), "consistency: the bound")
-    elif level not in _LEVELS:
-        raise UnsupportedConsistency(
-            f"unknown consistency {level!r}; use 'strong', 'bounded:5s', 'session', 'prefix' or 'eventual'"
-        )
+def _folds(shard: int, shards: int) -> list[Fold]:
+    return [_LazyJobsFold(), _LazyStateFold(shards)] if shard == 0 else [_LazyStateFold(shards)]
 
 
 class _LazyJobsFold:
@@ -93,17 +113,73 @@ class _LazyJobsFold:
         return self._fold.apply(store, context, body, fold_version)
 
 
+class _LazyStateFold:
+    """The state fold, likewise."""
+
+    name = "state"
+    version = 1
+    history = frozenset({"state/m/"})
+
+    def __init__(self, shards: int) -> None:
+        self._shards = shards
+        self._fold: StateFold | None = None
+
+    def _loaded(self) -> StateFold:
+        if self._fold is None:
+            from onefold.state.fold import StateFold
+
+            self._fold = StateFold(self._shards)
+        return self._fold
+
+    def advance(self, store: Store, context: Context) -> None:
+        self._loaded().advance(store, context)
+
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
+        return self._loaded().apply(store, context, body, fold_version)
+
+
 class Database:
     """An open space. Thread-safe; close it, or use it as a context manager."""
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
+    def __init__(
+        self,
+        spaces: Sequence[Space],
+        *,
+        level: Level | None = None,
+        token: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Programs call ``connect``. ``spaces``: the open shards, in order."""
+        self._spaces = tuple(spaces)
+        self._space = self._spaces[0]
         self._jobs: Engine | None = None
+        self._client: StateClient | None = None
+        self._client_options = (level, token, timeout)
         self._lock = threading.Lock()
+        self._pid = os.getpid()
+        if token is not None:
+            _ = self._state  # a wrong token is told at once
+
+    @property
+    def _state(self) -> StateClient:
+        """Shared state in this space; imported when first used."""
+        self._check_process()
+        if self._client is None:
+            from onefold.state.client import StateClient
+            from onefold.state.consistency import STRONG
+
+            level, token, timeout = self._client_options
+            with self._lock:
+                if self._client is None:
+                    self._client = StateClient(
+                        self._spaces, level=level or STRONG, token=token, timeout=timeout
+                    )
+        return self._client
 
     @property
     def _engine(self) -> Engine:
         """Jobs on this space; what they need is imported when they are first used."""
+        self._check_process()
         with self._lock:
             if self._jobs is None:
                 from onefold.compute.engine import Engine
@@ -111,17 +187,26 @@ class Database:
                 self._jobs = Engine(self._space)
             return self._jobs
 
+    def _check_process(self) -> None:
+        # Before anything that takes a lock: its holder may not have been forked along.
+        if self._pid != os.getpid():
+            raise SpaceError(
+                f"{self._space.url} was opened before this process was forked. Open it again in the child"
+            )
+
     @property
     def url(self) -> str:
         """As it can be opened again."""
         return self._space.url
 
     def close(self) -> None:
-        """Stop this process's work (runs stay and can be resumed) and release the space."""
+        """Stop this process's work (runs stay and can be resumed) and release the space. Does nothing in a forked process."""
+        if self._pid != os.getpid():
+            return
         if self._jobs is not None:
             self._jobs.close()
-        else:
-            self._space.close()
+        for space in self._spaces:
+            space.close()
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +218,129 @@ class Database:
 
     def __repr__(self) -> str:
         return f"<Database {self.url}>"
+
+    # -- shared state -----------------------------------------------------------------------------------------------
+
+    @overload
+    def map(self, name: str, *, consistency: Consistency | None = None) -> Map[Any]: ...
+
+    @overload
+    def map(self, name: str, *, type: type[T], consistency: Consistency | None = None) -> Map[T]: ...
+
+    def map(
+        self, name: str, *, type: type[Any] | None = None, consistency: Consistency | None = None
+    ) -> Map[Any]:
+        """A shared map: a ``MutableMapping`` whose keys are str, int, bytes, bool, None or tuples of those.
+
+        ``type``: a msgspec Struct, dataclass or other type of its values; new fields of it need defaults. ``consistency``: of its
+        reads, instead of the connection's. The map need not exist: it is empty until something is put.
+        """
+        from onefold.state.consistency import parse_level
+        from onefold.state.maps import Map
+
+        level = None if consistency is None else parse_level(consistency)
+        return Map(self._state, name, type=type, level=level)
+
+    def queue(
+        self,
+        name: str,
+        *,
+        lease: float | timedelta | str = "30s",
+        max_attempts: int = 5,
+        dead_letter: str | None = None,
+    ) -> Queue:
+        """A durable queue. A message that is taken and not acknowledged within ``lease`` is given out again, up to ``max_attempts``
+        times; then it goes to the queue ``dead_letter`` (default: kept aside in this one, see ``Queue.dead``)."""
+        from onefold.state.queues import Queue
+
+        return Queue(self._state, name, lease=lease, max_attempts=max_attempts, dead_letter=dead_letter)
+
+    def lock(
+        self,
+        name: str,
+        *,
+        ttl: float | timedelta | str = "30s",
+        timeout: float | timedelta | str | None = None,
+    ) -> Lock:
+        """A lock among all programs of the space, for a ``with`` block. It is renewed while it is held, and free again at most about
+        ``ttl`` after its holder died. ``timeout``: how long to wait for it (default: for ever)."""
+        from onefold.state.locks import Lock
+
+        return Lock(self._state, name, ttl=ttl, timeout=timeout)
+
+    def stream(
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        type: type[Any] | None = None,
+        retention: float | timedelta | str | None = None,
+    ) -> Stream[Any]:
+        """A durable stream of records in ``partitions`` (fixed when it is made; default 1). ``retention``: how long records are
+        kept (default: for ever)."""
+        from onefold.state.streams import Stream
+
+        return Stream(self._state, name, partitions=partitions, type=type, retention=retention)
+
+    def transaction(self, request_id: str | None = None, *, read_only: bool = False) -> Transaction:
+        """One try of a serializable transaction: ``with db.transaction() as tx``. It commits when the block ends and raises Conflict
+        (nothing was written) when somebody changed what it had read. ``request_id``: it happens at most once under this name.
+        ``read_only``: a snapshot; appends nothing."""
+        from onefold.state.transactions import Transaction
+
+        return Transaction(self._state, request_id=request_id, read_only=read_only)
+
+    def run_transaction(
+        self,
+        fn: Callable[[Transaction], R],
+        *,
+        attempts: int = config.TRANSACTION_ATTEMPTS,
+        request_id: str | None = None,
+        read_only: bool = False,
+    ) -> R:
+        """Run ``fn(tx)`` in a transaction and commit; tried again with backoff when it loses, up to ``attempts`` times. ``fn`` may run
+        several times, so it must do nothing outside of ``tx``. Raises Conflict (definite) when every try has lost."""
+        from onefold.state.transactions import run_transaction
+
+        return run_transaction(self._state, fn, attempts=attempts, request_id=request_id, read_only=read_only)
+
+    @property
+    def session(self) -> Session:
+        """What this connection has seen; ``session.token`` is text that another process can go on with."""
+        return self._state.session
+
+    def outcome(self, request_id: str) -> Literal["committed", "rejected"] | None:
+        """What became of a write with this request id whose answer was lost; None when none is known (it did not happen so far, or
+        longer ago than ``config.REQUEST_ID_RETENTION_S``)."""
+        from onefold.state.names import check_request_id
+        from onefold.state.outcomes import outcome
+
+        _check_text("request_id", request_id)
+        check_request_id(request_id)
+        return outcome(self._state, request_id)
+
+    def at(self, when: datetime | str) -> Database:
+        """The database as it was at a moment (naive: local time) or at a session token, for reading: writes raise SpaceError. This
+        one must stay open meanwhile. Maps are read from the history that is kept anyway; queues, streams and tables are folded
+        again from the log, once, into memory.
+
+        What a lifetime has ended since is there again. Raises, all definite: InvalidArgument (the future), TokenError, TooOld when
+        the log no longer goes back so far (then the message names the oldest moment).
+        """
+        from onefold.state.past import PastClient, past_spaces
+
+        self._check_process()
+        past = Database(past_spaces(self._spaces, _folds, when))
+        past._client = PastClient(past._spaces)
+        return past
+
+    def collections(self) -> list[Collection]:
+        """What is in the space: maps, queues and streams, locks that are held, and tables; by kind and name. Counts every item, so
+        it takes as long as reading all keys."""
+        from onefold.state.catalog import Collection, collections
+
+        tables = [Collection("table", table.name, table.status.done) for table in self.tables()]
+        return [*collections(self._state), *tables]
 
     # -- datasets ---------------------------------------------------------------------------------------------------
 

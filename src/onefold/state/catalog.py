@@ -1,0 +1,145 @@
+"""What is in a space: its collections by kind and name, and a view of all shards at one instant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from onefold.errors import Timeout
+from onefold.fold.space import View
+from onefold.state import lock_fold, queue_rows, recovery, rows, shard_fold, stream_rows
+from onefold.state.client import StateClient
+from onefold.state.keys import encode_key, shard_of
+
+CollectionKind = Literal["map", "queue", "stream", "lock", "table"]
+_LOOKS = 20
+_TRIES = 200
+_PAUSE_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """One collection of a space."""
+
+    kind: CollectionKind
+    name: str
+    count: int
+    """Items of a map, messages of a queue that are not yet acknowledged, records kept of a stream, finished tasks of a table, and
+    of a lock that somebody has: who waits for it."""
+    shards: tuple[int, ...] = (0,)
+    """Where it lives; of a map and a stream those that hold some of it."""
+
+
+@contextmanager
+def cut(client: StateClient) -> Iterator[list[View]]:
+    """A view of every shard, all of one instant, and no transaction in them that is decided and not carried out.
+
+    Views are opened until no shard has moved since the first of them was (double collect: Afek et al., "Atomic Snapshots of
+    Shared Memory", JACM 40(4), 1993); when writers are too many for that, with their locks held. Raises Timeout (definite).
+    """
+    for attempt in range(_TRIES):
+        with ExitStack() as stack:
+            views = _opened(client, stack, locked=attempt >= _LOOKS)
+            if views is not None:
+                undone = [shard for shard, view in enumerate(views) if _is_undone(views, view)]
+                if not undone:
+                    yield views
+                    return
+        for shard in range(client.shards):
+            recovery.settle(client, shard)
+        client.spaces[0].pause(_PAUSE_S)
+    raise Timeout("no quiet moment of all shards came; nothing was read. Try again", definite=True)
+
+
+def _opened(client: StateClient, stack: ExitStack, *, locked: bool) -> list[View] | None:
+    with ExitStack() as locks:
+        if locked and client.shards > 1:
+            for space in client.spaces:
+                file = getattr(getattr(space, "log", None), "file", None)
+                if file is not None:
+                    locks.enter_context(file.maintaining())
+        views = [stack.enter_context(space.view()) for space in client.spaces]
+        if client.shards == 1:
+            return views
+        moved = any(space.applied != view.offset for space, view in zip(client.spaces, views, strict=True))
+    return None if moved else views
+
+
+def _is_undone(views: Sequence[View], view: View) -> bool:
+    if len(views) == 1:
+        return False
+    return any(
+        0 <= prepared.home < len(views)
+        and shard_fold.standing(views[prepared.home], transaction) == "committed"
+        for transaction, prepared in shard_fold.prepared_in(view)
+    )
+
+
+def collections(client: StateClient) -> list[Collection]:
+    """Maps, queues, streams and locks that hold something, by kind and name. Counts every item: the time grows with them."""
+    for shard in range(client.shards):
+        client.ready(shard)
+    with ExitStack() as stack:
+        views = [stack.enter_context(space.view()) for space in client.spaces]
+        found = [_map(views, name) for name in map_names(views)]
+        found += [_queue(client, views, name) for name in queue_names(views)]
+        found += [_stream(views, name) for name in stream_names(views)]
+        for shard, view in enumerate(views):
+            for key, _ in view.scan(lock_fold.LOCKS):
+                name = key.decode()
+                row = lock_fold.read_row(view, name)
+                found.append(Collection("lock", name, 0 if row is None else row.waiting, (shard,)))
+    return [collection for collection in found if collection.count or collection.kind != "map"]
+
+
+def map_names(views: Sequence[View]) -> list[str]:
+    """Names of the maps that ever held something."""
+    return _names(views, rows.MAPS)
+
+
+def queue_names(views: Sequence[View]) -> list[str]:
+    """Names of the queues that ever held something."""
+    return _names(views, queue_rows.QUEUES)
+
+
+def stream_names(views: Sequence[View]) -> list[str]:
+    """Names of the streams that were made."""
+    return sorted({key.decode() for view in views for key, _ in view.scan(stream_rows.STREAMS)})
+
+
+def stream_row(views: Sequence[View], name: str) -> stream_rows.StreamRow | None:
+    """What a stream is like, by its newest word."""
+    found = [stream_rows.read_stream(view.get(stream_rows.STREAMS, name.encode())) for view in views]
+    return max((row for row in found if row is not None), key=lambda row: row.version, default=None)
+
+
+def partition_shard(shards: int, name: str, partition: int) -> int:
+    """Where a partition of a stream lives; see ``stream_layout``."""
+    return shard_of(encode_key(((name, partition),)), shards)
+
+
+def _names(views: Sequence[View], prefix: str) -> list[str]:
+    return sorted({table.removeprefix(prefix) for view in views for table in view.tables(prefix)})
+
+
+def _map(views: Sequence[View], name: str) -> Collection:
+    counts = [view.count(rows.map_table(name)) for view in views]
+    return Collection("map", name, sum(counts), tuple(shard for shard, count in enumerate(counts) if count))
+
+
+def _queue(client: StateClient, views: Sequence[View], name: str) -> Collection:
+    shard = client.shard_of(encode_key(name))
+    counts = queue_rows.read_counts(views[shard], queue_rows.queue_table(name))
+    return Collection("queue", name, counts.live, (shard,))
+
+
+def _stream(views: Sequence[View], name: str) -> Collection:
+    row = stream_row(views, name)
+    partitions = 0 if row is None else row.partitions
+    where = [partition_shard(len(views), name, partition) for partition in range(partitions)]
+    heads = [stream_rows.head_of(views[shard], name, partition) for partition, shard in enumerate(where)]
+    return Collection(
+        "stream", name, sum(head.next - head.first for head in heads), tuple(sorted(set(where)))
+    )

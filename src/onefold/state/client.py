@@ -1,0 +1,301 @@
+"""The core under all handles of shared state: operations go out here, and views come in at their consistency level.
+
+One for each open database. Handles (maps, queues, transactions, ...) keep no state of their own beyond what they are called;
+the synchronous and the asynchronous API stand on the same core.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from onefold import config
+from onefold.codec import Op
+from onefold.errors import (
+    Conflict,
+    InvalidArgument,
+    InvalidValue,
+    OnefoldError,
+    SpaceError,
+    TokenAhead,
+    TooOld,
+    Unavailable,
+)
+from onefold.fold import system
+from onefold.fold.space import Space, View
+from onefold.state import rows
+from onefold.state.consistency import STRONG, Level
+from onefold.state.keys import shard_of
+from onefold.state.ops import (
+    Blocked,
+    Commit,
+    Committed,
+    Outcome,
+    Read,
+    Rejected,
+    Span,
+    StateOp,
+    Write,
+    decode_outcome,
+    state_op,
+)
+from onefold.state.tokens import Session
+
+_WEAK = ("prefix", "eventual")
+_TICKS_IN_VAIN_MAX = 8
+
+
+class StateClient:
+    """Thread-safe."""
+
+    def __init__(
+        self,
+        spaces: Sequence[Space],
+        *,
+        level: Level = STRONG,
+        timeout: float | None = None,
+        token: str | None = None,
+    ) -> None:
+        """``spaces``: the shards, in order. ``level``: the connection's default. ``timeout``: seconds that a read may wait for
+        its level (default ``config.READ_TIMEOUT_S``). ``token``: the session to go on with. Raises TokenError."""
+        self._pid = os.getpid()
+        self.spaces = tuple(spaces)
+        self.shards = len(self.spaces)
+        self.env = self.spaces[0].env
+        self.level = level
+        self.timeout = config.READ_TIMEOUT_S if timeout is None else timeout
+        self.always_strong = all(space.strong_reads for space in self.spaces)
+        self.shared: dict[str, Any] = {}
+        """What this client's handles share, such as the cache of session reads."""
+        self.session = Session(
+            self.spaces[0].incarnation,
+            self.shards,
+            token,
+            present=self.present if self.always_strong else None,
+        )
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process was forked after this was made."""
+        return self._pid != os.getpid()
+
+    def check_process(self) -> None:
+        """Raises SpaceError in a process that was forked after this was made. Before anything else: the locks of
+        threads that were not forked along are never released there."""
+        if self._pid != os.getpid():
+            raise SpaceError(
+                f"{self.spaces[0].url} was opened before this process was forked. Open it again in the child"
+            )
+
+    # -- where things are
+
+    def shard_of(self, key: bytes) -> int:
+        """The shard of an encoded key: all keys with the same first element, of all maps, are in one."""
+        return shard_of(key, self.shards) if self.shards > 1 else 0
+
+    def present(self) -> Mapping[int, int]:
+        """The applied offset of every shard."""
+        return {shard: space.applied for shard, space in enumerate(self.spaces)}
+
+    # -- writing
+
+    def submit(self, shard: int, op: StateOp, request_id: str | None = None) -> Outcome:
+        """Submit one operation until it is not blocked; its outcome. What the outcome saw is noted in the session.
+
+        Raises what ``Space.submit`` raises; Unavailable (definite) when a transaction over several shards blocks it for too long.
+        """
+        wrapped = state_op(op, request_id)
+        deadline: float | None = None
+        pause_s = 0.001
+        while True:
+            outcome = self.submit_once(shard, wrapped)
+            if not isinstance(outcome, Blocked):
+                return outcome
+            from onefold.state import recovery
+
+            now = self.env.boot_s()
+            deadline = now + self.timeout + config.TRANSACTION_TIMEOUT_S if deadline is None else deadline
+            if now > deadline:
+                raise Unavailable(
+                    f"a transaction over several shards ({outcome.transactions[0][0]}) blocks this for too long. Try again"
+                )
+            recovery.unblock(self, shard, outcome.transactions)
+            self.spaces[shard].pause(pause_s * (0.5 + self.env.token(1)[0] / 256))
+            pause_s = min(2 * pause_s, 0.1)
+
+    def submit_once(self, shard: int, op: Op) -> Outcome:
+        """Submit one operation, whatever becomes of it."""
+        outcome = decode_outcome(self.spaces[shard].submit([op])[0])
+        if isinstance(outcome, Committed):
+            self.session.observe(shard, outcome.offset)
+        return outcome
+
+    def commit(
+        self,
+        shard: int,
+        writes: tuple[Write, ...],
+        reads: tuple[Read, ...] = (),
+        spans: tuple[Span, ...] = (),
+        request_id: str | None = None,
+        *,
+        last_try: bool = True,
+    ) -> Committed:
+        """Commit in one shard. Raises Conflict, and what ``rejection`` makes of other refusals (all definite)."""
+        outcome = self.submit(shard, Commit(reads, spans, writes, last_try), request_id)
+        if isinstance(outcome, Committed):
+            return outcome
+        raise rejection(outcome)
+
+    def tick(self, shard: int) -> None:
+        """Append a record that does nothing but carry this client's time."""
+        self.spaces[shard].submit([system.system_op(system.Tick())])
+
+    def settle_due(self, shard: int) -> None:
+        """Let end what is due by this client's clock, so that expiry works when nothing else happens."""
+        space = self.spaces[shard]
+        before: tuple[bytes, bytes] | None = None
+        in_vain = 0
+        for _ in range(1000):
+            wall_ms = self.env.wall_ms()
+            with space.view() as view:
+                due = next(view.scan(rows.DUE, stop=rows.due_before(wall_ms), limit=1), None)
+                if due is not None and self.shards > 1 and self._all_locked(view, wall_ms):
+                    return
+            if due is None:
+                return
+            if due == before:
+                in_vain += 1
+                if in_vain > _TICKS_IN_VAIN_MAX:
+                    return  # this clock is ahead of the log's, which decides: ever more ticks would change nothing
+                space.pause(0.001)  # a record stamped as the one before it ends nothing
+            before = due
+            self.tick(shard)
+
+    def _all_locked(self, view: View, wall_ms: int) -> bool:
+        """Whether what is due is under locks of prepared transactions: then no tick ends it, but the end of those."""
+        from onefold.state import lock_table
+
+        if not lock_table.is_any_held(view):
+            return False
+        limit = config.EXPIRATIONS_PER_RECORD_MAX
+        due = view.scan(rows.DUE, stop=rows.due_before(wall_ms), limit=limit)
+        return all(lock_table.is_held(view, *rows.read_due_key(entry)[1:]) for entry, _ in due)
+
+    # -- reading
+
+    def ready(self, shard: int, level: Level | None = None, timeout: float | None = None) -> None:
+        """Wait until views of the shard meet the level (default: the connection's).
+
+        Raises, all definite: Unavailable (``strong``, ``session``), TooStale (``bounded``), TokenAhead (the session's token is from
+        a future that does not come).
+        """
+        level = self.level if level is None else level
+        timeout = self.timeout if timeout is None else timeout
+        space = self.spaces[shard]
+        if self.always_strong:
+            given = self.session.given
+            if given and level.kind not in _WEAK:
+                self._reach(space, shard, given.get(shard, 0), timeout)
+        elif level.kind == "strong":
+            space.barrier(timeout)
+            self._reach(space, shard, self.session.given.get(shard, 0), timeout)
+        elif level.kind == "bounded":
+            space.fresh(level.seconds, timeout)
+        elif level.kind == "session":
+            self._reach(space, shard, self.session.floor(shard), timeout)
+        if self.shards > 1 and level.kind not in _WEAK:
+            from onefold.state import recovery
+
+            recovery.settle(self, shard, self._settled_upto(shard, level))
+
+    def view(
+        self, shard: int, level: Level | None = None, timeout: float | None = None
+    ) -> AbstractContextManager[View]:
+        """A view of the shard that meets the level. Raises as ``ready``."""
+        self.ready(shard, level, timeout)
+        level = self.level if level is None else level
+        if self.shards > 1 and level.kind not in _WEAK:
+            return self._settled(shard, self._settled_upto(shard, level))
+        return self._observed(self.spaces[shard], shard)
+
+    def peek(
+        self, shard: int, table: str, key: bytes, level: Level | None = None, timeout: float | None = None
+    ) -> bytes | None:
+        """One key's row at the level: the cheapest read. Raises as ``ready``."""
+        if not self.always_strong or self.shards > 1 or self.session.given:
+            self.ready(shard, level, timeout)
+        value, offset = self.spaces[shard].peek(table, key)
+        self.session.observe(shard, offset)  # so that no later session read is behind this one
+        return value
+
+    @contextmanager
+    def _observed(self, space: Space, shard: int) -> Iterator[View]:
+        with space.view() as view:
+            self.session.observe(shard, view.offset)
+            yield view
+
+    @contextmanager
+    def _settled(self, shard: int, upto: int | None) -> Iterator[View]:
+        from onefold.state import recovery
+
+        with recovery.settled_view(self, shard, upto) as view:
+            self.session.observe(shard, view.offset)
+            yield view
+
+    def _settled_upto(self, shard: int, level: Level) -> int | None:
+        """A session's read resolves only what the session has seen prepared, so that it needs no other shard without cause."""
+        return self.session.floor(shard) if level.kind == "session" and not self.always_strong else None
+
+    def _reach(self, space: Space, shard: int, offset: int, timeout: float) -> None:
+        if offset and not space.reach(offset, timeout):
+            if offset <= self.session.given.get(shard, 0):
+                raise TokenAhead(
+                    f"the session token has seen offset {offset} of shard {shard}; nothing beyond {space.applied} came within "
+                    f"{timeout:g} s. Wait longer (timeout=), or start without the token"
+                )
+            raise Unavailable(
+                f"what this session has seen (offset {offset} of shard {shard}) did not arrive here within {timeout:g} s. "
+                "Try again, or read with consistency='eventual'"
+            )
+
+    def close(self) -> None:
+        """Close every shard."""
+        for space in self.spaces:
+            space.close()
+
+
+def rejection(outcome: Outcome) -> OnefoldError:
+    """The error for an outcome that is no success; all are definite."""
+    if not isinstance(outcome, Rejected):
+        return SpaceError(f"an unexpected outcome: {outcome}. Are all programs of this space of one version?")
+    where = f" in {outcome.detail!r}" if outcome.detail else ""
+    match outcome.reason:
+        case "conflict":
+            return Conflict(
+                f"{shown_key(outcome.key)}{where} was changed by somebody else; nothing was written. Read again and retry"
+            )
+        case "too_old":
+            return TooOld(
+                f"the transaction read{where} so long ago that its changes can no longer be checked; nothing was written. "
+                "Run it again, shorter"
+            )
+        case "not_a_number":
+            return InvalidValue(
+                f"{shown_key(outcome.key)}{where} holds no number, so it cannot be incremented"
+            )
+        case "malformed":
+            return InvalidArgument(f"the space refused the operation as malformed{where}")
+        case reason:
+            return Conflict(f"refused: {reason}{where}. Nothing was written")
+
+
+def shown_key(key: bytes) -> str:
+    """An encoded key as people wrote it."""
+    from onefold.state.keys import decode_key
+
+    try:
+        return repr(decode_key(key))
+    except ValueError:
+        return repr(key)

@@ -1,0 +1,317 @@
+"""Consumers: members of a group that share a stream's partitions, and remember together how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
+
+from onefold import config
+from onefold.durations import Duration, seconds
+from onefold.errors import Conflict, InvalidArgument, SpaceError, TransactionError
+from onefold.state import guard
+from onefold.state.consistency import PREFIX
+from onefold.state.membership import Membership, Share
+from onefold.state.names import check_name
+from onefold.state.positions import Position
+from onefold.state.stream_layout import wait_any
+from onefold.state.stream_ops import CommitOffsets
+from onefold.state.stream_pages import StreamRecord, check_offset, merged
+from onefold.state.stream_reading import Start, check_start, start_offsets
+
+if TYPE_CHECKING:
+    from onefold.state.streams import Stream
+    from onefold.state.transactions import Transaction
+
+T = TypeVar("T")
+_NONE = -1
+
+
+class Consumer(Generic[T]):
+    """An iterator of the records of its share of a stream's partitions. For one thread; close it, or use it as a context manager.
+
+    - **At least once**: ``commit`` records that everything given so far is dealt with. A group goes on from what it committed.
+    - **Exactly once** for what is kept in the same space: ``tx.commit(consumer)`` makes the offsets part of a transaction.
+      If that transaction does not commit, the next record that iteration gives is the first one after the last commit again; so
+      to try a transaction again for the same records, do it before going on (``db.run_transaction`` does).
+
+    A member that comes, leaves, dies or does not iterate for ``config.CONSUMER_SESSION_S`` changes the shares. A partition
+    that is lost is given no more; when records of it were given and not committed, the next commit raises Conflict, nothing
+    is committed, and iteration goes on with the new share from what was committed last.
+
+    Iterating is allowed inside a transaction's block: what counts is the commit.
+    """
+
+    def __init__(
+        self,
+        stream: Stream[T],
+        group: str,
+        *,
+        start: Literal["earliest", "latest"] = "earliest",
+        timeout: Duration | None = None,
+    ) -> None:
+        """Programs call ``Stream.consumer``. Raises InvalidArgument."""
+        self._stream = stream
+        self._layout = stream.layout
+        self._client = stream.client
+        self._group = check_name("consumer group", group)
+        if start not in ("earliest", "latest"):
+            raise InvalidArgument(f"a group starts at 'earliest' or 'latest'; got start={start!r:.80}")
+        self._timeout = None if timeout is None else seconds(timeout, "timeout")
+        self._members = Membership(self._layout, self._group)
+        self._new_group_start: str = start
+        self._closed = False
+        self._committed: dict[int, int] = {}
+        self._next: dict[int, int] = {}
+        self._given: set[int] = set()
+        """Partitions of which records were given and not committed."""
+        self._lost = False
+        """Whether partitions of which records were given and not committed are another's now."""
+        self._rewind_next = False
+        self._pending: dict[int, int] | None = None
+        """What a transaction was asked to commit, by partition."""
+        self._round: Iterator[StreamRecord[Any]] = iter(())
+        self._join()
+
+    # -- iterating
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StreamRecord[T]:
+        """The next record; waits for one, and raises StopIteration when none came within the timeout.
+
+        Raises TooOld when retention has removed records that the group has not had: ``seek("earliest")`` goes on with the
+        first that is left.
+        """
+        self._check_open()
+        self._settle()
+        record: StreamRecord[Any] | None = None
+        deadline = None if self._timeout is None else self._client.env.boot_s() + self._timeout
+        while record is None:
+            self._keep_share()
+            record = next(self._round, None)
+            if record is None and not self._begin_round(deadline):
+                raise StopIteration
+        self._next[record.partition] = record.offset + 1
+        self._given.add(record.partition)
+        record.tagged(self._layout.tag)
+        return record
+
+    @property
+    def assignment(self) -> tuple[int, ...]:
+        """The partitions that are this member's, as far as it knows."""
+        return tuple(sorted(self._committed))
+
+    @property
+    def position(self) -> Position:
+        """The next record to give, of each of these partitions."""
+        return Position(self._layout.tag, self._next)
+
+    @property
+    def committed(self) -> dict[int, int]:
+        """What the group has committed, by partition, of these partitions; without those for which nothing was."""
+        return {partition: offset for partition, offset in self._committed.items() if offset != _NONE}
+
+    # -- committing
+
+    def commit(self) -> None:
+        """Commit the offsets of all that was given. Raises Conflict (definite) when partitions were given to another member
+        meanwhile."""
+        guard.check_plain(self._client, "commit(consumer)")
+        self._check_open()
+        if self._is_done():
+            self._note_pending()
+        self._pending = None
+        write = self._commit_write()
+        if write is None:
+            return
+        try:
+            self._client.commit(self._layout.home, (write,))
+        except Conflict as error:
+            self._lost = self._rewind_next = True
+            raise _rebalanced(self._group, self._layout.name) from error
+        self._note_committed({partition: to for partition, _, to in write.moves})
+
+    def add_commit_to(self, tx: Transaction) -> None:
+        """What ``tx.commit(consumer)`` does. Raises Conflict (definite) when partitions were lost meanwhile,
+        TransactionError when it is a transaction of another connection."""
+        self._check_open()
+        if tx.client is not self._client:
+            raise TransactionError(f"{self!r} belongs to another connection than the transaction")
+        if self._is_done():
+            self._note_pending()
+        write = self._commit_write()
+        if write is not None:
+            tx.add_write(self._layout.home, write, 64 + 32 * len(write.moves))
+            self._pending = {partition: to for partition, _, to in write.moves}
+
+    def rewind(self) -> None:
+        """Forget what was given and not committed: iteration goes on from what was committed last."""
+        self._check_open()
+        self._pending = None
+        self._rewind_next = False
+        self._take_share(self._members.refresh(), fresh=True)
+
+    def seek(self, start: Start) -> None:
+        """Go on from ``start`` (as ``Stream.read`` takes it) in this member's partitions, with the next record. Raises as
+        ``read``."""
+        self._check_open()
+        self._settle()
+        start = check_start(start)
+        row = self._layout.find()
+        if row is None or not self._committed:
+            return
+        heads, _ = self._layout.heads(self._committed)
+        self._next = start_offsets(self._layout, start, heads, row.partitions, whole=True)
+        self._given.update(self._next)
+        self._round = iter(())
+
+    def close(self) -> None:
+        """Leave the group; others take over what was not committed."""
+        if not self._closed:
+            self._closed = True
+            self._members.leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self._group!r} of stream {self._layout.name!r}>"
+
+    # -- the share
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SpaceError(f"{self!r} is closed. Make another")
+
+    def _join(self) -> None:
+        """Become a member, as soon as the stream is there."""
+        if self._layout.wanted is not None:
+            self._layout.make()
+        row = self._layout.find()
+        if row is None:
+            self._new_group_start = "earliest"  # all that comes after the call is all that will ever be there
+            return
+        start: tuple[tuple[int, int], ...] = ()
+        if self._new_group_start == "latest":
+            heads, _ = self._layout.heads(range(row.partitions))
+            start = tuple((partition, head.next) for partition, head in sorted(heads.items()))
+        self._take_share(self._members.join(start), fresh=True)
+
+    def _keep_share(self) -> None:
+        """Show to be alive, look after the others, and see whether the shares have changed."""
+        if not self._members.joined:
+            if self._layout.find(PREFIX) is not None:
+                self._join()
+            return
+        share = self._members.keep()
+        if share is not None:
+            self._take_share(share, fresh=False)
+
+    def _take_share(self, share: Share | None, *, fresh: bool) -> None:
+        """Go on with this share: from what was committed, except where this member stays the owner of what it has been
+        reading."""
+        if share is None:
+            return
+        old_next, old_committed, given = self._next, self._committed, self._given
+        self._committed = dict(share.committed)
+        self._round = iter(())
+        row = self._layout.find()
+        heads = {} if row is None else self._layout.kept(row, share.committed)
+        self._next = {}
+        self._given = set()
+        for partition, committed in share.committed.items():
+            stays = not fresh and old_committed.get(partition) == committed
+            if stays:
+                self._next[partition] = old_next[partition]
+                self._given |= given & {partition}
+            else:
+                self._next[partition] = heads[partition].first if committed == _NONE else committed
+        self._lost = not fresh and (self._lost or bool(given - self._given))
+
+    # -- rounds
+
+    def _begin_round(self, deadline: float | None) -> bool:
+        """Have something to give, or look at the share again after a while; False when the time is over."""
+        home = self._layout.home
+        env = self._client.env
+        seen = {home: self._client.spaces[home].applied}
+        heads, offsets = self._layout.heads(self._next, self._layout.local)
+        seen.update(offsets)
+        spans = {partition: (offset, heads[partition].next) for partition, offset in self._next.items()}
+        if any(low < high for low, high in spans.values()):
+            for partition, (low, _) in spans.items():
+                check_offset(heads[partition], self._layout.name, partition, low)
+            self._round = merged(self._layout, self._stream.codec, spans)
+            return True
+        wait_s = config.CONSUMER_WATCH_S
+        if deadline is not None:
+            wait_s = min(wait_s, deadline - env.boot_s())
+            if wait_s <= 0:
+                return False
+        wait_any(self._client, seen, wait_s)
+        self._members.look_now()
+        return True
+
+    # -- commits
+
+    def _commit_write(self) -> CommitOffsets | None:
+        if self._lost:
+            # Iteration rewinds, not this: whoever commits again without going on must be told again.
+            self._rewind_next = True
+            raise _rebalanced(self._group, self._layout.name)
+        moves = tuple(
+            (partition, self._committed[partition], self._next[partition])
+            for partition in sorted(self._given)
+            if self._committed[partition] != self._next[partition]
+        )
+        if not moves:
+            return None
+        return CommitOffsets(
+            self._layout.name, self._group, self._members.id, self._members.generation, moves
+        )
+
+    def _note_committed(self, offsets: Mapping[int, int]) -> None:
+        for partition, offset in offsets.items():
+            self._committed[partition] = offset
+            if self._next.get(partition) == offset:
+                self._given.discard(partition)
+
+    def _is_done(self) -> bool:
+        """Whether a transaction that was to commit offsets is known to have done so."""
+        pending = self._pending
+        return pending is not None and self._members.has_committed(pending)
+
+    def _note_pending(self) -> None:
+        self._note_committed(self._pending or {})
+        self._pending = None
+
+    def _settle(self) -> None:
+        """Before going on: if a transaction was to commit offsets and did not, or a commit was refused, go back to what was
+        committed."""
+        if self._pending is not None:
+            try:
+                guard.check_plain(self._client, "consumer")
+            except TransactionError:
+                raise TransactionError(
+                    "tx.commit(consumer) was called in this block; go on iterating when the block has ended"
+                ) from None
+            if self._is_done():
+                self._note_pending()
+            else:
+                self._rewind_next = True
+        if self._rewind_next:
+            self.rewind()
+
+
+def _rebalanced(group: str, stream: str) -> Conflict:
+    return Conflict(
+        f"the partitions of stream {stream!r} were shared out anew in group {group!r} since records were given here; nothing was "
+        "committed. Go on iterating: it begins after what was committed last"
+    )

@@ -1,0 +1,77 @@
+"""The state fold: one machine for maps, queues, locks and streams, so that one operation may change all of them at once."""
+
+from __future__ import annotations
+
+from onefold.fold.api import Context, Store
+from onefold.state import lock_fold, map_fold, queue_fold, rows, shard_fold, stream_fold
+from onefold.state.lock_ops import LockOp
+from onefold.state.ops import (
+    STATE_FOLD,
+    Blocked,
+    Commit,
+    Committed,
+    Outcome,
+    Prepare,
+    Rejected,
+    decode_op,
+    encode_outcome,
+)
+from onefold.state.queue_ops import QueueOp
+from onefold.state.shard_ops import Decide, Forget, Resolve
+from onefold.state.stream_ops import StreamOp
+from onefold.state.validation import apply_writes, first_refusal, validate
+
+MALFORMED = encode_outcome(Rejected("malformed"))
+
+
+class StateFold:
+    """See ``onefold.fold.api.Fold``. ``shards``: of the whole space; with one, no transaction ever holds locks."""
+
+    name = STATE_FOLD
+    version = 1
+    history = frozenset({rows.MAPS})
+
+    def __init__(self, shards: int = 1) -> None:
+        self._shards = shards
+
+    def advance(self, store: Store, context: Context) -> None:
+        """What fold time brings: items end, delayed messages become ready."""
+        map_fold.expire(store, context)
+        queue_fold.release(store, context)
+
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:  # noqa: ARG002
+        """Apply one operation. Garbage is ``Rejected("malformed")``."""
+        op = decode_op(body)
+        match op:
+            case None:
+                return MALFORMED
+            case Commit():
+                outcome = self._commit(store, context, op)
+                passing = isinstance(outcome, Blocked) or (isinstance(outcome, Rejected) and not op.last_try)
+                return encode_outcome(outcome, passing=passing)
+            case Prepare():
+                return encode_outcome(shard_fold.prepare(store, context, op))
+            case Decide():
+                decided = shard_fold.decide(store, context, op)
+                return encode_outcome(decided, passing=not shard_fold.is_kept(op, decided))
+            case Resolve():
+                return encode_outcome(shard_fold.resolve(store, context, op))
+            case Forget():
+                return encode_outcome(shard_fold.forget(store, context, op))
+            case _ if isinstance(op, QueueOp):
+                return encode_outcome(queue_fold.apply_op(store, context, op))
+            case _ if isinstance(op, LockOp):
+                return encode_outcome(lock_fold.apply_op(store, context, op))
+            case _ if isinstance(op, StreamOp):
+                return encode_outcome(stream_fold.apply_op(store, context, op))
+        return MALFORMED
+
+    def _commit(self, store: Store, context: Context, op: Commit) -> Outcome:
+        if self._shards > 1:
+            blockers = shard_fold.blockers(store, op.reads, op.spans, op.writes)
+            if blockers:
+                return Blocked(blockers)
+        refused = validate(store, op.reads, op.spans) or first_refusal(store, op.writes)
+        if refused is not None:
+            return refused
+        return Committed(context.offset, context.index, apply_writes(store, context, op.writes))

@@ -1,0 +1,106 @@
+"""What maps give back: versions, items and changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from onefold.errors import InvalidArgument
+
+T = TypeVar("T")
+ChangeKind = Literal["put", "delete", "expire"]
+
+
+class Version:
+    """When something was written: opaque, comparable for equality; ``str()`` makes an ETag that ``if_version`` takes too."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: tuple[tuple[int, int, int], ...]) -> None:
+        """``parts``: (shard, offset, index), one for each shard that was written, in order of shards."""
+        self._parts = parts
+
+    @classmethod
+    def of(cls, version: Version | str) -> Version:
+        """The version, or the one whose text this is (an ETag's quotes are dropped). Raises InvalidArgument."""
+        if isinstance(version, Version):
+            return version
+        try:
+            text = version.removeprefix("W/").strip('"')
+            parts = tuple(tuple(_number(number) for number in part.split("-")) for part in text.split("."))
+            if parts and all(len(part) == 3 for part in parts):
+                return cls(tuple((shard, offset, index) for shard, offset, index in parts))
+        except (AttributeError, TypeError, ValueError):
+            pass
+        raise InvalidArgument(
+            f"{version!r} is no version. Use what `put` returned, an item's `.version`, or the text of one"
+        )
+
+    def in_shard(self, shard: int) -> tuple[int, int] | None:
+        """(offset, index) of what was written in that shard."""
+        for number, offset, index in self._parts:
+            if number == shard:
+                return offset, index
+        return None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Version) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self._parts)
+
+    def __str__(self) -> str:
+        return ".".join("-".join(_base36(number) for number in part) for part in self._parts)
+
+    def __repr__(self) -> str:
+        return f"<Version {self}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Item(Generic[T]):
+    """A key with everything that is known of it."""
+
+    key: Any
+    """As it was given: a bare key, or a tuple."""
+    value: T
+    version: Version
+    expires_at: datetime | None
+    """When it ends, UTC; None: it stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[T]):
+    """One change of a key. ``value`` is None for ``delete`` and ``expire``. A watch that starts at ``token`` goes on after it."""
+
+    key: Any
+    """As it was given: a bare key, or a tuple."""
+    value: T | None
+    version: Version
+    kind: ChangeKind
+    token: str
+
+
+def utc(ms: int | None) -> datetime | None:
+    """Milliseconds since 1970 as a time in UTC; the last one that exists when it is beyond."""
+    if ms is None:
+        return None
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def _number(text: str) -> int:
+    return -int(text[1:], 36) if text.startswith("~") else int(text, 36)
+
+
+def _base36(number: int) -> str:
+    if number < 0:  # the place of what time did is -1
+        return "~" + _base36(-number)
+    digits = ""
+    while True:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+        if not number:
+            return digits

@@ -1,0 +1,282 @@
+"""Locks among all programs of a space, with fencing tokens.
+
+A lock is a lease: its holder renews it in the background, and when the holder dies or falls silent for the ttl, others give it
+up for lost and the next one gets it (``leases``). A holder that was only slow, or suspended, may therefore believe that it has a
+lock that is somebody else's by now. ``lock.check()`` tells, and what must be safe in any case passes ``fencing_token`` on to
+whatever it writes to, which refuses a token lower than one it has seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from onefold import config
+from onefold.durations import seconds
+from onefold.errors import Conflict, InvalidArgument, OnefoldError, Timeout, TransactionError, Unavailable
+from onefold.fold.space import Space
+from onefold.state import guard, lock_fold, lock_ops
+from onefold.state.client import StateClient, rejection
+from onefold.state.keys import encode_key
+from onefold.state.leases import Lease, keeper
+from onefold.state.names import check_name
+from onefold.state.ops import Answer, Rejected
+
+_Duration = float | timedelta | str
+_MS_MAX = 1 << 50
+
+
+class LockInfo(NamedTuple):
+    """Who has a lock."""
+
+    member: str
+    """The process, as the space calls it."""
+    fencing_token: int
+    renewals: int
+    waiting: int
+    """How many wait for it."""
+
+
+class Lock:
+    """A lock, for a ``with`` block: ``with db.lock("nightly") as lock``. Several times over, by one holder at a time.
+
+    Those who wait get it in the order of asking. It is not re-entrant. Those who wait also observe the holder: one that is known
+    to be dead (a process of this machine) loses the lock at once, any other one after a ttl without renewal. A dead waiter is
+    passed over likewise, when its turn has come. While nobody waits, a dead holder's lock stays as it is.
+    """
+
+    def __init__(
+        self,
+        client: StateClient,
+        name: str,
+        *,
+        ttl: _Duration = "30s",
+        timeout: _Duration | None = None,
+        renew: bool = True,
+    ) -> None:
+        """Programs call ``db.lock``. ``renew``: in the background while it is held; else only by ``renew()``.
+
+        Raises InvalidArgument."""
+        self._client = client
+        self._name = check_name("lock", name)
+        self._ttl_s = seconds(ttl, "ttl")
+        if self._ttl_s < 0.001:
+            raise InvalidArgument(f"ttl must be a millisecond at least; got {ttl!r}")
+        self._timeout_s = None if timeout is None else seconds(timeout, "timeout")
+        self._renew = renew
+        self._shard = client.shard_of(encode_key(name))
+        self._subject = ("lock", self._shard, name)
+        self._mutex = threading.Lock()
+        self._busy = False
+        """Somebody has it through this object, or waits for it."""
+        self._token: int | None = None
+        self._lost = False
+        self._renewed_s = 0.0
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name
+
+    @property
+    def fencing_token(self) -> int:
+        """The number of this grant: larger than that of every grant before. Raises InvalidArgument unless it was acquired."""
+        token = self._token
+        if token is None:
+            raise InvalidArgument(f"the lock {self._name!r} is not held, so it has no fencing token")
+        return token
+
+    @property
+    def held(self) -> bool:
+        """Whether it is held as far as is known here, without asking: acquired, not found lost, and renewed within the ttl."""
+        self._client.check_process()  # a forked child has none of its parent's locks
+        silent_s = self._client.env.boot_s() - self._renewed_s
+        return self._token is not None and not self._lost and silent_s < self._ttl_s
+
+    def holder(self) -> LockInfo | None:
+        """Who has it now; None when it is free."""
+        with self._client.view(self._shard) as view:
+            row = lock_fold.read_row(view, self._name)
+        return None if row is None else LockInfo(row.by.member, row.token, row.renewals, row.waiting)
+
+    # -- the block
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.release()
+        except OnefoldError:
+            if error is None:  # else the block's own error is the one to see
+                raise
+
+    def acquire(self, timeout: _Duration | None = None) -> None:
+        """Wait for the lock and take it. The ``with`` block does this.
+
+        ``timeout``: instead of the lock's own; 0 does not wait. Raises Timeout (definite: it is not held), Unavailable (definite)
+        when too many wait, InvalidArgument when this object has it already, TransactionError inside a transaction's block.
+        """
+        limit_s = self._timeout_s if timeout is None else seconds(timeout, "timeout")
+        try:
+            guard.check_plain(self._client, f"lock({self._name!r})")
+        except TransactionError:
+            raise TransactionError(
+                f"the lock {self._name!r} was asked for inside a transaction's block. Take it around the transaction"
+            ) from None
+        with self._mutex:
+            if self._busy:
+                raise InvalidArgument(
+                    f"this object holds the lock {self._name!r} already (or waits for it), and locks are not re-entrant. "
+                    "To wait for it, use another db.lock(...)"
+                )
+            self._busy = True
+        try:
+            asked_s, token = self._acquire(limit_s)
+        except BaseException:
+            self._busy = False
+            raise
+        self._renewed_s, self._lost, self._token = asked_s, False, token
+        if self._renew:
+            keeper(self._client).renewer.add(self)
+
+    def release(self) -> None:
+        """Give it up. Leaving the ``with`` block does this.
+
+        Raises Conflict (definite) when it was lost before, so that somebody else may have had it meanwhile; InvalidArgument when
+        it was not held."""
+        self._client.check_process()
+        token = self.fencing_token
+        keeper(self._client).renewer.remove(self)
+        self._token = None
+        self._busy = False
+        if isinstance(self._submit(lock_ops.Release(self._name, token)), Rejected):
+            raise self._was_lost(token)
+
+    def check(self) -> None:
+        """Make sure that it is held still. Raises Conflict (definite) when it was lost, InvalidArgument when it is not held."""
+        self._client.check_process()
+        token = self.fencing_token
+        if self._client.env.boot_s() - self._renewed_s >= self.renew_every_s:
+            self.renew()  # where no thread does it
+        with self._client.view(self._shard) as view:
+            row = lock_fold.read_row(view, self._name)
+        if row is None or row.token != token:
+            self._lost = True
+            raise self._was_lost(token)
+
+    def renew(self) -> bool:
+        """Say that the holder lives. Raises Conflict (definite) when it was lost; False when it is not held."""
+        token, now = self._token, self._client.env.boot_s()
+        if token is None:
+            return False
+        if isinstance(self._submit(lock_ops.Renew(self._name, token)), Rejected):
+            if self._token != token:
+                return False  # released meanwhile
+            self._lost = True
+            raise self._was_lost(token)
+        self._renewed_s = max(now, self._renewed_s)
+        return True
+
+    @property
+    def renew_every_s(self) -> float:
+        """How often it is renewed."""
+        return self._ttl_s / 3
+
+    # -- waiting
+
+    def _acquire(self, limit_s: float | None) -> tuple[float, int]:
+        """The moment before it was asked for or seen to be granted, and the fencing token."""
+        client, space = self._client, self._client.spaces[self._shard]
+        deadline = None if limit_s is None else client.env.boot_s() + limit_s
+        ask = lock_ops.Acquire(
+            self._name,
+            space.member,
+            client.env.token(12).hex(),
+            min(max(1, round(self._ttl_s * 1000)), _MS_MAX),
+            limit_s is None or limit_s > 0,
+        )
+        standing = False
+        try:
+            while True:
+                asked_s = client.env.boot_s()
+                standing = True
+                outcome = self._submit(ask)
+                if isinstance(outcome, Rejected):
+                    standing = False
+                    raise self._refused(outcome)
+                token, ticket = outcome
+                standing = bool(token or ticket)
+                if not token and (found := self._wait(space, ask, ticket, asked_s, deadline)) is not None:
+                    asked_s, token = found
+                if token:
+                    standing = False
+                    return asked_s, int(token)
+        finally:
+            if standing:
+                with contextlib.suppress(OnefoldError):  # else it is granted some time, and expires
+                    self._submit(lock_ops.Withdraw(self._name, ask.holder))
+
+    def _wait(
+        self, space: Space, ask: lock_ops.Acquire, ticket: int, before_s: float, deadline: float | None
+    ) -> tuple[float, int] | None:
+        """Wait for the grant: a moment before it, and the token; None when one must ask again. Raises Timeout."""
+        env = self._client.env
+        observer = keeper(self._client).observer
+        while True:
+            now = env.boot_s()
+            with space.view() as view:
+                offset, row = view.offset, lock_fold.read_row(view, self._name)
+                waits = bool(ticket) and lock_fold.is_waiting(view, self._name, ticket)
+            if row is not None and row.by.holder == ask.holder:
+                return before_s, row.token
+            if row is None or (ask.wait and not waits):
+                return None  # it was granted, and given up for lost before this saw it; or it is free now
+            before_s = now
+            if observer.due(self._subject):
+                lease = Lease(row.token, row.renewals, row.by.ttl_ms / 1000, row.by.member)
+                if observer.look(space, self._subject, [lease]):
+                    self._submit(lock_ops.ExpireLock(self._name, row.token, row.renewals))
+                    if not ask.wait:
+                        return None  # ask again
+                    continue
+            left = None if deadline is None else deadline - env.boot_s()
+            if left is not None and left <= 0:
+                raise Timeout(
+                    f"the lock {self._name!r} did not become free in time; the process {row.by.member} has it. Wait longer "
+                    "(timeout=), or find out why it is held so long",
+                    definite=True,
+                )
+            space.wait(offset, config.LEASE_LOOK_S if left is None else min(left, config.LEASE_LOOK_S))
+
+    def _submit(self, op: lock_ops.LockOp) -> Any:
+        """What the fold answers; the rejection when the grant that the operation names is over."""
+        outcome = self._client.submit(self._shard, op)
+        if isinstance(outcome, Answer):
+            return outcome.value
+        if isinstance(outcome, Rejected) and outcome.reason in (lock_fold.LOST, lock_fold.CROWDED):
+            return outcome
+        raise rejection(outcome)
+
+    def _refused(self, outcome: Rejected) -> OnefoldError:
+        if outcome.reason == lock_fold.CROWDED:
+            return Unavailable(
+                f"{config.LOCK_WAITERS_MAX} already wait for the lock {self._name!r}. Try again later"
+            )
+        return rejection(outcome)
+
+    def _was_lost(self, token: int) -> Conflict:
+        return Conflict(
+            f"the lock {self._name!r} (fencing token {token}) was lost before this: others saw no renewal for its ttl of "
+            f"{self._ttl_s:g} s, so somebody else may have had it. Check what was done under it, or use a longer ttl"
+        )
+
+    def __repr__(self) -> str:
+        state = "free" if self._token is None else f"fencing token {self._token}"
+        return f"<Lock {self._name!r}, {state}>"

@@ -1,0 +1,155 @@
+"""A message that was taken from a queue."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from onefold import config
+from onefold.durations import seconds
+from onefold.errors import Conflict, InvalidArgument, InvalidKey
+from onefold.state import queue_ops
+from onefold.state.keys import Key, decode_key
+from onefold.state.values import decode_value
+
+if TYPE_CHECKING:
+    from onefold.state.queues import Queue
+
+_MS_MAX = 1 << 50
+
+
+class Message:
+    """A message and the lease on it. Thread-safe.
+
+    From the last ``extend`` (or the taking) on it is this process's for the lease's length at least. Afterwards it may be given
+    to somebody else; then ``ack``, ``nack`` and ``extend`` raise Conflict.
+    """
+
+    __slots__ = ("__weakref__", "_data", "_ended", "_epoch", "_key", "_lease_s", "_mutex", "_queue", "_value")
+
+    def __init__(self, queue: Queue, answer: Any, lease_s: float) -> None:
+        """``Queue.take`` makes them. ``answer``: of the fold."""
+        self._queue = queue
+        self._data = answer
+        self._epoch = int(answer[1])
+        self._lease_s = lease_s
+        self._ended = False
+        self._mutex = threading.Lock()
+        # Read at once: what cannot be read fails in the `with` line and not at a random place of the block.
+        self._key = shown_key(answer[4])
+        self._value = decode_value(answer[3])
+
+    @property
+    def id(self) -> int:
+        """Its number in the queue: what ``put`` returned."""
+        return int(self._data[0])
+
+    @property
+    def value(self) -> Any:
+        """What was put; a copy of this message's own."""
+        return self._value
+
+    @property
+    def key(self) -> Key:
+        """The key it was put with."""
+        return self._key
+
+    @property
+    def attempt(self) -> int:
+        """How often it was given out, this time included."""
+        return int(self._data[2])
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """What the latest tries before this one ended with, oldest first."""
+        return tuple(self._data[5])
+
+    @property
+    def ended(self) -> bool:
+        """Whether this process has acknowledged it, given it back or found that it has lost it."""
+        return self._ended
+
+    @property
+    def renew_every_s(self) -> float:
+        """How often it is extended under ``get(renew=True)``."""
+        return self._lease_s / 3
+
+    def renew(self) -> bool:
+        """Extend it if it has not ended; False when it has."""
+        with self._mutex:
+            if not self._ended:
+                self._extend(self._lease_s)
+            return not self._ended
+
+    def extend(self, lease: float | timedelta | str | None = None) -> None:
+        """The lease starts again now, with the queue's length or this one. Raises Conflict (definite) when it is over."""
+        lease_s = self._lease_s if lease is None else seconds(lease, "lease")
+        if lease_s <= 0:
+            raise InvalidArgument(f"lease must be longer than nothing; got {lease!r}")
+        self._queue.client.check_process()
+        with self._mutex:
+            self._check_open()
+            self._extend(lease_s)
+
+    def ack(self) -> None:
+        """It is done with and never given out again. Leaving the ``with`` block does this.
+
+        Raises Conflict (definite) when the lease is over: then it is or will be given to somebody else."""
+        self._queue.client.check_process()
+        with self._mutex:
+            self._check_open()
+            self._end(queue_ops.Ack(self._queue.name, self.id, self._epoch))
+
+    def nack(self, *, error: str = "given back", delay: float | timedelta | str | None = None) -> None:
+        """Give it back as a failed attempt: it is given out again, after ``delay``, or goes to the dead letters.
+
+        Raises Conflict (definite) when the lease is over."""
+        delay_ms = 0 if delay is None else min(round(seconds(delay, "delay") * 1000), _MS_MAX)
+        self._queue.client.check_process()
+        text = str(error)[: config.QUEUE_ERROR_CHARS_MAX].encode(errors="replace").decode()
+        with self._mutex:
+            self._check_open()
+            self._end(queue_ops.Nack(self._queue.name, self.id, self._epoch, text, delay_ms))
+
+    def _end(self, op: queue_ops.Ack | queue_ops.Nack) -> None:
+        try:
+            self._queue.submit(op)
+        except Conflict:
+            self._ended = True
+            raise self._lost() from None
+        self._ended = True
+
+    def _extend(self, lease_s: float) -> None:
+        lease_ms = min(max(1, round(lease_s * 1000)), _MS_MAX)
+        op = queue_ops.Extend(self._queue.name, self.id, self._epoch, lease_ms)
+        try:
+            self._epoch = int(self._queue.submit(op))
+        except Conflict:
+            raise self._lost() from None
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise InvalidArgument(
+                f"message {self.id} of queue {self._queue.name!r} was acknowledged or given back before"
+            )
+
+    def _lost(self) -> Conflict:
+        return Conflict(
+            f"the lease of message {self.id} of queue {self._queue.name!r} ended before this (attempt {self.attempt}), so it is "
+            "or was given to somebody else; this attempt counts as failed. Make the queue's lease longer than the work, or call "
+            "msg.extend() or get(renew=True)"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Message {self.id} of {self._queue.name!r}, attempt {self.attempt}>"
+
+
+def shown_key(key: bytes | None) -> Key:
+    """The key as it was given; its bytes when they encode none; None when there was none."""
+    if key is None:
+        return None
+    try:
+        return decode_key(key)
+    except InvalidKey:
+        return key

@@ -1,0 +1,362 @@
+"""Queues: durable, with leases, attempts and dead letters.
+
+``Queue`` is what ``db.queue(name)`` gives; ``with q.get() as msg`` takes a message. Every message is delivered at least once:
+acknowledged when the block ends, given out again when it raises or when its taker falls silent. While a lease lasts nobody else
+gets the message, and once an acknowledgement has returned nobody ever does.
+
+Order: by number, as they were put. Messages with the same ``key`` are given out one at a time, each after the one before it was
+acknowledged (or is dead); a delayed or failed one holds back those behind it. Messages without a key are independent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from onefold import config
+from onefold.durations import seconds
+from onefold.errors import InvalidArgument, SpaceError
+from onefold.state import guard, queue_ops
+from onefold.state import queue_rows as q
+from onefold.state.client import StateClient, rejection
+from onefold.state.keys import Key, encode_key
+from onefold.state.leases import keeper
+from onefold.state.messages import Message, shown_key
+from onefold.state.names import check_name, check_request_id
+from onefold.state.ops import Answer
+from onefold.state.queue_watcher import QueueWatcher, Seen
+from onefold.state.tx_queue import TxQueue, duration_ms, enqueue
+from onefold.state.values import decode_value
+
+__all__ = ["DeadLetter", "Delivery", "Queue", "QueueCounts", "TxQueue"]
+
+_Duration = float | timedelta | str
+_PAUSE_S = (0.002, 0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message whose last attempt has failed."""
+
+    id: int
+    """Its number in the queue that it was put into."""
+    value: Any
+    key: Key
+    attempts: int
+    """How often it was tried."""
+    errors: tuple[str, ...]
+    """What the latest tries ended with, oldest first."""
+
+    @property
+    def error(self) -> str:
+        """What the last try ended with."""
+        return self.errors[-1] if self.errors else ""
+
+
+class QueueCounts(NamedTuple):
+    """How many messages are where."""
+
+    ready: int
+    delayed: int
+    waiting: int
+    """Behind another message of their key."""
+    in_flight: int
+    """Taken, and neither acknowledged nor given back."""
+    dead: int
+    """Dead letters that are kept aside."""
+
+
+class Queue:
+    """A durable queue of a space. Thread-safe, and shared by all programs that open the space."""
+
+    def __init__(
+        self,
+        client: StateClient,
+        name: str,
+        *,
+        lease: _Duration = "30s",
+        max_attempts: int = 5,
+        dead_letter: str | None = None,
+    ) -> None:
+        """Programs call ``db.queue``. ``lease``, ``max_attempts`` and ``dead_letter`` hold for what is taken through this handle.
+
+        Raises InvalidArgument."""
+        self._client = client
+        self._name = check_name("queue", name)
+        self._lease_s = _positive(lease, "lease")
+        if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or max_attempts < 1:
+            raise InvalidArgument(f"max_attempts must be a whole number from 1 on; got {max_attempts!r}")
+        self._max_attempts = min(max_attempts, 1 << 50)
+        self._dead_letter = None if dead_letter is None else check_name("queue", dead_letter)
+        if dead_letter == name:
+            raise InvalidArgument(f"the dead letters of queue {name!r} cannot go into itself; name another")
+        self._shard = client.shard_of(encode_key(name))
+        self._table = q.queue_table(name)
+        self._watcher = QueueWatcher(client, name, self._shard)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name
+
+    def __repr__(self) -> str:
+        return f"<Queue {self._name!r}>"
+
+    # -- putting
+
+    def put(
+        self,
+        value: object,
+        *,
+        key: object = None,
+        delay: _Duration | None = None,
+        request_id: str | None = None,
+    ) -> int:
+        """Put a message; durable when this returns. Its number in the queue, which is its ``id``.
+
+        ``key``: messages with the same key are given out one at a time, in order. ``delay``: it is not given out before.
+        ``request_id``: it is put at most once under this name.
+
+        Raises InvalidValue, InvalidKey, TooLarge, InvalidArgument (all definite).
+        """
+        return self.put_many((value,), key=key, delay=delay, request_id=request_id)[0]
+
+    def put_many(
+        self,
+        values: Iterable[object],
+        *,
+        key: object = None,
+        delay: _Duration | None = None,
+        request_id: str | None = None,
+    ) -> Sequence[int]:
+        """Put messages in this order, all or none, in one record; their ids. Otherwise as ``put``."""
+        guard.check_plain(self._client, f"queue({self._name!r})")
+        check_request_id(request_id)
+        write = enqueue(self._name, values, key, delay)
+        if not write.messages:
+            return range(0)
+        done = self._client.commit(self._shard, (write,), request_id=request_id)
+        if not done.results or not isinstance(done.results[0], int):
+            raise InvalidArgument(
+                f"request_id {request_id!r} was used by another operation before; nothing was put. Use a new one"
+            )
+        first = done.results[0]
+        return range(first, first + len(write.messages))
+
+    # -- taking
+
+    def get(self, timeout: _Duration | None = None, *, renew: bool = False) -> Delivery:
+        """The next message, for a ``with`` block: ``with q.get(timeout="5s") as msg``; ``msg`` is None when none came in time.
+
+        It is acknowledged when the block ends and given back when the block raises. When the lease was over before the
+        acknowledgement, leaving the block raises Conflict: the message was or will be given to somebody else.
+
+        ``timeout``: None waits for ever, 0 not at all. ``renew``: extend the lease in the background while the block runs.
+        """
+        return Delivery(self, None if timeout is None else seconds(timeout, "timeout"), renew=renew)
+
+    def take(self, timeout: _Duration | None = None) -> Message | None:
+        """The next message, to be ended by ``msg.ack()`` or ``msg.nack()``; None when none came in time. ``get`` is safer.
+
+        Raises what ``Space.submit`` raises; after an indefinite error a message may be taken until its lease ends.
+        """
+        guard.check_plain(self._client, f"queue({self._name!r})")
+        client = self._client
+        limit_s = None if timeout is None else seconds(timeout, "timeout")
+        deadline = None if limit_s is None else client.env.boot_s() + limit_s
+        # Where a view may lag behind, the first look is the take itself: it stands in the log.
+        must_ask = not client.always_strong
+        pause_s = _PAUSE_S[0]
+        while True:
+            seen = self._watcher.look()
+            if self._watcher.settle(seen):
+                continue
+            due = seen.next_due_ms is not None and seen.next_due_ms <= client.env.wall_ms()
+            if seen.counts.ready or due or must_ask:
+                message = self._take()
+                if message is not None:
+                    return message
+            must_ask = False
+            left = None if deadline is None else deadline - client.env.boot_s()
+            if left is not None and left <= 0:
+                return None
+            if due and not seen.counts.ready:
+                # Due by this clock and not by the log's: ask again, ever more slowly.
+                client.spaces[self._shard].pause(pause_s if left is None else min(pause_s, left))
+                pause_s = min(2 * pause_s, _PAUSE_S[1])
+                continue
+            client.spaces[self._shard].wait(seen.offset, self._wait_s(seen, left))
+
+    def _take(self) -> Message | None:
+        forward = self._dead_letter is not None and self._dead_shard() != self._shard
+        op = queue_ops.Take(
+            self._name,
+            self._client.spaces[self._shard].member,
+            max(1, duration_ms(self._lease_s)),
+            self._max_attempts,
+            None if forward else self._dead_letter,
+            self._dead_letter if forward else None,
+        )
+        answer = self.submit(op)
+        return None if answer is None else Message(self, answer, self._lease_s)
+
+    def _wait_s(self, seen: Seen, left: float | None) -> float | None:
+        """How long nothing can happen without a record."""
+        bounds = [] if left is None else [left]
+        if seen.next_due_ms is not None:
+            bounds.append(max(0.001, (seen.next_due_ms - self._client.env.wall_ms()) / 1000))
+        if seen.counts.flight:
+            bounds.append(config.LEASE_LOOK_S)
+        return min(bounds, default=None)
+
+    # -- what is in it
+
+    def __len__(self) -> int:
+        """How many messages are still to be acknowledged: ready, delayed, waiting behind another of their key, or in flight. Dead
+        letters are not among them."""
+        return self._counts().live
+
+    def counts(self) -> QueueCounts:
+        """How many messages are where."""
+        counts = self._counts()
+        return QueueCounts(counts.ready, counts.delayed, counts.waiting, counts.flight, counts.dead)
+
+    def dead(self, limit: int = 1000) -> list[DeadLetter]:
+        """The dead letters of this queue, by number, at most ``limit``: those that are kept aside and, with ``dead_letter``,
+        those that are in that queue and not yet acknowledged there."""
+        guard.check_plain(self._client, f"queue({self._name!r})")
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidArgument(f"limit must be a whole number from 1 on; got {limit!r}")
+        self._observe()
+        with self._client.view(self._shard) as view:
+            found = [
+                *q.letters(view, self._table, q.DEAD, limit),
+                *q.letters(view, self._table, q.OUTBOX, limit),
+            ]
+        letters = [
+            self._letter(number, letter.value, letter.key, letter.tries.attempts, letter.tries.errors)
+            for number, letter in found
+        ]
+        if self._dead_letter is not None:
+            with self._client.view(self._dead_shard()) as view:
+                for body in q.bodies(view, q.queue_table(self._dead_letter)):
+                    if len(letters) < limit and body.origin is not None and body.origin[0] == self._name:
+                        _, number, attempts = body.origin
+                        letters.append(self._letter(number, body.value, body.key, attempts, body.errors))
+        letters.sort(key=lambda letter: letter.id)
+        return letters[:limit]
+
+    def retry_dead(self) -> int:
+        """Put the dead letters that are kept aside back at the end of the queue, as new messages; how many they were."""
+        guard.check_plain(self._client, f"queue({self._name!r})")
+        return self._in_parts(queue_ops.RetryDead(self._name, config.EXPIRATIONS_PER_RECORD_MAX))
+
+    def drop_dead(self) -> int:
+        """Forget the dead letters that are kept aside; how many they were."""
+        guard.check_plain(self._client, f"queue({self._name!r})")
+        limit = config.EXPIRATIONS_PER_RECORD_MAX
+        with self._client.view(self._shard) as view:
+            end = q.read_counts(view, self._table).next
+        return self._in_parts(queue_ops.DropDead(self._name, end, limit))
+
+    def _in_parts(self, op: queue_ops.RetryDead | queue_ops.DropDead) -> int:
+        total = 0
+        while True:
+            done = int(self.submit(op))
+            total += done
+            if done < op.limit:
+                return total
+
+    @staticmethod
+    def _letter(
+        number: int, value: bytes, key: bytes | None, attempts: int, errors: tuple[str, ...]
+    ) -> DeadLetter:
+        return DeadLetter(number, decode_value(value), shown_key(key), attempts, errors)
+
+    def _counts(self) -> q.Counts:
+        guard.check_plain(self._client, f"queue({self._name!r})")
+        self._observe()
+        return q.Counts(self._client.peek(self._shard, self._table, q.HEAD))
+
+    # -- leases
+
+    def _observe(self) -> None:
+        """Give up leases that are over, so that counts and dead letters move on although nobody takes."""
+        with contextlib.suppress(SpaceError):  # opened read-only: others will
+            while self._watcher.settle(self._watcher.look()):
+                pass
+
+    def _dead_shard(self) -> int:
+        return (
+            self._shard if self._dead_letter is None else self._client.shard_of(encode_key(self._dead_letter))
+        )
+
+    # -- for messages
+
+    @property
+    def client(self) -> StateClient:
+        """The core under this handle."""
+        return self._client
+
+    def submit(self, op: queue_ops.QueueOp) -> Any:
+        """What the fold answers. Raises Conflict (definite) when the lease that the operation names is over."""
+        outcome = self._client.submit(self._shard, op)
+        if isinstance(outcome, Answer):
+            return outcome.value
+        raise rejection(outcome)
+
+
+class Delivery:
+    """What ``Queue.get`` gives, for one ``with`` block at a time."""
+
+    __slots__ = ("_message", "_queue", "_renew", "_timeout")
+
+    def __init__(self, queue: Queue, timeout: float | None, *, renew: bool) -> None:
+        self._queue = queue
+        self._timeout = timeout
+        self._renew = renew
+        self._message: Message | None = None
+
+    def __enter__(self) -> Message | None:
+        if self._message is not None:
+            raise InvalidArgument("this delivery is in use; call get() for each message")
+        self._message = self._queue.take(self._timeout)
+        if self._message is not None and self._renew:
+            keeper(self._queue.client).renewer.add(self._message)
+        return self._message
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        message, self._message = self._message, None
+        if message is None:
+            return
+        if error is None:
+            self._queue.client.check_process()
+        if self._renew and not self._queue.client.forked:
+            keeper(self._queue.client).renewer.remove(message)
+        if message.ended:
+            return  # by msg.ack() or msg.nack() in the block
+        if error is None:
+            message.ack()
+            return
+        with contextlib.suppress(
+            Exception
+        ):  # the block's own error is the one to see; the lease ends by itself
+            message.nack(error=f"{type(error).__name__}: {error}")
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"get() gives what a `with` block needs, not a message: with q.get() as msg: msg.{name}"
+        )
+
+
+def _positive(value: _Duration, name: str) -> float:
+    found = seconds(value, name)
+    if found <= 0:
+        raise InvalidArgument(f"{name} must be longer than nothing; got {value!r}")
+    return found

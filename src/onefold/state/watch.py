@@ -1,0 +1,304 @@
+"""Watching a map: what changed beyond an offset, read from the history, as a feed that waits for more.
+
+A watch holds no resource while it waits: its whole state is a position for each shard, and every change carries the position
+after it as a token. A position is an offset and, inside a record, the last change (place, key) of the record after it that was
+given. The place -2 stands for the present state at that offset, given up to the key: so the initial state is resumed like a
+record.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Final, Generic, NamedTuple, Self, TypeVar
+
+from onefold import config
+from onefold.errors import SpaceError, TokenAhead, TokenError, TooOld, Unavailable
+from onefold.state import map_reading, rows
+from onefold.state.client import StateClient
+from onefold.state.consistency import Level
+from onefold.state.items import Change, ChangeKind, Version
+from onefold.state.keys import decode_key
+from onefold.state.map_reading import Bounds
+from onefold.state.rows import read_row
+from onefold.state.tokens import Token, decode_token, encode_token
+from onefold.state.values import ValueCodec
+
+T = TypeVar("T")
+_INITIAL: Final = -2
+_EXPIRED: Final = -1
+_PLACE_MAX: Final = 1 << 32
+
+
+class Position(NamedTuple):
+    """How far a shard was given."""
+
+    offset: int
+    within: tuple[int, bytes] | None = None
+
+
+class _Found(NamedTuple):
+    """A change that was read and not yet given."""
+
+    shard: int
+    offset: int
+    place: int
+    key: bytes
+    row: bytes | None
+    after: Position
+
+
+def open_watch(
+    client: StateClient,
+    name: str,
+    codec: ValueCodec[T],
+    bounds: Bounds,
+    level: Level,
+    start: str | None,
+    *,
+    initial: bool,
+    timeout: float | None,
+) -> Watch[T]:
+    """See ``Map.watch``."""
+    if start is not None:
+        positions = _positions_of(client, name, bounds, start)
+    else:
+        positions = {}
+        for shard in bounds.shards:
+            if initial:
+                map_reading.settle(client, shard, level)
+            with client.view(shard, level) as view:
+                positions[shard] = Position(view.offset, (_INITIAL, b"") if initial else None)
+    return Watch(client, name, codec, bounds, positions, timeout)
+
+
+def _positions_of(client: StateClient, name: str, bounds: Bounds, text: str) -> dict[int, Position]:
+    token = decode_token(text, client.spaces[0].incarnation, client.shards)
+    positions: dict[int, Position] = {}
+    for shard in bounds.shards:
+        offset, within = token.offsets.get(shard, 0), token.within.get(shard)
+        if within is not None and not _INITIAL <= within[0] < _PLACE_MAX:
+            raise TokenError("the token's place in its record cannot be. Pass a change's `token`, unchanged")
+        known = offset + (within is not None and within[0] != _INITIAL)
+        space = client.spaces[shard]
+        if known > space.applied and not space.reach(known, client.timeout):
+            raise TokenAhead(
+                f"the token has seen offset {known} of shard {shard}; nothing beyond {space.applied} came within "
+                f"{client.timeout:g} s. Wait longer (timeout= of connect), or watch without it"
+            )
+        with space.view() as view:
+            try:
+                view.changes(rows.map_table(name), offset, limit=1)
+            except TooOld as error:
+                raise _too_old(name, offset) from error
+        positions[shard] = Position(offset, within)
+    return positions
+
+
+def _too_old(name: str, offset: int) -> TooOld:
+    return TooOld(
+        f"what followed offset {offset} in map {name!r} is no longer kept (the history has "
+        f"{config.HISTORY_WINDOW_OFFSETS} offsets). Watch with initial=True: the present state, and the changes from then on"
+    )
+
+
+class Watch(Generic[T]):
+    """An iterator of changes; see ``Map.watch``. One thread iterates, any may close."""
+
+    def __init__(
+        self,
+        client: StateClient,
+        name: str,
+        codec: ValueCodec[T],
+        bounds: Bounds,
+        positions: dict[int, Position],
+        timeout: float | None,
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._codec = codec
+        self._table = rows.map_table(name)
+        self._bounds = bounds
+        self._positions = positions
+        self._timeout = timeout
+        self._found: deque[_Found] = deque()
+        self._turn = 0
+        self._ticks: dict[int, tuple[float, float]] = {}
+        """Of shards where something stays due: when to tick again, and how long to pause after that."""
+        self._closed = False
+
+    @property
+    def token(self) -> str:
+        """Where it stands: a watch that starts here gives what this one would give next."""
+        within = {
+            shard: position.within
+            for shard, position in sorted(self._positions.items())
+            if position.within is not None
+        }
+        offsets = {shard: position.offset for shard, position in sorted(self._positions.items())}
+        return encode_token(Token(self._client.spaces[0].incarnation, offsets, within))
+
+    def close(self) -> None:
+        """End it; a thread that waits in it stops within ``config.WATCH_LOOK_S``."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Change[T]]:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Watch of {self._name!r}>"
+
+    def __next__(self) -> Change[T]:
+        self._client.check_process()
+        deadline_s = None if self._timeout is None else self._client.env.boot_s() + self._timeout
+        while not self._closed:
+            if self._found or self._fetch_any():
+                return self._give()
+            left_s = None if deadline_s is None else deadline_s - self._client.env.boot_s()
+            if left_s is not None and left_s <= 0:
+                self._closed = True
+                break
+            self._wait(left_s)
+        raise StopIteration
+
+    def _give(self) -> Change[T]:
+        found = self._found[0]
+        kind: ChangeKind
+        value: T | None = None
+        if found.row is None:
+            kind = "expire" if found.place == _EXPIRED else "delete"
+            version = Version(((found.shard, found.offset, found.place),))
+        else:
+            kind = "put"
+            row = read_row(found.row)
+            value = self._codec.decode(row.value)  # before it counts as given: an error is not skipped
+            version = Version(((found.shard, row.offset, row.index),))
+        key = decode_key(found.key)
+        self._found.popleft()
+        self._positions[found.shard] = found.after
+        self._client.session.observe(found.shard, found.offset)
+        return Change(key, value, version, kind, self.token)
+
+    # -- reading
+
+    def _fetch_any(self) -> bool:
+        """Read what is there next: every shard's present state if that was asked for, then changes, of the shards in turn."""
+        shards = self._bounds.shards
+        for shard in shards:
+            while self._in_initial(shard):
+                self._fetch_initial(shard)
+                if self._found:
+                    return True
+        for _ in shards:
+            shard = shards[self._turn % len(shards)]
+            self._turn += 1
+            self._fetch(shard)
+            if self._found:
+                return True
+        return False
+
+    def _in_initial(self, shard: int) -> bool:
+        within = self._positions[shard].within
+        return within is not None and within[0] == _INITIAL
+
+    def _fetch(self, shard: int) -> None:
+        """Read the next changes of a shard."""
+        position = self._positions[shard]
+        with self._client.spaces[shard].view() as view:
+            try:
+                changes = view.changes(
+                    self._table,
+                    position.offset,
+                    within=position.within,
+                    start=self._bounds.start,
+                    stop=self._bounds.stop,
+                    limit=config.WATCH_PAGE_CHANGES + 1,
+                )
+            except TooOld as error:
+                raise _too_old(self._name, position.offset) from error
+            end = view.offset
+        if not changes:
+            self._positions[shard] = Position(max(position.offset, end))
+            return
+        for at, change in enumerate(changes[: config.WATCH_PAGE_CHANGES]):
+            after = Position(change.offset)
+            if at + 1 < len(changes) and changes[at + 1].offset == change.offset:
+                after = Position(change.offset - 1, (change.place, change.key))
+            self._found.append(_Found(shard, change.offset, change.place, change.key, change.value, after))
+
+    def _fetch_initial(self, shard: int) -> None:
+        """Read more of the present state of a shard; its position says when that was all."""
+        offset, within = self._positions[shard]
+        key = within[1] if within is not None else b""
+        start = max(self._bounds.start, key + b"\x00" if key else b"")
+        try:
+            page = map_reading.read_page(
+                self._client,
+                shard,
+                self._table,
+                start,
+                self._bounds.stop,
+                at=offset,
+                limit=config.WATCH_PAGE_CHANGES,
+            )
+        except TooOld as error:
+            raise _too_old(self._name, offset) from error
+        wall_ms = self._client.env.wall_ms()
+        last = len(page) < config.WATCH_PAGE_CHANGES
+        for at, (found, row) in enumerate(page):
+            end = last and at + 1 == len(page)
+            after = Position(offset) if end else Position(offset, (_INITIAL, found))
+            if not map_reading.is_due(read_row(row), wall_ms):
+                self._found.append(_Found(shard, offset, _INITIAL, found, row, after))
+        if not self._found:
+            self._positions[shard] = Position(offset, None if last else (_INITIAL, page[-1][0]))
+
+    # -- waiting
+
+    def _wait(self, left_s: float | None) -> None:
+        """Until a shard may have something new, something is due, or it is time to look around."""
+        shards = self._bounds.shards
+        wait_s = config.WATCH_LOOK_S if len(shards) == 1 else config.WATCH_SHARD_LOOK_S
+        if left_s is not None:
+            wait_s = min(wait_s, left_s)
+        for shard in shards:
+            due_s = self._due_in(shard)
+            if due_s is None or due_s > 0:
+                self._ticks.pop(shard, None)
+            else:
+                due_s = self._tick(shard)
+                if due_s <= 0:
+                    return
+            if due_s is not None:
+                wait_s = min(wait_s, due_s)
+        shard = shards[self._turn % len(shards)]
+        self._client.spaces[shard].wait(self._positions[shard].offset, max(wait_s, 0.0))
+
+    def _due_in(self, shard: int) -> float | None:
+        """Seconds until the next lifetime in the shard ends by this client's clock."""
+        with self._client.spaces[shard].view() as view:
+            first = next(view.scan(rows.DUE, limit=1), None)
+        return None if first is None else (rows.read_due_key(first[0])[0] - self._client.env.wall_ms()) / 1000
+
+    def _tick(self, shard: int) -> float:
+        """Let end what is due; 0 when that was done, else in how many seconds to try again. The pauses grow, since a tick ends
+        nothing where fold time is ahead of this clock, in a read-only space, or when the log does not answer."""
+        now_s = self._client.env.boot_s()
+        again_s, pause_s = self._ticks.get(shard, (now_s, config.TICK_PAUSE_S))
+        if now_s < again_s:
+            return again_s - now_s
+        self._ticks[shard] = (now_s + pause_s, min(2 * pause_s, config.TICK_PAUSE_S_MAX))
+        try:
+            self._client.tick(shard)
+        except (SpaceError, Unavailable):
+            return pause_s
+        return 0.0
