@@ -6,6 +6,8 @@ import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 
+from onefold.errors import TooOld
+
 
 class MemoryStore:
     """``onefold.fold.api.Store`` over dictionaries. ``writes`` counts changed keys, for tests that bound an
@@ -40,6 +42,12 @@ class MemoryStore:
         values = self._values.get(table, {})
         chosen = keys[first:last]
         return iter([(key, values[key]) for key in (reversed(chosen) if reverse else chosen)])
+
+    def count(self, table: str, start: bytes = b"", stop: bytes | None = None) -> int:
+        return sum(1 for _ in self.scan(table, start, stop))
+
+    def changed_since(self, table: str, start: bytes, stop: bytes | None, offset: int) -> bool:  # noqa: ARG002
+        raise TooOld(f"a store in memory keeps no history of {table} since {offset}. Test with LogSpace")
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         values = self._values.setdefault(table, {})

@@ -1,0 +1,76 @@
+"""A space of several shards in memory, with clients that take steps: for tests of transactions over shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from onefold import config
+from onefold.env import SeededEnv
+from onefold.fold.log_space import LogSpace
+from onefold.fold.space import View
+from onefold.log.memory import Faults, MemoryLog
+from onefold.state import recovery
+from onefold.state.client import StateClient
+from onefold.state.fold import StateFold
+from onefold.state.keys import encode_key, shard_of
+from onefold.testing.stepper import Stepper, stepped
+
+_KEPT = ("locks", "ranges", "open", "prepared", "parts", "decided")
+
+
+class ShardedWorld:
+    """Logs, and clients with replicas of their own. Everything comes from the seed."""
+
+    def __init__(
+        self, seed: int, shards: int = 3, *, alive: Callable[[str], bool | None] = lambda _: None
+    ) -> None:
+        """``alive``: what is known of a client's process, see ``Space.member_alive``."""
+        self.shards = shards
+        self.env = SeededEnv(seed)
+        self.stepper = Stepper(seed)
+        self.logs = [MemoryLog(seed=seed * shards + shard, env=self.env) for shard in range(shards)]
+        self._alive = alive
+
+    def client(self, *, replica: bool = False) -> StateClient:
+        """Another program. ``replica``: its reads are strong by barriers only."""
+        spaces = [
+            LogSpace(log, [StateFold(self.shards)], self.env, pause=self.env.advance, replica=replica)
+            for log in self.logs
+        ]
+        return StateClient([stepped(space, self.stepper, self.env, self._alive) for space in spaces])
+
+    def keys(self, shard: int, many: int) -> list[bytes]:
+        """The first keys ``a0``, ``a1``, ... that live in the shard."""
+        found = (encode_key(f"a{number}") for number in range(100 * many * self.shards))
+        return [key for key in found if shard_of(key, self.shards) == shard][:many]
+
+    def fail(self, faults: Faults) -> None:
+        """From now on appends go wrong."""
+        for log in self.logs:
+            log.faults = faults
+
+    def heal(self) -> None:
+        """No more faults, and what was late surfaces."""
+        for log in self.logs:
+            log.faults = Faults()
+            log.surface_all()
+
+    def end(self) -> StateClient:
+        """Have everything decided that was left behind; raises AssertionError when something stays, or replays disagree."""
+        client = self.client()
+        recovery.recover(client)
+        self.env.advance(config.TRANSACTION_TIMEOUT_S + 1)
+        left = recovery.recover(client)
+        assert left == 0, f"{left} transactions stay undecided"
+        for shard, space in enumerate(client.spaces):
+            with space.view() as view:
+                kept = left_behind(view)
+            assert not kept, f"shard {shard} keeps {kept}"
+            replayed = LogSpace(self.logs[shard], [StateFold(self.shards)], self.env)
+            assert replayed.state_digest() == space.state_digest()  # type: ignore[attr-defined]
+        return client
+
+
+def left_behind(view: View) -> dict[str, list[tuple[bytes, bytes]]]:
+    """Everything that transactions keep in a shard, save of tombstones."""
+    return {table: found for table in _KEPT if (found := list(view.scan(f"state/x/{table}")))}

@@ -1,0 +1,185 @@
+"""Weak levels: sessions that move between replicas with their tokens, and reads that show whole records of a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onefold.db import Database
+from onefold.errors import Conflict, OnefoldError
+from onefold.state import rows
+from onefold.state.items import Version
+from onefold.state.keys import decode_key
+from onefold.state.transactions import Transaction
+from onefold.state.values import decode_value
+from onefold.testing.history import Operation, Status, Verdict, indented, invalid, worst
+from onefold.testing.session_checks import check_prefix, check_session
+from onefold.testing.sim.process import is_of_faults
+from onefold.testing.sim.workloads.base import Workload
+
+KEYS = 5
+SESSIONS = 5
+
+
+class Session(Workload):
+    """A session is a process of the history. Whichever client does its next operation takes its token first."""
+
+    name = "session"
+    consistency = "session"
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self._free = [(self.new_process(), "") for _ in range(SESSIONS)]
+
+    def setup(self, db: Database) -> None:
+        db.map("other").put("other", 0)
+
+    def step(self, db: Database, process: int) -> None:  # noqa: ARG002
+        if not self._free:
+            # Who dies, stands still or waits has taken a session along; another begins.
+            self._free.append((self.new_process(), ""))
+        session, token = self._free.pop(self.random.randrange(len(self._free)))
+        if token:
+            db.session.merge(token)
+        self.do(db, session, self.random.randrange(KEYS))
+        self._free.append((session, db.session.token))
+
+    def do(self, db: Database, session: int, key: int) -> None:
+        """One operation of the session."""
+        registers = db.map("registers")
+        if self.random.random() < 0.4:
+            value = self.unique()
+            self.attempt(session, "write", key, value, lambda: _number(registers.put(key, value)))
+            return
+
+        def read() -> tuple[int | None, int]:
+            item = registers.get_item(key)
+            return (None, 0) if item is None else (item.value, _number(item.version))
+
+        self.attempt(session, "read", key, None, read)
+
+    def check(self) -> Verdict:
+        if len(self.simulation.servers) == 1:
+            return check_session(self.operations())
+        return check_each_key(self.operations())
+
+
+def check_each_key(operations: Iterable[Operation]) -> Verdict:
+    """The guarantees in each key alone: a token says what its session has seen in each shard, not what the writers of that had
+    seen in others."""
+    by_key: dict[object, list[Operation]] = {}
+    for op in operations:
+        by_key.setdefault(op.key, []).append(op)
+    return worst(check_session(each) for each in by_key.values())
+
+
+def _number(version: Version) -> int:
+    ((_, offset, index),) = version._parts
+    return offset * 1000 + index
+
+
+class SessionTransactions(Session):
+    """The writes are transactions that count two keys up, in several shards. A count is its own version."""
+
+    name = "session-transactions"
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self._recorded: list[Operation] = []
+
+    def do(self, db: Database, session: int, key: int) -> None:
+        counts = db.map("counts")
+        other = (key + 1 + self.random.randrange(KEYS - 1)) % KEYS
+        if self.random.random() < 0.4:
+            self._count_up(db, session, key, other)
+            return
+        for each in (key, other):
+
+            def read(each: int = each) -> tuple[int | None, int]:
+                count = counts.get(each)
+                return count, count or 0
+
+            self.attempt(session, "read", each, None, read)
+
+    def _count_up(self, db: Database, session: int, *keys: int) -> None:
+        written: dict[int, int] = {}
+
+        def count_up(tx: Transaction) -> None:
+            counts = tx.map("counts")
+            for key in keys:
+                written[key] = counts.get(key, 0) + 1
+                counts[key] = written[key]
+
+        token = self.history.invoke(session, "transaction")
+        status: Status = "info"
+        try:
+            db.run_transaction(count_up)
+            status = "ok"
+        except OnefoldError as error:
+            if not isinstance(error, Conflict) and not is_of_faults(error):
+                raise
+            status = "fail" if error.definite else "info"
+        finally:
+            # Who dies here is recorded too: its last try may have been committed.
+            ended = self.history.info(token)
+            for key in keys if status != "fail" else ():
+                if key in written:
+                    count = written[key]
+                    op = Operation(
+                        session, "write", key, count, count, ended.invoked, ended.completed, status
+                    )
+                    self._recorded.append(op)
+
+    def check(self) -> Verdict:
+        """Of two writes of one count one at most has happened: the acknowledged one, if there is one."""
+        writes: dict[tuple[int, int], Operation] = {}
+        for op in self._recorded:
+            before = writes.setdefault((op.key, op.value), op)
+            if before is not op and op.status == "ok":
+                if before.status == "ok":
+                    return invalid([("lost-update", f"both wrote {op.value}:{indented([before, op])}")])
+                writes[op.key, op.value] = op
+        return check_each_key([*writes.values(), *self.operations("read")])
+
+
+class Prefix(Workload):
+    """Writers put several keys at once; readers see some prefix of those records, never half of one."""
+
+    name = "prefix"
+    consistency = "prefix"
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self._order: list[dict[int, int]] = []
+
+    def setup(self, db: Database) -> None:
+        db.map("other").put("other", 0)
+
+    def step(self, db: Database, process: int) -> None:
+        registers = db.map("registers")
+        if self.random.random() < 0.5:
+            keys = self.random.sample(range(KEYS), self.random.randint(2, 4))
+            written = {key: self.unique() for key in keys}
+            self.attempt(process, "write", None, written, lambda: registers.put_many(written) and None)
+            return
+        level = self.random.choice(("prefix", "eventual"))
+
+        def read() -> dict[int, int | None]:
+            found = registers.get_many(range(KEYS), consistency=level)
+            return {key: found.get(key) for key in range(KEYS)}
+
+        self.attempt(process, "read", None, None, read)
+
+    def finish(self, db: Database) -> None:
+        """The order of the records, from the history of a whole replica."""
+        with db._state.view(0) as view:
+            place = None
+            for change in view.changes(rows.map_table("registers"), 0, limit=1_000_000):
+                if (change.offset, change.place) != place:
+                    place = (change.offset, change.place)
+                    self._order.append({})
+                assert change.value is not None
+                key, row = decode_key(change.key), rows.read_row(change.value)
+                self._order[-1][int(str(key))] = decode_value(row.value)
+
+    def check(self) -> Verdict:
+        return check_prefix(self.operations(), self._order, monotonic=True)

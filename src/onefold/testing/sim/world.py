@@ -1,0 +1,263 @@
+"""The simulated world: a space, the programs that use it, and everything that can happen to them, from one seed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from onefold.db import Database
+from onefold.env import SeededEnv
+from onefold.errors import OnefoldError
+from onefold.log.memory import MemoryLog
+from onefold.state.consistency import Consistency, parse_level
+from onefold.testing.history import History
+from onefold.testing.sim.env import WALL_START_MS
+from onefold.testing.sim.faults import NONE, Faults, Nemesis
+from onefold.testing.sim.network import LogServer
+from onefold.testing.sim.process import Process, Program
+from onefold.testing.sim.scheduler import Scheduler
+
+_LINES_SHOWN = 60
+_PROBE_TIMEOUT_S = 60.0
+
+
+class _TrueEnv(SeededEnv):
+    """The logs' own clock: true time."""
+
+    def __init__(self, seed: str, scheduler: Scheduler) -> None:
+        super().__init__(0)
+        self._random = random.Random(f"truth {seed}")
+        self._scheduler = scheduler
+
+    def wall_ms(self) -> int:
+        return WALL_START_MS + int(self._scheduler.now * 1000)
+
+    def boot_s(self) -> float:
+        return self._scheduler.now
+
+
+class Simulation:
+    """A space of Onefold with several programs on it, in simulated time, from a seed: the same seed gives the same run.
+
+    Programs are ordinary functions of a database, and need no change::
+
+        sim = Simulation(seed=7)
+        sim.setup(lambda db: db.map("accounts").update({"a": 100, "b": 0}))
+        sim.clients(3, teller)                     # each on a machine of its own, with a replica of its own
+        sim.run(faults="all", seconds=60)          # then everything heals, and all programs must come to their end
+        with sim.healed() as db:
+            assert sum(db.map("accounts").values()) == 100
+
+    Programs run in threads, one at a time; others run where a program writes, reads or waits. They must not wait by other
+    means than the database's, or ``sim.sleep``. Errors that faults bring about (``Unavailable``, ``Timeout``, ``AppendUnknown``,
+    ``Expired``) may end a program: its process starts again half a second later with a fresh replica, and so it does after a
+    crash. Any other exception of a program fails the simulation, with its seed in a note on the exception. A failure can be
+    run again by the seed alone, under any PYTHONHASHSEED (if the programs themselves do not depend on it).
+
+    Maps, transactions, queues, locks and streams are simulated; jobs are not, and neither is the background renewal of leases
+    (call ``renew`` or ``extend``).
+
+    ``shards``: of the space. ``syncs=False``: logs acknowledge before records are safe, as no log should.
+    """
+
+    def __init__(
+        self, seed: int = 0, *, shards: int = 1, syncs: bool = True, rerun: str | None = None
+    ) -> None:
+        """``rerun``: what failures say about how to run this seed again."""
+        self.seed = seed
+        self.scheduler = Scheduler(seed)
+        self.random = random.Random(f"simulation {seed}")
+        """For the test's own choices."""
+        self.processes: list[Process] = []
+        self.servers = [
+            LogServer(
+                self.scheduler,
+                MemoryLog(env=_TrueEnv(f"{shard} {seed}", self.scheduler), syncs=syncs),
+                NONE,
+                f"{shard} {seed}",
+            )
+            for shard in range(shards)
+        ]
+        self.over = False
+        """Whether no process is started again."""
+        self.history = History(self._tick)
+        """Records what programs do and see, for the checkers of ``onefold.testing``: its times are simulated seconds."""
+        self._last_tick = -1.0
+        self._rerun = rerun or f"Simulation(seed={seed})"
+        self._lines: list[str] = []
+        self._names = itertools.count(1)
+        self._failure: BaseException | None = None
+        self._helpers: list[Process] = []
+
+    # -- before
+
+    def setup(self, fn: Callable[[Database], object]) -> None:
+        """Run ``fn(db)`` now, before anything can go wrong."""
+        with self._noted(), self._visitor("setup") as db:
+            fn(db)
+
+    def client(
+        self,
+        program: Program,
+        *more: Program,
+        consistency: Consistency = "strong",
+        name: str | None = None,
+        timeout: float | None = None,
+    ) -> Process:
+        """A process that runs ``program(db)`` once ``run`` begins, on a machine and replica of its own. More functions are
+        threads of the same process, on the same database. ``consistency``, ``timeout``: as of ``connect``."""
+        name = name or f"client {next(self._names)}"
+        process = Process(self, name, (program, *more), parse_level(consistency), timeout)
+        self.processes.append(process)
+        return process
+
+    def clients(self, count: int, program: Program, *more: Program, **options: Any) -> list[Process]:
+        """So many processes that each run the program; see ``client``."""
+        return [self.client(program, *more, **options) for _ in range(count)]
+
+    # -- the run
+
+    def run(self, faults: str | Faults | None = "all", seconds: float = 60.0, grace: float = 120.0) -> None:
+        """Run all clients to their end. Faults happen for ``seconds`` of simulated time at most; then everything heals.
+
+        A program that has not ended ``grace`` simulated seconds later fails the run when it wrote nothing since everything
+        healed; otherwise it is taken for one that runs for ever, and is stopped. In the end every process must be able to read
+        and write, and all replicas must hold the same state.
+
+        Raises what a program raised; AssertionError when one is stuck or when replicas differ. Both with the seed in a note.
+        """
+        with self._noted():
+            nemesis = Nemesis(self, Faults.named(faults))
+            nemesis.start()
+            for process in self.processes:
+                process.start()
+            self._await(self.scheduler.now + seconds)
+            nemesis.stop()
+            before = {process.name: process.acknowledged for process in self.processes}
+            self._await(self.scheduler.now + grace)
+            stuck = [
+                process.name
+                for process in self.processes
+                if process.unfinished and process.acknowledged == before[process.name]
+            ]
+            if stuck:
+                raise AssertionError(
+                    f"nothing went wrong for {grace:g} simulated seconds, and yet these made no progress: {', '.join(stuck)}"
+                )
+            self.over = True
+            for process in self.processes:
+                process.stop()
+            self._probe()
+
+    @contextmanager
+    def healed(self, consistency: Consistency = "strong") -> Iterator[Database]:
+        """A database over a fresh replica, with nothing going wrong, to look at what the programs have left."""
+        with self._noted(), self._visitor("healed", consistency) as db:
+            yield db
+
+    # -- for programs
+
+    @property
+    def now(self) -> float:
+        """Simulated seconds since the beginning; true time, which no machine's own clock need agree with."""
+        return self.scheduler.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let simulated time pass, in a program or in the test."""
+        self.scheduler.sleep(seconds)
+
+    def log(self, *what: object) -> None:
+        """Note something; the last lines are shown when the simulation fails."""
+        task = self.scheduler.current.name
+        self._lines.append(f"{self.scheduler.now:10.6f} [{task}] {' '.join(map(str, what))}")
+
+    @property
+    def trace(self) -> tuple[str, ...]:
+        """What was noted, by programs and by the nemesis, in order."""
+        return tuple(self._lines)
+
+    def report(self) -> str:
+        """The seed, how to run it again, and the end of the trace."""
+        shown = self._lines[-_LINES_SHOWN:]
+        more = len(self._lines) - len(shown)
+        head = f"onefold simulation failed with seed {self.seed}; run it again: {self._rerun}"
+        return "\n".join([head, f"  ... {more} lines before", *shown] if more else [head, *shown])
+
+    # -- after
+
+    def close(self) -> None:
+        """End all threads and release everything."""
+        self.over = True
+        self.scheduler.close()
+        for process in [*self.processes, *self._helpers]:
+            process.close()
+
+    def __enter__(self) -> Simulation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- inside
+
+    def fail(self, process: Process, error: BaseException) -> None:
+        """A program has failed, and with it the simulation."""
+        self.log(f"{process.name} failed: {type(error).__name__}: {error}")
+        if self._failure is None:
+            self._failure = error
+        self.scheduler.wake(self.scheduler.main)
+
+    def _await(self, until: float) -> None:
+        while any(process.unfinished for process in self.processes) and self.scheduler.now < until:
+            self.scheduler.block(until)
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+
+    def _probe(self) -> None:
+        """Every process can write and read, and all replicas that have applied the same hold the same."""
+        alive = [process for process in self.processes if process.is_open]
+        for process in alive:
+            for space in process.spaces:
+                try:
+                    space.barrier(_PROBE_TIMEOUT_S)
+                except OnefoldError as error:
+                    raise AssertionError(
+                        f"{process.name} cannot read after everything has healed: {error!r}"
+                    ) from error
+        ends = [server.end for server in self.servers]
+        digests: dict[str, list[str]] = {}
+        for process in alive:
+            for space, end in zip(process.spaces, ends, strict=True):
+                if not space.reach(end, _PROBE_TIMEOUT_S):
+                    raise AssertionError(
+                        f"{process.name} was not delivered offset {end} after everything has healed"
+                    )
+            digests[process.name] = [space.state_digest() for space in process.spaces]
+        if len({tuple(each) for each in digests.values()}) > 1:
+            raise AssertionError(f"replicas of the same logs differ: {digests}")
+
+    @contextmanager
+    def _visitor(self, name: str, consistency: Consistency = "strong") -> Iterator[Database]:
+        process = Process(self, f"{name} {next(self._names)}", (), parse_level(consistency), None)
+        self._helpers.append(process)
+        try:
+            yield process.open()
+        finally:
+            process.close()
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            error.add_note(self.report())
+            raise
+
+    def _tick(self) -> float:
+        """Simulated time that never stands still: one thread runs at a time, so the order of calls is the order of time."""
+        self._last_tick = max(self.scheduler.now, self._last_tick + 1e-9)
+        return self._last_tick
