@@ -1,0 +1,39 @@
+"""The asynchronous API: the same names as the synchronous one, over the same core.
+
+>>> import asyncio
+>>> import onefold as of
+>>> async def main() -> int:
+...     async with of.aio.connect("memory://") as db:
+...         hits = db.map("hits")
+...         await hits.put("home", 1)
+...         async with db.transaction() as tx:
+...             inside = tx.map("hits")
+...             await inside.put("home", await inside.get("home") + 1)
+...         return await hits.get("home")
+>>> asyncio.run(main())
+2
+
+``db.map()`` and its like are not awaited, their methods are. There is no ``m[key]``, since it could not wait. Scans, watches and
+streams are read with ``async for``; transactions, messages and locks are ``async with`` blocks. A connection and its handles
+belong to the event loop in which they were opened. Cancelling a task that waits for a write leaves open whether it happened.
+"""
+
+from __future__ import annotations
+
+from onefold.aio.database import AsyncDatabase, connect
+from onefold.aio.maps import AsyncMap
+from onefold.aio.queues import AsyncLock, AsyncQueue
+from onefold.aio.streams import AsyncConsumer, AsyncStream
+from onefold.aio.transactions import AsyncTransaction, AsyncTxMap
+
+__all__ = [
+    "AsyncConsumer",
+    "AsyncDatabase",
+    "AsyncLock",
+    "AsyncMap",
+    "AsyncQueue",
+    "AsyncStream",
+    "AsyncTransaction",
+    "AsyncTxMap",
+    "connect",
+]

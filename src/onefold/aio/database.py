@@ -1,0 +1,179 @@
+"""Connecting, asynchronously."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Generator
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+from onefold import config
+from onefold.aio import transactions
+from onefold.aio.bridge import Bridge
+from onefold.aio.maps import AsyncMap
+from onefold.aio.queues import AsyncLock, AsyncQueue
+from onefold.aio.streams import AsyncStream
+from onefold.aio.transactions import AsyncTransaction
+from onefold.db import Database
+from onefold.db import connect as connect_plain
+from onefold.durations import seconds
+from onefold.errors import SpaceError
+from onefold.state.consistency import Consistency
+from onefold.state.tokens import Session
+from onefold.state.transactions import Transaction
+
+T = TypeVar("T")
+R = TypeVar("R")
+Duration = float | timedelta | str
+
+
+def connect(url: str | os.PathLike[str] | None = None, **options: Any) -> AsyncDatabase:
+    """Open a space: ``async with of.aio.connect(path) as db``, or ``db = await of.aio.connect(path)``.
+
+    Arguments and errors as ``onefold.connect``; the space is opened when the block begins.
+    """
+    return AsyncDatabase(lambda: connect_plain(url, **options))
+
+
+class AsyncDatabase:
+    """An open space, for one event loop. Close it, or use it in ``async with``."""
+
+    def __init__(self, connect: Callable[[], Database]) -> None:
+        """Programs call ``onefold.aio.connect``."""
+        self._connect = connect
+        self._plain: Database | None = None
+        self._bridge_made: Bridge | None = None
+
+    async def _open(self) -> Self:
+        if self._plain is None:
+            bridge = Bridge()
+            opening = asyncio.ensure_future(bridge.call(self._connect))
+            try:
+                self._plain = await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                opening.add_done_callback(_close_late)
+                raise
+            self._bridge_made = bridge
+        return self
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self._open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Release the space."""
+        if self._plain is not None:
+            await self._bridge.close(self._plain.close)
+
+    def __repr__(self) -> str:
+        return f"<AsyncDatabase {self._plain.url if self._plain is not None else '(not open)'}>"
+
+    @property
+    def sync(self) -> Database:
+        """The synchronous database, for what has no asynchronous form (jobs). Its calls block."""
+        if self._plain is None:
+            raise SpaceError("this connection is not open yet: async with onefold.aio.connect(...) as db")
+        return self._plain
+
+    @property
+    def _bridge(self) -> Bridge:
+        if self._bridge_made is None:
+            raise SpaceError("this connection is not open yet: async with onefold.aio.connect(...) as db")
+        return self._bridge_made
+
+    @property
+    def url(self) -> str:
+        """As it can be opened again."""
+        return self.sync.url
+
+    @property
+    def session(self) -> Session:
+        """What this connection has seen; ``session.token`` is text that another process can go on with."""
+        return self.sync.session
+
+    @overload
+    def map(self, name: str, *, consistency: Consistency | None = None) -> AsyncMap[Any]: ...
+
+    @overload
+    def map(self, name: str, *, type: type[T], consistency: Consistency | None = None) -> AsyncMap[T]: ...
+
+    def map(
+        self, name: str, *, type: type[Any] | None = None, consistency: Consistency | None = None
+    ) -> AsyncMap[Any]:
+        """A shared map; see ``Database.map``."""
+        if type is None:
+            return AsyncMap(self._bridge, self.sync.map(name, consistency=consistency))
+        return AsyncMap(self._bridge, self.sync.map(name, type=type, consistency=consistency))
+
+    def queue(
+        self, name: str, *, lease: Duration = "30s", max_attempts: int = 5, dead_letter: str | None = None
+    ) -> AsyncQueue:
+        """A durable queue; see ``Database.queue``."""
+        plain = self.sync.queue(name, lease=lease, max_attempts=max_attempts, dead_letter=dead_letter)
+        return AsyncQueue(self._bridge, plain)
+
+    def lock(self, name: str, *, ttl: Duration = "30s", timeout: Duration | None = None) -> AsyncLock:
+        """A lock; see ``Database.lock``."""
+        timeout_s = None if timeout is None else seconds(timeout, "timeout")
+        return AsyncLock(self._bridge, self.sync._state, self.sync.lock(name, ttl=ttl), timeout_s)
+
+    def stream(
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        type: type[Any] | None = None,
+        retention: Duration | None = None,
+    ) -> AsyncStream[Any]:
+        """A durable stream; see ``Database.stream``."""
+        return AsyncStream(
+            self._bridge, self.sync.stream(name, partitions=partitions, type=type, retention=retention)
+        )
+
+    def transaction(self, request_id: str | None = None, *, read_only: bool = False) -> AsyncTransaction:
+        """One try of a transaction: ``async with db.transaction() as tx``; see ``Database.transaction``."""
+        plain = Transaction(self.sync._state, request_id=request_id, read_only=read_only)
+        return AsyncTransaction(self._bridge, plain)
+
+    async def run_transaction(
+        self,
+        fn: Callable[[AsyncTransaction], Awaitable[R]],
+        *,
+        attempts: int = config.TRANSACTION_ATTEMPTS,
+        request_id: str | None = None,
+        read_only: bool = False,
+    ) -> R:
+        """Run ``await fn(tx)`` in a transaction, again when it loses; see ``Database.run_transaction``."""
+        return await transactions.run_transaction(
+            self._bridge,
+            self.sync._state,
+            fn,
+            attempts=attempts,
+            request_id=request_id,
+            read_only=read_only,
+        )
+
+    async def outcome(self, request_id: str) -> Literal["committed", "rejected"] | None:
+        """What became of a write whose answer was lost."""
+        self._bridge.check()
+        return await self._bridge.call(self.sync.outcome, request_id)
+
+    async def at(self, when: datetime | str) -> AsyncDatabase:
+        """The database as it was, for reading. Close it, or use it in ``async with``."""
+        self._bridge.check()
+        past = AsyncDatabase(lambda: self.sync.at(when))
+        return await past
+
+
+def _close_late(opening: asyncio.Future[Database]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()

@@ -1,0 +1,171 @@
+"""Maps, asynchronously: see ``onefold.state.maps`` for what each method does and raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+from onefold.aio.bridge import Bridge, Pulled
+from onefold.state.consistency import Consistency
+from onefold.state.items import Change, Item, Version
+from onefold.state.map_writing import Pairs
+from onefold.state.maps import Map
+
+T = TypeVar("T")
+R = TypeVar("R")
+Duration = float | timedelta | str
+_UNSET: Any = object()
+
+
+class AsyncMap(Generic[T]):
+    """A shared map."""
+
+    def __init__(self, bridge: Bridge, plain: Map[T]) -> None:
+        """Programs call ``AsyncDatabase.map``."""
+        self._bridge = bridge
+        self.sync = plain
+        """The synchronous handle of the same map."""
+        self._what = f"map({plain.name!r})"
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.sync.name
+
+    def __repr__(self) -> str:
+        return f"<AsyncMap {self.name!r}>"
+
+    async def _call(self, fn: Callable[..., R], *args: Any, **options: Any) -> R:
+        self._bridge.check(self.sync.client, self._what)
+        return await self._bridge.call(fn, *args, **options)
+
+    async def get(self, key: Any, default: Any = None, *, consistency: Consistency | None = None) -> Any:
+        """The value, or ``default`` when there is none."""
+        return await self._call(self.sync.get, key, default, consistency=consistency)
+
+    async def get_item(self, key: Any, *, consistency: Consistency | None = None) -> Item[T] | None:
+        """The value with its version and when it ends, or None."""
+        return await self._call(self.sync.get_item, key, consistency=consistency)
+
+    async def get_many(self, keys: Iterable[Any], *, consistency: Consistency | None = None) -> dict[Any, T]:
+        """The values of those keys that are there."""
+        return await self._call(self.sync.get_many, keys, consistency=consistency)
+
+    async def contains(self, key: Any) -> bool:
+        """Whether the key is there."""
+        return await self._call(self.sync.__contains__, key)
+
+    async def count(self, prefix: Any = None, *, consistency: Consistency | None = None) -> int:
+        """How many keys there are, or of those that begin with a prefix."""
+        return await self._call(self.sync.count, prefix, consistency=consistency)
+
+    async def put(
+        self,
+        key: Any,
+        value: T,
+        *,
+        ttl: Duration | None = None,
+        if_version: Version | str | None = None,
+        if_absent: bool = False,
+        request_id: str | None = None,
+    ) -> Version:
+        """Set a key; the version that it has now. Raises Conflict."""
+        return await self._call(
+            self.sync.put,
+            key,
+            value,
+            ttl=ttl,
+            if_version=if_version,
+            if_absent=if_absent,
+            request_id=request_id,
+        )
+
+    async def put_many(
+        self, items: Pairs, *, ttl: Duration | None = None, atomic: bool = True, request_id: str | None = None
+    ) -> Version:
+        """Set many keys; ``atomic``: all or nothing."""
+        return await self._call(self.sync.put_many, items, ttl=ttl, atomic=atomic, request_id=request_id)
+
+    async def update(self, other: Any = (), /, **more: T) -> None:
+        """As of a dict, one atomic operation."""
+        await self._call(self.sync.update, other, **more)
+
+    async def delete(
+        self, key: Any, *, if_version: Version | str | None = None, request_id: str | None = None
+    ) -> bool:
+        """Remove a key; whether it was there. Raises Conflict."""
+        return await self._call(self.sync.delete, key, if_version=if_version, request_id=request_id)
+
+    async def pop(self, key: Any, default: Any = _UNSET) -> Any:
+        """Remove a key and return its value, atomically. Raises KeyError without a ``default``."""
+        return await self._call(self.sync.pop, key, *(() if default is _UNSET else (default,)))
+
+    async def setdefault(self, key: Any, default: Any = None) -> Any:
+        """The value of a key, which is set first if it is not there, atomically."""
+        return await self._call(self.sync.setdefault, key, default)
+
+    async def modify(
+        self, key: Any, fn: Callable[[Any], T], default: Any = None, *, ttl: Duration | None = None
+    ) -> T:
+        """Replace the value by ``fn(value)``, atomically; the new value. ``fn`` is a plain function, run in a thread."""
+        return await self._call(self.sync.modify, key, fn, default, ttl=ttl)
+
+    async def increment(
+        self, key: Any, by: float = 1, *, ttl: Duration | None = None, request_id: str | None = None
+    ) -> T:
+        """Add to a number; the new value. Never conflicts."""
+        return await self._call(self.sync.increment, key, by, ttl=ttl, request_id=request_id)
+
+    async def clear(self) -> None:
+        """Remove everything."""
+        await self._call(self.sync.clear)
+
+    def scan(
+        self,
+        *,
+        prefix: Any = None,
+        start: Any = None,
+        stop: Any = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        consistency: Consistency | None = None,
+    ) -> Pulled[tuple[Any, T]]:
+        """(key, value) in key order, for ``async for``."""
+
+        def source() -> Iterator[tuple[Any, T]]:
+            return self.sync.scan(
+                prefix=prefix, start=start, stop=stop, limit=limit, reverse=reverse, consistency=consistency
+            )
+
+        self._bridge.check(self.sync.client, self._what)
+        return Pulled(self._bridge, source)
+
+    def items(self) -> Pulled[tuple[Any, T]]:
+        """Everything, in key order, for ``async for``."""
+        return self.scan()
+
+    def keys(self) -> Pulled[Any]:
+        """The keys, in order, for ``async for``."""
+        self._bridge.check(self.sync.client, self._what)
+        return Pulled(self._bridge, lambda: iter(self.sync))
+
+    def __aiter__(self) -> Pulled[Any]:
+        return self.keys()
+
+    def watch(
+        self,
+        prefix: Any = None,
+        *,
+        start: str | None = None,
+        initial: bool = False,
+        timeout: Duration | None = None,
+    ) -> Pulled[Change[T]]:
+        """The changes, for ``async for`` and ``async with``. They begin where the first step or the ``async with`` is."""
+        self._bridge.check(self.sync.client, self._what)
+        return Pulled(
+            self._bridge,
+            lambda: self.sync.watch(prefix, start=start, initial=initial, timeout=timeout),
+            waits=True,
+            close=lambda watch: watch.close(),
+        )

@@ -1,0 +1,244 @@
+"""Queues and locks, asynchronously: see ``onefold.state.queues`` and ``locks``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from onefold.aio.bridge import Bridge
+from onefold.durations import seconds
+from onefold.errors import InvalidArgument, OnefoldError, Timeout
+from onefold.state.client import StateClient
+from onefold.state.leases import keeper
+from onefold.state.locks import Lock
+from onefold.state.messages import Message
+from onefold.state.queues import DeadLetter, Queue, QueueCounts
+
+R = TypeVar("R")
+Duration = float | timedelta | str
+# How long a thread may go on waiting after its task was cancelled. Who asks for a lock again stands at the end of its line.
+_SLICE_S = 2.0
+_LOCK_SLICE_S = 30.0
+
+
+class AsyncQueue:
+    """A durable queue."""
+
+    def __init__(self, bridge: Bridge, plain: Queue) -> None:
+        """Programs call ``AsyncDatabase.queue``."""
+        self._bridge = bridge
+        self.sync = plain
+        """The synchronous handle of the same queue."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.sync.name
+
+    def __repr__(self) -> str:
+        return f"<AsyncQueue {self.name!r}>"
+
+    async def _call(self, fn: Callable[..., R], *args: Any, **options: Any) -> R:
+        self._bridge.check(self.sync.client, f"queue({self.name!r})")
+        return await self._bridge.call(fn, *args, **options)
+
+    async def put(
+        self,
+        value: object,
+        *,
+        key: object = None,
+        delay: Duration | None = None,
+        request_id: str | None = None,
+    ) -> int:
+        """Put a message; its id."""
+        return await self._call(self.sync.put, value, key=key, delay=delay, request_id=request_id)
+
+    async def put_many(
+        self,
+        values: Iterable[object],
+        *,
+        key: object = None,
+        delay: Duration | None = None,
+        request_id: str | None = None,
+    ) -> Sequence[int]:
+        """Put messages, all or none; their ids."""
+        return await self._call(self.sync.put_many, values, key=key, delay=delay, request_id=request_id)
+
+    def get(self, timeout: Duration | None = None, *, renew: bool = False) -> AsyncDelivery:
+        """The next message, for ``async with q.get(timeout="5s") as msg``; ``msg`` is None when none came in time. It is
+        acknowledged when the block ends, and given back when it raises."""
+        self._bridge.check(self.sync.client, f"queue({self.name!r})")
+        return AsyncDelivery(
+            self._bridge, self.sync, None if timeout is None else seconds(timeout, "timeout"), renew
+        )
+
+    async def count(self) -> int:
+        """How many messages are still to be acknowledged."""
+        return await self._call(self.sync.__len__)
+
+    async def counts(self) -> QueueCounts:
+        """How many messages are where."""
+        return await self._call(self.sync.counts)
+
+    async def dead(self, limit: int = 1000) -> list[DeadLetter]:
+        """The dead letters."""
+        return await self._call(self.sync.dead, limit)
+
+
+class AsyncMessage:
+    """A message in hand."""
+
+    def __init__(self, bridge: Bridge, message: Message) -> None:
+        self._bridge = bridge
+        self.sync = message
+        self.id = message.id
+        self.value = message.value
+        self.key = message.key
+        self.attempt = message.attempt
+
+    async def extend(self, lease: Duration | None = None) -> None:
+        """Keep it for another lease from now. Raises Conflict when it was given to somebody else."""
+        await self._bridge.call(self.sync.extend, lease)
+
+    async def ack(self) -> None:
+        """It is done. The end of the block does this."""
+        await self._bridge.call(self.sync.ack)
+
+    async def nack(self, *, error: str = "given back", delay: Duration | None = None) -> None:
+        """Give it back."""
+        await self._bridge.call(self.sync.nack, error=error, delay=delay)
+
+
+class AsyncDelivery:
+    """What ``AsyncQueue.get`` gives, for one ``async with`` block."""
+
+    def __init__(self, bridge: Bridge, queue: Queue, timeout: float | None, renew: bool) -> None:
+        self._bridge = bridge
+        self._queue = queue
+        self._timeout = timeout
+        self._renew = renew
+        self._message: AsyncMessage | None = None
+
+    async def __aenter__(self) -> AsyncMessage | None:
+        if self._message is not None:
+            raise InvalidArgument("this delivery is in use; call get() for each message")
+        message = await _in_slices(
+            self._bridge, self._queue.take, self._timeout, lambda message: message.nack(error="cancelled")
+        )
+        if message is not None:
+            self._message = AsyncMessage(self._bridge, message)
+            if self._renew:
+                keeper(self._queue.client).renewer.add(message)
+        return self._message
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        held, self._message = self._message, None
+        if held is None:
+            return
+        message = held.sync
+        if self._renew:
+            keeper(self._queue.client).renewer.remove(message)
+        if message.ended:
+            return
+        if error is None:
+            await asyncio.shield(self._bridge.call(message.ack))
+            return
+        try:
+            await asyncio.shield(self._bridge.call(message.nack, error=f"{type(error).__name__}: {error}"))
+        except OnefoldError:
+            pass  # the block's own error is the one to see; the lease ends by itself
+
+
+class AsyncLock:
+    """A lock, for an ``async with`` block."""
+
+    def __init__(self, bridge: Bridge, client: StateClient, plain: Lock, timeout: float | None) -> None:
+        """Programs call ``AsyncDatabase.lock``."""
+        self._bridge = bridge
+        self._client = client
+        self._timeout = timeout
+        self.sync = plain
+        """The synchronous handle of the same lock."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.sync.name
+
+    @property
+    def fencing_token(self) -> int:
+        """Larger at each grant; pass it to what the lock protects."""
+        return self.sync.fencing_token
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds it, as far as it knows."""
+        return self.sync.held
+
+    async def check(self) -> None:
+        """Raises Conflict when it was lost."""
+        await self._bridge.call(self.sync.check)
+
+    async def __aenter__(self) -> Self:
+        self._bridge.check(self._client, f"lock({self.name!r})")
+
+        def acquire(slice_s: float) -> bool | None:
+            try:
+                self.sync.acquire(slice_s)
+            except Timeout:
+                return None
+            return True
+
+        undo = lambda _: self.sync.release()  # noqa: E731
+        if await _in_slices(self._bridge, acquire, self._timeout, undo, _LOCK_SLICE_S) is None:
+            raise Timeout(
+                f"the lock {self.name!r} was not free within {self._timeout:g} s. Wait longer (timeout=)",
+                definite=True,
+            )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await asyncio.shield(self._bridge.call(self.sync.release))
+        except OnefoldError:
+            if error is None:
+                raise
+
+
+async def _in_slices(
+    bridge: Bridge,
+    take: Callable[[float], R | None],
+    timeout: float | None,
+    undo: Callable[[R], object],
+    slice_s: float = _SLICE_S,
+) -> R | None:
+    """Call ``take(seconds)`` until it gives something or the timeout is over. Cancelled meanwhile, what it still gives is
+    undone."""
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout is None else loop.time() + timeout
+    while True:
+        left = slice_s if deadline is None else max(0.0, min(slice_s, deadline - loop.time()))
+        future: Future[R | None] = bridge.wait(lambda left=left: take(left))  # type: ignore[misc]
+        try:
+            taken = await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(lambda done: _undo(done, undo))
+            raise
+        if taken is not None or (deadline is not None and loop.time() >= deadline):
+            return taken
+
+
+def _undo(done: Future[R | None], undo: Callable[[R], object]) -> None:
+    if not done.cancelled() and done.exception() is None and (taken := done.result()) is not None:
+        try:
+            undo(taken)
+        except OnefoldError:
+            pass  # its lease ends by itself

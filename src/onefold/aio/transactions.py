@@ -1,0 +1,297 @@
+"""Transactions, asynchronously: see ``onefold.state.transactions``.
+
+All calls of one transaction run in one thread, which holds its block; the task's own block is guarded here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Token
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+
+from onefold import config
+from onefold.aio.bridge import Bridge, Pulled
+from onefold.aio.maps import AsyncMap
+from onefold.errors import Conflict, InvalidArgument, TransactionError
+from onefold.state import guard
+from onefold.state.items import Item, Version
+from onefold.state.outcomes import outcome
+from onefold.state.transactions import Transaction
+from onefold.state.tx_map import TxMap, Unmet
+
+if TYPE_CHECKING:
+    from onefold.aio.queues import AsyncQueue
+    from onefold.aio.streams import AsyncConsumer, AsyncStream
+    from onefold.state.client import StateClient
+
+T = TypeVar("T")
+R = TypeVar("R")
+Duration = float | timedelta | str
+
+
+class AsyncTransaction:
+    """One try of a serializable transaction: ``async with db.transaction() as tx``."""
+
+    def __init__(self, bridge: Bridge, plain: Transaction) -> None:
+        """Programs call ``AsyncDatabase.transaction``."""
+        self._bridge = bridge
+        self.sync = plain
+        """The synchronous transaction. Its methods work in its own thread only."""
+        self._thread: ThreadPoolExecutor | None = None
+        self._guard: Token[Any] | None = None
+        self._task: object = None
+
+    async def __aenter__(self) -> Self:
+        self._bridge.check()
+        token = guard.enter(self.sync.client)
+        thread = self._bridge.hold_thread()
+        try:
+            await self._bridge.run_in(thread, self.sync.__enter__)
+        except BaseException:
+            guard.leave(token)
+            self._bridge.give_thread(thread)
+            raise
+        self._guard, self._thread, self._task = token, thread, asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        thread, self._thread = self._thread, None
+        if self._guard is not None:
+            guard.leave(self._guard)
+        if thread is None:
+            return
+        try:
+            await self._bridge.run_in(thread, self.sync.__exit__, kind, error, trace)
+        finally:
+            self._bridge.give_thread(thread)
+
+    async def run(self, fn: Callable[..., R], *args: Any, **options: Any) -> R:
+        """Run a call of the synchronous transaction in its thread. Raises TransactionError outside of its block and task."""
+        if self._thread is None:
+            raise TransactionError("the transaction is not open: use it inside its `async with` block")
+        self._bridge.check()
+        if asyncio.current_task() is not self._task:
+            raise TransactionError("a transaction belongs to the task that began it; use it there")
+        return await self._bridge.run_in(self._thread, fn, *args, **options)
+
+    @overload
+    def map(self, name: str) -> AsyncTxMap[Any]: ...
+
+    @overload
+    def map(self, name: str, type: type[T]) -> AsyncTxMap[T]: ...
+
+    @overload
+    def map(self, name: AsyncMap[T]) -> AsyncTxMap[T]: ...
+
+    def map(self, name: str | AsyncMap[Any], type: type[Any] | None = None) -> AsyncTxMap[Any]:
+        """A map inside this transaction, by its name or plain handle."""
+        plain = name.sync if isinstance(name, AsyncMap) else name
+
+        def make() -> TxMap[Any]:
+            return self.sync.map(plain) if type is None else self.sync.map(plain, type)  # type: ignore[arg-type]
+
+        return AsyncTxMap(self, make)
+
+    def queue(self, name: str | AsyncQueue) -> AsyncTxQueue:
+        """A queue inside this transaction."""
+        return AsyncTxQueue(self, name if isinstance(name, str) else name.sync.name)
+
+    def stream(self, name: str | AsyncStream[Any]) -> AsyncTxStream:
+        """A stream inside this transaction."""
+        return AsyncTxStream(self, name if isinstance(name, str) else name.sync.name)
+
+    async def commit(self, consumer: AsyncConsumer[Any]) -> None:
+        """Make a consumer's progress part of this transaction."""
+        await self.run(self.sync.commit, consumer.sync)
+
+    @property
+    def version(self) -> Version | None:
+        """After the block: the version of what it wrote."""
+        return self.sync.version
+
+    @property
+    def increments(self) -> Mapping[Any, int | float]:
+        """After the block: the new values of what was incremented."""
+        return self.sync.increments
+
+
+class AsyncTxMap(Generic[T]):
+    """A map in a transaction; see ``onefold.state.tx_map``."""
+
+    def __init__(self, tx: AsyncTransaction, make: Callable[[], TxMap[T]]) -> None:
+        self._tx = tx
+        self._make = make
+        self._made: TxMap[T] | None = None
+
+    async def _call(self, name: str, *args: Any, **options: Any) -> Any:
+        def call() -> Any:
+            if self._made is None:
+                self._made = self._make()
+            return getattr(self._made, name)(*args, **options)
+
+        return await self._tx.run(call)
+
+    async def get(self, key: Any, default: Any = None) -> Any:
+        """The value, or ``default``."""
+        return await self._call("get", key, default)
+
+    async def get_item(self, key: Any) -> Item[T] | None:
+        """The value with its version and end."""
+        found: Item[T] | None = await self._call("get_item", key)
+        return found
+
+    async def get_many(self, keys: Iterable[Any]) -> dict[Any, T]:
+        """The values of those that are there."""
+        found: dict[Any, T] = await self._call("get_many", keys)
+        return found
+
+    async def contains(self, key: Any) -> bool:
+        """Whether the key is there."""
+        return bool(await self._call("__contains__", key))
+
+    async def count(self) -> int:
+        """How many keys there are. Reads the whole map."""
+        return int(await self._call("__len__"))
+
+    async def put(
+        self,
+        key: Any,
+        value: T,
+        *,
+        ttl: Duration | None = None,
+        if_version: Version | str | None = None,
+        if_absent: bool = False,
+    ) -> None:
+        """Set a key."""
+        await self._call("put", key, value, ttl=ttl, if_version=if_version, if_absent=if_absent)
+
+    async def put_many(
+        self, items: Mapping[Any, T] | Iterable[tuple[Any, T]], *, ttl: Duration | None = None
+    ) -> None:
+        """Set several keys."""
+        await self._call("put_many", items, ttl=ttl)
+
+    async def update(self, other: Any = (), /, **more: T) -> None:
+        """As of a dict."""
+        await self._call("update", other, **more)
+
+    async def delete(self, key: Any, *, if_version: Version | str | None = None) -> bool:
+        """Remove a key; whether it was there."""
+        return bool(await self._call("delete", key, if_version=if_version))
+
+    async def pop(self, key: Any, *default: Any) -> Any:
+        """Remove a key and return its value."""
+        return await self._call("pop", key, *default)
+
+    async def setdefault(self, key: Any, default: Any = None) -> Any:
+        """The value of a key, set first if it is not there."""
+        return await self._call("setdefault", key, default)
+
+    async def modify(self, key: Any, fn: Callable[[Any], T], default: Any = None) -> Any:
+        """Replace the value by ``fn(value)``; the new value."""
+        return await self._call("modify", key, fn, default)
+
+    async def increment(self, key: Any, by: float = 1, *, ttl: Duration | None = None) -> None:
+        """Add to a number, blindly."""
+        await self._call("increment", key, by, ttl=ttl)
+
+    def scan(self, **options: Any) -> _Scan[tuple[Any, T]]:
+        """(key, value) in key order, for ``async for``: the arguments of ``TxMap.scan``."""
+        return _Scan(self, options)
+
+    def items(self) -> _Scan[tuple[Any, T]]:
+        """Everything, in key order."""
+        return self.scan()
+
+
+class _Scan(Generic[T]):
+    """A scan in a transaction, one item at a time: it depends only on what was taken."""
+
+    def __init__(self, of: AsyncTxMap[Any], options: dict[str, Any]) -> None:
+        self._of = of
+        self._options = options
+        self._iterator: Any = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        if self._iterator is None:
+            self._iterator = await self._of._call("scan", **self._options)
+        found = await self._of._tx.run(next, self._iterator, Pulled)  # a class that no scan gives
+        if found is Pulled:
+            raise StopAsyncIteration
+        item: T = found
+        return item
+
+
+class AsyncTxQueue:
+    """A queue in a transaction."""
+
+    def __init__(self, tx: AsyncTransaction, name: str) -> None:
+        self._tx = tx
+        self._name = name
+
+    async def put(self, value: object, *, key: object = None, delay: Duration | None = None) -> None:
+        """Put a message when the transaction commits."""
+        await self._tx.run(lambda: self._tx.sync.queue(self._name).put(value, key=key, delay=delay))
+
+
+class AsyncTxStream:
+    """A stream in a transaction."""
+
+    def __init__(self, tx: AsyncTransaction, name: str) -> None:
+        self._tx = tx
+        self._name = name
+
+    async def append(self, value: object, key: object = None) -> None:
+        """Append a record when the transaction commits."""
+        await self._tx.run(lambda: self._tx.sync.stream(self._name).append(value, key))
+
+    async def append_many(self, records: object, key: str | None = None) -> None:
+        """Append records when the transaction commits."""
+        await self._tx.run(lambda: self._tx.sync.stream(self._name).append_many(records, key))
+
+
+async def run_transaction(
+    bridge: Bridge,
+    client: StateClient,
+    fn: Callable[[AsyncTransaction], Awaitable[R]],
+    *,
+    attempts: int = config.TRANSACTION_ATTEMPTS,
+    request_id: str | None = None,
+    read_only: bool = False,
+) -> R:
+    """See ``AsyncDatabase.run_transaction``."""
+    if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
+        raise InvalidArgument(f"attempts must be a whole number of 1 or more; got {attempts!r}")
+    pause_s = config.TRANSACTION_BACKOFF_S
+    for left in reversed(range(attempts)):
+        plain = Transaction(client, request_id=request_id, read_only=read_only, last_try=not left)
+        try:
+            async with AsyncTransaction(bridge, plain) as tx:
+                result = fn(tx)
+                if not inspect.isawaitable(result):
+                    raise TransactionError(
+                        "run_transaction takes an async function here; this one returned no awaitable"
+                    )
+                return_value = await result
+        except Conflict as error:
+            if not left or isinstance(error, Unmet):
+                raise
+            if request_id is not None and await bridge.call(outcome, client, request_id) == "rejected":
+                raise Conflict(
+                    f"the request {request_id!r} was rejected before, and stays so. Use another request_id"
+                ) from error
+        else:
+            return return_value
+        await asyncio.sleep(pause_s * (0.5 + client.env.token(1)[0] / 256))
+        pause_s = min(2 * pause_s, config.TRANSACTION_BACKOFF_MAX_S)
+    raise AssertionError("unreachable")
