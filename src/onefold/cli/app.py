@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from onefold.cli import demo, explain, programs, runs, status, tables
+from onefold.cli import demo, doctor, explain, keep, maps, programs, runs, status, tables
 from onefold.cli.options import JsonOption, Place, UrlOption
 
 app = typer.Typer(
     name="onefold",
-    help="Many machines, one computer: jobs that resume, and results that can be read while they run.",
+    help="Many machines, one computer: shared state, and jobs that resume and can be read while they run.",
     epilog="Exit codes: 0 done, 1 the operation failed, 2 wrong usage, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
@@ -51,4 +51,18 @@ app.command("runs")(runs.runs)
 app.command("tables")(tables.tables)
 app.command("table", short_help="Show a table, also while it is being computed.")(tables.table)
 app.command("status")(status.status)
-app.command("explain", short_help="Say how a table is made, and what was recomputed.")(explain.explain)
+app.command("explain", short_help="Say what a table or collection is, and how it came about.")(
+    explain.explain
+)
+app.command("get", short_help="Print the value of a key of a map.")(maps.get)
+app.command("put", short_help="Set a key of a map.", context_settings={"ignore_unknown_options": True})(
+    maps.put
+)  # so that -7 is a value
+app.command("del", short_help="Remove a key of a map.")(maps.delete)
+app.command("ls", short_help="List the items of a map, or all collections.")(maps.ls)
+app.command("watch", short_help="Print the changes of a map as they come.")(maps.watch)
+app.command("export", short_help="Write maps, queues and streams as JSON lines.")(keep.export)
+app.command("import", short_help="Put what was exported into a space.")(keep.import_)
+app.command("backup", short_help="Copy a space while programs go on writing.")(keep.backup)
+app.command("restore", short_help="Make a space from a backup, also as it was earlier.")(keep.restore)
+app.command("doctor", short_help="Check a space, and say what to do.")(doctor.doctor)

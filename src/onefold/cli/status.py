@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from onefold.cli import output
 from onefold.cli.options import JsonOption, UrlOption, place
 
+if TYPE_CHECKING:
+    from onefold.db import Database
+
 
 def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Say what a space is and what goes on in it.
 
-    JSON: {url, version, bytes, tables, runs: {running, done, failed, cancelled}, running: [run, ...]} with
-    runs as in `onefold runs`; bytes is the size of its folder, null when it has none.
+    JSON: {url, version, bytes, shards, offsets, processes, tables, runs: {running, done, failed, cancelled}, running:
+    [run, ...]} with runs as in `onefold runs`; bytes is the size of its folder, null when it has none. offsets: the last
+    record of each shard; processes: how many others have it open.
     """
     from onefold._version import __version__
     from onefold.display import words
@@ -30,6 +34,9 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
             "url": db.url,
             "version": __version__,
             "bytes": _folder_bytes(db.url),
+            "shards": len(db._spaces),
+            "offsets": [space.applied for space in db._spaces],
+            "processes": _others(db),
             "tables": len(db.tables()),
             "runs": {state: states.get(state, 0) for state in ("running", "done", "failed", "cancelled")},
             "running": [output.run_object(run) for run in running],
@@ -39,6 +46,10 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
             return
         size = "" if found["bytes"] is None else f", {words.size(found['bytes'])}"
         print(f"space    {db.url}{size}  (onefold {__version__})")
+        offsets = ", ".join(f"{offset:,}" for offset in found["offsets"][:8])
+        print(
+            f"shards   {found['shards']:,}, at offset {offsets}; {found['processes']:,} other processes have it open"
+        )
         print(f"tables   {found['tables']:,}")
         print("runs     " + ", ".join(f"{count:,} {state}" for state, count in found["runs"].items()))
         for run in running:
@@ -46,6 +57,16 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
             tasks = f"{progress.done:,}/{progress.total:,} tasks, {progress.workers} workers"
             age = words.duration(progress.elapsed)
             print(f"running  {run.id}  {words.visible(run.table_name)}  {tasks}, for {age}")
+
+
+def _others(db: Database) -> int:
+    """How many other processes have the space open."""
+    from onefold.log import members
+
+    space = db._spaces[0]
+    if space.directory is None:
+        return 0
+    return len(members.notes(space.directory / "members").keys() - {space.member})
 
 
 def _folder_bytes(url: str) -> int | None:

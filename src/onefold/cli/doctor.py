@@ -1,0 +1,86 @@
+"""``onefold doctor``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onefold.cli import output
+from onefold.cli.options import JsonOption, Place, UrlOption, place
+
+if TYPE_CHECKING:
+    from onefold.db import Database
+    from onefold.fold.checkup import Check
+
+
+def doctor(
+    ctx: typer.Context,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Fold a large log again too.", show_default=False)
+    ] = False,
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix",
+            help="Remove results that no job refers to and that are older than a day.",
+            show_default=False,
+        ),
+    ] = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a space and say what to do: files, log, state against log, leftovers, disk, clock.
+
+    Exit code 1 when there is a problem (not for a warning). JSON: {url, problems, warnings, checks: [{name, status, found,
+    advice}]} with status ok, warn, problem or skipped.
+    """
+    where = place(ctx, url, as_json)
+    found = []
+    for check in _checks(where, deep=deep, fix=fix):
+        found.append(check)
+        if not where.json:
+            print(f"{_MARKS[check.status]}  {check.name}: {check.found}")
+            if check.advice:
+                print(f"{'':9}→ {check.advice}")
+    problems = sum(check.status == "problem" for check in found)
+    warnings = sum(check.status == "warn" for check in found)
+    if where.json:
+        shown: dict[str, Any] = {"url": where.url, "problems": problems, "warnings": warnings}
+        output.emit(shown | {"checks": [check._asdict() for check in found]})
+    else:
+        output.say(f"{problems} problems, {warnings} warnings" if problems or warnings else "all is well")
+    if problems:
+        raise typer.Exit(1)
+
+
+_MARKS = {"ok": "ok     ", "warn": "warning", "problem": "PROBLEM", "skipped": "skipped"}
+
+
+def _checks(where: Place, *, deep: bool, fix: bool) -> Iterator[Check]:
+    from onefold.errors import LogCorrupt
+    from onefold.fold.checkup import Check
+
+    try:
+        db = where.open()
+    except LogCorrupt as error:
+        yield Check("open", "problem", str(error), "Keep a copy of the folder, then do as it says")
+        return
+    with db:
+        yield from _look(db, deep=deep, fix=fix)
+
+
+def _look(db: Database, *, deep: bool, fix: bool) -> Iterator[Check]:
+    from onefold.compute.jobs import rows
+    from onefold.db import _folds
+    from onefold.errors import OnefoldError
+    from onefold.fold.checkup import Check, check_space
+    from onefold.state.checkup import check_state
+
+    try:
+        tables = (rows.BLOB, rows.GARBAGE)
+        yield from check_space(db._spaces, _folds, deep=deep, blob_tables=tables, fix=fix)
+        yield from check_state(db._state)
+    except OnefoldError as error:
+        yield Check("reading", "problem", str(error), "Keep a copy of the folder, then do as it says")

@@ -1,0 +1,202 @@
+"""``onefold backup``, ``restore``, ``export`` and ``import``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+
+from onefold.cli import keys, output
+from onefold.cli.options import JsonOption, UrlOption, place
+
+
+def _blob_tables() -> tuple[str, ...]:
+    from onefold.compute.jobs import rows
+
+    return (rows.BLOB,)
+
+
+def backup(
+    ctx: typer.Context,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the space, as it is at one instant, into a folder, while programs go on writing.
+
+    Everything is in it: state, log, and what jobs have computed. The folder appears when all is written and on the
+    disk, or not at all. JSON: {directory, incarnation, created, shards: [{offset, ...}], bytes, missing_blobs}.
+    """
+    from onefold.display import words
+    from onefold.fold.backup import backup as make
+    from onefold.fold.log_prefix import as_time
+
+    where = place(ctx, url, as_json)
+    with where.open() as db:
+        made = make(db._spaces, directory, blob_tables=_blob_tables())
+    size = sum(file.bytes for file in made.files.values())
+    if where.json:
+        shown = {
+            "directory": str(directory),
+            "incarnation": made.incarnation,
+            "created": as_time(made.created_ms),
+        }
+        shards = [{"offset": shard.offset, "state_digest": shard.state_digest} for shard in made.shards]
+        output.emit(shown | {"shards": shards, "bytes": size, "missing_blobs": list(made.missing_blobs)})
+        return
+    offsets = ", ".join(str(shard.offset) for shard in made.shards)
+    output.say(
+        f"backup of {words.size(size)} in {directory}, as of {as_time(made.created_ms)} (offset {offsets})"
+    )
+    _say_missing(made.missing_blobs, "were missing in the space already")
+
+
+def restore(
+    ctx: typer.Context,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A backup.")],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="As it was then: an ISO 8601 time, or `2h ago`.", show_default=False
+        ),
+    ] = None,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a space at --url, which must hold none, from a backup; all checksums are compared first.
+
+    Session tokens of the old space are refused by the new one. It appears whole or not at all.
+    JSON: {url, offsets, missing_blobs}.
+    """
+    from onefold.db import _folds, _target
+    from onefold.errors import InvalidArgument
+    from onefold.fold.backup import restore as make
+    from onefold.fold.open import directory_of
+
+    where = place(ctx, url, as_json)
+    to_ms = None if to is None else int(keys.parse_time(to, "--to").timestamp() * 1000)
+    target = _target(where.url)
+    if target.startswith("memory:"):
+        raise InvalidArgument("a space in memory cannot be restored into. Give a folder: --url DIR")
+    place_ = directory_of(target)
+    made = make(directory, place_, _folds, to_ms=to_ms, blob_tables=_blob_tables())
+    if where.json:
+        shown = {"url": str(place_), "offsets": list(made.offsets)}
+        output.emit(shown | {"missing_blobs": list(made.missing_blobs)})
+        return
+    output.say(f"restored {place_} (offset {', '.join(map(str, made.offsets))})")
+    _say_missing(made.missing_blobs, "are not in the backup")
+
+
+def _say_missing(blobs: tuple[str, ...], what: str) -> None:
+    if blobs:
+        output.say(f"{len(blobs)} results of jobs {what}; their tasks run again when needed")
+
+
+def export(
+    ctx: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A new file; - is stdout.")],
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write maps, queues and streams as JSON lines, as of one instant.
+
+    Locks, consumer groups and the tables of jobs are not in it (a backup has everything).
+    JSON: {items, messages, records}; on stderr when FILE is -.
+    """
+    from onefold.state.portable import export as write
+
+    where = place(ctx, url, as_json)
+    with where.open() as db, _writing(file) as out:
+        counts = write(db._state, out.write)
+    if where.json and file != "-":
+        output.emit(counts._asdict())
+    else:
+        output.say(
+            f"exported {counts.items:,} items, {counts.messages:,} messages, {counts.records:,} records"
+        )
+
+
+@contextlib.contextmanager
+def _writing(file: str) -> Iterator[IO[str]]:
+    """Where to write; a file appears whole or not at all."""
+    from onefold.errors import SpaceError
+
+    if file == "-":
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    target = Path(file)
+    if target.exists():
+        raise SpaceError(f"{target} is there already. Remove it, or give another name")
+    half_made = target.with_name(f".{target.name}.{os.getpid()}.half")
+    try:
+        with half_made.open("x", encoding="utf-8", newline="\n") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        half_made.rename(target)
+    except OSError as error:
+        raise SpaceError(f"{target} cannot be written: {error.strerror}. Nothing is left of it") from error
+    finally:
+        half_made.unlink(missing_ok=True)
+
+
+def import_(
+    ctx: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Made by `onefold export`; - is stdin.")],
+    on_conflict: Annotated[
+        str,
+        typer.Option(
+            metavar="error|replace|skip",
+            help="When a key is there already: stop before anything is written, "
+            "replace it, or skip the line.",
+        ),
+    ] = "error",
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put what was exported into a space; makes the space if there is none.
+
+    The whole file is checked before anything is written. Cut short, it can be run again with `--on-conflict replace`:
+    messages and records are not added twice. JSON: {items, messages, records, skipped, ended}.
+    """
+    from onefold.state.portable_import import import_file
+
+    where = place(ctx, url, as_json)
+    if on_conflict not in ("error", "replace", "skip"):
+        raise typer.BadParameter("must be error, replace or skip", param_hint="--on-conflict")
+    with _reading(file) as lines, where.open(create=True) as db:
+        done = import_file(db._state, lines, on_conflict)  # type: ignore[arg-type]  # checked above
+    if where.json:
+        output.emit(done._asdict())
+        return
+    left = f"; {done.skipped:,} were there" if done.skipped else ""
+    left += f"; {done.ended:,} had ended" if done.ended else ""
+    output.say(f"imported {done.items:,} items, {done.messages:,} messages, {done.records:,} records{left}")
+
+
+@contextlib.contextmanager
+def _reading(file: str) -> Iterator[IO[str]]:
+    """A file that can be read twice."""
+    from onefold.errors import SpaceError
+
+    if file != "-":
+        try:
+            with Path(file).open(encoding="utf-8", newline="\n") as lines:
+                yield lines
+        except OSError as error:
+            raise SpaceError(f"{file} cannot be read: {error.strerror}. Check the path") from error
+        return
+    with tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n") as lines:
+        sys.stdin.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
+        for line in sys.stdin:
+            lines.write(line)
+        yield lines

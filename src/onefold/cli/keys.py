@@ -1,0 +1,95 @@
+"""Keys, values and moments as they are typed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from onefold.state.keys import Key
+
+JsonKeyOption = Annotated[
+    bool,
+    typer.Option(
+        "--json-key",
+        help='KEY is JSON: 7, true, null, "text", [...] or {"$bytes": "AAE="}.',
+        show_default=False,
+    ),
+]
+AtOption = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        metavar="TIME",
+        help="As it was: an ISO 8601 time, `2h ago`, or a session token.",
+        show_default=False,
+    ),
+]
+
+
+def parse_key(text: str, *, as_json: bool = False, name: str = "KEY") -> Key:
+    """The key that was typed: text is text, a JSON array is a tuple; with ``as_json`` any JSON."""
+    from onefold.errors import InvalidValue
+    from onefold.state.portable_json import key_from_json
+
+    if not as_json and not text.startswith("["):
+        return text
+    try:
+        return key_from_json(json.loads(text))
+    except (ValueError, RecursionError, InvalidValue) as error:
+        raise typer.BadParameter(
+            f"{text!r} is no key: {error}. Text is taken as it is; a tuple is a JSON array such as '[\"eu\", 7]'",
+            param_hint=name,
+        ) from None
+
+
+def parse_value(text: str) -> Any:
+    """The value that was typed: JSON if it is that, else the text; ``-`` reads it from stdin."""
+    from onefold.state.portable_json import from_json
+
+    if text == "-":
+        text = sys.stdin.read().removesuffix("\n")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return from_json(found)
+
+
+def parse_time(text: str, name: str = "TIME") -> datetime:
+    """A moment: ISO 8601 (without a zone: local time), or how long ago: ``2h ago``."""
+    from onefold.durations import seconds
+    from onefold.errors import InvalidArgument
+
+    try:
+        if text.endswith("ago"):
+            return datetime.now(UTC) - timedelta(seconds=seconds(text.removesuffix("ago"), name))
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError, InvalidArgument):
+        raise typer.BadParameter(
+            f"{text!r} is no moment; write an ISO 8601 time such as 2026-05-01T12:00 or `2h ago`",
+            param_hint=name,
+        ) from None
+
+
+def parse_when(text: str) -> datetime | str:
+    """A moment, or a session token."""
+    return text if text.startswith("of1.") else parse_time(text, "--at")
+
+
+def shown_key(key: Key) -> str:
+    """A key for people: text as it is, a tuple as JSON."""
+    from onefold.state.portable_json import dump_line, key_to_json
+
+    return key if isinstance(key, str) and key.isprintable() else dump_line(key_to_json(key))
+
+
+def shown_value(value: Any) -> str:
+    """A value for people: text as it is, the rest as JSON."""
+    from onefold.state.portable_json import dump_line, to_json
+
+    return value if isinstance(value, str) else dump_line(to_json(value))

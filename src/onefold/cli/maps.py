@@ -1,0 +1,269 @@
+"""``onefold get``, ``put``, ``del``, ``ls`` and ``watch``: maps from the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onefold.cli import keys, output
+from onefold.cli.keys import AtOption, JsonKeyOption
+from onefold.cli.options import JsonOption, Place, UrlOption, place
+
+if TYPE_CHECKING:
+    from onefold.db import Database
+    from onefold.state.items import Change
+    from onefold.state.watch import Watch
+
+MapArgument = Annotated[str, typer.Argument(metavar="MAP", help="The map's name.")]
+KeyArgument = Annotated[
+    str,
+    typer.Argument(metavar="KEY", help="Text, or a tuple as a JSON array: '[\"eu\", 7]'. See --json-key."),
+]
+VersionOption = Annotated[
+    str | None,
+    typer.Option("--if-version", metavar="VERSION", help="Only if it has this version.", show_default=False),
+]
+
+
+@contextlib.contextmanager
+def _opened(where: Place, at: str | None) -> Iterator[Database]:
+    with where.open() as db:
+        if at is None:
+            yield db
+            return
+        with db.at(keys.parse_when(at)) as past:
+            yield past
+
+
+def get(
+    ctx: typer.Context,
+    name: MapArgument,
+    key: KeyArgument,
+    json_key: JsonKeyOption = False,
+    at: AtOption = None,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the value of a key: text as it is, anything else as JSON. Exit code 1 when there is none.
+
+    JSON: {key, value, version, expires_at}; bytes, times and the like as in `onefold export`.
+    """
+    from onefold.errors import InvalidArgument
+    from onefold.state.portable_json import key_to_json, to_json
+
+    where, wanted = place(ctx, url, as_json), keys.parse_key(key, as_json=json_key)
+    with _opened(where, at) as db:
+        item = db.map(name).get_item(wanted)
+    if item is None:
+        raise InvalidArgument(f"there is no {keys.shown_key(wanted)} in map {name!r}")
+    if where.json:
+        shown = {"key": key_to_json(item.key), "value": to_json(item.value), "version": str(item.version)}
+        output.emit(shown | {"expires_at": item.expires_at})
+    else:
+        print(keys.shown_value(item.value))
+
+
+def put(
+    ctx: typer.Context,
+    name: MapArgument,
+    key: KeyArgument,
+    value: Annotated[
+        str, typer.Argument(metavar="VALUE", help="JSON if it is that, else text; - reads it from stdin.")
+    ],
+    ttl: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="It ends after so long: 5m.", show_default=False)
+    ] = None,
+    if_absent: Annotated[
+        bool, typer.Option("--if-absent", help="Only if the key is not there.", show_default=False)
+    ] = False,
+    if_version: VersionOption = None,
+    json_key: JsonKeyOption = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set a key and print its new version. Makes the space if there is none.
+
+    A number, true, null, or text in double quotes is JSON: `put m k 7` is a number, `put m k '"7"'` is text.
+    Exit code 1 when a condition does not hold; then nothing is written. JSON: {version}.
+    """
+    if if_absent and if_version is not None:
+        raise typer.BadParameter("cannot go together with --if-absent", param_hint="--if-version")
+    where, wanted = place(ctx, url, as_json), keys.parse_key(key, as_json=json_key)
+    found = keys.parse_value(value)
+    with where.open(create=True) as db:
+        version = db.map(name).put(wanted, found, ttl=ttl, if_absent=if_absent, if_version=if_version)
+    if where.json:
+        output.emit({"version": str(version)})
+    else:
+        print(version)
+
+
+def delete(
+    ctx: typer.Context,
+    name: MapArgument,
+    key: KeyArgument,
+    if_version: VersionOption = None,
+    json_key: JsonKeyOption = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a key. Exit code 1 when it is not there. JSON: {deleted}."""
+    from onefold.errors import InvalidArgument
+
+    where, wanted = place(ctx, url, as_json), keys.parse_key(key, as_json=json_key)
+    with where.open() as db:
+        deleted = db.map(name).delete(wanted, if_version=if_version)
+    if where.json:
+        output.emit({"deleted": deleted})
+        if not deleted:
+            raise typer.Exit(1)
+    elif not deleted:
+        raise InvalidArgument(f"there is no {keys.shown_key(wanted)} in map {name!r}")
+
+
+def ls(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[MAP]", help="The map. Default: list all collections.", show_default=False),
+    ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Only keys that begin with these elements.", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many items.")] = 100,
+    json_key: JsonKeyOption = False,
+    at: AtOption = None,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the items of a map in key order; without MAP all collections of the space.
+
+    A prefix matches whole elements: `--prefix eu` lists ["eu", 7], not "europe".
+    JSON: [{key, value}]; without MAP: [{kind, name, count, shards}].
+    """
+    from onefold.state.portable_json import key_to_json, to_json
+
+    where = place(ctx, url, as_json)
+    with _opened(where, at) as db:
+        if name is None:
+            _print_collections(db, where)
+            return
+        start = None if prefix is None else keys.parse_key(prefix, as_json=json_key, name="--prefix")
+        found = list(db.map(name).scan(prefix=start, limit=limit + 1))
+    if where.json:
+        output.emit([{"key": key_to_json(key), "value": to_json(value)} for key, value in found[:limit]])
+        return
+    for key, value in found[:limit]:
+        print(f"{keys.shown_key(key)}\t{keys.shown_value(value)}")
+    if len(found) > limit:
+        output.say(f"… and more; --limit {limit * 10 or 100} shows more of them")
+
+
+def _print_collections(db: Database, where: Place) -> None:
+    from onefold.display import words
+
+    found = db.collections()
+    if where.json:
+        rows = [{"kind": c.kind, "name": c.name, "count": c.count, "shards": list(c.shards)} for c in found]
+        output.emit(rows)
+    elif not found:
+        output.say(f"nothing in {db.url}")
+    else:
+        heads = [("kind", False), ("count", True), ("name", False)]
+        output.grid(heads, [(c.kind, f"{c.count:,}", words.visible(c.name)) for c in found])
+
+
+def watch(
+    ctx: typer.Context,
+    name: MapArgument,
+    key: Annotated[
+        str | None, typer.Argument(metavar="[KEY]", help="Only this key.", show_default=False)
+    ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Only keys that begin with these elements.", show_default=False),
+    ] = None,
+    initial: Annotated[
+        bool, typer.Option("--initial", help="First what is there now.", show_default=False)
+    ] = False,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TOKEN", help="What followed this token.", show_default=False),
+    ] = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="End when nothing came for so long.", show_default=False),
+    ] = None,
+    json_key: JsonKeyOption = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the changes of a map as they come, one a line, until it is interrupted (exit code 0).
+
+    JSON, one document a line: {kind, key, value, version, token}; a watch with `--from TOKEN` goes on after it.
+    """
+    where = place(ctx, url, as_json)
+    if key is not None and prefix is not None:
+        raise typer.BadParameter("KEY and --prefix cannot go together", param_hint="--prefix")
+    if initial and start is not None:
+        raise typer.BadParameter("--initial and --from cannot go together", param_hint="--from")
+    text = key if key is not None else prefix
+    wanted = None if text is None else keys.parse_key(text, as_json=json_key)
+    with where.open() as db:
+        changes = db.map(name).watch(wanted, start=start, initial=initial, timeout=timeout)
+        with _ended_from_outside(changes.close):
+            _print_changes(changes, where, only=wanted if key is not None else None)
+
+
+def _print_changes(changes: Watch[Any], where: Place, only: object) -> None:
+    try:
+        for change in changes:
+            if only is not None and change.key != only:
+                continue  # a longer key that begins so
+            print(_line(change, as_json=where.json), flush=True)
+    except BrokenPipeError:
+        # Nobody reads any more. What Python flushes at its end must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _line(change: Change[Any], *, as_json: bool) -> str:
+    from onefold.state.portable_json import dump_line, key_to_json, to_json
+
+    if as_json:
+        shown = {"kind": change.kind, "key": key_to_json(change.key), "value": to_json(change.value)}
+        return dump_line(shown | {"version": str(change.version), "token": change.token})
+    line = f"{change.kind}\t{keys.shown_key(change.key)}"
+    return f"{line}\t{keys.shown_value(change.value)}" if change.kind == "put" else line
+
+
+@contextlib.contextmanager
+def _ended_from_outside(close: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, SIGINT, SIGTERM and a reader of stdout that goes away call ``close``."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda *_: close())
+    with contextlib.suppress(OSError, ValueError):  # stdout is no file
+        threading.Thread(target=_await_hangup, args=(sys.stdout.fileno(), close), daemon=True).start()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _await_hangup(fd: int, close: Callable[[], None]) -> None:
+    poll = select.poll()
+    poll.register(fd, 0)
+    for _, event in poll.poll():
+        if event & (select.POLLERR | select.POLLHUP):
+            close()
