@@ -72,7 +72,7 @@ def test_a_flipped_bit_anywhere_in_the_file_is_detected(made, tmp_path):
 
 
 def test_a_file_that_is_cut_off_is_detected(made, tmp_path):
-    directory, truth = made
+    directory, _ = made
     whole = (directory / FILE_NAME).read_bytes()
     rng = random.Random(SEED)
     for number in range(12):
