@@ -249,8 +249,9 @@ class Database:
         max_attempts: int = 5,
         dead_letter: str | None = None,
     ) -> Queue:
-        """A durable queue. A message that is taken and not acknowledged within ``lease`` is given out again, up to ``max_attempts``
-        times; then it goes to the queue ``dead_letter`` (default: kept aside in this one, see ``Queue.dead``)."""
+        """A durable queue. A message that is taken and not acknowledged within ``lease`` is given out again, up to
+        ``max_attempts`` times; then it goes to the queue ``dead_letter`` (default: kept aside in this one, see
+        ``Queue.dead``)."""
         from onefold.state.queues import Queue
 
         return Queue(self._state, name, lease=lease, max_attempts=max_attempts, dead_letter=dead_letter)
@@ -262,8 +263,8 @@ class Database:
         ttl: float | timedelta | str = "30s",
         timeout: float | timedelta | str | None = None,
     ) -> Lock:
-        """A lock among all programs of the space, for a ``with`` block. It is renewed while it is held, and free again at most about
-        ``ttl`` after its holder died. ``timeout``: how long to wait for it (default: for ever)."""
+        """A lock among all programs of the space, for a ``with`` block. It is renewed while it is held, and free again at
+        most about ``ttl`` after its holder died. ``timeout``: how long to wait for it (default: for ever)."""
         from onefold.state.locks import Lock
 
         return Lock(self._state, name, ttl=ttl, timeout=timeout)
@@ -283,9 +284,9 @@ class Database:
         return Stream(self._state, name, partitions=partitions, type=type, retention=retention)
 
     def transaction(self, request_id: str | None = None, *, read_only: bool = False) -> Transaction:
-        """One try of a serializable transaction: ``with db.transaction() as tx``. It commits when the block ends and raises Conflict
-        (nothing was written) when somebody changed what it had read. ``request_id``: it happens at most once under this name.
-        ``read_only``: a snapshot; appends nothing."""
+        """One try of a serializable transaction: ``with db.transaction() as tx``. It commits when the block ends and
+        raises Conflict (nothing was written) when somebody changed what it had read. ``request_id``: it happens at most
+        once under this name. ``read_only``: a snapshot; appends nothing."""
         from onefold.state.transactions import Transaction
 
         return Transaction(self._state, request_id=request_id, read_only=read_only)
@@ -298,8 +299,9 @@ class Database:
         request_id: str | None = None,
         read_only: bool = False,
     ) -> R:
-        """Run ``fn(tx)`` in a transaction and commit; tried again with backoff when it loses, up to ``attempts`` times. ``fn`` may run
-        several times, so it must do nothing outside of ``tx``. Raises Conflict (definite) when every try has lost."""
+        """Run ``fn(tx)`` in a transaction and commit; tried again with backoff when it loses, up to ``attempts`` times.
+        ``fn`` may run several times, so it must do nothing outside of ``tx``. Raises Conflict (definite) when every try
+        has lost."""
         from onefold.state.transactions import run_transaction
 
         return run_transaction(self._state, fn, attempts=attempts, request_id=request_id, read_only=read_only)
@@ -310,8 +312,8 @@ class Database:
         return self._state.session
 
     def outcome(self, request_id: str) -> Literal["committed", "rejected"] | None:
-        """What became of a write with this request id whose answer was lost; None when none is known (it did not happen so far, or
-        longer ago than ``config.REQUEST_ID_RETENTION_S``)."""
+        """What became of a write with this request id whose answer was lost; None when none is known (it did not happen
+        so far, or longer ago than ``config.REQUEST_ID_RETENTION_S``)."""
         from onefold.state.names import check_request_id
         from onefold.state.outcomes import outcome
 
@@ -320,12 +322,12 @@ class Database:
         return outcome(self._state, request_id)
 
     def at(self, when: datetime | str) -> Database:
-        """The database as it was at a moment (naive: local time) or at a session token, for reading: writes raise SpaceError. This
-        one must stay open meanwhile. Maps are read from the history that is kept anyway; queues, streams and tables are folded
-        again from the log, once, into memory.
+        """The database as it was at a moment (naive: local time) or at a session token, for reading: writes raise
+        SpaceError. This one must stay open meanwhile. Maps are read from the history that is kept anyway; queues, streams
+        and tables are folded again from the log, once, into memory.
 
-        What a lifetime has ended since is there again. Raises, all definite: InvalidArgument (the future), TokenError, TooOld when
-        the log no longer goes back so far (then the message names the oldest moment).
+        What a lifetime has ended since is there again. Raises, all definite: InvalidArgument (the future), TokenError,
+        TooOld when the log no longer goes back so far (then the message names the oldest moment).
         """
         from onefold.state.past import PastClient, past_spaces
 
@@ -335,8 +337,8 @@ class Database:
         return past
 
     def collections(self) -> list[Collection]:
-        """What is in the space: maps, queues and streams, locks that are held, and tables; by kind and name. Counts every item, so
-        it takes as long as reading all keys."""
+        """What is in the space: maps, queues and streams, locks that are held, and tables; by kind and name. Counts every
+        item, so it takes as long as reading all keys."""
         from onefold.state.catalog import Collection, collections
 
         tables = [Collection("table", table.name, table.status.done) for table in self.tables()]

@@ -188,8 +188,8 @@ class StateClient:
     def ready(self, shard: int, level: Level | None = None, timeout: float | None = None) -> None:
         """Wait until views of the shard meet the level (default: the connection's).
 
-        Raises, all definite: Unavailable (``strong``, ``session``), TooStale (``bounded``), TokenAhead (the session's token is from
-        a future that does not come).
+        Raises, all definite: Unavailable (``strong``, ``session``), TooStale (``bounded``), TokenAhead (the session's
+        token is from a future that does not come).
         """
         level = self.level if level is None else level
         timeout = self.timeout if timeout is None else timeout
@@ -284,6 +284,11 @@ def rejection(outcome: Outcome) -> OnefoldError:
         case "not_a_number":
             return InvalidValue(
                 f"{shown_key(outcome.key)}{where} holds no number, so it cannot be incremented"
+            )
+        case "rebalanced":
+            return Conflict(
+                f"partitions of the consumer group{where} were given to other members; nothing was written. "
+                "Go on iterating: records come again from the last commit"
             )
         case "malformed":
             return InvalidArgument(f"the space refused the operation as malformed{where}")

@@ -81,7 +81,8 @@ class MapReader(Mapping[Any, T], Generic[T]):
         return Item(decode_key(encoded), self._decode(row.value), version, utc(row.expires_ms))
 
     def get_many(self, keys: Iterable[Any], *, consistency: Consistency | None = None) -> dict[Any, T]:
-        """The values of those keys that are there, under the keys as they were given. One snapshot (of each shard)."""
+        """The values of those keys that are there, under the keys as they were given. One snapshot; of several shards too
+        at ``strong``, else of each of them."""
         self._check()
         level = self._level(consistency)
         if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):

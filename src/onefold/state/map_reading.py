@@ -7,7 +7,7 @@ tick and reads again; where nothing can be appended it counts as absent.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,9 +16,10 @@ from onefold.errors import SpaceError, TooOld, Unavailable
 from onefold.fold.space import View
 from onefold.state import rows
 from onefold.state.client import StateClient
-from onefold.state.consistency import Level
+from onefold.state.consistency import STRONG, Level
 from onefold.state.keys import encode_prefix
-from onefold.state.rows import Row, read_row
+from onefold.state.ops import Read
+from onefold.state.rows import MAPS, Row, read_row
 
 _TICKS_MAX = 8
 _WEAK = ("prefix", "eventual", "session", "bounded")
@@ -90,28 +91,60 @@ def is_due(row: Row, wall_ms: int) -> bool:
 
 
 def read_items(client: StateClient, table: str, keys: Sequence[bytes], level: Level) -> dict[bytes, Row]:
-    """Those of the keys that are there. Those of one shard are read at one offset."""
+    """Those of the keys that are there. Those of one shard are read at one offset; at ``strong`` all are of one moment."""
     by_shard: dict[int, list[bytes]] = {}
     if client.shards > 1:
         for key in keys:
             by_shard.setdefault(client.shard_of(key), []).append(key)
     elif keys:
         by_shard[0] = list(keys)
+    if len(by_shard) > 1 and level.kind == "strong":
+        return _read_at_one_moment(client, table, by_shard)
     found: dict[bytes, Row] = {}
     for shard, wanted in by_shard.items():
-        for attempt in range(_TICKS_MAX + 1):
-            with client.view(shard, level) as view:
-                read = {key: read_row(data) for key, data in view.get_many(table, wanted).items()}
-            wall_ms = client.env.wall_ms()
-            due = [key for key, row in read.items() if is_due(row, wall_ms)]
-            if not due:
-                break
-            if attempt == _TICKS_MAX or not tick(client, shard, level):
-                for key in due:
-                    del read[key]
-                break
-        found |= read
+        read, due = _read_of_shard(client, shard, table, wanted, level)
+        found |= {key: row for key, row in read.items() if key not in due}
     return found
+
+
+def _read_of_shard(
+    client: StateClient, shard: int, table: str, keys: Sequence[bytes], level: Level
+) -> tuple[dict[bytes, Row], set[bytes]]:
+    """The rows that are there, and those of their keys that are due and that no tick has ended."""
+    for attempt in range(_TICKS_MAX + 1):
+        with client.view(shard, level) as view:
+            read = {key: read_row(data) for key, data in view.get_many(table, keys).items()}
+        wall_ms = client.env.wall_ms()
+        due = {key for key, row in read.items() if is_due(row, wall_ms)}
+        if not due or attempt == _TICKS_MAX or not tick(client, shard, level):
+            break
+    return read, due
+
+
+def _read_at_one_moment(
+    client: StateClient, table: str, by_shard: Mapping[int, Sequence[bytes]]
+) -> dict[bytes, Row]:
+    from onefold.state.sharded import ShardPart, snapshot_read
+
+    name = table.removeprefix(MAPS)
+
+    def read() -> tuple[dict[bytes, Row], dict[int, ShardPart]]:
+        found: dict[bytes, Row] = {}
+        parts: dict[int, ShardPart] = {}
+        for shard, wanted in by_shard.items():
+            rows, due = _read_of_shard(client, shard, table, wanted, STRONG)
+            found |= {key: row for key, row in rows.items() if key not in due}
+            parts[shard] = ShardPart(
+                tuple(
+                    Read(name, key, rows[key].offset, rows[key].index)
+                    if key in rows
+                    else Read(name, key, 0, 0)
+                    for key in wanted
+                )
+            )
+        return found, parts
+
+    return snapshot_read(client, read)
 
 
 def scan(

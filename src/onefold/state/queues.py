@@ -23,6 +23,7 @@ from onefold.errors import InvalidArgument, SpaceError
 from onefold.state import guard, queue_ops
 from onefold.state import queue_rows as q
 from onefold.state.client import StateClient, rejection
+from onefold.state.consistency import STRONG
 from onefold.state.keys import Key, encode_key
 from onefold.state.leases import keeper
 from onefold.state.messages import Message, shown_key
@@ -172,6 +173,10 @@ class Queue:
         must_ask = not client.always_strong
         pause_s = _PAUSE_S[0]
         while True:
+            if client.shards > 1:
+                client.ready(
+                    self._shard, STRONG
+                )  # what a transaction over several shards has put is there once it is decided
             seen = self._watcher.look()
             if self._watcher.settle(seen):
                 continue
@@ -209,7 +214,7 @@ class Queue:
         bounds = [] if left is None else [left]
         if seen.next_due_ms is not None:
             bounds.append(max(0.001, (seen.next_due_ms - self._client.env.wall_ms()) / 1000))
-        if seen.counts.flight:
+        if seen.counts.flight or self._client.shards > 1:
             bounds.append(config.LEASE_LOOK_S)
         return min(bounds, default=None)
 

@@ -62,8 +62,10 @@ class Transaction:
         request_id: str | None = None,
         read_only: bool = False,
         last_try: bool = True,
+        validated: bool = True,
     ) -> None:
-        """Programs call ``db.transaction``. ``last_try``: whether a rejection is kept under the request id."""
+        """Programs call ``db.transaction``. ``last_try``: whether a rejection is kept under the request id. ``validated``: look
+        whether what it only read, in several shards, was there at one moment; else the caller does."""
         if request_id is not None:
             check_request_id(request_id)
             if read_only:
@@ -71,6 +73,7 @@ class Transaction:
         self._core = TransactionCore(client, read_only=read_only)
         self._request_id = request_id
         self._last_try = last_try
+        self._validated = validated
         self._guard: Token[Any] | None = None
         self._version: Version | None = None
         self._increments: dict[tuple[str, Key], int | float] = {}
@@ -187,6 +190,10 @@ class Transaction:
         ``request_id`` had been committed before."""
         return self._increments
 
+    def parts_read(self) -> dict[int, Part]:
+        """After the block: what it has read and written, by shard."""
+        return self._core.parts()
+
     # -- committing
 
     def _own(self, kind: str, handle: Any) -> Any:
@@ -202,7 +209,7 @@ class Transaction:
     def _commit(self) -> None:
         client, parts = self._core.client, self._core.parts()
         if not any(part.writes for part in parts.values()):
-            if len(parts) > 1:
+            if len(parts) > 1 and self._validated:
                 from onefold.state.sharded import validate_cut
 
                 validate_cut(client, _shard_parts(parts))
@@ -278,19 +285,16 @@ def run_transaction(
     is returned, without effect; ask ``db.outcome`` first when that matters.
     """
     _check_fn(fn, attempts)
+    if read_only and client.shards > 1:
+        return _read_over_shards(client, fn)
     pause_s = config.TRANSACTION_BACKOFF_S
     left = attempts
     while True:
         left -= 1
         try:
             with Transaction(client, request_id=request_id, read_only=read_only, last_try=not left) as tx:
-                result = fn(tx)
-                if inspect.isawaitable(result):
-                    _drop(result)
-                    raise TransactionError(
-                        "fn returned an awaitable: its reads and writes would come too late. Use onefold.aio for async functions"
-                    )
-            return result
+                result = _call(fn, tx)
+            return result  # noqa: RET504 - not inside: the commit comes first
         except Conflict as error:
             if not left or isinstance(error, Unmet):
                 raise
@@ -314,6 +318,28 @@ def _handle_type(kind: str) -> type[Any]:
     from onefold.state.streams import Stream
 
     return Stream
+
+
+def _read_over_shards(client: StateClient, fn: Callable[[Transaction], R]) -> R:
+    """Run ``fn`` until all that it has read was there at one moment; after a few tries with what it reads locked meanwhile."""
+    from onefold.state.sharded import snapshot_read
+
+    def read() -> tuple[R, Any]:
+        with Transaction(client, read_only=True, validated=False) as tx:
+            result = _call(fn, tx)
+        return result, _shard_parts(tx.parts_read())
+
+    return snapshot_read(client, read)
+
+
+def _call(fn: Callable[[Transaction], R], tx: Transaction) -> R:
+    result = fn(tx)
+    if inspect.isawaitable(result):
+        _drop(result)
+        raise TransactionError(
+            "fn returned an awaitable: its reads and writes would come too late. Use onefold.aio for async functions"
+        )
+    return result
 
 
 def _shard_parts(parts: dict[int, Part]) -> Any:
