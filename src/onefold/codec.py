@@ -7,9 +7,14 @@ anywhere is found. Formats are only ever added; a reader that meets an unknown o
 from __future__ import annotations
 
 import struct
+import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import google_crc32c
 import msgspec
+
+T = TypeVar("T")
 
 RECORD_FORMAT = 1
 _HEADER = struct.Struct(">BI")
@@ -68,6 +73,34 @@ def decode_record(data: bytes) -> Record:
     if fmt != RECORD_FORMAT:
         raise UnknownFormat(f"record format {fmt}; this program knows {RECORD_FORMAT}")
     try:
-        return _decoder.decode(body)
+        return decode_anywhere(_decoder.decode, body)
     except (msgspec.MsgspecError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise CorruptRecord(str(error)) from error
+
+
+def decode_anywhere(decode: Callable[[bytes], T], data: bytes) -> T:
+    """What ``decode`` makes of the bytes, however deep the caller's stack is: that must not decide what a record means.
+
+    Raises what ``decode`` raises, and ValueError for what is nested too deeply for any stack. RecursionError says
+    nothing about the bytes: there was no room to look.
+    """
+    try:
+        return decode(data)
+    except RecursionError:
+        pass
+    found: list[T | Exception] = []
+
+    def run() -> None:
+        try:
+            found.append(decode(data))
+        except RecursionError:
+            found.append(ValueError("it is nested too deeply"))
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run, name="onefold-decode")
+    thread.start()
+    thread.join()
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from onefold import config
 from onefold.errors import InvalidArgument, SpaceError
+from onefold.log import forks
 
 if TYPE_CHECKING:
     from onefold.compute.dataset import Dataset
@@ -156,7 +157,7 @@ class Database:
         self._client: StateClient | None = None
         self._client_options = (level, token, timeout)
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._pid = forks.process
         if token is not None:
             _ = self._state  # a wrong token is told at once
 
@@ -189,7 +190,7 @@ class Database:
 
     def _check_process(self) -> None:
         # Before anything that takes a lock: its holder may not have been forked along.
-        if self._pid != os.getpid():
+        if self._pid != forks.process:
             raise SpaceError(
                 f"{self._space.url} was opened before this process was forked. Open it again in the child"
             )
@@ -201,7 +202,7 @@ class Database:
 
     def close(self) -> None:
         """Stop this process's work (runs stay and can be resumed) and release the space. Does nothing in a forked process."""
-        if self._pid != os.getpid():
+        if self._pid != forks.process:
             return
         if self._jobs is not None:
             self._jobs.close()

@@ -361,7 +361,7 @@ def test_commands_that_fail_exit_1_without_a_traceback(db: of.Database, grouped:
         (["table", "nix"], "no table 'nix'"),
         (["table", "t", "--by", "zz"], "no column 'zz'"),
         (["table", "t", "--estimate", "zz"], "no aggregate 'zz'"),
-        (["explain", "nix"], "no table 'nix'"),
+        (["explain", "nix"], "nothing called 'nix'"),
         (["runs", "--state", "odd"], "unknown state 'odd'"),
     ):
         for as_json in ([], ["--json"]):

@@ -226,7 +226,7 @@ def test_table_for_people(space: Path) -> None:
         (["table", "nope"], "there is no table 'nope'"),
         (["table", "words", "--by", "nope"], "'nope'"),
         (["table", "words", "--estimate", "nope"], "'nope'"),
-        (["explain", "nope"], "there is no table 'nope'"),
+        (["explain", "nope"], "there is nothing called 'nope'"),
     ],
 )
 def test_what_is_not_there_is_said_without_a_traceback(args: list[str], says: str, space: Path) -> None:

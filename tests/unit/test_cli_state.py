@@ -140,7 +140,7 @@ def test_put_with_its_conditions(space):
     assert ask("put", "m", "k", "9", "--if-version", version, "--if-absent", url=space).returncode == 2
     assert ask("put", "m", "long", "-", url=space, stdin='{"a": [1]}\n').returncode == 0
     assert ask("put", "m", "short", "x", "--ttl", "1h", url=space).returncode == 0
-    assert ask("put", "m", "short", "x", "--ttl", "no", url=space).returncode == 1
+    assert ask("put", "m", "short", "x", "--ttl", "no", url=space).returncode == 2
     with of.connect(space) as db:
         assert (db.map("m")["k"], db.map("m")["long"]) == (8, {"a": [1]})
         assert db.map("m").get_item("short").expires_at is not None

@@ -7,14 +7,14 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import apsw
 import pytest
 
 from onefold import config
-from onefold.codec import Op, Record, encode_record
+from onefold.codec import Op, Record, crc32c, encode_record
 from onefold.env import SYSTEM, SeededEnv
 from onefold.errors import (
     AppendUnknown,
@@ -25,7 +25,7 @@ from onefold.errors import (
     TooOld,
     Unavailable,
 )
-from onefold.fold import exactly_once, system
+from onefold.fold import exactly_once, sqlite_space, system
 from onefold.fold.log_space import LogSpace
 from onefold.fold.open import open_space
 from onefold.fold.replica import FoldFailed
@@ -673,3 +673,123 @@ def test_opening_costs_few_syncs(tmp_path):
     commit = statistics.median(commits)
     assert min(made) < max(0.025, 12 * commit), (made, commit)
     assert min(opened) < max(0.010, 8 * commit), (opened, commit)
+
+
+# -- what fails after the record was written
+
+
+@pytest.mark.parametrize("error", [Unavailable("full"), AppendUnknown("lost")])
+def test_housekeeping_that_fails_is_not_told_of_the_operations(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(sqlite_space, "_HOUSEKEEPING_EVERY_OFFSETS", 3)
+    monkeypatch.setattr(config, "CLIENT_IDLE_OFFSETS", 1)
+    monkeypatch.setattr(config, "CLIENTS_KEPT_MAX", 0)
+    append, failed = sqlite_space.SqliteSpace._append, []
+
+    def fails_once(self, con, head, client, known, ops):
+        if ops[0].fold == system.SYSTEM_FOLD and not failed:
+            failed.append(ops)
+            raise error
+        return append(self, con, head, client, known, ops)
+
+    monkeypatch.setattr(sqlite_space.SqliteSpace, "_append", fails_once)
+    with closing(open_space(tmp_path / "space", [Ledger()])) as space:
+        for token in (b"a", b"b", b"c", b"d"):
+            space.submit([entry(token)])
+        assert failed
+        assert {token: one.times for token, one in ledger_of(space).items()} == dict.fromkeys(
+            (b"a", b"b", b"c", b"d"), 1
+        )
+
+
+def test_an_interrupted_retry_does_not_answer_the_next_commit(tmp_path, monkeypatch):
+    with closing(open_space(tmp_path / "space", [Ledger()])) as space:
+        space.submit([entry(b"a")])
+        writing = space.log.file.writing
+
+        @contextmanager
+        def without_answer(timeout=None):
+            with writing(timeout) as con:
+                yield con
+            raise AppendUnknown("the disk failed")
+
+        def interrupt(_seconds):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(space.log.file, "writing", without_answer)
+            patched.setattr(sqlite_space.time, "sleep", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                space.submit([entry(b"b")])
+        space.submit([entry(b"c")])
+        assert {token: one.times for token, one in ledger_of(space).items()} == {b"a": 1, b"b": 1, b"c": 1}
+
+
+def test_an_interrupted_append_does_not_swallow_the_next(monkeypatch):
+    log = MemoryLog()
+    with closing(LogSpace(log, [Ledger()], SYSTEM)) as space:
+        space.submit([entry(b"a")])
+        append = log.append
+
+        def interrupted(data):
+            append(data)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(log, "append", interrupted)
+            with suppress(KeyboardInterrupt):
+                space.submit([entry(b"b")])
+        space.submit([entry(b"c")])
+        assert {token: one.times for token, one in ledger_of(space).items()} == {b"a": 1, b"b": 1, b"c": 1}
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_log_that_cannot_be_read_after_an_append_leaves_it_indefinite(monkeypatch, answered):
+    log = MemoryLog()
+    with closing(LogSpace(log, [Ledger()], SYSTEM)) as space:
+        space.submit([entry(b"a")])
+        append = log.append
+
+        def unreadable(*_):
+            raise Unavailable("the network is down")
+
+        def without_answer(data):
+            append(data)
+            raise AppendUnknown("lost")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(log, "read", unreadable)
+            if not answered:
+                patched.setattr(log, "append", without_answer)
+            with pytest.raises(AppendUnknown) as caught:
+                space.submit([entry(b"b")])
+        assert not caught.value.definite
+        space.submit([entry(b"c")])
+        assert set(ledger_of(space)) == {b"a", b"b", b"c"}
+
+
+def test_a_record_nested_beyond_any_stack_is_refused():
+    log = MemoryLog()
+    with closing(LogSpace(log, [Ledger()], SYSTEM)) as space:
+        space.submit([entry(b"a")])
+        record = encode_record(Record(client_id(0, SYSTEM), 1, 0, ()))[5:]
+        body = bytes((record[0] + 1,)) + record[1:] + b"\x91" * 100_000 + b"\x90"
+        log.append(b"\x01" + crc32c(b"\x01" + body).to_bytes(4, "big") + body)
+        space.submit([entry(b"b")])
+        assert set(ledger_of(space)) == {b"a", b"b"}
+        with space.view() as view:
+            assert view.head().refused == 1
+
+
+def test_a_view_of_a_space_in_memory_that_was_closed_says_so():
+    space = open_space("memory://", [Ledger()])
+    space.submit([entry(b"a")])
+    with space.view() as view:
+        space.close()
+        with pytest.raises(SpaceError, match="closed"):
+            view.get("ledger/lines", b"a")
+
+
+def test_a_place_without_room_for_wake_ups_is_told(tmp_path):
+    (tmp_path / "wake").write_text("")
+    with pytest.raises(SpaceError, match="wake"):
+        open_space(tmp_path, [Ledger()])

@@ -9,6 +9,7 @@ import onefold as of
 from onefold import config
 from onefold.env import SeededEnv
 from onefold.fold.open import open_space
+from onefold.fold.store import Tables
 from onefold.state import map_cache
 from onefold.state.client import StateClient
 from onefold.state.consistency import SESSION
@@ -265,3 +266,21 @@ def test_only_spaces_of_one_shard_in_one_file_have_a_cache(tmp_path):
         m = Map(client, "m", level=SESSION)
         m["k"] = 1
         assert m["k"] == 1
+
+
+def test_a_map_that_is_made_while_it_is_read_is_not_kept_as_empty(mine, theirs, monkeypatch):
+    find, made = Tables.find, []
+
+    def late(self, con, name):
+        found = find(self, con, name)
+        if not found and name == "state/m/m" and not made:
+            made.append(name)
+            theirs["k"] = 1
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tables, "find", late)
+        mine.get("k")
+    assert made
+    mine.client.session.merge(theirs.client.session.token)
+    assert mine.get("k") == 1

@@ -260,3 +260,14 @@ def test_a_watch_does_not_tick_without_end_when_fold_time_is_ahead(env, monkeypa
         assert list(m.watch(timeout=0.1)) == []
         assert m.client.present()[0] - before <= 12
         assert waits and SYSTEM is not env
+
+
+def test_a_lifetime_that_is_renewed_or_removed_leaves_nothing_behind(tmp_path):
+    with of.connect(tmp_path / "space") as db:
+        m = db.map("m")
+        for number in range(100):
+            m.put("renewed", number, ttl=3600 + number)
+            m.put("removed", number, ttl=3600 + number)
+            del m["removed"]
+        with db._state.spaces[0].view() as view:
+            assert view.count(rows.DUE) == 1

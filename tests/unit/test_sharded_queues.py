@@ -22,9 +22,13 @@ def test_a_message_of_a_commit_that_nobody_resolved_is_taken(db, monkeypatch):
 
     queues = [f"q{number}" for number in range(8)]
     monkeypatch.setattr(Coordinator, "_resolve", die)
-    with pytest.raises(Died), db.transaction() as tx:
+
+    def put_all(tx):
         for name in queues:
             tx.queue(name).put(name)
+
+    with pytest.raises(Died):
+        db.run_transaction(put_all)
     for name in queues:
         with db.queue(name).get(timeout=0) as msg:
             assert msg is not None

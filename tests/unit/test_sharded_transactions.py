@@ -234,6 +234,25 @@ def test_only_a_rejection_of_the_last_try_is_kept(world):
     world.check()
 
 
+def test_who_loses_to_its_own_request_is_told_that_it_was_done(world):
+    """Two processes run one request; the second finds what it had read changed, by the first."""
+    client, twin, request_id = world.client(), world.client(), request_of(1)
+    _, read = read_account(client, SOURCE)
+    put = Put(MAP, ((SOURCE, values.encode_value(BALANCE)),))
+    parts = {0: ShardPart((read,), (), (put,)), 2: ShardPart(writes=(Put("n", ((TARGET, b"\xc0"),)),))}
+    submit, first = client.spaces[1].inner.submit, []
+
+    def late(ops):
+        client.spaces[1].inner.submit = submit
+        first.append(commit_over_shards(twin, parts, request_id))
+        return submit(ops)
+
+    client.spaces[1].inner.submit = late  # after it has looked whether the request was done
+    assert set(commit_over_shards(client, parts, request_id)) == {0, 1, 2}
+    assert first
+    world.check()
+
+
 # -- killed at every step
 
 
@@ -522,7 +541,8 @@ def planted(monkeypatch, bug):
     elif bug == "a reader that does not ask the home shard":
         monkeypatch.setattr(recovery, "_decided_in", lambda *_: ())
     elif bug == "a no taken for a yes":
-        monkeypatch.setattr(coordinator.Coordinator, "_refuse", lambda *_: None)
+        ask = coordinator.Coordinator.prepare
+        monkeypatch.setattr(coordinator.Coordinator, "prepare", lambda self: ask(self) and None)
     elif bug == "a cut that is not validated":
         from onefold.state import sharded
 

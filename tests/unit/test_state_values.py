@@ -190,7 +190,7 @@ def holds_itself():
     [
         ({1, 2}, "a set cannot be stored; use a list"),
         ({"a": [0, frozenset()]}, r"a frozenset cannot be stored \(at value\['a'\]\[1\]\); use a list"),
-        ({"a": {"b": object()}}, r"a object cannot be stored \(at value\['a'\]\['b'\]\)"),
+        ({"a": {"b": object()}}, r"an object cannot be stored \(at value\['a'\]\['b'\]\)"),
         (Data("a", big={1}), r"a set .*value\['big'\]"),
         (msgspec.msgpack.Ext(1, b"a"), "Ext"),
         (msgspec.Raw(b"\xc0"), "Raw"),

@@ -372,8 +372,9 @@ def test_a_datetime_starts_at_the_first_record_of_that_time_or_later(timed):
     assert list(s.read(datetime(2100, 1, 1, tzinfo=UTC))) == []
     first = next(s.read())
     assert first.time == datetime.fromtimestamp(times[0] / 1000, UTC)
-    with pytest.raises(of.InvalidArgument, match="time zone"):
-        s.read(datetime(2024, 1, 1))
+    naive = datetime.fromtimestamp(times[30] / 1000)  # local time, as for db.at
+    assert [record.value for record in s.read(naive)] == list(range(30, 60))
+    assert list(s.read(datetime.max)) == [] and len(list(s.read(datetime.min))) == 60
 
 
 def test_a_position_text_parses_to_the_same_position():

@@ -2,15 +2,23 @@
 
 # ruff: noqa: PT012 - what raises is the end of the transaction's block
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 
 import pytest
 
 import onefold as of
 from onefold import config
 from onefold import db as db_module
-from onefold.env import SeededEnv
+from onefold.env import SYSTEM, SeededEnv
+from onefold.errors import OnefoldError
+from onefold.fold.log_prefix import LogPrefix
+from onefold.fold.log_space import LogSpace
+from onefold.fold.open import open_space
 from onefold.fold.shards import open_shards
+from onefold.state.fold import StateFold
+from onefold.state.ops import Commit, Put, Span, decode_outcome, state_op
 from onefold.state.tx_buffer import Buffer, Meter
 
 
@@ -165,3 +173,32 @@ def test_a_large_transaction_is_committed_whole(db):
         pool.submit(work).result()
     with db.transaction(read_only=True) as tx:
         assert len(tx.map("m")) == 10_000
+
+
+@pytest.mark.parametrize("offset", [1 << 63, -(1 << 63)])
+def test_a_range_read_at_an_offset_that_cannot_be_halts_nobody(offset):
+    with closing(open_space("memory://", [StateFold()])) as space:
+        commit = Commit((), (Span("none", b"a", b"b", offset),), ())
+        decode_outcome(space.submit([state_op(commit)])[0])
+        space.submit([state_op(commit)])
+
+
+def test_how_deep_the_callers_stack_is_decides_nothing(tmp_path):
+    """A put near the end of the stack happens, or fails and leaves no record that a replay would take for good."""
+
+    def deep(levels, key):
+        if levels:
+            deep(levels - 1, key)
+        else:
+            space.submit([state_op(Commit((), (), (Put("m", ((key, b"\xc0"),)),)))])
+
+    with closing(open_space(tmp_path / "space", [StateFold()])) as space:
+        deep(0, b"first")
+        for levels in range(sys.getrecursionlimit() - 150, sys.getrecursionlimit()):
+            with suppress(RecursionError, OnefoldError):
+                deep(levels, str(levels).encode())
+        with space.view() as view:
+            live = dict(view.scan("state/m/m"))
+        prefix = LogPrefix(space.log, space.applied, SYSTEM)
+        with closing(LogSpace(prefix, [StateFold()], SYSTEM)) as again, again.view() as view:
+            assert dict(view.scan("state/m/m")) == live

@@ -150,6 +150,11 @@ class AsyncMap(Generic[T]):
         self._bridge.check(self.sync.client, self._what)
         return Pulled(self._bridge, lambda: iter(self.sync))
 
+    def values(self) -> Pulled[T]:
+        """The values, in the order of their keys, for ``async for``."""
+        self._bridge.check(self.sync.client, self._what)
+        return Pulled(self._bridge, lambda: iter(self.sync.values()))
+
     def __aiter__(self) -> Pulled[Any]:
         return self.keys()
 

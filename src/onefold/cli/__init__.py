@@ -5,6 +5,8 @@ Nothing heavy is imported before a command needs it, so that ``--help`` and ``--
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,13 +16,31 @@ def main(args: Sequence[str] | None = None) -> None:
     from onefold.cli.app import app
     from onefold.errors import OnefoldError
 
+    if sys.stdout is None:  # closed by who started this
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
     try:
-        app(args=args, prog_name="onefold")
+        try:
+            app(args=args, prog_name="onefold")
+        finally:
+            sys.stdout.flush()  # here, where a failure can still be told
     except OnefoldError as error:
         print(f"onefold: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in _OUTPUT_FAILED or error.filename is not None:
+            raise
+        if error.errno != errno.EPIPE:  # nobody reads any more
+            print(
+                f"onefold: the output cannot be written: {error.strerror}. Write it elsewhere",
+                file=sys.stderr,
+            )
+        # What Python flushes at its end must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
+
+_OUTPUT_FAILED = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 __all__ = ["main"]

@@ -47,7 +47,9 @@ def doctor(
     problems = sum(check.status == "problem" for check in found)
     warnings = sum(check.status == "warn" for check in found)
     if where.json:
-        shown: dict[str, Any] = {"url": where.url, "problems": problems, "warnings": warnings}
+        from onefold.db import _target
+
+        shown: dict[str, Any] = {"url": _target(where.url), "problems": problems, "warnings": warnings}
         output.emit(shown | {"checks": [check._asdict() for check in found]})
     else:
         output.say(f"{problems} problems, {warnings} warnings" if problems or warnings else "all is well")

@@ -25,13 +25,22 @@ def explain(
 
     JSON: {name, collections: [{kind, count, shards, sentences}]}; when there is a table also {table, sentences}.
     """
+    from onefold.errors import InvalidArgument
+
     where = place(ctx, url, as_json)
     with where.open() as db:
         found: dict[str, Any] = {"name": name}
         there = [collection for collection in db.collections() if collection.name == name]
         others = [collection for collection in there if collection.kind != "table"]
         if len(others) < len(there) or not others:
-            found |= {"table": name, "sentences": db.explain(name)}  # says so when there is none
+            try:
+                found |= {"table": name, "sentences": db.explain(name)}
+            except InvalidArgument as error:
+                if there:
+                    raise
+                raise InvalidArgument(
+                    f"there is nothing called {name!r} in {db.url}; `onefold ls` and `onefold tables` list what there is"
+                ) from error
         found["collections"] = [
             {
                 "kind": collection.kind,

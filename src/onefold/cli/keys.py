@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,6 +87,14 @@ def shown_key(key: Key) -> str:
     from onefold.state.portable_json import dump_line, key_to_json
 
     return key if isinstance(key, str) and key.isprintable() else dump_line(key_to_json(key))
+
+
+def not_there(key: Key, name: str) -> str:
+    """That a map has no such key; with what may have been meant, when the text of the key is JSON too."""
+    text = f"there is no {shown_key(key)} in map {name!r}"
+    if not isinstance(key, str) or not re.fullmatch(r"-?\d+|true|false|null", key):
+        return text
+    return f"{text} (the text; --json-key looks for {key} as JSON)"
 
 
 def shown_value(value: Any) -> str:

@@ -15,11 +15,11 @@ import typer
 
 from onefold.cli import keys, output
 from onefold.cli.keys import AtOption, JsonKeyOption
-from onefold.cli.options import JsonOption, Place, UrlOption, place
+from onefold.cli.options import JsonOption, Place, UrlOption, duration, place
 
 if TYPE_CHECKING:
     from onefold.db import Database
-    from onefold.state.items import Change
+    from onefold.state.items import Change, Version
     from onefold.state.watch import Watch
 
 MapArgument = Annotated[str, typer.Argument(metavar="MAP", help="The map's name.")]
@@ -31,6 +31,17 @@ VersionOption = Annotated[
     str | None,
     typer.Option("--if-version", metavar="VERSION", help="Only if it has this version.", show_default=False),
 ]
+
+
+def _version(text: str | None) -> Version | None:
+    """The version that was typed; ends with wrong usage for what is none."""
+    from onefold.errors import InvalidArgument
+    from onefold.state.items import Version
+
+    try:
+        return None if text is None else Version.of(text)
+    except InvalidArgument as error:
+        raise typer.BadParameter(str(error), param_hint="--if-version") from None
 
 
 @contextlib.contextmanager
@@ -63,7 +74,7 @@ def get(
     with _opened(where, at) as db:
         item = db.map(name).get_item(wanted)
     if item is None:
-        raise InvalidArgument(f"there is no {keys.shown_key(wanted)} in map {name!r}")
+        raise InvalidArgument(keys.not_there(wanted, name))
     if where.json:
         shown = {"key": key_to_json(item.key), "value": to_json(item.value), "version": str(item.version)}
         output.emit(shown | {"expires_at": item.expires_at})
@@ -97,9 +108,10 @@ def put(
     if if_absent and if_version is not None:
         raise typer.BadParameter("cannot go together with --if-absent", param_hint="--if-version")
     where, wanted = place(ctx, url, as_json), keys.parse_key(key, as_json=json_key)
+    ttl_s, given = duration(ttl, "--ttl"), _version(if_version)
     found = keys.parse_value(value)
     with where.open(create=True) as db:
-        version = db.map(name).put(wanted, found, ttl=ttl, if_absent=if_absent, if_version=if_version)
+        version = db.map(name).put(wanted, found, ttl=ttl_s, if_absent=if_absent, if_version=given)
     if where.json:
         output.emit({"version": str(version)})
     else:
@@ -119,14 +131,15 @@ def delete(
     from onefold.errors import InvalidArgument
 
     where, wanted = place(ctx, url, as_json), keys.parse_key(key, as_json=json_key)
+    given = _version(if_version)
     with where.open() as db:
-        deleted = db.map(name).delete(wanted, if_version=if_version)
+        deleted = db.map(name).delete(wanted, if_version=given)
     if where.json:
         output.emit({"deleted": deleted})
         if not deleted:
             raise typer.Exit(1)
     elif not deleted:
-        raise InvalidArgument(f"there is no {keys.shown_key(wanted)} in map {name!r}")
+        raise InvalidArgument(keys.not_there(wanted, name))
 
 
 def ls(
@@ -218,8 +231,9 @@ def watch(
         raise typer.BadParameter("--initial and --from cannot go together", param_hint="--from")
     text = key if key is not None else prefix
     wanted = None if text is None else keys.parse_key(text, as_json=json_key)
+    timeout_s = duration(timeout, "--timeout")
     with where.open() as db:
-        changes = db.map(name).watch(wanted, start=start, initial=initial, timeout=timeout)
+        changes = db.map(name).watch(wanted, start=start, initial=initial, timeout=timeout_s)
         with _ended_from_outside(changes.close):
             _print_changes(changes, where, only=wanted if key is not None else None)
 

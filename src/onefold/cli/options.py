@@ -32,10 +32,26 @@ class Place:
     json: bool = False
 
     def open(self, *, create: bool = False) -> Database:
-        """Connect. A command that reads makes nothing: SpaceError when there is no space."""
+        """Connect. A command that reads makes nothing: SpaceError when there is no space. Ends with wrong usage for a URL that
+        cannot be one."""
         from onefold.db import connect
+        from onefold.errors import InvalidArgument
 
-        return connect(self.url, create=create)
+        try:
+            return connect(self.url, create=create)
+        except InvalidArgument as error:
+            raise typer.BadParameter(str(error), param_hint="--url") from None
+
+
+def duration(text: str | None, name: str) -> float | None:
+    """Seconds; ends with wrong usage for what is no duration."""
+    from onefold.durations import seconds
+    from onefold.errors import InvalidArgument
+
+    try:
+        return None if text is None else seconds(text, name)
+    except InvalidArgument as error:
+        raise typer.BadParameter(str(error), param_hint=name) from None
 
 
 def place(ctx: typer.Context, url: str | None, as_json: bool) -> Place:

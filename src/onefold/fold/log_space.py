@@ -10,6 +10,7 @@ views show that, so they are weaker than strong until ``barrier``, ``fresh`` or 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -76,6 +77,7 @@ class LogSpace:
         self._closed = False
         self._halted: OnefoldError | None = None
         self._lock = threading.RLock()
+        self._opened = _WhileOpen(self, self._lock)
         self._con = apsw.Connection(":memory:", statementcachesize=256)
         create_store(self._con)
         self._tables = Tables()
@@ -241,7 +243,7 @@ class LogSpace:
     def outcome(self, request_id: str) -> bytes | None:
         """The kept outcome of the operation with this request id; None when there was none within the retention."""
         self.catch_up()
-        with self._lock:
+        with self._opened:
             return exactly_once.requested(self._con, request_id, self._replica.head.now_ms)
 
     def raise_fold_version(self, version: int) -> None:
@@ -258,13 +260,13 @@ class LogSpace:
     def state_digest(self) -> str:
         """A hash of the whole state: equal for all replicas that have applied the same offsets. Reads everything."""
         self.catch_up()
-        with self._lock:
+        with self._opened:
             return state_digest(self._con, self._replica.history)
 
     def snapshot(self, path: str | Path) -> Snapshot:
         """Write the state to a file that replicas can start from. Atomic."""
         self.catch_up()
-        with self._lock:
+        with self._opened:
             return write_snapshot(self._con, Path(path), self._replica.history, self.incarnation)
 
     def verify(self) -> None:
@@ -298,18 +300,22 @@ class LogSpace:
 
     def missing(self, ops: Sequence[Op]) -> Op | None:
         """See ``Replica.missing``."""
-        with self._lock:
+        with self._opened:
             return self._replica.missing(ops)
 
     def known(self, client: str) -> Known | None:
         """See ``Replica.known``."""
-        with self._lock:
+        with self._opened:
             return self._replica.known(client)
 
     def check_usable(self) -> None:
         """Raises what the replica halted with, and SpaceError when it is closed."""
         if self._halted is not None:
             raise type(self._halted)(f"this replica halted: {self._halted}", definite=self._halted.definite)
+        self.check_open()
+
+    def check_open(self) -> None:
+        """Raises SpaceError when it is closed."""
         if self._closed:
             raise SpaceError(f"{self._url} is closed. Open it again")
 
@@ -369,20 +375,39 @@ class LogSpace:
     @contextmanager
     def _viewing(self, at: int | None) -> Iterator[PastView]:
         self.catch_up()
-        with self._lock:
+        with self._opened:
             head = self._replica.head
             check_readable(head, self._replica.version_max, at)
-            view = _LockedView(self._con, self._tables, head.applied if at is None else at, self._lock)
+            view = _LockedView(self._con, self._tables, head.applied if at is None else at, self._opened)
         try:
             yield view
         finally:
             view.end()
 
 
+class _WhileOpen:
+    """The space's lock, for who uses its connection: any thread may close it meanwhile, and then this raises SpaceError."""
+
+    def __init__(self, space: LogSpace, lock: threading.RLock) -> None:
+        self._space = weakref.proxy(space)
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        try:
+            self._space.check_open()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class _LockedView(PastView):
     """Reads the past through a connection that others write to, one call at a time."""
 
-    def __init__(self, con: apsw.Connection, tables: Tables, offset: int, lock: threading.RLock) -> None:
+    def __init__(self, con: apsw.Connection, tables: Tables, offset: int, lock: _WhileOpen) -> None:
         super().__init__(con, tables, offset)
         self._lock = lock
 

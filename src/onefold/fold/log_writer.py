@@ -6,7 +6,8 @@ the record is known to be applied or the time is up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from onefold import config
@@ -47,6 +48,13 @@ class LogWriter:
                 self._client = None
                 if not error.definite:
                     raise
+            except OnefoldError:
+                raise
+            except (
+                BaseException
+            ):  # an interrupt: the record may be in the log, so its number must not be given again
+                self._client = None
+                raise
             applied = (
                 self._space.catch_up()
             )  # forgotten after a long rest, and nothing was applied: as a new client
@@ -79,8 +87,7 @@ class LogWriter:
                     f"an append may have happened, and trying it again failed: {error}"
                 ) from error
             else:
-                self._await_own(offset, data, deadline)
-                outcomes = self._outcomes(client, number)
+                outcomes = self._own(client, number, offset, data, deadline)
                 if outcomes is None:
                     raise Expired(
                         f"client {client} has been forgotten by the space; its record {number} was not applied at "
@@ -89,8 +96,7 @@ class LogWriter:
                     )
                 self._space.freshness.prove(began_s)
                 return outcomes
-            self._space.catch_up()
-            outcomes = self._outcomes(client, number)
+            outcomes = self._surfaced(client, number)
             if outcomes is not None:
                 self._space.freshness.prove(first_s)  # which try it was is not known
                 return outcomes  # it had surfaced
@@ -100,6 +106,33 @@ class LogWriter:
             pause_s = min(2 * pause_s, 1.0)
         self._client = None
         raise AppendUnknown(f"the log gave no answer to record {number} of {client}; it may surface later")
+
+    def _own(
+        self, client: str, number: int, offset: int, data: bytes, deadline: float
+    ) -> tuple[bytes, ...] | None:
+        """The outcomes of an acknowledged record."""
+        with self._may_have_happened():
+            self._await_own(offset, data, deadline)
+            return self._outcomes(client, number)
+
+    def _surfaced(self, client: str, number: int) -> tuple[bytes, ...] | None:
+        """The outcomes of a record that had no answer, if it is in the log."""
+        with self._may_have_happened():
+            self._space.catch_up()
+            return self._outcomes(client, number)
+
+    @contextmanager
+    def _may_have_happened(self) -> Iterator[None]:
+        """The record was sent, so whatever fails here is indefinite, and its number is not given again."""
+        try:
+            yield
+        except OnefoldError as error:
+            self._client = None
+            if not error.definite:
+                raise
+            raise AppendUnknown(
+                f"the operation may be in the log of {self._space.url}, which could not be read: {error}"
+            ) from error
 
     def _await_own(self, offset: int, data: bytes, deadline: float) -> None:
         """Apply up to an acknowledged record, which must be there as it was appended."""

@@ -198,8 +198,8 @@ class Replica:
         self._store.turn(op.fold, context.index)
         try:
             outcome = fold.apply(self._store, context, op.body, self._head.fold_version)
-        except apsw.Error:
-            raise
+        except (apsw.Error, RecursionError, MemoryError):
+            raise  # of this process at this moment, so nothing is wrong with the fold or the record
         except Exception as error:
             raise FoldFailed(
                 f"the fold {op.fold!r} raised {type(error).__name__}: {error} at offset {context.offset}, "

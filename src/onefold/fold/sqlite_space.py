@@ -6,6 +6,7 @@ every view is a snapshot of the newest commit of any process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -180,7 +181,11 @@ class SqliteSpace:
         file = self._file
         con = file.take_reader()
         try:
-            value, head = peek(con, self._tables.find(con, table), key)
+            tid = self._tables.find(con, table)
+            value, head = peek(con, tid, key)
+            if not tid and (tid := self._tables.find(con, table)):
+                # Made between the two statements: nothing was read, while the head may cover what was written.
+                value, head = peek(con, tid, key)
         except apsw.Error as error:
             raise translate(error, file.path) from error
         finally:
@@ -288,6 +293,25 @@ class SqliteSpace:
     # -- committing
 
     def _commit(self, ops: Sequence[Op]) -> Sequence[bytes]:
+        outcomes = self._commit_once(ops)
+        applied = self._replica.head.applied
+        if applied % _HOUSEKEEPING_EVERY_OFFSETS == 0:
+            # The operations have happened, so nothing that fails from here on may be told of them: another time.
+            with contextlib.suppress(OnefoldError):
+                self._forget_clients(applied)
+        return outcomes
+
+    def _commit_once(self, ops: Sequence[Op]) -> Sequence[bytes]:
+        try:
+            return self._commit_in_time(ops)
+        except (
+            BaseException
+        ):  # an interrupt too: the next commit must not take that number's outcomes for its own
+            if self._in_doubt is not None:
+                self._in_doubt = self._client = None  # that number stays open; a new client has no open one
+            raise
+
+    def _commit_in_time(self, ops: Sequence[Op]) -> Sequence[bytes]:
         deadline = time.monotonic() + config.APPEND_RETRY_S
         pause_s = 0.01
         while True:
@@ -296,15 +320,12 @@ class SqliteSpace:
             except OnefoldError as error:
                 if self._in_doubt is None:
                     raise
-                if not isinstance(error, AppendUnknown) or time.monotonic() + pause_s > deadline:
-                    self._in_doubt = self._client = (
-                        None  # that number stays open; a new client has no open one
-                    )
-                    if isinstance(error, AppendUnknown):
-                        raise
+                if not isinstance(error, AppendUnknown):
                     raise AppendUnknown(
                         f"a commit may have happened, and trying it again failed: {error}"
                     ) from error
+                if time.monotonic() + pause_s > deadline:
+                    raise
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, 1.0)
 
@@ -329,10 +350,7 @@ class SqliteSpace:
             raise
         self._in_doubt = None
         replica.commit()
-        applied = replica.head.applied
-        self._log.announce(applied)
-        if applied % _HOUSEKEEPING_EVERY_OFFSETS == 0:
-            self._forget_clients(applied)
+        self._log.announce(replica.head.applied)
         return outcomes[len(outcomes) - len(ops) :]
 
     def _append(
@@ -365,7 +383,7 @@ class SqliteSpace:
             with self._file.reading() as con:
                 many = exactly_once.count(con) > config.CLIENTS_KEPT_MAX
             if many:
-                self._try_commit([system.system_op(system.ExpireClients(floor))])
+                self._commit_once([system.system_op(system.ExpireClients(floor))])
 
     # -- opening
 

@@ -178,6 +178,8 @@ class SqlView:
         limit: int | None = None,
         reverse: bool = False,
     ) -> Iterator[tuple[bytes, bytes]]:
+        if not self._id(table):
+            return  # nothing was ever written to it
         left = -1 if limit is None else limit
         page_rows = 32 if limit is None else _PAGE
         while left != 0:
@@ -261,7 +263,10 @@ class SqlView:
 
     def changed_since(self, table: str, start: bytes, stop: bytes | None, offset: int) -> bool:
         """Whether any key with ``start <= key < stop`` was written beyond ``offset``. Raises TooOld; InvalidArgument."""
-        bound, args = _between(self._kept_id(table, offset), start, stop)
+        tid = self._kept_id(table, offset)
+        if not tid:
+            return False  # never written; and the offset, which was not looked at, may be none that SQLite can hold
+        bound, args = _between(tid, start, stop)
         return bool(
             self._con.execute(
                 f"SELECT EXISTS(SELECT 1 FROM versions WHERE {bound} AND offset > ?)", (*args, offset)

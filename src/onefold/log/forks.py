@@ -39,6 +39,8 @@ class Resting(Inherited, Protocol):
         ...
 
 
+process = os.getpid()
+"""This process's id. Kept here because asking the system costs as much as a read of a key, and every use of a handle asks."""
 _open: weakref.WeakSet[Inherited] = weakref.WeakSet()
 _resting: weakref.WeakSet[Resting] = weakref.WeakSet()
 _rests: list[Resting] = []
@@ -71,6 +73,8 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
+    global process
+    process = os.getpid()
     _rests.clear()
     for resource in list(_open):
         resource.drop_after_fork()

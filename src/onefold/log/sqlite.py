@@ -60,7 +60,13 @@ class SqliteLog:
         self._closing = False
         wake = self.file.directory / "wake"
         if not self.file.read_only:
-            wake.mkdir(exist_ok=True)
+            try:
+                wake.mkdir(exist_ok=True)
+            except OSError as error:
+                self.file.close()
+                raise SpaceError(
+                    f"{wake} cannot be made ({error.strerror}). Free some space, or remove what stands there"
+                ) from error
         self._bell = Bell(wake)
         tip = self.file.read_tip()
         if tip and self.last < tip:

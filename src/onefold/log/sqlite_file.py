@@ -104,7 +104,7 @@ class SqliteFile:
         self.path = directory / FILE_NAME
         self.read_only = read_only
         self.timeout = config.WRITE_LOCK_TIMEOUT_S if timeout is None else timeout
-        self._pid = os.getpid()
+        self._pid = forks.process
         self._closed = False
         self._immutable = False
         self._wal_pages = 0
@@ -158,7 +158,8 @@ class SqliteFile:
             return False
         if self.read_only or not create:
             raise SpaceError(
-                f"there is no space in {self.directory}. Check the path, or open it with create=True"
+                f"there is no space in {self.directory}. Check the path (--url and ONEFOLD_URL on the command line); "
+                "onefold.connect(path) makes one"
             )
         try:
             self.directory.mkdir(exist_ok=True)
@@ -340,7 +341,7 @@ class SqliteFile:
         return con
 
     def _close_reader(self, con: apsw.Connection) -> None:
-        if self._pid != os.getpid():
+        if self._pid != forks.process:
             _leak(con)
             return
         con.close()
@@ -348,7 +349,7 @@ class SqliteFile:
 
     def give_reader(self, con: apsw.Connection) -> None:
         """Back into the pool; an open transaction of it ends."""
-        if self._pid != os.getpid():
+        if self._pid != forks.process:
             _leak(con)
             return
         if con.in_transaction:
@@ -461,7 +462,7 @@ class SqliteFile:
 
     def check_usable(self) -> None:
         """Raises SpaceError when closed, or in a process forked after opening."""
-        if self._pid != os.getpid():
+        if self._pid != forks.process:
             raise SpaceError(
                 f"{self.directory} was opened before this process was forked. Open it again in the child"
             )
@@ -470,7 +471,7 @@ class SqliteFile:
 
     def close(self) -> None:
         """Close every connection; those lent out close when they come back. Waits for a running write."""
-        if self._closed or self._pid != os.getpid():
+        if self._closed or self._pid != forks.process:
             return
         lock, writer = self._lock, self._writer
         self._closed = True

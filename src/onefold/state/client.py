@@ -6,7 +6,6 @@ the synchronous and the asynchronous API stand on the same core.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -25,6 +24,7 @@ from onefold.errors import (
 )
 from onefold.fold import system
 from onefold.fold.space import Space, View
+from onefold.log import forks
 from onefold.state import rows
 from onefold.state.consistency import STRONG, Level
 from onefold.state.keys import shard_of
@@ -60,7 +60,7 @@ class StateClient:
     ) -> None:
         """``spaces``: the shards, in order. ``level``: the connection's default. ``timeout``: seconds that a read may wait for
         its level (default ``config.READ_TIMEOUT_S``). ``token``: the session to go on with. Raises TokenError."""
-        self._pid = os.getpid()
+        self._pid = forks.process
         self.spaces = tuple(spaces)
         self.shards = len(self.spaces)
         self.env = self.spaces[0].env
@@ -79,12 +79,12 @@ class StateClient:
     @property
     def forked(self) -> bool:
         """Whether this process was forked after this was made."""
-        return self._pid != os.getpid()
+        return self._pid != forks.process
 
     def check_process(self) -> None:
         """Raises SpaceError in a process that was forked after this was made. Before anything else: the locks of
         threads that were not forked along are never released there."""
-        if self._pid != os.getpid():
+        if self._pid != forks.process:
             raise SpaceError(
                 f"{self.spaces[0].url} was opened before this process was forked. Open it again in the child"
             )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 from onefold.errors import AppendUnknown, OnefoldError, Unavailable
 from onefold.state import recovery, shard_fold
@@ -75,7 +75,7 @@ class Coordinator:
         """Commit. Raises Lost (with everything given up) and as ``commit_over_shards``."""
         refused = self.prepare()
         if refused is not None:
-            self._refuse(*refused)
+            return self._refuse(*refused)
         if self._request_id is None and not any(part.writes for part in self._parts.values()):
             # All that was read was as it was read, and locked, at one moment: that is all there is to decide.
             if not self.give_up():
@@ -135,7 +135,8 @@ class Coordinator:
             whole = whole and released == Answer(True)
         return whole
 
-    def _refuse(self, shard: int, vote: Voted) -> NoReturn:
+    def _refuse(self, shard: int, vote: Voted) -> dict[int, Committed]:
+        """Give up and raise the rejection; unless another one of the same request has committed: then that is its outcome."""
         if vote.reason in _PASSING:
             self.give_up()
             recovery.unblock(self._client, shard, vote.blockers)
@@ -143,8 +144,12 @@ class Coordinator:
         if self._request_id is not None and self._last_try:
             # The rejection is this request's outcome from now on, unless it has one already.
             op = Decide(self._id, False, True, vote.reason, vote.detail, vote.key)
+            kept: Outcome | None = None
             with suppress(OnefoldError):
-                self._append(self._home, op, request_id=self._request_id)
+                kept = self._append(self._home, op, request_id=self._request_id)[0]
+            if kept is not None and not (isinstance(kept, Decided) and kept.transaction == self._id):
+                self.give_up()
+                return earlier(self._client, self._home, kept)
         self.give_up()
         raise rejection(Rejected(vote.reason, vote.detail, vote.key))
 

@@ -50,7 +50,8 @@ def check_plain(database: StateClient, what: str) -> None:
     block = _open.get()
     if block is not None and block.database is database and _is_here(block):
         raise TransactionError(
-            f"{what} was used inside a transaction's block, outside of the transaction. Use tx.{what} there"
+            f"{what} was used inside a transaction's block, outside of the transaction. Use tx.{what} there; what a transaction "
+            "does not have (taking messages, reading streams, watching, locks) goes before or after the block"
         )
 
 

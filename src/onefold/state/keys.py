@@ -156,7 +156,10 @@ def _pack(value: object, depth: int) -> bytes:
     if isinstance(value, tuple):
         return _pack_nested(value, depth + 1)
     name = type(value).__name__
-    raise InvalidKey(f"a {name} cannot be (part of) a key; {_INSTEAD.get(name, f'a key is {_KINDS}')}")
+    article = "an" if name[0] in "aeiouAEIOU" else "a"
+    raise InvalidKey(
+        f"{article} {name} cannot be (part of) a key; {_INSTEAD.get(name, f'a key is {_KINDS}')}"
+    )
 
 
 def _pack_str(value: str) -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from onefold import config
-from onefold.errors import InvalidValue
 from onefold.fold.api import Context, Store, StoreView
 from onefold.state import lock_table, rows, values
 from onefold.state.ops import Clear, Delete, Increment, MapWrite, Put, Rejected
@@ -63,6 +64,9 @@ def _put(store: Store, context: Context, write: Put) -> None:
     expires_ms = rows.ends_at(context.now_ms, write.ttl_ms)
     head = rows.row_head(context.offset, context.index, expires_ms)
     table = rows.map_table(write.map)
+    if expires_ms is not None:
+        # What is renewed again and again would else leave an entry each time, until all those times have come.
+        _forget_due(store, write.map, store.get_many(table, [key for key, _ in write.items]))
     if len(write.items) == 1:
         key, value = write.items[0]
         store.put(table, key, head + value)
@@ -77,7 +81,16 @@ def _delete(store: Store, write: Delete) -> int:
     found = store.get_many(table, write.keys)
     for key in found:
         store.delete(table, key)
+    _forget_due(store, write.map, found)
     return len(found)
+
+
+def _forget_due(store: Store, name: str, found: Mapping[bytes, bytes]) -> None:
+    """These rows of a map are about to go, and with them the times at which they would have ended."""
+    for key, data in found.items():
+        expires_ms = rows.read_row(data).expires_ms
+        if expires_ms is not None:
+            store.delete(rows.DUE, rows.due_key(expires_ms, name, key))
 
 
 def _increment(store: Store, context: Context, write: Increment) -> bytes | None:
@@ -95,9 +108,6 @@ def _increment(store: Store, context: Context, write: Increment) -> bytes | None
 
 
 def _added(old: bytes | None, by: bytes) -> bytes | None:
-    try:
-        number = values.decode_value(by)
-    except InvalidValue:
-        return None
-    added = values.add(old, number) if values.is_number(number) else None
+    number = values.decode_number(by)
+    added = None if number is None else values.add(old, number)
     return None if added is None else added[0]

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from onefold import config
-from onefold.errors import InvalidArgument, OnefoldError, TooLarge
+from onefold.errors import InvalidArgument, InvalidValue, OnefoldError, TooLarge
 from onefold.state.client import StateClient
 from onefold.state.items import Version
 from onefold.state.keys import encode_key
@@ -35,11 +35,18 @@ def encode_pairs(pairs: Pairs, encode: Callable[[Any], bytes]) -> Iterator[list[
         raise _no_pairs(pairs) from None
     while chunk := list(islice(source, _CHUNK)):
         try:
-            yield [(encode_key(key), encode(value)) for key, value in chunk]
+            yield [(encode_key(key), _encoded(encode, key, value)) for key, value in chunk]
         except OnefoldError:
             raise
         except (TypeError, ValueError) as error:
             raise _no_pairs(next((pair for pair in chunk if not _is_pair(pair)), error)) from None
+
+
+def _encoded(encode: Callable[[Any], bytes], key: object, value: object) -> bytes:
+    try:
+        return encode(value)
+    except (InvalidValue, TooLarge) as error:
+        raise type(error)(f"the value of {key!r:.80}: {error}") from None
 
 
 def put_all(

@@ -75,7 +75,15 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         reads = (Read(self.name, encoded, 0, 0),) if if_absent else self._reads(key, encoded, if_version)
         shard = self.client.shard_of(encoded)
         write = Put(self.name, ((encoded, self._encode(value)),), ttl_ms)
-        return version_of(shard, self.client.commit(shard, (write,), reads, request_id=request_id))
+        try:
+            committed = self.client.commit(shard, (write,), reads, request_id=request_id)
+        except Conflict as error:
+            if not if_absent or request_id is not None:
+                raise
+            raise Conflict(
+                f"{key!r} is in {self.name!r} already; nothing was written. Read it, or put without if_absent"
+            ) from error
+        return version_of(shard, committed)
 
     def put_many(
         self,

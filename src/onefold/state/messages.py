@@ -111,6 +111,7 @@ class Message:
         with self._mutex:
             self._check_open()
             self._end(queue_ops.Nack(self._queue.name, self.id, self._epoch, text, delay_ms))
+        self._queue.forward_dead()
 
     def _end(self, op: queue_ops.Ack | queue_ops.Nack) -> None:
         try:

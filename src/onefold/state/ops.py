@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from onefold.codec import Op
+from onefold.codec import Op, decode_anywhere
 from onefold.fold.api import PASSING
 from onefold.state.lock_ops import LockOp
 from onefold.state.queue_ops import QueueOp, QueueWrite
@@ -196,8 +196,8 @@ def state_op(op: StateOp, request_id: str | None = None) -> Op:
 def decode_op(body: bytes) -> StateOp | None:
     """The operation in these bytes, or None for garbage."""
     try:
-        return _ops.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: text that is not UTF-8
+        return decode_anywhere(_ops.decode, body)
+    except (msgspec.MsgspecError, ValueError):  # ValueError: text that is not UTF-8
         return None
 
 

@@ -44,16 +44,22 @@ class QueueWatcher:
             counts = q.read_counts(view, self._table)
             due = next(view.scan(q.QUEUE_DUE, limit=1), None) if counts.delayed else None
             flights = outbox = None
-            if (counts.flight or counts.outbox) and observer.due(self._subject):
+            if counts.flight and observer.due(self._subject):
                 flights = q.flights(view, self._table, config.LEASES_LOOKED_AT_MAX)
+            if counts.outbox:
                 outbox = q.letters(view, self._table, q.OUTBOX, _FORWARD_AT_ONCE)
             next_due_ms = None if due is None else q.read_due_key(due[0])[0]
             return Seen(view.offset, counts, next_due_ms, flights, outbox or [])
 
     def settle(self, seen: Seen) -> bool:
-        """End the leases that are over and forward dead letters; whether there was anything to do."""
+        """End the leases that are over and forward dead letters; whether something was done."""
+        forwarded = False
+        for number, letter in seen.outbox:
+            with contextlib.suppress(OnefoldError):  # the other shard cannot be reached: another time
+                self._forward(number, letter)
+                forwarded = True
         if seen.flights is None:
-            return False
+            return forwarded
         leases = [
             Lease(number, flight.epoch, flight.lease_ms / 1000, flight.member)
             for number, flight in seen.flights
@@ -64,10 +70,7 @@ class QueueWatcher:
             # Refused when it was extended, acknowledged or given up meanwhile.
             op = queue_ops.ExpireLease(self._name, lease.what, lease.epoch, died)
             self._client.submit(self._shard, op)
-        for number, letter in seen.outbox:
-            with contextlib.suppress(OnefoldError):  # the other shard cannot be reached: another time
-                self._forward(number, letter)
-        return bool(ended or seen.outbox)
+        return bool(ended or forwarded)
 
     def _forward(self, number: int, letter: q.Letter) -> None:
         """Move a dead letter to its queue in another shard: twice when two do it at once, but its request id lets one count."""

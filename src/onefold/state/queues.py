@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from onefold import config
 from onefold.durations import seconds
-from onefold.errors import InvalidArgument, SpaceError
+from onefold.errors import InvalidArgument, OnefoldError, SpaceError
 from onefold.state import guard, queue_ops
 from onefold.state import queue_rows as q
 from onefold.state.client import StateClient, rejection
@@ -294,6 +294,12 @@ class Queue:
         with contextlib.suppress(SpaceError):  # opened read-only: others will
             while self._watcher.settle(self._watcher.look()):
                 pass
+
+    def forward_dead(self) -> None:
+        """Move what has become a dead letter on to its queue in another shard, whose takers do not look here."""
+        if self._dead_letter is not None and self._dead_shard() != self._shard:
+            with contextlib.suppress(OnefoldError):  # it stays here, and whoever looks at the queue moves it
+                self._observe()
 
     def _dead_shard(self) -> int:
         return (

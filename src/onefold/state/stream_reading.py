@@ -72,12 +72,12 @@ def _at_time(layout: Layout, heads: Mapping[int, Head], time_ms: int) -> dict[in
 
 
 def time_ms_of(when: datetime) -> int:
-    """The first millisecond that is not before the moment. Raises InvalidArgument for one without a time zone."""
-    if when.tzinfo is None:
-        raise InvalidArgument(
-            f"start={when!r} has no time zone; write for example datetime(..., tzinfo=timezone.utc)"
-        )
-    delta = when - datetime(1970, 1, 1, tzinfo=UTC)
+    """The first millisecond that is not before the moment. One without a time zone is local time, as for ``Database.at``."""
+    try:
+        aware = when.astimezone(UTC)
+    except (OverflowError, ValueError):  # too near the ends of the calendar to be moved to another zone
+        aware = when.replace(tzinfo=UTC)
+    delta = aware - datetime(1970, 1, 1, tzinfo=UTC)
     micros = (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
     return -(-micros // 1000)
 

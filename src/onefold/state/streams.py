@@ -106,7 +106,8 @@ class Stream(Generic[T]):
     # -- writing
 
     def append(self, value: T, key: object = None, request_id: str | None = None) -> Position:
-        """Append one record; reading from the position that is returned starts with it.
+        """Append one record; reading from the position that is returned gives it and what came after it (from other
+        partitions also what has its millisecond).
 
         ``value``: whatever a map's value may be. ``key``: what a map's key may be; records of one key stay in order. With a
         ``request_id`` it happens once, however often it is tried with the same arguments. Raises InvalidKey, InvalidValue,
@@ -153,9 +154,9 @@ class Stream(Generic[T]):
         """The records from ``start`` on, in order of offset within each partition, and of (time, partition, offset) over
         partitions as far as they are there.
 
-        ``start``: ``"earliest"``, ``"latest"`` (what comes after this call), a Position or its text, or an aware datetime
-        (the first records of that time or later). Without ``follow`` it ends where the stream ended at the call; with it, it
-        waits for more, for ever or until nothing came for ``timeout``. ``partitions``: read only these.
+        ``start``: ``"earliest"``, ``"latest"`` (what comes after this call), a Position or its text, or a datetime (naive: local
+        time; the first records of that time or later). Without ``follow`` it ends where the stream ended at the call; with it,
+        it waits for more, for ever or until nothing came for ``timeout``. ``partitions``: read only these.
 
         Raises TooOld (when retention has removed what a position names, also later while reading), InvalidArgument, and what
         reads at the ``consistency`` level raise; all definite.

@@ -179,7 +179,8 @@ def _struct_fields(value: msgspec.Struct) -> Iterator[tuple[str, Any]]:
 
 def _no_encoding(value: object) -> Refused:
     name = type(value).__name__
-    return Refused(f"a {name}", _INSTEAD.get(name, "convert it to builtin types first"))
+    article = "an" if name[0] in "aeiouAEIOU" else "a"
+    return Refused(f"{article} {name}", _INSTEAD.get(name, "convert it to builtin types first"))
 
 
 def _shown(key: object) -> str:

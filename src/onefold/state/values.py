@@ -70,7 +70,7 @@ def add(old: bytes | None, by: float) -> tuple[bytes, int | float] | None:
     Every replica gets the same bytes, and no bytes make it raise. Ints never overflow (None when one would be longer
     than a value may be). With a float, an int beyond the floats counts as an infinity. Every NaN is the same NaN.
     """
-    start = 0 if old is None else _decode_number(old)
+    start = 0 if old is None else decode_number(old)
     if start is None or not is_number(by):
         return None
     total = _sum(start, int.__index__(by) if isinstance(by, int) else float.__float__(by))
@@ -222,7 +222,8 @@ def _encode_walked(value: object, *, sets: bool) -> bytes:
         raise InvalidValue(str(error)) from None
 
 
-def _decode_number(data: bytes) -> int | float | None:
+def decode_number(data: bytes) -> int | float | None:
+    """The number in these bytes; None for anything else."""
     try:
         number = _number_decoder.decode(data)
         if not isinstance(number, msgspec.msgpack.Ext):
@@ -230,7 +231,7 @@ def _decode_number(data: bytes) -> int | float | None:
         if number.code != BIG_INT:
             return None
         return int(unpack_extension(BIG_INT, memoryview(number.data)))
-    except (ValueError, TypeError, ArithmeticError, RecursionError):
+    except (ValueError, TypeError, ArithmeticError):
         return None
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from onefold import config
+from onefold.codec import decode_anywhere
 from onefold.compute.jobs import rows
 from onefold.compute.jobs.edit import RunEdit
 from onefold.compute.jobs.ops import (
@@ -63,8 +64,8 @@ class JobsFold:
     def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:  # noqa: ARG002
         """Apply one operation; see ``onefold.fold.api.Fold.apply``."""
         try:
-            operation = _decoder.decode(body)
-        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+            operation = decode_anywhere(_decoder.decode, body)
+        except (msgspec.MsgspecError, ValueError, OverflowError) as error:
             return encode(Refused("malformed", f"not an operation of the jobs fold: {error}"))
         return encode(self._apply(store, context, operation, body))
 
