@@ -106,7 +106,7 @@ KEY_BYTES_MAX: Final = 10_000
 """The longest encoded key."""
 KEY_DEPTH_MAX: Final = 16
 """How deep tuples may be nested inside a key; the key itself does not count."""
-VALUE_BYTES_MAX: Final = 16 * 1024 * 1024
+VALUE_BYTES_MAX: Final = 1024 * 1024
 """The longest encoded value."""
 VALUE_DEPTH_MAX: Final = 100
 """How deep lists and dicts may be nested inside a value; well below the depth at which reading it could fail."""

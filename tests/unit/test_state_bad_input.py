@@ -251,7 +251,6 @@ def test_wrong_reads_are_told(db):
         None,
         b"earliest",
         "s1.x.y.z",
-        datetime.datetime(2024, 1, 1),
         object(),
         ["earliest"],
         1.5,

@@ -652,7 +652,7 @@ def test_bad_records_are_told_and_nothing_is_appended(db):
         s.append(b"x" * (config.VALUE_BYTES_MAX + 1))
     assert caught.value.definite
     with pytest.raises(of.TooLarge, match="several calls"):
-        s.append_many([b"x" * (config.VALUE_BYTES_MAX - 100)] * 3)
+        s.append_many([b"x" * (config.VALUE_BYTES_MAX - 100)] * 40)
     with pytest.raises(of.InvalidArgument, match="timeout"):
         s.read(timeout="soon")
     with pytest.raises(of.UnsupportedConsistency):
