@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 import onefold as of
+from onefold.compute import executor
 from onefold.compute.jobs import state
 
 PROGRAM = """
@@ -43,3 +49,23 @@ def test_claims_are_given_back_at_exit(tmp_path: Path) -> None:
         assert before >= 2
         assert run.resume(workers=1).wait(timeout=60).result().to_polars().height == 24
         assert run.progress().failed == 0
+
+
+def test_a_task_that_meets_its_closed_worker_is_given_back_and_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working = threading.Event()
+
+    def run(self: executor.ProcessExecutor, *_: object) -> NoReturn:
+        working.set()
+        while not self.closed:
+            time.sleep(0.001)
+        raise of.SpaceError("this executor is closed")
+
+    monkeypatch.setattr(executor.ProcessExecutor, "run", run)
+    (tmp_path / "in.txt").write_text("a\n")
+    with of.connect(tmp_path / "space") as db:
+        started = db.read_text(tmp_path / "in.txt").map(str).into("t").start(workers=1)
+        assert working.wait(20)
+    with of.connect(tmp_path / "space") as db:
+        assert db.open_run(started.id).state == "running"

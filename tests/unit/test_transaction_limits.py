@@ -121,7 +121,7 @@ def test_a_buffer_counts_what_it_holds():
 
 
 def test_a_transaction_of_the_greatest_size_fits_into_a_record(tmp_path):
-    value = b"x" * (1 << 20)
+    value = b"x" * (1 << 19)
     with of.connect(tmp_path / "space") as db:
         with pytest.raises(of.TooLarge), db.transaction() as tx:
             for number in range(100):

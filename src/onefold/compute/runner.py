@@ -276,8 +276,12 @@ class Runner:
         except BlobMissing as error:
             return [*self._lost_by_name(stored, error.name), ops.Release(*at)]
         except OnefoldError as error:
+            if self._stopping.is_set():  # it is closing that the task met, nothing of its own
+                return [ops.Release(*at)]
             return [ops.Failed(*at, Failure(message=str(error), kind=type(error).__name__, final=True))]
         except OSError as error:
+            if self._stopping.is_set():
+                return [ops.Release(*at)]
             return [
                 ops.Failed(*at, Failure(message=of_machine(error), kind=type(error).__name__, final=True))
             ]
