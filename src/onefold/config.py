@@ -212,3 +212,27 @@ DISK_FREE_SHARE_MIN: Final = 0.05
 """... and a smaller share of it than this is told."""
 LOG_BYTES_LARGE: Final = 1024 * 1024 * 1024
 """A log smaller than this is never called large."""
+
+# The cluster: the engine
+APPEND_ACK_TIMEOUT_S: Final = 5.0
+"""How long one append waits for the engine's acknowledgement before its outcome counts as unknown."""
+ENGINE_REQUEST_TIMEOUT_S: Final = 2.0
+"""How long one question to the engine (a direct get, a stream's state) waits for its answer."""
+TAIL_BUFFER_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Delivered records that are not applied yet are kept up to this size; what comes beyond is fetched again later."""
+TAIL_LOOK_S: Final = 2.0
+"""How often a quiet tail asks the engine for the last record, in case a delivery was lost."""
+FETCH_BATCH_RECORDS: Final = 1000
+"""Most records of one batched direct get."""
+
+# The cluster: replicas and nodes
+SNAPSHOT_EVERY_OFFSETS: Final = 65_536
+"""Replicas come to rest at multiples of this offset: nodes compare their state there and take snapshots."""
+ASK_HEDGE_S: Final = 0.3
+"""A read that got no answer from a node within this time is sent to another as well."""
+NODE_BEAT_S: Final = 2.0
+"""How often a node says in the log that it lives."""
+NODE_LEASE_S: Final = 10.0
+"""A node that others have not heard of for this long, each on its own clock, is expired."""
+REPLICA_COPIES: Final = 2
+"""How many nodes of a region host a shard, as far as the region has nodes."""

@@ -1,0 +1,1 @@
+"""The JetStream engine: a log on a NATS cluster."""
