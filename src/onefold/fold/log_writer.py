@@ -16,7 +16,7 @@ from onefold.errors import AppendUnknown, Expired, OnefoldError, Timeout, Unavai
 from onefold.ids import client_id
 
 if TYPE_CHECKING:
-    from onefold.fold.log_space import LogSpace
+    from onefold.fold.space_over_log import SpaceOverLog
 
 _ATTEMPTS_MAX = 100
 
@@ -24,7 +24,7 @@ _ATTEMPTS_MAX = 100
 class LogWriter:
     """One client of the space: its id, and the number of its last record."""
 
-    def __init__(self, space: LogSpace) -> None:
+    def __init__(self, space: SpaceOverLog) -> None:
         self._space = space
         self._env = space.env
         self._client: str | None = None
@@ -34,10 +34,10 @@ class LogWriter:
         """Append the operations as one record and apply it; their outcomes. ``patience``: seconds to try for (default
         ``config.APPEND_RETRY_S``). Called by one thread at a time. Raises as ``Space.submit``."""
         space = self._space
-        applied = space.catch_up()
+        deadline = self._env.boot_s() + (config.APPEND_RETRY_S if patience is None else patience)
+        applied = space.before_append(deadline)
         first = space.missing(ops)
         batch = tuple(ops) if first is None else (first, *ops)
-        deadline = self._env.boot_s() + (config.APPEND_RETRY_S if patience is None else patience)
         for _ in range(2):
             if self._client is None:
                 self._client, self._number = client_id(applied, self._env), 0
@@ -55,9 +55,8 @@ class LogWriter:
             ):  # an interrupt: the record may be in the log, so its number must not be given again
                 self._client = None
                 raise
-            applied = (
-                self._space.catch_up()
-            )  # forgotten after a long rest, and nothing was applied: as a new client
+            # Forgotten after a long rest, and nothing was applied: as a new client.
+            applied = space.catch_up(deadline=deadline)
         raise Expired(
             f"new clients of {self._space.url} are forgotten at once: its expiry floor is wrong",
             definite=True,
@@ -96,7 +95,7 @@ class LogWriter:
                     )
                 self._space.freshness.prove(began_s)
                 return outcomes
-            outcomes = self._surfaced(client, number)
+            outcomes = self._surfaced(client, number, deadline)
             if outcomes is not None:
                 self._space.freshness.prove(first_s)  # which try it was is not known
                 return outcomes  # it had surfaced
@@ -115,10 +114,10 @@ class LogWriter:
             self._await_own(offset, data, deadline)
             return self._outcomes(client, number)
 
-    def _surfaced(self, client: str, number: int) -> tuple[bytes, ...] | None:
+    def _surfaced(self, client: str, number: int, deadline: float) -> tuple[bytes, ...] | None:
         """The outcomes of a record that had no answer, if it is in the log."""
         with self._may_have_happened():
-            self._space.catch_up()
+            self._space.catch_up(deadline=deadline)
             return self._outcomes(client, number)
 
     @contextmanager
@@ -145,7 +144,7 @@ class LogWriter:
                         "time: its outcome is not known. Ask db.outcome(request_id) later, if it had a request_id"
                     )
                 self._space.check_usable()
-        self._space.catch_up(own=(offset, data))
+        self._space.catch_up((offset, data), deadline)
 
     def _outcomes(self, client: str, number: int) -> tuple[bytes, ...] | None:
         known = self._space.known(client)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 import apsw
 
@@ -21,7 +20,7 @@ from onefold import config
 from onefold.codec import Op, Record, encode_record
 from onefold.env import Env
 from onefold.errors import AppendUnknown, InvalidArgument, LogCorrupt, OnefoldError, SpaceError
-from onefold.fold import exactly_once, system
+from onefold.fold import exactly_once, file_views, system
 from onefold.fold.api import Fold
 from onefold.fold.appender import Appender
 from onefold.fold.exactly_once import Known, Verdict
@@ -33,61 +32,16 @@ from onefold.fold.store import (
     PastView,
     PresentView,
     Tables,
-    check_readable,
-    peek,
     read_head,
 )
 from onefold.ids import born_at, client_id, new_id
 from onefold.log import members, wake
 from onefold.log.api import Entry
 from onefold.log.sqlite import LOG_SCHEMA, SqliteLog, read_in
-from onefold.log.sqlite_file import SqliteFile, translate
+from onefold.log.sqlite_file import SqliteFile
 
 _HOUSEKEEPING_EVERY_OFFSETS = 1024
 _CATCH_UP_BYTES = 16 << 20
-
-
-class _Viewing:
-    """The ``with`` block of a view."""
-
-    __slots__ = ("_at", "_con", "_file", "_tables", "_version_max", "_view")
-
-    def __init__(self, file: SqliteFile, tables: Tables, at: int | None, version_max: int) -> None:
-        self._file = file
-        self._tables = tables
-        self._at = at
-        self._version_max = version_max
-        self._view: PresentView | PastView | None = None
-        self._con: apsw.Connection | None = None
-
-    def __enter__(self) -> PresentView | PastView:
-        con = self._file.take_reader()
-        try:
-            con.execute("BEGIN")
-            head = read_head(con)  # the first read pins the snapshot
-            check_readable(head, self._version_max, self._at)
-        except BaseException as error:
-            self._file.give_reader(con)
-            if isinstance(error, apsw.Error):
-                raise translate(error, self._file.path) from error
-            raise
-        self._con = con
-        if self._at is None:
-            self._view = PresentView(con, self._tables, head.applied)
-        else:
-            self._view = PastView(con, self._tables, self._at)
-        return self._view
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._view is not None:
-            self._view.end()
-        if self._con is not None:
-            self._file.give_reader(self._con)
-            self._con = None
-        if isinstance(error, apsw.Error):
-            raise translate(error, self._file.path) from error
 
 
 class SqliteSpace:
@@ -178,21 +132,7 @@ class SqliteSpace:
         return self._appender.submit(ops)
 
     def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
-        file = self._file
-        con = file.take_reader()
-        try:
-            tid = self._tables.find(con, table)
-            value, head = peek(con, tid, key)
-            if not tid and (tid := self._tables.find(con, table)):
-                # Made between the two statements: nothing was read, while the head may cover what was written.
-                value, head = peek(con, tid, key)
-        except apsw.Error as error:
-            raise translate(error, file.path) from error
-        finally:
-            file.give_reader(con)
-        if head.fold_version > self._replica.version_max:
-            check_readable(head, self._replica.version_max, None)
-        return value, head.applied
+        return file_views.peek(self._file, self._tables, self._replica.version_max, table, key)
 
     def barrier(self, timeout: float | None = None) -> int:  # noqa: ARG002
         return self.applied
@@ -215,7 +155,7 @@ class SqliteSpace:
 
     def view(self, at: int | None = None) -> AbstractContextManager[PresentView | PastView]:
         """The present, or the state as of offset ``at`` (tables with history). Raises TooOld and InvalidArgument."""
-        return _Viewing(self._file, self._tables, at, self._replica.version_max)
+        return file_views.Viewing(self._file, self._tables, at, self._replica.version_max)
 
     def wait(self, after: int, timeout: float | None) -> int:
         self._file.check_usable()
@@ -343,6 +283,7 @@ class SqliteSpace:
                     outcomes = known.outcomes  # the commit of unknown outcome had happened
                 else:
                     outcomes = self._append(con, head, client, known, ops)
+                    replica.flush()
         except BaseException as error:
             replica.rollback()
             if isinstance(error, AppendUnknown) and self._in_doubt is None:
@@ -397,6 +338,7 @@ class SqliteSpace:
                     entries = read_in(con, head.applied + 1, _CATCH_UP_BYTES, str(self._file.path))
                     for entry in entries:
                         self._replica.apply(entry)
+                    self._replica.flush()
             except BaseException:
                 self._replica.rollback()
                 raise

@@ -15,22 +15,18 @@ import contextlib
 import ctypes
 import mmap
 import os
-import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import apsw
 
-from onefold import config
 from onefold.env import Env
-from onefold.errors import AppendUnknown, LogCorrupt, OnefoldError, SpaceError, Timeout, TooLarge, Unavailable
+from onefold.errors import OnefoldError, SpaceError
 from onefold.ids import new_id
-from onefold.log import checksums, forks, inherited
+from onefold.log import checksums, inherited
 from onefold.log.flock import WriteLock
+from onefold.log.pooled_file import FAILED, PooledFile, sync_directory
 
 FILE_NAME = "space.db"
 FORMAT = 2
@@ -40,52 +36,10 @@ FORMAT_UNCHECKED = 1
 TIP_NAME = "tip"
 APPLICATION_ID = 0x4F4E4644
 _META = "CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID"
-_CHECKPOINT_PAGES = 2000
-_IDLE_READERS_MAX = 8
-_BUSY_MS = (
-    5000  # never needed between writers; covers recovery by an opener and a checkpoint that restarts the WAL
-)
-_RESTART_WAIT_MS = 200
-_FORK_LOOK_S = 0.0005
-_FAILED = (apsw.Error, UnicodeDecodeError)
 
 
-def translate(error: Exception, path: Path, *, committing: bool = False) -> OnefoldError:
-    """The error of Onefold for an error of SQLite, with what to do."""
-    if isinstance(error, apsw.FullError):
-        return Unavailable(
-            f"the disk with {path} is full; nothing was written. Free some space and try again"
-        )
-    if isinstance(error, (apsw.BusyError, apsw.LockedError)):
-        return Timeout(f"{path} stayed locked for {_BUSY_MS} ms; nothing was done. Try again", definite=True)
-    if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
-        return LogCorrupt(
-            f"{path} is damaged: the checksum of a page does not match. Restore it from a snapshot or a backup"
-        )
-    if isinstance(error, apsw.IOError) and committing:
-        return AppendUnknown(f"committing to {path} failed ({error}): the record may surface after a restart")
-    if isinstance(error, apsw.IOError):
-        return Unavailable(f"the disk failed under {path}: {error}")
-    if isinstance(error, apsw.NotADBError):
-        return SpaceError(f"{path} is not a space's file. Use another directory")
-    if isinstance(error, (apsw.CorruptError, UnicodeDecodeError)):
-        return LogCorrupt(f"{path} is damaged ({error}). Restore it from a snapshot or a backup")
-    if isinstance(error, (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError)):
-        return SpaceError(
-            f"{path} cannot be opened for writing. Check its owner and mode, or use another place"
-        )
-    if isinstance(error, apsw.TooBigError):
-        return TooLarge(f"a value is too large for {path}")
-    return SpaceError(f"SQLite failed on {path}: {type(error).__name__}: {error}")
-
-
-def _in_uri(path: Path) -> str:
-    """A path in a ``file:`` URI: what SQLite's documentation asks to be escaped (urllib costs 7 ms to import)."""
-    return os.fspath(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
-class SqliteFile:
-    """An open file: one writing connection guarded by the write lock, and a pool of reading ones."""
+class SqliteFile(PooledFile):
+    """The file of an embedded space."""
 
     def __init__(
         self,
@@ -100,29 +54,8 @@ class SqliteFile:
     ) -> None:
         """Open or make it. ``schema``: statements with IF NOT EXISTS. ``shards``: what the space is made with, if it is made now;
         the attribute of that name is what it was made with. Raises SpaceError, LogCorrupt, Timeout, Unavailable."""
-        self.directory = directory
-        self.path = directory / FILE_NAME
-        self.read_only = read_only
-        self.timeout = config.WRITE_LOCK_TIMEOUT_S if timeout is None else timeout
-        self._pid = forks.process
-        self._closed = False
-        self._immutable = False
-        self._wal_pages = 0
+        super().__init__(directory / FILE_NAME, read_only=read_only, timeout=timeout)
         self._tip: mmap.mmap | None = None
-        self._idle: deque[apsw.Connection] = deque()
-        self._readers: set[apsw.Connection] = set()
-        """All that are open, idle or lent out."""
-        self._making = threading.Lock()
-        """Held while connections are opened or closed, and during a fork."""
-        self._transacting = threading.Lock()
-        """Held during each use of the writing connection, and during a fork."""
-        self._forking = False
-        self._forked = threading.Event()
-        self._fork_locks: list[threading.Lock] = []
-        self._before_fork: tuple[inherited.Identity | None, bool] = (None, False)
-        self._lock: WriteLock | None = None
-        self._writer: apsw.Connection | None = None
-        forks.track_resting(self)
         try:
             with self._making:
                 inherited.check_openable(self.path)
@@ -139,9 +72,9 @@ class SqliteFile:
         except OnefoldError:
             self.close()
             raise
-        except _FAILED as error:
+        except FAILED as error:
             self.close()
-            raise translate(error, self.path) from error
+            raise self.translated(error) from error
         except OSError as error:
             self.close()
             raise SpaceError(
@@ -220,7 +153,7 @@ class SqliteFile:
             con.execute("UPDATE meta SET value = value + 1 WHERE key = 'opened'")
         if made:
             for folder in (self.directory, self.directory.absolute().parent):
-                _sync_directory(folder)
+                sync_directory(folder)
 
     def _is_unfinished(self) -> bool:
         """Whether the existing file was never completed. Raises SpaceError when it is not ours or too new."""
@@ -267,164 +200,6 @@ class SqliteFile:
         self._readers.add(con)
         self._idle.append(con)
 
-    def _connect(self, flags: int) -> apsw.Connection:
-        name = os.fspath(self.path)
-        if self._immutable:
-            name = f"file:{_in_uri(self.path)}?immutable=1"
-            flags |= apsw.SQLITE_OPEN_URI
-        con = apsw.Connection(
-            name, flags=flags, vfs=checksums.VFS if checksums.available() else None, statementcachesize=256
-        )
-        con.set_busy_timeout(_BUSY_MS)
-        con.execute("PRAGMA cache_size=-8000; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF")
-        return con
-
-    # -- reading
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[apsw.Connection]:
-        """A connection for reading, without a transaction. Errors of SQLite come out translated."""
-        con = self.take_reader()
-        try:
-            yield con
-        except _FAILED as error:
-            raise translate(error, self.path) from error
-        finally:
-            self.give_reader(con)
-
-    @contextlib.contextmanager
-    def exporting(self) -> Iterator[apsw.Connection]:
-        """A connection of one's own that cannot write here, but to files attached to it. Errors come out translated."""
-        self.check_usable()
-        options = "immutable=1" if self._immutable else "mode=ro"
-        name = f"file:{_in_uri(self.path)}?{options}"
-        con = None
-        try:
-            with self._making:
-                con = apsw.Connection(
-                    name,
-                    flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI,
-                    vfs=checksums.VFS if checksums.available() else None,
-                )
-                self._readers.add(con)
-            con.set_busy_timeout(_BUSY_MS)
-            yield con
-        except _FAILED as error:
-            raise translate(error, self.path) from error
-        finally:
-            if con is not None:
-                self._close_reader(con)
-
-    def take_reader(self) -> apsw.Connection:
-        """A pooled connection; give it back. Raises SpaceError when closed or after a fork."""
-        self.check_usable()
-        while True:
-            try:
-                con = self._idle.pop()
-            except IndexError:
-                con = self._new_reader()
-            # Looked at afterwards: a fork that begins now waits for this connection, and one that had begun gets it back.
-            if not self._forking:
-                return con
-            self._idle.append(con)
-            self._forked.wait(config.FORK_WAIT_S)
-
-    def _new_reader(self) -> apsw.Connection:
-        try:
-            with self._making:
-                self.check_usable()
-                con = self._connect(apsw.SQLITE_OPEN_READONLY)
-                con.execute("PRAGMA query_only=ON")
-                self._readers.add(con)
-        except apsw.Error as error:
-            raise translate(error, self.path) from error
-        return con
-
-    def _close_reader(self, con: apsw.Connection) -> None:
-        if self._pid != forks.process:
-            _leak(con)
-            return
-        con.close()
-        self._readers.discard(con)
-
-    def give_reader(self, con: apsw.Connection) -> None:
-        """Back into the pool; an open transaction of it ends."""
-        if self._pid != forks.process:
-            _leak(con)
-            return
-        if con.in_transaction:
-            con.execute("ROLLBACK")
-        if self._closed or len(self._idle) >= _IDLE_READERS_MAX:
-            self._close_reader(con)
-        else:
-            self._idle.append(con)
-
-    # -- writing
-
-    @contextlib.contextmanager
-    def writing(self, timeout: float | None = None) -> Iterator[apsw.Connection]:
-        """The write transaction: commits durably when the block ends, rolls back when it raises.
-
-        Raises Timeout (definite) when the queue of writers does not move, Unavailable when the disk is full (nothing
-        was written), AppendUnknown when the commit itself failed in a way that may surface later.
-        """
-        self.check_usable()
-        con, lock = self._writer, self._lock
-        if con is None or lock is None:
-            raise SpaceError(f"{self.path} was opened read-only. Open it without read_only to write")
-        lock.acquire(self.timeout if timeout is None else timeout)
-        committing = False
-        try:
-            with self._transacting:
-                self.check_usable()
-                con.execute("BEGIN IMMEDIATE")
-                try:
-                    yield con
-                    committing = True
-                    con.execute("COMMIT")
-                    if self._wal_pages >= _CHECKPOINT_PAGES:
-                        self._checkpoint(con)
-                except BaseException:
-                    with contextlib.suppress(apsw.Error):
-                        if con.in_transaction:
-                            con.execute("ROLLBACK")
-                    raise
-        except _FAILED as error:
-            raise translate(error, self.path, committing=committing) from error
-        finally:
-            lock.release()
-
-    @contextlib.contextmanager
-    def maintaining(self) -> Iterator[apsw.Connection]:
-        """The writing connection outside a transaction, with the write lock held: for what needs its own."""
-        self.check_usable()
-        if self._writer is None or self._lock is None:
-            raise SpaceError(f"{self.path} was opened read-only. Open it without read_only to write")
-        self._lock.acquire(self.timeout)
-        try:
-            with self._transacting:
-                yield self._writer
-        except _FAILED as error:
-            raise translate(error, self.path) from error
-        finally:
-            self._lock.release()
-
-    def _note_wal(self, _con: apsw.Connection, _name: str, pages: int) -> int:
-        self._wal_pages = pages
-        return apsw.SQLITE_OK
-
-    def _checkpoint(self, con: apsw.Connection) -> None:
-        """Move the WAL's pages into the file. The commit is done already, so a failure here is only tried again later."""
-        with contextlib.suppress(apsw.Error):
-            if self._wal_pages * 4096 < config.WAL_BYTES_MAX:
-                con.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-                return
-            con.set_busy_timeout(_RESTART_WAIT_MS)
-            try:
-                con.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-            finally:
-                con.set_busy_timeout(_BUSY_MS)
-
     # -- the tip
 
     def note_tip(self, offset: int) -> None:
@@ -458,86 +233,8 @@ class SqliteFile:
         except (OSError, ValueError):
             return 0
 
-    # -- the end
-
-    def check_usable(self) -> None:
-        """Raises SpaceError when closed, or in a process forked after opening."""
-        if self._pid != forks.process:
-            raise SpaceError(
-                f"{self.directory} was opened before this process was forked. Open it again in the child"
-            )
-        if self._closed:
-            raise SpaceError(f"{self.directory} is closed. Open it again")
-
     def close(self) -> None:
-        """Close every connection; those lent out close when they come back. Waits for a running write."""
-        if self._closed or self._pid != forks.process:
-            return
-        lock, writer = self._lock, self._writer
-        self._closed = True
-        if lock is not None and writer is not None:
-            with contextlib.suppress(Timeout):
-                lock.acquire(self.timeout)
-                lock.release()
-        with self._making:
-            while self._idle:
-                self._close_reader(self._idle.pop())
-            with contextlib.suppress(apsw.Error):
-                if writer is not None:
-                    writer.close()
-                    self._writer = None
-        if lock is not None:
-            lock.close()
-        if self._tip is not None:
+        super().close()
+        if self._closed and self._tip is not None:
             self._tip.close()
             self._tip = None
-
-    def rest_before_fork(self, deadline: float) -> None:
-        """Let the transactions that are running end, and none begin."""
-        self._forked.clear()
-        self._forking = True
-        for lock in (self._making, self._transacting):
-            if lock.acquire(timeout=_left(deadline)):
-                self._fork_locks.append(lock)
-        rests = len(self._fork_locks) == 2
-        while len(self._idle) < len(self._readers) and time.monotonic() < deadline:
-            time.sleep(_FORK_LOOK_S)
-        opened = self._writer is not None or bool(self._readers) or not rests
-        self._before_fork = (
-            inherited.identity(self.path) if opened and not self._immutable else None,
-            rests and len(self._idle) >= len(self._readers),
-        )
-
-    def go_on_after_fork(self) -> None:
-        self._forking = False
-        while self._fork_locks:
-            self._fork_locks.pop().release()
-        self._forked.set()
-
-    def drop_after_fork(self) -> None:
-        identity, at_rest = self._before_fork
-        inherited.keep(self.path, identity, at_rest=at_rest)
-        for con in (*self._readers, self._writer):
-            _leak(con)
-        self._idle = deque()
-        self._readers = set()
-        self._writer = None
-        self._lock = None
-
-
-def _left(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())
-
-
-def _leak(con: object) -> None:
-    """Keep an inherited connection for ever: closing it in a forked child could damage the parent's file."""
-    if con is not None and sys.implementation.name == "cpython":
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(con))
-
-
-def _sync_directory(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
