@@ -62,6 +62,35 @@ SHUFFLE_PARTITIONS_DEFAULT: Final = 16
 DEAD_LETTERS_PER_TASK_MAX: Final = 1000
 """A task that skips more records than this fails: that is not a few poison records but a broken job."""
 
+TASKS_AVOIDED_MAX: Final = 1000
+"""A node that cannot do more tasks of a run than this (their files are not there) leaves the run to others."""
+RUN_STALLED_S: Final = 30.0
+"""A run of a cluster that nobody has had a task of for this long is said to be left alone."""
+NODE_RUNS_MAX: Final = 8
+"""Runs that a node works on at a time; later ones wait."""
+NODE_RUN_LOOK_S: Final = 0.25
+"""How often a node looks at most for runs to work on."""
+NODE_RETRY_S: Final = 2.0
+"""How long a node waits before it goes on with a run that its workers had to stop working on."""
+GARBAGE_SWEEP_S: Final = 60.0
+"""A node removes blobs that it has seen unnamed for this long, so often."""
+
+# Blobs that several machines share
+BLOB_CACHE_BYTES_MAX: Final = 8 * 1024 * 1024 * 1024
+"""A machine keeps copies of blobs up to this size ..."""
+BLOB_CACHE_KEEP_S: Final = 600.0
+"""... and removes none that was used within this time, since a task may be reading it."""
+BLOB_RETRY_S: Final = 15.0
+"""How long storing or fetching a blob is tried again while the blob store does not answer."""
+BLOB_ABSENT_S: Final = 2.0
+"""How long a blob that is not found is looked for again: a replica of the store may be behind."""
+BLOB_CHUNK_BYTES: Final = 512 * 1024
+"""A blob is kept in JetStream as messages of this size (or the server's smaller limit)."""
+BLOB_CHUNKS_IN_FLIGHT: Final = 16
+"""So many of them are on their way at a time."""
+BLOB_TRANSFERS_MAX: Final = 8
+"""So many blobs are fetched at a time."""
+
 JOB_STAGES_MAX: Final = 64
 CLAIMS_PER_OPERATION_MAX: Final = 1000
 """One claim operation hands out at most this many tasks, whatever it asks for."""
@@ -230,9 +259,55 @@ SNAPSHOT_EVERY_OFFSETS: Final = 65_536
 """Replicas come to rest at multiples of this offset: nodes compare their state there and take snapshots."""
 ASK_HEDGE_S: Final = 0.3
 """A read that got no answer from a node within this time is sent to another as well."""
+ASK_HEDGES_MAX: Final = 5
+"""One question goes to at most so many nodes at a time."""
+ASK_POLL_S: Final = 2.0
+"""How long a node is asked at most to wait for news, before another is asked."""
+ASK_WAIT_S_MAX: Final = 30.0
+"""How long a node keeps a question at most that it cannot answer yet."""
+ASK_REQUEST_BYTES_MAX: Final = 1_000_000
+"""The longest question."""
+ASK_REPLY_BYTES_MAX: Final = 1_000_000
+"""Answers are given in pages of about this size (or the server's smaller limit of a message)."""
+ASK_KEYS_MAX: Final = 10_000
+"""Keys of one question ..."""
+ASK_KEYS_BYTES: Final = 500_000
+"""... and fewer where they would be longer than this."""
+ASK_ROWS_MAX: Final = 10_000
+"""Rows of one answer."""
+ASK_COUNT_ROWS: Final = 100_000
+"""Keys that are counted for one answer."""
+ASK_THREADS: Final = 8
+"""So many questions a node answers at a time."""
+ASKS_QUEUED_MAX: Final = 1_000
+"""So many more wait for their turn; a node that has more says that it is busy."""
+ASKS_PARKED_MAX: Final = 10_000
+"""So many questions a node keeps, for each shard, that wait for a later offset or for a barrier."""
 NODE_BEAT_S: Final = 2.0
 """How often a node says in the log that it lives."""
 NODE_LEASE_S: Final = 10.0
 """A node that others have not heard of for this long, each on its own clock, is expired."""
 REPLICA_COPIES: Final = 2
 """How many nodes of a region host a shard, as far as the region has nodes."""
+NODES_MAX: Final = 1000
+"""Most nodes of a space; of those that are gone the latest are listed as far as there is room."""
+NODE_LOOK_S: Final = 0.2
+"""The least time between two looks of a node at who is there, however much is written."""
+DRAIN_TIMEOUT_S: Final = 30.0
+"""How long a leaving node answers on while others take over its shards."""
+OPENINGS_AT_ONCE: Final = 2
+"""So many replicas a node brings up to date at a time."""
+DIGESTS_KEPT: Final = 8
+"""Nodes compare the log's digests at this many of its latest multiples of DIGEST_EVERY_OFFSETS."""
+HASHES_TO_AGREE: Final = 2
+"""So many nodes must have the same state before a snapshot of it counts."""
+HASHES_KEPT: Final = 4
+"""Nodes compare the state at this many of the latest multiples of SNAPSHOT_EVERY_OFFSETS."""
+SNAPSHOTS_KEPT: Final = 2
+"""So many snapshots of a shard are kept, the latest; the log is kept from the oldest of them on."""
+SNAPSHOT_TAKEOVER_S: Final = 60.0
+"""When the first node of a shard has stored no snapshot for so long, the next one does."""
+SWEPT_BLOBS_MAX: Final = 1000
+"""So many snapshots that nothing names any more are deleted at a time."""
+HALT_REASON_CHARS_MAX: Final = 500
+"""Longer reasons of why a replica halted are cut."""

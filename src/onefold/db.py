@@ -93,7 +93,9 @@ def _target(url: str | os.PathLike[str] | None) -> str:
 
 
 def _folds(shard: int, shards: int) -> list[Fold]:
-    return [_LazyJobsFold(), _LazyStateFold(shards)] if shard == 0 else [_LazyStateFold(shards)]
+    if shard > 0:
+        return [_LazyStateFold(shards)]
+    return [_LazyJobsFold(), _LazyStateFold(shards), _LazyNodesFold()]
 
 
 class _LazyJobsFold:
@@ -111,6 +113,24 @@ class _LazyJobsFold:
             from onefold.compute.jobs.fold import JobsFold
 
             self._fold = JobsFold()
+        return self._fold.apply(store, context, body, fold_version)
+
+
+class _LazyNodesFold:
+    """The fold of a cluster's nodes, likewise."""
+
+    name = "nodes"
+    version = 1
+    history: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self._fold: Fold | None = None
+
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
+        if self._fold is None:
+            from onefold.fold.nodes.fold import NodesFold
+
+            self._fold = NodesFold()
         return self._fold.apply(store, context, body, fold_version)
 
 
