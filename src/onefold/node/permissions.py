@@ -24,14 +24,17 @@ def permissions(space: str, user: User) -> dict[str, Any]:
         "$JS.API.STREAM.MSG.GET.*",
         "$JS.API.STREAM.INFO.*",
     ]
-    own = ["_INBOX.>", f"_INBOX_{user}.>", f"of.{space}.*.tail.*"]
+    own = [f"_INBOX_{user}.>", f"of.{space}.*.tail.*"]
     match user:
         case "app":
             return {"publish": {"allow": data + reading}, "subscribe": {"allow": own}}
         case "node":
             asked = [f"of.{space}.*.ask.>", f"of.{space}.*.node.>"]
             return {
-                "publish": {"allow": [*data, *reading, "$JS.API.STREAM.PURGE.*"]},
+                "publish": {
+                    "allow": [*data, *reading, "$JS.API.STREAM.PURGE.*"],
+                    "deny": [f"$JS.API.STREAM.PURGE.OF_{space}"],  # the record of the space
+                },
                 "subscribe": {"allow": own + asked},
                 "allow_responses": {"max": RESPONSES_MAX, "expires": RESPONSES_EXPIRE},
             }

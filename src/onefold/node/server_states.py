@@ -6,6 +6,7 @@ The system user may ask every server by itself; a space's admin only for what it
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -27,9 +28,10 @@ class Meta(NamedTuple):
 class ServerStates:
     """A connection to one of ``urls``. Questions return None when there is no connection or no answer in time."""
 
-    def __init__(self, urls: Sequence[str], seed_file: Path) -> None:
+    def __init__(self, urls: Sequence[str], seed_file: Path, ca_file: str | None = None) -> None:
         self._urls = list(urls)
         self._seed_file = seed_file
+        self._tls = None if ca_file is None else ssl.create_default_context(cafile=ca_file)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="onefold-states", daemon=True)
         self._client: Any = None
@@ -93,6 +95,7 @@ class ServerStates:
                 connect_timeout=_CONNECT_S,
                 error_cb=quiet,
                 inbox_prefix="_INBOX_admin",
+                tls=self._tls,
             )
         except (TimeoutError, OSError, nats.errors.Error):
             return None

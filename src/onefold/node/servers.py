@@ -26,7 +26,7 @@ from urllib.parse import quote
 import msgspec
 
 from onefold.errors import InvalidArgument, SpaceError, Timeout
-from onefold.node import credentials, processes
+from onefold.node import certificates, credentials, processes
 from onefold.node.permissions import USERS
 from onefold.node.processes import Daemon, write_whole
 from onefold.node.server_config import SYSTEM_USER, ClusterPlan, ServerPlan, server_config
@@ -77,12 +77,14 @@ class LocalServers:
         *,
         regions: int = 1,
         secure: bool = True,
+        tls: bool = False,
         spaces: Sequence[str] = (),
     ) -> LocalServers:
         """Start ``count`` (1, 3 or 5) servers, or those that the directory holds, and wait until they have a leader.
 
         With ``regions`` of two or more each server is in a region and a stream has its copies in different ones; of two
         regions, the third place is ``witness``. ``spaces`` get an account each at once; ``url`` makes others when asked.
+        ``tls``: with certificates of their own. ``secure=False``: anybody of this machine may do anything (tests).
 
         Raises SpaceError (already running, other servers in the directory, a server that ends at once), Timeout;
         then none is left running.
@@ -94,7 +96,7 @@ class LocalServers:
             )
         for attempt in range(_START_ATTEMPTS):
             made_now = not (directory / _PLAN).exists()
-            servers = cls(directory, _plan(directory, count, regions, secure, spaces))
+            servers = cls(directory, _plan(directory, count, regions, secure, tls, spaces))
             try:
                 servers._start_all()
                 return servers
@@ -142,11 +144,15 @@ class LocalServers:
                 f"{space!r} cannot be the name of a space: 1 to 32 letters, digits, _ and -"
             )
         hosts = ",".join(f"127.0.0.1:{place.port}" for place in self._plan.servers)
-        if not self._plan.secure:
-            return f"nats://{hosts}/{space}"
-        if space not in self._plan.spaces:
-            self._add_space(space)
-        return f"nats://{hosts}/{space}?nkey={quote(str(self.seed_file(space, user)))}"
+        files = {}
+        if self._plan.secure:
+            if space not in self._plan.spaces:
+                self._add_space(space)
+            files["nkey"] = str(self.seed_file(space, user))
+        if self._plan.tls is not None:
+            files["ca"] = self._plan.tls.ca
+        query = "&".join(f"{name}={quote(path)}" for name, path in files.items())
+        return f"{self._scheme}://{hosts}/{space}" + (f"?{query}" if query else "")
 
     def seed_file(self, space: str, user: str) -> Path:
         """The file of a user's seed."""
@@ -156,7 +162,7 @@ class LocalServers:
         """Asks the servers (one of them: its index) about themselves, as the system user. Close it."""
         places = self._plan.servers if only is None else [self._plan.servers[only]]
         seed = credentials.seed_file(self._keys, SYSTEM_USER)
-        return ServerStates([f"nats://127.0.0.1:{place.port}" for place in places], seed)
+        return self._states(places, seed)
 
     def kill(self, index: int, sig: int = signal.SIGKILL) -> None:
         """Send a signal to a server and wait until it has ended."""
@@ -210,6 +216,14 @@ class LocalServers:
         pid = daemon.pid if daemon is not None and processes.alive(daemon) else None
         return Server(place.name, pid, place.port, place.cluster_port, folder, place.region)
 
+    @property
+    def _scheme(self) -> str:
+        return "nats" if self._plan.tls is None else "tls"
+
+    def _states(self, places: Sequence[ServerPlan], seed: Path) -> ServerStates:
+        ca = None if self._plan.tls is None else self._plan.tls.ca
+        return ServerStates([f"{self._scheme}://127.0.0.1:{place.port}" for place in places], seed, ca)
+
     def _spawn(self, place: ServerPlan) -> None:
         folder = self.directory / place.name
         command = [str(server_program()), "-c", str(folder / _CONFIG)]
@@ -228,6 +242,8 @@ class LocalServers:
         """Write the plan, the keys and the servers' configuration."""
         self.directory.mkdir(parents=True, exist_ok=True)
         secrets = credentials.make(self._keys, self._plan.spaces)
+        if self._plan.tls is not None:
+            certificates.make(Path(self._plan.tls.ca).parent)
         for place in self._plan.servers:
             folder = self.directory / place.name
             folder.mkdir(exist_ok=True, mode=0o700)
@@ -293,8 +309,7 @@ class LocalServers:
             return space in states.accounts()
 
     def _has_streams(self, index: int, space: str) -> bool:
-        url = f"nats://127.0.0.1:{self._plan.servers[index].port}"
-        with ServerStates([url], self.seed_file(space, "admin")) as states:
+        with self._states([self._plan.servers[index]], self.seed_file(space, "admin")) as states:
             return states.has_streams()
 
 
@@ -307,12 +322,14 @@ class _PortTaken(SpaceError):
     """A port was taken by somebody else between choosing and listening."""
 
 
-def _plan(directory: Path, count: int, regions: int, secure: bool, spaces: Sequence[str]) -> ClusterPlan:
+def _plan(
+    directory: Path, count: int, regions: int, secure: bool, tls: bool, spaces: Sequence[str]
+) -> ClusterPlan:
     """The plan that the directory holds, with these spaces too; or a new one."""
     if (directory / _PLAN).exists():
         kept = _read_plan(directory)
-        asked = [place.region for place in _places(count, regions)]
-        if [place.region for place in kept.servers] != asked or kept.secure != secure:
+        asked = ([place.region for place in _places(count, regions)], secure, tls)
+        if ([place.region for place in kept.servers], kept.secure, kept.tls is not None) != asked:
             raise SpaceError(
                 f"{directory} holds a cluster of {len(kept.servers)} servers made otherwise. "
                 "Start it as it was made, or use another directory"
@@ -328,6 +345,7 @@ def _plan(directory: Path, count: int, regions: int, secure: bool, spaces: Seque
         disk,
         secure,
         list(spaces),
+        certificates.make(directory / "keys" / "tls") if tls else None,
     )
 
 
