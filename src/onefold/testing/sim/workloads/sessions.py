@@ -25,6 +25,8 @@ class Session(Workload):
 
     name = "session"
     consistency = "session"
+    registers = "session-registers"
+    """The map, which no other workload has."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
@@ -45,7 +47,7 @@ class Session(Workload):
 
     def do(self, db: Database, session: int, key: int) -> None:
         """One operation of the session."""
-        registers = db.map("registers")
+        registers = db.map(self.registers)
         if self.random.random() < 0.4:
             value = self.unique()
             self.attempt(session, "write", key, value, lambda: _number(registers.put(key, value)))
@@ -146,16 +148,19 @@ class Prefix(Workload):
 
     name = "prefix"
     consistency = "prefix"
+    registers = "prefix-registers"
+    """The map, which no other workload has."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
-        self._order: list[dict[int, int]] = []
+        self.order: list[dict[int, int]] = []
+        """What was written, record by record."""
 
     def setup(self, db: Database) -> None:
         db.map("other").put("other", 0)
 
     def step(self, db: Database, process: int) -> None:
-        registers = db.map("registers")
+        registers = db.map(self.registers)
         if self.random.random() < 0.5:
             keys = self.random.sample(range(KEYS), self.random.randint(2, 4))
             written = {key: self.unique() for key in keys}
@@ -173,13 +178,13 @@ class Prefix(Workload):
         """The order of the records, from the history of a whole replica."""
         with db._state.view(0) as view:
             place = None
-            for change in view.changes(rows.map_table("registers"), 0, limit=1_000_000):
+            for change in view.changes(rows.map_table(self.registers), 0, limit=1_000_000):
                 if (change.offset, change.place) != place:
                     place = (change.offset, change.place)
-                    self._order.append({})
+                    self.order.append({})
                 assert change.value is not None
                 key, row = decode_key(change.key), rows.read_row(change.value)
-                self._order[-1][int(str(key))] = decode_value(row.value)
+                self.order[-1][int(str(key))] = decode_value(row.value)
 
     def check(self) -> Verdict:
-        return check_prefix(self.operations(), self._order, monotonic=True)
+        return check_prefix(self.operations(), self.order, monotonic=True)
