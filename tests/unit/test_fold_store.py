@@ -11,7 +11,8 @@ from onefold import config
 from onefold.errors import InvalidArgument, SpaceError, TooOld
 from onefold.fold.api import prefix_stop
 from onefold.fold.snapshot import create_store
-from onefold.fold.store import PastView, SqlStore, SqlView, Tables, oldest_readable
+from onefold.fold.sql_store import SqlStore
+from onefold.fold.store import PastView, SqlView, Tables, oldest_readable
 
 KEPT, PLAIN = "f/kept", "f/plain"
 KEY = st.binary(max_size=2)
@@ -58,8 +59,9 @@ def write(store, table, model, what):
     KEY,
     st.one_of(st.none(), KEY),
     st.one_of(st.none(), st.integers(0, 4)),
+    st.integers(1, 3),
 )
-def test_every_offset_reads_as_it_was(batches, start, stop, limit):
+def test_every_offset_reads_as_it_was(batches, start, stop, limit, flush_every):
     con, tables, store = new_store()
     model, past = {}, [{}]
     for offset, writes in enumerate(batches, 1):
@@ -67,8 +69,15 @@ def test_every_offset_reads_as_it_was(batches, start, stop, limit):
             at_offset(con, store, offset, index)
             write(store, KEPT, model, what)
             write(store, PLAIN, dict(model), what)
+            assert {key: store.get(KEPT, key) for key in [*model, b"none"]} == {**model, b"none": None}
+            assert store.get_many(PLAIN, [*model, b"none"]) == model
         at_offset(con, store, offset)
+        if offset % flush_every == 0:
+            store.flush()
         past.append(dict(model))
+    assert list(store.scan(KEPT)) == sorted(model.items())
+    assert store.count(PLAIN) == len(model)
+    store.flush()
     views = [(SqlView(con, tables), model), (store, model)]
     views += [(PastView(con, tables, offset), then) for offset, then in enumerate(past)]
     for view, then in views:
@@ -101,6 +110,7 @@ def test_scans_are_paged(seed):
     store.put_many(KEPT, pairs.items())
     at_offset(con, store, 2)
     store.delete_range(KEPT, b"\x40", b"\xc0")
+    store.flush()
     wanted = sorted(pairs.items())
     left = [pair for pair in wanted if not b"\x40" <= pair[0] < b"\xc0"]
     assert list(SqlView(con, tables).scan(KEPT)) == left
@@ -120,6 +130,7 @@ def test_versions_beyond_the_window_are_too_old(monkeypatch):
         store.put(KEPT, b"k", b"%d" % offset)
         if offset % 10 == 0:
             store.prune()
+            store.flush()
     assert oldest_readable(100) == 80
     assert PastView(con, tables, 80).get(KEPT, b"k") == b"80"
     with pytest.raises(TooOld, match="from offset 80"):
@@ -142,14 +153,34 @@ def test_history_begins_when_the_fold_begins_to_keep_it():
     con, tables, store = new_store(frozenset())
     at_offset(con, store, 1)
     store.put("f/late", b"k", b"1")
+    store.flush()
     store = SqlStore(con, tables, frozenset({"f/"}))
     for offset in (5, 6):
         at_offset(con, store, offset)
         store.put("f/late", b"k", b"%d" % offset)
+    store.flush()
     assert PastView(con, tables, 4).get("f/late", b"k") == b"1"
     assert PastView(con, tables, 5).get("f/late", b"k") == b"5"
     with pytest.raises(TooOld):
         PastView(con, tables, 3).get("f/late", b"k")
+
+
+def test_what_was_rolled_back_is_forgotten():
+    con, tables, store = new_store()
+    at_offset(con, store, 1)
+    store.put(KEPT, b"k", b"1")
+    store.flush()
+    store.settle()
+    con.execute("BEGIN")
+    at_offset(con, store, 2)
+    store.put(KEPT, b"k", b"2")
+    store.put("f/new", b"k", b"2")
+    con.execute("ROLLBACK")
+    store.forget()
+    assert store.get(KEPT, b"k") == b"1"
+    store.flush()
+    assert list(SqlView(con, tables).scan(KEPT)) == [(b"k", b"1")]
+    assert SqlView(con, tables).tables("f/") == [KEPT]
 
 
 def test_a_fold_cannot_write_to_anothers_table():

@@ -62,30 +62,71 @@ def judge(client: str, number: int, known: Known | None, *, offset: int, floor: 
 
 
 _outcomes = msgspec.msgpack.Decoder(tuple[bytes, ...])
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Memory:
+    """The clients' rows and the kept outcomes, as one transaction sees and changes them. In SQLite after ``flush``."""
+
+    def __init__(self, con: apsw.Connection) -> None:
+        self._con = con
+        self._clients: dict[str, Known] = {}
+        self._requests: dict[str, tuple[int, bytes]] = {}
+
+    def known(self, client: str) -> Known | None:
+        """The client's row."""
+        return self._clients.get(client) or load(self._con, client)
+
+    def save(self, client: str, known: Known) -> None:
+        """Remember the client's last record."""
+        self._clients[client] = known
+
+    def requested(self, request_id: str, now_ms: int) -> bytes | None:
+        """The kept outcome of a named operation; None when it is unknown or older than the retention."""
+        kept = self._requests.get(request_id)
+        if kept is None:
+            return requested(self._con, request_id, now_ms)
+        until_ms, outcome = kept
+        return outcome if until_ms > now_ms else None
+
+    def keep_request(self, request_id: str, now_ms: int, outcome: bytes) -> None:
+        """Keep a named operation's outcome for the retention."""
+        self._requests[request_id] = (now_ms + int(config.REQUEST_ID_RETENTION_S * 1000), outcome)
+
+    def forget_below(self, floor: int) -> None:
+        """Remove the clients whose last record is below the floor."""
+        self.flush()
+        self._con.execute("DELETE FROM clients WHERE offset < ?", (floor,))
+
+    def prune_requests(self, now_ms: int) -> None:
+        """Remove what is past its retention (it was no longer given out before either)."""
+        self.flush()
+        self._con.execute("DELETE FROM requests WHERE until_ms <= ?", (now_ms,))
+
+    def flush(self) -> None:
+        """Bring everything into SQLite."""
+        for client, known in self._clients.items():
+            self._con.execute(
+                "INSERT INTO clients VALUES(?1, ?2, ?3, ?4) ON CONFLICT(client) DO UPDATE SET number = ?2, offset = ?3,"
+                " outcomes = ?4",
+                (client, known.number, known.offset, _encoder.encode(known.outcomes)),
+            )
+        for request_id, (until_ms, outcome) in self._requests.items():
+            self._con.execute(
+                "INSERT OR REPLACE INTO requests VALUES(?, ?, ?)", (request_id, until_ms, outcome)
+            )
+        self.forget()
+
+    def forget(self) -> None:
+        """The transaction was rolled back."""
+        self._clients.clear()
+        self._requests.clear()
 
 
 def load(con: apsw.Connection, client: str) -> Known | None:
     """The client's row."""
     row = con.execute("SELECT number, offset, outcomes FROM clients WHERE client = ?", (client,)).fetchone()
     return None if row is None else Known(row[0], row[1], _outcomes.decode(row[2]))
-
-
-def save(con: apsw.Connection, client: str, number: int, offset: int, outcomes: tuple[bytes, ...]) -> None:
-    """Remember the client's last record."""
-    con.execute(
-        "INSERT INTO clients VALUES(?1, ?2, ?3, ?4) ON CONFLICT(client) DO UPDATE SET number = ?2, offset = ?3, outcomes = ?4",
-        (client, number, offset, msgspec.msgpack.encode(outcomes)),
-    )
-
-
-def forget_below(con: apsw.Connection, floor: int) -> None:
-    """Remove the clients whose last record is below the floor."""
-    con.execute("DELETE FROM clients WHERE offset < ?", (floor,))
-
-
-def count(con: apsw.Connection) -> int:
-    """How many clients are known."""
-    return int(str(con.execute("SELECT count(*) FROM clients").get))
 
 
 def requested(con: apsw.Connection, request_id: str, now_ms: int) -> bytes | None:
@@ -96,12 +137,6 @@ def requested(con: apsw.Connection, request_id: str, now_ms: int) -> bytes | Non
     return None if row is None else row[0]
 
 
-def keep_request(con: apsw.Connection, request_id: str, now_ms: int, outcome: bytes) -> None:
-    """Keep a named operation's outcome for the retention."""
-    until_ms = now_ms + int(config.REQUEST_ID_RETENTION_S * 1000)
-    con.execute("INSERT OR REPLACE INTO requests VALUES(?, ?, ?)", (request_id, until_ms, outcome))
-
-
-def prune_requests(con: apsw.Connection, now_ms: int) -> None:
-    """Remove what is past its retention (it was no longer given out before either)."""
-    con.execute("DELETE FROM requests WHERE until_ms <= ?", (now_ms,))
+def count(con: apsw.Connection) -> int:
+    """How many clients are known."""
+    return int(str(con.execute("SELECT count(*) FROM clients").get))

@@ -1,7 +1,8 @@
 """A replica: one shard's folds and their store, brought from record to record.
 
-The caller owns the transaction: ``load``, any number of ``apply``, then ``commit`` or ``rollback``. The applied offset and the
-log's digest are written beside what was applied, so a store always says truly where it stands.
+The caller owns the transaction: ``load``, any number of ``apply``, ``flush`` before it commits, then ``commit`` or ``rollback``.
+So the more records a transaction has, the fewer statements each of them costs. The applied offset and the log's digest are
+written beside what was applied, so a store always says truly where it stands.
 
 A record that does not decode although its bytes are as they were appended is *refused*: skipped by every replica, counted
 and listed, since otherwise one garbage append would stop them all. A hole, or bytes that changed, *halts* (LogCorrupt).
@@ -21,7 +22,8 @@ from onefold.errors import InvalidArgument, LogCorrupt, SpaceError
 from onefold.fold import exactly_once, system
 from onefold.fold.api import PASSING, Context, Fold, TimedFold
 from onefold.fold.exactly_once import Known, Verdict
-from onefold.fold.store import Head, SqlStore, Tables, read_head
+from onefold.fold.sql_store import SqlStore
+from onefold.fold.store import Head, Tables, read_head
 from onefold.log.api import Entry, Log
 
 _REFUSED_LISTED_MAX = 1000
@@ -81,9 +83,10 @@ class Replica:
         self.version_max = min((fold.version for fold in folds), default=1)
         self.history = frozenset().union(*(fold.history for fold in folds)) if folds else frozenset[str]()
         self._store = SqlStore(con, tables, self.history, keep_all=keep_all)
+        self._memory = exactly_once.Memory(con)
         self._registered: set[str] = set()
         self._registering: set[str] = set()
-        self._head = Head(0, 0, 1, 0, 1, b"", 0)
+        self._head = self._written = Head(0, 0, 1, 0, 1, b"", 0)
 
     @property
     def head(self) -> Head:
@@ -92,12 +95,26 @@ class Replica:
 
     def load(self) -> Head:
         """Read where the store stands. Raises SpaceError when its fold version is beyond this program."""
-        self._head = read_head(self._con)
+        self._head = self._written = read_head(self._con)
         self._check_version(self._head.fold_version)
         return self._head
 
+    def flush(self) -> None:
+        """Bring what was applied into the caller's transaction, which is about to be committed."""
+        self._store.flush()
+        self._memory.flush()
+        if self._head is not self._written:
+            self._con.execute(
+                "UPDATE head SET applied = ?, now_ms = ?, fold_version = ?, client_floor = ?, log_first = ?, digest = ?,"
+                " refused = ?",
+                self._head,
+            )
+            self._written = self._head
+
     def commit(self) -> None:
-        """The caller's transaction was committed."""
+        """The caller's transaction was flushed and committed."""
+        if self._head is not self._written:
+            raise SpaceError("a transaction was committed without what was applied in it: flush comes first")
         self._store.settle()
         self._registered |= self._registering
         self._registering = set()
@@ -105,6 +122,7 @@ class Replica:
     def rollback(self) -> None:
         """The caller's transaction was rolled back; ``load`` before the next use."""
         self._store.forget()
+        self._memory.forget()
         self._registering = set()
 
     def missing(self, ops: Sequence[Op]) -> Op | None:
@@ -123,7 +141,7 @@ class Replica:
 
     def known(self, client: str) -> Known | None:
         """The client's exactly-once row."""
-        return exactly_once.load(self._con, client)
+        return self._memory.known(client)
 
     def apply(self, entry: Entry, record: Record | None = None, known: Known | None = None) -> Applied:
         """Apply the next record. ``record``, ``known``: the entry decoded and its client's row, if the caller has them.
@@ -158,7 +176,7 @@ class Replica:
         outcomes: tuple[bytes, ...] = ()
         if verdict is Verdict.APPLY:
             outcomes = tuple([self._apply_op(record, index, op) for index, op in enumerate(record.ops)])
-            exactly_once.save(self._con, record.client, record.number, entry.offset, outcomes)
+            self._memory.save(record.client, Known(record.number, entry.offset, outcomes))
         elif verdict is Verdict.DUPLICATE and known is not None and known.number == record.number:
             outcomes = known.outcomes
         self._finish()
@@ -173,7 +191,7 @@ class Replica:
     def _apply_op(self, record: Record, index: int, op: Op) -> bytes:
         now_ms = self._head.now_ms
         if op.request_id is not None:
-            kept = exactly_once.requested(self._con, op.request_id, now_ms)
+            kept = self._memory.requested(op.request_id, now_ms)
             if kept is not None:
                 return kept
         if op.fold == system.SYSTEM_FOLD:
@@ -185,7 +203,7 @@ class Replica:
                 Context(self._head.applied, index, now_ms, record.client, op.request_id), op
             )
         if op.request_id is not None and not outcome.startswith(PASSING):
-            exactly_once.keep_request(self._con, op.request_id, now_ms, outcome)
+            self._memory.keep_request(op.request_id, now_ms, outcome)
         return outcome
 
     def _apply_fold(self, context: Context, op: Op) -> bytes:
@@ -221,7 +239,7 @@ class Replica:
                 self._check_version(version)
                 self._head = head._replace(fold_version=version)
             case system.ExpireClients(floor) if head.client_floor < floor <= head.applied:
-                exactly_once.forget_below(self._con, floor)
+                self._memory.forget_below(floor)
                 self._head = head._replace(client_floor=floor)
             case system.Trim(before) if head.log_first < before <= head.applied:
                 self._head = head._replace(log_first=before)
@@ -263,11 +281,7 @@ class Replica:
         head = self._head
         if head.applied % config.HISTORY_PRUNE_EVERY_OFFSETS == 0:
             self._store.prune()
-            exactly_once.prune_requests(self._con, head.now_ms)
+            self._memory.prune_requests(head.now_ms)
         if head.applied % config.DIGEST_EVERY_OFFSETS == 0:
             self._con.execute("INSERT INTO digests VALUES(?, ?)", (head.applied, head.digest))
-        self._con.execute(
-            "UPDATE head SET applied = ?, now_ms = ?, fold_version = ?, client_floor = ?, log_first = ?, digest = ?,"
-            " refused = ?",
-            head,
-        )
+        self._store.relieve()

@@ -11,13 +11,13 @@ removing old rows never touches a live one. What lies before the window is ``Too
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
 from typing import Any, NamedTuple, cast
 
 import apsw
 
 from onefold import config
 from onefold.errors import InvalidArgument, LogCorrupt, SpaceError, TooOld
+from onefold.fold.pending import fetch
 
 STORE_SCHEMA = (
     "CREATE TABLE IF NOT EXISTS tables(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, since INTEGER)",
@@ -43,8 +43,6 @@ STATE_TABLES = ("tables", "kv", "versions", "clients", "requests", "folds", "dig
 _PAGE = 512
 _GET_MANY = 256
 _GET = "SELECT v FROM kv WHERE t = ? AND k = ?"
-_PUT = "INSERT INTO kv VALUES(?1, ?2, ?3) ON CONFLICT(t, k) DO UPDATE SET v = excluded.v"
-_KEEP = "INSERT OR IGNORE INTO versions VALUES(?1, ?2, ?3, ?4, (SELECT v FROM kv WHERE t = ?1 AND k = ?2))"
 _AT = "SELECT v FROM versions WHERE t = ? AND k = ? AND offset > ? ORDER BY offset, idx LIMIT 1"
 _PEEK = (
     "SELECT (SELECT v FROM kv WHERE t = ? AND k = ?), applied, now_ms, fold_version, client_floor, log_first, digest, refused"
@@ -161,12 +159,7 @@ class SqlView:
         tid, wanted = self._id(table), list(keys)
         found: dict[bytes, bytes] = {}
         for at in range(0, len(wanted), _GET_MANY):
-            page = wanted[at : at + _GET_MANY]
-            page += page[-1:] * (_pow2(len(page)) - len(page))  # few lengths, so statements stay prepared
-            marks = ",".join("?" * len(page))
-            found.update(
-                _rows(self._con, f"SELECT k, v FROM kv WHERE t = ? AND k IN ({marks})", (tid, *page))
-            )
+            found.update(fetch(self._con, tid, wanted[at : at + _GET_MANY]))
         return found
 
     def scan(
@@ -198,13 +191,13 @@ class SqlView:
     def _page(
         self, table: str, start: bytes, stop: bytes | None, rows: int, reverse: bool
     ) -> list[tuple[bytes, bytes]]:
-        bound, args = _between(self._id(table), start, stop)
+        bound, args = between(self._id(table), start, stop)
         order = "DESC" if reverse else "ASC"
         sql = f"SELECT k, v FROM kv WHERE {bound} ORDER BY k {order} LIMIT ?"
         return _rows(self._con, sql, (*args, rows))
 
     def count(self, table: str, start: bytes = b"", stop: bytes | None = None) -> int:
-        bound, args = _between(self._id(table), start, stop)
+        bound, args = between(self._id(table), start, stop)
         return int(str(self._con.execute(f"SELECT count(*) FROM kv WHERE {bound}", args).get))
 
     def tables(self, prefix: str) -> list[str]:
@@ -247,7 +240,7 @@ class SqlView:
         A place of -1 is what time did (expiry) before the record's operations. Raises TooOld; InvalidArgument.
         """
         tid = self._kept_id(table, after)
-        bound, args = _between(tid, start, stop)
+        bound, args = between(tid, start, stop)
         sql = f"SELECT offset, idx, k FROM versions WHERE {bound} AND offset > ? ORDER BY offset, idx, k LIMIT ?"
         if within is not None:
             sql = (
@@ -266,7 +259,7 @@ class SqlView:
         tid = self._kept_id(table, offset)
         if not tid:
             return False  # never written; and the offset, which was not looked at, may be none that SQLite can hold
-        bound, args = _between(tid, start, stop)
+        bound, args = between(tid, start, stop)
         return bool(
             self._con.execute(
                 f"SELECT EXISTS(SELECT 1 FROM versions WHERE {bound} AND offset > ?)", (*args, offset)
@@ -281,6 +274,9 @@ class SqlView:
         row = row or self._con.execute(_GET, (tid, key)).fetchone()
         return None if row is None else row[0]
 
+    def _applied(self) -> int:
+        return read_head(self._con).applied
+
     def _kept_id(self, table: str, offset: int) -> int:
         tid = self._id(table)
         if not tid:
@@ -288,7 +284,7 @@ class SqlView:
         since = self._con.execute("SELECT since FROM tables WHERE id = ?", (tid,)).get
         if since is None:
             raise InvalidArgument(f"the table {table} keeps no history; list it in its fold's `history`")
-        applied = read_head(self._con).applied
+        applied = self._applied()
         if offset > applied:
             raise InvalidArgument(f"offset {offset} is beyond the applied offset {applied}")
         oldest = max(int(str(since)), oldest_readable(applied))
@@ -336,7 +332,7 @@ class PastView(SqlView):
                 low = page[-1][0]
             elif not end:
                 high = page[-1][0] + b"\x00"
-            bound, args = _between(tid, low, high)
+            bound, args = between(tid, low, high)
             past = dict(page)
             for key, value in self._con.execute(
                 f"SELECT k, v FROM versions WHERE {bound} AND offset > ? ORDER BY k, offset DESC, idx DESC",
@@ -351,118 +347,6 @@ class PastView(SqlView):
             rows *= 2  # most of the page did not exist then
 
 
-class SqlStore(SqlView):
-    """What folds write to, inside the write transaction of its connection."""
-
-    def __init__(
-        self, con: apsw.Connection, tables: Tables, history: frozenset[str], *, keep_all: bool = False
-    ) -> None:
-        """``history``: names of tables whose old versions are kept; a name that ends in ``/`` stands for all below it.
-        ``keep_all``: keep them for every table (stores whose views read the past instead of a snapshot)."""
-        super().__init__(con, tables)
-        self._history = history
-        self._keep_all = keep_all
-        self._made: dict[str, int] = {}
-        self._kept: dict[str, bool] = {}
-        self._owner = ""
-        self._offset = 0
-        self._index = 0
-
-    @property
-    def made(self) -> Mapping[str, int]:
-        """Ids of the tables that this transaction made."""
-        return self._made
-
-    def start(self, offset: int) -> None:
-        """The writes that follow belong to this offset."""
-        self._offset = offset
-
-    def turn(self, owner: str, index: int) -> None:
-        """The writes that follow are ``owner``'s, for the operation at ``index``."""
-        self._owner = owner + "/"
-        self._index = index
-
-    def forget(self) -> None:
-        """The transaction was rolled back."""
-        self._made = {}
-        self._kept = {}
-
-    def settle(self) -> None:
-        """The transaction was committed."""
-        self._tables.learn(self._made)
-        self._made = {}
-
-    def put(self, table: str, key: bytes, value: bytes) -> None:
-        tid = self._own_id(table)
-        if self._kept[table]:
-            self._con.execute(_KEEP, (tid, key, self._offset, self._index))
-        self._con.execute(_PUT, (tid, key, value))
-
-    def put_many(self, table: str, items: Iterable[tuple[bytes, bytes]]) -> None:
-        tid, rows = self._own_id(table), list(items)
-        if self._kept[table]:
-            at = (self._offset, self._index)
-            self._con.executemany(_KEEP, [(tid, key, *at) for key, _ in rows])
-        self._con.executemany(_PUT, [(tid, key, value) for key, value in rows])
-
-    def delete(self, table: str, key: bytes) -> None:
-        tid = self._own_id(table)
-        if self._kept[table]:
-            self._con.execute(
-                "INSERT OR IGNORE INTO versions SELECT t, k, ?3, ?4, v FROM kv WHERE t = ?1 AND k = ?2",
-                (tid, key, self._offset, self._index),
-            )
-        self._con.execute("DELETE FROM kv WHERE t = ? AND k = ?", (tid, key))
-
-    def delete_range(self, table: str, start: bytes, stop: bytes | None) -> None:
-        tid = self._own_id(table)
-        bound, args = _between(tid, start, stop)
-        if self._kept[table]:
-            self._con.execute(
-                f"INSERT OR IGNORE INTO versions SELECT t, k, ?, ?, v FROM kv WHERE {bound}",
-                (self._offset, self._index, *args),
-            )
-        self._con.execute(f"DELETE FROM kv WHERE {bound}", args)
-
-    def prune(self) -> None:
-        """Forget the versions that no read in the window needs (those at or below its oldest offset)."""
-        oldest = oldest_readable(self._offset)
-        with closing(self._con.execute("SELECT id FROM tables WHERE since IS NOT NULL")) as ids:
-            for (tid,) in ids.fetchall():
-                self._con.execute("DELETE FROM versions WHERE t = ? AND offset <= ?", (tid, oldest))
-
-    def _id(self, table: str) -> int:
-        return self._made.get(table) or self._tables.find(self._con, table)
-
-    def _own_id(self, table: str) -> int:
-        if not table.startswith(self._owner):
-            raise SpaceError(
-                f"a fold wrote to the table {table}, which is not below {self._owner}: a bug in that fold"
-            )
-        if table in self._kept:
-            return self._id(table)
-        kept = self.keeps(table)
-        tid = self._id(table)
-        if not tid:
-            since = 0 if kept else None
-            self._con.execute("INSERT INTO tables(name, since) VALUES(?, ?)", (table, since))
-            tid = self._made[table] = self._con.last_insert_rowid()
-        else:
-            since = self._con.execute("SELECT since FROM tables WHERE id = ?", (tid,)).get
-            if kept != (since is not None):
-                # The fold's code has begun (or ceased) to keep history: reads before this offset are impossible.
-                self._con.execute("DELETE FROM versions WHERE t = ?", (tid,))
-                self._con.execute(
-                    "UPDATE tables SET since = ? WHERE id = ?", (self._offset - 1 if kept else None, tid)
-                )
-        self._kept[table] = kept
-        return tid
-
-    def keeps(self, table: str) -> bool:
-        """Whether old versions of the table are kept."""
-        return self._keep_all or in_history(self._history, table)
-
-
 def in_history(history: frozenset[str], table: str) -> bool:
     """Whether the set names the table, itself or by a ``name/`` above it."""
     return table in history or any(name.endswith("/") and table.startswith(name) for name in history)
@@ -472,11 +356,8 @@ def _rows(con: apsw.Connection, sql: str, args: tuple[apsw.SQLiteValue, ...]) ->
     return con.execute(sql, args).fetchall()
 
 
-def _between(tid: int, start: bytes, stop: bytes | None) -> tuple[str, tuple[apsw.SQLiteValue, ...]]:
+def between(tid: int, start: bytes, stop: bytes | None) -> tuple[str, tuple[apsw.SQLiteValue, ...]]:
+    """The condition for the rows of a table with ``start <= key < stop``, and its arguments."""
     if stop is None:
         return "t = ? AND k >= ?", (tid, start)
     return "t = ? AND k >= ? AND k < ?", (tid, start, stop)
-
-
-def _pow2(number: int) -> int:
-    return 1 << (number - 1).bit_length()
