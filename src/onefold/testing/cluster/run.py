@@ -1,0 +1,156 @@
+"""One run of the fault suite: workloads on a stand while the nemesis is at work, then their histories are checked."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from onefold.db import connect
+from onefold.testing.cluster.client import workload_on
+from onefold.testing.cluster.event_log import Recorded, load_events
+from onefold.testing.cluster.log_oracle import records_of
+from onefold.testing.cluster.nemesis import FAULTS, Happened, Nemesis
+from onefold.testing.cluster.stand import Client, Stand
+from onefold.testing.history import Operation, Verdict
+from onefold.testing.sim.workloads.sessions import Prefix
+
+LEVELS: Final = {"session": "session", "prefix": "prefix"}
+"""The consistency of a workload's connections, where it is not strong."""
+DEFAULT_WORKLOADS: Final = ("register", "bank", "list-append", "queue", "session", "prefix")
+WRITES: Final = frozenset({"write", "cas", "transfer", "txn", "put", "add", "transaction", "append"})
+_FINISH_S: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run showed."""
+
+    verdicts: dict[str, Verdict]
+    faults: tuple[Happened, ...]
+    skipped: dict[str, str]
+    """Faults that this machine cannot show, with the reason."""
+    operations: dict[str, tuple[int, int, int]]
+    """For each workload how many were ok, failed, and of unknown outcome."""
+    resumed_s: dict[str, float]
+    """For each kind of fault the longest time from its beginning to the next write that was begun after it and acknowledged."""
+
+    @property
+    def good(self) -> bool:
+        """Whether every history was found valid."""
+        return all(self.verdicts.values())
+
+
+def possible(stand: Stand, names: Sequence[str] | None = None) -> tuple[list[str], dict[str, str]]:
+    """The faults that can be shown on the stand, and the others with the reason."""
+    shown, skipped = [], {}
+    for name in names or list(FAULTS):
+        reason = FAULTS[name].needs(stand)
+        if reason is None:
+            shown.append(name)
+        else:
+            skipped[name] = reason
+    return shown, skipped
+
+
+def run(
+    directory: Path,
+    seed: int,
+    *,
+    workloads: Sequence[str] = DEFAULT_WORKLOADS,
+    faults: Sequence[str] | None = None,
+    rounds: int | None = None,
+    shards: int = 1,
+    clients: int = 2,
+    think_s: float = 0.05,
+    small_disk_bytes: int | None = None,
+) -> Report:
+    """``faults``: which (default: all that this machine can show), in an order from the seed. ``rounds``: how many happen
+    (default: each once). ``clients``: of each workload, every second one without a replica of its own.
+
+    Raises AssertionError when the cluster does not come back after a fault, or a client fails by itself.
+    """
+    with Stand(directory, shards=shards, seed=seed) as stand:
+        stand.start(small_disk_bytes=small_disk_bytes)
+        _set_up(stand, workloads, seed)
+        started = [
+            _start(stand, workload, at, think_s=think_s) for workload in workloads for at in range(clients)
+        ]
+        stand.log(f"{len(started)} clients at work")
+        shown, skipped = possible(stand, faults)
+        order = _order(shown, rounds, seed)
+        nemesis = Nemesis(stand, seed)
+        stand.await_progress(_FINISH_S)
+        nemesis.run(order)
+        stand.stop_clients()
+        stand.log("all clients have ended")
+        return _check(stand, workloads, seed, nemesis.happened, skipped)
+
+
+def _set_up(stand: Stand, workloads: Sequence[str], seed: int) -> None:
+    with connect(stand.url(), replicas="remote", timeout=_FINISH_S) as db:
+        for workload in workloads:
+            workload_on(workload, Recorded([]), seed, stand.shards).setup(db)
+
+
+def _start(stand: Stand, workload: str, at: int, *, think_s: float) -> Client:
+    return stand.start_client(
+        workload,
+        consistency=LEVELS.get(workload, "strong"),
+        replicas="local" if at % 2 == 0 else "remote",
+        threads=2 if at == 0 and workload == "register" else 1,
+        think_s=think_s,
+    )
+
+
+def _order(shown: Sequence[str], rounds: int | None, seed: int) -> list[str]:
+    rng = random.Random(f"order {seed}")
+    order: list[str] = []
+    while shown and len(order) < (rounds or len(shown)):
+        order += rng.sample(list(shown), len(shown))
+    return order[: rounds or len(shown)]
+
+
+def _check(
+    stand: Stand,
+    workloads: Sequence[str],
+    seed: int,
+    happened: Sequence[Happened],
+    skipped: dict[str, str],
+) -> Report:
+    verdicts: dict[str, Verdict] = {}
+    counts: dict[str, tuple[int, int, int]] = {}
+    written: list[Operation] = []
+    for workload in workloads:
+        history = Recorded(load_events(stand.histories(workload)))
+        checker = workload_on(workload, history, seed, stand.shards, index=0)
+        level = LEVELS.get(workload, "strong")
+        with connect(stand.url(), consistency=level, replicas="local", timeout=_FINISH_S) as db:
+            db.map("other").put("end", 1)
+            db.map("other").get("end", consistency="strong")  # nothing weaker can miss what was acknowledged
+            if isinstance(checker, Prefix):
+                checker.order = records_of(db, checker.registers)
+            else:
+                checker.finish(db)
+        began = time.monotonic()
+        verdicts[workload] = checker.check()
+        stand.log(
+            f"{workload}: {verdicts[workload].validity.value}, checked in {time.monotonic() - began:.1f} s"
+        )
+        operations = history.operations
+        statuses = [op.status for op in operations]
+        counts[workload] = (statuses.count("ok"), statuses.count("fail"), statuses.count("info"))
+        written += [op for op in operations if op.status == "ok" and op.kind in WRITES]
+    return Report(verdicts, tuple(happened), skipped, counts, _resumed(happened, written))
+
+
+def _resumed(happened: Sequence[Happened], written: Sequence[Operation]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for fault in happened:
+        ends = [op.end for op in written if op.invoked > fault.began]
+        if ends:
+            found[fault.name] = max(found.get(fault.name, 0.0), min(ends) - fault.began)
+    return found
