@@ -72,7 +72,7 @@ def test_secrets_are_in_files_of_their_owner_only(servers: LocalServers) -> None
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     assert stat.S_IMODE((servers.directory / "keys").stat().st_mode) == 0o700
     url = servers.url("main")
-    assert url.endswith("/main?nkey=" + str(servers.seed_file("main", "app")))
+    assert url.endswith(f"/main?nkey={servers.seed_file('main', 'app')}&inbox=_INBOX_app")
     assert servers.seed_file("main", "app").read_text() not in url
 
 

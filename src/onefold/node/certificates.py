@@ -7,6 +7,7 @@ their operator.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,18 +24,21 @@ VALID_DAYS: Final = 3650
 """How long the certificates are good for: a cluster on loopback is not renewed."""
 
 
-def make(folder: Path) -> TlsFiles:
-    """The certificates in ``folder``, made if they are not there. Raises SpaceError when `cryptography` is not installed."""
+def make(folder: Path, addresses: Sequence[str]) -> TlsFiles:
+    """The certificates in ``folder``, made for servers at these addresses if they are not there.
+
+    Raises SpaceError when the package ``cryptography`` is not installed.
+    """
     files = TlsFiles(str(folder / "ca.pem"), str(folder / "server.pem"), str(folder / "server.key"))
     if not all(Path(path).exists() for path in (files.ca, files.cert, files.key)):
         try:
-            _write(folder, files)
+            _write(folder, files, addresses)
         except ImportError:
             raise SpaceError("certificates need the package cryptography: pip install cryptography") from None
     return files
 
 
-def _write(folder: Path, files: TlsFiles) -> None:
+def _write(folder: Path, files: TlsFiles, addresses: Sequence[str]) -> None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -44,7 +48,7 @@ def _write(folder: Path, files: TlsFiles) -> None:
         ec.generate_private_key(ec.SECP256R1()),
     )
     authority = _authority(authority_key)
-    server = _server(server_key, authority, authority_key)
+    server = _server(server_key, authority, authority_key, addresses)
     pem = serialization.Encoding.PEM
     private = server_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     write_whole(Path(files.key), private)
@@ -70,13 +74,17 @@ def _authority(key: EllipticCurvePrivateKey) -> x509.Certificate:
 
 
 def _server(
-    key: EllipticCurvePrivateKey, authority: x509.Certificate, authority_key: EllipticCurvePrivateKey
+    key: EllipticCurvePrivateKey,
+    authority: x509.Certificate,
+    authority_key: EllipticCurvePrivateKey,
+    addresses: Sequence[str],
 ) -> x509.Certificate:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
-    hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    hosts: list[x509.GeneralName] = [x509.DNSName("localhost")]
+    hosts += [x509.IPAddress(ipaddress.ip_address(address)) for address in dict.fromkeys(addresses)]
     # Servers are each other's clients on routes.
     purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     return (

@@ -11,40 +11,44 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
+from onefold.log.jetstream import names
+
 User = Literal["app", "node", "admin"]
 USERS: Final[tuple[User, ...]] = ("app", "node", "admin")
 
 
+def inbox_prefix(user: str) -> str:
+    """What the inboxes of a user begin with: nobody hears what is for another user. URLs say it (``inbox=``)."""
+    return f"_INBOX_{user}"
+
+
 def permissions(space: str, user: User) -> dict[str, Any]:
     """The ``permissions`` of a user in the servers' configuration. What is not allowed is refused."""
-    data = [f"of.{space}.*.log.*", f"of.{space}.*.ask.>", f"of.{space}.*.node.>", f"$O.of_{space}_blobs.>"]
-    reading = [
-        "$JS.API.DIRECT.GET.*",
-        "$JS.API.DIRECT.GET.*.>",
-        "$JS.API.STREAM.MSG.GET.*",
-        "$JS.API.STREAM.INFO.*",
-    ]
-    own = [f"_INBOX_{user}.>", f"of.{space}.*.tail.*"]
+    log = names.LogNames(space, "*", "*")  # type: ignore[arg-type]  # of any shard
+    asked = [f"{log.ask}", log.ask_region("*"), names.node_subject(space, "*", "*")]
+    data = [log.subject, *asked, f"$O.{names.blobs_bucket(space)}.>"]
+    reading = [f"{names.DIRECT_GET}*", f"{names.DIRECT_GET}*.>", f"{_MESSAGE_GET}*", f"{names.STREAM_INFO}*"]
+    heard = [f"{inbox_prefix(user)}.>", log.tail]
     match user:
         case "app":
-            return {"publish": {"allow": data + reading}, "subscribe": {"allow": own}}
+            return {"publish": {"allow": data + reading}, "subscribe": {"allow": heard}}
         case "node":
-            asked = [f"of.{space}.*.ask.>", f"of.{space}.*.node.>"]
             return {
                 "publish": {
-                    "allow": [*data, *reading, "$JS.API.STREAM.PURGE.*"],
-                    "deny": [f"$JS.API.STREAM.PURGE.OF_{space}"],  # the record of the space
+                    "allow": [*data, *reading, f"{names.STREAM_PURGE}*"],
+                    "deny": [names.STREAM_PURGE + names.space_stream(space)],
                 },
-                "subscribe": {"allow": own + asked},
+                "subscribe": {"allow": heard + asked},
                 "allow_responses": {"max": RESPONSES_MAX, "expires": RESPONSES_EXPIRE},
             }
         case "admin":
             return {
-                "publish": {"allow": [*data, f"of.{space}.space", "$JS.API.>"]},
-                "subscribe": {"allow": own},
+                "publish": {"allow": [*data, names.space_subject(space), "$JS.API.>"]},
+                "subscribe": {"allow": heard},
             }
 
 
+_MESSAGE_GET: Final = "$JS.API.STREAM.MSG.GET."
 RESPONSES_MAX: Final = 10_000
 """Messages that a node may send in answer to one question: large answers are paged."""
 RESPONSES_EXPIRE: Final = "2m"

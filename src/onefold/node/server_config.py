@@ -14,6 +14,7 @@ import msgspec
 
 from onefold.node.permissions import USERS, permissions
 
+LOOPBACK: Final = "127.0.0.1"
 SYSTEM_ACCOUNT: Final = "$SYS"
 SYSTEM_USER: Final = "system"
 OPEN_ACCOUNT: Final = "OPEN"
@@ -29,12 +30,14 @@ LOG_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
 class ServerPlan(msgspec.Struct, frozen=True):
-    """One server: ``region`` is None where all are in one place."""
+    """One server. ``region`` is None where all are in one place; ``prefix`` comes before its command."""
 
     name: str
     port: int
     cluster_port: int
     region: str | None = None
+    address: str = LOOPBACK
+    prefix: list[str] = []
 
 
 class TlsFiles(msgspec.Struct, frozen=True):
@@ -74,7 +77,7 @@ def server_config(plan: ClusterPlan, server: ServerPlan, folder: Path, secrets: 
     """The configuration file of one server, which keeps everything below ``folder``."""
     found: dict[str, Any] = {
         "server_name": server.name,
-        "listen": f"127.0.0.1:{server.port}",
+        "listen": f"{server.address}:{server.port}",
         "max_payload": MAX_PAYLOAD_BYTES,
         "max_pending": MAX_PENDING_BYTES,
         "ping_interval": "5s",
@@ -116,10 +119,10 @@ def _cluster(plan: ClusterPlan, server: ServerPlan, secrets: Secrets) -> dict[st
     user, password = "route", secrets.route_password
     found: dict[str, Any] = {
         "name": plan.name,
-        "listen": f"127.0.0.1:{server.cluster_port}",
+        "listen": f"{server.address}:{server.cluster_port}",
         "authorization": {"user": user, "password": password, "timeout": 5},
         "routes": [
-            f"nats://{user}:{password}@127.0.0.1:{other.cluster_port}"
+            f"nats://{user}:{password}@{other.address}:{other.cluster_port}"
             for other in plan.servers
             if other != server
         ],

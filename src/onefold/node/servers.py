@@ -11,13 +11,11 @@ so the servers can be stopped and started by other processes, with the same port
 
 from __future__ import annotations
 
-import random
-import re
 import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,10 +24,12 @@ from urllib.parse import quote
 import msgspec
 
 from onefold.errors import InvalidArgument, SpaceError, Timeout
-from onefold.node import certificates, credentials, processes
-from onefold.node.permissions import USERS
+from onefold.log.jetstream.names import check_space
+from onefold.node import credentials, processes, server_plan
+from onefold.node.permissions import USERS, inbox_prefix
 from onefold.node.processes import Daemon, write_whole
 from onefold.node.server_config import SYSTEM_USER, ClusterPlan, ServerPlan, server_config
+from onefold.node.server_plan import WITNESS, Place, Shape
 from onefold.node.server_program import server_program
 from onefold.node.server_states import ServerStates
 
@@ -37,16 +37,8 @@ START_TIMEOUT_S: Final = 60.0
 """How long servers may take until all know each other and a leader (an election takes up to 9 s)."""
 STOP_GRACE_S: Final = 20.0
 """How long a server may take to end by itself."""
-DISK_SHARE: Final = 0.7
-"""The share of the free disk that all servers of this machine may use together."""
-REGIONS: Final = ("dc1", "dc2", "dc3", "dc4", "dc5")
-WITNESS: Final = "witness"
-_PORTS: Final = range(
-    20_000, 32_000
-)  # below those that the kernel hands out, so that a stopped server's stays free
 _START_ATTEMPTS: Final = 3
 _LOOK_S: Final = 0.05
-_SPACE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
 @dataclass(frozen=True)
@@ -68,6 +60,7 @@ class LocalServers:
         """Use ``start`` or ``open``."""
         self.directory = directory
         self._plan = plan
+        self._logs_before: dict[str, dict[str, int]] = {}
 
     @classmethod
     def start(
@@ -78,53 +71,60 @@ class LocalServers:
         regions: int = 1,
         secure: bool = True,
         tls: bool = False,
+        places: Sequence[Place] | None = None,
         spaces: Sequence[str] = (),
+        join: bool = False,
     ) -> LocalServers:
         """Start ``count`` (1, 3 or 5) servers, or those that the directory holds, and wait until they have a leader.
 
         With ``regions`` of two or more each server is in a region and a stream has its copies in different ones; of two
-        regions, the third place is ``witness``. ``spaces`` get an account each at once; ``url`` makes others when asked.
+        regions, the third server is ``witness``. ``spaces`` get an account each at once; ``url`` makes others when asked.
         ``tls``: with certificates of their own. ``secure=False``: anybody of this machine may do anything (tests).
+        ``places``: addresses other than loopback (tests). ``join``: start what does not run of a cluster that runs in part.
 
-        Raises SpaceError (already running, other servers in the directory, a server that ends at once), Timeout;
-        then none is left running.
+        Raises InvalidArgument, SpaceError (already running, made otherwise, a server that ends at once), Timeout; then none of
+        those that it started is left running.
         """
         directory = Path(directory).absolute()
-        if any(processes.alive(daemon) for daemon in _daemons(directory)):
+        running = any(processes.alive(daemon) for daemon in _daemons(directory))
+        if running and not join:
             raise SpaceError(
                 f"servers of {directory} are running already. End them with `onefold down --dir {directory}`"
             )
+        shape = Shape(count, regions, secure, tls, places)
         for attempt in range(_START_ATTEMPTS):
-            made_now = not (directory / _PLAN).exists()
-            servers = cls(directory, _plan(directory, count, regions, secure, tls, spaces))
+            known = server_plan.exists(directory)
+            plan = server_plan.read(directory) if known else server_plan.new(directory, shape, spaces)
+            server_plan.check_shape(directory, plan, shape)
+            if not running:
+                plan = _with_spaces(plan, spaces)
+            servers = cls(directory, plan)
             try:
-                servers._start_all()
-                return servers
+                servers._start_missing()
+                break
             except _PortTaken:
-                servers.stop()
-                if not made_now or attempt == _START_ATTEMPTS - 1:
+                if known or attempt == _START_ATTEMPTS - 1:
                     raise
-                (directory / _PLAN).unlink()  # nothing is kept yet: other ports will do
-            except BaseException:
-                servers.stop()
-                raise
-        raise AssertionError  # the loop returned or raised
+                server_plan.remove(directory)  # nothing is kept yet: other ports will do
+        for space in spaces:
+            servers._know(space)
+        return servers
 
     @classmethod
     def open(cls, directory: str | Path) -> LocalServers:
         """The servers of a directory, running or not. Raises SpaceError when there are none."""
         directory = Path(directory).absolute()
-        return cls(directory, _read_plan(directory))
+        return cls(directory, server_plan.read(directory))
 
     @property
     def servers(self) -> list[Server]:
         """All servers, as they are now."""
-        return [self._server(place) for place in self._plan.servers]
+        return [self._server(server) for server in self._plan.servers]
 
     @property
     def regions(self) -> list[str]:
-        """The regions for nodes, in order; empty when all servers are in one place."""
-        found = dict.fromkeys(place.region for place in self._plan.servers)
+        """The regions for nodes, in order; empty when all servers are in one server."""
+        found = dict.fromkeys(server.region for server in self._plan.servers)
         return [region for region in found if region is not None and region != WITNESS]
 
     @property
@@ -139,19 +139,16 @@ class LocalServers:
         """
         if user not in USERS:
             raise InvalidArgument(f"user={user!r}: one of {', '.join(USERS)}")
-        if not _SPACE_NAME.fullmatch(space):
-            raise InvalidArgument(
-                f"{space!r} cannot be the name of a space: 1 to 32 letters, digits, _ and -"
-            )
-        hosts = ",".join(f"127.0.0.1:{place.port}" for place in self._plan.servers)
-        files = {}
+        check_space(space)
+        hosts = ",".join(f"{server.address}:{server.port}" for server in self._plan.servers)
+        options = {}
+        self._know(space)
         if self._plan.secure:
-            if space not in self._plan.spaces:
-                self._add_space(space)
-            files["nkey"] = str(self.seed_file(space, user))
+            options["nkey"] = str(self.seed_file(space, user))
+            options["inbox"] = inbox_prefix(user)
         if self._plan.tls is not None:
-            files["ca"] = self._plan.tls.ca
-        query = "&".join(f"{name}={quote(path)}" for name, path in files.items())
+            options["ca"] = self._plan.tls.ca
+        query = "&".join(f"{name}={quote(value)}" for name, value in options.items())
         return f"{self._scheme}://{hosts}/{space}" + (f"?{query}" if query else "")
 
     def seed_file(self, space: str, user: str) -> Path:
@@ -160,9 +157,9 @@ class LocalServers:
 
     def states(self, only: int | None = None) -> ServerStates:
         """Asks the servers (one of them: its index) about themselves, as the system user. Close it."""
-        places = self._plan.servers if only is None else [self._plan.servers[only]]
+        servers = self._plan.servers if only is None else [self._plan.servers[only]]
         seed = credentials.seed_file(self._keys, SYSTEM_USER)
-        return self._states(places, seed)
+        return self._states(servers, seed)
 
     def kill(self, index: int, sig: int = signal.SIGKILL) -> None:
         """Send a signal to a server and wait until it has ended."""
@@ -193,13 +190,13 @@ class LocalServers:
         left = processes.end(_daemons(self.directory), STOP_GRACE_S)
         if left:
             raise Timeout(f"process {left[0].pid} of {self.directory} cannot be ended, not even with SIGKILL")
-        for place in self._plan.servers:
-            (self.directory / place.name / _PID).unlink(missing_ok=True)
+        for server in self._plan.servers:
+            (self.directory / server.name / _PID).unlink(missing_ok=True)
         if delete:
-            for place in self._plan.servers:
-                shutil.rmtree(self.directory / place.name, ignore_errors=True)
+            for server in self._plan.servers:
+                shutil.rmtree(self.directory / server.name, ignore_errors=True)
             shutil.rmtree(self._keys, ignore_errors=True)
-            (self.directory / _PLAN).unlink(missing_ok=True)
+            server_plan.remove(self.directory)
 
     # -- one server
 
@@ -210,45 +207,52 @@ class LocalServers:
     def _daemon(self, index: int) -> Daemon | None:
         return processes.read(self.directory / self._plan.servers[index].name / _PID)
 
-    def _server(self, place: ServerPlan) -> Server:
-        folder = self.directory / place.name
+    def _server(self, server: ServerPlan) -> Server:
+        folder = self.directory / server.name
         daemon = processes.read(folder / _PID)
         pid = daemon.pid if daemon is not None and processes.alive(daemon) else None
-        return Server(place.name, pid, place.port, place.cluster_port, folder, place.region)
+        return Server(server.name, pid, server.port, server.cluster_port, folder, server.region)
 
     @property
     def _scheme(self) -> str:
         return "nats" if self._plan.tls is None else "tls"
 
-    def _states(self, places: Sequence[ServerPlan], seed: Path) -> ServerStates:
+    def _states(self, servers: Sequence[ServerPlan], seed: Path) -> ServerStates:
         ca = None if self._plan.tls is None else self._plan.tls.ca
-        return ServerStates([f"{self._scheme}://127.0.0.1:{place.port}" for place in places], seed, ca)
+        return ServerStates(
+            [f"{self._scheme}://{server.address}:{server.port}" for server in servers], seed, ca
+        )
 
-    def _spawn(self, place: ServerPlan) -> None:
-        folder = self.directory / place.name
-        command = [str(server_program()), "-c", str(folder / _CONFIG)]
+    def _spawn(self, server: ServerPlan) -> None:
+        folder = self.directory / server.name
+        command = [*server.prefix, str(server_program()), "-c", str(folder / _CONFIG)]
+        self._logs_before[server.name] = _log_sizes(folder)
         processes.start(command, log=folder / "output.log", pid_file=folder / _PID)
 
     # -- all servers
 
-    def _start_all(self) -> None:
-        self._configure()
-        for place in self._plan.servers:
-            self._spawn(place)
+    def _start_missing(self) -> None:
+        """Start those that do not run, and wait until all know a leader. Ends what it started when that fails."""
         indices = list(range(len(self._plan.servers)))
-        self._await_leader(indices, known=len(indices))
+        missing = [index for index in indices if not processes.alive(self._daemon(index))]
+        try:
+            self._configure()
+            for index in missing:
+                self._spawn(self._plan.servers[index])
+            self._await_leader(indices, known=len(indices))
+        except BaseException:
+            processes.end([self._daemon(index) for index in missing], STOP_GRACE_S)
+            raise
 
     def _configure(self) -> None:
         """Write the plan, the keys and the servers' configuration."""
         self.directory.mkdir(parents=True, exist_ok=True)
         secrets = credentials.make(self._keys, self._plan.spaces)
-        if self._plan.tls is not None:
-            certificates.make(Path(self._plan.tls.ca).parent)
-        for place in self._plan.servers:
-            folder = self.directory / place.name
+        for server in self._plan.servers:
+            folder = self.directory / server.name
             folder.mkdir(exist_ok=True, mode=0o700)
-            write_whole(folder / _CONFIG, server_config(self._plan, place, folder, secrets).encode())
-        write_whole(self.directory / _PLAN, msgspec.json.format(msgspec.json.encode(self._plan)))
+            write_whole(folder / _CONFIG, server_config(self._plan, server, folder, secrets).encode())
+        server_plan.write(self.directory, self._plan)
 
     def _await_leader(self, indices: Sequence[int], *, known: int) -> None:
         """Wait until each of these servers knows a leader, and of ``known`` servers at least."""
@@ -265,28 +269,30 @@ class LocalServers:
                 time.sleep(_LOOK_S)
 
     def _knows_leader(self, index: int, known: int) -> bool:
-        if not _listens(self._plan.servers[index].port):
+        if not _listens(self._plan.servers[index]):
             return False
         with self.states(index) as states:
             meta = states.meta()
         return meta is not None and bool(meta.leader) and meta.servers >= known
 
     def _check_alive(self, index: int) -> None:
-        place = self._plan.servers[index]
+        server = self._plan.servers[index]
         if processes.alive(self._daemon(index)):
             return
-        said = _last_words(self.directory / place.name)
+        said = _last_words(self.directory / server.name, self._logs_before.get(server.name, {}))
         if "address already in use" in said:
-            raise _PortTaken(f"server {place.name} ended: its port is taken: {said}")
-        raise SpaceError(f"server {place.name} ended: {said or 'without a word'}")
+            raise _PortTaken(f"server {server.name} ended: its port is taken: {said}")
+        raise SpaceError(f"server {server.name} ended: {said or 'without a word'}")
 
-    def _add_space(self, space: str) -> None:
-        """Give a space its account. No server may be asked anything in that account before all of them know it: what routes bring
-        for an unknown account is lost."""
-        self._plan = _read_plan(self.directory)
-        self._plan = msgspec.structs.replace(
-            self._plan, spaces=list(dict.fromkeys([*self._plan.spaces, space]))
-        )
+    def _know(self, space: str) -> None:
+        """Give a space its account, also on running servers.
+
+        No server may be asked anything in that account before all of them know it: what routes bring for an unknown account
+        is lost.
+        """
+        if not self._plan.secure or space in self._plan.spaces:
+            return
+        self._plan = _with_spaces(server_plan.read(self.directory), [space])
         self._configure()
         indices = range(len(self._plan.servers))
         told = [index for index in indices if processes.send(self._daemon(index), signal.SIGHUP)]
@@ -298,10 +304,10 @@ class LocalServers:
     def _await(self, index: int, found: Callable[[int, str], bool], problem: str, what: str) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not found(index, what):
-            place = self._plan.servers[index]
+            server = self._plan.servers[index]
             if time.monotonic() > deadline:
-                log = self.directory / place.name / "server.log"
-                raise Timeout(f"server {place.name} {problem}, for {START_TIMEOUT_S:g} s; see {log}")
+                log = self.directory / server.name / "server.log"
+                raise Timeout(f"server {server.name} {problem}, for {START_TIMEOUT_S:g} s; see {log}")
             time.sleep(_LOOK_S)
 
     def _knows_space(self, index: int, space: str) -> bool:
@@ -313,101 +319,41 @@ class LocalServers:
             return states.has_streams()
 
 
-_PLAN: Final = "cluster.json"
+__all__ = ["LocalServers", "Place", "Server"]
+
 _CONFIG: Final = "nats.conf"
 _PID: Final = "pid.json"
+_LOGS: Final = ("server.log", "output.log")
+
+
+def _with_spaces(plan: ClusterPlan, spaces: Sequence[str]) -> ClusterPlan:
+    return msgspec.structs.replace(plan, spaces=list(dict.fromkeys([*plan.spaces, *spaces])))
 
 
 class _PortTaken(SpaceError):
     """A port was taken by somebody else between choosing and listening."""
 
 
-def _plan(
-    directory: Path, count: int, regions: int, secure: bool, tls: bool, spaces: Sequence[str]
-) -> ClusterPlan:
-    """The plan that the directory holds, with these spaces too; or a new one."""
-    if (directory / _PLAN).exists():
-        kept = _read_plan(directory)
-        asked = ([place.region for place in _places(count, regions)], secure, tls)
-        if ([place.region for place in kept.servers], kept.secure, kept.tls is not None) != asked:
-            raise SpaceError(
-                f"{directory} holds a cluster of {len(kept.servers)} servers made otherwise. "
-                "Start it as it was made, or use another directory"
-            )
-        return msgspec.structs.replace(kept, spaces=list(dict.fromkeys([*kept.spaces, *spaces])))
-    if count not in (1, 3, 5):
-        raise InvalidArgument(f"count={count}: a cluster has 1, 3 or 5 servers")
-    directory.mkdir(parents=True, exist_ok=True)
-    disk = int(shutil.disk_usage(directory).free * DISK_SHARE / count)
-    return ClusterPlan(
-        f"onefold-{random.SystemRandom().getrandbits(32):08x}",
-        _places(count, regions),
-        disk,
-        secure,
-        list(spaces),
-        certificates.make(directory / "keys" / "tls") if tls else None,
-    )
-
-
-def _places(count: int, regions: int) -> list[ServerPlan]:
-    if not 1 <= regions <= len(REGIONS) or (regions > 1 and count < 3):
-        raise InvalidArgument(
-            f"regions={regions} with {count} servers: 1 to {len(REGIONS)}, with 3 servers or more"
-        )
-    names: list[str | None] = [None]
-    if regions > 1:
-        names = [*REGIONS[:regions], *([WITNESS] if regions == 2 else [])]
-    ports = _free_ports(2 * count)
-    return [
-        ServerPlan(f"s{index + 1}", ports[2 * index], ports[2 * index + 1], names[index % len(names)])
-        for index in range(count)
-    ]
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    found: list[int] = []
-    for port in random.SystemRandom().sample(_PORTS, k=min(len(_PORTS), 100 * count)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == count:
-            return found
-    raise SpaceError(f"there are no {count} free ports between {_PORTS[0]} and {_PORTS[-1]}")
-
-
-def _listens(port: int) -> bool:
+def _listens(server: ServerPlan) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _read_plan(directory: Path) -> ClusterPlan:
-    try:
-        return msgspec.json.decode((directory / _PLAN).read_bytes(), type=ClusterPlan)
-    except FileNotFoundError:
-        raise SpaceError(
-            f"{directory} holds no cluster. Make one with `onefold up --dir {directory}`"
-        ) from None
-    except msgspec.DecodeError as error:
-        raise SpaceError(f"{directory / _PLAN} cannot be read ({error}). Restore it") from None
+        return probe.connect_ex((server.address, server.port)) == 0
 
 
 def _daemons(directory: Path) -> list[Daemon | None]:
     return [processes.read(path) for path in sorted(directory.glob(f"*/{_PID}"))]
 
 
-def _last_words(folder: Path) -> str:
-    """The last line that a server wrote before it ended."""
+def _log_sizes(folder: Path) -> dict[str, int]:
+    return {name: (folder / name).stat().st_size for name in _LOGS if (folder / name).exists()}
+
+
+def _last_words(folder: Path, before: Mapping[str, int]) -> str:
+    """The last line that a server wrote before it ended, of those that are behind these sizes of its logs."""
     lines: list[str] = []
-    for name in ("server.log", "output.log"):
-        try:
-            lines += (folder / name).read_text(errors="replace").splitlines()[-20:]
-        except OSError:
-            continue
-    fatal = [line for line in lines if "[FTL]" in line or "[ERR]" in line] or lines
-    return fatal[-1].strip() if fatal else ""
+    for name, size in _log_sizes(folder).items():
+        with open(folder / name, "rb") as file:
+            file.seek(max(before.get(name, 0), size - 10_000))
+            lines += file.read().decode(errors="replace").splitlines()
+    telling = [line for line in lines if "[FTL]" in line or "[ERR]" in line] or lines
+    return telling[-1].strip() if telling else ""
