@@ -62,6 +62,11 @@ def encode_record(record: Record) -> bytes:
     return _HEADER.pack(RECORD_FORMAT, crc) + body
 
 
+def is_intact(data: bytes) -> bool:
+    """Whether the checksum in front of these bytes is theirs, whatever their format."""
+    return len(data) >= _HEADER.size and crc32c(data[:1] + data[_HEADER.size :]) == _HEADER.unpack_from(data)[1]
+
+
 def decode_record(data: bytes) -> Record:
     """The record in these bytes. Raises UnknownFormat or CorruptRecord."""
     if len(data) < _HEADER.size:

@@ -253,6 +253,26 @@ TAIL_LOOK_S: Final = 2.0
 """How often a quiet tail asks the engine for the last record, in case a delivery was lost."""
 FETCH_BATCH_RECORDS: Final = 1000
 """Most records of one batched direct get."""
+REFUSED_KEPT_MAX: Final = 10_000
+"""So many records that are none, and on which the servers agreed, are remembered, so as not to ask the servers again."""
+FETCH_BYTES_MAX: Final = 8 * 1024 * 1024
+"""About how many bytes one batched direct get brings."""
+PING_INTERVAL_S: Final = 5.0
+"""How often a quiet connection is tried; one that gives no answer until the next time is given up."""
+PING_TIMEOUT_S: Final = 2.0
+"""How long a server has for the answer to a ping when another answer is overdue."""
+SUSPECT_AFTER_S: Final = 1.0
+"""An append that is not acknowledged within this time makes its server suspect: it is pinged."""
+CONNECT_TIMEOUT_S: Final = 10.0
+"""How long opening a link may take, over all servers."""
+CONNECT_SERVER_TIMEOUT_S: Final = 2.0
+"""How long one server has to accept a connection."""
+RECONNECT_WAIT_S: Final = 0.1
+"""The pause after all servers were tried in vain, which doubles ..."""
+RECONNECT_WAIT_S_MAX: Final = 2.0
+"""... up to this. It is tried for ever."""
+LINK_PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
+"""What may wait to be sent to a server that takes it slowly; beyond it sending fails."""
 
 # The cluster: replicas and nodes
 SNAPSHOT_EVERY_OFFSETS: Final = 65_536

@@ -1,0 +1,265 @@
+"""Making, reading, listing and deleting the spaces of a cluster.
+
+A space is a record in a stream of its own, and a stream per shard. The streams are made before the record, and of two makers the
+record lets one win; so what a record names is there, and a maker that died leaves streams that no record names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final, TypeVar
+
+import msgspec
+
+from onefold import config
+from onefold.env import SYSTEM, Env
+from onefold.errors import InvalidArgument, LogCorrupt, SpaceError, Timeout, Unavailable
+from onefold.ids import new_id
+from onefold.log.jetstream import names
+from onefold.log.jetstream.link import Link
+from onefold.log.jetstream.message import EXPECTED_LAST_SUBJECT_SEQUENCE, EXPECTED_STREAM
+from onefold.log.jetstream.names import LogNames
+from onefold.log.jetstream.spaces import FORMAT, SpaceInfo
+from onefold.log.jetstream.streams import NOT_FOUND, Refused, ask_api, stream_state
+
+__all__ = [
+    "SpaceInfo",
+    "delete_space",
+    "find_space",
+    "leftover_streams",
+    "list_spaces",
+    "make_log",
+    "make_space",
+    "read_space",
+]
+
+T = TypeVar("T")
+REPLICAS: Final = (1, 3, 5)
+_DUPLICATES_NS: Final = 100_000_000
+"""The shortest window that servers take. No record has a message id, so nothing is ever found in it."""
+_IN_USE: Final = 10058
+_NO_PEERS: Final = 10005
+_PAUSE_S: Final = 0.1
+
+
+def make_space(link: Link, space: str, shards: int = 1, replicas: int = 3, *, env: Env = SYSTEM) -> SpaceInfo:
+    """Make a space, or find the one that is there already, whatever shards it has.
+
+    Raises InvalidArgument; SpaceError (the credential may not create streams, too few servers); Unavailable and Timeout: it may
+    be half made, so make it again.
+    """
+    names.check_space(space)
+    if not 1 <= shards <= config.SHARDS_MAX:
+        raise InvalidArgument(f"shards={shards}: a space has 1 to {config.SHARDS_MAX}")
+    if replicas not in REPLICAS:
+        raise InvalidArgument(f"replicas={replicas}: a log has 1, 3 or 5 copies")
+    found = find_space(link, space)
+    if found is not None:
+        return found
+    made = SpaceInfo(space, new_id("i", env), shards, replicas, env.wall_ms())
+    _create(link, _record_stream(space, replicas))
+    for shard in range(shards):
+        make_log(link, made, shard)
+    kept = _write_record(link, made)
+    if kept != made:
+        for shard in range(shards):
+            _delete(link, LogNames(space, made.incarnation, shard).stream)
+    return kept
+
+
+def make_log(link: Link, info: SpaceInfo, shard: int) -> None:
+    """Make the stream of a shard's log; nothing happens when it is there. Raises as ``make_space``."""
+    log = LogNames(info.space, info.incarnation, shard)
+    stream = _stream(log.stream, log.subject, info.replicas)
+    stream["republish"] = {"src": log.subject, "dest": log.tail}
+    _create(link, stream)
+
+
+def find_space(link: Link, space: str) -> SpaceInfo | None:
+    """The space's record; None when the servers' leader knows of none.
+
+    Works without a leader where there is a record. Raises Unavailable when it cannot be told, SpaceError, LogCorrupt.
+    """
+    stream = names.space_stream(space)
+    subject = names.DIRECT_GET + stream
+    question = b'{"last_by_subj":"%s"}' % names.space_subject(space).encode()
+    try:
+        answer = link.request(subject, question, timeout=config.ENGINE_REQUEST_TIMEOUT_S)
+        if answer.status is None:
+            return _decode(space, answer.data)
+    except Unavailable:
+        pass  # nobody keeps such a stream, or nobody who does can be reached: its leader knows
+    try:
+        state = link.run(stream_state(link, stream), config.ENGINE_REQUEST_TIMEOUT_S)
+    except Refused as error:
+        if error.code == NOT_FOUND:
+            return None
+        raise
+    except Timeout as error:
+        raise Unavailable(
+            f"{link.address}: its servers have no leader now, so whether there is a space cannot be told. Try again"
+        ) from error
+    if state.messages == 0:
+        return None
+    answer = link.request(subject, question, timeout=config.ENGINE_REQUEST_TIMEOUT_S)
+    if answer.status is not None:
+        raise Unavailable(f"{link.address}: the record of the space is not on every server yet. Try again")
+    return _decode(space, answer.data)
+
+
+def read_space(link: Link, space: str | None = None) -> SpaceInfo:
+    """The record of a space (default: the link's). Raises SpaceError when there is none, and as ``find_space``."""
+    found = find_space(link, space or link.address.space)
+    if found is None:
+        raise SpaceError(
+            f"there is no space at {link.address}. Make it with `onefold init --url …` and a credential that may create streams"
+        )
+    return found
+
+
+def list_spaces(link: Link) -> list[SpaceInfo]:
+    """The spaces of this account, by name. Raises as ``find_space``."""
+    found = (find_space(link, space) for space in _space_names(link))
+    return [info for info in found if info is not None]
+
+
+def leftover_streams(link: Link) -> list[str]:
+    """Streams of logs that no space's record names: of makers that died. They can be deleted once nobody makes a space."""
+    named = {
+        LogNames(info.space, info.incarnation, shard).stream
+        for info in list_spaces(link)
+        for shard in range(info.shards)
+    }
+    return [stream for stream in _stream_names(link, "of.*.*.log.*") if stream not in named]
+
+
+def delete_space(link: Link, info: SpaceInfo) -> None:
+    """Delete the record, then the logs, then the blobs. Raises as ``make_space``; then delete it again."""
+    _delete(link, names.space_stream(info.space))
+    for shard in range(info.shards):
+        _delete(link, LogNames(info.space, info.incarnation, shard).stream)
+    _delete(link, names.blobs_stream(info.space))
+
+
+# -- inside
+
+
+def _stream(stream: str, subject: str, replicas: int) -> dict[str, object]:
+    """The configuration that leaves no holes and removes nothing by itself."""
+    return {
+        "name": stream,
+        "subjects": [subject],
+        "storage": "file",
+        "num_replicas": replicas,
+        "retention": "limits",
+        "discard": "new",
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_age": 0,
+        "max_msg_size": -1,
+        "max_msgs_per_subject": -1,
+        "deny_delete": True,
+        "allow_direct": True,
+        "allow_rollup_hdrs": False,
+        "duplicate_window": _DUPLICATES_NS,
+    }
+
+
+def _record_stream(space: str, replicas: int) -> dict[str, object]:
+    return _stream(names.space_stream(space), names.space_subject(space), replicas)
+
+
+def _create(link: Link, stream: Mapping[str, object]) -> None:
+    name = str(stream["name"])
+    try:
+        _patiently(lambda: _ask(link, names.STREAM_CREATE + name, stream, f"making {name}"))
+    except Refused as error:
+        if error.code == _IN_USE:
+            return  # with another configuration, such as more copies: it was made before
+        if error.code == _NO_PEERS:
+            raise SpaceError(
+                f"{link.address} has too few servers for {stream['num_replicas']} copies, or they are full ({error})"
+            ) from error
+        raise
+
+
+def _delete(link: Link, stream: str) -> None:
+    try:
+        _patiently(lambda: _ask(link, names.STREAM_DELETE + stream, None, f"deleting {stream}"))
+    except Refused as error:
+        if error.code != NOT_FOUND:
+            raise
+
+
+def _ask(link: Link, subject: str, body: Mapping[str, object] | None, what: str) -> dict[str, object]:
+    return link.run(ask_api(link, subject, body, what), config.ENGINE_REQUEST_TIMEOUT_S)
+
+
+def _write_record(link: Link, made: SpaceInfo) -> SpaceInfo:
+    """Write the record if there is none yet; the one that counts."""
+    stream = names.space_stream(made.space)
+    headers = {EXPECTED_STREAM: stream, EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
+
+    def write() -> SpaceInfo:
+        subject = names.space_subject(made.space)
+        link.append(subject, msgspec.json.encode(made), headers).wait(config.APPEND_ACK_TIMEOUT_S)
+        found = find_space(link, made.space)  # whatever the answer was: mine or another's
+        if found is None:
+            raise Unavailable(f"{link.address}: the record of the space could not be written. Try again")
+        return found
+
+    return _patiently(write)
+
+
+def _patiently(work: Callable[[], T]) -> T:
+    """Try again while there is no leader, which a new stream has not at once."""
+    deadline = time.monotonic() + config.APPEND_RETRY_S
+    while True:
+        try:
+            return work()
+        except (Unavailable, Timeout):
+            if time.monotonic() + _PAUSE_S > deadline:
+                raise
+        time.sleep(_PAUSE_S)
+
+
+def _space_names(link: Link) -> list[str]:
+    prefix = names.space_stream("")
+    found = [stream.removeprefix(prefix) for stream in _stream_names(link, names.space_subject("*"))]
+    return sorted(space for space in found if names.SPACE_NAME.fullmatch(space))
+
+
+def _stream_names(link: Link, subject: str) -> list[str]:
+    found: list[str] = []
+    while True:
+        page = _patiently(
+            partial(
+                _ask, link, names.STREAM_NAMES, {"subject": subject, "offset": len(found)}, "listing streams"
+            )
+        )
+        streams = page.get("streams") or []
+        assert isinstance(streams, list)
+        found += [str(stream) for stream in streams]
+        total = page.get("total")
+        if not streams or not isinstance(total, int) or len(found) >= total:
+            return sorted(set(found))
+
+
+def _decode(space: str, data: bytes) -> SpaceInfo:
+    try:
+        info = msgspec.json.decode(data, type=SpaceInfo)
+    except msgspec.MsgspecError as error:
+        raise LogCorrupt(
+            f"the record of space {space} cannot be read ({error}). Compare the servers with `onefold doctor`"
+        ) from error
+    if info.format > FORMAT:
+        raise SpaceError(
+            f"space {space} has format {info.format}; this program knows {FORMAT}. Upgrade: pip install -U onefold"
+        )
+    if info.space != space or not 1 <= info.shards <= config.SHARDS_MAX:
+        raise LogCorrupt(
+            f"the record of space {space} is of {info.space} with {info.shards} shards. Restore it"
+        )
+    return info

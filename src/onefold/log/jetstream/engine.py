@@ -1,0 +1,239 @@
+"""``JetStreamLog``: one shard's log on a NATS cluster.
+
+What is appended is published to the stream and acknowledged by its leader once a majority has synced it. What others append
+comes by a plain subscription to the stream's republished payloads, with no consumer in between; whatever is missed there, and
+everything before it, is fetched by direct gets. Nothing that a server says is believed but records whose checksums are good and
+whose offsets follow each other: see ``survey`` for what happens otherwise.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from onefold import config
+from onefold.codec import crc32c, is_intact
+from onefold.env import SYSTEM, Env
+from onefold.errors import InvalidArgument, OnefoldError, SpaceError, Timeout, TooLarge, TooOld, Unavailable
+from onefold.log import forks
+from onefold.log.api import Entry
+from onefold.log.jetstream import acks, streams, survey
+from onefold.log.jetstream.fetch import Batch, fetch
+from onefold.log.jetstream.keeper import Keeper
+from onefold.log.jetstream.link import Link
+from onefold.log.jetstream.message import EXPECTED_STREAM
+from onefold.log.jetstream.names import LogNames
+from onefold.log.jetstream.spaces import SpaceInfo
+
+_HEADER_BYTES_MAX: Final = 1024
+"""Room for the headers that a writer and the servers add to a record."""
+_DELIVERY_WAIT_S: Final = 1.0
+"""How long an append waits for its own delivery once it is acknowledged; it usually came first."""
+
+
+class JetStreamLog:
+    """See ``onefold.log.api.Log``. Thread-safe. The link stays open when the log is closed.
+
+    ``last`` is what was delivered here without a gap, so it may lag behind what was appended.
+    """
+
+    def __init__(self, link: Link, space_info: SpaceInfo, shard: int, env: Env = SYSTEM) -> None:
+        """The log of shard ``shard`` of a space that ``spaces`` has read or made. Nothing is asked before the first use."""
+        if not 0 <= shard < space_info.shards:
+            raise InvalidArgument(
+                f"shard {shard} of space {space_info.space}: it has {space_info.shards}, counted from 0"
+            )
+        self.names = LogNames(space_info.space, space_info.incarnation, shard)
+        self._info = space_info
+        self._link = link
+        self._env = env
+        self._process = forks.process
+        self._headers = {EXPECTED_STREAM: self.names.stream}
+        self._what = f"the log of shard {shard} of {link.address}"
+        self._starting = threading.Lock()
+        self._keeper: Keeper | None = None
+        self._first = 1
+        self._agreed: dict[int, int] = {}
+        self._closed = False
+
+    # -- the contract
+
+    @property
+    def incarnation(self) -> str:
+        """The space's."""
+        return self._info.incarnation
+
+    @property
+    def first(self) -> int:
+        self._tail()
+        return self._first
+
+    @property
+    def last(self) -> int:
+        return self._tail().last
+
+    def append(self, data: bytes) -> int:
+        self._check_usable()
+        limit = min(config.RECORD_BYTES_MAX, self._link.max_payload - _HEADER_BYTES_MAX)
+        if len(data) > limit:
+            raise TooLarge(
+                f"a record of {len(data)} bytes; {self._what} takes {limit} (the servers' max_payload). Write less at once"
+            )
+        answer = self._link.append(self.names.subject, data, self._headers).wait(config.APPEND_ACK_TIMEOUT_S)
+        offset = acks.offset_of(answer, self.names.stream, self._what)
+        keeper = self._keeper
+        if keeper is not None:
+            keeper.announce(offset)
+            keeper.wait(offset - 1, _DELIVERY_WAIT_S)
+        return offset
+
+    def read(self, start: int, max_bytes: int = 1 << 20) -> Sequence[Entry]:
+        keeper = self._tail()
+        if start < self._first:
+            raise self._too_old(start)
+        delivered = keeper.take(start, max_bytes)
+        entries = self._checked(delivered)
+        if entries or start > keeper.last:
+            return entries
+        return self._fetch(start, max_bytes, start + len(delivered) if delivered else keeper.kept_from)
+
+    def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:
+        while not self._closed:
+            try:
+                entries = self.read(start)
+            except SpaceError:
+                if self._closed:  # closed between the look above and the read
+                    return
+                raise
+            for entry in entries:
+                yield entry
+                start = entry.offset + 1
+            if not entries and self.wait(start - 1, timeout) < start:
+                return
+
+    def wait(self, after: int, timeout: float | None) -> int:
+        try:
+            return self._tail().wait(after, timeout)
+        except SpaceError:
+            if self._closed and self._keeper is not None:
+                return self._keeper.last
+            raise
+
+    def trim(self, before: int) -> None:
+        """See the contract. Raises SpaceError when the credential may not purge; Unavailable and Timeout: try again."""
+        before = min(before, self.last + 1)  # beyond its end the engine would skip offsets
+        if before <= self._first:
+            return
+        self._link.run(streams.purge(self._link, self.names.stream, before), config.ENGINE_REQUEST_TIMEOUT_S)
+        self._first = max(self._first, before)
+
+    def close(self) -> None:
+        if self._process != forks.process:
+            return
+        self._closed = True
+        with self._starting:
+            if self._keeper is not None:
+                self._keeper.close()
+
+    # -- the tail
+
+    def _tail(self) -> Keeper:
+        """What keeps up with the log; begun at the first use, since who only appends needs none."""
+        self._check_usable()
+        keeper = self._keeper
+        if keeper is not None:
+            return keeper
+        with self._starting:
+            self._check_usable()
+            if self._keeper is None:
+                keeper = Keeper(self._link, self.names)
+                try:
+                    self._first = max(self._first, keeper.begin())
+                except BaseException:
+                    keeper.close()
+                    raise
+                self._keeper = keeper
+            return self._keeper
+
+    def _check_usable(self) -> None:
+        if self._process != forks.process:
+            raise SpaceError(
+                f"{self._what} was opened before this process was forked. Open the space again in the child"
+            )
+        if self._closed:
+            raise SpaceError(f"{self._what} is closed. Open it again")
+
+    # -- fetching and checking
+
+    def _fetch(self, start: int, max_bytes: int, stop: int) -> list[Entry]:
+        """Entries from ``start`` on, which are known to exist. ``stop``: from there on they are here."""
+        records = max(1, min(config.FETCH_BATCH_RECORDS, stop - start))
+        for pause_s in (0.0, 0.01, 0.05):  # the server may not have applied yet what others have
+            time.sleep(pause_s)
+            work = fetch(self._link, self.names, start, max_records=records, max_bytes=max_bytes)
+            batch: Batch = self._link.run(work, None)
+            if entries := self._checked(_contiguous(batch.entries, start)):
+                return entries
+        return self._survey(start, records, max_bytes)
+
+    def _checked(self, entries: list[Entry]) -> list[Entry]:
+        """Those before the first whose checksum is not good. What the servers have agreed on passes too."""
+        for index, entry in enumerate(entries):
+            if not is_intact(entry.data) and self._agreed.get(entry.offset) != crc32c(entry.data):
+                return entries[:index]
+        return entries
+
+    def _survey(self, start: int, records: int, max_bytes: int) -> list[Entry]:
+        """Entries from ``start`` on, from whichever server has them. Raises TooOld, LogCorrupt, Unavailable."""
+        state = self._state()
+        only = () if state is None else state.servers
+        work = survey.ask_all(
+            self._link, self.names, start, only=only, max_records=records, max_bytes=max_bytes
+        )
+        found = self._link.run(work, None)
+        entries: list[Entry] = []
+        for offset in range(start, max((testimony.upto for testimony in found), default=start) + 1):
+            copies = [testimony.at(offset) for testimony in found]
+            try:
+                entry = survey.judge(offset, copies, self._info.replicas, self._what)
+            except survey.Missing:
+                if not entries and state is not None and state.first > offset:
+                    self._first = max(self._first, state.first)
+                    raise self._too_old(offset) from None
+                if entries:
+                    break
+                raise
+            except OnefoldError:
+                if entries:
+                    break
+                raise
+            if not is_intact(entry.data):
+                self._agree(entry)
+            entries.append(entry)
+        return entries
+
+    def _state(self) -> streams.StreamState | None:
+        try:
+            work = streams.stream_state(self._link, self.names.stream)
+            return self._link.run(work, config.ENGINE_REQUEST_TIMEOUT_S)
+        except (Unavailable, Timeout):
+            return None
+
+    def _agree(self, entry: Entry) -> None:
+        self._agreed[entry.offset] = crc32c(entry.data)
+        while len(self._agreed) > config.REFUSED_KEPT_MAX:
+            del self._agreed[next(iter(self._agreed))]
+
+    def _too_old(self, start: int) -> TooOld:
+        return TooOld(
+            f"offset {start} of {self._what} was trimmed; the oldest kept is {self._first}. Start from a snapshot"
+        )
+
+
+def _contiguous(entries: list[Entry], start: int) -> list[Entry]:
+    for index, entry in enumerate(entries):
+        if entry.offset != start + index:
+            return entries[:index]
+    return entries

@@ -1,0 +1,18 @@
+"""The record of a space on a cluster: its name, incarnation, shards and copies."""
+
+from __future__ import annotations
+
+import msgspec
+
+FORMAT = 1
+
+
+class SpaceInfo(msgspec.Struct, frozen=True):
+    """What a space's record says. ``made_ms``: when, by the clock of whoever made it."""
+
+    space: str
+    incarnation: str
+    shards: int
+    replicas: int
+    made_ms: int = 0
+    format: int = FORMAT

@@ -1,0 +1,104 @@
+"""The engine's API for streams, as far as it is used: JSON questions and their answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+from onefold import config
+from onefold.errors import SpaceError, Unavailable
+from onefold.log.jetstream.message import Msg
+from onefold.log.jetstream.names import STREAM_INFO, STREAM_PURGE
+
+NOT_FOUND: Final = 10059
+_BUSY: Final = (10008, 10009, 10074, 10118)
+"""No leader of the cluster, or no answer from it: worth another try."""
+
+
+class Asker(Protocol):
+    """A link or a connection to one server."""
+
+    async def ask(
+        self, subject: str, payload: bytes, *, timeout: float, headers: Mapping[str, str] | None = None
+    ) -> Msg:
+        """See ``Link.request``."""
+        ...
+
+
+class StreamState(NamedTuple):
+    """A stream as its leader tells; it may be old or wrong."""
+
+    stream: str
+    first: int
+    """The lowest sequence number that is kept; one beyond ``last`` when none is."""
+    last: int
+    messages: int
+    bytes: int
+    replicas: int
+    leader: str | None
+    servers: tuple[str, ...]
+    """Names of all servers that keep a copy, the leader first; empty when they are not told."""
+    behind: Mapping[str, int]
+    """How many operations each other server is behind the leader."""
+    offline: tuple[str, ...]
+    """Those that the leader takes for gone."""
+
+
+class Refused(SpaceError):
+    """The engine refused a question."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+async def ask_api(asker: Asker, subject: str, body: Mapping[str, object] | None, what: str) -> dict[str, Any]:
+    """One question of the API. Raises Refused (definite), Unavailable, Timeout (not definite), SpaceError."""
+    payload = b"" if body is None else json.dumps(body).encode()
+    answer = await asker.ask(subject, payload, timeout=config.ENGINE_REQUEST_TIMEOUT_S)
+    try:
+        found = json.loads(answer.data)
+        error = found.get("error")
+    except (ValueError, AttributeError) as problem:
+        raise Unavailable(
+            f"{what}: the engine gave an answer that is none ({problem})", definite=False
+        ) from None
+    if error is not None:
+        code = int(error.get("err_code", 0))
+        said = f"{what}: the engine says: {error.get('description', 'no reason')} ({code})"
+        if code in _BUSY:
+            raise Unavailable(f"{said}. Try again")
+        raise Refused(said, code)
+    return dict(found)
+
+
+async def stream_state(asker: Asker, stream: str) -> StreamState:
+    """What the stream's leader says. Raises as ``ask_api``; Refused with ``NOT_FOUND`` when there is no such stream."""
+    return state_of(stream, await ask_api(asker, STREAM_INFO + stream, None, f"stream {stream}"))
+
+
+def state_of(stream: str, info: Mapping[str, Any]) -> StreamState:
+    """The state in the answer to a question for a stream's information."""
+    state, cluster = info.get("state") or {}, info.get("cluster") or {}
+    last = int(state.get("last_seq", 0))
+    first = max(int(state.get("first_seq", 0)), 1)
+    others = cluster.get("replicas") or []
+    leader = cluster.get("leader")
+    return StreamState(
+        stream,
+        first if int(state.get("messages", 0)) else max(first, last + 1),
+        last,
+        int(state.get("messages", 0)),
+        int(state.get("bytes", 0)),
+        int((info.get("config") or {}).get("num_replicas", 1)),
+        leader,
+        (*([leader] if leader else []), *(str(other["name"]) for other in others)),
+        {str(other["name"]): int(other.get("lag", 0)) for other in others},
+        tuple(str(other["name"]) for other in others if other.get("offline")),
+    )
+
+
+async def purge(asker: Asker, stream: str, before: int) -> None:
+    """Forget what is below ``before``, which must not be beyond the end: the engine would skip offsets. Raises as ``ask_api``."""
+    await ask_api(asker, STREAM_PURGE + stream, {"seq": before}, f"trimming {stream}")
