@@ -275,6 +275,20 @@ LINK_PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
 """What may wait to be sent to a server that takes it slowly; beyond it sending fails."""
 
 # The cluster: replicas and nodes
+APPLY_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+"""A replica applies records up to about this size in one transaction, if so many are there."""
+REPLICA_STALL_S: Final = 3.0
+"""A process that applied nothing for this long while it held the lock counts as stopped: the others go on with another copy."""
+REPLICA_LOOK_S: Final = 1.0
+"""How often an idle replica looks whether the copy that it uses was replaced by another process."""
+REPLICA_OPEN_WAIT_S: Final = 5.0
+"""How long an opener waits until the log is delivered up to where the local copy stands."""
+REPLICA_BEHIND_OFFSETS_MAX: Final = 1000
+"""A replica that is further behind than this catches up before it appends."""
+REPLICA_RETIRE_S: Final = 5.0
+"""A copy that was replaced stays open for so long, for reads that are under way."""
+REPLICA_RECENT_BYTES_MAX: Final = 4 * 1024 * 1024
+"""The latest records are remembered up to this size, so that one's own is verified without asking the log."""
 SNAPSHOT_EVERY_OFFSETS: Final = 65_536
 """Replicas come to rest at multiples of this offset: nodes compare their state there and take snapshots."""
 ASK_HEDGE_S: Final = 0.3
@@ -295,8 +309,6 @@ ASK_KEYS_BYTES: Final = 500_000
 """... and fewer where they would be longer than this."""
 ASK_ROWS_MAX: Final = 10_000
 """Rows of one answer."""
-ASK_COUNT_ROWS: Final = 100_000
-"""Keys that are counted for one answer."""
 ASK_THREADS: Final = 8
 """So many questions a node answers at a time."""
 ASKS_QUEUED_MAX: Final = 1_000
@@ -313,6 +325,10 @@ NODES_MAX: Final = 1000
 """Most nodes of a space; of those that are gone the latest are listed as far as there is room."""
 NODE_LOOK_S: Final = 0.2
 """The least time between two looks of a node at who is there, however much is written."""
+NODE_STUCK_S: Final = 120.0
+"""A node whose deciding thread was not heard of for this long says that it is not live."""
+READY_LAG_OFFSETS_MAX: Final = 10_000
+"""A node that is further behind than this in a shard says that it is not ready."""
 DRAIN_TIMEOUT_S: Final = 30.0
 """How long a leaving node answers on while others take over its shards."""
 OPENINGS_AT_ONCE: Final = 2
