@@ -280,6 +280,7 @@ def test_a_leaving_node_hands_over_first(world: World) -> None:
     for name in ("n1", "n2", "n3"):
         world.start(name)
     wait_for(world.settled)
+    world.nodes["n3"].ground.removed.clear()
     world.nodes["n3"].end()
     assert world.states() == {"n1": "live", "n2": "live", "n3": "left"}
     assert world.hosts() == {shard: {"n1", "n2"} for shard in range(SHARDS)}, (
