@@ -33,6 +33,8 @@ class _Engine:
     open: Open
     damage: Damage | None
     lose: Callable[[Path, Log, int], None] | None
+    record_bytes_max: int
+    delayed: bool
 
 
 class Check:
@@ -56,15 +58,18 @@ def check_log(
     durable: bool = False,
     damage: Damage | None = None,
     lose: Callable[[Path, Log, int], None] | None = None,
+    record_bytes_max: int = config.RECORD_BYTES_MAX,
+    delayed: bool = False,
 ) -> list[Check]:
     """The checks for an engine.
 
     ``open_log`` opens the log of a directory, making it when new. ``shared``: several opens of one directory are one log
     at the same time. ``durable``: a log that was closed is there when opened again. ``damage(path, log, offset, bit)``
     flips a bit of a stored record, ``lose(path, log, offset)`` removes one; without them the checks of corruption are
-    left out.
+    left out. ``record_bytes_max``: the largest record that the engine takes. ``delayed``: what one open appends is known to
+    another only after a while.
     """
-    engine = _Engine(open_log, damage, lose)
+    engine = _Engine(open_log, damage, lose, record_bytes_max, delayed)
     runs = list(_ALWAYS)
     if shared:
         runs += _SHARED
@@ -137,7 +142,7 @@ def reads_are_paged(engine: _Engine, path: Path) -> None:
 def a_record_that_is_too_large_is_refused(engine: _Engine, path: Path) -> None:
     with closing(engine.open(path)) as log:
         try:
-            log.append(bytes(config.RECORD_BYTES_MAX + 1))
+            log.append(bytes(engine.record_bytes_max + 1))
         except TooLarge as error:
             definite = error.definite
         else:
@@ -145,6 +150,10 @@ def a_record_that_is_too_large_is_refused(engine: _Engine, path: Path) -> None:
         assert definite
         assert log.last == 0
         _fill(log, 1)
+        if engine.record_bytes_max < config.RECORD_BYTES_MAX:
+            largest = bytes(engine.record_bytes_max)
+            assert log.append(largest) == 2
+            assert log.read(2)[0].data == largest
 
 
 def a_tail_gives_what_is_there_and_then_what_comes(engine: _Engine, path: Path) -> None:
@@ -286,6 +295,9 @@ def handles_append_side_by_side(engine: _Engine, path: Path) -> None:
         for thread in threads:
             _join(thread, "an appender hung")
         assert not errors, errors
+        if engine.delayed:
+            for log in (one, two):
+                log.wait(99, _SOON_S)
         assert one.last == two.last == 100
         for log in (one, two):
             assert {entry.offset: entry.data for entry in _read_all(log)} == mine
