@@ -89,7 +89,10 @@ def _plain(value: object) -> tuple[bytes, bytes]:
 
 
 def write_snapshot(con: apsw.Connection, path: Path, history: frozenset[str], incarnation: str) -> Snapshot:
-    """Write the store of ``con`` (not in a transaction) to ``path``. Raises SpaceError when it cannot be written."""
+    """Write the store of ``con`` to ``path``: as its read transaction shows it, which ends with it, else as it is now.
+
+    Raises SpaceError when it cannot be written.
+    """
     half_made = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         half_made.unlink(missing_ok=True)
@@ -119,10 +122,12 @@ def write_snapshot(con: apsw.Connection, path: Path, history: frozenset[str], in
 
 def _copy_out(con: apsw.Connection, history: frozenset[str], incarnation: str) -> Snapshot:
     con.execute("PRAGMA snapshot.journal_mode=OFF")
-    con.execute("PRAGMA snapshot.synchronous=OFF")
+    if not con.in_transaction:  # inside of one it cannot be set, and only costs a sync more
+        con.execute("PRAGMA snapshot.synchronous=OFF")
     con.execute(f"PRAGMA snapshot.application_id={SNAPSHOT_APPLICATION_ID}")
     con.execute(f"PRAGMA snapshot.user_version={SNAPSHOT_FORMAT}")
-    con.execute("BEGIN")
+    if not con.in_transaction:
+        con.execute("BEGIN")
     for table in STATE_TABLES:
         con.execute(f"CREATE TABLE snapshot.{table} AS SELECT * FROM main.{table}")
     for tid, name in con.execute("SELECT id, name FROM snapshot.tables WHERE since IS NOT NULL").fetchall():

@@ -23,7 +23,6 @@ from onefold.errors import AppendUnknown, LogCorrupt, OnefoldError, SpaceError, 
 from onefold.log import checksums, forks, inherited
 from onefold.log.flock import WriteLock
 
-_CHECKPOINT_PAGES = 2000
 _IDLE_READERS_MAX = 8
 _BUSY_MS = (
     5000  # never needed between writers; covers recovery by an opener and a checkpoint that restarts the WAL
@@ -70,6 +69,9 @@ def _in_uri(path: Path) -> str:
 
 class PooledFile:
     """An open file: one writing connection guarded by the write lock, and a pool of reading ones. Thread-safe."""
+
+    checkpoint_pages = 2000
+    """When the write-ahead log has so many pages, they are moved into the file."""
 
     def __init__(self, path: Path, *, read_only: bool, timeout: float | None) -> None:
         """``timeout``: seconds that a writer queues (default ``config.WRITE_LOCK_TIMEOUT_S``). The kinds open the connections."""
@@ -215,7 +217,7 @@ class PooledFile:
                     yield con
                     committing = True
                     con.execute("COMMIT")
-                    if self._wal_pages >= _CHECKPOINT_PAGES:
+                    if self._wal_pages >= self.checkpoint_pages:
                         self._checkpoint(con)
                 except BaseException:
                     with contextlib.suppress(apsw.Error):
