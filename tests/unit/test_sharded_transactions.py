@@ -707,7 +707,7 @@ def test_asking_the_home_shard_before_the_view_is_found(monkeypatch):
     properly = recovery.settled_view
 
     @contextmanager
-    def early(client, shard, upto=None):
+    def early(client, shard, upto=None, need=None):
         with properly(client, shard, upto):
             pass
         with client.spaces[shard].view() as view:

@@ -63,7 +63,10 @@ def _opened(client: StateClient, stack: ExitStack, *, locked: bool) -> list[View
         views = [stack.enter_context(space.view()) for space in client.spaces]
         if client.shards == 1:
             return views
-        moved = any(space.applied != view.offset for space, view in zip(client.spaces, views, strict=True))
+        offsets = [
+            view.offset for view in views
+        ]  # all of them first: it may be only now that a view is pinned
+        moved = any(space.applied != offset for space, offset in zip(client.spaces, offsets, strict=True))
     return None if moved else views
 
 

@@ -23,6 +23,7 @@ from onefold.errors import (
     Unavailable,
 )
 from onefold.fold import system
+from onefold.fold.needs import AskedSpace, Behind, Need, takes_needs
 from onefold.fold.space import Space, View
 from onefold.log import forks
 from onefold.state import rows
@@ -213,17 +214,36 @@ class StateClient:
     def view(
         self, shard: int, level: Level | None = None, timeout: float | None = None
     ) -> AbstractContextManager[View]:
-        """A view of the shard that meets the level. Raises as ``ready``."""
+        """A view of the shard that meets the level. Raises as ``ready``; of a space that is asked, its first read does."""
+        space = self.spaces[shard]
+        if takes_needs(space):
+            return self._asked_view(space, shard, level, timeout)
         self.ready(shard, level, timeout)
         level = self.level if level is None else level
         if self.shards > 1 and level.kind not in _WEAK:
             return self._settled(shard, self._settled_upto(shard, level))
         return self._observed(self.spaces[shard], shard)
 
+    def _need(self, shard: int, level: Level | None, timeout: float | None) -> Need:
+        """What a view must show at the level."""
+        level = self.level if level is None else level
+        timeout = self.timeout if timeout is None else timeout
+        match level.kind:
+            case "strong":
+                return Need(self.session.given.get(shard, 0), barrier=True, timeout=timeout)
+            case "bounded":
+                return Need(fresh_s=level.seconds, timeout=timeout)
+            case "session":
+                return Need(self.session.floor(shard), timeout=timeout)
+        return Need(timeout=timeout)
+
     def peek(
         self, shard: int, table: str, key: bytes, level: Level | None = None, timeout: float | None = None
     ) -> bytes | None:
         """One key's row at the level: the cheapest read. Raises as ``ready``."""
+        if not self.always_strong and takes_needs(self.spaces[shard]):
+            with self.view(shard, level, timeout) as view:
+                return view.get(table, key)
         if not self.always_strong or self.shards > 1 or self.session.given:
             self.ready(shard, level, timeout)
         value, offset = self.spaces[shard].peek(table, key)
@@ -237,10 +257,30 @@ class StateClient:
             yield view
 
     @contextmanager
-    def _settled(self, shard: int, upto: int | None) -> Iterator[View]:
+    def _asked_view(
+        self, space: AskedSpace, shard: int, level: Level | None, timeout: float | None
+    ) -> Iterator[View]:
+        """Waiting for the level and reading are one question, which the view's first read asks."""
+        level = self.level if level is None else level
+        need = self._need(shard, level, timeout)
+        try:
+            if self.shards > 1 and level.kind not in _WEAK:
+                with self._settled(shard, self._settled_upto(shard, level), need) as view:
+                    yield view
+            else:
+                need = need._replace(seen=lambda offset: self.session.observe(shard, offset))
+                with space.view(need=need) as view:
+                    yield view
+        except Behind as error:
+            if not need.after:
+                raise
+            raise self._not_reached(shard, need.after, error.applied, need.timeout or 0.0) from error
+
+    @contextmanager
+    def _settled(self, shard: int, upto: int | None, need: Need | None = None) -> Iterator[View]:
         from onefold.state import recovery
 
-        with recovery.settled_view(self, shard, upto) as view:
+        with recovery.settled_view(self, shard, upto, need) as view:
             self.session.observe(shard, view.offset)
             yield view
 
@@ -250,15 +290,18 @@ class StateClient:
 
     def _reach(self, space: Space, shard: int, offset: int, timeout: float) -> None:
         if offset and not space.reach(offset, timeout):
-            if offset <= self.session.given.get(shard, 0):
-                raise TokenAhead(
-                    f"the session token has seen offset {offset} of shard {shard}; nothing beyond {space.applied} came within "
-                    f"{timeout:g} s. Wait longer (timeout=), or start without the token"
-                )
-            raise Unavailable(
-                f"what this session has seen (offset {offset} of shard {shard}) did not arrive here within {timeout:g} s. "
-                "Try again, or read with consistency='eventual'"
+            raise self._not_reached(shard, offset, space.applied, timeout)
+
+    def _not_reached(self, shard: int, offset: int, applied: int, timeout: float) -> Unavailable:
+        if offset <= self.session.given.get(shard, 0):
+            return TokenAhead(
+                f"the session token has seen offset {offset} of shard {shard}; nothing beyond {applied} came within "
+                f"{timeout:g} s. Wait longer (timeout=), or start without the token"
             )
+        return Unavailable(
+            f"what this session has seen (offset {offset} of shard {shard}) did not arrive here within {timeout:g} s. "
+            "Try again, or read with consistency='eventual'"
+        )
 
     def close(self) -> None:
         """Close every shard."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from onefold import config
 from onefold.errors import SpaceError, TooOld, Unavailable
+from onefold.fold.needs import takes_needs
 from onefold.fold.space import View
 from onefold.state import rows
 from onefold.state.client import StateClient
@@ -223,9 +224,10 @@ def read_page(
 ) -> list[tuple[bytes, bytes]]:
     """Rows of the range as they were at an offset. Raises TooOld, which says what to do."""
     space = client.spaces[shard]
-    with space.view() as view:
-        if view.offset == at:  # nothing happened since: cheaper than the past
-            return list(view.scan(table, start, stop, limit=limit, reverse=reverse))
+    if not takes_needs(space):
+        with space.view() as view:
+            if view.offset == at:  # nothing happened since: cheaper than the past
+                return list(view.scan(table, start, stop, limit=limit, reverse=reverse))
     try:
         with space.view(at) as past:
             return list(past.scan(table, start, stop, limit=limit, reverse=reverse))

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 
 from onefold import config
 from onefold.errors import SpaceError, Unavailable
+from onefold.fold.needs import takes_needs
 from onefold.state import shard_fold
 from onefold.state.ops import Decided, Outcome, StateOp, decode_outcome, state_op
 from onefold.state.shard_fold import Prepared
 from onefold.state.shard_ops import Decide, Forget, Resolve
 
 if TYPE_CHECKING:
+    from onefold.fold.needs import Need
     from onefold.fold.space import View
     from onefold.state.client import StateClient
 
@@ -45,18 +47,23 @@ def settle(client: StateClient, shard: int, upto: int | None = None) -> None:
 
 
 @contextmanager
-def settled_view(client: StateClient, shard: int, upto: int | None = None) -> Iterator[View]:
-    """A view of the shard in which nothing is prepared that was decided before the view was opened.
+def settled_view(
+    client: StateClient, shard: int, upto: int | None = None, need: Need | None = None
+) -> Iterator[View]:
+    """A view of the shard in which nothing is prepared that was decided before the view was opened. ``need``: what it must show,
+    of a space that is asked.
 
     The home shards are asked *after* it was opened: otherwise a transaction could be decided in between, another one could follow
     it in real time, and the view would show the second without the first.
     """
+    space = client.spaces[shard]
     for _ in range(_VIEWS_MAX):
-        with client.spaces[shard].view() as view:
+        with space.view(need=need) if takes_needs(space) and need is not None else space.view() as view:
             decided = _decided_in(client, shard, view, upto) if shard_fold.is_any_prepared(view) else ()
             if not decided:
                 yield view
                 return
+        need = None  # from here on views show at least this one, and what is resolved now
         for transaction, commit in decided:
             _end(client, shard, transaction, commit)
     raise Unavailable(

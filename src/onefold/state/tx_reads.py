@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from onefold import config
 from onefold.errors import SpaceError, TooOld
+from onefold.fold.needs import takes_needs
 from onefold.state import rows
 from onefold.state.consistency import STRONG
 from onefold.state.ops import Read, Span
@@ -82,7 +83,8 @@ class Reads:
         """The key's row in the snapshot; recorded."""
         offset = self._offset(shard)
         table = rows.map_table(name)
-        data, applied = self._client.spaces[shard].peek(table, key)
+        space = self._client.spaces[shard]
+        data, applied = (None, None) if takes_needs(space) else space.peek(table, key)
         if applied != offset:
             with self._view(shard) as view:
                 data = view.get(table, key)
@@ -177,10 +179,11 @@ class Reads:
         offset = self._offset(shard)
         space = self._client.spaces[shard]
         try:
-            with space.view() as view:
-                if view.offset == offset:  # nothing was written since: cheaper than the past
-                    yield view
-                    return
+            if not takes_needs(space):
+                with space.view() as view:
+                    if view.offset == offset:  # nothing was written since: cheaper than the past
+                        yield view
+                        return
             with space.view(at=offset) as view:
                 yield view
         except TooOld as error:

@@ -1,0 +1,153 @@
+"""Programs without a replica, and nodes that answer them, in one process: for tests of everything that goes over questions.
+
+The nodes are replicas of logs in memory; a question is a call. What can happen to it on the way is chosen by the test: lost,
+late, asked twice, answered by a replica that is behind.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onefold.db import Database, _folds
+from onefold.env import SYSTEM, Env
+from onefold.errors import Timeout, Unavailable
+from onefold.fold import remote_protocol as protocol
+from onefold.fold.api import Fold
+from onefold.fold.log_space import LogSpace
+from onefold.fold.remote_space import RemoteSpace
+from onefold.fold.serving import Server
+from onefold.log.memory import HeldBack, MemoryLog
+from onefold.state.client import StateClient
+from onefold.state.consistency import Consistency, parse_level
+
+Folds = Callable[[int, int], Sequence[Fold]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """Chances, from 0 to 1, of what happens to a question."""
+
+    lost: float = 0.0
+    """It does not arrive."""
+    lost_reply: float = 0.0
+    """It is answered, and the answer does not arrive."""
+    twice: float = 0.0
+    """It arrives twice."""
+    nobody: float = 0.0
+    """Nobody is there to answer."""
+
+
+class RemoteWorld:
+    """Logs, nodes that each have a replica of all of them, and programs that ask."""
+
+    def __init__(
+        self,
+        *,
+        shards: int = 1,
+        nodes: int = 2,
+        seed: int = 0,
+        env: Env = SYSTEM,
+        folds: Folds = _folds,
+        reply_bytes: int | None = None,
+        log: Callable[[int], MemoryLog] | None = None,
+        pause: Callable[[float], None] | None = None,
+    ) -> None:
+        """``reply_bytes``: of an answer; few, so that everything comes in pieces. ``log``: makes a shard's; ``pause``: see
+        ``SpaceOverLog``."""
+        self.env = env
+        self.shards = shards
+        self.way = Way()
+        self.asked: Counter[str] = Counter()
+        """How many questions of each kind were asked."""
+        self.lock = threading.Lock()
+        self._random = random.Random(seed)
+        self._folds = folds
+        self._pause = pause
+        made = log or (lambda shard: MemoryLog(seed=seed * shards + shard, env=env))
+        self.logs = [made(shard) for shard in range(shards)]
+        self.delivered: list[list[Delivered]] = []
+        """For each node, each shard's log as it is delivered to it."""
+        self.replicas: list[list[LogSpace]] = []
+        self.servers: list[list[Server]] = []
+        for _ in range(nodes):
+            logs = [Delivered(log) for log in self.logs]
+            spaces = [
+                LogSpace(log, folds(shard, shards), env, replica=True, url="memory://node", pause=pause)
+                for shard, log in enumerate(logs)
+            ]
+            options: dict[str, Any] = {} if reply_bytes is None else {"reply_bytes": reply_bytes}
+            self.delivered.append(logs)
+            self.replicas.append(spaces)
+            self.servers.append([Server(space, **options) for space in spaces])
+
+    def spaces(self, **options: Any) -> list[RemoteSpace]:
+        """The shards as a program sees them that has no replica."""
+        return [
+            RemoteSpace(
+                Delivered(log),
+                self.asking(shard),
+                self._folds(shard, self.shards),
+                self.env,
+                url="memory://remote",
+                pause=self._pause,
+                **options,
+            )
+            for shard, log in enumerate(self.logs)
+        ]
+
+    def connect(self, *, consistency: Consistency = "strong", **options: Any) -> Database:
+        """What ``onefold.connect`` would give a program."""
+        return Database(self.spaces(), level=parse_level(consistency), **options)
+
+    def client(self, **options: Any) -> StateClient:
+        """The core of that."""
+        return StateClient(self.spaces(), **options)
+
+    def asking(self, shard: int) -> Callable[..., bytes]:
+        """Asks one node after the other about the shard. A question that is lost costs no time."""
+
+        def ask(request: bytes, timeout: float, *, hedge_s: float) -> bytes:  # noqa: ARG001
+            with self.lock:
+                lost, lost_reply, twice, nobody = (self._random.random() for _ in range(4))
+                node = self._random.randrange(len(self.servers)) if self.servers else None
+                self.asked[type(protocol.decode_ask(request).what).__name__] += 1
+                way = self.way
+            if node is None or nobody < way.nobody:
+                raise Unavailable("no node is there")
+            if lost < way.lost:
+                raise Timeout("the question was lost")
+            server = self.servers[node][shard]
+            reply = server.answer(request)
+            if twice < way.twice:
+                reply = server.answer(request)
+            if lost_reply < way.lost_reply:
+                raise Timeout("the reply was lost")
+            return reply
+
+        return ask
+
+    def close(self) -> None:
+        """Release the nodes."""
+        for spaces in self.replicas:
+            for space in spaces:
+                space.close()
+
+
+class Delivered(HeldBack):
+    """The log for one of several that use it: closing it leaves it open for the others."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        super().__init__(log, 0)
+        self.go_on()
+
+    def hold(self, upto: int | None = None) -> None:
+        """Show nothing beyond that offset (default: beyond what is there) until ``go_on``."""
+        self.go_on(self._log.last if upto is None else upto)
+
+    def wait(self, after: int, timeout: float | None) -> int:
+        return self._log.wait(after, timeout) if self._upto is None else super().wait(after, timeout)
