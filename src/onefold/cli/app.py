@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from onefold.cli import demo, doctor, explain, keep, maps, programs, runs, status, tables
+from onefold.cli import demo, doctor, explain, init, keep, maps, programs, runs, status, tables, up
 from onefold.cli.options import JsonOption, Place, UrlOption
 
 app = typer.Typer(
@@ -65,4 +65,7 @@ app.command("export", short_help="Write maps, queues and streams as JSON lines."
 app.command("import", short_help="Put what was exported into a space.")(keep.import_)
 app.command("backup", short_help="Copy a space while programs go on writing.")(keep.backup)
 app.command("restore", short_help="Make a space from a backup, also as it was earlier.")(keep.restore)
+app.command("up", short_help="Start a cluster on this machine.")(up.up)
+app.command("down", short_help="End the cluster that `onefold up` started.")(up.down)
+app.command("init", short_help="Make a space on a NATS cluster.")(init.init)
 app.command("doctor", short_help="Check a space, and say what to do.")(doctor.doctor)

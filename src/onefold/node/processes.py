@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,29 @@ def start(
 
     Raises OSError when the program cannot be started. Who starts it may end before it.
     """
+    found: list[Daemon | BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(_start(command, log, pid_file, environment))
+        except BaseException as error:
+            found.append(error)
+
+    # In a thread, where no signal handler runs: an interrupt in the middle would leave a process that nobody knows of.
+    thread = threading.Thread(target=work, name="onefold-start")
+    thread.start()
+    try:
+        thread.join()
+    finally:
+        thread.join()
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
+
+
+def _start(
+    command: Sequence[str], log: Path, pid_file: Path, environment: Mapping[str, str] | None
+) -> Daemon:
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
         process = subprocess.Popen(
             command,
@@ -43,10 +67,15 @@ def start(
             start_new_session=True,
             close_fds=True,
         )
-    # Looked up before anybody reaps it: even when it has ended already, it is its own zombie that is found.
-    daemon = Daemon(process.pid, _started(process.pid, zombies=True) or "ended")
+    try:
+        # Looked up before anybody reaps it: even when it has ended already, it is its own zombie that is found.
+        daemon = Daemon(process.pid, _started(process.pid, zombies=True) or "ended")
+        write_whole(pid_file, msgspec.json.encode(daemon))
+    except BaseException:  # such as a full disk: nobody would know of it
+        process.kill()
+        process.wait()
+        raise
     process.returncode = 0  # it is looked after by its identity from here on, also by other processes
-    write_whole(pid_file, msgspec.json.encode(daemon))
     return daemon
 
 

@@ -115,7 +115,7 @@ def _servers(shape: Shape) -> list[ServerPlan]:
     places = shape.places or [Place(LOOPBACK)] * shape.count
     if len(places) != shape.count:
         raise InvalidArgument(f"{len(places)} places for {shape.count} servers")
-    ports = _free_ports(2 * shape.count)
+    ports = free_ports(2 * shape.count)
     return [
         ServerPlan(
             f"s{index + 1}", ports[2 * index], ports[2 * index + 1], region, place.address, list(place.prefix)
@@ -124,7 +124,7 @@ def _servers(shape: Shape) -> list[ServerPlan]:
     ]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now."""
     found: list[int] = []
     for port in random.SystemRandom().sample(_PORTS, k=100 * count):

@@ -73,42 +73,38 @@ class LocalServers:
         tls: bool = False,
         places: Sequence[Place] | None = None,
         spaces: Sequence[str] = (),
-        join: bool = False,
     ) -> LocalServers:
         """Start ``count`` (1, 3 or 5) servers, or those that the directory holds, and wait until they have a leader.
 
         With ``regions`` of two or more each server is in a region and a stream has its copies in different ones; of two
         regions, the third server is ``witness``. ``spaces`` get an account each at once; ``url`` makes others when asked.
         ``tls``: with certificates of their own. ``secure=False``: anybody of this machine may do anything (tests).
-        ``places``: addresses other than loopback (tests). ``join``: start what does not run of a cluster that runs in part.
+        ``places``: addresses other than loopback (tests).
 
-        Raises InvalidArgument, SpaceError (already running, made otherwise, a server that ends at once), Timeout; then none of
-        those that it started is left running.
+        Raises InvalidArgument, SpaceError (already running, made otherwise, a server that ends at once), Timeout; then none is
+        left running.
         """
         directory = Path(directory).absolute()
-        running = any(processes.alive(daemon) for daemon in _daemons(directory))
-        if running and not join:
+        if any(processes.alive(daemon) for daemon in _daemons(directory)):
             raise SpaceError(
                 f"servers of {directory} are running already. End them with `onefold down --dir {directory}`"
             )
+        for space in spaces:
+            check_space(space)
         shape = Shape(count, regions, secure, tls, places)
         for attempt in range(_START_ATTEMPTS):
             known = server_plan.exists(directory)
             plan = server_plan.read(directory) if known else server_plan.new(directory, shape, spaces)
             server_plan.check_shape(directory, plan, shape)
-            if not running:
-                plan = _with_spaces(plan, spaces)
-            servers = cls(directory, plan)
+            servers = cls(directory, _with_spaces(plan, spaces))
             try:
-                servers._start_missing()
-                break
+                servers.start_missing()
+                return servers
             except _PortTaken:
                 if known or attempt == _START_ATTEMPTS - 1:
                     raise
                 server_plan.remove(directory)  # nothing is kept yet: other ports will do
-        for space in spaces:
-            servers._know(space)
-        return servers
+        raise AssertionError  # the loop returned or raised
 
     @classmethod
     def open(cls, directory: str | Path) -> LocalServers:
@@ -160,6 +156,19 @@ class LocalServers:
         servers = self._plan.servers if only is None else [self._plan.servers[only]]
         seed = credentials.seed_file(self._keys, SYSTEM_USER)
         return self._states(servers, seed)
+
+    def start_missing(self) -> None:
+        """Start the servers that do not run, and wait until all know a leader. Raises as ``start``; then ends those."""
+        indices = list(range(len(self._plan.servers)))
+        missing = [index for index in indices if not processes.alive(self._daemon(index))]
+        try:
+            self._configure()
+            for index in missing:
+                self._spawn(self._plan.servers[index])
+            self._await_leader(indices, known=len(indices))
+        except BaseException:
+            processes.end([self._daemon(index) for index in missing], STOP_GRACE_S)
+            raise
 
     def kill(self, index: int, sig: int = signal.SIGKILL) -> None:
         """Send a signal to a server and wait until it has ended."""
@@ -230,19 +239,6 @@ class LocalServers:
         processes.start(command, log=folder / "output.log", pid_file=folder / _PID)
 
     # -- all servers
-
-    def _start_missing(self) -> None:
-        """Start those that do not run, and wait until all know a leader. Ends what it started when that fails."""
-        indices = list(range(len(self._plan.servers)))
-        missing = [index for index in indices if not processes.alive(self._daemon(index))]
-        try:
-            self._configure()
-            for index in missing:
-                self._spawn(self._plan.servers[index])
-            self._await_leader(indices, known=len(indices))
-        except BaseException:
-            processes.end([self._daemon(index) for index in missing], STOP_GRACE_S)
-            raise
 
     def _configure(self) -> None:
         """Write the plan, the keys and the servers' configuration."""

@@ -1,0 +1,60 @@
+"""``onefold init``."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from onefold.cli import output
+from onefold.cli.options import JsonOption, UrlOption, place
+
+
+def init(
+    ctx: typer.Context,
+    shards: Annotated[
+        int | None, typer.Option("--shards", min=1, metavar="N", help="Shards (default 1), for good.")
+    ] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option("--replicas", metavar="N", help="Copies of everything: 1, 3 or 5 (default 3)."),
+    ] = None,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a space on a NATS cluster that others run, with a credential that may create streams. Again: nothing changes.
+
+    JSON: {url, space, incarnation, shards, replicas}.
+    """
+    import os
+
+    from onefold.errors import InvalidArgument
+    from onefold.log.jetstream.address import is_nats, parse_address
+    from onefold.node.setup import set_up_space
+
+    where = place(ctx, url, as_json)
+    target = where.url or os.environ.get("ONEFOLD_URL") or ""
+    try:
+        if not is_nats(target):
+            raise InvalidArgument(
+                "give nats://host:port/SPACE or tls://…; spaces in a folder are made when they are first used"
+            )
+        shown = parse_address(target).url
+        info = set_up_space(target, shards=shards, replicas=replicas)
+    except InvalidArgument as error:
+        raise typer.BadParameter(str(error), param_hint="--url") from None
+    if where.json:
+        output.emit(
+            {
+                "url": shown,
+                "space": info.space,
+                "incarnation": info.incarnation,
+                "shards": info.shards,
+                "replicas": info.replicas,
+            }
+        )
+        return
+    print(f"space    {info.space}  ({info.shards:,} shards, {info.replicas} copies, {info.incarnation})")
+    print(f"url      {shown}")
+    print(f"next     onefold node --url {shlex.quote(shown)} on each machine, with a node's credential")

@@ -1,0 +1,119 @@
+"""Making a space on servers that run: its record, its logs, and the stream of its blobs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from onefold import config
+from onefold.errors import SpaceError, Timeout, Unavailable
+
+if TYPE_CHECKING:
+    from onefold.log.jetstream.admin import SpaceInfo
+    from onefold.log.jetstream.link import Link
+
+T = TypeVar("T")
+LEADERS_WAIT_S: Final = 30.0
+"""How long the servers may take to elect leaders before it counts as a failure."""
+_NOT_FOR_ACCOUNT: Final = (10039, 10076)
+"""What the engine answers when an account, or the server, may have no streams."""
+_IN_USE: Final = 10058
+_PAUSE_S: Final = 0.1
+
+
+def set_up_space(url: str, *, shards: int | None = None, replicas: int | None = None) -> SpaceInfo:
+    """Make the space of a URL, or complete the one that is there; needs a credential that may create streams.
+
+    ``shards``, ``replicas``: for a new space (1 and 3); one that is there must have them. Raises InvalidArgument; SpaceError
+    (wrong credential, no JetStream, too few servers, made otherwise); Unavailable, Timeout: it may be half made, do it again.
+    """
+    from onefold.log.jetstream import admin, names
+    from onefold.log.jetstream.address import parse_address
+    from onefold.log.jetstream.link import Link
+    from onefold.log.jetstream.streams import Refused
+
+    link = Link(parse_address(url), name="onefold-init")
+    space = link.address.space
+    try:
+        _check_servers(link, replicas if replicas is not None else 3)
+        try:
+            found = _patiently(lambda: admin.find_space(link, space))
+            if found is None:
+                found = admin.make_space(link, space, shards or 1, replicas or 3)
+            _check_same(link, found, shards, replicas)  # also when another maker was faster
+            _make_blobs(link, found)
+            for shard in range(found.shards):
+                log = names.LogNames(space, found.incarnation, shard)
+                _patiently(lambda log=log: _check_led(link, log.stream))  # type: ignore[misc]
+        except Refused as error:
+            if error.code in _NOT_FOR_ACCOUNT:
+                raise SpaceError(
+                    f"{link.address}: its account may have no streams. Enable JetStream for it"
+                ) from error
+            raise
+        return found
+    finally:
+        link.close()
+
+
+def _check_servers(link: Link, replicas: int) -> None:
+    info = link.connection().info
+    if not info.get("jetstream"):
+        raise SpaceError(
+            f"{link.address}: JetStream is off on {link.server_name}. Switch it on, with `sync_interval: always`"
+        )
+    if replicas > 1 and not info.get("cluster"):
+        raise SpaceError(
+            f"{link.address} is one server alone, too few for {replicas} copies. Use a cluster of three, or "
+            "--replicas 1, which loses everything with that server"
+        )
+
+
+def _check_same(link: Link, found: SpaceInfo, shards: int | None, replicas: int | None) -> None:
+    for what, asked, has in (("shards", shards, found.shards), ("copies", replicas, found.replicas)):
+        if asked is not None and asked != has:
+            raise SpaceError(
+                f"{link.address}: there is a space already, with {has} {what} and not {asked}, which is for good. "
+                "Use it as it is, or make one of another name"
+            )
+
+
+def _make_blobs(link: Link, info: SpaceInfo) -> None:
+    """Make the stream in which results are kept when there is no other store; nothing happens when it is there."""
+    from onefold.compute.blob_jetstream import stream_config
+    from onefold.log.jetstream import names
+    from onefold.log.jetstream.streams import Refused, ask_api
+
+    stream = stream_config(info.space, info.replicas)
+    subject = f"{names.STREAM_CREATE}{stream['name']}"
+    question = f"making {stream['name']}"
+    try:
+        _patiently(
+            lambda: link.run(ask_api(link, subject, stream, question), config.ENGINE_REQUEST_TIMEOUT_S)
+        )
+    except Refused as error:
+        if error.code != _IN_USE:
+            raise
+
+
+def _check_led(link: Link, stream: str) -> None:
+    from onefold.log.jetstream.streams import stream_state
+
+    state = link.run(stream_state(link, stream), config.ENGINE_REQUEST_TIMEOUT_S)
+    if state.leader is None and state.replicas > 1:
+        raise Unavailable(
+            f"{link.address}: stream {stream} has no leader. Look at its servers with `onefold doctor`"
+        )
+
+
+def _patiently(work: Callable[[], T]) -> T:
+    """Try again while there is no leader: after a restart of all servers an election takes up to 9 s."""
+    deadline = time.monotonic() + LEADERS_WAIT_S
+    while True:
+        try:
+            return work()
+        except (Unavailable, Timeout):
+            if time.monotonic() + _PAUSE_S > deadline:
+                raise
+        time.sleep(_PAUSE_S)
