@@ -152,8 +152,13 @@ def _with_faketime(stand: Stand) -> str | None:
 
 def _clock_jump(stand: Stand, rng: random.Random) -> Heal:
     name = rng.choice(sorted(stand.clock_files))
-    stand.clock_files[name].write_text(f"{rng.choice((-3600, -30, 30, 3600)):+d}s\n")
-    return lambda: stand.clock_files[name].write_text("+0s\n") and None
+    file = stand.clock_files[name]
+    file.write_text(f"{rng.choice((-3600, -30, 30, 3600)):+d}s\n")
+
+    def heal() -> None:
+        file.write_text("+0s\n")
+
+    return heal
 
 
 def _with_strace(stand: Stand) -> str | None:  # noqa: ARG001

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,15 +20,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from onefold.errors import OnefoldError
 from onefold.testing.cluster import hosts as networks
 from onefold.testing.cluster.client import Instructions
 
 if TYPE_CHECKING:
-    from onefold.log.jetstream.admin import SpaceInfo
+    from onefold.log.jetstream.link import Link
+    from onefold.log.jetstream.spaces import SpaceInfo
     from onefold.node.servers import LocalServers
 
 START_S = 90.0
 _LOOK_S = 0.05
+_ASK_S = 5.0
 _LIBFAKETIME = "/usr/lib/*/faketime/libfaketimeMT.so.1"
 _WRITES = frozenset({"write", "cas", "transfer", "txn", "put", "add", "ack", "transaction", "append"})
 
@@ -136,7 +140,8 @@ class Stand:
 
     def start(self, *, small_disk_bytes: int | None = None) -> None:
         """Start everything but clients, and wait until the nodes are ready."""
-        from onefold.node.servers import LocalServers, Place
+        from onefold.node.server_plan import Place
+        from onefold.node.servers import LocalServers
 
         places = None
         if not self.no_hosts:
@@ -191,19 +196,18 @@ class Stand:
 
     def leader(self, shard: int) -> int:
         """The index of the server that leads a shard's stream; some server when none is known."""
-        from onefold.log.jetstream import admin, names
-        from onefold.log.jetstream.address import parse_address
-        from onefold.log.jetstream.link import Link
+        from onefold.log.jetstream.names import LogNames
+        from onefold.log.jetstream.streams import stream_state
 
         assert self.info is not None
-        link = Link(parse_address(self.url("admin")), name="stand")
-        try:
-            found = admin.stream_state(link, names.log_stream(self.info, shard))
-            leader = found.leader if found is not None else None
-        finally:
-            link.close()
-        all_names = [server.name for server in self.servers.servers]
-        return all_names.index(leader) if leader in all_names else 0
+        stream = LogNames(self.info.space, self.info.incarnation, shard).stream
+        with self._admin() as link:
+            try:
+                leader = link.run(stream_state(link, stream), _ASK_S).leader
+            except OnefoldError:
+                leader = None
+        names = [server.name for server in self.servers.servers]
+        return names.index(leader) if leader in names else 0
 
     def log(self, line: str) -> None:
         """To stderr, with the time since the stand was made."""
@@ -330,14 +334,18 @@ class Stand:
 
     def _make_space(self) -> None:
         from onefold.log.jetstream import admin
+
+        with self._admin() as link:
+            self.info = admin.make_space(link, self.space, self.shards, min(3, self._server_count))
+
+    @contextmanager
+    def _admin(self) -> Iterator[Link]:
         from onefold.log.jetstream.address import parse_address
         from onefold.log.jetstream.link import Link
 
         link = Link(parse_address(self.url("admin")), name="stand")
         try:
-            self.info = admin.make_space(
-                link, self.space, shards=self.shards, replicas=min(3, self._server_count)
-            )
+            yield link
         finally:
             link.close()
 
