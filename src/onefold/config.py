@@ -343,6 +343,10 @@ SNAPSHOTS_KEPT: Final = 2
 """So many snapshots of a shard are kept, the latest; the log is kept from the oldest of them on."""
 SNAPSHOT_TAKEOVER_S: Final = 60.0
 """When the first node of a shard has stored no snapshot for so long, the next one does."""
+ARCHIVES_AT_ONCE: Final = 4
+"""So many ranges of a shard's log are archived before other shards have their turn."""
+UPKEEP_LOOK_S: Final = 5.0
+"""How often a node looks for snapshots to store, logs to trim, and nodes that differ."""
 SWEPT_BLOBS_MAX: Final = 1000
 """So many snapshots that nothing names any more are deleted at a time."""
 HALT_REASON_CHARS_MAX: Final = 500

@@ -34,6 +34,10 @@ SHARDS = 6
 class Replica(LogSpace):
     """A replica in memory."""
 
+    @property
+    def history(self) -> frozenset[str]:
+        return self._replica.history
+
     def digests(self) -> Mapping[int, bytes]:
         with self._opened:
             return dict(self._con.execute("SELECT offset, digest FROM digests").fetchall())  # type: ignore[arg-type]
@@ -71,6 +75,9 @@ class MemoryGround:
     def serve(self, shard: int, replica: Any) -> Serving:
         self.serving.add(shard)
         return Serving(self, shard)
+
+    def condemn(self, shard: int, why: str) -> None:
+        raise AssertionError(why)
 
     def remove(self, shard: int) -> None:
         self.removed.append(shard)

@@ -16,6 +16,7 @@ from onefold.fold.api import Context
 from onefold.fold.nodes import ops, rows, state
 from onefold.fold.nodes.fold import NodesFold
 from onefold.fold.nodes.ops import Accepted, Refused
+from onefold.node.versions import too_old
 from onefold.testing import check_fold
 from onefold.testing.memory_store import MemoryStore
 
@@ -126,9 +127,9 @@ def test_a_node_that_is_too_old_for_the_space_does_not_join(nodes: Nodes) -> Non
     assert "Upgrade" in refused(nodes.do(op, fold_version=2), "too_old")
     nodes.join("n1", version=1)
     nodes.join("n2", version=2)
-    assert state.fold_version_limits(nodes.store, 2) == ["n1"]
+    assert too_old(state.read_nodes(nodes.store), 2) == ["n1"]
     nodes.do(ops.Leave("n1", 2))
-    assert state.fold_version_limits(nodes.store, 2) == []
+    assert too_old(state.read_nodes(nodes.store), 2) == []
 
 
 def test_names_that_went_longest_ago_are_forgotten(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +155,18 @@ def test_digests_of_the_latest_offsets_are_compared(nodes: Nodes) -> None:
     assert min(said) == (2, 4 * step)  # what n2 says of an old one is not kept
     assert len(said) == config.DIGESTS_KEPT
     assert said[2, (config.DIGESTS_KEPT + 3) * step] == {"n1": "0b" * 16, "n2": "00" * 16}
+
+
+def test_a_copy_that_halted_testifies_no_more(nodes: Nodes) -> None:
+    one, two = nodes.join("n1"), nodes.join("n2")
+    for name, epoch in (("n1", one), ("n2", two)):
+        nodes.beat(name, epoch, digests=((3, 4096, name.encode() * 8), (4, 4096, name.encode() * 8)))
+        nodes.hash(name, epoch, EVERY, f"h-{name}", f"blob-{name}")
+    nodes.beat("n1", one, halted=((3, "wrong"),))
+    assert state.hashes(nodes.store) == {(3, EVERY): {"n2": "h-n2"}}
+    assert set(state.digests(nodes.store)[3, 4096]) == {"n2"}
+    assert set(state.digests(nodes.store)[4, 4096]) == {"n1", "n2"}
+    assert state.garbage(nodes.store, 9) == ["blob-n1"]
 
 
 def test_two_nodes_agree_and_their_snapshot_counts(nodes: Nodes) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from onefold.cli import demo, doctor, explain, init, keep, maps, programs, runs, status, tables, up
+from onefold.cli import demo, doctor, explain, init, keep, maps, node, programs, runs, status, tables, up
 from onefold.cli.options import JsonOption, Place, UrlOption
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ def _everywhere(
     ctx.obj = Place(url, as_json)
 
 
+app.command("node", short_help="Run one node of a space on a cluster.")(node.node)
 app.command("demo", short_help="A job on real files, watched, with a worker killed.")(demo.demo)
 app.command(
     "run",

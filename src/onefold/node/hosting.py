@@ -38,8 +38,21 @@ class Replica(Space, Protocol):
         """Why it serves nothing any more; None while it does."""
         ...
 
+    @property
+    def history(self) -> frozenset[str]:
+        """Names of the tables whose history counts as state."""
+        ...
+
     def digests(self) -> Mapping[int, bytes]:
         """The log's digests at multiples of ``config.DIGEST_EVERY_OFFSETS``, by offset."""
+        ...
+
+    def trim(self, before: int) -> None:
+        """Record that the records below ``before`` are forgotten, and forget them."""
+        ...
+
+    def raise_fold_version(self, version: int) -> None:
+        """From here on folds apply by ``version``."""
         ...
 
 
@@ -63,6 +76,10 @@ class Ground(Protocol):
 
     def serve(self, shard: int, replica: Replica) -> Closing:
         """Answer what others ask about the shard, until it is closed."""
+        ...
+
+    def condemn(self, shard: int, why: str) -> None:
+        """What is stored of a replica is wrong: the next one is made anew."""
         ...
 
     def remove(self, shard: int) -> None:

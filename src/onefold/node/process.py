@@ -298,6 +298,11 @@ class Node:
     # -- inside
 
     @property
+    def shards(self) -> int:
+        """How many shards the space has."""
+        return self._ground.shards
+
+    @property
     def _the_membership(self) -> Membership:
         if self._membership is None:
             raise Unavailable("the node has not joined yet")

@@ -63,6 +63,8 @@ def _apply(store: Store, context: Context, op: Operation, fold_version: int) -> 
             node.hosted, node.halted, node.busy = op.hosted, op.halted, op.busy
             _save(store, context, op.name, node)
             _testify(store, op)
+            for shard, _ in op.halted:
+                _retract(store, context, shard, op.name)
         case Drain():
             node.state = rows.DRAINING
             _save(store, context, op.name, node)
@@ -159,6 +161,17 @@ def _testify(store: Store, op: Beat) -> None:
         if offset > oldest:
             store.put(rows.DIGEST, rows.place_key(shard, offset, op.name), digest)
             store.delete_range(rows.DIGEST, prefix, rows.place_key(shard, max(0, oldest) + 1))
+
+
+def _retract(store: Store, context: Context, shard: int, name: str) -> None:
+    """A copy that has halted testifies no more: what was said of it counts no longer."""
+    prefix = rows.shard_key(shard)
+    for table in (rows.DIGEST, rows.HASH):
+        for key, data in list(store.scan(table, prefix, prefix_stop(prefix))):
+            if rows.read_place(key)[2] == name:
+                store.delete(table, key)
+                if table == rows.HASH and (blob := decode(data, HashState).blob):
+                    _drop_blob(store, context, blob)
 
 
 def _hash(store: Store, context: Context, op: StateHash) -> Outcome:

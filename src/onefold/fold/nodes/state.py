@@ -141,8 +141,3 @@ def trim_floor(view: StoreView, shard: int, *, archived: bool) -> int:
 def garbage(view: StoreView, limit: int) -> list[str]:
     """Blobs that nothing names any more."""
     return [key.decode() for key, _ in view.scan(rows.GARBAGE, limit=limit)]
-
-
-def fold_version_limits(view: StoreView, version: int) -> list[str]:
-    """The members that could not go on if folds applied by ``version``."""
-    return [node.name for node in read_nodes(view) if node.member and node.state.fold_version_max < version]

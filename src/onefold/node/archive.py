@@ -1,0 +1,86 @@
+"""Closed ranges of a log as files, so that the servers are never the only ones that have it.
+
+``OFARCH1\\n`` and then one zstd stream of msgpack arrays ``[offset, engine_ms, data]``, contiguous. Each record carries its own
+checksum, and the whole file is named by its content.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from onefold.errors import LogCorrupt
+from onefold.log.api import Entry
+
+MAGIC: Final = b"OFARCH1\n"
+_LEVEL: Final = 3
+_CHUNK: Final = 1 << 20
+_LENGTH_BYTES: Final = 4
+
+
+class Written(NamedTuple):
+    """What a file holds: offsets, both included."""
+
+    start: int
+    stop: int
+
+
+def write_archive(path: Path, entries: Iterable[Entry]) -> Written:
+    """Write contiguous entries, at least one, to a new file, and sync it. Raises LogCorrupt for a gap, and OSError."""
+    import zstandard
+
+    start = stop = 0
+    encode = msgspec.msgpack.Encoder().encode
+    with path.open("wb") as file:
+        file.write(MAGIC)
+        with zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file, closefd=False) as packed:
+            for entry in entries:
+                if start and entry.offset != stop + 1:
+                    raise LogCorrupt(f"offset {stop + 1} is missing before {entry.offset}")
+                start, stop = start or entry.offset, entry.offset
+                body = encode(entry)
+                packed.write(len(body).to_bytes(_LENGTH_BYTES, "big") + body)
+        file.flush()
+        os.fsync(file.fileno())
+    if not start:
+        raise LogCorrupt("there is nothing to archive")
+    return Written(start, stop)
+
+
+def read_archive(path: Path) -> Iterator[Entry]:
+    """The entries of such a file, in order. Raises LogCorrupt when it is damaged or something else."""
+    import zstandard
+
+    decode = msgspec.msgpack.Decoder(tuple[int, bytes, int]).decode
+    last = 0
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise LogCorrupt(f"{path} is no archive of a log")
+        try:
+            with zstandard.ZstdDecompressor().stream_reader(file) as packed:
+                while head := _exactly(packed, _LENGTH_BYTES):
+                    body = _exactly(packed, int.from_bytes(head, "big"))
+                    entry = Entry(*decode(body))
+                    if last and entry.offset != last + 1:
+                        raise LogCorrupt(f"{path}: offset {last + 1} is missing")
+                    last = entry.offset
+                    yield entry
+        except (zstandard.ZstdError, msgspec.MsgspecError, EOFError) as error:
+            raise LogCorrupt(f"{path} is damaged after offset {last}: {error}") from error
+
+
+def _exactly(stream: object, count: int) -> bytes:
+    """So many bytes; none at the end. Raises EOFError when it ends in between."""
+    found = bytearray()
+    while len(found) < count:
+        part = stream.read(min(_CHUNK, count - len(found)))  # type: ignore[attr-defined]
+        if not part:
+            break
+        found += part
+    if found and len(found) < count:
+        raise EOFError("it ends in the middle of a record")
+    return bytes(found)

@@ -1,0 +1,191 @@
+"""The parts of a node put together, and its life as a process: from its settings to the end by a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from onefold.env import SYSTEM
+from onefold.errors import InvalidArgument, SpaceError
+from onefold.log.jetstream.address import parse_address
+from onefold.node.duties import Upkeep
+from onefold.node.http import HttpSide
+from onefold.node.logging import JsonLog
+from onefold.node.membership import Identity
+from onefold.node.metrics import NodeMetrics
+from onefold.node.process import Node
+from onefold.node.snapshots import Snapshots
+from onefold.node.testimony import Testimony
+from onefold.node.tracing import start_tracing
+from onefold.node.trimming import Trimming
+from onefold.node.vault import open_vault
+
+if TYPE_CHECKING:
+    import apsw
+
+    from onefold.log.jetstream.link import Link
+
+REGION: Final = "local"
+"""The region of nodes that name none."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a node is to run."""
+
+    url: str
+    name: str
+    directory: Path
+    region: str = REGION
+    zone: str = ""
+    listen: tuple[str, int] = ("127.0.0.1", 0)
+    workers: int = 0
+    snapshots: str | None = None
+    """A place for blobs; None: none are made, and no log is trimmed."""
+
+
+def default_name() -> str:
+    """The machine's name, as a node's name."""
+    text = "".join(
+        one if one.isascii() and (one.isalnum() or one in "-_.") else "-" for one in socket.gethostname()
+    )
+    return text[:64] or "node"
+
+
+def run_node(settings: Settings) -> None:
+    """Run a node until SIGTERM or SIGINT, then leave in order; a second signal ends it at once.
+
+    Raises SpaceError (no such space, wrong credential, name taken, a newer space), Unavailable (no server answers),
+    InvalidArgument.
+    """
+    address = parse_address(settings.url)
+    log = JsonLog(settings.name, secrets=[address.password or ""])
+    with ExitStack() as stack:
+        link = _connect(stack, settings)
+        node = _assemble(stack, settings, link, log)
+        stack.enter_context(_signals(node, log))
+        node.run()
+
+
+def _connect(stack: ExitStack, settings: Settings) -> Link:
+    from onefold.log.jetstream.link import Link
+
+    link = Link(parse_address(settings.url), name=f"onefold-node-{settings.name}")
+    stack.callback(link.close)
+    return link
+
+
+def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) -> Node:
+    from onefold.log.jetstream import admin
+    from onefold.node.cluster_ground import ClusterGround
+
+    info = admin.read_space(link)
+    identity = Identity(
+        settings.name, settings.region, settings.zone, settings.workers, _fold_version_max(info.shards)
+    )
+    try:
+        settings.directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpaceError(
+            f"{settings.directory} cannot be used: {error.strerror}. Choose another --dir"
+        ) from error
+    vault = None
+    if settings.snapshots is not None:
+        vault = open_vault(settings.snapshots, settings.directory / "scratch", link, info.space)
+        stack.callback(vault.close)
+    tracing = start_tracing(settings.name, info.space, settings.region)
+    stack.callback(tracing.close)
+    ground = ClusterGround(link, info, identity, settings.directory, log, vault=vault)
+    stack.callback(ground.close)
+    snapshots = Snapshots(settings.name, vault, log, tracing, SYSTEM)
+    trimming = Trimming(settings.name, vault, log, tracing, SYSTEM)
+    node = Node(ground, identity, log, tracing=tracing)
+
+    def halt(shard: int, why: str) -> None:
+        ground.condemn(shard, why)
+        node.hosting.halt(shard, why)
+
+    testimony = Testimony(settings.name, log, tracing, hashed=snapshots.said, refold=ground.refold, halt=halt)
+    upkeep = Upkeep(
+        lambda: node.hosting,
+        {"snapshots": snapshots, "testimony": testimony, "trimming": trimming},
+        log,
+        SYSTEM,
+    )
+    node.duties = upkeep
+    ground.first = lambda: node.hosting.replica(0)
+    ground.at_boundary = _boundary(node, snapshots, upkeep, info.incarnation)
+    metrics = NodeMetrics(node, info.space, snapshots=snapshots, trimming=trimming, testimony=testimony)
+    http = HttpSide(settings.listen, live=node.live, ready=node.ready, registry=metrics.registry())
+    stack.callback(http.close)
+    log.info(
+        "started", pid=os.getpid(), url=link.address.url, http=http.address, space=info.space, shards=info.shards,
+        snapshots=settings.snapshots,
+    )  # fmt: skip
+    return node
+
+
+def _boundary(
+    node: Node, snapshots: Snapshots, upkeep: Upkeep, incarnation: str
+) -> Callable[[int, int, apsw.Connection], None]:
+    def at_boundary(shard: int, offset: int, con: apsw.Connection) -> None:
+        hosts = node.placement.get(shard, ())
+        history = _history(shard, node.shards)
+        snapshots.at_boundary(shard, offset, con, history=history, incarnation=incarnation, hosts=hosts)
+        upkeep.kick()
+
+    return at_boundary
+
+
+def _history(shard: int, shards: int) -> frozenset[str]:
+    from onefold.db import _folds
+
+    return frozenset().union(*(fold.history for fold in _folds(shard, shards)))
+
+
+def _fold_version_max(shards: int) -> int:
+    from onefold.db import _folds
+
+    return min(fold.version for shard in range(min(shards, 2)) for fold in _folds(shard, shards))
+
+
+@contextmanager
+def _signals(node: Node, log: JsonLog) -> Iterator[None]:
+    """The first signal lets the node leave, the second ends the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:  # noqa: ARG001
+        if asked:
+            os._exit(128 + number)
+        asked.append(number)
+        node.stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if asked:
+            log.info("ended", signal=signal.Signals(asked[0]).name)
+
+
+def check_settings(settings: Settings) -> Settings:
+    """The settings, if a node can be run with them. Raises InvalidArgument."""
+    from onefold.fold.nodes.fold import malformed
+    from onefold.fold.nodes.ops import Join
+
+    wrong = malformed(Join(settings.name, "i", settings.region, settings.zone, "", "", 1, settings.workers))
+    if wrong:
+        raise InvalidArgument(wrong)
+    return settings

@@ -1,0 +1,106 @@
+"""Where a space's snapshots and archives are: files in a blob store, named by their content.
+
+``--snapshots`` says where: a directory that all nodes see, ``s3://bucket/prefix`` (see ``compute.blob_backends``), or
+``jetstream``, which is no copy apart from the log: there, nothing is archived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from onefold.compute.blob_backends import JETSTREAM, check_place, open_backend
+from onefold.errors import InvalidArgument, LogCorrupt
+
+if TYPE_CHECKING:
+    from onefold.compute.shared_blobs import Backend
+    from onefold.log.jetstream.link import Link
+
+_CHUNK = 1 << 20
+
+
+class Stored(NamedTuple):
+    """A file in the blob store."""
+
+    blob: str
+    bytes: int
+
+
+class Vault:
+    """Stores and fetches whole files. Thread-safe. Raises Unavailable when the blob store does not answer."""
+
+    def __init__(self, backend: Backend, scratch: Path, *, apart: bool) -> None:
+        """``scratch``: a directory of this node for files on their way. ``apart``: whether it is elsewhere than the log."""
+        self.apart = apart
+        self.scratch = scratch
+        self._backend = backend
+        scratch.mkdir(parents=True, exist_ok=True)
+        for left in scratch.iterdir():  # of a process that ended on the way
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+    @property
+    def place(self) -> str:
+        """For messages."""
+        return self._backend.place
+
+    def store(self, path: Path) -> Stored:
+        """Put a copy of the file there; returns once it is durable."""
+        name = _name_of(path)
+        self._backend.put(name, path)
+        return Stored(name, path.stat().st_size)
+
+    def fetch(self, blob: str) -> Path | None:
+        """A copy of the file in the scratch directory, which the caller removes; None when there is none. Raises LogCorrupt when
+        its content is not what its name says."""
+        path = self.scratch / f"fetched-{blob[:32]}"
+        path.unlink(missing_ok=True)
+        if not self._backend.get(blob, path):
+            path.unlink(missing_ok=True)
+            return None
+        if _name_of(path) != blob:
+            path.unlink()
+            raise LogCorrupt(f"blob {blob[:16]}… of {self.place} is damaged. Remove it there")
+        return path
+
+    def has(self, blob: str) -> bool:
+        """Whether it is there."""
+        return self._backend.exists(blob)
+
+    def delete(self, blob: str) -> None:
+        """Remove it there."""
+        self._backend.delete(blob)
+
+    def close(self) -> None:
+        """Give up what is being tried again."""
+        self._backend.close()
+
+
+def place_of(text: str) -> str:
+    """What ``--snapshots`` names, as a place for blobs: a directory may be written without ``dir:``. Raises InvalidArgument."""
+    if text != JETSTREAM and "://" not in text and not text.startswith("dir:"):
+        if not text:
+            raise InvalidArgument("--snapshots is a directory, s3://bucket/prefix or jetstream")
+        text = f"dir:{Path(text).absolute()}"
+    return check_place(text)
+
+
+def open_vault(place: str, scratch: Path, link: Link | None, space: str) -> Vault:
+    """The vault at a place that ``place_of`` gave. Raises InvalidArgument."""
+    if place != JETSTREAM:
+        return Vault(open_backend(place), scratch, apart=True)
+    if link is None:
+        raise InvalidArgument("snapshots in jetstream need a cluster")
+    from onefold.compute.blob_jetstream import JetStreamBackend
+
+    return Vault(JetStreamBackend(link, space), scratch, apart=False)
+
+
+def _name_of(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=32)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
