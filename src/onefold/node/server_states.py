@@ -6,16 +6,22 @@ The system user may ask every server by itself; a space's admin only for what it
 from __future__ import annotations
 
 import asyncio
-import ssl
-import threading
-from collections.abc import Coroutine, Sequence
-from pathlib import Path
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-_CONNECT_S: Final = 2.0
+from onefold import config
+from onefold.env import SYSTEM
+from onefold.errors import OnefoldError, Unavailable
+from onefold.log.jetstream import loop
+from onefold.log.jetstream.address import Address
+from onefold.log.jetstream.connection import Connection
+from onefold.log.jetstream.message import Msg
+
 _ANSWER_S: Final = 1.0
+_SILENCE_S: Final = 0.3
+"""How long after the last answer of several another one is waited for."""
 
 
 class Meta(NamedTuple):
@@ -26,27 +32,28 @@ class Meta(NamedTuple):
 
 
 class ServerStates:
-    """A connection to one of ``urls``. Questions return None when there is no connection or no answer in time."""
+    """A connection to the first server of ``address`` that takes it. Use it as a context manager.
 
-    def __init__(self, urls: Sequence[str], seed_file: Path, ca_file: str | None = None) -> None:
-        self._urls = list(urls)
-        self._seed_file = seed_file
-        self._tls = None if ca_file is None else ssl.create_default_context(cafile=ca_file)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="onefold-states", daemon=True)
-        self._client: Any = None
+    Questions return None, or nothing, when there is no connection or no answer in time; ``problem`` says why there is none.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._connection: Connection | None = None
+        self.problem: OnefoldError | None = None
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        self._client = self._run(self._connect())
+        self._connection = _run(self._connect())
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._client is not None:
-            self._run(self._client.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        if self._connection is not None:
+            _run(_close(self._connection))
+
+    @property
+    def connected(self) -> bool:
+        """Whether a server took the connection."""
+        return self._connection is not None
 
     def meta(self) -> Meta | None:
         """How the connected server sees the cluster; a server on its own leads itself."""
@@ -68,44 +75,60 @@ class ServerStates:
         answer = self.ask("$JS.API.INFO")
         return answer is not None and "error" not in answer
 
-    def ask(self, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    def ask(self, subject: str, body: Mapping[str, object] | None = None) -> dict[str, Any] | None:
         """One question, one answer."""
-        if self._client is None:
+        if self._connection is None:
             return None
-        answer: dict[str, Any] | None = self._run(self._ask(subject, body))
-        return answer
+        try:
+            work = self._connection.ask(subject, msgspec.json.encode(body or {}), timeout=_ANSWER_S)
+            found: dict[str, Any] = msgspec.json.decode(_run(work).data)
+        except (OnefoldError, msgspec.DecodeError):
+            return None
+        return found
+
+    def ask_all(self, what: str, body: Mapping[str, object] | None = None) -> dict[str, dict[str, Any]]:
+        """What every server of the cluster says (``VARZ``, ``JSZ``), by its name. Needs the system user."""
+        found: dict[str, dict[str, Any]] = {}
+
+        def take(answer: Msg) -> bool:
+            try:
+                said = msgspec.json.decode(answer.data)
+                found[said["server"]["name"]] = said["data"]
+            except (msgspec.DecodeError, KeyError, TypeError):
+                pass  # an error, or none of ours
+            return False  # how many there are is not known; silence ends it
+
+        if self._connection is not None:
+            subject, payload = f"$SYS.REQ.SERVER.PING.{what}", msgspec.json.encode(body or {})
+            work = self._connection.ask_many(subject, payload, timeout=_SILENCE_S, is_last=take)
+            try:
+                _run(work)
+            except OnefoldError:
+                pass  # the silence
+        return found
 
     def _server_id(self) -> str:
-        return "" if self._client is None else str(self._client._server_info["server_id"])
+        return "" if self._connection is None else str(self._connection.info["server_id"])
 
-    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+    async def _connect(self) -> Connection | None:
+        for server in self._address.servers:
+            try:
+                return await Connection.open(
+                    self._address,
+                    server,
+                    name="onefold-states",
+                    env=SYSTEM,
+                    timeout=config.CONNECT_SERVER_TIMEOUT_S,
+                )
+            except OnefoldError as error:
+                self.problem = error
+        self.problem = self.problem or Unavailable(f"{self._address} names no server")
+        return None
 
-    async def _connect(self) -> Any:
-        import nats
 
-        async def quiet(_: Exception) -> None:
-            return None
+async def _close(connection: Connection) -> None:
+    connection.close()
 
-        try:
-            return await nats.connect(
-                self._urls,
-                nkeys_seed=str(self._seed_file),
-                allow_reconnect=False,
-                connect_timeout=_CONNECT_S,
-                error_cb=quiet,
-                inbox_prefix="_INBOX_admin",
-                tls=self._tls,
-            )
-        except (TimeoutError, OSError, nats.errors.Error):
-            return None
 
-    async def _ask(self, subject: str, body: dict[str, Any] | None) -> dict[str, Any] | None:
-        import nats
-
-        try:
-            answer = await self._client.request(subject, msgspec.json.encode(body or {}), timeout=_ANSWER_S)
-            found: dict[str, Any] = msgspec.json.decode(answer.data)
-            return found
-        except (TimeoutError, OSError, nats.errors.Error, msgspec.DecodeError):
-            return None
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run_coroutine_threadsafe(work, loop.loop()).result()

@@ -24,6 +24,7 @@ from urllib.parse import quote
 import msgspec
 
 from onefold.errors import InvalidArgument, SpaceError, Timeout
+from onefold.log.jetstream.address import Address
 from onefold.log.jetstream.names import check_space
 from onefold.node import credentials, processes, server_plan
 from onefold.node.permissions import USERS, inbox_prefix
@@ -227,10 +228,11 @@ class LocalServers:
         return "nats" if self._plan.tls is None else "tls"
 
     def _states(self, servers: Sequence[ServerPlan], seed: Path) -> ServerStates:
+        hosts = tuple(f"{server.address}:{server.port}" for server in servers)
         ca = None if self._plan.tls is None else self._plan.tls.ca
-        return ServerStates(
-            [f"{self._scheme}://{server.address}:{server.port}" for server in servers], seed, ca
-        )
+        # Each user may hear what is for itself; the system user hears everything in its own account.
+        inbox = inbox_prefix("admin")
+        return ServerStates(Address(hosts, "-", tls=ca is not None, nkey=str(seed), ca=ca, inbox=inbox))
 
     def _spawn(self, server: ServerPlan) -> None:
         folder = self.directory / server.name
