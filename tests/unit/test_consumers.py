@@ -451,6 +451,31 @@ def test_what_retention_removed_before_it_was_consumed_is_told():
     client.close()
 
 
+class Broken(Exception):
+    """What goes wrong in a transaction's block."""
+
+
+def test_a_block_that_failed_after_its_commit_of_the_consumer_takes_it_back(db):
+    with fill(db, 6, partitions=1).consumer("g", timeout=SILENCE) as consumer:
+        assert next(consumer).value == 0
+        with pytest.raises(Broken), db.transaction() as tx:
+            tx.commit(consumer)
+            raise Broken
+        assert next(consumer).value == 0
+
+
+def test_of_a_block_that_failed_before_it_the_consumer_is_told_by_rewind(db):
+    with fill(db, 6, partitions=1).consumer("g", timeout=SILENCE) as consumer:
+        assert next(consumer).value == 0
+        with pytest.raises(Broken), db.transaction():
+            raise Broken
+        consumer.rewind()
+        assert next(consumer).value == 0
+        with db.transaction() as tx:
+            tx.commit(consumer)
+        assert next(consumer).value == 1
+
+
 def test_bad_arguments_are_told(db):
     s = fill(db, 1)
     for wrong in ("", None, "x" * 201):

@@ -33,7 +33,8 @@ class Consumer(Generic[T]):
     - **At least once**: ``commit`` records that everything given so far is dealt with. A group goes on from what it committed.
     - **Exactly once** for what is kept in the same space: ``tx.commit(consumer)`` makes the offsets part of a transaction.
       If that transaction does not commit, the next record that iteration gives is the first one after the last commit again; so
-      to try a transaction again for the same records, do it before going on (``db.run_transaction`` does).
+      to try a transaction again for the same records, do it before going on (``db.run_transaction`` does). A transaction that
+      failed before ``tx.commit(consumer)`` is unknown here: ``rewind`` before going on, or the next commit covers its records.
 
     A member that comes, leaves, dies or does not iterate for ``config.CONSUMER_SESSION_S`` changes the shares. A partition
     that is lost is given no more; when records of it were given and not committed, the next commit raises Conflict, nothing

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onefold.testing.linearizability import check_linearizable
     from onefold.testing.list_append import check_list_append
     from onefold.testing.log_suite import check_log
+    from onefold.testing.scripted import ScriptedSource
     from onefold.testing.session_checks import check_prefix, check_session
     from onefold.testing.sim import Faults, Simulation
     from onefold.testing.workload_checks import check_bank, check_counter, check_queue, check_set
@@ -24,6 +25,7 @@ _LAZY = {
     "Faults": "onefold.testing.sim",
     "History": "onefold.testing.history",
     "Operation": "onefold.testing.history",
+    "ScriptedSource": "onefold.testing.scripted",
     "Simulation": "onefold.testing.sim",
     "Verdict": "onefold.testing.history",
     "check_bank": "onefold.testing.workload_checks",
@@ -58,6 +60,7 @@ __all__ = [
     "Faults",
     "History",
     "Operation",
+    "ScriptedSource",
     "Simulation",
     "Verdict",
     "check_bank",
