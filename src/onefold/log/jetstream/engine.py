@@ -16,7 +16,7 @@ from typing import Final
 from onefold import config
 from onefold.codec import crc32c, is_intact
 from onefold.env import SYSTEM, Env
-from onefold.errors import InvalidArgument, OnefoldError, SpaceError, Timeout, TooLarge, TooOld, Unavailable
+from onefold.errors import InvalidArgument, SpaceError, TooLarge, TooOld
 from onefold.log import forks
 from onefold.log.api import Entry
 from onefold.log.jetstream import acks, streams, survey
@@ -174,9 +174,12 @@ class JetStreamLog:
             time.sleep(pause_s)
             work = fetch(self._link, self.names, start, max_records=records, max_bytes=max_bytes)
             batch: Batch = self._link.run(work, None)
-            if entries := self._checked(_contiguous(batch.entries, start)):
+            found = _contiguous(batch.entries, start)
+            if entries := self._checked(found):
                 return entries
-        return self._survey(start, records, max_bytes)
+            if found:
+                break  # bytes that are no record
+        return self._survey(start, max_bytes)
 
     def _checked(self, entries: list[Entry]) -> list[Entry]:
         """Those before the first whose checksum is not good. What the servers have agreed on passes too."""
@@ -185,41 +188,20 @@ class JetStreamLog:
                 return entries[:index]
         return entries
 
-    def _survey(self, start: int, records: int, max_bytes: int) -> list[Entry]:
-        """Entries from ``start`` on, from whichever server has them. Raises TooOld, LogCorrupt, Unavailable."""
-        state = self._state()
-        only = () if state is None else state.servers
-        work = survey.ask_all(
-            self._link, self.names, start, only=only, max_records=records, max_bytes=max_bytes
-        )
-        found = self._link.run(work, None)
-        entries: list[Entry] = []
-        for offset in range(start, max((testimony.upto for testimony in found), default=start) + 1):
-            copies = [testimony.at(offset) for testimony in found]
-            try:
-                entry = survey.judge(offset, copies, self._info.replicas, self._what)
-            except survey.Missing:
-                if not entries and state is not None and state.first > offset:
-                    self._first = max(self._first, state.first)
-                    raise self._too_old(offset) from None
-                if entries:
-                    break
+    def _survey(self, start: int, max_bytes: int) -> list[Entry]:
+        """Entries from ``start`` on, from all copies together. Raises TooOld, LogCorrupt, Unavailable."""
+        work = survey.settle(self._link, self.names, start, replicas=self._info.replicas, what=self._what)
+        try:
+            entries = self._link.run(work, None)
+        except survey.Missing as error:
+            if error.first <= start:
                 raise
-            except OnefoldError:
-                if entries:
-                    break
-                raise
+            self._first = max(self._first, error.first)
+            raise self._too_old(start) from None
+        for entry in entries:
             if not is_intact(entry.data):
                 self._agree(entry)
-            entries.append(entry)
-        return entries
-
-    def _state(self) -> streams.StreamState | None:
-        try:
-            work = streams.stream_state(self._link, self.names.stream)
-            return self._link.run(work, config.ENGINE_REQUEST_TIMEOUT_S)
-        except (Unavailable, Timeout):
-            return None
+        return _page(entries, max_bytes)
 
     def _agree(self, entry: Entry) -> None:
         self._agreed[entry.offset] = crc32c(entry.data)
@@ -230,6 +212,15 @@ class JetStreamLog:
         return TooOld(
             f"offset {start} of {self._what} was trimmed; the oldest kept is {self._first}. Start from a snapshot"
         )
+
+
+def _page(entries: list[Entry], max_bytes: int) -> list[Entry]:
+    size = 0
+    for index, entry in enumerate(entries):
+        size += len(entry.data)
+        if size >= max_bytes:
+            return entries[: index + 1]
+    return entries
 
 
 def _contiguous(entries: list[Entry], start: int) -> list[Entry]:

@@ -41,8 +41,8 @@ class StreamState(NamedTuple):
     """Names of all servers that keep a copy, the leader first; empty when they are not told."""
     behind: Mapping[str, int]
     """How many operations each other server is behind the leader."""
-    offline: tuple[str, ...]
-    """Those that the leader takes for gone."""
+    current: tuple[str, ...]
+    """Those that the leader takes for up to date, itself included."""
 
 
 class Refused(SpaceError):
@@ -81,10 +81,11 @@ async def stream_state(asker: Asker, stream: str) -> StreamState:
 def state_of(stream: str, info: Mapping[str, Any]) -> StreamState:
     """The state in the answer to a question for a stream's information."""
     state, cluster = info.get("state") or {}, info.get("cluster") or {}
+    alone = not cluster and "state" in info  # a server that is in no cluster
     last = int(state.get("last_seq", 0))
     first = max(int(state.get("first_seq", 0)), 1)
     others = cluster.get("replicas") or []
-    leader = cluster.get("leader")
+    leader = "alone" if alone else cluster.get("leader")
     return StreamState(
         stream,
         first if int(state.get("messages", 0)) else max(first, last + 1),
@@ -95,7 +96,10 @@ def state_of(stream: str, info: Mapping[str, Any]) -> StreamState:
         leader,
         (*([leader] if leader else []), *(str(other["name"]) for other in others)),
         {str(other["name"]): int(other.get("lag", 0)) for other in others},
-        tuple(str(other["name"]) for other in others if other.get("offline")),
+        (
+            *([leader] if leader else []),
+            *(str(other["name"]) for other in others if other.get("current") and not other.get("offline")),
+        ),
     )
 
 
