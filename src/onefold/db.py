@@ -229,6 +229,12 @@ class Database:
         for space in self._spaces:
             space.close()
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise InvalidArgument(
+            f"{self!r} cannot be sent to another process or stored: it holds open files. Send the URL (and "
+            "`db.session.token`), and connect there"
+        )
+
     def __enter__(self) -> Self:
         return self
 

@@ -6,8 +6,10 @@ Maps have a file of their own (``test_map_bad_input``).
 import asyncio
 import datetime
 import math
+import pickle
 import threading
 
+import cloudpickle
 import pytest
 
 import onefold as of
@@ -566,3 +568,14 @@ def test_an_asynchronous_connection_that_is_not_open_is_told(tmp_path):
             await m.get("a")
 
     asyncio.run(main())
+
+
+def test_handles_are_not_sent_to_other_processes(db):
+    handles = [db, db.map("m"), db.queue("q"), db.stream("s"), db.lock("l"), db.transaction()]
+    for handle in handles:
+        assert "connect there" in refuses(InvalidArgument, lambda handle=handle: pickle.dumps(handle), db)
+        assert "connect there" in refuses(
+            InvalidArgument, lambda handle=handle: cloudpickle.dumps(handle), db
+        )
+    for value in (db.map("m").get_item("there"), db.stream("s").append(1), next(iter(db.stream("s").read()))):
+        assert repr(pickle.loads(pickle.dumps(value))) == repr(value)

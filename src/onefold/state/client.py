@@ -90,6 +90,12 @@ class StateClient:
                 f"{self.spaces[0].url} was opened before this process was forked. Open it again in the child"
             )
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise InvalidArgument(
+            f"a handle on {self.spaces[0].url} cannot be sent to another process or stored: it holds open files. Send the URL "
+            "(and `db.session.token`), and connect there"
+        )
+
     # -- where things are
 
     def shard_of(self, key: bytes) -> int:
