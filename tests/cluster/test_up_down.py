@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,30 @@ def test_two_regions(tmp_path: Path) -> None:
         assert info.replicas == 3  # one copy in each place
     finally:
         cluster.down()
+
+
+def test_nodes_are_ready_and_come_back_and_more_can_be_added(tmp_path: Path) -> None:
+    try:
+        cluster = LocalCluster.up(tmp_path, nodes=2, regions=2)
+        assert [(node.name, node.region) for node in cluster.nodes] == [("n1", "dc1"), ("n2", "dc2")]
+        first, second = (node.pid for node in cluster.nodes)
+        assert first is not None and second is not None
+        os.kill(first, signal.SIGKILL)
+        await_state(lambda: cluster.nodes[0].pid is None)
+        again = LocalCluster.up(tmp_path, nodes=3)
+        assert [node.region for node in again.nodes] == ["dc1", "dc2", "dc1"]
+        assert again.nodes[0].pid not in (None, first) and again.nodes[1].pid == second
+        assert all(ready(node.port) for node in again.nodes)
+        with pytest.raises(SpaceError, match="has 3 nodes, not 1"):
+            LocalCluster.up(tmp_path, nodes=1)
+    finally:
+        ended = LocalCluster.open(tmp_path).down()
+    assert ended == ["n1", "n2", "n3", "s1", "s2", "s3"]
+    assert not mentioning(tmp_path)
+    last = (tmp_path / "nodes" / "n3" / "node.log").read_text().splitlines()[-1]
+    assert json.loads(last)["event"] == "ended"  # it left, it was not killed
+
+
+def ready(port: int) -> bool:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=10) as answer:
+        return bool(answer.status == 200)

@@ -217,6 +217,8 @@ class LocalCluster:
             node.name,
         ]
         command += ["--dir", str(folder), "--http", f"{LOOPBACK}:{node.port}"]
+        # Together they use all processors once.
+        command += ["--workers", str(max(1, (os.cpu_count() or 1) // len(self._plan.nodes)))]
         if node.region is not None:
             command += ["--region", node.region]
         # What the caller's own programs use must not decide for a node: its credential and its place are those above.
@@ -225,9 +227,13 @@ class LocalCluster:
 
     def _await_ready(self, node: NodePlan, deadline: float) -> None:
         folder = self._folder(node)
-        while not _ready(node.port):
-            if not processes.alive(processes.read(folder / _PID)):
+        while True:
+            if not processes.alive(
+                processes.read(folder / _PID)
+            ):  # else another program may answer at its port
                 raise SpaceError(f"node {node.name} ended: {_last_words(folder)}")
+            if _ready(node.port):
+                return
             if time.monotonic() > deadline:
                 raise Timeout(
                     f"node {node.name} is not ready after {READY_TIMEOUT_S:g} s; see {_log(folder)}: {_last_words(folder)}"
