@@ -19,6 +19,8 @@ class Need(NamedTuple):
 
     after: int = 0
     """Everything up to this offset."""
+    shown: bool = False
+    """Everything that was shown here before, in whatever view."""
     barrier: bool = False
     """Everything acknowledged before it was asked for."""
     fresh_s: float | None = None

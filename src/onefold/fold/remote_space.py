@@ -37,7 +37,7 @@ from onefold.fold.remote_view import RemoteView
 from onefold.fold.space_over_log import SpaceOverLog
 from onefold.log.api import Log
 
-_NOTHING: Need = Need()
+_SHOWN = Need(shown=True)
 _OLD_TRIES = 3
 """So many replicas are asked for a version that is older than what they keep: one that started from a snapshot has less."""
 _ANSWER_S = 0.5
@@ -158,13 +158,15 @@ class RemoteSpace(SpaceOverLog):
     # -- asking
 
     def ask(self, what: What, need: Need | None, at: int | None = None) -> tuple[int, Any]:
-        """The offset that the answer shows, and the result. ``need``: None: what was shown here before. ``at``: that offset.
+        """The offset that the answer shows, and the result. ``need``: None: what was shown here before. ``at``: exactly that
+        offset.
 
         Raises what the node raises, Behind when none is far enough, and Unavailable when none answers; all definite.
         """
-        if need is None:
-            need = _NOTHING._replace(after=self._floor if at is None else 0)
-        elif need.fresh_s is not None and self.freshness.within(need.fresh_s, self._env.boot_s()):
+        need = need or _SHOWN
+        if need.shown and at is None:
+            need = need._replace(after=max(need.after, self._floor))
+        if need.fresh_s is not None and self.freshness.within(need.fresh_s, self._env.boot_s()):
             # An own record proves it, or a barrier: what it showed is fresh enough.
             need = need._replace(fresh_s=None, after=max(need.after, self._floor))
         began_s = self._env.boot_s()
@@ -314,7 +316,7 @@ class RemoteSpace(SpaceOverLog):
             self._await_outcome(*own)
         else:
             with suppress(Unavailable):
-                self.ask(protocol.Applied(), _NOTHING._replace(timeout=self._little(deadline)))
+                self.ask(protocol.Applied(), Need(timeout=self._little(deadline)))
         return self._floor
 
     def _little(self, deadline: float | None) -> float:

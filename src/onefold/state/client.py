@@ -241,7 +241,8 @@ class StateClient:
                 return Need(fresh_s=level.seconds, timeout=timeout)
             case "session":
                 return Need(self.session.floor(shard), timeout=timeout)
-        return Need(timeout=timeout)
+        # A prefix only grows; what converges may come from anybody.
+        return Need(shown=level.kind == "prefix", timeout=timeout)
 
     def peek(
         self, shard: int, table: str, key: bytes, level: Level | None = None, timeout: float | None = None

@@ -26,6 +26,7 @@ from onefold.state.membership import Membership
 from onefold.state.ops import Commit
 from onefold.state.queue_ops import ExpireLease
 from onefold.state.tokens import encode_token
+from onefold.testing.sim.remote_bugs import REMOTE_BUGS
 
 Patch = Callable[[ExitStack], None]
 
@@ -33,10 +34,10 @@ Patch = Callable[[ExitStack], None]
 @contextmanager
 def planted(name: str | None) -> Iterator[dict[str, Any]]:
     """The bug is there inside the block. Gives options of the simulation that belong to it. Raises KeyError for a bug that is not
-    in ``BUGS``."""
+    in ``BUGS`` or ``REMOTE_BUGS``."""
     with ExitStack() as stack:
         if name is not None and name != "acknowledged_before_sync":
-            BUGS[name](stack)
+            (BUGS | REMOTE_BUGS)[name](stack)
         yield {"syncs": False} if name == "acknowledged_before_sync" else {}
 
 

@@ -27,6 +27,11 @@ class Process:
     """Runs its programs, each in a thread of its own, on one database. When it has crashed, it starts again with a fresh replica;
     programs that had not ended then begin again from their beginning, as a supervisor would start them."""
 
+    has_replicas = True
+    """Whether its spaces hold the state."""
+    serves = False
+    """Whether it is there for others, and so comes back though it has no program."""
+
     def __init__(
         self,
         simulation: Simulation,
@@ -96,21 +101,20 @@ class Process:
         servers = self._simulation.servers
         endpoints = [Endpoint(server, self.machine) for server in servers]
         self._endpoints = endpoints
-        spaces = [
-            LogSpace(
-                endpoint,
-                [StateFold(len(servers))],
-                self.machine,
-                url=f"simulated://{self._simulation.seed}",
-                pause=self.machine.pause,
-                replica=True,
-                turns=self._turn,
-            )
-            for endpoint in endpoints
-        ]
-        self.spaces = spaces
-        self.database = Database(spaces, level=self._level, timeout=self._timeout)
+        self.spaces = [self._space(shard, endpoint) for shard, endpoint in enumerate(endpoints)]
+        self.database = Database(self.spaces, level=self._level, timeout=self._timeout)
         return self.database
+
+    def _space(self, shard: int, endpoint: Endpoint) -> LogSpace:  # noqa: ARG002
+        return LogSpace(
+            endpoint,
+            [StateFold(len(self._simulation.servers))],
+            self.machine,
+            url=f"simulated://{self._simulation.seed}",
+            pause=self.machine.pause,
+            replica=True,
+            turns=self._turn,
+        )
 
     def close(self) -> None:
         """Release its replicas."""
@@ -158,7 +162,7 @@ class Process:
             return
         self._tasks.clear()
         self.close()
-        if self.unfinished and not self._simulation.over:
+        if (self.unfinished or self.serves) and not self._simulation.over:
             self.start()
 
 

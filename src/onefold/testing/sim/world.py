@@ -17,6 +17,7 @@ from onefold.testing.history import History
 from onefold.testing.sim.env import WALL_START_MS
 from onefold.testing.sim.faults import NONE, Faults, Nemesis
 from onefold.testing.sim.network import LogServer
+from onefold.testing.sim.nodes import Asker, Node
 from onefold.testing.sim.process import Process, Program
 from onefold.testing.sim.scheduler import Scheduler
 
@@ -61,11 +62,18 @@ class Simulation:
     Maps, transactions, queues, locks and streams are simulated; jobs are not, and neither is the background renewal of leases
     (call ``renew`` or ``extend``).
 
-    ``shards``: of the space. ``syncs=False``: logs acknowledge before records are safe, as no log should.
+    ``shards``: of the space. ``nodes``: when there are any, clients have no replicas, and ask these. ``syncs=False``: logs
+    acknowledge before records are safe, as no log should.
     """
 
     def __init__(
-        self, seed: int = 0, *, shards: int = 1, syncs: bool = True, rerun: str | None = None
+        self,
+        seed: int = 0,
+        *,
+        shards: int = 1,
+        nodes: int = 0,
+        syncs: bool = True,
+        rerun: str | None = None,
     ) -> None:
         """``rerun``: what failures say about how to run this seed again."""
         self.seed = seed
@@ -92,6 +100,8 @@ class Simulation:
         self._names = itertools.count(1)
         self._failure: BaseException | None = None
         self._helpers: list[Process] = []
+        self.nodes = [Node(self, f"node {number}") for number in range(1, nodes + 1)]
+        self.processes += self.nodes
 
     # -- before
 
@@ -108,10 +118,11 @@ class Simulation:
         name: str | None = None,
         timeout: float | None = None,
     ) -> Process:
-        """A process that runs ``program(db)`` once ``run`` begins, on a machine and replica of its own. More functions are
-        threads of the same process, on the same database. ``consistency``, ``timeout``: as of ``connect``."""
+        """A process that runs ``program(db)`` once ``run`` begins, on a machine and replica of its own (with ``nodes``: without
+        one). More functions are threads of the same process, on the same database. ``consistency``, ``timeout``: as of ``connect``."""
         name = name or f"client {next(self._names)}"
-        process = Process(self, name, (program, *more), parse_level(consistency), timeout)
+        kind = Asker if self.nodes else Process
+        process = kind(self, name, (program, *more), parse_level(consistency), timeout)
         self.processes.append(process)
         return process
 
@@ -238,7 +249,8 @@ class Simulation:
                         raise AssertionError(
                             f"{process.name} was not delivered offset {end} after everything has healed"
                         )
-                digests[process.name] = [space.state_digest() for space in process.spaces]
+                if process.has_replicas:
+                    digests[process.name] = [space.state_digest() for space in process.spaces]
             if ends == [server.end for server in self.servers]:
                 break
             # A late append has surfaced meanwhile: some have applied it and some have not. Once more.

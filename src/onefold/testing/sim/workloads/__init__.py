@@ -42,25 +42,36 @@ def run_workload(
     faults: str | Faults | None = "all",
     bug: str | None = None,
     seconds: float = 30.0,
+    nodes: int = 0,
 ) -> Verdict:
     """Run the workload from the seed and check what its clients saw.
 
-    ``faults``: as for ``Simulation.run``. ``bug``: plant this one first (see ``onefold.testing.sim.bugs``). A simulation that
+    ``faults``: as for ``Simulation.run``. ``bug``: plant this one first (see ``onefold.testing.sim.bugs``). ``nodes``: as
+    for ``Simulation``. A simulation that
     fails by itself (a replica halts, differs from another, or makes no progress) is INVALID too. The explanation of a verdict
     that is not VALID ends with the seed and the trace.
     """
     from onefold.testing.sim.bugs import planted
 
     with planted(bug) as options:
-        return _run(name, seed, operations, faults, seconds, **options)
+        return _run(name, seed, operations, faults, seconds, nodes, **options)
 
 
 def _run(
-    name: str, seed: int, operations: int, faults: str | Faults | None, seconds: float, *, syncs: bool = True
+    name: str,
+    seed: int,
+    operations: int,
+    faults: str | Faults | None,
+    seconds: float,
+    nodes: int = 0,
+    *,
+    syncs: bool = True,
 ) -> Verdict:
     kind, shards = WORKLOADS[name]
-    rerun = f"run_workload({name!r}, {seed}, operations={operations})"
-    with Simulation(seed, shards=shards, syncs=syncs, rerun=rerun) as simulation:
+    rerun = f"run_workload({name!r}, {seed}, operations={operations}" + (
+        f", nodes={nodes})" if nodes else ")"
+    )
+    with Simulation(seed, shards=shards, nodes=nodes, syncs=syncs, rerun=rerun) as simulation:
         workload = kind(simulation, operations)
         try:
             simulation.setup(workload.setup)

@@ -1,0 +1,87 @@
+"""Planted bugs of what answers programs without a replica, and of those; see ``bugs``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+
+from onefold.fold.log_writer import LogWriter
+from onefold.fold.needs import Need
+from onefold.fold.remote_space import RemoteSpace
+from onefold.fold.remote_view import RemoteView
+from onefold.fold.serving import Server
+
+
+def _ignored_after(stack: ExitStack) -> None:
+    """A node answers from what it has, however much the asker has seen."""
+    original = Server.parse
+
+    def parse(self: Server, request: bytes) -> Any:
+        return msgspec.structs.replace(original(self, request), after=0)
+
+    stack.enter_context(patch.object(Server, "parse", parse))
+
+
+def _ignored_barrier(stack: ExitStack) -> None:
+    """A node answers strong reads from what it has."""
+    stack.enter_context(patch.object(Server, "unmet", lambda *_: False))
+
+
+def _outcome_of_another_number(stack: ExitStack) -> None:
+    """A writer takes what is known of its last record for the outcome of this one."""
+
+    def outcomes(self: LogWriter, client: str, number: int) -> Any:
+        known = self._space.known(client)
+        if known is None:
+            return None
+        self._number = number
+        return known.outcomes
+
+    stack.enter_context(patch.object(LogWriter, "_outcomes", outcomes))
+
+
+def _unpinned_view(stack: ExitStack) -> None:
+    """Each read of a view shows what is newest then."""
+
+    def read(self: RemoteView, what: Any) -> Any:
+        self._at, result = self._ask(what, self._need, None)
+        return result
+
+    stack.enter_context(patch.object(RemoteView, "_read", read))
+
+
+def _no_floor(stack: ExitStack) -> None:
+    """What one replica has shown is forgotten when another one is asked."""
+    original = RemoteSpace.ask
+
+    def ask(self: RemoteSpace, what: Any, need: Need | None, at: int | None = None) -> Any:
+        return original(self, what, (need or Need())._replace(shown=False), at)
+
+    stack.enter_context(patch.object(RemoteSpace, "ask", ask))
+
+
+def _fresh_when_answered(stack: ExitStack) -> None:
+    """What was asked counts as fresh from the moment when the answer came, not from when it was asked for."""
+    original = RemoteSpace.ask
+
+    def ask(self: RemoteSpace, what: Any, need: Need | None, at: int | None = None) -> Any:
+        answer = original(self, what, need, at)
+        self.freshness.prove(self.env.boot_s())
+        return answer
+
+    stack.enter_context(patch.object(RemoteSpace, "ask", ask))
+
+
+REMOTE_BUGS: dict[str, Callable[[ExitStack], None]] = {
+    "ignored_after": _ignored_after,
+    "ignored_barrier": _ignored_barrier,
+    "outcome_of_another_number": _outcome_of_another_number,
+    "unpinned_view": _unpinned_view,
+    "no_floor": _no_floor,
+    "fresh_when_answered": _fresh_when_answered,
+}
+"""By name."""
