@@ -119,7 +119,8 @@ class Simulation:
         timeout: float | None = None,
     ) -> Process:
         """A process that runs ``program(db)`` once ``run`` begins, on a machine and replica of its own (with ``nodes``: without
-        one). More functions are threads of the same process, on the same database. ``consistency``, ``timeout``: as of ``connect``."""
+        one). More functions are threads of the same process, on the same database. ``consistency``, ``timeout``: as of
+        ``connect``."""
         name = name or f"client {next(self._names)}"
         kind = Asker if self.nodes else Process
         process = kind(self, name, (program, *more), parse_level(consistency), timeout)
