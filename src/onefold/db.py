@@ -37,6 +37,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 DEFAULT_SPACE = ".onefold"
+_PLACES = "a folder, sqlite:///folder, memory:// or nats://host:port/SPACE"
 run_started: list[Callable[[str, Run], None]] = []
 """Called with the space's URL and the run for each run that this process starts. The command line uses it."""
 
@@ -50,18 +51,25 @@ def connect(
     timeout: float | timedelta | str | None = None,
     create: bool = True,
     read_only: bool = False,
+    region: str | None = None,
+    replicas: Literal["local", "remote"] = "local",
 ) -> Database:
     """Open a space and make it if it is not there.
 
-    ``url``: a folder, ``sqlite:///folder``, or ``memory://`` (nothing kept); without it ``ONEFOLD_URL``, else ``./.onefold``.
+    ``url``: a folder, ``sqlite:///folder``, ``memory://`` (nothing kept), or ``nats://host:port/SPACE`` (``tls://…``) on a
+    cluster; without it ``ONEFOLD_URL``, else ``./.onefold``.
     ``consistency``: of reads that name none: ``"strong"``, ``"bounded:5s"``, ``"session"``, ``"prefix"``, ``"eventual"``.
     ``session``: the token of a session to go on with (``db.session.token``). ``shards``: how many logs the space has, fixed when
     it is made (default 1); later opens read it from the space. ``timeout``: how long an operation may wait for the write lock,
     and a read for its level. ``create=False``: raise SpaceError when there is no space rather than make one. ``read_only``:
     write nothing.
 
-    Raises SpaceError (cannot be opened: read-only folder, newer format, not a space), InvalidArgument (unknown URL, other number
-    of shards), UnsupportedConsistency, TokenError (the token is malformed or of another space).
+    On a cluster: ``replicas="local"`` keeps a replica of every shard on this machine, for fast reads; ``"remote"`` keeps none and
+    reads from nodes, those of ``region`` first. A space is made there only by a credential that may. Elsewhere both say nothing.
+
+    Raises SpaceError (cannot be opened: read-only folder, newer format, not a space, wrong credential), Unavailable (the cluster
+    cannot be reached), InvalidArgument (unknown URL, other number of shards), UnsupportedConsistency, TokenError (the token is
+    malformed or of another space).
     """
     from onefold.durations import seconds
     from onefold.fold.shards import open_shards
@@ -69,8 +77,21 @@ def connect(
 
     level = parse_level(consistency)
     target = _target(url)
+    if replicas not in ("local", "remote"):
+        raise InvalidArgument(f"replicas must be 'local' or 'remote'; got {replicas!r}")
+    if region is not None:
+        _check_text("region", region)
     timeout_s = seconds(timeout, "timeout") if timeout is not None else None
-    spaces = open_shards(target, _folds, shards=shards, create=create, read_only=read_only, timeout=timeout_s)
+    spaces = open_shards(
+        target,
+        _folds,
+        shards=shards,
+        create=create,
+        read_only=read_only,
+        timeout=timeout_s,
+        replicas=replicas,
+        region=region,
+    )
     try:
         return Database(spaces, level=level, token=session, timeout=timeout_s)
     except BaseException:
@@ -83,12 +104,11 @@ def _target(url: str | os.PathLike[str] | None) -> str:
     given = url if url is not None else os.environ.get("ONEFOLD_URL") or DEFAULT_SPACE
     target = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(target, str) or "\0" in target:
-        raise InvalidArgument(f"url must be a folder, sqlite:///folder or memory://; got {given!r}")
+        raise InvalidArgument(f"url must be {_PLACES}; got {given!r}")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", target)
-    if scheme is not None and scheme.group(1) not in ("memory", "sqlite"):
-        raise InvalidArgument(
-            f"unknown engine {scheme.group(1)!r} in {target!r}; use a folder, sqlite:///folder or memory://"
-        )
+    if scheme is not None and scheme.group(1) not in ("memory", "sqlite", "nats", "tls"):
+        shown = target.rpartition("@")[2]  # what stands before it may be a secret
+        raise InvalidArgument(f"unknown engine {scheme.group(1)!r} in {shown!r}; use {_PLACES}")
     return target
 
 

@@ -30,6 +30,8 @@ _CATCH_UP_BYTES = 16 << 20
 class LogSpace(SpaceOverLog):
     """See ``onefold.fold.space.Space``. Thread-safe. The store is in memory; its views read through the history."""
 
+    reads_here = True
+
     def __init__(
         self,
         log: Log,

@@ -53,6 +53,10 @@ def directory_of(url: str | Path) -> Path:
 
     parts = urlsplit(url)
     scheme = parts.scheme
+    if scheme in ("nats", "tls"):
+        raise SpaceError(
+            f"a {scheme}:// URL names a space on a cluster, and here a folder is needed. Use `onefold.connect(url)`"
+        )
     if scheme != "sqlite":
         raise SpaceError(f"{url}: no engine for {scheme}://; this version has memory:// and sqlite:///dir")
     if parts.netloc or not parts.path:

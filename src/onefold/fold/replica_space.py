@@ -54,6 +54,8 @@ Boundary = Callable[[int, apsw.Connection], None]
 class ReplicaSpace(SpaceOverLog):
     """See ``onefold.fold.space.Space``. Thread-safe. Closes its log with itself."""
 
+    reads_here = True
+
     def __init__(
         self,
         log: Log,
@@ -67,10 +69,12 @@ class ReplicaSpace(SpaceOverLog):
         keep_all: bool = False,
         on_boundary: Boundary | None = None,
         snapshots: Callable[[], Path | None] | None = None,
+        on_close: Callable[[], None] | None = None,
     ) -> None:
         """``directory``: where the copies are kept, shared by processes of this machine that give the same ``folds`` and
         ``keep_all``. It does not wait until everything is applied: ``reach`` does. ``timeout``: seconds to wait for others who
         are opening it. ``keep_all``: keep the history of every table. ``snapshots``: gives a file to begin a new copy from.
+        ``on_close``: called once, when everything else is released.
 
         ``on_boundary(offset, con)``: called in a thread of its own when this process has applied a multiple of
         ``config.SNAPSHOT_EVERY_OFFSETS``, with a connection whose read transaction shows just that. Not for a boundary that is
@@ -82,6 +86,7 @@ class ReplicaSpace(SpaceOverLog):
         self._pid = forks.process
         self._directory = directory
         self._on_boundary = on_boundary
+        self._on_close = on_close
         kind = Kind(log, folds, env, url=url, keep_all=keep_all, read_only=read_only, snapshots=snapshots)
         self._changed = threading.Condition(threading.Lock())
         """Guards what follows, and tells when something was applied, halted or closed."""
@@ -171,6 +176,8 @@ class ReplicaSpace(SpaceOverLog):
         self._bell.close()
         if self._member is not None:
             self._member.close()
+        if self._on_close is not None:
+            self._on_close()
 
     # -- beyond the contract
 
@@ -212,6 +219,8 @@ class ReplicaSpace(SpaceOverLog):
         return {int(str(offset)): bytes(digest) for offset, digest in found}  # type: ignore[arg-type]
 
     def check_usable(self) -> None:
+        if self._halted is None and not self._closed and self._pid == forks.process:
+            return  # before every read
         if self._pid != forks.process:
             raise SpaceError(
                 f"{self._url} was opened before this process was forked. Open it again in the child"

@@ -1,4 +1,4 @@
-"""The shards of a space, opened together.
+"""The shards of a space, opened together: here those of a folder or in memory, those of a cluster in ``cluster``.
 
 Shard 0 lives in the space's own directory, and shard n in ``shards/<n>`` below it, each with a log and a state of its own.
 How many there are is written into shard 0's file in the transaction that makes it, so of two who make a space at once one
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 from onefold import config
 from onefold.env import SYSTEM, Env
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Folds = Callable[[int, int], Sequence[Fold]]
 """Given a shard's number and how many there are, its folds."""
+CLUSTER_SCHEMES: Final = ("nats://", "tls://")
+"""What the URLs of spaces on clusters begin with."""
 _FOLDER = "shards"
 
 
@@ -37,13 +39,29 @@ def open_shards(
     create: bool = True,
     read_only: bool = False,
     timeout: float | None = None,
+    replicas: Literal["local", "remote"] = "local",
+    region: str | None = None,
 ) -> list[Space]:
     """Open every shard of the space at ``url``, and make it with ``shards`` of them (default 1) if it is not there.
 
-    ``shards`` must agree with a space that is there (InvalidArgument). Other arguments and errors as ``open_space``; SpaceError
-    also when a shard is lost.
+    ``shards`` must agree with a space that is there (InvalidArgument). ``replicas``, ``region``: of a space on a cluster, see
+    ``open_cluster``. Other arguments and errors as ``open_space``; SpaceError also when a shard is lost.
     """
     _check_shards(shards)
+    if isinstance(url, str) and url.startswith(CLUSTER_SCHEMES):
+        from onefold.fold.cluster import open_cluster
+
+        return open_cluster(
+            url,
+            folds,
+            shards=shards,
+            env=env,
+            create=create,
+            read_only=read_only,
+            timeout=timeout,
+            replicas=replicas,
+            region=region,
+        )
     if isinstance(url, str) and url.startswith("memory:"):
         count = shards or 1
         return [

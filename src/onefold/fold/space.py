@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from onefold.codec import Op
 from onefold.env import Env
@@ -148,3 +148,18 @@ class Space(Protocol):
     def close(self) -> None:
         """Release everything. Using the space afterwards raises SpaceError."""
         ...
+
+
+class ReadHere(Space, Protocol):
+    """A space whose state is in this process or a file of this machine, so that reading asks nobody."""
+
+    reads_here: bool
+
+    def check_usable(self) -> None:
+        """Raises what says that it is closed, was forked, or has halted. Cheap."""
+        ...
+
+
+def is_read_here(space: Space) -> TypeGuard[ReadHere]:
+    """Whether it is such a space."""
+    return bool(getattr(space, "reads_here", False))

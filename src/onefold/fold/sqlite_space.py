@@ -47,6 +47,8 @@ _CATCH_UP_BYTES = 16 << 20
 class SqliteSpace:
     """See ``onefold.fold.space.Space``. Thread-safe."""
 
+    reads_here = True
+
     def __init__(
         self,
         directory: Path,
@@ -138,6 +140,10 @@ class SqliteSpace:
         return self.applied
 
     def fresh(self, seconds: float, timeout: float | None = None) -> None:  # noqa: ARG002
+        self._file.check_usable()
+
+    def check_usable(self) -> None:
+        """Raises SpaceError when it is closed, or in a process forked after opening."""
         self._file.check_usable()
 
     def pause(self, seconds: float) -> None:
@@ -273,7 +279,7 @@ class SqliteSpace:
         replica, number = self._replica, 0
         try:
             with self._log.appending() as con:
-                head = replica.load()
+                head = replica.load(self._file._version if con.data_version() == self._file._version else None)
                 client = self._client
                 known = None if client is None else replica.known(client)
                 if client is None or (known is None and born_at(client) < head.client_floor):

@@ -1,4 +1,4 @@
-"""Session reads of maps from memory, for spaces whose log and state are in one file.
+"""Session reads of maps from memory, for spaces whose state is read in this process: embedded ones and local replicas.
 
 A session read needs no more than what the session has seen, so it may be answered from a row read before, as long as nothing
 that the session has seen since changed it. The cache is *valid at* an offset: every entry is as it was there, or newer. It
@@ -7,6 +7,10 @@ answers when that offset is at or above the session's, and it was compared with 
 newest one. So others' writes are seen within that time, one's own at once: every read and write of the client notes its
 offset in the session, and thereby outdates the cache.
 
+On a replica that is behind, the newest offset is the newest one *here*, which is all that a session read promises; where the
+session has seen more, comparing waits for it. What was read is noted in the session by the offset at which it was loaded: until
+the offset that the cache is valid at it has not changed, so the session has seen nothing else.
+
 Only spaces of one shard have a cache: a transaction over several is seen in all of them or in none.
 """
 
@@ -14,12 +18,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
 from onefold import config
 from onefold.errors import InvalidArgument, InvalidKey, TooOld
-from onefold.fold.space import View
+from onefold.fold.space import View, is_read_here
 from onefold.state import map_reading
 from onefold.state.client import StateClient
 from onefold.state.consistency import SESSION
@@ -41,7 +46,7 @@ class Slot(dict[Hashable, Row | None]):
 
 def cache_of(client: StateClient) -> SessionCache | None:
     """The cache that all maps of the client share; None where there is none."""
-    if not client.always_strong or client.shards > 1:
+    if client.shards > 1 or not (client.always_strong or is_read_here(client.spaces[0])):
         return None
     cache = client.shared.get(_NAME)
     if cache is None:
@@ -55,7 +60,8 @@ class SessionCache:
 
     def __init__(self, client: StateClient) -> None:
         self._client = client
-        self._space = client.spaces[0]
+        self._space = space = client.spaces[0]
+        self._check = space.check_usable if is_read_here(space) else partial(space.fresh, 0.0)
         self._floor = client.session.floor
         self._boot_s = client.env.boot_s
         self._lock = threading.Lock()
@@ -75,8 +81,9 @@ class SessionCache:
             return slot
 
     def lookup(self, slot: Slot, key: Hashable) -> Row | None:
-        """The row, None when the cache knows that there is none, or MISS. Raises SpaceError, and TokenAhead as ``ready``."""
-        self._space.fresh(0.0)  # whether it is still open
+        """The row, None when the cache knows that there is none, or MISS. Raises what says that the space is closed or has
+        halted, and as ``ready``."""
+        self._check()
         valid, until_s = self._state
         if valid < self._floor(0) or self._boot_s() >= until_s:
             if key not in slot:
@@ -90,7 +97,7 @@ class SessionCache:
     def load(self, name: str, slot: Slot, key: Hashable, encoded: bytes) -> Row | None:
         """Read the row from the space and keep it."""
         client = self._client
-        if client.session.given:
+        if client.session.given or not client.always_strong:
             client.ready(0, SESSION)
         table = map_table(name)
         now_s = self._boot_s()

@@ -1,0 +1,63 @@
+"""How a program without a replica reaches nodes: questions over the link, to its own region first, hedged."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from onefold import config
+from onefold.errors import OnefoldError, SpaceError, Timeout, Unavailable
+
+if TYPE_CHECKING:
+    from onefold.log.jetstream.link import Link
+    from onefold.log.jetstream.names import LogNames
+
+
+class LinkAsking:
+    """See ``onefold.fold.remote_space.Asking``. Thread-safe."""
+
+    def __init__(self, link: Link, names: LogNames, region: str | None = None) -> None:
+        """``region``: its nodes are asked first."""
+        self._link = link
+        self._anywhere = names.ask
+        self._near = names.ask if region is None else names.ask_region(region)
+
+    def __call__(self, request: bytes, timeout: float, *, hedge_s: float) -> bytes:
+        return self._link.run(self._ask(request, timeout, hedge_s), timeout)
+
+    async def _ask(self, request: bytes, timeout: float, hedge_s: float) -> bytes:
+        deadline = asyncio.get_running_loop().time() + timeout
+        asked: set[asyncio.Task[bytes]] = set()
+        problem: OnefoldError | None = None
+        tries = 0
+        try:
+            while True:
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0:
+                    raise problem or Timeout(f"no node answered within {timeout:g} s", definite=True)
+                if tries < config.ASK_HEDGES_MAX + 1:
+                    subject = self._near if tries == 0 else self._anywhere
+                    asked.add(asyncio.create_task(self._one(subject, request, left)))
+                    tries += 1
+                wait_s = min(left, hedge_s if tries <= config.ASK_HEDGES_MAX else left)
+                done, asked = await asyncio.wait(asked, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    error = task.exception()
+                    if error is None:
+                        return task.result()
+                    if not isinstance(error, OnefoldError) or isinstance(error, SpaceError):
+                        raise error
+                    problem = error
+                nobody_near = tries == 1 and self._near != self._anywhere
+                if problem is not None and not asked and not nobody_near:
+                    raise problem
+        finally:
+            for task in asked:
+                task.cancel()
+
+    async def _one(self, subject: str, request: bytes, timeout: float) -> bytes:
+        try:
+            answer = await self._link.ask(subject, request, timeout=timeout)
+        except Unavailable as error:
+            raise Unavailable(f"no node answers for {self._link.address}: {error}", definite=True) from error
+        return answer.data
