@@ -6,13 +6,16 @@ import pytest
 
 from onefold.errors import InvalidArgument
 from onefold.log.jetstream.fetch import entry_of
-from onefold.log.jetstream.message import Msg, header_block, milliseconds, parse_headers
+from onefold.log.jetstream.message import Msg, header_block, milliseconds, nobody_answers, parse_headers
 from onefold.log.jetstream.names import LogNames, check_space, space_of, space_subject
 
 NAMES = LogNames("main", "i_1", 0)
+STREAM = NAMES.stream.encode()
 STORED = (
-    "Nats-Stream: OF_main_i_1_0\r\nNats-Sequence: 7\r\nNats-Time-Stamp: 2026-11-25T19:39:18.4683Z\r\n\r\n"
+    "Nats-Stream: OF_main_i_1_0\r\nNats-Subject: of.main.i_1.log.0\r\nNats-Sequence: 7\r\n"
+    "Nats-Time-Stamp: 2026-11-25T19:39:18.4683Z\r\n"
 )
+FORGED = STORED.replace("7\r", "99\r").replace(":39:", ":40:")
 
 
 def test_status_lines() -> None:
@@ -24,23 +27,35 @@ def test_status_lines() -> None:
     assert parse_headers(b"") is None and parse_headers(None) is None
 
 
-def test_a_stored_record_is_no_status_whatever_its_writer_wrote() -> None:
-    for first in ("NATS/1.0 503", "NATS/1.0 204 EOB", "NATS/1.0\r\nStatus: 404"):
-        headers = parse_headers(f"{first}\r\nNats-Sequence: 99\r\nNats-Stream: other\r\n{STORED}".encode())
-        message = Msg("s", "", headers, b"")
-        assert message.status is None
-        assert entry_of(headers, b"x", NAMES) == (7, b"x", 1795635558468)
+@pytest.mark.parametrize("first", ["NATS/1.0", "NATS/1.0 503", "NATS/1.0 204 EOB", "NATS/1.0\r\nStatus: 404"])
+@pytest.mark.parametrize("forged", ["", FORGED, FORGED + "a: b\r\n", "Nats-Sequence: 99\r\n"])
+@pytest.mark.parametrize(
+    "end", ["", "Nats-Num-Pending: 3\r\nNats-Last-Sequence: 6\r\n", "Nats-Last-Sequence: 6\r\n", "c: d\r\n"]
+)
+def test_a_stored_record_is_one_whatever_its_writer_wrote(first: str, forged: str, end: str) -> None:
+    block = f"{first}\r\n{forged}{STORED}{end}\r\n".encode()
+    assert Msg("s", "", parse_headers(block), b"").status is None
+    assert not nobody_answers(block)
+    assert entry_of(block, b"x", STREAM) == (7, b"x", 1795635558468)
 
 
-def test_what_is_no_record_of_the_log() -> None:
-    assert entry_of(None, b"", NAMES) is None
-    for text in (
+@pytest.mark.parametrize(
+    "text",
+    [
         "Nats-Sequence: 7\r\n",
         "Nats-Stream: OF_main_i_1_0\r\n",
         STORED.replace("7\r", "x\r"),
         STORED.replace("i_1_0", "i_1_1"),
-    ):
-        assert entry_of(parse_headers(f"NATS/1.0\r\n{text}".encode()), b"", NAMES) is None
+    ],
+)
+def test_what_is_no_record_of_the_log(text: str) -> None:
+    assert entry_of(f"NATS/1.0\r\n{text}\r\n".encode(), b"", STREAM) is None
+    assert entry_of(None, b"", STREAM) is None
+
+
+def test_nobody_answers() -> None:
+    assert nobody_answers(b"NATS/1.0 503\r\n\r\n")
+    assert not nobody_answers(b"NATS/1.0\r\n\r\n") and not nobody_answers(None)
 
 
 def test_header_blocks_go_both_ways() -> None:

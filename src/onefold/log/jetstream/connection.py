@@ -19,7 +19,7 @@ from onefold.env import Env
 from onefold.errors import OnefoldError, SpaceError, Timeout, Unavailable
 from onefold.log import forks
 from onefold.log.jetstream.address import Address
-from onefold.log.jetstream.message import NO_RESPONDERS, Msg, header_block, parse_headers
+from onefold.log.jetstream.message import Msg, header_block, nobody_answers, parse_headers
 from onefold.log.jetstream.wire import TlsMissing, Wire
 
 MSG_BYTES_EXTRA: Final = 512
@@ -27,12 +27,12 @@ MSG_BYTES_EXTRA: Final = 512
 
 
 class Waiter:
-    """Somebody who waits for answers: ``take`` gets each message and says if it was the last, ``fail`` ends it."""
+    """Somebody who waits for answers: ``take`` gets each and says if it was the last, ``fail`` ends it."""
 
     __slots__ = ()
 
-    def take(self, msg: Msg) -> bool:
-        """A message came. True when no more are wanted."""
+    def take(self, data: bytes, headers: bytes | None) -> bool:
+        """An answer came: its payload and header block. True when no more are wanted."""
         raise NotImplementedError
 
     def fail(self, error: OnefoldError) -> None:
@@ -193,16 +193,34 @@ class Connection:
         headers: Mapping[str, str] | None = None,
     ) -> list[Msg]:
         """All answers up to the last one. ``timeout``: the longest silence, in seconds. Raises as ``ask``."""
-        waiter = _Question(subject, is_last)
+        messages: list[Msg] = []
+
+        def each(data: bytes, block: bytes | None) -> bool:
+            messages.append(Msg("", "", parse_headers(block), data))
+            return is_last(messages[-1])
+
+        await self.collect(subject, payload, each, timeout=timeout, headers=headers)
+        return messages
+
+    async def collect(
+        self,
+        subject: str,
+        payload: bytes,
+        each: Callable[[bytes, bytes | None], bool],
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """``ask_many`` without parsing: ``each`` gets the payload and header block of each and says if it was the last."""
+        waiter = _Question(subject, each)
         token = self.question(waiter, payload, header_block(headers))
         try:
             while not waiter.done.done():
-                seen = len(waiter.messages)
+                seen = waiter.count
                 await asyncio.wait({waiter.done}, timeout=timeout)
-                if not waiter.done.done() and len(waiter.messages) == seen:
+                if not waiter.done.done() and waiter.count == seen:
                     raise Timeout(f"{self.server} gave no answer to {subject} in {timeout:g} s")
             waiter.done.result()
-            return waiter.messages
         finally:
             self.forget(token)
 
@@ -268,12 +286,10 @@ class Connection:
         if self.left is not None:
             self.left()
 
-    def _on_answer(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+    def _on_answer(self, subject: bytes, _reply: bytes, data: bytes, headers: bytes | None) -> None:
         token = subject[len(self._inbox) :].decode("ascii", "replace")
         waiter = self._waiters.get(token)
-        if waiter is not None and waiter.take(
-            Msg(subject.decode(), reply.decode(), parse_headers(headers), data)
-        ):
+        if waiter is not None and waiter.take(data, headers):
             self._waiters.pop(token, None)
 
     def _on_refused(self, text: str) -> None:
@@ -303,26 +319,37 @@ class Connection:
 class _Question(Waiter):
     """A coroutine that waits for answers."""
 
-    __slots__ = ("done", "is_last", "messages", "subject")
+    __slots__ = ("count", "done", "each", "subject")
 
-    def __init__(self, subject: str, is_last: Callable[[Msg], bool]) -> None:
+    def __init__(self, subject: str, each: Callable[[bytes, bytes | None], bool]) -> None:
         self.subject = subject
-        self.is_last = is_last
-        self.messages: list[Msg] = []
+        self.each = each
+        self.count = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def take(self, msg: Msg) -> bool:
-        if msg.status == NO_RESPONDERS and not msg.data and not self.messages:
+    def take(self, data: bytes, headers: bytes | None) -> bool:
+        if self.count == 0 and not data and nobody_answers(headers):
             self.fail(Unavailable(f"nobody answers at {self.subject} now. Try again"))
             return True
-        self.messages.append(msg)
-        last = self.is_last(msg)
-        if last and not self.done.done():
-            self.done.set_result(None)
+        self.count += 1
+        try:
+            last = self.each(data, headers)
+        except Exception as error:  # of whoever asked, so it is theirs
+            self._end(error)
+            return True
+        if last:
+            self._end(None)
         return last
 
     def fail(self, error: OnefoldError) -> None:
-        if not self.done.done():
+        self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
             self.done.set_exception(error)
             self.done.exception()  # retrieved: its waiter may have given up
 

@@ -12,23 +12,23 @@ from onefold import config
 from onefold.errors import Unavailable
 from onefold.log.api import Entry
 from onefold.log.jetstream import message
-from onefold.log.jetstream.message import Msg
+from onefold.log.jetstream.message import parse_headers, record_headers
 from onefold.log.jetstream.names import DIRECT_GET, LogNames
 
 
 class Asker(Protocol):
     """A link or a connection to one server."""
 
-    async def ask_many(
+    async def collect(
         self,
         subject: str,
         payload: bytes,
+        each: Callable[[bytes, bytes | None], bool],
         *,
         timeout: float,
-        is_last: Callable[[Msg], bool],
         headers: Mapping[str, str] | None = None,
-    ) -> list[Msg]:
-        """See ``Link.request_many``."""
+    ) -> None:
+        """See ``Connection.collect``."""
         ...
 
 
@@ -54,34 +54,29 @@ async def fetch(
     Raises Unavailable, Timeout, SpaceError.
     """
     request = {"seq": max(start, 1), "batch": max_records, "max_bytes": max(max_bytes, 1)}
-    answers = await asker.ask_many(
-        DIRECT_GET + names.stream,
-        json.dumps(request).encode(),
-        timeout=config.ENGINE_REQUEST_TIMEOUT_S,
-        is_last=_is_end,
+    entries: list[Entry] = []
+    end: Mapping[str, str] = {}
+    stream = names.stream.encode()
+
+    def each(data: bytes, block: bytes | None) -> bool:
+        nonlocal end
+        entry = entry_of(block, data, stream)
+        if entry is not None:
+            entries.append(entry)
+            return False
+        end = parse_headers(block) or {}
+        return message.STATUS in end
+
+    await asker.collect(
+        DIRECT_GET + names.stream, json.dumps(request).encode(), each, timeout=config.ENGINE_REQUEST_TIMEOUT_S
     )
-    end = answers.pop()
-    status = end.status
-    if status not in ("204", "404"):
-        said = None if end.headers is None else end.headers.get(message.DESCRIPTION)
-        raise Unavailable(f"the log {names.stream} could not be read: {status} {said}")
-    entries = [
-        entry for answer in answers if (entry := entry_of(answer.headers, answer.data, names)) is not None
-    ]
-    pending = 0 if end.headers is None else int(end.headers.get(message.NUM_PENDING, "0"))
-    return Batch(entries, pending)
+    if end[message.STATUS] not in ("204", "404"):
+        said = f"{end[message.STATUS]} {end.get(message.DESCRIPTION, '')}"
+        raise Unavailable(f"the log {names.stream} could not be read: {said}")
+    return Batch(entries, int(end.get(message.NUM_PENDING, "0")))
 
 
-def entry_of(headers: Mapping[str, str] | None, data: bytes, names: LogNames) -> Entry | None:
-    """The entry in a message of the log's stream; None when it is none."""
-    if headers is None or headers.get(message.STREAM) != names.stream:
-        return None
-    try:
-        return Entry(int(headers[message.SEQUENCE]), data, message.milliseconds(headers[message.TIME_STAMP]))
-    except (KeyError, ValueError):
-        return None
-
-
-def _is_end(msg: Msg) -> bool:
-    """Whether it is the server's own word that no more comes."""
-    return msg.status is not None
+def entry_of(block: bytes | None, data: bytes, stream: bytes) -> Entry | None:
+    """The entry in a message with this header block, if it is one out of this stream."""
+    found = record_headers(block)
+    return Entry(found[1], data, found[2]) if found is not None and found[0] == stream else None

@@ -13,7 +13,6 @@ from onefold.log.api import Entry
 from onefold.log.jetstream import streams
 from onefold.log.jetstream.fetch import entry_of, fetch
 from onefold.log.jetstream.link import Link, Subscription
-from onefold.log.jetstream.message import parse_headers
 from onefold.log.jetstream.names import DIRECT_GET, LogNames
 from onefold.log.jetstream.tail import TailBuffer
 
@@ -29,6 +28,7 @@ class Keeper:
     def __init__(self, link: Link, names: LogNames) -> None:
         self._link = link
         self._names = names
+        self._stream = names.stream.encode()
         self._changed = threading.Condition()
         self._buffer = TailBuffer(config.TAIL_BUFFER_BYTES_MAX)
         self._closed = False
@@ -114,7 +114,7 @@ class Keeper:
         return await newest_offset(self._link, self._names)
 
     def _on_delivery(self, _subject: bytes, _reply: bytes, data: bytes, headers: bytes | None) -> None:
-        entry = entry_of(parse_headers(headers), data, self._names)
+        entry = entry_of(headers, data, self._stream)
         if entry is None:
             return
         self._delivered = True
@@ -194,11 +194,15 @@ class Keeper:
 
 
 async def newest_offset(link: Link, names: LogNames) -> int:
-    """The highest offset that the nearest server has; 0 when it has none. Others may have more."""
-    answer = await link.ask(
-        DIRECT_GET + names.stream,
-        b'{"last_by_subj":"%s"}' % names.subject.encode(),
-        timeout=config.ENGINE_REQUEST_TIMEOUT_S,
-    )
-    entry = entry_of(answer.headers, b"", names)
-    return 0 if entry is None else entry.offset
+    """The highest offset that one of the servers has; 0 when it has none. Others may have more."""
+    found = 0
+
+    def each(data: bytes, block: bytes | None) -> bool:
+        nonlocal found
+        entry = entry_of(block, data, names.stream.encode())
+        found = 0 if entry is None else entry.offset
+        return True
+
+    question = b'{"last_by_subj":"%s"}' % names.subject.encode()
+    await link.collect(DIRECT_GET + names.stream, question, each, timeout=config.ENGINE_REQUEST_TIMEOUT_S)
+    return found

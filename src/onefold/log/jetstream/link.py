@@ -20,7 +20,7 @@ from onefold.log import forks
 from onefold.log.jetstream import loop as loops
 from onefold.log.jetstream.address import Address
 from onefold.log.jetstream.connection import Connection, Waiter
-from onefold.log.jetstream.message import NO_RESPONDERS, Msg, header_block, parse_headers
+from onefold.log.jetstream.message import Msg, header_block, nobody_answers, parse_headers
 
 T = TypeVar("T")
 RawHandler = Callable[[bytes, bytes, bytes, bytes | None], None]
@@ -233,6 +233,23 @@ class Link:
             return await connection.ask_many(
                 subject, payload, timeout=timeout, is_last=is_last, headers=headers
             )
+        except Timeout:
+            self.suspect()
+            raise
+
+    async def collect(
+        self,
+        subject: str,
+        payload: bytes,
+        each: Callable[[bytes, bytes | None], bool],
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """See ``Connection.collect``."""
+        connection = self.connection()
+        try:
+            await connection.collect(subject, payload, each, timeout=timeout, headers=headers)
         except Timeout:
             self.suspect()
             raise
@@ -451,13 +468,13 @@ class Pending(Waiter):
             return None
         return self._msg
 
-    def take(self, msg: Msg) -> bool:
-        if msg.status == NO_RESPONDERS and not msg.data:
+    def take(self, data: bytes, headers: bytes | None) -> bool:
+        if not data and nobody_answers(headers):
             self.fail(
                 Unavailable(f"nobody takes {self.subject} now: it has no leader, or is not there. Try again")
             )
         elif self._gate.locked() and self._msg is None and self._error is None:
-            self._msg = msg
+            self._msg = Msg("", "", parse_headers(headers), data)
             self._gate.release()
         return True
 

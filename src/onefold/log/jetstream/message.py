@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import functools
+import re
 import time
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -21,6 +22,12 @@ NUM_PENDING: Final = "Nats-Num-Pending"
 EXPECTED_STREAM: Final = "Nats-Expected-Stream"
 EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
 NO_RESPONDERS: Final = "503"
+_NOBODY: Final = b"NATS/1.0 503"
+_RECORD: Final = re.compile(
+    rb"Nats-Stream: ([^\r]*)\r\nNats-Subject: [^\r]*\r\nNats-Sequence: (\d{1,20})\r\n"
+    rb"Nats-Time-Stamp: (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z)\r\n"
+    rb"(?:Nats-Num-Pending: \d+\r\n)?(?:Nats-Last-Sequence: \d+\r\n)?\r\n\Z"
+)
 
 
 class Msg(NamedTuple):
@@ -54,6 +61,31 @@ def parse_headers(block: bytes | None) -> dict[str, str] | None:
         if mark:
             found[name.decode("utf-8", "replace")] = value.strip().decode("utf-8", "replace")
     return found or None
+
+
+def nobody_answers(block: bytes | None) -> bool:
+    """Whether it is the server's word that nobody took a question."""
+    if block is None or not block.startswith(_NOBODY):
+        return False
+    return SEQUENCE not in (parse_headers(block) or {})
+
+
+def record_headers(block: bytes | None) -> tuple[bytes, int, int] | None:
+    """Stream, sequence number and time stamp (ms) in the headers of a message out of a stream; None when there are none.
+
+    The servers' own are the last, whatever a writer put before them.
+    """
+    if block is None:
+        return None
+    match = _RECORD.search(block)
+    if match is not None:
+        stream, sequence, stamp = match.groups()
+        return stream, int(sequence), milliseconds(stamp.decode("ascii"))
+    headers = parse_headers(block) or {}  # of a server that writes them in another order
+    try:
+        return headers[STREAM].encode(), int(headers[SEQUENCE]), milliseconds(headers[TIME_STAMP])
+    except (KeyError, ValueError):
+        return None
 
 
 def header_block(headers: Mapping[str, str] | None) -> bytes:
