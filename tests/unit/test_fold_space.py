@@ -1,6 +1,7 @@
 """Spaces of both engines: submitting, viewing, waiting, system operations, snapshots, refusals and halts."""
 
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -652,6 +653,35 @@ def test_two_spaces_see_each_other_at_once(tmp_path):
             assert token in ledger_of(reader)
         two.close()
         assert one.member_alive(two.member) is False
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_writer_notices_what_others_wrote_in_between(tmp_path, seed):
+    """Also when its connection was used for something else (a trim, a checkpoint) between their commit and its own next one."""
+    rng, tokens = random.Random(seed), []
+    with (
+        closing(open_space(tmp_path / "s", [Ledger()])) as one,
+        closing(open_space(tmp_path / "s", [Ledger()])) as two,
+    ):
+        for number in range(150):
+            space = rng.choice((one, two))
+            chance = rng.random()
+            if chance < 0.1:
+                space.log.trim(rng.randint(1, max(1, number - 5)))
+            elif chance < 0.15:
+                with space.log.file.maintaining() as con:
+                    con.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+            elif chance < 0.2:
+                with suppress(ZeroDivisionError), space.log.appending() as con:
+                    con.execute("DELETE FROM kv")
+                    raise ZeroDivisionError
+            else:
+                tokens.append(b"%d" % number)
+                assert space.submit([entry(tokens[-1])]) == [
+                    receipt(space.applied, 0 if len(tokens) > 1 else 1)
+                ]
+        assert {token: found.times for token, found in ledger_of(two).items()} == dict.fromkeys(tokens, 1)
+        assert one.state_digest() == two.state_digest()
 
 
 def test_opening_costs_few_syncs(tmp_path):

@@ -46,13 +46,15 @@ class Known(NamedTuple):
 
 def judge(client: str, number: int, known: Known | None, *, offset: int, floor: int) -> Verdict:
     """The verdict on record ``number`` of ``client`` at ``offset``. ``floor``: the expiry floor."""
-    try:
-        born = born_at(client)
-    except ValueError:
-        return Verdict.MALFORMED
-    if born >= offset or born < 0 or number < 1:
+    if number < 1:
         return Verdict.MALFORMED
     if known is None:
+        try:
+            born = born_at(client)
+        except ValueError:
+            return Verdict.MALFORMED
+        if born >= offset or born < 0:
+            return Verdict.MALFORMED
         if born < floor:
             return Verdict.EXPIRED
         return Verdict.APPLY if number == 1 else Verdict.GAP
@@ -65,17 +67,28 @@ _outcomes = msgspec.msgpack.Decoder(tuple[bytes, ...])
 _encoder = msgspec.msgpack.Encoder()
 
 
+_CLIENTS_REMEMBERED = 16
+
+
 class Memory:
     """The clients' rows and the kept outcomes, as one transaction sees and changes them. In SQLite after ``flush``."""
 
     def __init__(self, con: apsw.Connection) -> None:
         self._con = con
+        self._rows: dict[str, Known] = {}
+        """Of clients that were asked for lately."""
         self._clients: dict[str, Known] = {}
+        """Those of them that SQLite does not have yet."""
         self._requests: dict[str, tuple[int, bytes]] = {}
 
     def known(self, client: str) -> Known | None:
         """The client's row."""
-        return self._clients.get(client) or load(self._con, client)
+        found = self._clients.get(client) or self._rows.get(client)
+        if found is None:
+            found = load(self._con, client)
+            if found is not None:
+                self._rows[client] = found
+        return found
 
     def save(self, client: str, known: Known) -> None:
         """Remember the client's last record."""
@@ -96,6 +109,7 @@ class Memory:
     def forget_below(self, floor: int) -> None:
         """Remove the clients whose last record is below the floor."""
         self.flush()
+        self._rows.clear()
         self._con.execute("DELETE FROM clients WHERE offset < ?", (floor,))
 
     def prune_requests(self, now_ms: int) -> None:
@@ -115,10 +129,15 @@ class Memory:
             self._con.execute(
                 "INSERT OR REPLACE INTO requests VALUES(?, ?, ?)", (request_id, until_ms, outcome)
             )
-        self.forget()
+        if len(self._rows) + len(self._clients) > _CLIENTS_REMEMBERED:
+            self._rows.clear()
+        self._rows.update(self._clients)
+        self._clients.clear()
+        self._requests.clear()
 
     def forget(self) -> None:
-        """The transaction was rolled back."""
+        """The transaction was rolled back, or others may have written."""
+        self._rows.clear()
         self._clients.clear()
         self._requests.clear()
 

@@ -87,16 +87,25 @@ class Replica:
         self._registered: set[str] = set()
         self._registering: set[str] = set()
         self._head = self._written = Head(0, 0, 1, 0, 1, b"", 0)
+        self._foreign: int | None = None
 
     @property
     def head(self) -> Head:
         """As of the last ``load`` or ``apply``."""
         return self._head
 
-    def load(self) -> Head:
-        """Read where the store stands. Raises SpaceError when its fold version is beyond this program."""
-        self._head = self._written = read_head(self._con)
-        self._check_version(self._head.fold_version)
+    def load(self, foreign: int | None = None) -> Head:
+        """Read where the store stands. ``foreign``: how often others have committed to it (``PooledFile.foreign``), if the caller
+        knows; while that stays the same, what this replica has written is what there is, and nothing is read.
+
+        Raises SpaceError when the store's fold version is beyond this program.
+        """
+        if foreign is None or foreign != self._foreign:
+            self._head = self._written = read_head(self._con)
+            self._check_version(self._head.fold_version)
+            self._store.look_again()
+            self._memory.forget()
+            self._foreign = foreign
         return self._head
 
     def flush(self) -> None:
@@ -123,6 +132,7 @@ class Replica:
         """The caller's transaction was rolled back; ``load`` before the next use."""
         self._store.forget()
         self._memory.forget()
+        self._foreign = None
         self._registering = set()
 
     def missing(self, ops: Sequence[Op]) -> Op | None:
@@ -169,7 +179,9 @@ class Replica:
         if verdict is Verdict.MALFORMED:
             return self._refuse(entry, digest, f"no client has the id {record.client!r}")
         now_ms = max(head.now_ms, min(entry.engine_ms, record.stamp_ms))
-        self._head = head._replace(applied=entry.offset, now_ms=now_ms, digest=digest)
+        self._head = Head(
+            entry.offset, now_ms, head.fold_version, head.client_floor, head.log_first, digest, head.refused
+        )
         self._store.start(entry.offset)
         if now_ms > head.now_ms:
             self._advance(record.client)

@@ -31,7 +31,7 @@ class SqlStore(SqlView):
         self._pending: dict[str, Pending] = {}
         """Of each table that this store wrote to."""
         self._absent: set[str] = set()
-        """Tables that were looked for in this transaction, in which nobody else makes one, and are not there."""
+        """Tables that were looked for and are not there, as long as nobody else can have made one."""
         self._prunes = False
         self._owner = ""
         self._offset = 0
@@ -79,6 +79,9 @@ class SqlStore(SqlView):
         """The transaction was committed."""
         self._tables.learn(self._made)
         self._made = {}
+
+    def look_again(self) -> None:
+        """Others may have made tables."""
         self._absent = set()
 
     # -- reading

@@ -279,7 +279,7 @@ class SqliteSpace:
         replica, number = self._replica, 0
         try:
             with self._log.appending() as con:
-                head = replica.load(self._file._version if con.data_version() == self._file._version else None)
+                head = replica.load(self._file.foreign)
                 client = self._client
                 known = None if client is None else replica.known(client)
                 if client is None or (known is None and born_at(client) < head.client_floor):

@@ -83,6 +83,9 @@ class PooledFile:
         self._closed = False
         self._immutable = False
         self._wal_pages = 0
+        self._version = -1
+        self.foreign = 0
+        """How often a write transaction began with what others (or this connection outside of one) had written since the last."""
         self._idle: deque[apsw.Connection] = deque()
         self._readers: set[apsw.Connection] = set()
         """All that are open, idle or lent out."""
@@ -214,9 +217,12 @@ class PooledFile:
                 self.check_usable()
                 con.execute("BEGIN IMMEDIATE")
                 try:
+                    if con.data_version() != self._version:
+                        self.foreign += 1
                     yield con
                     committing = True
                     con.execute("COMMIT")
+                    self._version = con.data_version()
                     if self._wal_pages >= self.checkpoint_pages:
                         self._checkpoint(con)
                 except BaseException:
