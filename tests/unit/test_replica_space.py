@@ -664,6 +664,26 @@ def test_who_is_cut_off_sees_what_the_others_apply_and_is_woken(opened):
     assert seen == [True] and ledger_of(cut_off) == {b"a"}
 
 
+def test_who_reads_while_it_begins_to_apply_may_be_beyond_what_was_delivered_here(opened, monkeypatch):
+    log = MemoryLog()
+    tail = Tail(log, 0)
+    behind, other = opened(tail), opened(log)
+    for name in (b"a", b"b"):
+        other.submit([entry(name)])
+    left = behind._left
+
+    def read_first(deadline, own):
+        assert behind.applied == log.last  # what others have applied is seen
+        return left(deadline, own)
+
+    monkeypatch.setattr(behind, "_left", read_first)
+    with log._changed:
+        tail.held.go_on(1)
+    until(lambda: behind._known == log.last)
+    until(lambda: not behind._applying)
+    assert behind.halted is None and ledger_of(behind) == {b"a", b"b"}
+
+
 def test_members_of_this_machine_are_known_and_others_are_not(opened):
     log = MemoryLog()
     first, second = opened(log), opened(log)

@@ -311,7 +311,7 @@ class ReplicaSpace(SpaceOverLog):
             left, applied = None, self._known
             try:
                 left = self._left(deadline, own)
-                applied = self._apply_next(min(left or _LOCK_SLICE_S, _LOCK_SLICE_S))
+                applied = self._apply_next(target, min(left or _LOCK_SLICE_S, _LOCK_SLICE_S))
             except Damaged:
                 raise  # another copy will do
             except (LogCorrupt, SpaceError, TooOld) as error:
@@ -343,12 +343,14 @@ class ReplicaSpace(SpaceOverLog):
             "is not known. Ask db.outcome(request_id) later, if it had a request_id"
         )
 
-    def _apply_next(self, timeout: float) -> int:
-        """Apply the next batch; the offset that is applied then. By one thread at a time."""
+    def _apply_next(self, target: int, timeout: float) -> int:
+        """Apply the next batch; the offset that is applied then. By one thread at a time. ``target`` is delivered here."""
         if self._holder.due:
             self._holder.tend(self._known)
         copy, before = self._holder.copy, self._known
-        entries = self._read(copy)
+        if before >= target:
+            return before  # a reader saw meanwhile how far others are: further, maybe, than was delivered here
+        entries = self._read(copy, before)
         try:
             head = copy.apply(entries, timeout)
         except Timeout:
@@ -360,16 +362,16 @@ class ReplicaSpace(SpaceOverLog):
                 self._call_boundary(copy, head.applied)
         return head.applied
 
-    def _read(self, copy: OpenCopy) -> Sequence[Entry]:
-        """The next entries. None when others have applied what the log no longer has."""
+    def _read(self, copy: OpenCopy, before: int) -> Sequence[Entry]:
+        """The entries after ``before``. None when others have applied what the log no longer has."""
         try:
-            entries = self._log.read(self._known + 1, config.APPLY_BATCH_BYTES_MAX)
+            entries = self._log.read(before + 1, config.APPLY_BATCH_BYTES_MAX)
         except TooOld:
-            if copy.applied() > self._known:
+            if copy.applied() > before:
                 return ()
             raise
         if not entries:
-            raise LogCorrupt(f"offset {self._known + 1} of {self._url} was announced and is not there")
+            raise LogCorrupt(f"offset {before + 1} of {self._url} was announced and is not there")
         for entry in entries[-_RECENT_MAX:]:
             if entry.offset not in self._recent:
                 self._recent[entry.offset] = entry.data
