@@ -262,7 +262,7 @@ def test_after_closing(tmp_path: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    [5, b"x", "", ["a"], Nothing(), "x\0y", "foo://x", "nats://h/s", "S3://x", "memory://x", "sqlite://x/y", "sqlite:"],
+    [5, b"x", "", ["a"], Nothing(), "x\0y", "foo://x", "redis://h/s", "S3://x", "memory://x", "sqlite://x/y", "sqlite:"],
 )  # fmt: skip
 def test_urls_that_name_no_space(url: Any) -> None:
     with pytest.raises(of.InvalidArgument, match=r"memory://|directory alone"):
