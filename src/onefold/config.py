@@ -273,6 +273,10 @@ RECONNECT_WAIT_S_MAX: Final = 2.0
 """... up to this. It is tried for ever."""
 LINK_PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
 """What may wait to be sent to a server that takes it slowly; beyond it sending fails."""
+ENGINE_DISK_SHARE_WARN: Final = 0.7
+"""The doctor warns when a server has used this share of the disk that the engine may use ..."""
+ENGINE_DISK_SHARE_MAX: Final = 0.9
+"""... and calls this share a problem: a full disk stops the engine there."""
 
 # The cluster: replicas and nodes
 APPLY_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024

@@ -1,5 +1,8 @@
 """Blobs: immutable files named by the hash of their content, durable before any record names them.
 
+``BlobStore`` is a local directory, which is all that the processes of one machine need. On a cluster it is the cache of a
+shared place: see ``shared_blobs``.
+
 A blob's name is the hex BLAKE2b-256 of its bytes. The same content is stored once. Reading checks the size only;
 ``verify`` checks the hash. Layout: ``blobs/ab/abcdef…``; temporary files live in ``blobs/tmp`` and belong to a process.
 """
@@ -10,8 +13,9 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from onefold.errors import Unavailable
 
@@ -28,6 +32,10 @@ class BlobMissing(Unavailable):
         self.name = name
 
 
+class BlobsUnavailable(Unavailable):
+    """The shared blob store does not answer: nothing is known of the blob. The task is to be tried later."""
+
+
 def blob_name(data: bytes | memoryview) -> str:
     """The content hash under which these bytes are stored."""
     return hashlib.blake2b(data, digest_size=32).hexdigest()
@@ -35,6 +43,9 @@ def blob_name(data: bytes | memoryview) -> str:
 
 class BlobStore:
     """A local directory of content-addressed files."""
+
+    shared: ClassVar[bool] = False
+    """Whether other machines have the blobs too, and the directory is a cache."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -104,6 +115,25 @@ class BlobStore:
     def exists(self, name: str) -> bool:
         """Whether the blob is here."""
         return self.path(name).exists()
+
+    def missing(self, names: Iterable[str]) -> set[str]:
+        """Which of these blobs cannot be had."""
+        return {name for name in set(names) if not self.exists(name)}
+
+    def prefetch(self, names: Iterable[str]) -> None:
+        """Bring blobs here that will be read soon, several at a time. Those that cannot be had raise when they are read."""
+
+    @property
+    def scratch(self) -> BlobStore:
+        """Where a task keeps what only it reads: the same directory, shared with no other machine."""
+        return self
+
+    def share(self, name: str) -> str:
+        """Give a blob of ``scratch`` to everybody; returns its name once it is durable for them."""
+        return name
+
+    def close(self) -> None:
+        """Release what belongs to this process. The blobs stay."""
 
     def verify(self, name: str) -> bool:
         """Whether the blob is here and its content still has its hash."""

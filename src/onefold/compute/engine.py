@@ -10,7 +10,7 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,10 +37,12 @@ from onefold.ids import new_id
 if TYPE_CHECKING:
     import polars as pl
 
+    from onefold.compute.functions import Code
     from onefold.compute.merge import MergeCache
     from onefold.compute.plan import Job
     from onefold.compute.runner import Runner
     from onefold.compute.runs import Run
+    from onefold.compute.slots import Host
     from onefold.compute.submission import StoredJob
     from onefold.fold.space import Space
 
@@ -53,18 +55,24 @@ _SWEEP_BATCH = 1000
 class Engine:
     """Jobs on one open space. Thread-safe."""
 
-    def __init__(self, space: Space, *, env: Env = SYSTEM) -> None:
+    def __init__(
+        self, space: Space, *, env: Env = SYSTEM, blobs: BlobStore | None = None, code: Code = "pickle"
+    ) -> None:
+        """``blobs``: instead of the space's own. ``code``: which functions of jobs this process runs (``functions.load``)."""
         self.space = space
         self.env = env
+        self.code = code
         self._scratch: Path | None = None
-        if space.directory is None:
+        if blobs is not None:
+            self.blobs = blobs
+        elif space.directory is None:
             import tempfile
 
             self._scratch = Path(tempfile.mkdtemp(prefix="onefold-"))
             self.blobs = BlobStore(self._scratch / "blobs")
         else:
             self.blobs = BlobStore(space.directory / "blobs")
-            self.blobs.sweep_temporary()
+        self.blobs.sweep_temporary()
         self._stored: dict[str, StoredJob] = {}
         self._runners: dict[str, Runner] = {}
         self._left_to_others: set[str] = set()
@@ -142,10 +150,10 @@ class Engine:
                 raise Conflict(outcome.message)
         raise Conflict(f"other programs keep starting jobs into {job.table!r}; try again when they are done")
 
-    def work(self, run: str, workers: int | None = None) -> None:
+    def work(self, run: str, workers: int | None = None, host: Host | None = None) -> None:
         """Begin to work on a run in this process, unless that is being done or nothing is left to do.
 
-        ``workers=0``: leave it to other processes.
+        ``workers=0``: leave it to other processes. ``host``: the node that works on it.
         """
         from onefold.compute.runner import Runner
 
@@ -162,7 +170,7 @@ class Engine:
             runner = self._runners.get(run)
             if runner is not None and runner.alive:
                 return
-            self._runners[run] = runner = Runner(self, run, workers)
+            self._runners[run] = runner = Runner(self, run, workers, host)
             runner.start()
 
     def runner(self, run: str) -> Runner | None:
@@ -177,15 +185,34 @@ class Engine:
         if known is None:
             from onefold.compute import functions
 
-            known = functions.load(self.blobs.get(plan))
+            known = functions.load(self.blobs.get(plan), code=self.code)
             with self._lock:
                 self._stored[plan] = known
         return known
 
-    def sweep(self) -> int:
-        """Delete blobs that nothing names any more; returns how many."""
+    def forget(self, run: str) -> None:
+        """Keep nothing in memory of a run that has ended. For processes that live long."""
+        with self._lock:
+            runner = self._runners.get(run)
+            if runner is not None and runner.alive:
+                return
+            self._runners.pop(run, None)
+            self._left_to_others.discard(run)
+            with self.space.view() as view:
+                row = state.read_run(view, run)
+            stored = self._stored.pop(row.plan, None) if row is not None else None
+            if stored is not None:
+                self._caches.pop(id(stored), None)
+
+    def garbage(self) -> set[str]:
+        """Blobs that nothing names any more."""
         with self.space.view() as view:
-            names = tuple(state.garbage(view))
+            return set(state.garbage(view))
+
+    def sweep(self, only: Set[str] | None = None) -> int:
+        """Delete blobs that nothing names any more (``only``: of these); returns how many."""
+        garbage = self.garbage()
+        names = tuple(sorted(garbage if only is None else garbage & only))
         swept = 0
         for start in range(0, len(names), _SWEEP_BATCH):
             (outcome,) = self.submit(ops.Swept(names[start : start + _SWEEP_BATCH]))
@@ -204,6 +231,7 @@ class Engine:
             runners = list(self._runners.values())
         for runner in runners:
             runner.stop()
+        self.blobs.close()  # gives up what is being tried again, so that nobody waits for it
         for runner in runners:
             runner.join()
         self.space.close()
@@ -240,6 +268,7 @@ class Engine:
             for index, result in results.items()
             if not is_empty(result)
         }
+        self.blobs.prefetch(result.blob for result in results.values() if result.blob is not None)
         merged = None
         # A table that is still being made is read again after every task: the tree's cache serves that better.
         at_once = whole and not len(cache) and aggregates.adds_up(output.aggs)
@@ -275,6 +304,7 @@ class Engine:
 
         from onefold.compute import frames
 
+        self.blobs.prefetch(result.blob for result in results if result.blob is not None)
         parts = [frame for frame in map(self.partial, results) if frame is not None]
         if not parts:
             return pl.DataFrame(schema=_schema(stored))
@@ -364,13 +394,14 @@ class Engine:
                 for index, task in state.results(view, run, stage).items()
             ]
         stored = self.stored(row.plan)
+        missing = self.blobs.missing(result.blob for _, _, result in found if result.blob is not None)
         lost: list[ops.Operation] = []
         for stage, index, result in found:
             output = stored.stages[stage].output
             if isinstance(output, PublishOutput):
                 gone = not publishing.is_published(self, run, output, stored)
             else:
-                gone = result.blob is not None and not self.blobs.exists(result.blob)
+                gone = result.blob in missing
             if gone:
                 lost.append(ops.Lost(run, stage, index, result.blob or ""))
         for start in range(0, len(lost), 1000):

@@ -15,11 +15,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import onefold
 from onefold.compute import protocol
-from onefold.compute.blobs import BlobMissing, BlobStore
+from onefold.compute.blobs import BlobMissing, BlobStore, BlobsUnavailable
 from onefold.compute.stages import Failure, Result, Stage
 from onefold.compute.tasks import TaskError, TaskSpec, has_python
 from onefold.errors import SpaceError
@@ -42,8 +42,8 @@ class Executor(Protocol):
         """The worker's process id while there is a worker."""
 
     def run(self, spec: TaskSpec, on_rows: OnRows | None = None) -> Result:
-        """Run a task. Raises TaskError (``failure.died`` when the worker died, also by ``close``) and
-        BlobMissing.
+        """Run a task. Raises TaskError (``failure.died`` when the worker died, also by ``close``), BlobMissing and
+        BlobsUnavailable.
         """
 
     def close(self) -> None:
@@ -81,12 +81,23 @@ class ProcessExecutor:
     """Runs tasks in one worker process, which is started when first needed and again after it has died.
 
     ``plan``: bytes of ``functions.dump`` of the stages, or of anything with ``stages``; or a file with them.
-    ``threads``: how many Polars threads the worker may use.
+    ``blobs``: the store, or its directory; where machines share one, the worker gets what it needs through this process.
+    ``threads``: how many Polars threads the worker may use. ``code``: which functions it runs (see ``functions.load``).
     """
 
-    def __init__(self, plan: bytes | Path, blobs: Path, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        plan: bytes | Path,
+        blobs: BlobStore | Path,
+        *,
+        threads: int = 1,
+        code: Literal["pickle", "reference"] = "pickle",
+    ) -> None:
         self._plan = plan
-        self._blobs = BlobStore(Path(blobs))
+        self._blobs = blobs if isinstance(blobs, BlobStore) else BlobStore(Path(blobs))
+        self._code = code
+        self._outage: OSError | BlobsUnavailable | None = None
+        """Why a blob was not brought or kept for the task that runs."""
         self._threads = max(1, threads)
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
@@ -175,6 +186,7 @@ class ProcessExecutor:
 
     def _ask(self, request: protocol.Request, on_rows: OnRows | None = None) -> protocol.Reply:
         self._check_open()
+        self._outage = None
         try:
             if self._process is None:
                 self._spawn()
@@ -186,6 +198,8 @@ class ProcessExecutor:
             self.restarts += 1
             raise TaskError(self._died(str(death))) from None
         if isinstance(reply, protocol.Failed):
+            if self._outage is not None:  # nothing is wrong with the task
+                raise self._outage
             raise TaskError(reply.failure)
         if isinstance(reply, protocol.Missing):
             raise BlobMissing(reply.blob)
@@ -193,7 +207,8 @@ class ProcessExecutor:
 
     def _greet(self) -> None:
         plan = self._plan if isinstance(self._plan, bytes) else self._plan.read_bytes()
-        self._send(protocol.Hello(plan, str(self._blobs.directory.absolute()), _import_path()))
+        directory = str(self._blobs.directory.absolute())
+        self._send(protocol.Hello(plan, directory, _import_path(), self._blobs.shared, self._code))
         reply = self._receive(None)
         if isinstance(reply, protocol.Failed):
             self._end()
@@ -215,11 +230,28 @@ class ProcessExecutor:
     def _receive(self, on_rows: OnRows | None) -> protocol.Reply:
         while True:
             while (reply := self._buffer.next()) is not None:
+                if isinstance(reply, protocol.Fetch | protocol.Share):
+                    self._send(self._give(reply))
+                    continue
                 if not isinstance(reply, protocol.Progress):
                     return reply
                 if on_rows is not None:
                     on_rows(reply.rows)
             self._fill()
+
+    def _give(self, asked: protocol.Fetch | protocol.Share) -> protocol.Given:
+        """Bring a blob into the worker's directory, or store one from there."""
+        try:
+            if isinstance(asked, protocol.Fetch):
+                self._blobs.open_path(asked.blob)
+            else:
+                self._blobs.share(asked.blob)
+        except BlobMissing:
+            return protocol.Given(missing=True)
+        except (BlobsUnavailable, OSError) as error:
+            self._outage = error
+            return protocol.Given(problem=str(error))
+        return protocol.Given()
 
     def _fill(self) -> None:
         """Wait for bytes from the worker, or for its end."""

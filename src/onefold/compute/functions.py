@@ -16,13 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from onefold.compute import pickling
 from onefold.compute.normal_code import codes, imports, mentioned
 from onefold.compute.user_code import is_user_module, user_modules
 from onefold.errors import InvalidArgument, InvalidValue
 
+Code: TypeAlias = Literal["pickle", "reference"]
+"""Which functions a process runs: those that a job carries, or only those of packages that are installed here."""
 _MAGIC = b"1FP"
 _FORMAT = 1
 _registry = threading.Lock()
@@ -45,8 +47,19 @@ def dump(obj: object) -> bytes:
             raise InvalidArgument(_why_not(obj, error)) from error
 
 
-def load(data: bytes) -> Any:
-    """What ``dump`` wrote. Raises InvalidValue for bytes of another Python version, or that are broken."""
+def dump_job(job: object) -> bytes:
+    """The same for a job that is to be stored: with what it needs of those who run it (see ``requirements``)."""
+    from onefold.compute import requirements
+
+    return requirements.seal(dump(job), requirements.of_job(job))
+
+
+def load(data: bytes, *, code: Code = "pickle") -> Any:
+    """What ``dump`` wrote. Raises InvalidValue for bytes of another Python version, or that are broken.
+
+    ``code="reference"``: run no code that the bytes carry, and look functions up in installed packages instead; raises
+    ``references.CodeRefused`` (an InvalidValue) where that does not do.
+    """
     if data[: len(_MAGIC)] != _MAGIC or len(data) < len(_MAGIC) + 3:
         raise InvalidValue("these bytes are not a stored job")
     written, major, minor = data[len(_MAGIC) : len(_MAGIC) + 3]
@@ -61,8 +74,14 @@ def load(data: bytes) -> Any:
             f"version. "
             f"Run the workers with Python {major}.{minor}, or submit the job again from here"
         )
+    pickled = data[len(_MAGIC) + 3 :]
     try:
-        modules, obj = pickle.loads(data[len(_MAGIC) + 3 :])
+        if code == "reference":
+            from onefold.compute import references
+
+            modules, obj = references.load(pickled)
+        else:
+            modules, obj = pickle.loads(pickled)
     except (ImportError, AttributeError) as error:
         raise InvalidValue(
             f"a stored job needs something that is not installed here: {error}. Install the libraries that "
@@ -93,7 +112,7 @@ def _by_value() -> Iterator[None]:
 # -- what functions use --------------------------------------------------------------------------------------
 
 
-def _reachable(obj: object) -> Iterator[tuple[FunctionType, dict[str, Any]]]:
+def reachable(obj: object) -> Iterator[tuple[FunctionType, dict[str, Any]]]:
     """Functions of the program that the object leads to, each with its variables from outside, by name."""
     seen: set[int] = set()
     keep: list[object] = []
@@ -181,7 +200,7 @@ def _imported_inside(obj: object) -> dict[str, ModuleType]:
     found: dict[str, ModuleType] = {}
     pending: list[object] = [obj]
     while pending:
-        for fn, _ in _reachable(pending.pop()):
+        for fn, _ in reachable(pending.pop()):
             for name in imports(fn):
                 for module_name in _with_parents(name):
                     module = _imported(module_name)
@@ -215,7 +234,7 @@ def _narrowed(obj: object, modules: dict[str, ModuleType]) -> bytes | None:
     an open connection beside them would be in the way.
     """
     names: set[str] = set()
-    for fn, _ in _reachable((obj, [vars(module) for module in modules.values()])):
+    for fn, _ in reachable((obj, [vars(module) for module in modules.values()])):
         names.update(mentioned(fn))
     try:
         return pickling.pickle((modules, obj), frozenset(names))
@@ -224,7 +243,7 @@ def _narrowed(obj: object, modules: dict[str, ModuleType]) -> bytes | None:
 
 
 def _why_not(obj: object, error: Exception) -> str:
-    for fn, outside in _reachable(obj):
+    for fn, outside in reachable(obj):
         for name, value in outside.items():
             culprit = _cannot(value)
             if culprit is not None and not isinstance(value, FunctionType | type):

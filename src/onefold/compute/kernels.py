@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from onefold.compute import frames, joins, outputs, shuffle
-from onefold.compute.blobs import BlobMissing, BlobStore
+from onefold.compute.blobs import BlobMissing, BlobStore, BlobsUnavailable
 from onefold.compute.failures import LocatedError, RecordError, cause_of, failure_of, letter_of, safe_repr
 from onefold.compute.pipeline import Pipeline, apply_lazy, raise_letter
 from onefold.compute.plan import PythonNode
@@ -73,14 +73,14 @@ def execute(
     ``rows=(lo, hi)`` does only those of its input records. ``on_rows`` is told how many records have been
     read so far. ``mark(lo, hi)`` is told which records are about to be worked on, in isolating runs.
 
-    Raises TaskError for what a later attempt or a person has to see to, and BlobMissing when the output of an
-    earlier task cannot be had.
+    Raises TaskError for what a later attempt or a person has to see to, BlobMissing when the output of an
+    earlier task cannot be had, and BlobsUnavailable.
     """
     began = time.monotonic()
     run = _Run(spec, blobs, rows, on_rows or (lambda _: None), mark or (lambda _lo, _hi: None))
     try:
         stored = run.whole() if rows is None and run.is_lazy else run.chunked()
-    except (BlobMissing, TaskError):
+    except (BlobMissing, BlobsUnavailable, TaskError):
         raise
     except BaseException as error:
         raise TaskError(failure_of(error, final=spec.isolate)) from cause_of(error)
@@ -103,7 +103,7 @@ def count_rows(spec: TaskSpec, blobs: BlobStore) -> int:
         if isinstance(run.branch.leaf, ReduceLeaf):
             return run.reducer().count()
         return sum(chunk.frame.height for chunk in run.chunks())
-    except BlobMissing:
+    except (BlobMissing, BlobsUnavailable):
         raise
     except BaseException as error:
         raise TaskError(failure_of(error, final=True)) from error

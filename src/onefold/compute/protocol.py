@@ -1,12 +1,14 @@
 """What an executor and its worker process say to each other: length-prefixed msgpack over a socket pair.
 
-One request is answered by any number of ``Progress`` and then one reply.
+One request is answered by any number of ``Progress`` and then one reply. In between the worker may ask for blobs that it has
+not here (``Fetch``), or to make one durable for all machines (``Share``); ``Given`` answers. So a worker, which runs code of
+users, needs neither a connection nor credentials of the blob store.
 """
 
 from __future__ import annotations
 
 import socket
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -26,6 +28,10 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=True):
     plan: bytes
     blobs: str
     import_path: tuple[str, ...]
+    shared: bool = False
+    """The directory is a cache: blobs come from the executor and go to it."""
+    code: Literal["pickle", "reference"] = "pickle"
+    """See ``functions.load``."""
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -52,6 +58,15 @@ class Peek(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     task: Task
     row: int
+
+
+class Given(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Answers ``Fetch`` and ``Share``: it is done, or why not."""
+
+    problem: str = ""
+    """The blob store did not do it."""
+    missing: bool = False
+    """There is no such blob."""
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -82,6 +97,18 @@ class Missing(msgspec.Struct, frozen=True, array_like=True, tag=True):
     blob: str
 
 
+class Fetch(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Bring this blob into the blob directory."""
+
+    blob: str
+
+
+class Share(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """This blob is in the blob directory: make it durable for everybody."""
+
+    blob: str
+
+
 class Counted(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Answers ``Count``."""
 
@@ -95,8 +122,8 @@ class Peeked(msgspec.Struct, frozen=True, array_like=True, tag=True):
     location: str
 
 
-Request = Hello | Task | Count | Peek
-Reply = Ready | Progress | Finished | Failed | Missing | Counted | Peeked
+Request = Hello | Task | Count | Peek | Given
+Reply = Ready | Progress | Finished | Failed | Missing | Counted | Peeked | Fetch | Share
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(Request)

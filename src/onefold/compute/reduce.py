@@ -81,13 +81,14 @@ class PairCollector:
         self._combine()
         if self._groups or not self._runs:
             self._spill()
+        scratch = self._blobs.scratch
         if len(self._runs) == 1:
-            return None, self._runs[0], self._pairs
-        blob = merge_runs(self._runs, self._output.partitions, self._blobs)
+            return None, self._blobs.share(self._runs[0]), self._pairs
+        blob = merge_runs(self._runs, self._output.partitions, scratch)
         for run in self._runs:
             if run != blob:
-                self._blobs.delete(run)
-        return None, blob, self._pairs
+                scratch.delete(run)
+        return None, self._blobs.share(blob), self._pairs
 
     def _combine(self) -> None:
         combine = self._output.combine
@@ -101,7 +102,7 @@ class PairCollector:
     def _spill(self) -> None:
         partitions = self._output.partitions
         keys = sorted((partition_of(encoded, partitions), encoded) for encoded in self._groups)
-        writer = _RunWriter(self._blobs, partitions)
+        writer = _RunWriter(self._blobs.scratch, partitions)
         try:
             for partition, encoded in keys:
                 key, values = self._groups[encoded]
@@ -259,7 +260,7 @@ class Reducer:
                 yield number, loads(head[1]), _values(itertools.chain([head], rows))
         finally:
             for name in self._made:
-                self._blobs.delete(name)
+                self._blobs.scratch.delete(name)
             self._made = []
 
     def _fewer_runs(self) -> list[str]:
@@ -267,7 +268,7 @@ class Reducer:
         while len(names) > RUNS_MERGED_MAX:
             merged = []
             for start in range(0, len(names), RUNS_MERGED_MAX):
-                writer = _RunWriter(self._blobs, self._partition + 1)
+                writer = _RunWriter(self._blobs.scratch, self._partition + 1)
                 for row in _merged(names[start : start + RUNS_MERGED_MAX], self._partition, self._blobs):
                     writer.add(self._partition, row)
                 merged.append(writer.close())

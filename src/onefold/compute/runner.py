@@ -1,13 +1,14 @@
 """The runner: the threads of one process that work on one run.
 
 Each slot claims a task, has an executor run it and appends its result together with the next claim, so a task costs one
-append. A thread keeps leases (see ``keeper``). All decisions are
-the fold's: a runner that is killed anywhere leaves nothing that another one cannot go on from.
+append. A thread keeps leases (see ``keeper``). All decisions are the fold's: a runner that is killed anywhere leaves nothing that
+another one cannot go on from.
+
+A node works on several runs at a time: its runners share the slots of a ``Host``, and a slot is taken for one task.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
@@ -15,15 +16,14 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from onefold.compute import arguments, publishing
-from onefold.compute.blobs import BlobMissing
+from onefold import config
+from onefold.compute import arguments
+from onefold.compute.attempts import Attempts
 from onefold.compute.failures import of_machine
 from onefold.compute.jobs import ops, state
 from onefold.compute.keeper import ClaimKey, Keeper
-from onefold.compute.stages import Failure, PartialOutput, PublishOutput, Result, TaskInput
-from onefold.compute.submission import decode_inputs
+from onefold.compute.slots import Host
+from onefold.compute.stages import PartialOutput
 from onefold.errors import InvalidArgument, OnefoldError, Unavailable
 
 if TYPE_CHECKING:
@@ -63,16 +63,19 @@ def worker_count(asked: int | None) -> int:
 class Runner:
     """Works on one run in this process until the run has ended or ``stop`` is called."""
 
-    def __init__(self, engine: Engine, run: str, workers: int | None) -> None:
+    def __init__(self, engine: Engine, run: str, workers: int | None, host: Host | None = None) -> None:
+        """``host``: the node that works on it; then ``workers`` is how many slots it has at most."""
         self._engine = engine
         self.run = run
         self._workers = worker_count(workers)
+        self._host = host
         self._stopping = threading.Event()
+        self._leaving = threading.Event()
         self._threads: list[threading.Thread] = []
         self._executors: list[Executor] = []
         self._lock = threading.Lock()
-        self._inputs: dict[int, list[TaskInput]] = {}
         self._keeper = Keeper(engine, run)
+        self._attempts: Attempts | None = None
         self._rows: dict[int, int] = {}
         self._swept = threading.Event()
         self._over = threading.Event()
@@ -105,11 +108,18 @@ class Runner:
             return None
         return (time.monotonic() - self._began[0]) / (done - self._began[1])
 
+    @property
+    def gave_up(self) -> bool:
+        """Whether it is a node's runner that can do too few of the run's tasks to stay."""
+        return self._attempts is not None and len(self._attempts.avoided) > config.TASKS_AVOIDED_MAX
+
     def start(self) -> None:
         """Begin; returns at once."""
         from onefold.compute.tasks import has_python
 
         row, stored = self._load()
+        node = self._host.node if self._host is not None else None
+        self._attempts = Attempts(self._engine, self.run, row, stored, node)
         self._began = time.monotonic(), row.done
         python = any(has_python(stage) for stage in stored.stages)
         slots = self._workers if python else min(_INLINE_SLOTS, self._workers)
@@ -117,11 +127,15 @@ class Runner:
         self._keeper.observe(lost_after_s=0)
         self._slots_left = slots
         for number in range(slots):
-            self._spawn(self._slot, number, stored, python)
+            self._spawn(self._slot, number, row, stored, python)
         if any(isinstance(stage.output, PartialOutput) for stage in stored.stages):
             # Readers merge with numpy; its import hides behind the first tasks.
             threading.Thread(target=import_module, args=("numpy",), daemon=True).start()
         self._spawn(self._keep)
+
+    def leave(self) -> None:
+        """Finish the tasks in hand and claim no more. The run itself stays as it is."""
+        self._leaving.set()
 
     def stop(self) -> None:
         """Give claims back and end the workers. The run itself stays as it is."""
@@ -177,42 +191,22 @@ class Runner:
             raise InvalidArgument(f"there is no run {self.run!r}")
         return row, self._engine.stored(row.plan)
 
-    def _slot(self, number: int, stored: StoredJob, python: bool) -> None:
+    def _slot(self, number: int, row: state.RunRow, stored: StoredJob, python: bool) -> None:
         from onefold.compute.executor import InlineExecutor, ProcessExecutor
 
-        row, _ = self._load()
-        worker = f"{self._engine.space.member}/{number}"
-        inline = InlineExecutor(stored.stages, self._engine.blobs)
-        process: Executor | None = None
+        engine = self._engine
+        inline = InlineExecutor(stored.stages, engine.blobs)
+        process: ProcessExecutor | None = None
         if python:
+            threads = max(1, cores() // self._workers)
             process = ProcessExecutor(
-                self._engine.blobs.get(row.plan),
-                self._engine.blobs.directory,
-                threads=max(1, cores() // self._workers),
+                engine.blobs.get(row.plan), engine.blobs, threads=threads, code=engine.code
             )
             with self._lock:
                 self._executors.append(process)
         report: list[ops.Operation] = []
-        slow: ClaimKey | None = None
         try:
-            while not self._stopping.is_set():
-                claim = ops.Claim(self.run, worker, 1, slow or self._keeper.prefix_holder(worker))
-                outcomes = self._engine.submit(*report, claim)
-                _check(report, outcomes)
-                report = []
-                answer = outcomes[-1]
-                if isinstance(answer, ops.Accepted) and answer.assignments:
-                    (assignment,) = answer.assignments
-                    slow = None
-                    report = self._perform(number, assignment, row, stored, inline, process)
-                    continue
-                if isinstance(answer, ops.Refused):
-                    if claim.backup is None or answer.code not in ("fenced", "already_done", "busy"):
-                        break
-                    self._keeper.refused(claim.backup)
-                more, slow = self._wait_for_work(worker)
-                if not more:
-                    break
+            self._claim_and_perform(number, inline, process, report)
         finally:
             with self._lock:
                 if process is not None:
@@ -220,130 +214,109 @@ class Runner:
             if process is not None:
                 process.close()
             if report:
-                self._engine.submit(*report)
+                engine.submit(*report)
         self._finish()
         with self._lock:
             self._slots_left -= 1
             if self._slots_left == 0:
                 self._over.set()
 
-    def _perform(
-        self,
-        number: int,
-        assignment: ops.Assignment,
-        row: state.RunRow,
-        stored: StoredJob,
-        inline: Executor,
-        process: Executor | None,
-    ) -> list[ops.Operation]:
-        """Run one assigned task and return what the log is to be told."""
-        from onefold.compute.tasks import TaskError, TaskSpec, has_python
+    def _claim_and_perform(
+        self, number: int, inline: Executor, process: Executor | None, report: list[ops.Operation]
+    ) -> None:
+        """Work until the run has ended or is to be left. ``report``: what the log has not been told yet."""
+        assert self._attempts is not None
+        worker = f"{self._engine.space.member}/{number}"
+        slow: ClaimKey | None = None
+        while self._goes_on:
+            if not self._take_slot(report):
+                continue
+            try:
+                claim = ops.Claim(
+                    self.run, worker, 1, slow or self._keeper.prefix_holder(worker), self._attempts.avoided
+                )
+                outcomes = self._engine.submit(*report, claim)
+                _check(report, outcomes)
+                report.clear()
+                answer = outcomes[-1]
+                if isinstance(answer, ops.Accepted) and answer.assignments:
+                    (assignment,) = answer.assignments
+                    slow = None
+                    report += self._perform(number, assignment, inline, process)
+                    continue
+            finally:
+                self._give_slot_back()
+            if isinstance(answer, ops.Refused):
+                if claim.backup is None or answer.code not in ("fenced", "already_done", "busy"):
+                    break
+                self._keeper.refused(claim.backup)
+            more, slow = self._wait_for_work(worker)
+            if not more:
+                break
 
-        at = (self.run, assignment.stage, assignment.index, assignment.epoch)
-        held = at[1:]
-        stage = stored.stages[assignment.stage]
+    @property
+    def _goes_on(self) -> bool:
+        return not (self._stopping.is_set() or self._leaving.is_set() or self.gave_up)
+
+    def _take_slot(self, report: list[ops.Operation]) -> bool:
+        """Take a slot of the node for one task; others of its runs may be first. What is finished is told meanwhile."""
+        if self._host is None or self._host.slots.take(0):
+            return True
+        if report:
+            _check(report, self._engine.submit(*report))
+            report.clear()
+        return self._host.slots.take(_IDLE_WAIT_S)
+
+    def _give_slot_back(self) -> None:
+        if self._host is not None:
+            self._host.slots.give_back()
+
+    def _perform(
+        self, number: int, assignment: ops.Assignment, inline: Executor, process: Executor | None
+    ) -> list[ops.Operation]:
+        """Run one assigned task, and keep its lease meanwhile; what the log is to be told."""
+        assert self._attempts is not None
+        held = (assignment.stage, assignment.index, assignment.epoch)
         self._keeper.hold(held)
         started = time.monotonic()
         try:
-            inputs = {need: self._results(need) for need in stage.needs}
-            if any(len(inputs[need]) != row.stages[need].count for need in stage.needs):
-                # An input was lost between the claim and now; the fold has fenced this attempt.
-                return [ops.Release(*at)]
-            lost = self._lost(stored, inputs)
-            if lost:
-                return [*lost, ops.Release(*at)]
-            if isinstance(stage.output, PublishOutput):
-                result = publishing.publish_result(self._engine, self.run, stage.output, stored)
-            else:
-                spec = TaskSpec(
-                    stage=stage,
-                    input=self._input(row, assignment),
-                    seed=task_seed(row.seed, self._identity(assignment)),
-                    inputs=inputs,
-                    isolate=assignment.isolate,
-                    skip_errors=assignment.skip_errors,
-                )
-                executor = (
-                    process if process is not None and (has_python(stage) or assignment.isolate) else inline
-                )
-                result = executor.run(spec, lambda rows: self._rows.__setitem__(number, rows))
-                if spec.input.partition is not None:  # these rows were counted when they were read from files
-                    result = msgspec.structs.replace(result, rows_in=0)
-        except TaskError as error:
-            if self._stopping.is_set():
-                return [ops.Release(*at)]
-            return [ops.Failed(*at, error.failure)]
-        except BlobMissing as error:
-            return [*self._lost_by_name(stored, error.name), ops.Release(*at)]
-        except OnefoldError as error:
-            if self._stopping.is_set():  # it is closing that the task met, nothing of its own
-                return [ops.Release(*at)]
-            return [ops.Failed(*at, Failure(message=str(error), kind=type(error).__name__, final=True))]
-        except OSError as error:
-            if self._stopping.is_set():
-                return [ops.Release(*at)]
-            return [
-                ops.Failed(*at, Failure(message=of_machine(error), kind=type(error).__name__, final=True))
-            ]
+            told = self._attempts.perform(
+                assignment,
+                inline,
+                process,
+                lambda rows: self._rows.__setitem__(number, rows),
+                self._stopping.is_set,
+            )
         finally:
             self._keeper.let_go(held)
             self._rows.pop(number, None)
-        self._keeper.took(assignment.stage, time.monotonic() - started)
-        return [ops.Done(*at, result)]
-
-    def _input(self, row: state.RunRow, assignment: ops.Assignment) -> TaskInput:
-        with self._lock:
-            known = self._inputs.get(assignment.stage)
-            if known is None:
-                known = decode_inputs(self._engine.blobs.get(row.stages[assignment.stage].inputs))
-                self._inputs[assignment.stage] = known
-        return known[assignment.index]
-
-    def _identity(self, assignment: ops.Assignment) -> bytes:
-        with self._engine.space.view() as view:
-            (task,) = state.read_tasks(
-                view, self.run, assignment.stage, assignment.index, assignment.index + 1
-            )
-        return task.identity
-
-    def _results(self, stage: int) -> list[Result]:
-        with self._engine.space.view() as view:
-            finished = state.results(view, self.run, stage)
-        return [finished[index].result for index in sorted(finished)]
-
-    def _lost(self, stored: StoredJob, inputs: dict[int, list[Result]]) -> list[ops.Operation]:
-        exists = self._engine.blobs.exists
-        return [
-            ops.Lost(self.run, stage, index, result.blob)
-            for stage, results in inputs.items()
-            if not isinstance(stored.stages[stage].output, PublishOutput)
-            for index, result in enumerate(results)
-            if result.blob is not None and not exists(result.blob)
-        ]
-
-    def _lost_by_name(self, stored: StoredJob, blob: str) -> list[ops.Operation]:
-        return [
-            ops.Lost(self.run, stage.index, index, blob)
-            for stage in stored.stages
-            for index, result in enumerate(self._results(stage.index))
-            if result.blob == blob
-        ]
+        if isinstance(told[-1], ops.Done):
+            self._keeper.took(assignment.stage, time.monotonic() - started)
+        elif self._attempts.trouble.is_set():
+            self._attempts.trouble.clear()
+            self._over.wait(config.NODE_RETRY_S)
+        return told
 
     # -- waiting ----------------------------------------------------------------------------------------------------
 
     def _wait_for_work(self, worker: str) -> tuple[bool, ClaimKey | None]:
         """Wait until there may be something to claim, or a slow claim to back up; (False, None) when the run has ended
         or is to be left."""
-        while not self._stopping.is_set():
+        assert self._attempts is not None
+        while self._goes_on:
+            avoided = self._attempts.avoided
             with self._engine.space.view() as view:
                 row = state.read_run(view, self.run)
                 claimed = {(claim.stage, claim.index) for claim in state.claims(view, self.run)}
+                left = sum(
+                    1 for task in avoided if task not in claimed and not state.is_done(view, self.run, *task)
+                )
                 offset = view.offset
             if row is None or row.state != "running":
                 break
             ready = [stage for stage in row.stages if stage.state == "ready"]
             in_hand = sum(1 for stage, _ in claimed if row.stages[stage].state == "ready")
-            if sum(stage.count - stage.done for stage in ready) > in_hand:
+            if sum(stage.count - stage.done for stage in ready) > in_hand + left:
                 return True, None
             slow = self._keeper.slow_claim(worker)
             if slow is not None:
@@ -370,6 +343,9 @@ class Runner:
         """Once the run is done, delete blobs that nothing names any more."""
         with self._engine.space.view() as view:
             row = state.read_run(view, self.run)
+        # Where machines share blobs a node does it, later: another one may be about to store what is garbage now.
+        if self._engine.blobs.shared:
+            return
         if row is not None and row.state == "done" and not self._swept.is_set():
             self._swept.set()
             self._engine.sweep()
@@ -380,9 +356,3 @@ def _check(report: Sequence[ops.Operation], outcomes: Sequence[ops.Outcome]) -> 
     for operation, outcome in zip(report, outcomes, strict=False):
         if isinstance(outcome, ops.Refused) and outcome.code == "malformed":
             raise OnefoldError(f"the log refused {type(operation).__name__}: {outcome.message}")
-
-
-def task_seed(run_seed: int, identity: bytes) -> int:
-    """64 bits that a task's functions get their randomness from: the same for every attempt."""
-    digest = hashlib.blake2b(identity + run_seed.to_bytes(16, "big", signed=True), digest_size=8).digest()
-    return int.from_bytes(digest, "big")

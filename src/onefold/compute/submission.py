@@ -173,7 +173,7 @@ def prepare(
         version=version,
         digest=digest.hex,
         columns=compiled.columns,
-        plan=blobs.put(functions.dump(stored)),
+        plan=blobs.put(functions.dump_job(stored)),
         seed=seed,
         on_error=on_error,
         max_attempts=max_attempts,

@@ -20,11 +20,12 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from onefold.compute import protocol
 from onefold.compute.blobs import BlobMissing, BlobStore
 from onefold.compute.failures import failure_of
+from onefold.compute.shared_blobs import BlobsUnavailable, CachedBlobs
 from onefold.compute.stages import Failure, Stage
 from onefold.compute.tasks import TaskError, TaskSpec, has_python
 
@@ -84,7 +85,7 @@ def _die_with(lifeline: int, parent: int | None) -> None:
     threading.Thread(target=wait, daemon=True, name="onefold lifeline").start()
 
 
-def _leave(status: int) -> None:
+def _leave(status: int) -> NoReturn:
     """End at once: exit handlers of user code and non-daemon threads have no say."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
@@ -98,11 +99,12 @@ class _Worker:
         self._marks = marks
         self._stages: dict[int, Stage] = {}
         self._blobs: BlobStore | None = None
+        self._sending = threading.Lock()
         self._reported_at = 0.0
 
     def serve(self) -> None:
         while (request := protocol.receive_request(self._connection)) is not None:
-            protocol.send(self._connection, self._answer(request))
+            self._send(self._answer(request))
 
     def _answer(self, request: protocol.Request) -> protocol.Reply:
         try:
@@ -139,6 +141,8 @@ class _Worker:
                 return protocol.Counted(kernels.count_rows(self._spec(task), self._blobs))
             case protocol.Peek(task=task, row=row):
                 return protocol.Peeked(*kernels.peek(self._spec(task), self._blobs, row))
+            case protocol.Given():
+                raise RuntimeError("the executor gave what this worker did not ask for")
 
     def _hello(self, hello: protocol.Hello) -> protocol.Reply:
         from onefold.compute import functions
@@ -146,7 +150,7 @@ class _Worker:
         known = set(sys.path)
         sys.path.extend(entry for entry in hello.import_path if entry not in known)
         try:
-            plan = functions.load(hello.plan)
+            plan = functions.load(hello.plan, code=hello.code)
         except BaseException as error:
             failure = failure_of(error, final=True)
             return protocol.Failed(
@@ -159,7 +163,8 @@ class _Worker:
             )
         stages: Sequence[Stage] = getattr(plan, "stages", plan)
         self._stages = {stage.index: stage for stage in stages}
-        self._blobs = BlobStore(Path(hello.blobs))
+        directory = Path(hello.blobs)
+        self._blobs = _RelayedBlobs(directory, self) if hello.shared else BlobStore(directory)
         # What is loaded by now stays; the collector need not look at it, nor after every few hundred records.
         gc.collect()
         gc.freeze()
@@ -184,7 +189,44 @@ class _Worker:
         now = time.monotonic()
         if now - self._reported_at >= _PROGRESS_EVERY_S:
             self._reported_at = now
-            protocol.send(self._connection, protocol.Progress(rows))
+            self._send(protocol.Progress(rows))
+
+    def _send(self, message: protocol.Reply) -> None:
+        with self._sending:  # progress may be told by a thread that reads ahead
+            protocol.send(self._connection, message)
+
+    def ask(self, message: protocol.Fetch | protocol.Share) -> protocol.Given:
+        """Have the executor do something with a blob, in the middle of a task."""
+        self._send(message)
+        answer = protocol.receive_request(self._connection)
+        if answer is None:
+            _leave(0)  # the executor has gone
+        if not isinstance(answer, protocol.Given):
+            raise RuntimeError(f"the executor sent {type(answer).__name__} in the middle of a task")
+        return answer
+
+
+class _RelayedBlobs(CachedBlobs):
+    """The cache of this machine's blobs; what is not in it comes through the executor, and what is made goes there."""
+
+    def __init__(self, directory: Path, worker: _Worker) -> None:
+        super().__init__(directory)
+        self._worker = worker
+        self._asking = threading.Lock()
+
+    def _upload(self, name: str) -> None:
+        self._ask(protocol.Share(name))
+
+    def _download(self, name: str) -> None:
+        self._ask(protocol.Fetch(name))
+
+    def _ask(self, message: protocol.Fetch | protocol.Share) -> None:
+        with self._asking:
+            given = self._worker.ask(message)
+        if given.missing:
+            raise BlobMissing(message.blob)
+        if given.problem:
+            raise BlobsUnavailable(given.problem)
 
 
 if __name__ == "__main__":

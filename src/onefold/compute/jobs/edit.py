@@ -122,16 +122,20 @@ class RunEdit:
         data = self.store.get(rows.CLAIM, rows.claim_key(self.run, stage, index, epoch))
         return decode(data, ClaimState) if data is not None else None
 
-    def open_tasks(self, count: int) -> list[tuple[int, int]]:
-        """Up to ``count`` claimable tasks: reopened ones first, each queue by stage and dispatch index."""
+    def open_tasks(
+        self, count: int, avoid: frozenset[tuple[int, int]] = frozenset()
+    ) -> list[tuple[int, int]]:
+        """Up to ``count`` claimable tasks that are not in ``avoid``: reopened ones first, each queue by stage and dispatch
+        index."""
         found: list[tuple[int, int]] = []
         ready = self.ready()
         for queue in (rows.REOPENED, rows.WAITING):
             for stage in ready:
                 first = rows.queue_key(self.run, queue, stage, 0)
                 stop = rows.queue_key(self.run, queue, stage + 1, 0)
-                keys = self.store.scan(rows.OPEN, first, stop, limit=count - len(found))
-                found.extend(rows.task_of(key) for key, _ in keys)
+                keys = self.store.scan(rows.OPEN, first, stop, limit=count - len(found) + len(avoid))
+                tasks = [task for task in (rows.task_of(key) for key, _ in keys) if task not in avoid]
+                found.extend(tasks[: count - len(found)])
                 if len(found) >= count:
                     return found
         return found

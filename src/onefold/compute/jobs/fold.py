@@ -32,9 +32,19 @@ from onefold.compute.jobs.ops import (
     Resume,
     Submit,
     Swept,
+    Unfit,
 )
 from onefold.compute.jobs.retention import Retention
-from onefold.compute.jobs.rows import MemberState, RunError, TaskState, decode, encode, name_key
+from onefold.compute.jobs.rows import (
+    MemberState,
+    RunError,
+    TaskState,
+    UnfitState,
+    decode,
+    encode,
+    name_key,
+    node_key,
+)
 from onefold.compute.jobs.submit import NAME_CHARS_MAX, NUMBER_MAX, submit
 from onefold.compute.stages import Failure, Result
 from onefold.fold.api import Context, Store, prefix_stop
@@ -89,6 +99,8 @@ class JobsFold:
                 return self._failed(edit, operation)
             case Release() | Expire():
                 return self._end(edit, operation)
+            case Unfit():
+                return self._unfit(edit, operation)
             case Lost():
                 return self._lost(edit, operation)
             case Cancel():
@@ -101,12 +113,15 @@ class JobsFold:
     def _claim(self, edit: RunEdit, op: Claim) -> Outcome:
         if not op.worker or len(op.worker) > NAME_CHARS_MAX or op.count < 1:
             return Refused("malformed", "a claim names its worker and asks for at least one task")
+        if len(op.avoid) > config.TASKS_AVOIDED_MAX:
+            return Refused("malformed", f"a worker avoids at most {config.TASKS_AVOIDED_MAX} tasks of a run")
         if edit.state.state != "running":
             return _not_running(edit)
         if op.backup is not None:
             return self._claim_backup(edit, op, op.backup)
         assignments: list[Assignment] = []
-        for stage, index in edit.open_tasks(min(op.count, config.CLAIMS_PER_OPERATION_MAX)):
+        count = min(op.count, config.CLAIMS_PER_OPERATION_MAX)
+        for stage, index in edit.open_tasks(count, frozenset(op.avoid)):
             task = edit.task(stage, index)
             if task is not None:
                 assignments.append(edit.hand_out(stage, index, task, op.worker, backup=False))
@@ -218,6 +233,26 @@ class JobsFold:
         edit.save()
         return Accepted(state=edit.state.state, run=edit.run)
 
+    def _unfit(self, edit: RunEdit, op: Unfit) -> Outcome:
+        if not op.node or len(op.node) > NAME_CHARS_MAX or "\0" in op.node:
+            return Refused("malformed", "a node says its name")
+        if not edit.state.kept:
+            return _not_running(edit)
+        key = node_key(edit.run, op.node)
+        if not op.reason:
+            edit.store.delete(rows.UNFIT, key)
+            return Accepted(state=edit.state.state, run=edit.run)
+        prefix = name_key(edit.run)
+        if (
+            edit.store.get(rows.UNFIT, key) is None
+            and edit.store.count(rows.UNFIT, prefix, prefix_stop(prefix)) >= config.MEMBERS_KEPT
+        ):
+            return Refused("busy", f"what {config.MEMBERS_KEPT} nodes said of run {edit.run} is kept already")
+        reason = op.reason[: config.FAILURE_TEXT_CHARS_MAX]
+        at_ms = edit.context.now_ms
+        edit.store.put(rows.UNFIT, key, encode(UnfitState(reason, op.stage, op.index, at_ms)))
+        return Accepted(state=edit.state.state, run=edit.run)
+
     # -- runs and members ------------------------------------------------------------------------------------
 
     def _cancel(self, edit: RunEdit, op: Cancel) -> Outcome:
@@ -245,7 +280,8 @@ class JobsFold:
         if edit.state.state != "running":
             edit.state.state, edit.state.error = "running", None
             key = name_key(edit.run)
-            edit.store.delete_range(rows.TRIES, key, prefix_stop(key))
+            for table in (rows.TRIES, rows.UNFIT):
+                edit.store.delete_range(table, key, prefix_stop(key))
             edit.settle()
         edit.save()
         return Accepted(state=edit.state.state, run=edit.run)

@@ -63,6 +63,8 @@ class Claim(msgspec.Struct, frozen=True, array_like=True, tag=True):
     count: int = 1
     backup: tuple[int, int, int] | None = None
     """(stage, index, epoch) of a slow claim of somebody else."""
+    avoid: tuple[tuple[int, int], ...] = ()
+    """(stage, index) of open tasks that this worker cannot do: its machine has not their input."""
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -106,6 +108,20 @@ class Expire(msgspec.Struct, frozen=True, array_like=True, tag=True):
     epoch: int
 
 
+class Unfit(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A node says why it does not work on a run, or on some task of it; an empty reason takes that back.
+
+    It moves no task: other workers go on. It is there to be read by who waits for the run.
+    """
+
+    run: str
+    node: str
+    reason: str
+    stage: int = -1
+    """The task that it is about; -1: all of the run."""
+    index: int = -1
+
+
 class Renew(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """A member says that it lives; observers see its count move."""
 
@@ -145,7 +161,7 @@ class Swept(msgspec.Struct, frozen=True, array_like=True, tag=True):
     blobs: tuple[str, ...]
 
 
-Operation = Submit | Claim | Done | Failed | Release | Expire | Renew | Lost | Cancel | Resume | Swept
+Operation = Submit | Claim | Done | Failed | Release | Expire | Unfit | Renew | Lost | Cancel | Resume | Swept
 
 
 class Assignment(msgspec.Struct, frozen=True, array_like=True):

@@ -27,7 +27,7 @@ from onefold.compute.jobs.rows import (
 from onefold.compute.stages import Result
 from onefold.fold.api import Store, prefix_stop
 
-_RUN_TABLES = (rows.TASK, rows.OPEN, rows.CLAIM, rows.TRIES, rows.CHANGE, rows.DEAD)
+_RUN_TABLES = (rows.TASK, rows.OPEN, rows.CLAIM, rows.TRIES, rows.CHANGE, rows.DEAD, rows.UNFIT)
 
 
 class Retention:

@@ -14,6 +14,7 @@ jobs/claim         run, stage, index, epoch      ClaimState: claims in force
 jobs/tries         run, stage, index             Tries: failed attempts since the last Submit or Resume
 jobs/change        run, sequence                 (stage, index): a task's latest change, one row a task
 jobs/error         run, sequence                 ErrorState: the latest failed attempts
+jobs/unfit         run, node                     UnfitState: why a node does not work on it
 jobs/dead          run, stage, index             result id whose dead letters the task has
 jobs/result        result id                     ops' Result without its dead letters
 jobs/letters       result id                     tuple of DeadLetter
@@ -44,6 +45,7 @@ CLAIM: Final = "jobs/claim"
 TRIES: Final = "jobs/tries"
 CHANGE: Final = "jobs/change"
 ERROR: Final = "jobs/error"
+UNFIT: Final = "jobs/unfit"
 DEAD: Final = "jobs/dead"
 RESULT: Final = "jobs/result"
 LETTERS: Final = "jobs/letters"
@@ -201,6 +203,15 @@ class ErrorState(msgspec.Struct, frozen=True, array_like=True):
     failure: Failure
 
 
+class UnfitState(msgspec.Struct, frozen=True, array_like=True):
+    """Why a node does not work on a run, or on a task of it."""
+
+    reason: str
+    stage: int
+    index: int
+    at_ms: int
+
+
 class Known(msgspec.Struct, frozen=True, array_like=True):
     """A result under its task's name."""
 
@@ -285,6 +296,11 @@ def task_of(key: bytes) -> tuple[int, int]:
     """(stage, index) at the end of a task's or an open task's key."""
     stage, index = _TASK.unpack_from(key, len(key) - _TASK.size)
     return stage, index
+
+
+def node_key(run: str, node: str) -> bytes:
+    """Key of what a node said of a run."""
+    return name_key(run) + node.encode()
 
 
 def stage_range(run: str, stage: int, start: int = 0, stop: int | None = None) -> tuple[bytes, bytes]:

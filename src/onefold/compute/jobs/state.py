@@ -24,6 +24,7 @@ from onefold.compute.jobs.rows import (
     TableState,
     TaskState,
     Tries,
+    UnfitState,
     decode,
     name_key,
 )
@@ -197,6 +198,16 @@ class ErrorRow(msgspec.Struct, frozen=True):
     letter: DeadLetter | None
 
 
+class UnfitRow(msgspec.Struct, frozen=True):
+    """Why a node does not work on a run (``stage`` -1), or not on that task and perhaps others of it."""
+
+    node: str
+    reason: str
+    stage: int
+    index: int
+    at_ms: int
+
+
 class MemberRow(msgspec.Struct, frozen=True):
     """A process that renews. Observers watch ``renewals`` move on their own clocks."""
 
@@ -228,6 +239,20 @@ def list_runs(view: StoreView, state: str | None = None, table: str | None = Non
             if spec is not None:
                 found.append(_run_row(rows.name_of(key), row, decode(spec, RunSpec)))
     return sorted(found, key=lambda run: (run.created_offset, run.id))
+
+
+class _RunHead(msgspec.Struct, array_like=True):
+    """The first fields of ``RunState``, so that a look at many runs is cheap."""
+
+    table: str
+    state: str
+
+
+def running(view: StoreView) -> list[str]:
+    """Ids of the runs that are running."""
+    return [
+        rows.name_of(key) for key, data in view.scan(rows.RUN) if decode(data, _RunHead).state == "running"
+    ]
 
 
 def _run_row(run_id: str, state: RunState, spec: RunSpec) -> RunRow:
@@ -353,6 +378,11 @@ def read_tasks(
     ]
 
 
+def is_done(view: StoreView, run: str, stage: int, index: int) -> bool:
+    """Whether a task has a result now."""
+    return any(task.result for _, task in _tasks(view, run, stage, index, index + 1))
+
+
 def results(view: StoreView, run: str, stage: int) -> dict[int, TaskResult]:
     """The finished tasks of a stage, by dispatch index. Reads all of them; ``changes`` reads what is new."""
     finished = [(index, task) for index, task in _tasks(view, run, stage) if task.result]
@@ -450,6 +480,16 @@ def errors(view: StoreView, run: str, limit: int = 100) -> list[ErrorRow]:
         letters = _letters.decode(data)[:left] if data is not None else ()
         left -= len(letters)
         found.extend(ErrorRow("dead", stage, index, 0, "", 0, None, letter) for letter in letters)
+    return found
+
+
+def unfit(view: StoreView, run: str) -> list[UnfitRow]:
+    """What nodes said of why they do not work on the run, by node."""
+    prefix = name_key(run)
+    found: list[UnfitRow] = []
+    for key, data in view.scan(rows.UNFIT, prefix, prefix_stop(prefix)):
+        row = decode(data, UnfitState)
+        found.append(UnfitRow(key[len(prefix) :].decode(), row.reason, row.stage, row.index, row.at_ms))
     return found
 
 
