@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from onefold import config
 from onefold.codec import CorruptRecord, decode_record
 from onefold.env import Env
-from onefold.errors import LogCorrupt, OnefoldError, SpaceError
+from onefold.errors import OnefoldError
 from onefold.fold.nodes import state
 from onefold.fold.nodes.ops import NODES_FOLD, Accepted, StateHash, decode_op
 from onefold.fold.nodes.state import SnapshotAt
@@ -50,6 +50,7 @@ class Counts:
     """For metrics."""
 
     hashed: int = 0
+    failed: int = 0
     stored: int = 0
     stored_bytes: int = 0
     seconds: float = 0.0
@@ -98,7 +99,8 @@ class Snapshots:
                     found = write_snapshot(con, path, history, incarnation).state_digest
                 else:
                     found = state_digest(con, history)
-            except (SpaceError, LogCorrupt) as error:
+            except Exception as error:  # whatever a damaged file or a full disk brings: the replica goes on
+                self.counts.failed += 1
                 self._log.error("snapshot_failed", shard=shard, offset=offset, error=error)
                 return
         seconds = self._env.boot_s() - began_s
