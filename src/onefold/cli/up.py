@@ -69,7 +69,8 @@ def up(
 
     where = place(ctx, None, as_json)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _give_up)  # what was started by then is ended
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _give_up)  # what was started by then is ended
     try:
         cluster = LocalCluster.up(
             _directory(directory), nodes=nodes, regions=regions, servers=servers, shards=shards, space=space

@@ -6,12 +6,13 @@ it started (as the kernel counts it, and of which boot), and a signal goes to th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,24 +35,8 @@ def start(
 
     Raises OSError when the program cannot be started. Who starts it may end before it.
     """
-    found: list[Daemon | BaseException] = []
-
-    def work() -> None:
-        try:
-            found.append(_start(command, log, pid_file, environment))
-        except BaseException as error:
-            found.append(error)
-
-    # In a thread, where no signal handler runs: an interrupt in the middle would leave a process that nobody knows of.
-    thread = threading.Thread(target=work, name="onefold-start")
-    thread.start()
-    try:
-        thread.join()
-    finally:
-        thread.join()
-    if isinstance(found[0], BaseException):
-        raise found[0]
-    return found[0]
+    with _undisturbed():
+        return _start(command, log, pid_file, environment)
 
 
 def _start(
@@ -77,6 +62,30 @@ def _start(
         raise
     process.returncode = 0  # it is looked after by its identity from here on, also by other processes
     return daemon
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off interrupts: one between a start and the note of it would leave a process that nobody knows of."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signal handlers run in the main thread only
+        return
+    came: list[int] = []
+    kept = {number: handler for number in _INTERRUPTS if (handler := signal.getsignal(number)) is not None}
+    try:
+        for number in kept:
+            signal.signal(number, lambda number, _: came.append(number))
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+        for interrupt in came:
+            signal.raise_signal(interrupt)
+
+
+_INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def read(pid_file: Path) -> Daemon | None:
