@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 from onefold import config
-from onefold.errors import LogCorrupt, OnefoldError, SpaceError
+from onefold.errors import LogCorrupt, OnefoldError, SpaceError, Unavailable
 from onefold.fold.nodes.state import Node
 from onefold.fold.space import Space
 from onefold.log.api import Log
@@ -23,6 +23,8 @@ from onefold.node.tracing import Tracing
 _RETRY_S = 1.0
 _RETRY_S_MAX = 15.0
 _BARRIER_S = 10.0
+_LOOK_S = 1.0
+_STALLED_S = 30.0
 
 
 class Replica(Space, Protocol):
@@ -295,6 +297,17 @@ class Hosting:
         if hosted.unwanted.is_set():
             self._end(shard, hosted)
 
+    def _catch_up(self, replica: Replica, unwanted: threading.Event) -> None:
+        """Wait until what the log has now is applied, as long as it goes on. Raises Unavailable when it does not."""
+        target, seen, since_s = replica.log.last, -1, replica.env.boot_s()
+        while not replica.reach(target, _LOOK_S) and not unwanted.is_set():
+            if replica.applied > seen:
+                seen, since_s = replica.applied, replica.env.boot_s()
+            elif replica.env.boot_s() - since_s > _STALLED_S:
+                raise Unavailable(
+                    f"offset {seen} of {target} is applied, and nothing more for {_STALLED_S:g} s"
+                )
+
     def _try(self, shard: int, hosted: _Hosted) -> None:
         replica = hosted.replica
         if replica is None:
@@ -303,6 +316,7 @@ class Hosting:
                 hosted.replica = replica
                 hosted.phase = "catching_up"
             self._log.info("replica_opened", shard=shard, applied=replica.applied)
+        self._catch_up(replica, hosted.unwanted)
         # A record of our own that is applied here comes after all that had been acknowledged.
         applied = replica.barrier(_BARRIER_S)
         serving = self._ground.serve(shard, replica)
