@@ -10,6 +10,7 @@ from contextlib import closing
 import apsw
 import pytest
 
+import onefold as of
 from onefold.codec import Op
 from onefold.env import SeededEnv
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError
@@ -166,3 +167,85 @@ def test_a_file_with_checksums_needs_a_program_that_keeps_them(made, monkeypatch
     monkeypatch.setattr(checksums, "_available", False)
     with pytest.raises(SpaceError, match="pip install apsw"):
         open_space(directory, [Ledger()])
+
+
+YOUNG = """
+import os, signal, sys
+import onefold as of
+db = of.connect(sys.argv[1], shards=int(sys.argv[2]))
+db.map("m").update({n: f"value {n}" for n in range(100)})
+for number in range(20):
+    db.map("m")["late", number] = number
+    db.queue("q").put(number)
+    db.stream("s").append(number)
+print("done", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+WAL = f"{FILE_NAME}-wal"
+
+
+@pytest.fixture(params=[1, 2])
+def young(request, tmp_path):
+    """A space that was killed before anything of it had left the write-ahead log; and what it holds."""
+    directory = tmp_path / "young"
+    subprocess.run(
+        [sys.executable, "-c", YOUNG, directory, str(request.param)], check=False, stdout=subprocess.PIPE
+    )
+    shutil.copytree(directory, tmp_path / "read")
+    truth = everything(tmp_path / "read")
+    assert (len(truth[0]), truth[1], len(truth[2])) == (120, 20, 20)
+    shards = [directory, *sorted(directory.glob("shards/*"))]
+    assert len(shards) == request.param
+    assert all((shard / FILE_NAME).stat().st_size <= 4096 for shard in shards)
+    return directory, shards, truth
+
+
+def everything(directory):
+    with of.connect(directory) as db:
+        return dict(db.map("m")), len(db.queue("q")), [record.value for record in db.stream("s").read()]
+
+
+@pytest.mark.faults
+def test_a_flipped_bit_anywhere_in_the_write_ahead_log_is_detected(young, tmp_path):
+    directory, shards, truth = young
+    rng = random.Random(SEED)
+    found = 0
+    for number in range(60):
+        shard = rng.choice(shards).relative_to(directory)
+        copy = tmp_path / f"flip{number}"
+        shutil.copytree(directory, copy)
+        wal = bytearray((copy / shard / WAL).read_bytes())
+        # In its beginning too: without that, SQLite takes all the rest for leftovers and the file for an empty one.
+        place = rng.randrange((56, 40_000, len(wal))[number % 3])
+        wal[place] ^= 1 << rng.randrange(8)
+        (copy / shard / WAL).write_bytes(wal)
+        try:
+            assert everything(copy) == truth, f"byte {place} was flipped, and something else was served"
+        except LogCorrupt:
+            found += 1
+            with pytest.raises(LogCorrupt):  # nor when it is tried again
+                everything(copy)
+        shutil.rmtree(copy)
+    assert found > 40
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("gone", [(WAL,), (FILE_NAME,), (FILE_NAME, WAL)])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_file_that_was_emptied_is_no_new_space(young, gone, read_only):
+    directory, shards, _ = young
+    for name in gone:
+        (shards[-1] / name).unlink()
+    for _ in range(2):
+        with pytest.raises(OnefoldError) as caught:
+            of.connect(directory, read_only=read_only)
+        assert isinstance(caught.value, LogCorrupt) or "missing" in str(caught.value)
+
+
+def test_a_file_that_was_cut_to_nothing_is_no_new_space(made):
+    directory, _ = made
+    os.truncate(directory / FILE_NAME, 0)
+    with pytest.raises(LogCorrupt, match="holds nothing, but offset 400 was acknowledged"):
+        open_space(directory, [Ledger()])
+    (directory / TIP_NAME).unlink()  # as the error says
+    open_space(directory, [Ledger()]).close()

@@ -22,7 +22,7 @@ from typing import Any
 import apsw
 
 from onefold.env import Env
-from onefold.errors import OnefoldError, SpaceError
+from onefold.errors import LogCorrupt, OnefoldError, SpaceError
 from onefold.ids import new_id
 from onefold.log import checksums, inherited
 from onefold.log.flock import WriteLock
@@ -89,6 +89,7 @@ class SqliteFile(PooledFile):
             raise SpaceError(f"{self.directory} is a file; a space is a directory. Choose another place")
         if self.path.exists():
             return False
+        self._check_not_emptied()
         if self.read_only or not create:
             raise SpaceError(
                 f"there is no space in {self.directory}. Check the path (--url and ONEFOLD_URL on the command line); "
@@ -158,12 +159,14 @@ class SqliteFile(PooledFile):
     def _is_unfinished(self) -> bool:
         """Whether the existing file was never completed. Raises SpaceError when it is not ours or too new."""
         if self.path.stat().st_size == 0:
+            self._check_not_emptied()
             return True
         with contextlib.closing(self._connect(apsw.SQLITE_OPEN_READWRITE)) as con:
             return self._check_format(con)
 
     def _check_format(self, con: apsw.Connection) -> bool:
         if not con.execute("SELECT count(*) FROM sqlite_schema").get:
+            self._check_not_emptied()
             return True
         if con.execute("PRAGMA application_id").get != APPLICATION_ID:
             raise SpaceError(f"{self.path} is a SQLite file of another program. Use another directory")
@@ -227,11 +230,26 @@ class SqliteFile(PooledFile):
 
     def read_tip(self) -> int:
         """How far this file was acknowledged, as far as is known; 0 when nothing is."""
+        incarnation, offset = self._witnessed()
+        return offset if incarnation == self.incarnation else 0
+
+    def _witnessed(self) -> tuple[str, int]:
         try:
             incarnation, offset = (self.directory / TIP_NAME).read_text().split()
-            return int(offset) if incarnation == self.incarnation else 0
+            return incarnation, int(offset)
         except (OSError, ValueError):
-            return 0
+            return "", 0
+
+    def _check_not_emptied(self) -> None:
+        """There is nothing in the file. A young space is in its WAL alone, and SQLite takes a WAL with a damaged beginning for
+        leftovers: made anew, such a space would give out nothing for something."""
+        _, acknowledged = self._witnessed()
+        if acknowledged:
+            raise LogCorrupt(
+                f"{self.path} holds nothing, but offset {acknowledged} was acknowledged: it or its write-ahead log was removed, "
+                f"or has lost its beginning. Restore it from a backup; or remove {self.directory / TIP_NAME} to begin anew "
+                "without what is lost"
+            )
 
     def close(self) -> None:
         super().close()
