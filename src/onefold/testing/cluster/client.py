@@ -56,6 +56,7 @@ class Stage:
         self.history = history
         self.seed = seed
         self.servers = range(shards)
+        self.nodes = (1,)  # there are some, so a read may be answered by whichever comes first
         self.lines: list[str] = []
 
     def sleep(self, seconds: float) -> None:
@@ -70,7 +71,7 @@ class Stage:
 def workload_on(name: str, history: History, seed: int, shards: int, *, index: int = 0) -> Workload:
     """The simulator's workload, for one client of a real cluster: its numbers are its own."""
     stage = cast(Simulation, Stage(history, seed, shards))
-    workload = WORKLOADS[name][0](stage, operations=0)
+    workload = WORKLOADS[name][0](stage, 0)
     workload._processes = index * _PROCESSES_PER_CLIENT
     workload._unique = index * _NUMBERS_PER_CLIENT
     workload.random = random.Random(f"{name} {seed} {index}")

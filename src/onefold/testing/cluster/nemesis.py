@@ -71,8 +71,7 @@ def _kill_all(stand: Stand, rng: random.Random) -> Heal:  # noqa: ARG001
         stand.servers.kill(at)
 
     def heal() -> None:
-        for at in range(len(stand.servers.servers)):
-            stand.servers.restart(at)
+        stand.servers.start_missing()
 
     return heal
 

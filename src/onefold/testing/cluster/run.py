@@ -79,6 +79,7 @@ def run(
         started = [
             _start(stand, workload, at, think_s=think_s) for workload in workloads for at in range(clients)
         ]
+        stand.await_clients()
         stand.log(f"{len(started)} clients at work")
         shown, skipped = possible(stand, faults)
         order = _order(shown, rounds, seed)

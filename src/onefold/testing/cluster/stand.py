@@ -168,7 +168,9 @@ class Stand:
         )
         self._make_space()
         for name in self.node_hosts:
-            self.start_node(name)
+            self.start_node(name, wait=False)
+        for name in self.node_hosts:
+            self.await_node(name)
 
     def close(self) -> None:
         """End every process that this stand started, and remove its hosts."""
@@ -227,8 +229,8 @@ class Stand:
 
     # -- nodes
 
-    def start_node(self, name: str, *options: str) -> None:
-        """Start a node and wait until it is ready."""
+    def start_node(self, name: str, *, wait: bool = True) -> None:
+        """Start a node, and wait until it is ready."""
         old = self.nodes.get(name)
         if old is not None:
             old.kill(signal.SIGKILL)
@@ -239,7 +241,14 @@ class Stand:
         output = self.directory / f"{name}.log"
         environment = self._environment(name)
         prefix = self._prefix(host)
-        self.nodes[name] = Program(name, [*prefix, *command, *options], output, environment, stdin=False)
+        self.nodes[name] = Program(name, [*prefix, *command], output, environment, stdin=False)
+        if wait:
+            self.await_node(name)
+
+    def await_node(self, name: str) -> None:
+        """Wait until a node that was started is ready. Raises AssertionError."""
+        host = self.node_hosts[name]
+        address = self.hosts[host].address if self.hosts is not None else "127.0.0.1"
         url = f"http://{address}:{self._node_ports[name]}/ready"
         self._await(lambda: _answers(url), f"node {name} is not ready", self.nodes[name])
 
@@ -262,7 +271,7 @@ class Stand:
     # -- clients
 
     def start_client(self, workload: str, **options: Any) -> Client:
-        """Start a client of a workload and wait until it is connected."""
+        """Start a client of a workload; ``await_clients`` waits until it is connected."""
         index = len(self._all_clients) + 1
         host = options.pop("host", self.client_hosts[index % len(self.client_hosts)])
         told = Instructions(
@@ -286,8 +295,17 @@ class Stand:
         )
         self.clients.append(client)
         self._all_clients.append(client)
-        self._await(lambda: b"connected" in output.read_bytes(), "a client is not connected", client.process)
         return client
+
+    def await_clients(self) -> None:
+        """Wait until all clients are connected. Raises AssertionError."""
+        for client in self.clients:
+            output = client.process.output
+            self._await(
+                lambda output=output: b"connected" in output.read_bytes(),  # type: ignore[misc]
+                "a client is not connected",
+                client.process,
+            )
 
     def replace_client(self, client: Client) -> None:
         """Start another one in the place of a client that was killed."""
