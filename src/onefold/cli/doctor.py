@@ -33,12 +33,20 @@ def doctor(
 ) -> None:
     """Check a space and say what to do: files, log, state against log, leftovers, disk, clock.
 
+    On a cluster: servers, streams, the records of every copy, nodes. What only the servers' system user is told of (disks, sync)
+    needs its seed's file in ONEFOLD_NATS_SYSTEM_NKEY; a cluster of `onefold up` has it.
+
     Exit code 1 when there is a problem (not for a warning). JSON: {url, problems, warnings, checks: [{name, status, found,
     advice}]} with status ok, warn, problem or skipped.
     """
+    from onefold.cli import cluster
+
     where = place(ctx, url, as_json)
     found = []
-    for check in _checks(where, deep=deep, fix=fix):
+    target = cluster.cluster_url(where)
+    for check in (
+        _checks(where, deep=deep, fix=fix) if target is None else cluster.checks(where, target, deep=deep)
+    ):
         found.append(check)
         if not where.json:
             print(f"{_MARKS[check.status]}  {check.name}: {check.found}")
@@ -49,7 +57,8 @@ def doctor(
     if where.json:
         from onefold.db import _target
 
-        shown: dict[str, Any] = {"url": _target(where.url), "problems": problems, "warnings": warnings}
+        place_shown = _target(where.url) if target is None else cluster.shown_url(target)
+        shown: dict[str, Any] = {"url": place_shown, "problems": problems, "warnings": warnings}
         output.emit(shown | {"checks": [check._asdict() for check in found]})
     else:
         output.say(f"{problems} problems, {warnings} warnings" if problems or warnings else "all is well")

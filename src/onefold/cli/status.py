@@ -20,12 +20,22 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
 
     JSON: {url, version, bytes, shards, offsets, processes, tables, runs: {running, done, failed, cancelled}, running:
     [run, ...]} with runs as in `onefold runs`; bytes is the size of its folder, null when it has none. offsets: the last
-    record of each shard; processes: how many others have it open.
+    record of each shard; processes: how many others have it open. On a cluster also {servers: [{name, address, up, version,
+    region, problem}], streams: [{name, shard, leader, first, last, bytes, replicas: [{server, current, offline, lag}], problem}],
+    nodes: [{name, state, region, zone, program, shards, halted, busy, slots}]}.
     """
     from onefold._version import __version__
+    from onefold.cli import cluster
     from onefold.display import words
 
     where = place(ctx, url, as_json)
+    target = cluster.cluster_url(where)
+    outside: dict[str, Any] = {}
+    if target is not None:
+        cluster.shown_url(target)  # wrong usage is told first
+        outside = cluster.servers_and_streams(target)
+        if not where.json:
+            cluster.print_cluster(outside)  # also when the state cannot be read
     with where.open() as db:
         runs = db.runs()
         states = Counter(run.state for run in runs)
@@ -40,10 +50,15 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
             "tables": len(db.tables()),
             "runs": {state: states.get(state, 0) for state in ("running", "done", "failed", "cancelled")},
             "running": [output.run_object(run) for run in running],
+            **outside,
         }
+        if target is not None:
+            found["nodes"] = cluster.nodes(db)
         if where.json:
             output.emit(found)
             return
+        if target is not None:
+            cluster.print_cluster({"servers": [], "streams": [], "nodes": found["nodes"]})
         size = "" if found["bytes"] is None else f", {words.size(found['bytes'])}"
         print(f"space    {db.url}{size}  (onefold {__version__})")
         offsets = ", ".join(f"{offset:,}" for offset in found["offsets"][:8])

@@ -22,6 +22,11 @@ def inbox_prefix(user: str) -> str:
     return f"_INBOX_{user}"
 
 
+def trace_prefix(space: str) -> str:
+    """What the subjects begin with to which servers report how they passed a message on; only the admin may have that."""
+    return f"of.{space}.trace"
+
+
 def permissions(space: str, user: User) -> dict[str, Any]:
     """The ``permissions`` of a user in the servers' configuration. What is not allowed is refused."""
     log = names.LogNames(space, "*", "*")  # type: ignore[arg-type]  # of any shard
@@ -42,9 +47,10 @@ def permissions(space: str, user: User) -> dict[str, Any]:
                 "allow_responses": {"max": RESPONSES_MAX, "expires": RESPONSES_EXPIRE},
             }
         case "admin":
+            traces = f"{trace_prefix(space)}.>"
             return {
-                "publish": {"allow": [*data, names.space_subject(space), "$JS.API.>"]},
-                "subscribe": {"allow": heard},
+                "publish": {"allow": [*data, names.space_subject(space), "$JS.API.>", traces]},
+                "subscribe": {"allow": [*heard, traces]},
             }
 
 

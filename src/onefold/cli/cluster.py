@@ -1,0 +1,206 @@
+"""What `status` and `doctor` show of a space on a cluster, beside what they show of any space."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from onefold.cli.options import Place
+    from onefold.db import Database
+    from onefold.fold.checkup import Check
+    from onefold.fold.nodes.state import Node
+    from onefold.node.cluster_facts import ClusterFacts
+
+
+def cluster_url(where: Place) -> str | None:
+    """The URL, if it names a space on a cluster."""
+    url = where.url or os.environ.get("ONEFOLD_URL") or ""
+    return url if url.startswith(("nats://", "tls://")) else None
+
+
+def shown_url(url: str) -> str:
+    """The URL as it may be shown: without a user's name and password. Ends with wrong usage for one that cannot be."""
+    from onefold.errors import InvalidArgument
+    from onefold.log.jetstream.address import parse_address
+
+    try:
+        return parse_address(url).url
+    except InvalidArgument as error:
+        raise typer.BadParameter(str(error), param_hint="--url") from None
+
+
+# -- status
+
+
+def servers_and_streams(url: str) -> dict[str, Any]:
+    """``servers`` and ``streams`` for `status --json`. Raises Unavailable, SpaceError when nobody can be asked."""
+    from onefold.log.jetstream.address import parse_address
+    from onefold.log.jetstream.link import Link
+    from onefold.node import cluster_facts
+
+    link = Link(parse_address(url), name="onefold-status")
+    try:
+        facts = cluster_facts.look(link)
+    finally:
+        link.close()
+    return {"servers": _servers(facts), "streams": _streams(facts)}
+
+
+def _servers(facts: ClusterFacts) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": server.name,
+            "address": server.address,
+            "up": server.problem is None,
+            "version": server.version,
+            "region": server.region,
+            "problem": server.problem,
+        }
+        for server in facts.servers
+    ]
+
+
+def _streams(facts: ClusterFacts) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": stream.name,
+            "shard": None if stream.log is None else stream.log.shard,
+            "leader": stream.leader,
+            "first": stream.state.get("first_seq"),
+            "last": stream.state.get("last_seq"),
+            "bytes": stream.state.get("bytes"),
+            "replicas": [
+                {
+                    "server": other["name"],
+                    "current": bool(other.get("current")),
+                    "offline": bool(other.get("offline")),
+                    "lag": int(other.get("lag", 0)),
+                }
+                for other in stream.replicas
+            ],
+            "problem": stream.problem,
+        }
+        for stream in facts.streams
+    ]
+
+
+def nodes(db: Database) -> list[dict[str, Any]]:
+    """``nodes`` for `status --json`: those that are members, or were when they fell silent."""
+    with db._spaces[0].view() as view:
+        from onefold.fold.nodes.state import read_nodes
+
+        return [_node(node) for node in read_nodes(view)]
+
+
+def _node(node: Node) -> dict[str, Any]:
+    return {
+        "name": node.name,
+        "state": node.state.state,
+        "region": node.state.region,
+        "zone": node.state.zone,
+        "program": node.state.program,
+        "shards": {str(shard): applied for shard, applied in node.state.hosted},
+        "halted": {str(shard): why for shard, why in node.state.halted},
+        "busy": node.state.busy,
+        "slots": node.state.slots,
+    }
+
+
+def print_cluster(found: dict[str, Any]) -> None:
+    """Servers, streams and nodes, for people."""
+    from onefold.display import words
+
+    for server in found["servers"]:
+        told = f"up, {server['version']}" if server["up"] else f"DOWN: {server['problem']}"
+        region = "" if server["region"] is None else f", region {server['region']}"
+        print(f"server   {server['name'] or '?'}  {server['address']}  {told}{region}")
+    for stream in found["streams"]:
+        what = stream["name"] if stream["shard"] is None else f"shard {stream['shard']}  {stream['name']}"
+        if stream["problem"] is not None:
+            print(f"stream   {what}  {stream['problem']}")
+            continue
+        copies = "".join(f", {other['server']} {_copy(other)}" for other in stream["replicas"])
+        print(
+            f"stream   {what}  to {stream['last']:,}, {words.size(stream['bytes'])}; leader {stream['leader']}{copies}"
+        )
+    for node in found.get("nodes") or ():
+        halted = f"; HALTED: {next(iter(node['halted'].values()))}" if node["halted"] else ""
+        print(
+            f"node     {node['name']}  {node['state']}, region {node['region']}, {len(node['shards'])} shards, "
+            f"{node['busy']}/{node['slots']} tasks{halted}"
+        )
+
+
+def _copy(other: dict[str, Any]) -> str:
+    if other["offline"]:
+        return "OFFLINE"
+    return "current" if other["current"] and not other["lag"] else f"{other['lag']:,} behind"
+
+
+# -- doctor
+
+
+def checks(where: Place, url: str, *, deep: bool) -> Iterator[Check]:
+    """The servers, the streams, the records, the nodes, and shared state."""
+    from onefold.errors import InvalidArgument, OnefoldError
+    from onefold.fold.checkup import Check
+    from onefold.node.cluster_doctor import examine
+    from onefold.state.checkup import check_state
+
+    try:
+        yield from examine(url, deep=deep)
+    except InvalidArgument as error:
+        raise typer.BadParameter(str(error), param_hint="--url") from None
+    except OnefoldError as error:
+        yield Check(
+            "servers", "problem", str(error), "Start what does not run, or use a credential that they take"
+        )
+        return
+    try:
+        with where.open() as db:
+            yield _nodes(db)
+            yield from check_state(db._state)
+    except OnefoldError as error:
+        yield Check("state", "problem", str(error), "See the checks above; then run the doctor again")
+
+
+def _nodes(db: Database) -> Check:
+    from onefold.fold.checkup import Check
+    from onefold.fold.nodes.state import digests, hashes, read_nodes
+
+    with db._spaces[0].view() as view:
+        known = read_nodes(view)
+        said = [("log", digests(view)), ("state", hashes(view))]
+    halted = [f"{node.name}: {why}" for node in known if node.member for _, why in node.state.halted]
+    if halted:
+        return Check("nodes", "problem", "; ".join(halted), "Do what it says; others answer meanwhile")
+    for what, testimony in said:
+        for (shard, offset), words in testimony.items():
+            if len(set(words.values())) > 1:
+                told = ", ".join(f"{name} {word[:8]}" for name, word in sorted(words.items()))
+                return Check(
+                    "nodes",
+                    "problem",
+                    f"they have another {what} of shard {shard} at {offset:,}: {told}",
+                    "Remove the folder of the one that differs and start it again; keep a copy and report it",
+                )
+    members = [node.name for node in known if node.member]
+    gone = [node.name for node in known if node.state.state == "expired"]
+    if not members:
+        return Check(
+            "nodes",
+            "warn",
+            "no node runs",
+            "Start one: without nodes there are no snapshots, and no remote reads",
+        )
+    found = f"{', '.join(members)} are members" + (f"; {', '.join(gone)} fell silent" if gone else "")
+    return Check(
+        "nodes",
+        "warn" if gone else "ok",
+        found,
+        "Start what fell silent, or leave it: its work has moved" if gone else "",
+    )
