@@ -324,9 +324,8 @@ def test_a_halted_replica_is_told_and_the_rest_goes_on(world: World) -> None:
     wait_for(lambda: world.rows()["n1"].state.halted == ((3, "a hole"),))
     assert world.rows()["n1"].shards == {0, 1, 2, 4, 5}
     assert running.ground.serving == {0, 1, 2, 4, 5}
-    ready = running.node.ready()
-    assert not ready["ok"]
-    assert ready["waiting"] == ["shard 3 is halted"]
+    wait_for(lambda: running.node.ready()["waiting"] == ["shard 3 is halted"])
+    assert not running.node.ready()["ok"]
     assert running.node.live()["ok"]
     assert "replica_halted" in running.events()
 
@@ -353,7 +352,7 @@ def test_a_replica_that_can_never_be_opened_is_halted(world: World) -> None:
 
     running = world.start("n1", ground=MemoryGround(world.logs, opening=opening))
     wait_for(lambda: world.rows().get("n1") and world.rows()["n1"].state.halted)
-    assert running.node.ready()["waiting"] == ["shard 2 is halted"]
+    wait_for(lambda: running.node.ready()["waiting"] == ["shard 2 is halted"])
 
 
 def test_nothing_is_ready_before_it_has_what_was_acknowledged(world: World) -> None:

@@ -41,7 +41,7 @@ class Workers(Protocol):
         ...
 
     def stop_claims(self) -> None:
-        """Claim no more; give back what was not begun."""
+        """Claim no more; tasks in hand go on."""
         ...
 
     def close(self) -> None:
@@ -236,7 +236,7 @@ class Node:
     # -- its end
 
     def _drain(self) -> None:
-        """Stop claiming tasks, answer on until others do, leave."""
+        """Claim no more tasks and finish those in hand, answer on until others do, leave."""
         self._stopping.set()
         self.phase = Phase.DRAINING
         deadline = self._env.boot_s() + config.DRAIN_TIMEOUT_S
@@ -244,7 +244,7 @@ class Node:
             self.workers.stop_claims()
         try:
             if self._the_membership.epoch and self._the_membership.drain():
-                while not self._handed_over() and self._env.boot_s() < deadline:
+                while not (self._handed_over() and self._idle) and self._env.boot_s() < deadline:
                     self._kicked.wait(config.NODE_LOOK_S)
                     self._kicked.clear()
             self.hosting.stop_serving()
@@ -252,6 +252,10 @@ class Node:
             self._log.info("left", beats=self.beats)
         except OnefoldError as error:
             self._log.warning("left_without_a_word", error=error)
+
+    @property
+    def _idle(self) -> bool:
+        return self.workers is None or self.workers.busy == 0
 
     def _handed_over(self) -> bool:
         if self._env.boot_s() >= self._next_beat_s:
