@@ -1,0 +1,153 @@
+"""Programs without a replica on a real cluster: questions go over the link, to the own region first, and are asked again."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import count
+
+import pytest
+
+import onefold as of
+from onefold.db import _folds
+from onefold.env import SYSTEM
+from onefold.fold.asking import LinkAsking
+from onefold.fold.replica_space import ReplicaSpace
+from onefold.fold.serving import Server
+from onefold.log.jetstream import admin
+from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.engine import JetStreamLog
+from onefold.log.jetstream.link import Link
+from onefold.log.jetstream.names import NODES_QUEUE, LogNames
+from onefold.node.servers import LocalServers
+
+SOON_S = 30
+_numbers = count()
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory):
+    started = LocalServers.start(tmp_path_factory.mktemp("servers"), 3)
+    yield started
+    started.stop(delete=True)
+
+
+class Space:
+    """A new space, and what answers for it in this process, with a node's credential."""
+
+    def __init__(self, servers, folder, stack, shards):
+        name = f"remote{next(_numbers)}"
+        self.url = servers.url(name, user="app")
+        with self._linked(servers.url(name, user="admin")) as link:
+            self.info = admin.make_space(link, name, shards)
+        self.link = stack.enter_context(self._linked(servers.url(name, user="node")))
+        self.app = stack.enter_context(self._linked(self.url))
+        self._folder, self._stack = folder, stack
+        self._crew = stack.enter_context(ThreadPoolExecutor(8))
+
+    @contextmanager
+    def _linked(self, url):
+        link = Link(parse_address(url))
+        try:
+            yield link
+        finally:
+            link.close()
+
+    def names(self, shard=0):
+        return LogNames(self.info.space, self.info.incarnation, shard)
+
+    def answer(self, subject, reply):
+        """Have questions answered by ``reply(data)``; None: not at all."""
+
+        def work(msg):
+            data = reply(msg.data)
+            if data is not None:
+                self.link.publish(msg.reply, data)
+
+        subscription = self.link.subscribe(
+            subject, lambda msg: self._crew.submit(work, msg), queue=NODES_QUEUE
+        )
+        self._stack.callback(subscription.close)
+
+    def host(self):
+        """Answer for every shard, as a node does."""
+        for shard in range(self.info.shards):
+            replica = ReplicaSpace(
+                JetStreamLog(self.link, self.info, shard),
+                _folds(shard, self.info.shards),
+                SYSTEM,
+                directory=self._folder / str(shard),
+                url=self.url,
+                keep_all=True,
+            )
+            self._stack.callback(replica.close)
+            self.answer(self.names(shard).ask, Server(replica).answer)
+
+
+@pytest.fixture
+def make(servers, tmp_path):
+    with ExitStack() as stack:
+        yield lambda shards=1: Space(servers, tmp_path / "node", stack, shards)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_the_same_program_runs_without_a_replica(make, shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("ONEFOLD_CACHE", str(tmp_path / "cache"))
+    space = make(shards)
+    space.host()
+    with of.connect(space.url, replicas="remote", region="eu", timeout=SOON_S) as db:
+        m = db.map("m")
+        m.put_many({("k", number): number for number in range(50)})
+        assert dict(m.scan(prefix="k")) == {("k", number): number for number in range(50)}
+        for level in ("strong", "bounded:10s", "session", "prefix", "eventual"):
+            assert m.get(("k", 7), consistency=level) == 7
+        db.run_transaction(lambda tx: tx.map("m").put("a", tx.map("m")["k", 1]), request_id="once")
+        assert m["a"] == 1 and db.outcome("once") == "committed"
+        db.queue("q").put("x")
+        with db.queue("q").get(timeout=SOON_S) as message:
+            assert message.value == "x"
+        db.stream("s").append(1)
+        assert [record.value for record in db.stream("s").read()] == [1]
+        assert not list(tmp_path.glob("cache/*/*/current")), "there is no replica"
+        with m.watch(timeout=SOON_S) as changes, of.connect(space.url, timeout=SOON_S) as local:
+            local.map("m")["seen"] = True
+            assert next(changes).key == "seen"
+            assert local.map("m").get("a", consistency="strong") == 1
+    assert list(tmp_path.glob("cache/*/*/current"))
+
+
+def test_a_question_that_gets_no_answer_is_asked_again_of_others(make):
+    space = make()
+    asked = []
+    space.answer(space.names().ask_region("eu"), lambda data: asked.append("near"))
+    asking = LinkAsking(space.app, space.names(), "eu")
+    with pytest.raises(of.Unavailable):  # nobody but the silent one: the second question finds nobody
+        asking(b"x", 0.5, hedge_s=0.05)
+    space.answer(space.names().ask, lambda data: asked.append("far") or b"answer to " + data)
+    assert asking(b"x", SOON_S, hedge_s=0.05) == b"answer to x"
+    assert asked[-2:] == ["near", "far"]
+    assert LinkAsking(space.app, space.names(), "us")(b"y", SOON_S, hedge_s=SOON_S) == b"answer to y"
+    assert asked[-1] == "far", "where no node is in the own region, any other is asked at once"
+
+
+def test_silence_ends_with_the_time_that_was_given(make):
+    space = make()
+    asked = threading.Semaphore(0)
+    space.answer(space.names().ask, lambda data: asked.release())
+    with pytest.raises(of.Timeout) as caught:
+        LinkAsking(space.app, space.names())(b"x", 0.5, hedge_s=0.05)
+    assert caught.value.definite
+    for _ in range(2):
+        assert asked.acquire(timeout=SOON_S), "it was asked more than once"
+
+
+def test_no_node_at_all_is_unavailable_within_the_time(make):
+    space = make()
+    with of.connect(space.url, replicas="remote", timeout=0.5) as db:
+        with pytest.raises(of.Unavailable) as caught:
+            db.map("m").get("k")
+        assert caught.value.definite
+        began = time.monotonic()
+        with pytest.raises(of.Unavailable):
+            db.map("m").get("k", consistency="eventual")
+        assert time.monotonic() - began < SOON_S
