@@ -512,6 +512,12 @@ class Database:
         run: Run = prepared.start(**start)
         return run
 
+    def _catch_up(self) -> None:
+        """What is said of jobs next is no older than this call, unless this connection is content with less than strong reads."""
+        level = self._client_options[0]
+        if level is None or level.kind == "strong":
+            self._engine.catch_up()
+
     def runs(self, state: RunState | None = None, table: str | None = None) -> list[Run]:
         """The runs of this space, newest first."""
         from onefold.compute.jobs import state as jobs
@@ -522,6 +528,7 @@ class Database:
             raise InvalidArgument(f"unknown state {state!r}; use one of {', '.join(states)}")
         if table is not None:
             _check_text("table", table)
+        self._catch_up()
         with self._engine.space.view() as view:
             rows = jobs.list_runs(view, state=state, table=table)
         return [Run(self._engine, row.id) for row in reversed(rows)]
@@ -531,6 +538,7 @@ class Database:
         from onefold.compute.runs import Run
 
         _check_text("id", id)
+        self._catch_up()
         run = Run(self._engine, id)
         _ = run.state
         return run
@@ -540,6 +548,7 @@ class Database:
         from onefold.compute.tables import Table
 
         _check_text("name", name)
+        self._catch_up()
         table = Table(self._engine, name)
         table.contents()
         return table
@@ -549,6 +558,7 @@ class Database:
         from onefold.compute.jobs import state as jobs
         from onefold.compute.tables import Table
 
+        self._catch_up()
         with self._engine.space.view() as view:
             rows = jobs.list_tables(view)
         return [Table(self._engine, row.name) for row in rows if row.sink == "table"]
@@ -561,6 +571,7 @@ class Database:
         from onefold.compute import explanation
 
         _check_text("name", name)
+        self._catch_up()
         with self._engine.space.view() as view:
             return explanation.explain(view, self._engine.blobs, name)
 

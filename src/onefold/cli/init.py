@@ -20,12 +20,20 @@ def init(
         int | None,
         typer.Option("--replicas", metavar="N", help="Copies of everything: 1, 3 or 5 (default 3)."),
     ] = None,
+    blobs: Annotated[
+        str | None,
+        typer.Option(
+            "--blobs",
+            metavar="PLACE",
+            help="Where results of jobs are kept, for good: jetstream (default), s3://bucket/prefix or dir:/shared/path.",
+        ),
+    ] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a space on a NATS cluster that others run, with a credential that may create streams. Again: nothing changes.
 
-    JSON: {url, space, incarnation, shards, replicas}.
+    JSON: {url, space, incarnation, shards, replicas, blobs}.
     """
     import os
 
@@ -41,7 +49,7 @@ def init(
                 "give nats://host:port/SPACE or tls://…; spaces in a folder are made when they are first used"
             )
         shown = parse_address(target).url
-        info = set_up_space(target, shards=shards, replicas=replicas)
+        info = set_up_space(target, shards=shards, replicas=replicas, blobs=blobs)
     except InvalidArgument as error:
         raise typer.BadParameter(str(error), param_hint="--url") from None
     if where.json:
@@ -52,6 +60,7 @@ def init(
                 "incarnation": info.incarnation,
                 "shards": info.shards,
                 "replicas": info.replicas,
+                "blobs": info.blobs,
             }
         )
         return

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from onefold.cli.options import UrlOption, place
+
+if TYPE_CHECKING:
+    from onefold.compute.functions import Code
+
 
 _NAME = "Its name in the space (default: the machine's); nodes of one space have different ones."
 _HTTP = "Where /live, /ready and /metrics are (default: a free port on loopback, said in the first line)."
@@ -38,12 +42,21 @@ def node(
         typer.Option("--workers", min=0, metavar="N", help="Tasks at a time (default: processors)."),
     ] = None,
     snapshots: Annotated[str, typer.Option("--snapshots", metavar="PLACE", help=_SNAPSHOTS)] = "jetstream",
+    code: Annotated[
+        str,
+        typer.Option(
+            "--code",
+            metavar="pickle|reference",
+            help="Functions of jobs that it runs: those that a job carries, or only those of packages installed here.",
+        ),
+    ] = "pickle",
     url: UrlOption = None,
 ) -> None:
     """Run one node of a space on a NATS cluster: it hosts replicas, answers programs that have none, and works on jobs.
 
     Says what happens as JSON lines on stderr. SIGTERM: others take over first, then it leaves; again: it ends at once.
     """
+    from onefold.compute.runner import cores
     from onefold.errors import InvalidArgument
     from onefold.log.jetstream.address import is_nats
     from onefold.node.http import parse_listen
@@ -55,6 +68,8 @@ def node(
     try:
         if not is_nats(target):
             raise InvalidArgument("a node needs a cluster: give --url nats://host:port/SPACE or tls://…")
+        if code not in ("pickle", "reference"):
+            raise InvalidArgument(f"--code is pickle or reference; got {code!r}")
         settings = check_settings(
             Settings(
                 target,
@@ -63,8 +78,9 @@ def node(
                 region,
                 zone,
                 parse_listen(http),
-                workers if workers is not None else os.cpu_count() or 1,
+                workers if workers is not None else cores(),
                 None if snapshots == "none" else place_of(snapshots),
+                cast("Code", code),
             )
         )
     except InvalidArgument as error:

@@ -81,7 +81,7 @@ def local_time(ms: int) -> str:
 
 
 def run_object(run: Run, *, errors: bool = False) -> dict[str, Any]:
-    """A run for ``--json``: ``id, table, state, created, progress`` and, when asked for, ``errors``."""
+    """A run for ``--json``: ``id, table, state, created, progress`` and, when asked for, ``errors`` and ``refusals``."""
     found: dict[str, Any] = {
         "id": run.id,
         "table": run.table_name,
@@ -91,4 +91,5 @@ def run_object(run: Run, *, errors: bool = False) -> dict[str, Any]:
     }
     if errors:
         found["errors"] = [asdict(error) for error in run.errors()]
+        found["refusals"] = [asdict(refusal) for refusal in run.refusals()]
     return found

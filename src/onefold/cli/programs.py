@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onefold.cli import output
+from onefold.cli import attaching, output
 from onefold.cli.options import JsonOption, Place, UrlOption, place
 from onefold.errors import OnefoldError
 
@@ -26,13 +26,34 @@ INTERRUPTED = 130
 def run(
     ctx: typer.Context,
     job: Annotated[
-        Path,
-        typer.Argument(metavar="JOB.py", exists=True, dir_okay=False, readable=True, help="The program."),
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="JOB.py",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="The program.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
             min=1, help="Worker processes of jobs that do not say. Default: cores.", show_default=False
+        ),
+    ] = None,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach",
+            help="On a cluster: leave the jobs to its nodes. The program ends where it would wait for one.",
+            show_default=False,
+        ),
+    ] = False,
+    attach: Annotated[
+        str | None,
+        typer.Option(
+            "--attach", metavar="RUN", help="Instead of a program: follow this run.", show_default=False
         ),
     ] = None,
     url: UrlOption = None,
@@ -44,6 +65,10 @@ def run(
     Jobs that the program started and did not wait for are waited for. Ctrl-C cancels what runs; what is
     finished is kept, and the same command goes on from there.
 
+    On a cluster its nodes work on the jobs too. With `--detach` only they do: the command ends when a job is
+    submitted, and the same command without it, or `--attach RUN`, follows the job again. Ctrl-C after
+    `--attach` leaves the run as it is.
+
     JSON: {program, exit_code, error, runs: [run, ...]} with runs as in `onefold runs`; the program's own
     output goes to stderr then.
     """
@@ -51,7 +76,16 @@ def run(
     from onefold.display import screens  # noqa: F401
 
     where = place(ctx, url, as_json)
+    if attach is not None:
+        if job is not None or detach or workers is not None or ctx.args:
+            raise typer.BadParameter("it follows a run and takes no program", param_hint="--attach")
+        raise typer.Exit(attaching.follow_run(where, attach))
+    if job is None:
+        raise typer.BadParameter("give a program, or --attach RUN", param_hint="JOB.py")
     session = _Session(where)
+    if detach:
+        attaching.check_detachable(where, workers)
+        session.detach()
     with session.watching(workers), contextlib.ExitStack() as stack:
         if where.json:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
@@ -65,8 +99,16 @@ def run(
                 "runs": [output.run_object(run, errors=True) for run in session.reachable()],
             }
         )
+    if detach and not code:
+        session.tell_left()
     session.close()
     raise typer.Exit(code)
+
+
+def _leave(run: Run) -> None:
+    """End the program rather than wait for a run that nodes work on."""
+    if run.state == "running":
+        raise SystemExit(0)
 
 
 class _Session:
@@ -77,12 +119,14 @@ class _Session:
         self._started: dict[str, tuple[str, Run]] = {}
         self._reopened: dict[str, Database] = {}
         self._left: set[str] = set()
+        self._detached = False
         self.error: str | None = None
 
     @contextlib.contextmanager
     def watching(self, workers: int | None) -> Any:
         """The environment of the program; remembers the runs that it starts."""
         from onefold import db
+        from onefold.compute import runs
 
         target = self._where.url or os.environ.get("ONEFOLD_URL") or db.DEFAULT_SPACE
         # A relative folder must stay the same space when the program changes its directory.
@@ -90,10 +134,25 @@ class _Session:
         if workers is not None:
             os.environ["ONEFOLD_WORKERS"] = str(workers)
         db.run_started.append(self._remember)
+        if self._detached:
+            runs.leave_to_nodes.append(_leave)
         try:
             yield
         finally:
             db.run_started.remove(self._remember)
+            if self._detached:
+                runs.leave_to_nodes.remove(_leave)
+
+    def detach(self) -> None:
+        """Leave all runs to the cluster's nodes: nothing is worked on here, and nothing is waited for."""
+        self._detached = True
+
+    def tell_left(self) -> None:
+        """Say how to get back to what was left."""
+        for run in self.reachable():
+            output.say(
+                f"run {run.id} of {run.table_name!r} is {run.state}. Follow it with: onefold run --attach {run.id}"
+            )
 
     def _remember(self, url: str, run: Run) -> None:
         self._started[run.id] = (url, run)
@@ -102,7 +161,7 @@ class _Session:
         """Run the program and wait for its jobs; the exit code of both."""
         try:
             code = self._program(job, args)
-            return self._jobs() or code
+            return code if self._detached else self._jobs() or code
         except KeyboardInterrupt:
             return self._interrupted(job)
 

@@ -26,7 +26,8 @@ def runs(
     """List the runs of a space, newest first.
 
     JSON: a list of {id, table, state, created, progress: {done, total, rows, bytes, failed, retried, reused,
-    workers, elapsed, eta, skipped}, errors: [{message, traceback, record, location, ...}]}.
+    workers, elapsed, eta, skipped}, errors: [{message, traceback, record, location, ...}], refusals:
+    [{node, reason, stage, index}]}.
     """
     where = place(ctx, url, as_json)
     with where.open() as db:
@@ -63,3 +64,6 @@ def runs(
             ("took", True),
         ]
         output.grid([*heads, ("started", False), ("table", False)], rows)
+        for run in found:
+            for refusal in run.refusals() if run.state == "running" else ():
+                output.say(f"node {refusal.node} leaves run {run.id} to others: {refusal.reason}")

@@ -55,6 +55,14 @@ def up(
     space: Annotated[
         str | None, typer.Option("--space", metavar="NAME", help="The name of the space (default main).")
     ] = None,
+    blobs: Annotated[
+        str | None,
+        typer.Option(
+            "--blobs",
+            metavar="PLACE",
+            help="Where results of jobs are kept: jetstream (default), s3://bucket/prefix or dir:/path.",
+        ),
+    ] = None,
     directory: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -73,7 +81,13 @@ def up(
             signal.signal(number, _give_up)  # what was started by then is ended
     try:
         cluster = LocalCluster.up(
-            _directory(directory), nodes=nodes, regions=regions, servers=servers, shards=shards, space=space
+            _directory(directory),
+            nodes=nodes,
+            regions=regions,
+            servers=servers,
+            shards=shards,
+            space=space,
+            blobs=blobs,
         )
     except InvalidArgument as error:
         raise typer.BadParameter(str(error)) from None

@@ -45,24 +45,6 @@ _TRY_AGAIN_S: Final = 0.2
 _TRY_AGAIN_S_MAX: Final = 2.0
 
 
-def stream_config(space: str, replicas: int) -> dict[str, Any]:
-    """How the stream is to be made; whoever makes the space does it."""
-    return {
-        "name": names.blobs_stream(space),
-        "subjects": [f"$O.{names.blobs_bucket(space)}.>"],
-        "retention": "limits",
-        "storage": "file",
-        "num_replicas": replicas,
-        "max_msgs_per_subject": 1,
-        "discard": "new",
-        "allow_direct": True,
-        "max_msgs": -1,
-        "max_bytes": -1,
-        "max_age": 0,
-        "duplicate_window": 100_000_000,
-    }
-
-
 class JetStreamBackend:
     """The bucket of one space, over a connection that is shared with its logs. Thread-safe."""
 

@@ -19,6 +19,7 @@ import msgspec
 
 from onefold import config
 from onefold.codec import Op
+from onefold.compute import blob_places
 from onefold.compute.blobs import BlobStore, blob_name
 from onefold.compute.jobs import ops, state
 from onefold.compute.stages import PartialOutput, PublishOutput, Result
@@ -56,13 +57,22 @@ class Engine:
     """Jobs on one open space. Thread-safe."""
 
     def __init__(
-        self, space: Space, *, env: Env = SYSTEM, blobs: BlobStore | None = None, code: Code = "pickle"
+        self,
+        space: Space,
+        *,
+        env: Env = SYSTEM,
+        blobs: BlobStore | None = None,
+        code: Code = "pickle",
+        owns_space: bool = True,
     ) -> None:
-        """``blobs``: instead of the space's own. ``code``: which functions of jobs this process runs (``functions.load``)."""
+        """``blobs``: instead of the space's own. ``code``: which functions of jobs this process runs (``functions.load``).
+        ``owns_space``: whether closing closes the space too."""
         self.space = space
         self.env = env
         self.code = code
+        self._owns_space, self._owns_blobs = owns_space, blobs is None
         self._scratch: Path | None = None
+        blobs = blobs if blobs is not None else blob_places.store_of(space)
         if blobs is not None:
             self.blobs = blobs
         elif space.directory is None:
@@ -104,10 +114,10 @@ class Engine:
         from onefold.compute import submission
         from onefold.compute.failures import of_machine
         from onefold.compute.runner import worker_count
-        from onefold.compute.runs import Run
+        from onefold.compute.runs import Run, leave_to_nodes
 
         self._check_open()
-        workers = worker_count(workers)
+        workers = 0 if leave_to_nodes else worker_count(workers)
         for _ in range(_SUBMIT_TRIES):
             try:
                 operation, stored = submission.prepare(
@@ -231,10 +241,12 @@ class Engine:
             runners = list(self._runners.values())
         for runner in runners:
             runner.stop()
-        self.blobs.close()  # gives up what is being tried again, so that nobody waits for it
+        if self._owns_blobs:
+            self.blobs.close()  # gives up what is being tried again, so that nobody waits for it
         for runner in runners:
             runner.join()
-        self.space.close()
+        if self._owns_space:
+            self.space.close()
         if self._scratch is not None:
             import shutil
 
@@ -361,6 +373,11 @@ class Engine:
     def _check_open(self) -> None:
         if self._closed:
             raise SpaceError("this connection is closed; call onefold.connect() again")
+
+    def catch_up(self) -> None:
+        """Let the views that follow show all that was acknowledged before, by any machine. Raises Unavailable."""
+        if not self.space.strong_reads:
+            self.space.barrier()
 
     def abandoned(self, run: str) -> bool:
         """Whether a run has no live process: its submitter and all owners of its claims are known to be dead."""

@@ -146,11 +146,12 @@ class Runner:
         for executor in executors:
             executor.close()
 
-    def join(self) -> None:
-        """Wait until its threads have ended."""
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until its threads have ended, up to ``timeout`` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join()
+                thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     # -- slots ------------------------------------------------------------------------------------------------------
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from onefold import config
 from onefold.compute import arguments
 from onefold.compute.jobs import ops, state
 from onefold.errors import InvalidArgument, JobFailed, Timeout, Unavailable
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from onefold.durations import Duration
 
 RunState = Literal["running", "done", "failed", "cancelled"]
+leave_to_nodes: list[Callable[[Run], None]] = []
+"""When there is any, this process works on no run and waits for none: each is called with a run instead of waiting for it, and
+raises what ends the program. ``onefold run --detach`` uses it."""
 _ORPHAN_CHECK_S = 1.0
 
 
@@ -59,6 +64,17 @@ class RunError:
     """True for a dead letter: the run went on without this record."""
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why a node of the cluster does not work on a run, or not on some of its tasks."""
+
+    node: str
+    reason: str
+    stage: int
+    """Of the task that it is about; -1: all of the run."""
+    index: int
+
+
 class Run:
     """One execution of a job. Reading it never changes it; several processes may hold the same run."""
 
@@ -66,6 +82,8 @@ class Run:
         self._engine = engine
         self.id = run_id
         self._next_orphan_check = time.monotonic() + _ORPHAN_CHECK_S
+        self._idle_since: float | None = None
+        """Since when nobody has had a task of it, as this handle has seen."""
 
     def _row(self) -> state.RunRow:
         with self._engine.space.view() as view:
@@ -157,6 +175,8 @@ class Run:
         Raises Timeout (the run goes on), Unavailable when no live process works on it (resume it), and what stopped this
         process's own workers (a full disk, for example).
         """
+        for leave in leave_to_nodes:
+            leave(self)
         longest = arguments.timeout(timeout)
         deadline = None if longest is None else time.monotonic() + longest
         while True:
@@ -170,20 +190,53 @@ class Run:
                 if runner is not None:
                     runner.join()
                 return self
-            if runner is not None and runner.error is not None and not runner.alive:
+            # On a cluster others may go on where this process had to stop.
+            here = self._engine.space.strong_reads
+            if here and runner is not None and runner.error is not None and not runner.alive:
                 raise runner.error
             now = time.monotonic()
             if deadline is not None and now >= deadline:
                 raise Timeout(f"run {self.id} has not ended after {longest:g} s; it goes on", definite=True)
             if now >= self._next_orphan_check:
                 self._next_orphan_check = now + _ORPHAN_CHECK_S
-                if self.abandoned:
+                if not here:
+                    self._check_not_stalled(now)
+                elif self.abandoned:
                     raise Unavailable(
                         f"nobody works on run {self.id}: its processes are gone. "
                         f"Go on with db.open_run({self.id!r}).resume(); finished tasks are kept."
                     )
             left = _ORPHAN_CHECK_S if deadline is None else min(_ORPHAN_CHECK_S, deadline - now)
             self._engine.space.wait(offset, max(0.0, left))
+
+    def _check_not_stalled(self, now: float) -> None:
+        """Raise Unavailable when nobody of the cluster has had a task of the run for long, with what nodes say of it."""
+        with self._engine.space.view() as view:
+            worked_on = bool(state.claims(view, self.id))
+        runner = self._engine.runner(self.id)
+        if worked_on or (runner is not None and runner.alive and not runner.gave_up):
+            self._idle_since = None
+            return
+        self._idle_since = since = self._idle_since if self._idle_since is not None else now
+        if now - since < config.RUN_STALLED_S:
+            return
+        if runner is not None and runner.error is not None:
+            raise runner.error
+        said = "".join(f"\n{one.node}: {one.reason}" for one in self.refusals())
+        raise Unavailable(
+            f"nobody has worked on run {self.id} for {config.RUN_STALLED_S:g} s; finished tasks are kept, and it goes on when a "
+            f"node can do it, or with db.open_run({self.id!r}).resume(). "
+            + (
+                f"Nodes say:{said}"
+                if said
+                else "There is no node with workers, or none that has found it: `onefold status`"
+            )
+        )
+
+    def refusals(self) -> list[Refusal]:
+        """Why nodes of the cluster do not work on this run, or not on some of its tasks; by node, the latest reason of each."""
+        with self._engine.space.view() as view:
+            return [Refusal(one.node, one.reason, one.stage, one.index) for one in state.unfit(view, self.id)]
 
     def result(self) -> Table:
         """The run's table, once the run is done (waits for it). Raises JobFailed, or Unavailable when it was cancelled.
@@ -244,7 +297,7 @@ class Run:
         """
         from onefold.compute.runner import worker_count
 
-        workers = worker_count(workers)
+        workers = 0 if leave_to_nodes else worker_count(workers)
         (outcome,) = self._engine.submit(ops.Resume(self.id, self._engine.space.member))
         if isinstance(outcome, ops.Refused):
             raise InvalidArgument(outcome.message)

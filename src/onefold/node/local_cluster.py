@@ -92,6 +92,7 @@ class LocalCluster:
         servers: int | None = None,
         shards: int | None = None,
         space: str | None = None,
+        blobs: str | None = None,
     ) -> LocalCluster:
         """Start whatever of the cluster does not run, and wait until all of it is ready; so a second call changes nothing.
 
@@ -106,7 +107,7 @@ class LocalCluster:
         with _alone(directory):
             ran = _daemons(directory)
             try:
-                return cls._up(directory, nodes, regions, servers, shards, space)
+                return cls._up(directory, nodes, regions, servers, shards, space, blobs)
             except BaseException:
                 started = [daemon for daemon in _daemons(directory) if daemon not in ran]
                 processes.end(started, DRAIN_S)
@@ -121,6 +122,7 @@ class LocalCluster:
         servers: int | None,
         shards: int | None,
         space: str | None,
+        blobs: str | None,
     ) -> LocalCluster:
         kept = _read_plan(directory)
         if kept is not None and space is not None and space != kept.space:
@@ -129,7 +131,8 @@ class LocalCluster:
             )
         name = kept.space if kept is not None else space or DEFAULT_SPACE
         running = _servers(directory, nodes, regions, servers, name)
-        set_up_space(running.url(name, "admin"), shards=shards, replicas=min(3, len(running.servers)))
+        replicas = min(3, len(running.servers))
+        set_up_space(running.url(name, "admin"), shards=shards, replicas=replicas, blobs=blobs)
         plan = NodesPlan(name, _nodes(directory, kept, nodes, running.regions))
         _write_plan(directory, plan)
         cluster = cls(running, plan)

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from onefold.compute.blob_places import shared_store
 from onefold.env import SYSTEM
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.log.jetstream.address import parse_address
 from onefold.node.duties import Upkeep
 from onefold.node.http import HttpSide
 from onefold.node.logging import JsonLog
+from onefold.node.job_workers import JobWorkers
 from onefold.node.membership import Identity
 from onefold.node.metrics import NodeMetrics
 from onefold.node.process import Node
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from onefold.log.jetstream.link import Link
 
+    from onefold.compute.functions import Code
 REGION: Final = "local"
 """The region of nodes that name none."""
 
@@ -51,6 +54,8 @@ class Settings:
     """A place for blobs; None: none are made, and no log is trimmed."""
 
 
+    code: Code = "pickle"
+    """Which functions of jobs it runs: those that a job carries, or (``"reference"``) only those of installed packages."""
 def default_name() -> str:
     """The machine's name, as a node's name."""
     text = "".join(
@@ -109,6 +114,16 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     node = Node(ground, identity, log, tracing=tracing)
 
     def halt(shard: int, why: str) -> None:
+    if settings.workers:
+        blobs = shared_store(link, info, settings.directory / "blobs")
+        node.workers = JobWorkers(
+            lambda: node.hosting.replica(0),
+            blobs,
+            log,
+            node=settings.name,
+            slots=settings.workers,
+            code=settings.code,
+        )
         ground.condemn(shard, why)
         node.hosting.halt(shard, why)
 

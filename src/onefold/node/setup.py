@@ -18,21 +18,26 @@ LEADERS_WAIT_S: Final = 30.0
 """How long the servers may take to elect leaders before it counts as a failure."""
 _NOT_FOR_ACCOUNT: Final = (10039, 10076)
 """What the engine answers when an account, or the server, may have no streams."""
-_IN_USE: Final = 10058
 _PAUSE_S: Final = 0.1
 
 
-def set_up_space(url: str, *, shards: int | None = None, replicas: int | None = None) -> SpaceInfo:
+def set_up_space(
+    url: str, *, shards: int | None = None, replicas: int | None = None, blobs: str | None = None
+) -> SpaceInfo:
     """Make the space of a URL, or complete the one that is there; needs a credential that may create streams.
 
-    ``shards``, ``replicas``: for a new space (1 and 3); one that is there must have them. Raises InvalidArgument; SpaceError
-    (wrong credential, no JetStream, too few servers, made otherwise); Unavailable, Timeout: it may be half made, do it again.
+    ``shards``, ``replicas``, ``blobs`` (a place of ``compute.blob_backends``): for a new space (1, 3, jetstream); one that is
+    there must have them. Raises InvalidArgument; SpaceError (wrong credential, no JetStream, too few servers, made otherwise);
+    Unavailable, Timeout: it may be half made, do it again.
     """
+    from onefold.compute.blob_backends import JETSTREAM, check_place
     from onefold.log.jetstream import admin, names
     from onefold.log.jetstream.address import parse_address
     from onefold.log.jetstream.link import Link
     from onefold.log.jetstream.streams import Refused
 
+    if blobs is not None:
+        check_place(blobs)
     link = Link(parse_address(url), name="onefold-init")
     space = link.address.space
     try:
@@ -40,9 +45,14 @@ def set_up_space(url: str, *, shards: int | None = None, replicas: int | None = 
         try:
             found = _patiently(lambda: admin.find_space(link, space))
             if found is None:
-                found = admin.make_space(link, space, shards or 1, replicas or 3)
-            _check_same(link, found, shards, replicas)  # also when another maker was faster
-            _make_blobs(link, found)
+                # Tried again, since another maker may just have made the record's stream, which then has no leader yet.
+                found = _patiently(
+                    lambda: admin.make_space(
+                        link, space, shards or 1, replicas or 3, blobs=blobs or JETSTREAM
+                    )
+                )
+            _check_same(link, found, shards, replicas, blobs)  # also when another maker was faster
+            admin.make_blobs(link, found)
             for shard in range(found.shards):
                 log = names.LogNames(space, found.incarnation, shard)
                 _patiently(lambda log=log: _check_led(link, log.stream))  # type: ignore[misc]
@@ -70,31 +80,20 @@ def _check_servers(link: Link, replicas: int) -> None:
         )
 
 
-def _check_same(link: Link, found: SpaceInfo, shards: int | None, replicas: int | None) -> None:
+def _check_same(
+    link: Link, found: SpaceInfo, shards: int | None, replicas: int | None, blobs: str | None
+) -> None:
+    if blobs is not None and blobs != found.blobs:
+        raise SpaceError(
+            f"{link.address}: there is a space already, with its blobs in {found.blobs} and not {blobs}, which is for good. "
+            "Use it as it is, or make one of another name"
+        )
     for what, asked, has in (("shards", shards, found.shards), ("copies", replicas, found.replicas)):
         if asked is not None and asked != has:
             raise SpaceError(
                 f"{link.address}: there is a space already, with {has} {what} and not {asked}, which is for good. "
                 "Use it as it is, or make one of another name"
             )
-
-
-def _make_blobs(link: Link, info: SpaceInfo) -> None:
-    """Make the stream in which results are kept when there is no other store; nothing happens when it is there."""
-    from onefold.compute.blob_jetstream import stream_config
-    from onefold.log.jetstream import names
-    from onefold.log.jetstream.streams import Refused, ask_api
-
-    stream = stream_config(info.space, info.replicas)
-    subject = f"{names.STREAM_CREATE}{stream['name']}"
-    question = f"making {stream['name']}"
-    try:
-        _patiently(
-            lambda: link.run(ask_api(link, subject, stream, question), config.ENGINE_REQUEST_TIMEOUT_S)
-        )
-    except Refused as error:
-        if error.code != _IN_USE:
-            raise
 
 
 def _check_led(link: Link, stream: str) -> None:

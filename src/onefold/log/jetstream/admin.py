@@ -30,6 +30,7 @@ __all__ = [
     "find_space",
     "leftover_streams",
     "list_spaces",
+    "make_blobs",
     "make_log",
     "make_space",
     "read_space",
@@ -44,8 +45,16 @@ _NO_PEERS: Final = 10005
 _PAUSE_S: Final = 0.1
 
 
-def make_space(link: Link, space: str, shards: int = 1, replicas: int = 3, *, env: Env = SYSTEM) -> SpaceInfo:
-    """Make a space, or find the one that is there already, whatever shards it has.
+def make_space(
+    link: Link,
+    space: str,
+    shards: int = 1,
+    replicas: int = 3,
+    *,
+    blobs: str = "jetstream",
+    env: Env = SYSTEM,
+) -> SpaceInfo:
+    """Make a space, or find the one that is there already, whatever shards it has. ``blobs``: where results of jobs are kept.
 
     Raises InvalidArgument; SpaceError (the credential may not create streams, too few servers); Unavailable and Timeout: it may
     be half made, so make it again.
@@ -58,8 +67,9 @@ def make_space(link: Link, space: str, shards: int = 1, replicas: int = 3, *, en
     found = find_space(link, space)
     if found is not None:
         return found
-    made = SpaceInfo(space, new_id("i", env), shards, replicas, env.wall_ms())
+    made = SpaceInfo(space, new_id("i", env), shards, replicas, env.wall_ms(), blobs=blobs)
     _create(link, _record_stream(space, replicas))
+    make_blobs(link, made)
     for shard in range(shards):
         make_log(link, made, shard)
     kept = _write_record(link, made)
@@ -77,8 +87,15 @@ def make_log(link: Link, info: SpaceInfo, shard: int) -> None:
     _create(link, stream)
 
 
+def make_blobs(link: Link, info: SpaceInfo) -> None:
+    """Make the stream of the space's blobs; nothing happens when it is there. Raises as ``make_space``."""
+    stream = _stream(names.blobs_stream(info.space), f"$O.{names.blobs_bucket(info.space)}.>", info.replicas)
+    # A blob's subject is its hash: what is stored again replaces the same bytes.
+    _create(link, stream | {"max_msgs_per_subject": 1, "deny_delete": False})
+
+
 def find_space(link: Link, space: str) -> SpaceInfo | None:
-    """The space's record; None when the servers' leader knows of none.
+    """The space's record; None when the servers' leader knows of none (one that was just deposed may not know of a new space).
 
     Works without a leader where there is a record. Raises Unavailable when it cannot be told, SpaceError, LogCorrupt.
     """
@@ -97,9 +114,9 @@ def find_space(link: Link, space: str) -> SpaceInfo | None:
         if error.code == NOT_FOUND:
             return None
         raise
-    except Timeout as error:
+    except (Unavailable, Timeout) as error:
         raise Unavailable(
-            f"{link.address}: its servers have no leader now, so whether there is a space cannot be told. Try again"
+            f"{link.address}: whether there is a space cannot be told, its servers have no leader now ({error}). Try again"
         ) from error
     if state.messages == 0:
         return None

@@ -66,6 +66,16 @@ class JetStreamLog:
         return self._info.incarnation
 
     @property
+    def space_info(self) -> SpaceInfo:
+        """The record of the space that this is a log of."""
+        return self._info
+
+    @property
+    def link(self) -> Link:
+        """The connection; its owner's."""
+        return self._link
+
+    @property
     def first(self) -> int:
         self._tail()
         return self._first

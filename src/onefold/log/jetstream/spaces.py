@@ -1,4 +1,4 @@
-"""The record of a space on a cluster: its name, incarnation, shards and copies."""
+"""The record of a space on a cluster: its name, incarnation, shards and copies, and where its blobs are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ FORMAT = 1
 
 
 class SpaceInfo(msgspec.Struct, frozen=True):
-    """What a space's record says. ``made_ms``: when, by the clock of whoever made it."""
+    """What a space's record says. ``made_ms``: when, by the clock of whoever made it. ``blobs``: where results of jobs are kept
+    (see ``compute.blob_backends``)."""
 
     space: str
     incarnation: str
@@ -16,3 +17,4 @@ class SpaceInfo(msgspec.Struct, frozen=True):
     replicas: int
     made_ms: int = 0
     format: int = FORMAT
+    blobs: str = "jetstream"
