@@ -345,6 +345,8 @@ HASHES_KEPT: Final = 4
 """Nodes compare the state at this many of the latest multiples of SNAPSHOT_EVERY_OFFSETS."""
 SNAPSHOTS_KEPT: Final = 2
 """So many snapshots of a shard are kept, the latest; the log is kept from the oldest of them on."""
+SNAPSHOT_OFFER_S: Final = 60.0
+"""How long a program waits for a node to bring the snapshot from the blob store that it asks for."""
 SNAPSHOT_TAKEOVER_S: Final = 60.0
 """When the first node of a shard has stored no snapshot for so long, the next one does."""
 ARCHIVES_AT_ONCE: Final = 4

@@ -19,6 +19,7 @@ from typing import Any
 import apsw
 import pytest
 
+import onefold as of
 from onefold import config
 from onefold.db import Database, _folds
 from onefold.env import SYSTEM
@@ -417,8 +418,23 @@ def test_a_newcomer_starts_from_a_snapshot_once_the_log_was_trimmed(stand: Stand
     stand.ticks(0, at + 1)
     stand.wait(lambda: set(_hashes(stand, 0, at)) == {"n1", "n2", "n3"}, "they have not said their hashes")
     assert len(set(_hashes(stand, 0, at).values())) == 1
-    garbage_free = stand.wait(lambda: _no_garbage(stand), "snapshots that nothing names were not deleted")
-    assert garbage_free
+    assert stand.wait(lambda: _no_garbage(stand), "snapshots that nothing names were not deleted")
+
+
+def test_a_program_gets_a_snapshot_from_a_node_once_the_log_was_trimmed(
+    stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand.start("n1", "n2")
+    stand.db.map("m").put_many({f"k{number}": number for number in range(100)}, atomic=False)
+    stand.ticks(0, 2 * EVERY + 5)
+    stand.wait(lambda: _first(stand, 0) > EVERY, "the log was not trimmed")
+    monkeypatch.setenv("ONEFOLD_CACHE", str(tmp_path / "cache"))
+    with of.connect(stand.url("app")) as db:
+        assert dict(db.map("m").items()) == {f"k{number}": number for number in range(100)}
+        db.map("m")["more"] = 1
+    assert not list((tmp_path / "cache").rglob("fetched-snapshot*"))
+    with of.connect(stand.url("app"), replicas="remote") as db:
+        assert db.map("m")["more"] == 1
 
 
 def _first(stand: Stand, shard: int) -> int:

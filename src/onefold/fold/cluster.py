@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Literal
 from onefold import config
 from onefold.env import SYSTEM, Env
 from onefold.errors import InvalidArgument, SpaceError, Unavailable
+from onefold.fold import snapshot_fetch
 from onefold.fold.api import Fold
 from onefold.fold.remote_space import RemoteSpace
 from onefold.fold.replica_space import ReplicaSpace
@@ -118,21 +120,26 @@ def _local(
 ) -> ReplicaSpace:
     link = Link.shared(address, env=env)
     log = JetStreamLog(link, info, shard, env)
+    directory = replica_directory(info, shard)
     try:
         return ReplicaSpace(
             log,
             folds,
             env,
-            directory=replica_directory(info, shard),
+            directory=directory,
             url=address.url,
             timeout=timeout,
             read_only=read_only,
             on_close=link.close,
+            snapshots=snapshot_fetch.finder(link, info, shard, log, directory),
         )
     except BaseException:
         log.close()
         link.close()
         raise
+    finally:
+        with contextlib.suppress(OSError):
+            snapshot_fetch.fetched(directory).unlink(missing_ok=True)
 
 
 def _remote(

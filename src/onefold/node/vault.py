@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,6 +37,7 @@ class Vault:
         self.apart = apart
         self.scratch = scratch
         self._backend = backend
+        self._numbers = itertools.count()
         scratch.mkdir(parents=True, exist_ok=True)
         for left in scratch.iterdir():  # of a process that ended on the way
             with contextlib.suppress(OSError):
@@ -55,8 +57,7 @@ class Vault:
     def fetch(self, blob: str) -> Path | None:
         """A copy of the file in the scratch directory, which the caller removes; None when there is none. Raises LogCorrupt when
         its content is not what its name says."""
-        path = self.scratch / f"fetched-{blob[:32]}"
-        path.unlink(missing_ok=True)
+        path = self.scratch / f"fetched-{next(self._numbers)}-{blob[:16]}"
         if not self._backend.get(blob, path):
             path.unlink(missing_ok=True)
             return None
