@@ -153,23 +153,22 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):
-    """An error. ``elsewhere``: another node may be able to answer."""
+    """An error, definite since questions change nothing. ``elsewhere``: another node may be able to answer."""
 
     incarnation: str
     applied: int
     kind: str
     message: str
-    definite: bool
     elsewhere: bool
 
     def error(self) -> OnefoldError:
         """The error as the node raised it."""
         if self.kind == Behind.__name__:
-            return Behind(self.message, self.applied)
+            return Behind(self.message, self.applied, definite=True)
         made = getattr(errors, self.kind, None)
         if not (isinstance(made, type) and issubclass(made, OnefoldError)):
             made = SpaceError
-        return made(self.message, definite=self.definite)
+        return made(self.message, definite=True)
 
 
 class Garbled(Exception):

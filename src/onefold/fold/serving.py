@@ -159,17 +159,12 @@ class Server:
 
     def refusal(self, error: Exception) -> bytes:
         """The reply that tells of an error."""
-        elsewhere = not isinstance(error, OnefoldError) or isinstance(error, (Unavailable, Timeout, TooOld))
-        kind, message, definite = type(error).__name__, str(error), getattr(error, "definite", True)
-        if isinstance(error, LogCorrupt) or not isinstance(error, OnefoldError):
-            # It is this replica that has failed; what was asked is not to blame, and was only a read.
-            kind, definite, elsewhere = "Unavailable", True, True
-            message = f"a node cannot serve: {type(error).__name__}: {error}"
-        elif isinstance(error, SpaceError) and not self._is_usable():
-            kind, elsewhere, message = "Unavailable", True, f"a node does not serve any more: {error}"
-        return protocol.encode(
-            Refusal(self.space.incarnation, self._applied(), kind, message, definite, elsewhere)
-        )
+        kind, message = type(error).__name__, str(error)
+        elsewhere = isinstance(error, (Unavailable, Timeout, TooOld))
+        if not isinstance(error, OnefoldError) or isinstance(error, LogCorrupt) or not self._is_usable():
+            # It is this replica that has failed; what was asked is not to blame.
+            kind, message, elsewhere = "Unavailable", f"a node cannot serve: {kind}: {error}", True
+        return protocol.encode(Refusal(self.space.incarnation, self._applied(), kind, message, elsewhere))
 
     def behind(self, ask: Ask, applied: int) -> Behind:
         """The error when ``offset_of`` did not come in time."""

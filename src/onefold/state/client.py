@@ -6,7 +6,7 @@ the synchronous and the asynchronous API stand on the same core.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -102,9 +102,10 @@ class StateClient:
         """The shard of an encoded key: all keys with the same first element, of all maps, are in one."""
         return shard_of(key, self.shards) if self.shards > 1 else 0
 
-    def present(self) -> Mapping[int, int]:
-        """The applied offset of every shard."""
-        return {shard: space.applied for shard, space in enumerate(self.spaces)}
+    def present(self, shards: Iterable[int] | None = None) -> Mapping[int, int]:
+        """The applied offsets of these shards (default: all)."""
+        wanted = range(self.shards) if shards is None else shards
+        return {shard: self.spaces[shard].applied for shard in wanted}
 
     # -- writing
 

@@ -214,7 +214,8 @@ class Transaction:
 
                 validate_cut(client, _shard_parts(parts))
             return
-        before = client.present()
+        # What an earlier try under this request id has committed is not news.
+        before = {} if self._request_id is None else client.present(parts)
         try:
             committed = self._submit(parts)
         except Conflict as error:
@@ -232,7 +233,7 @@ class Transaction:
                 )
             raise
         self._version = Version(tuple((shard, done.offset, done.index) for shard, done in committed.items()))
-        fresh = {shard: done for shard, done in committed.items() if done.offset > before[shard]}
+        fresh = {shard: done for shard, done in committed.items() if done.offset > before.get(shard, 0)}
         self._note_increments(parts, fresh)
 
     def _submit(self, parts: dict[int, Part]) -> dict[int, Committed]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from onefold.db import Database, _folds
 from onefold.env import SYSTEM, Env
 from onefold.errors import Timeout, Unavailable
@@ -109,13 +111,16 @@ class RemoteWorld:
         return StateClient(self.spaces(), **options)
 
     def asking(self, shard: int) -> Callable[..., bytes]:
-        """Asks one node after the other about the shard. A question that is lost costs no time."""
+        """Asks any node about the shard. A question that is lost costs no time, and a node that cannot answer yet is left for
+        another one when a real asker would ask that as well."""
 
         def ask(request: bytes, timeout: float, *, hedge_s: float) -> bytes:  # noqa: ARG001
+            question = protocol.decode_ask(request)
+            request = protocol.encode(msgspec.structs.replace(question, wait_s=min(question.wait_s, hedge_s)))
             with self.lock:
                 lost, lost_reply, twice, nobody = (self._random.random() for _ in range(4))
                 node = self._random.randrange(len(self.servers)) if self.servers else None
-                self.asked[type(protocol.decode_ask(request).what).__name__] += 1
+                self.asked[type(question.what).__name__] += 1
                 way = self.way
             if node is None or nobody < way.nobody:
                 raise Unavailable("no node is there")

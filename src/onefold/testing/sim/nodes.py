@@ -35,6 +35,10 @@ class Node(Process):
         self.desks: list[Server] = []
         """One for each shard; none while it is down."""
 
+    @property
+    def is_open(self) -> bool:
+        return bool(self.desks) and super().is_open
+
     def start(self) -> None:
         self._dead = False
         self.incarnation += 1
