@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 from onefold.compute.blob_places import shared_store
 from onefold.env import SYSTEM
 from onefold.errors import InvalidArgument, SpaceError
+from onefold.ids import new_id
 from onefold.log.jetstream.address import parse_address
 from onefold.node.duties import Upkeep
 from onefold.node.http import HttpSide
-from onefold.node.logging import JsonLog
 from onefold.node.job_workers import JobWorkers
+from onefold.node.logging import JsonLog
 from onefold.node.membership import Identity
 from onefold.node.metrics import NodeMetrics
 from onefold.node.process import Node
+from onefold.node.snapshot_server import SnapshotServer
 from onefold.node.snapshots import Snapshots
 from onefold.node.testimony import Testimony
 from onefold.node.tracing import start_tracing
@@ -32,9 +34,9 @@ from onefold.node.vault import open_vault
 if TYPE_CHECKING:
     import apsw
 
+    from onefold.compute.functions import Code
     from onefold.log.jetstream.link import Link
 
-    from onefold.compute.functions import Code
 REGION: Final = "local"
 """The region of nodes that name none."""
 
@@ -52,10 +54,10 @@ class Settings:
     workers: int = 0
     snapshots: str | None = None
     """A place for blobs; None: none are made, and no log is trimmed."""
-
-
     code: Code = "pickle"
     """Which functions of jobs it runs: those that a job carries, or (``"reference"``) only those of installed packages."""
+
+
 def default_name() -> str:
     """The machine's name, as a node's name."""
     text = "".join(
@@ -112,8 +114,6 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     snapshots = Snapshots(settings.name, vault, log, tracing, SYSTEM)
     trimming = Trimming(settings.name, vault, log, tracing, SYSTEM)
     node = Node(ground, identity, log, tracing=tracing)
-
-    def halt(shard: int, why: str) -> None:
     if settings.workers:
         blobs = shared_store(link, info, settings.directory / "blobs")
         node.workers = JobWorkers(
@@ -124,6 +124,8 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
             slots=settings.workers,
             code=settings.code,
         )
+
+    def halt(shard: int, why: str) -> None:
         ground.condemn(shard, why)
         node.hosting.halt(shard, why)
 
@@ -140,6 +142,11 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     metrics = NodeMetrics(node, info.space, snapshots=snapshots, trimming=trimming, testimony=testimony)
     http = HttpSide(settings.listen, live=node.live, ready=node.ready, registry=metrics.registry())
     stack.callback(http.close)
+    if vault is not None:
+        offers = SnapshotServer(
+            link, info, new_id("n", SYSTEM), vault, lambda: node.hosting.ready().get(0), log
+        )
+        stack.callback(offers.close)
     log.info(
         "started", pid=os.getpid(), url=link.address.url, http=http.address, space=info.space, shards=info.shards,
         snapshots=settings.snapshots,
