@@ -82,8 +82,11 @@ def diskcache_measures(folder: str) -> dict[str, Callable[[float], float]]:
 
 
 def main() -> None:
-    peer, where, measure, seconds = sys.argv[1:]
+    peer, where, measure, seconds = sys.argv[1:5]
     measures = {"redis": redis_measures, "etcd": etcd_measures, "diskcache": diskcache_measures}[peer](where)
+    if "--wait" in sys.argv:  # several begin at once
+        print("ready", flush=True)
+        sys.stdin.readline()
     print(json.dumps({"rate": measures[measure](float(seconds))}))
 
 
