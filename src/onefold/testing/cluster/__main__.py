@@ -65,7 +65,8 @@ def _line(seed: int, report: Report) -> dict[str, Any]:
         },
         "faults": [[fault.name, round(fault.healed - fault.began, 1)] for fault in report.faults],
         "skipped": report.skipped,
-        "resumed_s": {name: round(seconds, 2) for name, seconds in report.resumed_s.items()},
+        "writes_paused_s": {name: round(seconds, 2) for name, seconds in report.writes_paused_s.items()},
+        "reads_paused_s": {name: round(seconds, 2) for name, seconds in report.reads_paused_s.items()},
     }
 
 

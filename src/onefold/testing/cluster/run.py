@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from onefold.testing.cluster.event_log import Recorded, load_events
 from onefold.testing.cluster.log_oracle import records_of
 from onefold.testing.cluster.nemesis import FAULTS, Happened, Nemesis
 from onefold.testing.cluster.stand import Client, Stand
-from onefold.testing.history import Operation, Verdict
+from onefold.testing.history import Verdict
 from onefold.testing.sim.workloads.sessions import Prefix
 
 LEVELS: Final = {"session": "session", "prefix": "prefix"}
@@ -35,8 +36,10 @@ class Report:
     """Faults that this machine cannot show, with the reason."""
     operations: dict[str, tuple[int, int, int]]
     """For each workload how many were ok, failed, and of unknown outcome."""
-    resumed_s: dict[str, float]
-    """For each kind of fault the longest time from its beginning to the next write that was begun after it and acknowledged."""
+    writes_paused_s: dict[str, float]
+    """For each kind of fault the longest time in which no write of any client was acknowledged."""
+    reads_paused_s: dict[str, float]
+    """The same for reads at ``session``, ``prefix`` and ``eventual``."""
 
     @property
     def good(self) -> bool:
@@ -86,9 +89,10 @@ def run(
         nemesis = Nemesis(stand, seed)
         stand.await_progress(_FINISH_S)
         nemesis.run(order)
+        ended = time.monotonic()
         stand.stop_clients()
         stand.log("all clients have ended")
-        return _check(stand, workloads, seed, nemesis.happened, skipped)
+        return _check(stand, workloads, seed, nemesis.happened, skipped, ended)
 
 
 def _set_up(stand: Stand, workloads: Sequence[str], seed: int) -> None:
@@ -121,10 +125,12 @@ def _check(
     seed: int,
     happened: Sequence[Happened],
     skipped: dict[str, str],
+    ended: float,
 ) -> Report:
     verdicts: dict[str, Verdict] = {}
     counts: dict[str, tuple[int, int, int]] = {}
-    written: list[Operation] = []
+    written: list[float] = []
+    read: list[float] = []
     for workload in workloads:
         history = Recorded(load_events(stand.histories(workload)))
         checker = workload_on(workload, history, seed, stand.shards, index=0)
@@ -144,14 +150,20 @@ def _check(
         operations = history.operations
         statuses = [op.status for op in operations]
         counts[workload] = (statuses.count("ok"), statuses.count("fail"), statuses.count("info"))
-        written += [op for op in operations if op.status == "ok" and op.kind in WRITES]
-    return Report(verdicts, tuple(happened), skipped, counts, _resumed(happened, written))
+        written += [op.end for op in operations if op.status == "ok" and op.kind in WRITES]
+        if level != "strong":
+            read += [op.end for op in operations if op.status == "ok" and op.kind == "read"]
+    paused = pauses(happened, written, ended), pauses(happened, read, ended) if read else {}
+    return Report(verdicts, tuple(happened), skipped, counts, *paused)
 
 
-def _resumed(happened: Sequence[Happened], written: Sequence[Operation]) -> dict[str, float]:
+def pauses(happened: Sequence[Happened], ends: Sequence[float], until: float) -> dict[str, float]:
+    """For each kind of fault the longest time between two of the moments ``ends``, from its beginning to that of the next fault
+    (``until`` after the last)."""
     found: dict[str, float] = {}
-    for fault in happened:
-        ends = [op.end for op in written if op.invoked > fault.began]
-        if ends:
-            found[fault.name] = max(found.get(fault.name, 0.0), min(ends) - fault.began)
+    bounds = [*(fault.began for fault in happened), until]
+    for fault, stop in zip(happened, bounds[1:], strict=True):
+        moments = [fault.began, *(end for end in sorted(ends) if fault.began < end < stop), stop]
+        longest = max(after - before for before, after in pairwise(moments))
+        found[fault.name] = max(found.get(fault.name, 0.0), longest)
     return found
