@@ -12,6 +12,8 @@ from onefold.log.jetstream.message import Msg
 from onefold.log.jetstream.names import STREAM_INFO, STREAM_PURGE
 
 NOT_FOUND: Final = 10059
+REPLICA_SILENT_S: Final = 2.5
+"""A replica that its leader has not heard of for this long does not count as up to date. They beat every second."""
 _BUSY: Final = (10008, 10009, 10074, 10118)
 """No leader of the cluster, or no answer from it: worth another try."""
 
@@ -98,9 +100,15 @@ def state_of(stream: str, info: Mapping[str, Any]) -> StreamState:
         {str(other["name"]): int(other.get("lag", 0)) for other in others},
         (
             *([leader] if leader else []),
-            *(str(other["name"]) for other in others if other.get("current") and not other.get("offline")),
+            *(str(other["name"]) for other in others if _is_current(other)),
         ),
     )
+
+
+def _is_current(replica: Mapping[str, Any]) -> bool:
+    """Whether the leader heard of a replica lately. It calls one that died current for several seconds more."""
+    silent_s = float(replica.get("active", 0)) / 1e9
+    return bool(replica.get("current")) and not replica.get("offline") and silent_s <= REPLICA_SILENT_S
 
 
 async def purge(asker: Asker, stream: str, before: int) -> None:

@@ -23,10 +23,12 @@ from onefold.log.api import Entry
 from onefold.log.jetstream.fetch import fetch
 from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.names import LogNames
-from onefold.log.jetstream.streams import StreamState, stream_state
+from onefold.log.jetstream.streams import REPLICA_SILENT_S, StreamState, stream_state
 
 DOUBT: Final = 1e-6
 """The chance that a copy was never asked, at which all count as asked."""
+CONFIRM_S: Final = REPLICA_SILENT_S + 1.5
+"""After this long a server that just died is known to be away."""
 SAMPLE_RECORDS: Final = 200
 SAMPLE_BYTES: Final = 1 << 20
 _AT_ONCE: Final = 4
@@ -89,6 +91,10 @@ class Missing(LogCorrupt):
     first = 0
 
 
+class Disagree(LogCorrupt):
+    """Copies have different good records at one offset."""
+
+
 class Behind(Unavailable):
     """A copy has not got so far yet; it may a moment later."""
 
@@ -109,7 +115,7 @@ def judge(offset: int, samples: Sequence[Sample], health: Health, what: str) -> 
     entries = [found for found in seen if isinstance(found, Entry)]
     good = {entry.data: entry for entry in entries if is_intact(entry.data)}
     if len(good) > 1:
-        raise LogCorrupt(
+        raise Disagree(
             f"the copies of offset {offset} of {what} disagree. Compare the servers with `onefold doctor`"
         )
     if good:
@@ -168,8 +174,10 @@ def _unsettled(offset: int, health: Health, what: str) -> Unavailable:
 async def settle(link: Link, names: LogNames, start: int, *, replicas: int, what: str) -> list[Entry]:
     """Entries from ``start`` on, at least one, as all copies together have them.
 
-    Raises Missing (with the leader's ``first``), LogCorrupt, Unavailable, Timeout, SpaceError.
+    Raises Missing (with the leader's ``first``), LogCorrupt, Unavailable, Timeout, SpaceError. What would stop a replica is
+    looked at twice: a leader takes a server that just died for up to date a while longer.
     """
+    doubted = False
     for pause in range(_ROUNDS):
         try:
             return await _settle_once(link, names, start, replicas, what)
@@ -177,7 +185,12 @@ async def settle(link: Link, names: LogNames, start: int, *, replicas: int, what
             if pause == _ROUNDS - 1:
                 raise
             await asyncio.sleep(_PAUSE_S * 2**pause)
-    raise AssertionError  # the loop returned or raised
+        except LogCorrupt as error:
+            if doubted or isinstance(error, Disagree):
+                raise
+            doubted = True
+            await asyncio.sleep(CONFIRM_S)
+    raise Unavailable(f"offset {start} of {what} cannot be settled: its servers change. Try again")
 
 
 async def _settle_once(link: Link, names: LogNames, start: int, replicas: int, what: str) -> list[Entry]:

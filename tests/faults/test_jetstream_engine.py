@@ -1,0 +1,432 @@
+"""The JetStream engine on real servers that die, hang and fill up: acknowledged records stay, in order, and reading goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from onefold.env import SYSTEM
+from onefold.errors import AppendUnknown, SpaceError, Timeout, Unavailable
+from onefold.fold.log_space import LogSpace
+from onefold.log.jetstream import admin
+from onefold.log.jetstream import keeper as keepers
+from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.engine import JetStreamLog
+from onefold.log.jetstream.keeper import Keeper
+from onefold.log.jetstream.link import Link
+from onefold.node.servers import LocalServers
+from onefold.testing.cluster.log_ground import (
+    SOON_S,
+    Ground,
+    Space,
+    linked,
+    read_all,
+    record,
+    until,
+    wait_for,
+)
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    servers = LocalServers.start(tmp_path_factory.mktemp("servers"), 3, secure=False)
+    yield Ground(servers)
+    servers.stop(delete=True)
+
+
+@pytest.fixture
+def space(ground: Ground) -> Iterator[Space]:
+    with ground.space() as space:
+        yield space
+
+
+class Writer:
+    """A thread that appends records one after the other, each again until it is acknowledged."""
+
+    def __init__(self, log: JetStreamLog, client: str = "c0-aa") -> None:
+        self.acknowledged: dict[int, bytes] = {}
+        self.tried: set[bytes] = set()
+        self.unknown = 0
+        self.problem: BaseException | None = None
+        self._log = log
+        self._client = client
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def count(self) -> int:
+        return len(self.acknowledged)
+
+    def wait_more(self, count: int = 20) -> None:
+        """Until so many more records are acknowledged."""
+        goal = self.count() + count
+        wait_for(lambda: self.count() >= goal or self.problem)
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join(SOON_S)
+        assert not self._thread.is_alive()
+        if self.problem is not None:
+            raise self.problem
+
+    def _run(self) -> None:
+        try:
+            number = 0
+            while not self._stop.is_set():
+                number += 1
+                data = record(number, client=self._client)
+                self.tried.add(data)
+                offset = until(lambda data=data: self._append(data))
+                assert offset not in self.acknowledged, f"offset {offset} was given twice"
+                self.acknowledged[offset] = data
+        except BaseException as error:
+            self.problem = error
+
+    def _append(self, data: bytes) -> int:
+        try:
+            return self._log.append(data)
+        except AppendUnknown:
+            self.unknown += 1
+            raise
+
+
+def check(space: Space, *writers: Writer) -> None:
+    """What was acknowledged is in the log where it was acknowledged, and nothing that nobody appended."""
+    acknowledged = {offset: data for writer in writers for offset, data in writer.acknowledged.items()}
+    assert len(acknowledged) == sum(writer.count() for writer in writers), (
+        "an offset was given to two writers"
+    )
+    tried = set().union(*(writer.tried for writer in writers))
+    with linked(space.servers, space.info.space) as link, space.log(link) as log:
+        wait_for(lambda: until(lambda: log.last) >= max(acknowledged))
+        for _ in range(3):  # by several servers
+            entries = until(lambda: read_all(log))
+            assert [entry.offset for entry in entries] == list(range(1, len(entries) + 1))
+            found = {entry.offset: entry.data for entry in entries}
+            assert {offset: found.get(offset) for offset in acknowledged} == acknowledged
+            assert set(found.values()) <= tried
+
+
+def test_the_leader_is_killed_while_records_are_appended(space: Space) -> None:
+    with space.log() as one, linked(space.servers, space.info.space) as link, space.log(link) as other:
+        writers = [Writer(one, "c0-aa"), Writer(other, "c0-bb")]
+        try:
+            for _ in range(2):
+                for writer in writers:
+                    writer.wait_more()
+                victim = space.leader()
+                space.servers.kill(victim)
+                for writer in writers:
+                    writer.wait_more()
+                space.servers.restart(victim)
+        finally:
+            for writer in writers:
+                writer.end()
+        check(space, *writers)
+
+
+def test_a_leader_that_hangs_is_deposed_and_comes_back(space: Space) -> None:
+    """Stopped, it still takes connections and messages and answers none. When it goes on it believes for a while to lead."""
+    with space.log() as one, linked(space.servers, space.info.space) as link, space.log(link) as other:
+        writers = [Writer(one, "c0-aa"), Writer(other, "c0-bb")]
+        try:
+            for writer in writers:
+                writer.wait_more()
+            victim = space.leader()
+            space.servers.stop_server(victim)
+            for writer in writers:
+                writer.wait_more()
+            space.servers.cont(victim)
+            for writer in writers:
+                writer.wait_more(100)
+        finally:
+            for writer in writers:
+                writer.end()
+        space.wait_whole()
+        check(space, *writers)
+
+
+def test_all_servers_are_killed_at_once(space: Space) -> None:
+    with space.log() as log:
+        writer = Writer(log)
+        try:
+            writer.wait_more()
+            for index in range(3):
+                space.servers.kill(index)
+            for index in range(3):
+                space.servers.restart(index, wait=False)
+            writer.wait_more()
+        finally:
+            writer.end()
+        check(space, writer)
+
+
+def test_without_a_majority_nothing_is_acknowledged_and_reading_goes_on(space: Space) -> None:
+    with space.log() as log:
+        for number in range(1, 11):
+            until(lambda number=number: log.append(record(number)))
+        count = log.last
+        space.wait_whole()
+        kept = space.leader()
+        for index in {0, 1, 2} - {kept}:
+            space.servers.kill(index)
+        wait_for(lambda: space.link.connected and space.link.server_name == space.servers.servers[kept].name)
+        with pytest.raises((Unavailable, AppendUnknown)):
+            log.append(record(100))
+        assert [entry.offset for entry in until(lambda: read_all(log, 1, count))] == list(range(1, count + 1))
+        with space.log() as fresh:
+            assert until(lambda: fresh.last) >= count, "opened without a leader"
+            assert len(until(lambda: read_all(fresh, 1, count))) == count
+        assert admin.find_space(space.link, space.info.space) == space.info
+
+        def unknown() -> bool:  # once the cluster's leader has noticed that it is alone
+            try:
+                return admin.find_space(space.link, "absent") is not None
+            except Unavailable as error:
+                return "cannot be told" in str(error)
+
+        wait_for(unknown)
+
+
+def test_the_server_of_the_connection_dies(space: Space) -> None:
+    with linked(space.servers, space.info.space) as other, space.log(other) as writer:
+        changes: list[bool] = []
+        space.link.on_change(changes.append)
+        with space.log() as log:
+            until(lambda: writer.append(record(1)))
+            assert log.wait(0, SOON_S) == 1
+            server = space.link.server_name
+            assert server is not None
+            space.servers.kill(space.index(server))
+            for number in range(2, 30):
+                until(lambda number=number: writer.append(record(number)))
+            last = writer.last
+            assert wait_for(lambda: log.wait(last - 1, SOON_S) >= last)
+            wait_for(lambda: changes[-2:] == [False, True])
+            assert space.link.server_name != server
+            assert len(space.link.servers) == 3
+            assert [entry.offset for entry in read_all(log)] == list(range(1, last + 1))
+            until(lambda: log.append(record(100)))
+
+
+def test_what_is_sent_without_a_connection_fails_at_once(ground: Ground) -> None:
+    with ground.space() as space, space.log() as log:
+        until(lambda: log.append(record(1)))
+        assert log.wait(0, SOON_S) == 1
+        space.wait_whole()
+        for index in range(3):
+            space.servers.kill(index)
+        wait_for(lambda: not space.link.connected)
+        with pytest.raises(Unavailable) as error:
+            log.append(record(2))
+        assert error.value.definite
+        assert log.last == 1, "what is known stays known"
+        with pytest.raises(Unavailable):
+            Link(parse_address(space.servers.url(space.info.space)))
+        for index in range(3):
+            space.servers.restart(index, wait=False)
+        assert until(lambda: log.append(record(2))) == 2
+        assert [entry.data for entry in until(lambda: read_all(log))] == [record(1), record(2)]
+
+
+def test_lost_doubled_and_late_deliveries(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(7)
+    late: list[tuple[bytes, bytes, bytes, bytes | None]] = []
+    deliver = Keeper._on_delivery
+
+    def disturbed(self: Keeper, *message: bytes) -> None:
+        chance = rng.random()
+        if chance < 0.2:
+            return
+        if chance < 0.4:
+            late.append(message)
+            return
+        deliver(self, *message)
+        if chance < 0.6:
+            deliver(self, *message)
+        while late and rng.random() < 0.5:
+            deliver(self, *late.pop(rng.randrange(len(late))))
+
+    monkeypatch.setattr(Keeper, "_on_delivery", disturbed)
+    with linked(space.servers, space.info.space) as other, space.log(other) as writer, space.log() as log:
+        assert log.last == 0
+        got: list[int] = []
+
+        def follow() -> None:
+            for entry in log.tail(1, timeout=SOON_S):
+                got.append(entry.offset)
+                assert entry.data == record(entry.offset)
+                if entry.offset == 300:
+                    return
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        for number in range(1, 301):
+            assert until(lambda number=number: writer.append(record(number))) == number
+        thread.join(SOON_S)
+        assert got == list(range(1, 301))
+
+
+def test_a_tail_that_gets_no_deliveries_at_all(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Keeper, "_on_delivery", lambda self, *message: None)
+    with linked(space.servers, space.info.space) as other, space.log(other) as writer, space.log() as log:
+        assert log.last == 0
+        until(lambda: writer.append(record(1)))
+        assert log.wait(0, SOON_S) == 1
+        until(lambda: log.append(record(2)))
+        assert log.wait(1, SOON_S) == 2
+        assert [entry.data for entry in read_all(log)] == [record(1), record(2)]
+
+
+def test_far_behind_is_read_and_not_buffered(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    with space.log() as log:
+        assert log.last == 0
+        gate = threading.Event()
+        deliver = Keeper._on_delivery
+        monkeypatch.setattr(
+            Keeper, "_on_delivery", lambda self, *m: deliver(self, *m) if gate.is_set() else None
+        )
+        monkeypatch.setattr(keepers.config, "FETCH_BATCH_RECORDS", 50)
+        with linked(space.servers, space.info.space) as other, space.log(other) as writer:
+            for number in range(1, 201):
+                until(lambda number=number: writer.append(record(number)))
+        gate.set()
+        wait_for(lambda: log.wait(199, 1) >= 200)
+        assert [entry.data for entry in read_all(log)] == [record(number) for number in range(1, 201)]
+
+
+def test_garbage_of_another_client_is_refused_and_stops_nobody(space: Space) -> None:
+    """Bytes that are no record, and headers that look like a server's own words."""
+    forged = (
+        f"Nats-Stream: {space.names.stream}\r\nNats-Sequence: 1\r\nNats-Time-Stamp: 2020-01-01T00:00:00Z\r\n"
+    )
+    garbage = [
+        (b"", b""),
+        (b"garbage", b""),
+        (record(1)[:-1], b""),
+        (b"", b"NATS/1.0 503\r\n\r\n"),
+        (b"", b"NATS/1.0 204 EOB\r\nNats-Num-Pending: 0\r\n\r\n"),
+        (b"x", f"NATS/1.0\r\n{forged}\r\n".encode()),
+        (b"", b"NATS/1.0\r\nStatus: 404\r\n\r\n"),
+        (bytes(300_000), b""),
+    ]
+    with linked(space.servers, space.info.space) as other, space.log() as log:  # noqa: SIM117
+        with LogSpace(log, [], SYSTEM, replica=True) as replica:
+            replica.barrier(SOON_S)
+            before = log.last
+            for payload, headers in garbage:
+                other._loop.call_soon_threadsafe(
+                    lambda payload=payload, headers=headers: other.connection().publish(
+                        space.names.subject, payload, headers=headers
+                    )
+                )
+            wait_for(lambda: log.wait(before + len(garbage) - 1, 1) >= before + len(garbage))
+            replica.barrier(SOON_S)
+            assert replica.applied == log.last >= before + len(garbage) + 1
+            with replica.view() as view:
+                assert view.head().refused == len(garbage)
+            entries = read_all(log)
+            assert [entry.data for entry in entries[before : before + len(garbage)]] == [
+                data for data, _ in garbage
+            ]
+    with linked(space.servers, space.info.space) as link, space.log(link) as log:
+        assert read_all(log) == entries, "whoever comes later reads the same"
+
+
+def test_a_forked_child_is_told(space: Space) -> None:
+    with space.log() as log:
+        until(lambda: log.append(record(1)))
+        for use in (
+            lambda: log.last,
+            lambda: log.append(record(2)),
+            lambda: space.link.request("x", b"", timeout=1),
+        ):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                with contextlib.suppress(BaseException):
+                    try:
+                        use()
+                    except SpaceError as error:
+                        code = 0 if "forked" in str(error) else 2
+                os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        child = os.fork()
+        if child == 0:
+            code = 1
+            with contextlib.suppress(BaseException):
+                log.close()
+                space.link.close()
+                fresh = Link.shared(parse_address(space.servers.url(space.info.space)))
+                with space.log(fresh) as mine:
+                    code = 0 if mine.append(record(2)) == 2 and mine.last == 2 else 3
+                fresh.close()
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert log.wait(1, SOON_S) == 2
+        assert until(lambda: log.append(record(3))) == 3, "the parent's connection is whole"
+
+
+# -- a full disk
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "disk"
+    path.mkdir()
+    if os.getuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        command = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(path)]
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)
+
+
+def test_a_full_disk(disk: Path) -> None:
+    """Nothing acknowledged is lost, and appending goes on once there is room and the server was started again."""
+    servers = LocalServers.start(disk, 1, secure=False)
+    try:
+        with linked(servers, "full") as link:
+            info = until(lambda: admin.make_space(link, "full", replicas=1))
+            log = JetStreamLog(link, info, 0)
+            acknowledged = {until(lambda: log.append(record(0, 1000))): record(0, 1000)}
+            ballast = disk / "ballast"
+            with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(1 << 16))
+
+            def fill() -> None:
+                for number in range(1, 1000):
+                    data = record(number, 300_000)
+                    acknowledged[log.append(data)] = data
+
+            with pytest.raises((AppendUnknown, Unavailable, Timeout)):
+                fill()
+            ballast.unlink()
+            servers.kill(0, signal.SIGKILL)
+            servers.restart(0)
+            wait_for(lambda: link.connected)
+            after = until(lambda: log.append(record(2000)))
+            assert after > max(acknowledged)
+            with contextlib.closing(JetStreamLog(link, info, 0)) as fresh:
+                found = {entry.offset: entry.data for entry in until(lambda: read_all(fresh))}
+            assert {offset: found[offset] for offset in acknowledged} == acknowledged
+            assert list(found) == list(range(1, after + 1))
+            log.close()
+    finally:
+        servers.stop()
