@@ -349,7 +349,8 @@ class ReplicaSpace(SpaceOverLog):
             self._holder.tend(self._known)
         copy, before = self._holder.copy, self._known
         if before >= target:
-            return before  # a reader saw meanwhile how far others are: further, maybe, than was delivered here
+            # A reader saw meanwhile how far others are: further, maybe, than was delivered here.
+            return before
         entries = self._read(copy, before)
         try:
             head = copy.apply(entries, timeout)
