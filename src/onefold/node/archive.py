@@ -1,7 +1,7 @@
 """Closed ranges of a log as files, so that the servers are never the only ones that have it.
 
-``OFARCH1\\n`` and then one zstd stream of msgpack arrays ``[offset, engine_ms, data]``, contiguous. Each record carries its own
-checksum, and the whole file is named by its content.
+``OFARCH1\\n`` and then one zstd stream of msgpack arrays ``[offset, data, engine_ms]``, contiguous, each after its length (4
+bytes, big endian); a length of 0 ends it. Each record carries its own checksum, and the whole file is named by its content.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def write_archive(path: Path, entries: Iterable[Entry]) -> Written:
                 start, stop = start or entry.offset, entry.offset
                 body = encode(entry)
                 packed.write(len(body).to_bytes(_LENGTH_BYTES, "big") + body)
+            packed.write(bytes(_LENGTH_BYTES))
         file.flush()
         os.fsync(file.fileno())
     if not start:
@@ -62,8 +63,8 @@ def read_archive(path: Path) -> Iterator[Entry]:
             raise LogCorrupt(f"{path} is no archive of a log")
         try:
             with zstandard.ZstdDecompressor().stream_reader(file) as packed:
-                while head := _exactly(packed, _LENGTH_BYTES):
-                    body = _exactly(packed, int.from_bytes(head, "big"))
+                while length := int.from_bytes(_exactly(packed, _LENGTH_BYTES), "big"):
+                    body = _exactly(packed, length)
                     entry = Entry(*decode(body))
                     if last and entry.offset != last + 1:
                         raise LogCorrupt(f"{path}: offset {last + 1} is missing")
@@ -74,13 +75,11 @@ def read_archive(path: Path) -> Iterator[Entry]:
 
 
 def _exactly(stream: object, count: int) -> bytes:
-    """So many bytes; none at the end. Raises EOFError when it ends in between."""
+    """So many bytes. Raises EOFError when it ends before."""
     found = bytearray()
     while len(found) < count:
         part = stream.read(min(_CHUNK, count - len(found)))  # type: ignore[attr-defined]
         if not part:
-            break
+            raise EOFError("it was cut off")
         found += part
-    if found and len(found) < count:
-        raise EOFError("it ends in the middle of a record")
     return bytes(found)

@@ -225,11 +225,16 @@ def _forget_old(store: Store, context: Context, shard: int) -> None:
         if key in old_made or (not state.blob and rows.read_place(key)[1] < oldest):
             store.delete(rows.AGREED, key)
             dropped.add(state.blob)
-    end = rows.place_key(shard, oldest)
-    old = [decode(data, HashState).blob for _, data in store.scan(rows.HASH, prefix, end)]
-    if old:
-        store.delete_range(rows.HASH, prefix, end)
-    for blob in sorted(dropped.union(old) - {""}):
+    for key, data in list(store.scan(rows.HASH, prefix, rows.place_key(shard, oldest))):
+        store.delete(rows.HASH, key)
+        dropped.add(decode(data, HashState).blob)
+    if old_made:  # what is older than the snapshots that are kept needs none of its own
+        for key, data in list(store.scan(rows.HASH, prefix, made[-config.SNAPSHOTS_KEPT])):
+            said_there = decode(data, HashState)
+            if said_there.blob:
+                store.put(rows.HASH, key, encode(HashState(said_there.hash)))
+                dropped.add(said_there.blob)
+    for blob in sorted(dropped - {""}):
         _drop_blob(store, context, blob)
 
 

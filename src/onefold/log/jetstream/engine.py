@@ -109,6 +109,14 @@ class JetStreamLog:
             return entries
         return self._fetch(start, max_bytes, start + len(delivered) if delivered else keeper.kept_from)
 
+    def read_everywhere(self, start: int, max_bytes: int = 1 << 20) -> Sequence[Entry]:
+        """Like ``read``, but all copies are asked, and nothing that was delivered or is kept here counts. For who doubts its own
+        copy. Raises LogCorrupt when good copies differ, and Unavailable when there is no majority to ask."""
+        keeper = self._tail()
+        if start < self._first:
+            raise self._too_old(start)
+        return [] if start > keeper.last else self._survey(start, max_bytes, thorough=True)
+
     def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:
         while not self._closed:
             try:
@@ -198,9 +206,16 @@ class JetStreamLog:
                 return entries[:index]
         return entries
 
-    def _survey(self, start: int, max_bytes: int) -> list[Entry]:
+    def _survey(self, start: int, max_bytes: int, *, thorough: bool = False) -> list[Entry]:
         """Entries from ``start`` on, from all copies together. Raises TooOld, LogCorrupt, Unavailable."""
-        work = survey.settle(self._link, self.names, start, replicas=self._info.replicas, what=self._what)
+        work = survey.settle(
+            self._link,
+            self.names,
+            start,
+            replicas=self._info.replicas,
+            what=self._what,
+            thorough=thorough,
+        )
         try:
             entries = self._link.run(work, None)
         except survey.Missing as error:
