@@ -25,7 +25,12 @@ def sample(copy: bytes | Absent) -> Sample:
 
 
 def settle(
-    copies: list[bytes | Absent], *, replicas: int = 3, current: int | None = None, seed: int = 0
+    copies: list[bytes | Absent],
+    *,
+    replicas: int = 3,
+    current: int | None = None,
+    seed: int = 0,
+    thorough: bool = False,
 ) -> bytes:
     """Ask copies at random until it is settled, as ``survey.settle`` does."""
     rng = random.Random(seed)
@@ -33,7 +38,7 @@ def settle(
     samples: list[Sample] = []
     while len(samples) < health.samples_max:
         samples += [sample(rng.choice(copies)) for _ in range(4)]
-        entry = judge(5, samples, health, "the log")
+        entry = judge(5, samples, health, "the log", thorough=thorough)
         if entry is not None:
             assert entry.offset == 5
             return entry.data
@@ -110,6 +115,18 @@ def test_what_a_missing_copy_may_know_is_not_decided(
 def test_a_copy_that_is_behind_is_told_apart() -> None:
     with pytest.raises(Behind):
         settle([BEHIND, BEHIND, BEHIND])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_who_doubts_asks_all_copies(seed: int) -> None:
+    with pytest.raises(LogCorrupt, match="disagree"):
+        settle([GOOD, GOOD, OTHER], seed=seed, thorough=True)
+    assert settle([GOOD, GOOD, HOLE], seed=seed, thorough=True) == GOOD
+    assert settle([GOOD, GOOD], current=2, seed=seed, thorough=True) == GOOD
+    with pytest.raises(Unavailable):
+        settle([GOOD], current=1, seed=seed, thorough=True)
+    with pytest.raises(Unavailable):
+        settle([GOOD, GOOD, GOOD], current=0, seed=seed, thorough=True)
 
 
 def test_two_of_three_are_enough_for_a_refused_record() -> None:

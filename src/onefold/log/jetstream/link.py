@@ -19,8 +19,9 @@ from onefold.errors import OnefoldError, SpaceError, Timeout, Unavailable
 from onefold.log import forks
 from onefold.log.jetstream import loop as loops
 from onefold.log.jetstream.address import Address
-from onefold.log.jetstream.connection import Connection, Waiter
-from onefold.log.jetstream.message import Msg, header_block, nobody_answers, parse_headers
+from onefold.log.jetstream.connection import Connection
+from onefold.log.jetstream.message import Msg, header_block, parse_headers
+from onefold.log.jetstream.pending import Pending
 
 T = TypeVar("T")
 RawHandler = Callable[[bytes, bytes, bytes, bytes | None], None]
@@ -433,62 +434,6 @@ class Subscription:
         self._link._subscriptions.discard(self)
         if self._at is not None:
             self._at[0].unlisten(self._at[1])
-
-
-class Pending(Waiter):
-    """A message that was sent, or is about to be. One thread waits."""
-
-    __slots__ = ("_connection", "_error", "_gate", "_link", "_msg", "_token", "subject")
-
-    def __init__(self, link: Link, subject: str) -> None:
-        self.subject = subject
-        self._link = link
-        self._gate = threading.Lock()
-        self._gate.acquire()
-        self._msg: Msg | None = None
-        self._error: OnefoldError | None = None
-        self._connection: Connection | None = None
-        self._token = ""
-
-    def wait(self, timeout: float) -> Msg | None:
-        """The answer; None when there is none after ``timeout`` seconds or the connection broke: the outcome is unknown.
-
-        Raises Unavailable (definite: never sent, or nobody took it) and SpaceError (not permitted; definite).
-        """
-        early = min(timeout, config.SUSPECT_AFTER_S)
-        if not self._gate.acquire(timeout=max(early, 0.0)):
-            self._link._loop.call_soon_threadsafe(self._link.suspect)
-            if not self._gate.acquire(timeout=max(timeout - early, 0.0)):
-                self._link._loop.call_soon_threadsafe(self._give_up)
-                return None
-        self._gate.release()
-        if self._error is not None:
-            if self._error.definite:
-                raise self._error
-            return None
-        return self._msg
-
-    def take(self, data: bytes, headers: bytes | None) -> bool:
-        if not data and nobody_answers(headers):
-            self.fail(
-                Unavailable(f"nobody takes {self.subject} now: it has no leader, or is not there. Try again")
-            )
-        elif self._gate.locked() and self._msg is None and self._error is None:
-            self._msg = Msg("", "", parse_headers(headers), data)
-            self._gate.release()
-        return True
-
-    def fail(self, error: OnefoldError) -> None:
-        if self._gate.locked() and self._msg is None and self._error is None:
-            self._error = error
-            self._gate.release()
-
-    def _sent(self, connection: Connection, token: str) -> None:
-        self._connection, self._token = connection, token
-
-    def _give_up(self) -> None:
-        if self._connection is not None:
-            self._connection.forget(self._token)
 
 
 class _Shared:

@@ -104,13 +104,17 @@ def certain(part: int, of: int) -> int:
     return 1 if part <= 0 else math.ceil(math.log(DOUBT) / math.log(part / of))
 
 
-def judge(offset: int, samples: Sequence[Sample], health: Health, what: str) -> Entry | None:
+def judge(
+    offset: int, samples: Sequence[Sample], health: Health, what: str, *, thorough: bool = False
+) -> Entry | None:
     """The record at an offset; None when more samples are needed to tell. Pure.
 
     A record whose checksum is good on one copy is it, unless another has a different good one. One that is no record counts if
-    a majority of the copies has the same bytes; then it is for the fold to refuse. Raises Missing, LogCorrupt, and Unavailable
-    when a copy that is missing or behind may know better.
+    a majority of the copies has the same bytes; then it is for the fold to refuse. ``thorough``: all copies that are up to date
+    must have been asked, a majority at least. Raises Missing, LogCorrupt, and Unavailable when a copy that is missing or behind
+    may know better.
     """
+    copies = health.current or health.replicas
     seen = [found for sample in samples if (found := sample.at(offset)) is not Absent.NOT_ASKED]
     entries = [found for found in seen if isinstance(found, Entry)]
     good = {entry.data: entry for entry in entries if is_intact(entry.data)}
@@ -118,13 +122,19 @@ def judge(offset: int, samples: Sequence[Sample], health: Health, what: str) -> 
         raise Disagree(
             f"the copies of offset {offset} of {what} disagree. Compare the servers with `onefold doctor`"
         )
+    if good and not thorough:
+        return next(iter(good.values()))
     if good:
+        if len(seen) < certain(copies - 1, copies):
+            return None
+        if health.current < health.majority:
+            raise _unsettled(offset, health, what)
         return next(iter(good.values()))
     if not seen:
         return None
     if entries:
         return _judge_bad(offset, entries, seen, health, what)
-    if len(seen) < certain((health.current or health.replicas) - 1, health.current or health.replicas):
+    if len(seen) < certain(copies - 1, copies):
         return None
     if Absent.BEHIND in seen:
         raise Behind(f"offset {offset} of {what} is not on its servers yet. Try again")
@@ -171,8 +181,10 @@ def _unsettled(offset: int, health: Health, what: str) -> Unavailable:
     )
 
 
-async def settle(link: Link, names: LogNames, start: int, *, replicas: int, what: str) -> list[Entry]:
-    """Entries from ``start`` on, at least one, as all copies together have them.
+async def settle(
+    link: Link, names: LogNames, start: int, *, replicas: int, what: str, thorough: bool = False
+) -> list[Entry]:
+    """Entries from ``start`` on, at least one, as all copies together have them. ``thorough``: see ``judge``.
 
     Raises Missing (with the leader's ``first``), LogCorrupt, Unavailable, Timeout, SpaceError. What would stop a replica is
     looked at twice: a leader takes a server that just died for up to date a while longer.
@@ -180,7 +192,7 @@ async def settle(link: Link, names: LogNames, start: int, *, replicas: int, what
     doubted = False
     for pause in range(_ROUNDS):
         try:
-            return await _settle_once(link, names, start, replicas, what)
+            return await _settle_once(link, names, start, replicas, what, thorough)
         except Behind:
             if pause == _ROUNDS - 1:
                 raise
@@ -193,28 +205,32 @@ async def settle(link: Link, names: LogNames, start: int, *, replicas: int, what
     raise Unavailable(f"offset {start} of {what} cannot be settled: its servers change. Try again")
 
 
-async def _settle_once(link: Link, names: LogNames, start: int, replicas: int, what: str) -> list[Entry]:
+async def _settle_once(
+    link: Link, names: LogNames, start: int, replicas: int, what: str, thorough: bool
+) -> list[Entry]:
     state = await _state(link, names)
     health = Health(replicas, 0 if state is None else min(len(state.current), replicas))
     samples: list[Sample] = []
     while len(samples) < health.samples_max:
         samples += await _ask(link, names, start)
         try:
-            entry = judge(start, samples, health, what)
+            entry = judge(start, samples, health, what, thorough=thorough)
         except Missing as error:
             error.first = 0 if state is None else state.first
             raise
         if entry is not None:
-            return [entry, *_following(start + 1, samples, health, what)]
+            return [entry, *_following(start + 1, samples, health, what, thorough)]
     raise _unsettled(start, health, what)
 
 
-def _following(offset: int, samples: Sequence[Sample], health: Health, what: str) -> list[Entry]:
+def _following(
+    offset: int, samples: Sequence[Sample], health: Health, what: str, thorough: bool
+) -> list[Entry]:
     """What the same samples settle from ``offset`` on."""
     found: list[Entry] = []
     while True:
         try:
-            entry = judge(offset, samples, health, what)
+            entry = judge(offset, samples, health, what, thorough=thorough)
         except OnefoldError:
             return found  # for who reads on
         if entry is None:
