@@ -319,6 +319,18 @@ def test_bounded_reads_tell_the_age_when_nothing_fresh_enough_answers(world, mon
         assert caught.value.definite
 
 
+def test_bounded_reads_are_too_stale_when_nobody_answers_at_all(world, monkeypatch):
+    def silent(*_, **__):
+        raise of.Unavailable("nobody is there")
+
+    with world.connect(timeout=0.2) as db:
+        db.map("m").put("k", 1)
+        monkeypatch.setattr(db._spaces[0], "_asking", silent)
+        with pytest.raises(of.TooStale, match="complete as of .* ago") as caught:
+            db.map("m").get("k", consistency="bounded:1ms")
+        assert caught.value.definite
+
+
 def test_plain_views_never_go_back(world, db, other):
     space = db._spaces[0]
     other.map("m").put("k", 1)

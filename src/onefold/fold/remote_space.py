@@ -228,7 +228,7 @@ class RemoteSpace(SpaceOverLog):
             if old >= _OLD_TRIES:
                 raise problem
             if self._env.boot_s() + pause_s >= deadline:
-                raise self._given_up(problem, patience_s)
+                raise self._given_up(problem, need, patience_s)
             self._pause(pause_s)
             pause_s = min(2 * pause_s, 0.5)
 
@@ -272,11 +272,19 @@ class RemoteSpace(SpaceOverLog):
         with self._lock:
             self._floor = max(self._floor, offset)
 
-    def _given_up(self, problem: OnefoldError, patience_s: float) -> OnefoldError:
+    def _given_up(self, problem: OnefoldError, need: Need, patience_s: float) -> OnefoldError:
         if isinstance(problem, Behind):
             return Behind(f"{problem}. None further came within {patience_s:g} s: try again", problem.applied)
         if isinstance(problem, (TooStale, TooOld)):
             return problem
+        if need.fresh_s is not None:
+            age_s = self.freshness.age(self._env.boot_s())
+            return TooStale(
+                f"no node of {self._url} could say within {patience_s:g} s that what it has is at most {need.fresh_s:g} s old "
+                f"({problem}); what was shown here last is complete as of {age_s:.3g} s ago. Try again, or read with a weaker "
+                "consistency",
+                definite=True,
+            )
         return Unavailable(
             f"no node of {self._url} answered within {patience_s:g} s ({problem}). Try again, or see with `onefold status` "
             "which nodes run",

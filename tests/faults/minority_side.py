@@ -1,0 +1,50 @@
+"""Cuts a server, its node and a client off from the others and prints what the client meets. In a process of its own: it moves
+into the network of its hosts."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from onefold.testing.cluster.stand import Stand
+
+
+def main():
+    with Stand(Path(sys.argv[1]), client_hosts=1) as stand:
+        stand.start()
+        command = [
+            *stand.hosts["client1"].prefix,
+            sys.executable,
+            "tests/faults/minority_client.py",
+            stand.url(),
+        ]
+        environment = os.environ | {"ONEFOLD_CACHE": str(stand.directory / "cache")}
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        ) as client:
+
+            def ask(which):
+                client.stdin.write(which + "\n")
+                client.stdin.flush()
+                return json.loads(client.stdout.readline())
+
+            found = {}
+            assert json.loads(client.stdout.readline()) == "ready"
+            # The node of that side may lag behind at first, so it is seen to have what the client wrote.
+            found["before"] = {which: ask(which) for which in ("local", "remote")}
+            stand.hosts.split(["server1", "client1"], ["server2", "server3"])
+            found["cut"] = {which: ask(which) for which in ("local", "remote")}
+            stand.hosts.heal()
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
+                found["healed"] = {which: ask(which) for which in ("local", "remote")}
+                if all(each["strong"][0] == "ok" for each in found["healed"].values()):
+                    break
+            client.stdin.close()
+            client.wait(30)
+        print(json.dumps(found))
+
+
+main()
