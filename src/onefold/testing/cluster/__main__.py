@@ -36,6 +36,7 @@ def main() -> int:
                 rounds=asked.rounds,
                 shards=asked.shards,
                 clients=asked.clients,
+                job_tasks=asked.job_tasks,
                 small_disk_bytes=asked.small_disk_mb * 1_000_000 if asked.small_disk_mb else None,
             )
             line = _line(seed, report)
@@ -80,6 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--clients", type=int, default=2, help="of each workload (default 2)")
     parser.add_argument("--small-disk-mb", type=int, help="one server's disk is a tmpfs of this size")
+    parser.add_argument("--job-tasks", type=int, default=100, help="tasks of the job; 0: none (default 100)")
     parser.add_argument("--keep", action="store_true", help="keep the folders of good runs too")
     return parser.parse_args()
 

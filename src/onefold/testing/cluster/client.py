@@ -21,6 +21,7 @@ import msgspec
 
 from onefold.db import Database, connect
 from onefold.testing.cluster.event_log import EventLog
+from onefold.testing.cluster.reader import Reader
 from onefold.testing.history import History
 from onefold.testing.sim.process import is_of_faults
 from onefold.testing.sim.workloads import WORKLOADS
@@ -71,7 +72,8 @@ class Stage:
 def workload_on(name: str, history: History, seed: int, shards: int, *, index: int = 0) -> Workload:
     """The simulator's workload, for one client of a real cluster: its numbers are its own."""
     stage = cast(Simulation, Stage(history, seed, shards))
-    workload = WORKLOADS[name][0](stage, 0)
+    kind = Reader if name == Reader.name else WORKLOADS[name][0]
+    workload = kind(stage, 0)
     workload._processes = index * _PROCESSES_PER_CLIENT
     workload._unique = index * _NUMBERS_PER_CLIENT
     workload.random = random.Random(f"{name} {seed} {index}")

@@ -13,17 +13,20 @@ from typing import Final
 from onefold.db import connect
 from onefold.testing.cluster.client import workload_on
 from onefold.testing.cluster.event_log import Recorded, load_events
+from onefold.testing.cluster.job import JobUnderFaults
 from onefold.testing.cluster.log_oracle import records_of
 from onefold.testing.cluster.nemesis import FAULTS, Happened, Nemesis
+from onefold.testing.cluster.reader import Reader
 from onefold.testing.cluster.stand import Client, Stand
 from onefold.testing.history import Verdict
 from onefold.testing.sim.workloads.sessions import Prefix
 
-LEVELS: Final = {"session": "session", "prefix": "prefix"}
+LEVELS: Final = {"session": "session", "prefix": "prefix", "reader": "session"}
 """The consistency of a workload's connections, where it is not strong."""
-DEFAULT_WORKLOADS: Final = ("register", "bank", "list-append", "queue", "session", "prefix")
+DEFAULT_WORKLOADS: Final = ("register", "bank", "list-append", "queue", "session", "prefix", "reader")
 WRITES: Final = frozenset({"write", "cas", "transfer", "txn", "put", "add", "transaction", "append"})
 _FINISH_S: Final = 60.0
+_JOB_S: Final = 300.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Report:
     writes_paused_s: dict[str, float]
     """For each kind of fault the longest time in which no write of any client was acknowledged."""
     reads_paused_s: dict[str, float]
-    """The same for reads at ``session``, ``prefix`` and ``eventual``."""
+    """The same for the reads of those who only read, at ``session``, ``prefix`` and ``eventual``."""
 
     @property
     def good(self) -> bool:
@@ -70,15 +73,18 @@ def run(
     clients: int = 2,
     think_s: float = 0.05,
     small_disk_bytes: int | None = None,
+    job_tasks: int = 0,
 ) -> Report:
     """``faults``: which (default: all that this machine can show), in an order from the seed. ``rounds``: how many happen
-    (default: each once). ``clients``: of each workload, every second one without a replica of its own.
+    (default: each once). ``clients``: of each workload, every second one without a replica of its own. ``job_tasks``: nodes
+    also work on a job of so many.
 
     Raises AssertionError when the cluster does not come back after a fault, or a client fails by itself.
     """
     with Stand(directory, shards=shards, seed=seed) as stand:
         stand.start(small_disk_bytes=small_disk_bytes)
         _set_up(stand, workloads, seed)
+        job = JobUnderFaults(directory / "texts", seed, files=job_tasks) if job_tasks else None
         started = [
             _start(stand, workload, at, think_s=think_s) for workload in workloads for at in range(clients)
         ]
@@ -88,11 +94,19 @@ def run(
         order = _order(shown, rounds, seed)
         nemesis = Nemesis(stand, seed)
         stand.await_progress(_FINISH_S)
+        if job is not None:
+            with connect(stand.url(), replicas="remote", timeout=_FINISH_S) as db:
+                job.begin(db)
         nemesis.run(order)
         ended = time.monotonic()
         stand.stop_clients()
         stand.log("all clients have ended")
-        return _check(stand, workloads, seed, nemesis.happened, skipped, ended)
+        report = _check(stand, workloads, seed, nemesis.happened, skipped, ended)
+        if job is not None:
+            with connect(stand.url(), replicas="remote", timeout=_FINISH_S) as db:
+                report.verdicts["job"] = job.check(db, _JOB_S)
+            stand.log(f"job: {report.verdicts['job'].validity.value}")
+        return report
 
 
 def _set_up(stand: Stand, workloads: Sequence[str], seed: int) -> None:
@@ -151,7 +165,7 @@ def _check(
         statuses = [op.status for op in operations]
         counts[workload] = (statuses.count("ok"), statuses.count("fail"), statuses.count("info"))
         written += [op.end for op in operations if op.status == "ok" and op.kind in WRITES]
-        if level != "strong":
+        if workload == Reader.name:
             read += [op.end for op in operations if op.status == "ok" and op.kind == "read"]
     paused = pauses(happened, written, ended), pauses(happened, read, ended) if read else {}
     return Report(verdicts, tuple(happened), skipped, counts, *paused)

@@ -1,0 +1,37 @@
+"""A client that only reads, weakly: what it sees must be some prefix of what was written, and it must go on seeing."""
+
+from __future__ import annotations
+
+from onefold.db import Database
+from onefold.testing.history import Verdict, worst
+from onefold.testing.session_checks import check_prefix
+from onefold.testing.sim.workloads.sessions import KEYS, Prefix
+
+LEVELS = ("prefix", "eventual", "session")
+
+
+class Reader(Prefix):
+    """Reads what ``Prefix`` writes."""
+
+    name = "reader"
+    consistency = "session"
+
+    def step(self, db: Database, process: int) -> None:
+        registers = db.map(self.registers)
+        level = self.random.choice(LEVELS)
+
+        def read() -> dict[int, int | None]:
+            found = registers.get_many(range(KEYS), consistency=level)
+            return {key: found.get(key) for key in range(KEYS)}
+
+        self.attempt(process, "read", level, None, read)
+
+    def check(self) -> Verdict:
+        """All reads show prefixes; those of a session go on."""
+        of_sessions = [op for op in self.operations() if op.key == "session"]
+        return worst(
+            [
+                check_prefix(self.operations(), self.order),
+                check_prefix(of_sessions, self.order, monotonic=True),
+            ]
+        )
