@@ -373,3 +373,58 @@ def test_no_snapshot_that_is_named_is_ever_garbage(seed: int) -> None:
 def test_rows_of_a_later_version_can_be_read() -> None:
     later = msgspec.msgpack.encode([5, "i", "live", "eu", "z", "p", "py", 1, 2, 3, 4, 5, 6, [], [], 0, "new"])
     assert rows.decode(later, rows.NodeState).beats == 4
+
+
+# -- golden bytes: what was written once is read for ever
+
+GOLDEN: list[tuple[ops.Operation, str]] = [
+    (
+        ops.Join("n1", "i", "eu", "z", "0.1", "3.11", 1, 2),
+        "99a46a6f696ea26e31a169a26575a17aa3302e31a4332e31310102",
+    ),
+    (
+        ops.Beat("n1", 5, ((0, 7),), ((0, 4096, b"d" * 16),), ((1, "why"),), 3),
+        "97a462656174a26e310591920007919300cd1000c41064646464646464646464646464646464919201a377687903",
+    ),
+    (
+        ops.Drain("n1", 5),
+        "93a5647261696ea26e3105",
+    ),
+    (
+        ops.Leave("n1", 5),
+        "93a56c65617665a26e3105",
+    ),
+    (
+        ops.Expire("n1", 5),
+        "93a6657870697265a26e3105",
+    ),
+    (
+        ops.StateHash("n1", 5, 3, 65536, "h", "blob", 9),
+        "98a468617368a26e310503ce00010000a168a4626c6f6209",
+    ),
+    (
+        ops.Archived("n1", 5, 3, 1, 9, "blob", 8),
+        "98a86172636869766564a26e3105030109a4626c6f6208",
+    ),
+    (
+        ops.Swept("n1", 5, ("blob",)),
+        "94a57377657074a26e310591a4626c6f62",
+    ),
+]
+ROW = rows.NodeState(
+    5, "i", rows.LIVE, "eu", "z", "0.1", "3.11", 1, 2, 3, 4, 6, 7, ((0, 7),), ((1, "why"),), 3
+)
+ROW_BYTES = "dc001005a169a46c697665a26575a17aa3302e31a4332e313101020304060791920007919201a377687903"
+
+
+@pytest.mark.parametrize(("op", "written"), GOLDEN)
+def test_operations_have_the_bytes_that_they_always_had(op: ops.Operation, written: str) -> None:
+    assert ops.nodes_op(op).body.hex() == written
+    assert ops.decode_op(bytes.fromhex(written)) == op
+
+
+def test_rows_have_the_bytes_that_they_always_had() -> None:
+    assert rows.encode(ROW).hex() == ROW_BYTES
+    assert rows.decode(bytes.fromhex(ROW_BYTES), rows.NodeState) == ROW
+    assert rows.place_key(3, 65536, "n1").hex() == "0000000300000000000100006e31"
+    assert rows.read_place(rows.place_key(3, 65536, "n1")) == (3, 65536, "n1")
