@@ -31,6 +31,8 @@ def test_an_acknowledgement() -> None:
         (refusal(10054), TooLarge),
         (refusal(10060), SpaceError),
         (refusal(10039), SpaceError),
+        (refusal(10002), Unavailable),
+        (refusal(10023), Unavailable),
     ],
 )
 def test_definite_refusals(given: Msg, raised: type[OnefoldError]) -> None:
@@ -52,7 +54,6 @@ def test_definite_refusals(given: Msg, raised: type[OnefoldError]) -> None:
         answer({"stream": "another", "seq": 7}),
         answer({}),
         refusal(10077),
-        refusal(10023),
         refusal(10008),
         refusal(0),
     ],

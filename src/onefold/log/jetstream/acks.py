@@ -1,7 +1,7 @@
 """What the engine's answer to an append means: an offset, a definite error, or an unknown outcome.
 
-Only refusals that come before the record is proposed to the stream's replicas are definite. One that comes from storing it may
-concern the leader alone, while the others have it.
+Only refusals that come before the record is proposed to the stream's replicas are definite (by the source of servers 2.15).
+One that comes from storing it may concern the leader alone, while the others have it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from onefold.log.jetstream.message import NO_RESPONDERS, Msg
 _TOO_LARGE: Final = 10054
 _OTHER_STREAM: Final = 10060
 _NOT_ENABLED: Final = (10039, 10076)
+_NO_ROOM: Final = (10002, 10023)
 
 
 class _Error(msgspec.Struct):
@@ -68,5 +69,9 @@ def _refusal(error: _Error, what: str) -> Exception:
             )
         case code if code in _NOT_ENABLED:
             return SpaceError(f"{what}: JetStream is not enabled for this account ({said}). Enable it")
+        case code if code in _NO_ROOM:
+            return Unavailable(
+                f"{what} has no room ({said}). Free some disk, or raise max_file, on its servers"
+            )
         case _:
             return AppendUnknown(f"{what} refused a record after it may have been taken ({said})")
