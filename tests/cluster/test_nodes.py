@@ -378,6 +378,29 @@ def test_of_two_processes_of_one_name_the_later_stays(stand: Stand) -> None:
 # -- coming back
 
 
+def test_nodes_live_through_the_death_of_all_servers(stand: Stand, servers: LocalServers) -> None:
+    stand.start("n1", "n2")
+    stand.wait(lambda: stand.settled("n1", "n2"), "not settled")
+    stand.db.map("m")["k"] = 1
+    for index in range(3):
+        servers.kill(index)
+    stand.wait(lambda: not any(node.ready for node in stand.nodes.values()), "they say that they are ready")
+    assert all(node.get("/live")[0] == 200 for node in stand.nodes.values())
+    for index in range(3):
+        servers.restart(index, wait=index == 2)
+    stand.wait(lambda: all(node.ready for node in stand.nodes.values()), "they did not come back", 120.0)
+    assert all(node.process.poll() is None for node in stand.nodes.values())
+    assert stand.wait(lambda: _value(stand), "reads did not come back") == 1
+    stand.wait(lambda: stand.settled("n1", "n2"), "not settled")
+
+
+def _value(stand: Stand) -> Any:
+    try:
+        return stand.db.map("m").get("k", consistency="strong")
+    except OnefoldError:
+        return None
+
+
 def test_a_restarted_node_goes_on_with_its_store(stand: Stand) -> None:
     stand.start("n1", "n2")
     stand.db.map("m").put_many({f"k{number}": "v" * 100 for number in range(5000)}, atomic=False)
