@@ -591,10 +591,13 @@ class _Starter:
     def run(self, job: Job, *, progress: bool = True, **options: Any) -> Run:
         import sys
 
+        from onefold.compute.runs import about_to_wait
+
         shown = progress and not _quiet()
         if shown:  # imported before the run is there: Python may lose a Ctrl-C that meets an import
             from onefold.display import follow, screens  # noqa: F401
         run = self.start(job, **options)
+        about_to_wait(run)
         try:
             if shown:
                 follow(run)

@@ -41,6 +41,7 @@ class Keeper:
         self._silent_since: dict[str, tuple[int, float]] = {}
         self._stray_since: dict[ClaimKey, float] = {}
         self._next_prefix_check = 0.0
+        self._observed_at = engine.env.boot_s()
         self._next_renewal = engine.env.boot_s() + config.LEASE_S / 3
 
     # -- this process's own claims ----------------------------------------------------------------------------------
@@ -77,6 +78,10 @@ class Keeper:
         """
         space = self._engine.space
         now = self._engine.env.boot_s()
+        last, self._observed_at = self._observed_at, now
+        if now - last > config.LEASE_S / 2:
+            # This process was stopped, or the machine slept: it is no witness of who was silent meanwhile.
+            self._silent_since.clear()
         with space.view() as view:
             claims = state.claims(view, self._run)
             renewals = state.members(view)

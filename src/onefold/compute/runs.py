@@ -24,6 +24,12 @@ raises what ends the program. ``onefold run --detach`` uses it."""
 _ORPHAN_CHECK_S = 1.0
 
 
+def about_to_wait(run: Run) -> None:
+    """To be called before anything waits for a run, or shows it while it waits."""
+    for leave in leave_to_nodes:
+        leave(run)
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a run is. ``rows`` and ``bytes`` count what this run read, not what it took over."""
@@ -175,8 +181,7 @@ class Run:
         Raises Timeout (the run goes on), Unavailable when no live process works on it (resume it), and what stopped this
         process's own workers (a full disk, for example).
         """
-        for leave in leave_to_nodes:
-            leave(self)
+        about_to_wait(self)
         longest = arguments.timeout(timeout)
         deadline = None if longest is None else time.monotonic() + longest
         while True:
