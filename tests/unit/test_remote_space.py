@@ -326,7 +326,7 @@ def test_bounded_reads_are_too_stale_when_nobody_answers_at_all(world, monkeypat
     with world.connect(timeout=0.2) as db:
         db.map("m").put("k", 1)
         monkeypatch.setattr(db._spaces[0], "_asking", silent)
-        with pytest.raises(of.TooStale, match="complete as of .* ago") as caught:
+        with pytest.raises(of.TooStale, match=r"complete as of .* ago") as caught:
             db.map("m").get("k", consistency="bounded:0.000001s")
         assert caught.value.definite
 
