@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -288,6 +289,54 @@ def test_a_tail_that_gets_no_deliveries_at_all(space: Space, monkeypatch: pytest
         assert [entry.data for entry in read_all(log)] == [record(1), record(2)]
 
 
+def test_deliveries_whose_bytes_changed(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bit that flips on the way, or in memory: the checksum tells, and the servers have it right."""
+    deliver = Keeper._on_delivery
+    flipped: list[int] = []
+
+    def disturbed(self: Keeper, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        if data and len(flipped) < 10:
+            at = len(flipped) * len(data) // 10
+            data = data[:at] + bytes([data[at] ^ 8]) + data[at + 1 :]
+            flipped.append(at)
+        deliver(self, subject, reply, data, headers)
+
+    monkeypatch.setattr(Keeper, "_on_delivery", disturbed)
+    with linked(space.servers, space.info.space) as other, space.log(other) as writer, space.log() as log:
+        assert log.last == 0
+        for number in range(1, 21):
+            until(lambda number=number: writer.append(record(number)))
+        wait_for(lambda: log.wait(19, 1) >= 20)
+        assert len(flipped) == 10
+        assert [entry.data for entry in read_all(log)] == [record(number) for number in range(1, 21)]
+
+
+ENDING = """
+import atexit, sys
+opened = []
+atexit.register(lambda: [each.close() for each in opened])
+from onefold.log.jetstream import admin
+from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.engine import JetStreamLog
+from onefold.log.jetstream.link import Link
+link = Link.shared(parse_address(sys.argv[1]))
+log = JetStreamLog(link, admin.read_space(link), 0)
+opened += [log, link]
+assert log.last == 1
+"""
+
+
+def test_a_process_that_ends_says_nothing(space: Space) -> None:
+    """Also one that closes its log after the loop has ended."""
+    with space.log() as log:
+        until(lambda: log.append(record(1)))
+    space.wait_whole()
+    for program in (ENDING, ENDING.replace("opened += ", "kept = ")):
+        command = [sys.executable, "-X", "dev", "-c", program, space.servers.url(space.info.space)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SOON_S, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_far_behind_is_read_and_not_buffered(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     with space.log() as log:
         assert log.last == 0
@@ -325,7 +374,7 @@ def test_garbage_of_another_client_is_refused_and_stops_nobody(space: Space) -> 
             replica.barrier(SOON_S)
             before = log.last
             for payload, headers in garbage:
-                other._loop.call_soon_threadsafe(
+                other.post(
                     lambda payload=payload, headers=headers: other.connection().publish(
                         space.names.subject, payload, headers=headers
                     )

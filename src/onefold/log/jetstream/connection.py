@@ -18,6 +18,7 @@ from onefold import config
 from onefold.env import Env
 from onefold.errors import OnefoldError, SpaceError, Timeout, Unavailable
 from onefold.log import forks
+from onefold.log.jetstream import loop
 from onefold.log.jetstream.address import Address
 from onefold.log.jetstream.message import Msg, header_block, nobody_answers, parse_headers
 from onefold.log.jetstream.wire import TlsMissing, Wire
@@ -85,6 +86,7 @@ class Connection:
             connection.close()
             raise _refusal(address, server, error) from None
         forks.track(connection)
+        loop.close_at_end(connection)
         return connection
 
     async def _connect(self, name: str, timeout: float) -> None:

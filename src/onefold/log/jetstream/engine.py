@@ -20,7 +20,7 @@ from onefold.errors import InvalidArgument, SpaceError, TooLarge, TooOld
 from onefold.log import forks
 from onefold.log.api import Entry
 from onefold.log.jetstream import acks, streams, survey
-from onefold.log.jetstream.fetch import Batch, fetch
+from onefold.log.jetstream.fetch import Batch, ReadAhead, fetch
 from onefold.log.jetstream.keeper import Keeper
 from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.message import EXPECTED_STREAM
@@ -56,6 +56,7 @@ class JetStreamLog:
         self._keeper: Keeper | None = None
         self._first = 1
         self._agreed: dict[int, int] = {}
+        self._ahead: ReadAhead | None = None
         self._closed = False
 
     # -- the contract
@@ -151,6 +152,7 @@ class JetStreamLog:
         if self._process != forks.process:
             return
         self._closed = True
+        self._ahead = None
         with self._starting:
             if self._keeper is not None:
                 self._keeper.close()
@@ -187,17 +189,31 @@ class JetStreamLog:
 
     def _fetch(self, start: int, max_bytes: int, stop: int) -> list[Entry]:
         """Entries from ``start`` on, which are known to exist. ``stop``: from there on they are here."""
-        records = max(1, min(config.FETCH_BATCH_RECORDS, stop - start))
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.start == start:
+            found = _contiguous(ahead.wait(), start)
+            if entries := self._checked(found):
+                self._read_ahead(entries[-1].offset + 1, max_bytes, stop)
+                return _page(entries, max_bytes)
         for pause_s in (0.0, 0.01, 0.05):  # the server may not have applied yet what others have
             time.sleep(pause_s)
+            records = max(1, min(config.FETCH_BATCH_RECORDS, stop - start))
             work = fetch(self._link, self.names, start, max_records=records, max_bytes=max_bytes)
             batch: Batch = self._link.run(work, None)
             found = _contiguous(batch.entries, start)
             if entries := self._checked(found):
+                self._read_ahead(entries[-1].offset + 1, max_bytes, stop)
                 return entries
             if found:
                 break  # bytes that are no record
         return self._survey(start, max_bytes)
+
+    def _read_ahead(self, start: int, max_bytes: int, stop: int) -> None:
+        """Fetch what comes next while the caller works on what it got."""
+        if start < stop:
+            records = min(config.FETCH_BATCH_RECORDS, stop - start)
+            work = fetch(self._link, self.names, start, max_records=records, max_bytes=max_bytes)
+            self._ahead = ReadAhead(start, self._link, work)
 
     def _checked(self, entries: list[Entry]) -> list[Entry]:
         """Those before the first whose checksum is not good. What the servers have agreed on passes too."""

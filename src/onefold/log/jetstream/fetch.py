@@ -4,16 +4,24 @@ nothing is inferred from what is missing, and order and content are checked by w
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from onefold import config
-from onefold.errors import Unavailable
+from onefold.errors import OnefoldError, Unavailable
 from onefold.log.api import Entry
 from onefold.log.jetstream import message
 from onefold.log.jetstream.message import parse_headers, record_headers
 from onefold.log.jetstream.names import DIRECT_GET, LogNames
+
+if TYPE_CHECKING:
+    from onefold.log.jetstream.link import Link
+
+_WAIT_S: Final = 10.0
+"""Longer than a fetch may be silent; what it waits for is bounded by itself."""
 
 
 class Asker(Protocol):
@@ -80,3 +88,21 @@ def entry_of(block: bytes | None, data: bytes, stream: bytes) -> Entry | None:
     """The entry in a message with this header block, if it is one out of this stream."""
     found = record_headers(block)
     return Entry(found[1], data, found[2]) if found is not None and found[0] == stream else None
+
+
+class ReadAhead:
+    """A batch that is on its way. At most one reader waits for it; one that nobody wants is forgotten."""
+
+    def __init__(self, start: int, link: Link, work: Coroutine[Any, Any, Batch]) -> None:
+        self.start = start
+        self._link = link
+        self._future = asyncio.run_coroutine_threadsafe(work, link.loop)
+        self._future.add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    def wait(self) -> list[Entry]:
+        """Its entries; none when it failed, which says nothing: ask again."""
+        try:
+            return self._future.result(_WAIT_S).entries
+        except (OnefoldError, TimeoutError, CancelledError):
+            self._future.cancel()
+            return []

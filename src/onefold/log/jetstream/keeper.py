@@ -73,7 +73,7 @@ class Keeper:
         with self._changed:
             if not self._buffer.announce(offset):
                 return
-        self._link._loop.call_soon_threadsafe(self._wake)
+        self._link.post(self._wake)
 
     def close(self) -> None:
         """Whoever waits returns."""
@@ -83,7 +83,7 @@ class Keeper:
         self._unwatch()
         if self._subscription is not None:
             self._subscription.close()
-        self._link._loop.call_soon_threadsafe(self._end)
+        self._link.post(self._end)
 
     # -- on the loop's thread
 

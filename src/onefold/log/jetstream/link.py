@@ -92,6 +92,11 @@ class Link:
         """``host:port`` of every server that is configured or was told of."""
         return list(self._known)
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop on whose thread its connection lives."""
+        return self._loop
+
     # -- questions and messages
 
     def request(
@@ -135,13 +140,14 @@ class Link:
         connection = self.connection()
         if connection.unsent_bytes > config.LINK_PENDING_BYTES_MAX:
             raise Unavailable(f"{connection.server} takes messages too slowly. Try again later")
-        self._loop.call_soon_threadsafe(_publish, connection, subject, payload, reply or "", block)
+        self.post(_publish, connection, subject, payload, reply or "", block)
 
     def append(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> Pending:
         """Send a message that is answered, and do not wait yet. Never raises for the connection's sake: ``Pending.wait`` does."""
         self.check_usable()
         pending = Pending(self, subject)
-        self._loop.call_soon_threadsafe(self._send, pending, payload, header_block(headers))
+        if not self.post(self._send, pending, payload, header_block(headers)):
+            pending.fail(Unavailable("this process is ending: nothing is sent any more"))
         return pending
 
     def subscribe(
@@ -194,7 +200,11 @@ class Link:
         except BaseException:
             work.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
+            work.close()
+            raise SpaceError(f"this process is ending: {self.address} is not asked any more") from None
         try:
             return future.result(None if timeout is None else timeout + _SLACK_S)
         except TimeoutError as error:
@@ -207,6 +217,14 @@ class Link:
         except BaseException:
             future.cancel()
             raise
+
+    def post(self, callback: Callable[..., object], *args: object) -> bool:
+        """Have something called on the loop's thread. False when the loop has ended, as it does with the process."""
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            return False
+        return True
 
     async def ask(
         self, subject: str, payload: bytes, *, timeout: float, headers: Mapping[str, str] | None = None
@@ -399,7 +417,7 @@ class Link:
     def _end(self) -> None:
         if not self._closed:
             self._closed = True
-            self._loop.call_soon_threadsafe(self._shut)
+            self.post(self._shut)
 
     def _shut(self) -> None:
         if self._keeper is not None:
@@ -428,7 +446,7 @@ class Subscription:
         """Receive no more. Does not wait."""
         link = self._link
         if link._process == forks.process and not link._closed:
-            link._loop.call_soon_threadsafe(self._end)
+            link.post(self._end)
 
     def _end(self) -> None:
         self._link._subscriptions.discard(self)

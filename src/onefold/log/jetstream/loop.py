@@ -9,16 +9,27 @@ import asyncio
 import atexit
 import contextlib
 import threading
+import weakref
+from typing import Protocol
 
 from onefold.log import forks
 
 _STOP_WAIT_S = 1.0
 
 
+class Closing(Protocol):
+    """Something on the loop that must be closed before it ends."""
+
+    def close(self) -> None:
+        """Called on the loop's thread. May be called again."""
+        ...
+
+
 class _Current:
     """The running loop of this process."""
 
     def __init__(self) -> None:
+        self.closing: weakref.WeakSet[Closing] = weakref.WeakSet()
         self.lock = threading.Lock()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread: threading.Thread | None = None
@@ -28,6 +39,7 @@ class _Current:
         if self.loop is not None:
             self.inherited.append(self.loop)  # kept: its collection would close what the parent's loop uses
         self.lock = threading.Lock()
+        self.closing = weakref.WeakSet()
         self.loop = self.thread = None
 
 
@@ -52,13 +64,20 @@ def on_loop() -> bool:
     return threading.current_thread() is _current.thread
 
 
+def close_at_end(what: Closing) -> None:
+    """Have it closed when the process ends, if it is still there."""
+    _current.closing.add(what)
+
+
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     loop.run_forever()
+    for each in list(_current.closing):
+        each.close()
     for task in asyncio.all_tasks(loop):
         task.cancel()
     with contextlib.suppress(RuntimeError):
-        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(asyncio.sleep(0.01))  # a few turns, in which transports close
     loop.close()
 
 

@@ -36,9 +36,9 @@ class Pending(Waiter):
         """
         early = min(timeout, config.SUSPECT_AFTER_S)
         if not self._gate.acquire(timeout=max(early, 0.0)):
-            self._link._loop.call_soon_threadsafe(self._link.suspect)
+            self._link.post(self._link.suspect)
             if not self._gate.acquire(timeout=max(timeout - early, 0.0)):
-                self._link._loop.call_soon_threadsafe(self._give_up)
+                self._link.post(self._give_up)
                 return None
         self._gate.release()
         if self._error is not None:
