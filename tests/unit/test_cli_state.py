@@ -311,7 +311,7 @@ def test_doctor_says_what_it_found(space):
     well = ask("doctor", url=space)
     assert well.returncode == 0 and "all is well" in well.stderr and "PROBLEM" not in well.stdout
     with of.connect(space) as db, db._space.log.file.writing() as con:
-        con.execute("DELETE FROM clients")
+        con.execute("UPDATE head SET number = number - 1")
     found = ask("doctor", "--json", url=space)
     assert found.returncode == 1
     content = json.loads(found.stdout)

@@ -4,17 +4,23 @@ It was made at commit d1db9bf. A difference here is no broken test but a changed
 """
 
 import tarfile
+from contextlib import closing
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
+import apsw
 import pytest
 
 import onefold as of
 from onefold.db import _folds
 from onefold.fold.backup import backup, restore
 from onefold.fold.checkup import check_space
+from onefold.fold.open import open_space
+from onefold.fold.restore import restore_space
+from onefold.log import checksums
+from onefold.log.sqlite_file import FORMAT
 
 ASSET = Path(__file__).parent.parent / "assets" / "space-0.1-state" / "space.tar.gz"
 DIGESTS = ["1499ea38936eedcbcb2aebaeb0b21277", "a5073d084b81387dd778d38bddb77707"]
@@ -74,6 +80,52 @@ def test_it_opens_and_reads_the_same(old):
         assert [db.outcome(f"move-{number}") for number in range(6)] == ["committed"] * 5 + [None]
         for space in db._spaces:
             space.verify()
+
+
+def test_it_opens_read_only_and_stays_as_it_is(old, tmp_path):
+    before = {path: path.read_bytes() for path in old.rglob("space.db")}
+    with of.connect(old, read_only=True) as db:
+        assert [space.state_digest() for space in db._spaces] == DIGESTS
+        check(db)
+        assert db.outcome("move-0") == "committed"
+        with db.at(TOKEN) as past:
+            assert dict(past.map("accounts")) == BEFORE
+        changes = list(db.map("accounts").watch(start=TOKEN, timeout=0))
+        assert len(changes) == 5 * 4 + 3
+        made = [
+            space.snapshot(tmp_path / f"{number}.snapshot").state_digest
+            for number, space in enumerate(db._spaces)
+        ]
+    assert made == DIGESTS
+    assert {path: path.read_bytes() for path in old.rglob("space.db")} == before
+    folds = _folds(0, 2)
+    assert restore_space(tmp_path / "0.snapshot", tmp_path / "new", folds).state_digest == DIGESTS[0]
+    with closing(open_space(tmp_path / "new", folds)) as space:
+        assert space.applied > 0
+
+
+def test_writing_brings_it_into_the_present_format(old):
+    def formats():
+        found = []
+        for path in sorted(old.rglob("space.db")):
+            con = apsw.Connection(str(path), vfs=checksums.VFS)
+            tables = {name for (name,) in con.execute("SELECT name FROM sqlite_schema")}
+            found.append((con.execute("PRAGMA user_version").get, "versions" in tables, "history" in tables))
+            con.close()
+        return found
+
+    assert checksums.available()
+    assert formats() == [(2, True, False)] * 2
+    with of.connect(old, create=False) as db:
+        check(db)
+        db.map("m")["k"] = 1
+        digests = [space.state_digest() for space in db._spaces]
+    assert formats() == [(FORMAT, False, True)] * 2
+    with of.connect(old, create=False) as db:
+        assert [space.state_digest() for space in db._spaces] == digests
+        check(db)
+        with db.at(TOKEN) as past:
+            assert dict(past.map("accounts")) == BEFORE
 
 
 def test_its_log_folds_to_the_same_state_again(old):

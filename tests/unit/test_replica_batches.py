@@ -68,11 +68,13 @@ class Remembering(exactly_once.Memory):
 
     def save(self, client, known):
         super().save(client, known)
-        self.flush()
+        self._con.execute(
+            "UPDATE head SET client = ?, number = ?, client_offset = ?, outcomes = ?", self.flush()
+        )
 
     def keep_request(self, request_id, now_ms, outcome):
         super().keep_request(request_id, now_ms, outcome)
-        self.flush()
+        self._flush_requests()
 
 
 # -- random logs
@@ -189,7 +191,7 @@ def fold(entries, sizes, *, one_by_one=False):
         at += size
     oldest = oldest_readable(len(entries))
     history = con.execute(
-        "SELECT name, k, offset, idx, v FROM versions JOIN tables ON t = id WHERE offset > ? ORDER BY 1, 2, 3, 4",
+        "SELECT name, k, offset, idx, v FROM history JOIN tables ON t = id WHERE offset > ? ORDER BY 1, 2, 3, 4",
         (oldest,),
     ).fetchall()
     return applied, state_digest(con, HISTORY), history
@@ -239,8 +241,8 @@ def forget_what_was_before(self, key, value, place):
 def keep_what_is_newest(self, con, keys):
     for key in keys:
         con.execute(
-            "INSERT OR REPLACE INTO versions VALUES(?, ?, ?, ?, ?)",
-            (self.tid, key, *self._first[key], self.values[key]),
+            "INSERT OR REPLACE INTO history VALUES(?, ?, ?, ?, ?, ?)",
+            (self.tid, self._first[key][0] // pending.SPAN, key, *self._first[key], self.values[key]),
         )
 
 

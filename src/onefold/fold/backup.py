@@ -34,13 +34,13 @@ from onefold.fold.snapshot import state_digest
 from onefold.fold.space import Space
 from onefold.fold.sqlite_space import SqliteSpace
 from onefold.fold.store import STATE_TABLES, STORE_SCHEMA, SqlView, Tables, read_head
+from onefold.fold.store_formats import copy_in, copy_out
 from onefold.fold.whole_folders import whole_folder
 from onefold.log.sqlite import LOG_SCHEMA, entry_crc
 from onefold.log.sqlite_file import SqliteFile
 
 COPY_APPLICATION_ID = 0x4F4E4642
 _LOG_TABLES = ("log", "log_first")
-_TABLES = (*_LOG_TABLES, *STATE_TABLES)
 _BLOBS = "blobs"
 _TRIES = 3
 _CANNOT_WRITE = (OSError, apsw.FullError, apsw.CantOpenError, apsw.ReadOnlyError)
@@ -150,8 +150,9 @@ def _attach_new(con: apsw.Connection, path: Path) -> None:
 
 
 def _copy_out(con: apsw.Connection, name: str) -> ShardCopy:
-    for table in _TABLES:
+    for table in _LOG_TABLES:
         con.execute(f"CREATE TABLE copy.{table} AS SELECT * FROM main.{table}")
+    copy_out(con, "copy")
     head = read_head(con)
     last = con.execute("SELECT max(offset) FROM copy.log").get
     first = con.execute("SELECT first FROM copy.log_first").get
@@ -300,18 +301,17 @@ def _fill(place: Path, file: Path, copy: ShardCopy, cut: int | None, env: Env) -
                 if con.execute("PRAGMA copy.application_id").get != COPY_APPLICATION_ID:
                     raise LogCorrupt(f"{file} is not a shard's copy. Use another backup")
                 con.execute("BEGIN IMMEDIATE")
-                for table in _TABLES:
+                for table in _LOG_TABLES:
                     con.execute(f"DELETE FROM main.{table}")
-                for table in _TABLES if cut is None else _LOG_TABLES:
-                    columns = ", ".join(
-                        str(row[1]) for row in con.execute(f"PRAGMA copy.table_info({table})")
-                    )
-                    con.execute(f"INSERT INTO main.{table}({columns}) SELECT {columns} FROM copy.{table}")
+                    con.execute(f"INSERT INTO main.{table} SELECT * FROM copy.{table}")
                 if cut is None:
+                    copy_in(con, "copy")
                     if state_digest(con, _kept(con)) != copy.state_digest:
                         raise LogCorrupt(f"the state in {file} is not what was copied. Use another backup")
                 else:
                     con.execute("DELETE FROM main.log WHERE offset > ?", (cut,))
+                    for table in STATE_TABLES:
+                        con.execute(f"DELETE FROM main.{table}")
                     for statement in STORE_SCHEMA:
                         con.execute(statement)  # the empty state's own rows
                 con.execute("COMMIT")

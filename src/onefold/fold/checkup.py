@@ -24,6 +24,7 @@ from onefold.fold.space import Space
 from onefold.fold.sqlite_space import SqliteSpace
 from onefold.fold.store import read_head
 from onefold.log import members
+from onefold.log.sqlite_file import FORMAT_UNCHECKED
 
 Status = Literal["ok", "warn", "problem", "skipped"]
 _READ_BYTES = 8 << 20
@@ -116,7 +117,7 @@ def _integrity(space: SqliteSpace) -> Check:
         format_ = con.execute("PRAGMA user_version").get
     if found != ["ok"]:
         return Check("", "problem", f"{space.log.file.path} is damaged: {'; '.join(found)}", _RESTORE)
-    if format_ == 1:
+    if format_ in (1, FORMAT_UNCHECKED):
         return Check(
             "",
             "ok",

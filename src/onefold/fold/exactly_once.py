@@ -5,6 +5,9 @@ record's outcomes, is enough to drop every copy that a retry left in the log and
 the next is refused: taking it would make the missing one look like a duplicate when it surfaces ("dedupe by maximum
 only" loses writes that way).
 
+The client whose record is the newest has its row in ``head``, which every commit writes anyway: so as long as one process
+writes, its commits touch one table less. The row that it may have in ``clients`` besides is an older one, and does not count.
+
 Clients are forgotten by a record that moves the *expiry floor*. A client's id holds the offset at which it was born, so
 an unknown id below the floor may be a forgotten one: ``EXPIRED``, its past is unknown. A ``request_id`` is a name that the
 user gave to one operation; its outcome is kept for ``config.REQUEST_ID_RETENTION_S`` of fold time.
@@ -63,15 +66,33 @@ def judge(client: str, number: int, known: Known | None, *, offset: int, floor: 
     return Verdict.APPLY if number == known.number + 1 else Verdict.GAP
 
 
+ALL_CLIENTS = (
+    "SELECT client, number, offset, outcomes FROM clients WHERE client IS NOT (SELECT client FROM head)"
+    " UNION ALL SELECT client, number, client_offset, outcomes FROM head WHERE client IS NOT NULL"
+)
+"""The row of every client."""
+_ONE_CLIENT = (
+    "SELECT number, client_offset, outcomes FROM head WHERE client = ?1"
+    " UNION ALL SELECT number, offset, outcomes FROM clients WHERE client = ?1 LIMIT 1"
+)
+_UPSERT = " ON CONFLICT(client) DO UPDATE SET number = excluded.number, offset = excluded.offset, outcomes = excluded.outcomes"
+_SAVE = f"INSERT INTO clients VALUES(?, ?, ?, ?){_UPSERT}"
+_MOVE_OUT = (
+    f"INSERT INTO clients SELECT client, number, client_offset, outcomes FROM head WHERE client IS NOT ? AND client IS NOT NULL"
+    f"{_UPSERT}"
+)
 _outcomes = msgspec.msgpack.Decoder(tuple[bytes, ...])
 _encoder = msgspec.msgpack.Encoder()
 
 
 _CLIENTS_REMEMBERED = 16
+Resident = tuple[str, int, int, bytes]
+"""The columns of ``head`` that are a client's row."""
 
 
 class Memory:
-    """The clients' rows and the kept outcomes, as one transaction sees and changes them. In SQLite after ``flush``."""
+    """The clients' rows and the kept outcomes, as one transaction sees and changes them. In SQLite after ``flush``, but for the
+    newest client's row, which that returns."""
 
     def __init__(self, con: apsw.Connection) -> None:
         self._con = con
@@ -79,6 +100,8 @@ class Memory:
         """Of clients that were asked for lately."""
         self._clients: dict[str, Known] = {}
         """Those of them that SQLite does not have yet."""
+        self._resident: str | None = None
+        """Whose row is in ``head``, if that is known."""
         self._requests: dict[str, tuple[int, bytes]] = {}
 
     def known(self, client: str) -> Known | None:
@@ -92,7 +115,8 @@ class Memory:
 
     def save(self, client: str, known: Known) -> None:
         """Remember the client's last record."""
-        self._clients[client] = known
+        self._clients.pop(client, None)
+        self._clients[client] = known  # the newest is the last of them
 
     def requested(self, request_id: str, now_ms: int) -> bytes | None:
         """The kept outcome of a named operation; None when it is unknown or older than the retention."""
@@ -108,31 +132,46 @@ class Memory:
 
     def forget_below(self, floor: int) -> None:
         """Remove the clients whose last record is below the floor."""
-        self.flush()
+        resident = self.flush()
+        if resident is not None:
+            self._con.execute(
+                "UPDATE head SET client = ?, number = ?, client_offset = ?, outcomes = ?", resident
+            )
         self._rows.clear()
         self._con.execute("DELETE FROM clients WHERE offset < ?", (floor,))
+        self._con.execute(
+            "UPDATE head SET client = NULL, number = NULL, client_offset = NULL, outcomes = NULL WHERE client_offset < ?",
+            (floor,),
+        )
 
     def prune_requests(self, now_ms: int) -> None:
         """Remove what is past its retention (it was no longer given out before either)."""
-        self.flush()
+        self._flush_requests()
         self._con.execute("DELETE FROM requests WHERE until_ms <= ?", (now_ms,))
 
-    def flush(self) -> None:
-        """Bring everything into SQLite."""
-        for client, known in self._clients.items():
-            self._con.execute(
-                "INSERT INTO clients VALUES(?1, ?2, ?3, ?4) ON CONFLICT(client) DO UPDATE SET number = ?2, offset = ?3,"
-                " outcomes = ?4",
-                (client, known.number, known.offset, _encoder.encode(known.outcomes)),
-            )
+    def flush(self) -> Resident | None:
+        """Bring everything into SQLite, but for the row that has to go into ``head`` now: None when that stays as it is."""
+        self._flush_requests()
+        if not self._clients:
+            return None
+        client, newest = self._clients.popitem()
+        if client != self._resident:
+            self._con.execute(_MOVE_OUT, (client,))
+            self._resident = client
+        if self._clients:
+            self._con.executemany(_SAVE, [_row(*item) for item in self._clients.items()])
+        if len(self._rows) + len(self._clients) > _CLIENTS_REMEMBERED:
+            self._rows.clear()
+        self._rows.update(self._clients)
+        self._rows[client] = newest
+        self._clients.clear()
+        return _row(client, newest)
+
+    def _flush_requests(self) -> None:
         for request_id, (until_ms, outcome) in self._requests.items():
             self._con.execute(
                 "INSERT OR REPLACE INTO requests VALUES(?, ?, ?)", (request_id, until_ms, outcome)
             )
-        if len(self._rows) + len(self._clients) > _CLIENTS_REMEMBERED:
-            self._rows.clear()
-        self._rows.update(self._clients)
-        self._clients.clear()
         self._requests.clear()
 
     def forget(self) -> None:
@@ -140,11 +179,16 @@ class Memory:
         self._rows.clear()
         self._clients.clear()
         self._requests.clear()
+        self._resident = None
+
+
+def _row(client: str, known: Known) -> Resident:
+    return client, known.number, known.offset, _encoder.encode(known.outcomes)
 
 
 def load(con: apsw.Connection, client: str) -> Known | None:
     """The client's row."""
-    row = con.execute("SELECT number, offset, outcomes FROM clients WHERE client = ?", (client,)).fetchone()
+    row = con.execute(_ONE_CLIENT, (client,)).fetchone()
     return None if row is None else Known(row[0], row[1], _outcomes.decode(row[2]))
 
 
@@ -158,4 +202,4 @@ def requested(con: apsw.Connection, request_id: str, now_ms: int) -> bytes | Non
 
 def count(con: apsw.Connection) -> int:
     """How many clients are known."""
-    return int(str(con.execute("SELECT count(*) FROM clients").get))
+    return int(str(con.execute(f"SELECT count(*) FROM ({ALL_CLIENTS})").get))

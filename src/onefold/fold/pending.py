@@ -12,6 +12,8 @@ from itertools import chain
 
 import apsw
 
+SPAN = 16
+"""Offsets of history whose rows are together (see ``fold.store``). Part of the format."""
 _FEW = 8
 """Up to so many keys are written one by one, by fewer and shorter statements."""
 _ROWS = 64
@@ -21,9 +23,9 @@ Place = tuple[int, int]
 _UPSERT = " ON CONFLICT(t, k) DO UPDATE SET v = excluded.v"
 _PUT = f"INSERT INTO kv VALUES(?, ?, ?){_UPSERT}"
 _DELETE = "DELETE FROM kv WHERE t = ? AND k = ?"
-_KEEP = "INSERT OR IGNORE INTO versions VALUES(?1, ?2, ?3, ?4, (SELECT v FROM kv WHERE t = ?1 AND k = ?2))"
-_KEEP_IF_THERE = "INSERT OR IGNORE INTO versions SELECT t, k, ?3, ?4, v FROM kv WHERE t = ?1 AND k = ?2"
-_KEEP_THIS = "INSERT OR IGNORE INTO versions VALUES(?, ?, ?, ?, ?)"
+_KEEP = "INSERT OR IGNORE INTO history VALUES(?1, ?3, ?2, ?4, ?5, (SELECT v FROM kv WHERE t = ?1 AND k = ?2))"
+_KEEP_IF_THERE = "INSERT OR IGNORE INTO history SELECT t, ?3, k, ?4, ?5, v FROM kv WHERE t = ?1 AND k = ?2"
+_KEEP_THIS = "INSERT OR IGNORE INTO history VALUES(?, ?, ?, ?, ?, ?)"
 
 
 class Pending:
@@ -105,7 +107,9 @@ class Pending:
 
     def _keep_few(self, con: apsw.Connection, keys: Sequence[bytes]) -> None:
         for key in keys:
-            con.execute(_KEEP_IF_THERE if key in self._gone else _KEEP, (self.tid, key, *self._first[key]))
+            offset, index = self._first[key]
+            keep = _KEEP_IF_THERE if key in self._gone else _KEEP
+            con.execute(keep, (self.tid, key, offset // SPAN, offset, index))
 
     def _keep_many(self, con: apsw.Connection, keys: Sequence[bytes]) -> None:
         first, gone = self._first, self._gone
@@ -113,8 +117,14 @@ class Pending:
             old = dict(fetch(con, self.tid, asked))
             page = [key for key in asked if key in old or key not in gone] if gone else asked
             places = [first[key] for key in page]
-            columns = (page, [at for at, _ in places], [index for _, index in places], map(old.get, page))
-            _insert(con, "INSERT OR IGNORE INTO versions", "", self.tid, columns, len(page))
+            columns = (
+                [offset // SPAN for offset, _ in places],
+                page,
+                [offset for offset, _ in places],
+                [index for _, index in places],
+                map(old.get, page),
+            )
+            _insert(con, "INSERT OR IGNORE INTO history", "", self.tid, columns, len(page))
 
     def _keep_later(self, con: apsw.Connection, oldest: int) -> None:
         if self._later:
@@ -122,7 +132,12 @@ class Pending:
             self._later.sort(key=lambda change: change[0])
             tid = self.tid
             con.executemany(
-                _KEEP_THIS, [(tid, key, *place, old) for key, place, old in self._later if place[0] > oldest]
+                _KEEP_THIS,
+                [
+                    (tid, offset // SPAN, key, offset, index, old)
+                    for key, (offset, index), old in self._later
+                    if offset > oldest
+                ],
             )
 
     def _set(self, con: apsw.Connection, keys: Sequence[bytes]) -> None:

@@ -27,6 +27,10 @@ from onefold.fold.store import Head, Tables, read_head
 from onefold.log.api import Entry, Log
 
 _REFUSED_LISTED_MAX = 1000
+_WRITE_HEAD = (
+    "UPDATE head SET applied = ?, now_ms = ?, fold_version = ?, client_floor = ?, log_first = ?, digest = ?,"
+    " refused = ?"
+)
 
 
 class Applied(NamedTuple):
@@ -111,14 +115,15 @@ class Replica:
     def flush(self) -> None:
         """Bring what was applied into the caller's transaction, which is about to be committed."""
         self._store.flush()
-        self._memory.flush()
-        if self._head is not self._written:
+        resident = self._memory.flush()
+        if resident is not None:
             self._con.execute(
-                "UPDATE head SET applied = ?, now_ms = ?, fold_version = ?, client_floor = ?, log_first = ?, digest = ?,"
-                " refused = ?",
-                self._head,
+                f"{_WRITE_HEAD}, client = ?, number = ?, client_offset = ?, outcomes = ?",
+                (*self._head, *resident),
             )
-            self._written = self._head
+        elif self._head is not self._written:
+            self._con.execute(_WRITE_HEAD, self._head)
+        self._written = self._head
 
     def commit(self) -> None:
         """The caller's transaction was flushed and committed."""

@@ -21,7 +21,7 @@ FILE_NAME = "replica.db"
 LOCK_NAME = "apply.lock"
 DAMAGED = "damaged"
 """A file of this name beside it: somebody has met damage in it."""
-FORMAT = 1
+FORMAT = 2
 APPLICATION_ID = 0x4F4E4652
 _META = "CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
 

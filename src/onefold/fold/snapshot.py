@@ -18,7 +18,9 @@ from typing import NamedTuple
 import apsw
 
 from onefold.errors import LogCorrupt, SpaceError
-from onefold.fold.store import STATE_TABLES, STORE_SCHEMA, in_history, oldest_readable, read_head
+from onefold.fold.exactly_once import ALL_CLIENTS
+from onefold.fold.store import STORE_SCHEMA, in_history, oldest_readable, read_head
+from onefold.fold.store_formats import copy_in, copy_out
 
 SNAPSHOT_FORMAT = 1
 SNAPSHOT_APPLICATION_ID = 0x4F4E4653
@@ -62,11 +64,11 @@ def _state_rows(con: apsw.Connection, history: frozenset[str], oldest: int) -> I
         if since is not None and in_history(history, str(name)):
             yield ("history", name, since)
             yield from con.execute(
-                "SELECT k, offset, idx, v FROM versions WHERE t = ? AND offset > ? ORDER BY k, offset, idx",
+                "SELECT k, offset, idx, v FROM history WHERE t = ? AND offset > ? ORDER BY k, offset, idx",
                 (tid, oldest),
             )
     yield ("clients",)
-    yield from con.execute("SELECT client, number, offset, outcomes FROM clients ORDER BY client")
+    yield from con.execute(f"SELECT * FROM ({ALL_CLIENTS}) ORDER BY client")
     yield ("requests",)
     yield from con.execute("SELECT request, until_ms, outcome FROM requests ORDER BY request")
     yield ("folds",)
@@ -128,8 +130,7 @@ def _copy_out(con: apsw.Connection, history: frozenset[str], incarnation: str) -
     con.execute(f"PRAGMA snapshot.user_version={SNAPSHOT_FORMAT}")
     if not con.in_transaction:
         con.execute("BEGIN")
-    for table in STATE_TABLES:
-        con.execute(f"CREATE TABLE snapshot.{table} AS SELECT * FROM main.{table}")
+    copy_out(con, "snapshot")
     for tid, name in con.execute("SELECT id, name FROM snapshot.tables WHERE since IS NOT NULL").fetchall():
         if not in_history(history, str(name)):
             con.execute("UPDATE snapshot.tables SET since = NULL WHERE id = ?", (tid,))
@@ -165,9 +166,7 @@ def load_snapshot(
         if not isinstance(version, int) or version > SNAPSHOT_FORMAT:
             raise SpaceError(f"{path} has snapshot format {version}. Upgrade: pip install -U onefold")
         con.execute("BEGIN IMMEDIATE")
-        for table in STATE_TABLES:
-            con.execute(f"DELETE FROM main.{table}")
-            con.execute(f"INSERT INTO main.{table} SELECT * FROM snapshot.{table}")
+        copy_in(con, "snapshot")
         row = con.execute("SELECT offset, incarnation, state_digest FROM snapshot.about").fetchone()
         if row is None or state_digest(con, history) != row[2]:
             raise LogCorrupt(f"the snapshot {path} is damaged, or is of other folds. Use another")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import apsw
 
 from onefold.errors import SpaceError
-from onefold.fold.pending import Pending, Place
+from onefold.fold.pending import SPAN, Pending, Place
 from onefold.fold.store import SqlView, Tables, between, in_history, oldest_readable
 
 _PENDING_ROWS_MAX = 200_000
@@ -60,7 +60,7 @@ class SqlStore(SqlView):
             self._prunes = False
             ids = self._con.execute("SELECT id FROM tables WHERE since IS NOT NULL").fetchall()
             self._con.executemany(
-                "DELETE FROM versions WHERE t = ? AND offset <= ?", [(*row, oldest) for row in ids]
+                "DELETE FROM history WHERE t = ? AND span < ?", [(*row, (oldest + 1) // SPAN) for row in ids]
             )
 
     def relieve(self) -> None:
@@ -151,8 +151,8 @@ class SqlStore(SqlView):
         bound, args = between(pending.tid, start, stop)
         if pending.kept:
             self._con.execute(
-                f"INSERT OR IGNORE INTO versions SELECT t, k, ?, ?, v FROM kv WHERE {bound}",
-                (*self._place, *args),
+                f"INSERT OR IGNORE INTO history SELECT t, ?, k, ?, ?, v FROM kv WHERE {bound}",
+                (self._offset // SPAN, *self._place, *args),
             )
         self._con.execute(f"DELETE FROM kv WHERE {bound}", args)
 
@@ -185,7 +185,7 @@ class SqlStore(SqlView):
             since = self._con.execute("SELECT since FROM tables WHERE id = ?", (tid,)).get
             if kept != (since is not None):
                 # The fold's code has begun (or ceased) to keep history: reads before this offset are impossible.
-                self._con.execute("DELETE FROM versions WHERE t = ?", (tid,))
+                self._con.execute("DELETE FROM history WHERE t = ?", (tid,))
                 self._con.execute(
                     "UPDATE tables SET since = ? WHERE id = ?", (self._offset - 1 if kept else None, tid)
                 )

@@ -34,6 +34,7 @@ from onefold.fold.store import (
     Tables,
     read_head,
 )
+from onefold.fold.store_formats import EARLIER
 from onefold.ids import born_at, client_id, new_id
 from onefold.log import members, wake
 from onefold.log.api import Entry
@@ -75,6 +76,7 @@ class SqliteSpace:
             read_only=read_only,
             timeout=timeout,
             shards=shards,
+            earlier=EARLIER,
         )
         folds = folds(self._file.shards) if callable(folds) else folds
         self._log = SqliteLog(directory, env=env, file=self._file)

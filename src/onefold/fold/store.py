@@ -3,9 +3,12 @@
 All fold tables are rows of one table ``kv(t, k, v)``: a new fold table needs no DDL, and small tables share pages, so a
 commit writes few. Measured against one SQLite table per fold table: the same rates for gets and bulk puts.
 
-**History.** ``versions(t, k, offset, idx, v)`` says what key ``k`` held *before* the write at (offset, idx); NULL: it was
+**History.** ``history(t, span, k, offset, idx, v)`` says what key ``k`` held *before* the write at (offset, idx); NULL: it was
 not there. So reading at offset o takes the oldest row beyond o, else the present value; an unchanged key costs nothing and
-removing old rows never touches a live one. What lies before the window is ``TooOld``.
+removing old rows never touches a live one. What lies before the window is ``TooOld``. A *span* is ``SPAN`` offsets: inside of
+one the rows are in key order, so what one key held takes a look into each span since, what a span changed is read at once,
+what is new goes to one page at the end, and what is old is removed from the front. By key alone every write would touch a page
+of its own, and need an index by offset besides.
 """
 
 from __future__ import annotations
@@ -17,14 +20,13 @@ import apsw
 
 from onefold import config
 from onefold.errors import InvalidArgument, LogCorrupt, SpaceError, TooOld
-from onefold.fold.pending import fetch
+from onefold.fold.pending import SPAN, fetch
 
 STORE_SCHEMA = (
     "CREATE TABLE IF NOT EXISTS tables(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, since INTEGER)",
     "CREATE TABLE IF NOT EXISTS kv(t INTEGER, k BLOB, v BLOB NOT NULL, PRIMARY KEY(t, k)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS versions(t INTEGER, k BLOB, offset INTEGER, idx INTEGER, v BLOB,"
-    " PRIMARY KEY(t, k, offset, idx)) WITHOUT ROWID",
-    "CREATE INDEX IF NOT EXISTS versions_by_offset ON versions(t, offset, idx)",
+    "CREATE TABLE IF NOT EXISTS history(t INTEGER, span INTEGER, k BLOB, offset INTEGER, idx INTEGER, v BLOB,"
+    " PRIMARY KEY(t, span, k, offset, idx)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS clients(client TEXT PRIMARY KEY, number INTEGER NOT NULL, offset INTEGER NOT NULL,"
     " outcomes BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS requests(request TEXT PRIMARY KEY, until_ms INTEGER NOT NULL, outcome BLOB NOT NULL)"
@@ -35,15 +37,26 @@ STORE_SCHEMA = (
     "CREATE TABLE IF NOT EXISTS refused(offset INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS head(id INTEGER PRIMARY KEY CHECK(id = 1), applied INTEGER NOT NULL,"
     " now_ms INTEGER NOT NULL, fold_version INTEGER NOT NULL, client_floor INTEGER NOT NULL,"
-    " log_first INTEGER NOT NULL, digest BLOB NOT NULL, refused INTEGER NOT NULL)",
-    "INSERT OR IGNORE INTO head VALUES(1, 0, 0, 1, 0, 1, x'', 0)",
+    " log_first INTEGER NOT NULL, digest BLOB NOT NULL, refused INTEGER NOT NULL,"
+    " client TEXT, number INTEGER, client_offset INTEGER, outcomes BLOB)",
+    "INSERT OR IGNORE INTO head(id, applied, now_ms, fold_version, client_floor, log_first, digest, refused)"
+    " VALUES(1, 0, 0, 1, 0, 1, x'', 0)",
 )
-STATE_TABLES = ("tables", "kv", "versions", "clients", "requests", "folds", "digests", "refused", "head")
+STATE_TABLES = ("tables", "kv", "history", "clients", "requests", "folds", "digests", "refused", "head")
 
 _PAGE = 512
 _GET_MANY = 256
 _GET = "SELECT v FROM kv WHERE t = ? AND k = ?"
-_AT = "SELECT v FROM versions WHERE t = ? AND k = ? AND offset > ? ORDER BY offset, idx LIMIT 1"
+_SPANS = (
+    "WITH RECURSIVE spans(n) AS (SELECT min(span) FROM history WHERE t = ?1 AND span >= ?2 UNION ALL"
+    " SELECT (SELECT min(span) FROM history WHERE t = ?1 AND span > n) FROM spans WHERE n IS NOT NULL) "
+)
+"""The spans from ?2 on in which the table ?1 was written."""
+_AT = (
+    f"{_SPANS}SELECT v FROM spans CROSS JOIN history ON t = ?1 AND span = n AND k = ?3 AND (offset, idx) > (?4, ?5)"
+    " ORDER BY offset, idx LIMIT 1"
+)
+_LAST_IDX = (1 << 63) - 1
 _PEEK = (
     "SELECT (SELECT v FROM kv WHERE t = ? AND k = ?), applied, now_ms, fold_version, client_floor, log_first, digest, refused"
     " FROM head"
@@ -219,7 +232,7 @@ class SqlView:
         tid = self._kept_id(table, offset)
         row = self._con.execute(_GET, (tid, key)).fetchone()
         # The present value first, then older ones: a write in between is then seen as its old value.
-        old = self._con.execute(_AT, (tid, key, offset)).fetchone()
+        old = self._con.execute(_AT, (tid, offset // SPAN, key, offset, _LAST_IDX)).fetchone()
         if old is not None:
             row = old
         return None if row is None else row[0]
@@ -241,15 +254,17 @@ class SqlView:
         """
         tid = self._kept_id(table, after)
         bound, args = between(tid, start, stop)
-        sql = f"SELECT offset, idx, k FROM versions WHERE {bound} AND offset > ? ORDER BY offset, idx, k LIMIT ?"
-        if within is not None:
-            sql = (
-                f"SELECT offset, idx, k FROM versions WHERE {bound} AND (offset, idx, k) > (?, ?, ?)"
-                " ORDER BY offset, idx, k LIMIT ?"
-            )
-            rows = _rows(self._con, sql, (*args, after + 1, *within, limit))
-        else:
-            rows = _rows(self._con, sql, (*args, after, limit))
+        sql = (
+            f"SELECT offset, idx, k FROM history WHERE {bound} AND span = ? AND (offset, idx, k) > (?, ?, ?)"
+            " ORDER BY offset, idx, k LIMIT ?"
+        )
+        beyond = (after, _LAST_IDX, b"") if within is None else (after + 1, *within)
+        rows: list[Any] = []
+        spans = _rows(self._con, f"{_SPANS}SELECT n FROM spans WHERE n IS NOT NULL", (tid, after // SPAN))
+        for (span,) in spans:
+            rows += _rows(self._con, sql, (*args, span, *beyond, limit - len(rows)))
+            if len(rows) >= limit:
+                break
         return [
             Version(offset, idx, key, self._value_after(tid, key, offset, idx)) for offset, idx, key in rows
         ]
@@ -259,18 +274,18 @@ class SqlView:
         tid = self._kept_id(table, offset)
         if not tid:
             return False  # never written; and the offset, which was not looked at, may be none that SQLite can hold
-        bound, args = between(tid, start, stop)
-        return bool(
-            self._con.execute(
-                f"SELECT EXISTS(SELECT 1 FROM versions WHERE {bound} AND offset > ?)", (*args, offset)
-            ).get
-        )
+        return bool(self._written_since(tid, "1", "LIMIT 1", start, stop, offset))
+
+    def _written_since(
+        self, tid: int, columns: str, tail: str, start: bytes, stop: bytes | None, beyond: int
+    ) -> list[Any]:
+        bound = "k >= ?3" if stop is None else "k >= ?3 AND k < ?5"
+        sql = f"{_SPANS}SELECT {columns} FROM spans CROSS JOIN history ON t = ?1 AND span = n AND {bound} AND offset > ?4 {tail}"
+        args = (tid, beyond // SPAN, start, beyond)
+        return _rows(self._con, sql, args if stop is None else (*args, stop))
 
     def _value_after(self, tid: int, key: bytes, offset: int, idx: int) -> bytes | None:
-        row = self._con.execute(
-            "SELECT v FROM versions WHERE t = ? AND k = ? AND (offset, idx) > (?, ?) ORDER BY offset, idx LIMIT 1",
-            (tid, key, offset, idx),
-        ).fetchone()
+        row = self._con.execute(_AT, (tid, offset // SPAN, key, offset, idx)).fetchone()
         row = row or self._con.execute(_GET, (tid, key)).fetchone()
         return None if row is None else row[0]
 
@@ -332,11 +347,9 @@ class PastView(SqlView):
                 low = page[-1][0]
             elif not end:
                 high = page[-1][0] + b"\x00"
-            bound, args = between(tid, low, high)
             past = dict(page)
-            for key, value in self._con.execute(
-                f"SELECT k, v FROM versions WHERE {bound} AND offset > ? ORDER BY k, offset DESC, idx DESC",
-                (*args, self.offset),
+            for key, value in self._written_since(
+                tid, "k, v", "ORDER BY k, offset DESC, idx DESC", low, high, self.offset
             ):
                 past[key] = value  # the oldest beyond the offset comes last and wins
             rows_then = sorted((key, value) for key, value in past.items() if value is not None)

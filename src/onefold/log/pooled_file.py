@@ -115,7 +115,11 @@ class PooledFile:
         )
         con.set_busy_timeout(_BUSY_MS)
         con.execute("PRAGMA cache_size=-8000; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF")
+        self._prepare(con)
         return con
+
+    def _prepare(self, con: apsw.Connection) -> None:
+        """What a kind of file does with each of its connections first."""
 
     # -- reading
 
@@ -146,6 +150,7 @@ class PooledFile:
                 )
                 self._readers.add(con)
             con.set_busy_timeout(_BUSY_MS)
+            self._prepare(con)
             yield con
         except FAILED as error:
             raise self.translated(error) from error

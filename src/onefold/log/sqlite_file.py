@@ -15,9 +15,9 @@ import contextlib
 import ctypes
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -29,13 +29,25 @@ from onefold.log.flock import WriteLock
 from onefold.log.pooled_file import FAILED, PooledFile, sync_directory
 
 FILE_NAME = "space.db"
-FORMAT = 2
-"""The format of the file; ``PRAGMA user_version``. A program refuses a file with a higher one. 1: pages without checksums; such
-files stay as they are. 2: with them."""
-FORMAT_UNCHECKED = 1
+FORMAT = 4
+"""The format of the file; ``PRAGMA user_version``. A program refuses a file with a higher one. 3: pages without checksums; such
+files stay so. 4: with them. 1 and 2: the same with tables of an earlier shape, which whoever opens them for writing brings into
+the present one."""
+FORMAT_UNCHECKED = 3
+_EARLIER = {1: FORMAT_UNCHECKED, 2: FORMAT}
+_WITH_CHECKSUMS = (2, 4)
 TIP_NAME = "tip"
 APPLICATION_ID = 0x4F4E4644
 _META = "CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID"
+
+
+class Earlier(NamedTuple):
+    """What makes the tables of an earlier format those of this one."""
+
+    upgrade: Callable[[apsw.Connection], None]
+    """In place, in the transaction of the connection it gets."""
+    views: Sequence[str]
+    """Statements by which a connection that only reads sees them as if."""
 
 
 class SqliteFile(PooledFile):
@@ -51,10 +63,14 @@ class SqliteFile(PooledFile):
         read_only: bool = False,
         timeout: float | None = None,
         shards: int = 1,
+        earlier: Earlier | None = None,
     ) -> None:
         """Open or make it. ``schema``: statements with IF NOT EXISTS. ``shards``: what the space is made with, if it is made now;
-        the attribute of that name is what it was made with. Raises SpaceError, LogCorrupt, Timeout, Unavailable."""
+        the attribute of that name is what it was made with. ``earlier``: without it the tables of an earlier format are left
+        alone. Raises SpaceError, LogCorrupt, Timeout, Unavailable."""
         super().__init__(directory / FILE_NAME, read_only=read_only, timeout=timeout)
+        self._earlier = earlier
+        self._views: Sequence[str] = ()
         self._tip: mmap.mmap | None = None
         try:
             with self._making:
@@ -149,12 +165,24 @@ class SqliteFile(PooledFile):
                 con.execute("INSERT INTO meta VALUES('incarnation', ?), ('opened', 0)", (new_id("i", env),))
                 if shards > 1:
                     con.execute("INSERT INTO meta VALUES('shards', ?)", (shards,))
+            else:
+                self._upgrade(con)
             for statement in schema:
                 con.execute(statement)
             con.execute("UPDATE meta SET value = value + 1 WHERE key = 'opened'")
         if made:
             for folder in (self.directory, self.directory.absolute().parent):
                 sync_directory(folder)
+
+    def _upgrade(self, con: apsw.Connection) -> None:
+        format_ = con.execute("PRAGMA user_version").get
+        if self._earlier is not None and format_ in _EARLIER:
+            self._earlier.upgrade(con)
+            con.execute(f"PRAGMA user_version={_EARLIER[format_]}")
+
+    def _prepare(self, con: apsw.Connection) -> None:
+        for statement in self._views:
+            con.execute(statement)
 
     def _is_unfinished(self) -> bool:
         """Whether the existing file was never completed. Raises SpaceError when it is not ours or too new."""
@@ -176,7 +204,7 @@ class SqliteFile(PooledFile):
                 f"{self.path} has format {version}, made by a newer Onefold (this one knows {FORMAT}). "
                 "Upgrade: pip install -U onefold"
             )
-        if version > FORMAT_UNCHECKED and not checksums.available():
+        if version in _WITH_CHECKSUMS and not checksums.available():
             raise SpaceError(
                 f"{self.path} has checksums, which this build of APSW cannot keep. Install APSW's wheel: pip install apsw"
             )
@@ -194,6 +222,9 @@ class SqliteFile(PooledFile):
         if unfinished:
             con.close()
             raise SpaceError(f"there is no space in {self.directory} yet. Open it for writing once")
+        if self._earlier is not None and con.execute("PRAGMA user_version").get in _EARLIER:
+            self._views = self._earlier.views
+            self._prepare(con)
         with contextlib.suppress(OSError):
             wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
             try:
