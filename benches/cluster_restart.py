@@ -43,6 +43,15 @@ def ready(node: LocalNode) -> bool:
         return False
 
 
+def memory_mb(node: LocalNode) -> str:
+    """What a node holds now and held at most."""
+    lines = Path(f"/proc/{node.pid}/status").read_text().splitlines()
+    found = {
+        name: value.split()[0] for name, _, value in (line.partition(":") for line in lines) if value.split()
+    }
+    return f"{int(found['VmRSS']) // 1024} MB, at most {int(found['VmHWM']) // 1024} MB"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, default=1_000_000)
@@ -65,7 +74,10 @@ def main() -> None:
                 began_s, log = time.monotonic(), node.dir / "node.log"
                 seen = log.stat().st_size
                 cluster = LocalCluster.up(directory)
-                print(f"{kind}: ready after {time.monotonic() - began_s:.2f} s (target of a restart < 5 s)")
+                print(
+                    f"{kind}: ready after {time.monotonic() - began_s:.2f} s (target of a restart < 5 s); "
+                    f"its memory {memory_mb(cluster.nodes[-1])}"
+                )
                 if args.verbose:
                     print(log.read_bytes()[seen:].decode())
         finally:

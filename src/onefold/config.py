@@ -349,6 +349,8 @@ SNAPSHOT_OFFER_S: Final = 60.0
 """How long a program waits for a node to bring the snapshot from the blob store that it asks for."""
 SNAPSHOT_TAKEOVER_S: Final = 60.0
 """When the first node of a shard has stored no snapshot for so long, the next one does."""
+ARCHIVES_KEPT: Final = 1000
+"""So many archived ranges of a shard's log are kept, each of SNAPSHOT_EVERY_OFFSETS records; older ones are deleted."""
 ARCHIVES_AT_ONCE: Final = 4
 """So many ranges of a shard's log are archived before other shards have their turn."""
 UPKEEP_LOOK_S: Final = 5.0

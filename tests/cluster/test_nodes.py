@@ -67,7 +67,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 class Process:
     """A node in a process of its own."""
 
-    def __init__(self, stand: Stand, name: str, *options: str, zone: str = "") -> None:
+    def __init__(self, stand: Stand, name: str, *options: str) -> None:
         self.name = name
         self.directory = stand.directory / name
         self.output = stand.directory / f"{name}.log"
@@ -83,7 +83,7 @@ class Process:
             "--workers",
             "0",
         ]
-        command += ["--snapshots", str(stand.directory / "vault"), "--zone", zone, *options]
+        command += ["--snapshots", str(stand.directory / "vault"), *options]
         environment = {key: text for key, text in os.environ.items() if not key.startswith("ONEFOLD_")}
         self._skip = self.output.stat().st_size if self.output.exists() else 0
         self.began_s = time.monotonic()
@@ -151,9 +151,9 @@ class Stand:
     def url(self, user: str) -> str:
         return self._servers.url(self._space, user)
 
-    def start(self, *names: str, wait: bool = True, **more: Any) -> None:
+    def start(self, *names: str, options: tuple[str, ...] = (), wait: bool = True) -> None:
         for name in names:
-            self.nodes[name] = Process(self, name, **more)
+            self.nodes[name] = Process(self, name, *options)
         if wait:
             self.wait(lambda: all(self.nodes[name].ready for name in names), "it is not ready")
 
@@ -449,10 +449,17 @@ def test_a_newcomer_starts_from_a_snapshot_once_the_log_was_trimmed(stand: Stand
 def test_a_program_gets_a_snapshot_from_a_node_once_the_log_was_trimmed(
     stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand.start("n1", "n2")
+    stand.start("n1", "n2", options=("--snapshots", "jetstream"))
     stand.db.map("m").put_many({f"k{number}": number for number in range(100)}, atomic=False)
     stand.ticks(0, 2 * EVERY + 5)
     stand.wait(lambda: _first(stand, 0) > EVERY, "the log was not trimmed")
+    with stand.spaces[0].view() as view:
+        assert state.archived_to(view, 0) is None  # where the log is, an archive would be no second copy
+    swept = "onefold_blobs_swept_total"
+    stand.ticks(0, 3 * EVERY + 5)
+    stand.wait(
+        lambda: sum(node.metrics().get(swept, 0) for node in stand.nodes.values()) > 0, "nothing was swept"
+    )
     monkeypatch.setenv("ONEFOLD_CACHE", str(tmp_path / "cache"))
     with of.connect(stand.url("app")) as db:
         assert dict(db.map("m").items()) == {f"k{number}": number for number in range(100)}

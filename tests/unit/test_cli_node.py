@@ -27,6 +27,7 @@ def node(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (("--url", URL, "--http", "x"), "--http takes HOST:PORT"),
         (("--url", URL, "--name", "a/b"), "a node's name has"),
         (("--url", URL, "--region", ""), "a region"),
+        (("--url", URL, "--region", "eu.west"), "--region has"),
         (("--url", URL, "--snapshots", "file:///x"), "blobs cannot be kept"),
         (("--url", URL, "--workers", "-1"), "--workers"),
         (("--url", URL, "--code", "python"), "--code is pickle or reference"),

@@ -268,6 +268,16 @@ def test_an_archive_has_no_gaps(nodes: Nodes) -> None:
     ]
 
 
+def test_the_oldest_archives_go(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "ARCHIVES_KEPT", 3)
+    one = nodes.join("n1")
+    for at in range(1, 6):
+        nodes.do(ops.Archived("n1", one, 3, at, at, f"a{at}", 1))
+    assert [each.blob for each in state.archives(nodes.store, 3)] == ["a3", "a4", "a5"]
+    assert state.garbage(nodes.store, 9) == ["a1", "a2"]
+    refused(nodes.do(ops.Archived("n1", one, 3, 1, 1, "a1", 1)), "conflict")
+
+
 # -- what makes no sense
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from onefold.compute.functions import Code
     from onefold.log.jetstream.link import Link
 
+_WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 REGION: Final = "local"
 """The region of nodes that name none."""
 
@@ -210,4 +212,6 @@ def check_settings(settings: Settings) -> Settings:
     wrong = malformed(Join(settings.name, "i", settings.region, settings.zone, "", "", 1, settings.workers))
     if wrong:
         raise InvalidArgument(wrong)
+    if not _WORD.fullmatch(settings.region):  # it is part of the subject on which questions come
+        raise InvalidArgument(f"--region has 1 to 64 letters, digits, - and _; got {settings.region!r}")
     return settings

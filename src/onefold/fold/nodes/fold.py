@@ -75,7 +75,7 @@ def _apply(store: Store, context: Context, op: Operation, fold_version: int) -> 
         case StateHash():
             return _hash(store, context, op)
         case Archived():
-            return _archive(store, op)
+            return _archive(store, context, op)
         case Swept():
             return _sweep(store, op)
     return Accepted()
@@ -249,7 +249,7 @@ def _drop_blob(store: Store, context: Context, blob: str) -> None:
 # -- the archive
 
 
-def _archive(store: Store, op: Archived) -> Outcome:
+def _archive(store: Store, context: Context, op: Archived) -> Outcome:
     prefix = rows.shard_key(op.shard)
     end = None
     for _, data in store.scan(rows.ARCHIVE, prefix, prefix_stop(prefix), limit=1, reverse=True):
@@ -261,6 +261,10 @@ def _archive(store: Store, op: Archived) -> Outcome:
     store.put(
         rows.ARCHIVE, rows.place_key(op.shard, op.start), encode(ArchiveState(op.stop, op.blob, op.bytes))
     )
+    kept = list(store.scan(rows.ARCHIVE, prefix, prefix_stop(prefix)))
+    for key, data in kept[: -config.ARCHIVES_KEPT]:
+        store.delete(rows.ARCHIVE, key)
+        store.put(rows.GARBAGE, decode(data, ArchiveState).blob.encode(), encode(context.offset))
     return Accepted()
 
 
