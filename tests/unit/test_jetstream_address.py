@@ -90,6 +90,8 @@ BAD = [
     "nats://ann:hunter2/x@h/s",
     "nats://h/s?colour=red",
     "nats://h/s?ca=",
+    "nats://h/s?token=hunter2",
+    "nats://h?pass=hunter2",
     "nats://h/s?ca=a&ca=b",
     "nats://h/s?cert=c",
     "nats://h/s?tls=yes",
@@ -123,6 +125,8 @@ def test_seeds_in_the_environment_are_refused_and_not_shown() -> None:
         "nats://ann:hunter2@h/s?ca=/a@b",
         "ann:hunter2@h",
         f"nats://h/s?nkey={SEED}",
+        "nats://h?token=hunter2",
+        "nats://h/s?ca=/x&password=hunter2&tls=1",
     ],
 )
 def test_redaction(url: str) -> None:

@@ -57,12 +57,19 @@ def is_nats(url: str) -> bool:
 
 
 def redact(url: str) -> str:
-    """A URL as it may be shown, however malformed it is: what stands before the last ``@`` may hold a secret."""
+    """A URL as it may be shown, however malformed it is: what stands before the last ``@`` may hold a secret, and so may
+    the value of an option that is none of ours (``?token=…``)."""
     scheme, mark, rest = url.partition("://")
     if not mark:
         return url.rpartition("@")[2]
-    rest = rest.rpartition("@")[2]
-    return f"{scheme}://{re.sub(r'S[A-Z2-7]{50,}', '…', rest)}"
+    rest, mark, query = rest.rpartition("@")[2].partition("?")
+    shown = f"{scheme}://{rest}{mark}{'&'.join(map(_redacted_option, query.split('&')))}"
+    return re.sub(r"S[A-Z2-7]{50,}", "…", shown)
+
+
+def _redacted_option(text: str) -> str:
+    name, mark, _ = text.partition("=")
+    return text if name in _OPTIONS or not mark else f"{name[:20]}=…"
 
 
 def parse_address(url: str, environ: Mapping[str, str] | None = None) -> Address:
