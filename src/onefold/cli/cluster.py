@@ -75,10 +75,11 @@ def _streams(facts: ClusterFacts) -> list[dict[str, Any]]:
             "bytes": stream.state.get("bytes"),
             "replicas": [
                 {
-                    "server": other["name"],
-                    "current": bool(other.get("current")),
-                    "offline": bool(other.get("offline")),
-                    "lag": int(other.get("lag", 0)),
+                    "server": other.server,
+                    "current": other.current,
+                    "away": other.away,
+                    "lag": other.lag,
+                    "silent": other.silent_s,
                 }
                 for other in stream.replicas
             ],
@@ -136,8 +137,8 @@ def print_cluster(found: dict[str, Any]) -> None:
 
 
 def _copy(other: dict[str, Any]) -> str:
-    if other["offline"]:
-        return "OFFLINE"
+    if other["away"]:
+        return f"AWAY, silent for {other['silent']:.0f} s"
     return "current" if other["current"] and not other["lag"] else f"{other['lag']:,} behind"
 
 

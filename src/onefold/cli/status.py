@@ -21,8 +21,8 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
     JSON: {url, version, bytes, shards, offsets, processes, tables, runs: {running, done, failed, cancelled}, running:
     [run, ...]} with runs as in `onefold runs`; bytes is the size of its folder, null when it has none. offsets: the last
     record of each shard; processes: how many others have it open. On a cluster also {servers: [{name, address, up, version,
-    region, problem}], streams: [{name, shard, leader, first, last, bytes, replicas: [{server, current, offline, lag}], problem}],
-    nodes: [{name, state, region, zone, program, shards, halted, busy, slots}]}.
+    region, problem}], streams: [{name, shard, leader, first, last, bytes, replicas: [{server, current, away, lag, silent}],
+    problem}], nodes: [{name, state, region, zone, program, shards, halted, busy, slots}]}.
     """
     from onefold._version import __version__
     from onefold.cli import cluster

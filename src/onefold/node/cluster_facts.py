@@ -28,6 +28,8 @@ from onefold.node.server_states import ServerStates
 
 SYSTEM_VARIABLE: Final = "ONEFOLD_NATS_SYSTEM_NKEY"
 """Names the file of the system user's seed; a cluster that `onefold up` made has it beside the others."""
+SILENT_S: Final = 10.0
+"""A copy that the leader has not heard of for this long is away."""
 _SYSTEM_FILE: Final = "system.nk"
 
 
@@ -52,6 +54,24 @@ class ServerFacts(NamedTuple):
         return None
 
 
+class ReplicaFacts(NamedTuple):
+    """Another server's copy as the stream's leader sees it."""
+
+    server: str
+    current: bool
+    lag: int
+    """So many operations behind."""
+    silent_s: float
+    """So long ago the leader heard of it; servers that live are heard of every second."""
+    offline: bool
+    """Whether the server said that it stops: one that was killed does not."""
+
+    @property
+    def away(self) -> bool:
+        """Whether it must be taken for gone: the leader itself takes a killed server for current for a while."""
+        return self.offline or self.silent_s > SILENT_S
+
+
 class CopyFacts(NamedTuple):
     """A stream as one server by itself has it."""
 
@@ -64,6 +84,16 @@ class CopyFacts(NamedTuple):
     """Known to the server as lost."""
     account: str
     raft_group: str | None
+
+
+def _replica(other: Mapping[str, Any]) -> ReplicaFacts:
+    return ReplicaFacts(
+        str(other["name"]),
+        bool(other.get("current")),
+        int(other.get("lag", 0)),
+        int(other.get("active", 0)) / 1e9,
+        bool(other.get("offline")),
+    )
 
 
 @dataclass(frozen=True)
@@ -85,9 +115,9 @@ class StreamFacts:
         return None if leader is None else str(leader)
 
     @property
-    def replicas(self) -> list[Mapping[str, Any]]:
-        """The other servers' copies as the leader sees them: name, current, offline, lag."""
-        return list(((self.info or {}).get("cluster") or {}).get("replicas") or ())
+    def replicas(self) -> list[ReplicaFacts]:
+        """The other servers' copies as the leader sees them."""
+        return [_replica(other) for other in ((self.info or {}).get("cluster") or {}).get("replicas") or ()]
 
     @property
     def state(self) -> Mapping[str, Any]:
@@ -97,7 +127,7 @@ class StreamFacts:
     @property
     def servers(self) -> list[str]:
         """All servers that keep a copy, the leader first."""
-        return [*([self.leader] if self.leader else []), *(str(other["name"]) for other in self.replicas)]
+        return [*([self.leader] if self.leader else []), *(other.server for other in self.replicas)]
 
 
 @dataclass(frozen=True)
