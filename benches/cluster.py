@@ -1,11 +1,11 @@
-"""Shared state on a real three-server, three-node cluster of this machine, beside raw JetStream and a three-member etcd, in one run.
+"""Shared state on a real cluster of this machine (three servers, three nodes), beside raw JetStream and three members of etcd.
 
-Run: ``python benches/cluster.py [--seconds 5] [--rounds 3]``. etcd is measured too when ``ONEFOLD_BENCH_PEERS`` names a Python with
-``etcd3 'protobuf<3.21'`` and ``etcd`` is on the PATH (Debian: etcd-server). Everything is on the disk of ``ONEFOLD_BENCH_DIR``;
-all servers sync every write. Servers, nodes and clients share this machine's processors.
+Run: ``python benches/cluster.py [--seconds 5] [--rounds 3]``. etcd is measured too when ``ONEFOLD_BENCH_PEERS`` names a Python
+with ``etcd3 'protobuf<3.21'`` and ``etcd`` is on the PATH (Debian: etcd-server). Everything is on the disk of
+``ONEFOLD_BENCH_DIR``; all servers sync every write. Servers, nodes and clients share this machine's processors.
 
-Targets: a durable put p50 ≤ 1.5 × the raw publish ack; a strong read ≤ 2 ×; 4 client processes ≥ 20k durable puts/s in all while the
-nodes apply them, and ≥ 10 × etcd's; local session reads ≥ 300k/s; catching up ≥ 60k new keys/s per core.
+Targets: a durable put p50 ≤ 1.5 × the raw publish ack; a strong read ≤ 2 ×; 4 client processes ≥ 20k durable puts/s in all
+while the nodes apply them, and ≥ 10 × etcd's; local session reads ≥ 300k/s; catching up ≥ 60k new keys/s per core.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 
 import onefold as of
 from common import data_dir
-from state import free_port, serving
+from state import free_port
 from state_peers import VALUE, rate
 
 PEERS = os.environ.get("ONEFOLD_BENCH_PEERS")
@@ -67,7 +67,7 @@ def etcd(folder: Path) -> Iterator[list[int]]:
             command += ["--advertise-client-urls", f"http://127.0.0.1:{port}"]
             command += ["--listen-peer-urls", f"http://127.0.0.1:{peer}"]
             command += ["--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"]
-            commands.append((command + ["--initial-cluster", members], port))
+            commands.append(([*command, "--initial-cluster", members], port))
         started = [stack.enter_context(_starting(command)) for command, _ in commands]
         assert len(started) == 3
         for _, port in commands:

@@ -64,7 +64,9 @@ def encode_record(record: Record) -> bytes:
 
 def is_intact(data: bytes) -> bool:
     """Whether the checksum in front of these bytes is theirs, whatever their format."""
-    return len(data) >= _HEADER.size and crc32c(data[:1] + data[_HEADER.size :]) == _HEADER.unpack_from(data)[1]
+    return (
+        len(data) >= _HEADER.size and crc32c(data[:1] + data[_HEADER.size :]) == _HEADER.unpack_from(data)[1]
+    )
 
 
 def decode_record(data: bytes) -> Record:

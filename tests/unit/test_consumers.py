@@ -458,9 +458,14 @@ class Broken(Exception):
 def test_a_block_that_failed_after_its_commit_of_the_consumer_takes_it_back(db):
     with fill(db, 6, partitions=1).consumer("g", timeout=SILENCE) as consumer:
         assert next(consumer).value == 0
-        with pytest.raises(Broken), db.transaction() as tx:
-            tx.commit(consumer)
-            raise Broken
+
+        def broken() -> None:
+            with db.transaction() as tx:
+                tx.commit(consumer)
+                raise Broken
+
+        with pytest.raises(Broken):
+            broken()
         assert next(consumer).value == 0
 
 

@@ -481,3 +481,38 @@ def test_slots_are_handed_out_in_order() -> None:
     assert order == [0, 1, 2, 3, 4] and slots.in_use == 0
     assert slots.take(0)
     assert not slots.take(0.01)
+
+
+# -- leases
+
+
+def test_who_was_stopped_is_no_witness(lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A keeper that sees another machine's claim ends it after a lease of silence, but not for a time that it was not there."""
+    from onefold.compute.keeper import Keeper
+    from onefold.env import SeededEnv
+
+    env = SeededEnv(1)
+    with of.connect("memory://") as db:
+        engine = db._engine
+        run = counting(db, lines).start(workers=0)
+        monkeypatch.setattr(engine.space, "member_alive", lambda member: None)
+        engine.submit(ops.Claim(run.id, "m_elsewhere/0"))
+        engine.env = env
+        keeper = Keeper(engine, run.id)
+        keeper.observe()
+        env.advance(100 * config.LEASE_S)  # stopped, or asleep
+        keeper.observe()
+        assert workers_of(db, run) == {"m_elsewhere"}
+        for _ in range(int(config.LEASE_S) - 1):
+            env.advance(1.0)
+            keeper.observe()
+        assert workers_of(db, run) == {"m_elsewhere"}
+        engine.submit(ops.Renew("m_elsewhere"))
+        for _ in range(int(config.LEASE_S)):
+            env.advance(1.0)
+            keeper.observe()
+        assert workers_of(db, run) == {"m_elsewhere"}  # it has renewed
+        for _ in range(3):
+            env.advance(1.0)
+            keeper.observe()
+        assert workers_of(db, run) == set()

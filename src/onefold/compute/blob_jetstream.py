@@ -27,8 +27,9 @@ from onefold.log.jetstream import names
 from onefold.log.jetstream.message import EXPECTED_STREAM, SEQUENCE
 
 if TYPE_CHECKING:
-    from onefold.log.jetstream.link import Link, Pending
+    from onefold.log.jetstream.link import Link
     from onefold.log.jetstream.message import Msg
+    from onefold.log.jetstream.pending import Pending
 
 T = TypeVar("T")
 _INLINE_BYTES_MAX: Final = 16 * 1024

@@ -272,6 +272,9 @@ def offsets_go_on_after_everything_is_trimmed(engine: _Engine, path: Path) -> No
         assert list(log.read(6)) == []
         _fill(log, 2, start=6)
         assert [entry.offset for entry in log.read(6)] == [6, 7]
+        log.trim(1000)
+        assert (log.first, log.last) == (8, 7), "what is not there yet cannot be trimmed"
+        _fill(log, 1, start=8)
 
 
 def handles_append_side_by_side(engine: _Engine, path: Path) -> None:
