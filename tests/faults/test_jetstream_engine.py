@@ -20,9 +20,10 @@ from onefold.fold.log_space import LogSpace
 from onefold.log.jetstream import admin
 from onefold.log.jetstream import keeper as keepers
 from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.connection import Connection
 from onefold.log.jetstream.engine import JetStreamLog
 from onefold.log.jetstream.keeper import Keeper
-from onefold.log.jetstream.link import Link
+from onefold.log.jetstream.link import Link, Subscription
 from onefold.node.servers import LocalServers
 from onefold.testing.cluster.log_ground import (
     SOON_S,
@@ -240,6 +241,44 @@ def test_what_is_sent_without_a_connection_fails_at_once(ground: Ground) -> None
         assert [entry.data for entry in until(lambda: read_all(log))] == [record(1), record(2)]
 
 
+@pytest.mark.parametrize("when", ["while it is taken into use", "before anybody listens"])
+def test_a_connection_that_breaks_before_it_is_anybodys_is_made_anew(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """All servers are killed one after the other: who fled from the first meets the last one at its end."""
+    with ground.space() as space:
+        begin, broken = Subscription._begin, []
+
+        async def begin_and_break(self: Subscription, connection: Connection) -> None:
+            await begin(self, connection)
+            if not broken:
+                broken.append(connection)
+                connection.lose("planted")
+
+        heard: list[bytes] = []
+        link = Link(parse_address(space.servers.url(space.info.space)))
+        try:
+            if when == "while it is taken into use":
+                link.subscribe("planted", lambda msg: heard.append(msg.data))
+            monkeypatch.setattr(Subscription, "_begin", begin_and_break)
+            if when == "while it is taken into use":
+                first = link.connection()
+                link.post(first.lose, "the first one broke")
+            else:
+                with contextlib.suppress(Unavailable):
+                    link.subscribe("planted", lambda msg: heard.append(msg.data))
+
+            def said() -> bool:
+                with contextlib.suppress(Unavailable):
+                    link.publish("planted", b"x")
+                return bool(heard)
+
+            assert wait_for(said)
+            assert broken and link.connection() is not broken[0]
+        finally:
+            link.close()
+
+
 def test_lost_doubled_and_late_deliveries(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(7)
     late: list[tuple[bytes, bytes, bytes, bytes | None]] = []
@@ -317,8 +356,9 @@ opened = []
 atexit.register(lambda: [each.close() for each in opened])
 from onefold.log.jetstream import admin
 from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.connection import Connection
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.link import Link
+from onefold.log.jetstream.link import Link, Subscription
 link = Link.shared(parse_address(sys.argv[1]))
 log = JetStreamLog(link, admin.read_space(link), 0)
 opened += [log, link]

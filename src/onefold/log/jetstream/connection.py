@@ -145,6 +145,11 @@ class Connection:
         """How many wait for an answer."""
         return len(self._waiters)
 
+    @property
+    def over(self) -> bool:
+        """Whether it broke or was closed."""
+        return self._wire.over
+
     # -- sending
 
     def publish(self, subject: str, payload: bytes, *, reply: str = "", headers: bytes = b"") -> None:
@@ -274,9 +279,11 @@ class Connection:
     # -- from the wire
 
     def _broke(self, why: str) -> None:
-        self._fail_all(f"the connection to {self.server} broke ({why})")
-        if self._lost is not None:
-            self._lost(self, why)
+        try:
+            self._fail_all(f"the connection to {self.server} broke ({why})")
+        finally:
+            if self._lost is not None:
+                self._lost(self, why)
 
     def _fail_all(self, why: str) -> None:
         waiters, self._waiters = self._waiters, {}

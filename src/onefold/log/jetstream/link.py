@@ -321,8 +321,8 @@ class Link:
             try:
                 await self._connect_once()
                 pause_s = config.RECONNECT_WAIT_S
-            except OnefoldError as error:
-                self._problem = error
+            except Exception as error:  # whatever it was: nobody else would ever connect again
+                self._problem = error if isinstance(error, OnefoldError) else Unavailable(repr(error))
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
                 pause_s = min(2 * pause_s, config.RECONNECT_WAIT_S_MAX)
 
@@ -361,6 +361,9 @@ class Link:
             return False
         except SpaceError as error:
             self._problem = error  # no longer permitted; the others go on
+        if connection.over:  # since the last answer: who lost it was not told, as it was nobody's yet
+            connection.close()
+            return False
         self._known.update(dict.fromkeys(connection.others))
         self._max_payload = connection.max_payload
         connection.left = lambda: self._leave(connection)

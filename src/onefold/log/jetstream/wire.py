@@ -43,7 +43,7 @@ class Wire(Client):
 
     def send(self, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
         """Publish now. ``headers``: a header block, or empty. Raises ConnectionClosedError when the connection is over."""
-        if self._over or not self.is_connected:
+        if self.over:
             raise errors.ConnectionClosedError
         reply = reply + b" " if reply else b""
         if headers:
@@ -55,7 +55,7 @@ class Wire(Client):
 
     def listen(self, subject: str, queue: str | None, handler: Handler) -> int:
         """Subscribe; ``ping`` afterwards to be sure that the server knows."""
-        if self._over or not self.is_connected:
+        if self.over:
             raise errors.ConnectionClosedError
         self._sid += 1
         sid = self._sid
@@ -65,12 +65,12 @@ class Wire(Client):
 
     def unlisten(self, sid: int) -> None:
         """Unsubscribe."""
-        if self._handlers.pop(sid, None) is not None and not self._over and self.is_connected:
+        if self._handlers.pop(sid, None) is not None and not self.over:
             self._write(b"UNSUB %d\r\n" % sid)
 
     async def ping(self, timeout: float) -> None:
         """Wait until the server has seen what was sent so far. Raises TimeoutError, or nats' ConnectionClosedError."""
-        if self._over or not self.is_connected:
+        if self.over:
             raise errors.ConnectionClosedError
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._pongs.append(answer)
@@ -80,6 +80,11 @@ class Wire(Client):
             raise errors.ConnectionClosedError
         if not answer.done():
             raise TimeoutError(f"no answer to a ping in {timeout:g} s")
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._over or not self.is_connected
 
     @property
     def unsent_bytes(self) -> int:
