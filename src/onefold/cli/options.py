@@ -15,7 +15,7 @@ UrlOption = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help="The space: a folder or sqlite:///folder. Default: ONEFOLD_URL, else ./.onefold.",
+        help="The space: a folder, sqlite:///folder or nats://host:port/SPACE. Default: ONEFOLD_URL, else ./.onefold.",
         show_default=False,
     ),
 ]
