@@ -19,7 +19,6 @@ import pytest
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 STATUSES = ("200", "200", "404", "500")
 MARK = "--- {} ---"
-pytestmark = pytest.mark.xdist_group("the README's cluster runs once")
 
 
 def below(heading: str) -> str:

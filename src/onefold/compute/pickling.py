@@ -6,7 +6,7 @@ import functools
 import io
 import sys
 import typing
-from types import GetSetDescriptorType, MemberDescriptorType, ModuleType
+from types import CodeType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any
 
 from onefold.compute.user_code import is_user_module
@@ -26,6 +26,8 @@ def pickle(obj: object, names: frozenset[str] | None = None) -> bytes:
             if names is not None and isinstance(item, ModuleType) and _travels(item):
                 kept = {name: value for name, value in vars(item).items() if name in names}
                 return cloudpickle.cloudpickle.dynamic_subimport, (item.__name__, kept)
+            if isinstance(item, CodeType):
+                return _reduced_code(item, cloudpickle.Pickler.dispatch_table[CodeType](item))
             return super().reducer_override(item)
 
     with io.BytesIO() as out:
@@ -35,6 +37,18 @@ def pickle(obj: object, names: frozenset[str] | None = None) -> bytes:
 
 def _travels(module: ModuleType) -> bool:
     return module.__name__ not in ("__main__", "__mp_main__") and is_user_module(module.__name__)
+
+
+# -- code: later cloudpickles (3.1.3) forget its file, and then a traceback cannot show the user's lines
+
+_FORGOTTEN = "<dynamic-code>"
+
+
+def _reduced_code(code: CodeType, reduced: tuple[Any, tuple[Any, ...]]) -> Any:
+    make, parts = reduced
+    return make, tuple(
+        code.co_filename if type(part) is str and part == _FORGOTTEN else part for part in parts
+    )
 
 
 # -- functools.lru_cache: pickle writes it as the name of its function, which stays behind
