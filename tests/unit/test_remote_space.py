@@ -124,6 +124,24 @@ def test_a_transaction_costs_a_question_for_each_read(world, db):
     assert records == 2  # the barrier and the commit
 
 
+def test_parts_for_several_shards_are_on_their_way_together(monkeypatch):
+    shards = 3
+    with closing(RemoteWorld(shards=shards)) as world, world.connect() as db:
+        m = db.map("m")
+        m.put_many({number: 0 for number in range(100)}, atomic=False)  # registers the fold in each shard
+        meeting = threading.Barrier(shards, timeout=SOON_S)
+        for log in world.logs:
+
+            def append(data, own=log.append, **options):
+                meeting.wait()  # breaks when one shard waits for another
+                return own(data, **options)
+
+            monkeypatch.setattr(log, "append", append)
+        m.put_many({number: 1 for number in range(100)}, atomic=False)
+        monkeypatch.undo()
+        assert set(m.values()) == {1} and len(m) == 100
+
+
 def test_many_threads_share_appends(world, db):
     m = db.map("m")
     m.put("k", 0)

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from onefold import config
+from onefold.env import SystemEnv
 from onefold.errors import InvalidArgument, InvalidValue, OnefoldError, TooLarge
 from onefold.state.client import StateClient
 from onefold.state.items import Version
@@ -103,9 +104,9 @@ def put_in_parts(
     ahead = next(rounds, None)
     while ahead is not None:
         parts, ahead = ahead, next(rounds, None)
-        last = parts.pop() if ahead is None else None
+        last = parts.pop() if ahead is None and request_id is not None else None
         ids = [request_id and f"{request_id}/{part.number}" for part in parts]
-        if len(parts) > 1 and client.spaces[0].directory is not None:  # a simulated space meets no threads
+        if len(parts) > 1 and isinstance(client.env, SystemEnv):  # a simulated space meets no threads
             with ThreadPoolExecutor(len(parts)) as pool:
                 newest.update(pool.map(put, parts, ids))
         else:
