@@ -128,7 +128,7 @@ def test_parts_for_several_shards_are_on_their_way_together(monkeypatch):
     shards = 3
     with closing(RemoteWorld(shards=shards)) as world, world.connect() as db:
         m = db.map("m")
-        m.put_many({number: 0 for number in range(100)}, atomic=False)  # registers the fold in each shard
+        m.put_many(dict.fromkeys(range(100), 0), atomic=False)  # registers the fold in each shard
         meeting = threading.Barrier(shards, timeout=SOON_S)
         for log in world.logs:
 
@@ -137,7 +137,7 @@ def test_parts_for_several_shards_are_on_their_way_together(monkeypatch):
                 return own(data, **options)
 
             monkeypatch.setattr(log, "append", append)
-        m.put_many({number: 1 for number in range(100)}, atomic=False)
+        m.put_many(dict.fromkeys(range(100), 1), atomic=False)
         monkeypatch.undo()
         assert set(m.values()) == {1} and len(m) == 100
 
