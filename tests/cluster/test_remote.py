@@ -19,6 +19,10 @@ from onefold.log.jetstream.address import parse_address
 from onefold.log.jetstream.engine import JetStreamLog
 from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.names import NODES_QUEUE, LogNames
+from onefold.node import server_config
+from onefold.node.cluster_ground import ClusterGround
+from onefold.node.logging import JsonLog
+from onefold.node.membership import Identity
 from onefold.node.servers import LocalServers
 
 SOON_S = 30
@@ -35,11 +39,11 @@ def servers(tmp_path_factory):
 class Space:
     """A new space, and what answers for it in this process, with a node's credential."""
 
-    def __init__(self, servers, folder, stack, shards):
+    def __init__(self, servers, folder, stack, shards, replicas=3):
         name = f"remote{next(_numbers)}"
         self.url = servers.url(name, user="app")
         with self._linked(servers.url(name, user="admin")) as link:
-            self.info = admin.make_space(link, name, shards)
+            self.info = admin.make_space(link, name, shards, replicas)
         self.link = stack.enter_context(self._linked(servers.url(name, user="node")))
         self.app = stack.enter_context(self._linked(self.url))
         self._folder, self._stack = folder, stack
@@ -151,3 +155,33 @@ def test_no_node_at_all_is_unavailable_within_the_time(make):
         with pytest.raises(of.Unavailable):
             db.map("m").get("k", consistency="eventual")
         assert time.monotonic() - began < SOON_S
+
+
+@pytest.mark.parametrize("max_payload", [1024 * 1024, 200_000])
+def test_answers_fit_into_what_the_servers_take(max_payload, tmp_path, monkeypatch):
+    """A node's answers, whatever their size, on servers with NATS's default of 1 MB, and with less."""
+    monkeypatch.setattr(server_config, "MAX_PAYLOAD_BYTES", max_payload)
+    largest = "x" * (max_payload - 2000)  # as a record it just fits
+    with ExitStack() as stack:
+        servers = LocalServers.start(tmp_path / "servers", 1)
+        stack.callback(servers.stop)
+        space = Space(servers, tmp_path / "node", stack, 1, replicas=1)
+        assert space.link.max_payload == max_payload
+        identity = Identity("n1", "eu", "")
+        ground = ClusterGround(space.link, space.info, identity, tmp_path / "node", JsonLog("n1"))
+        stack.callback(ground.close)
+        replica = ground.open_replica(0)
+        stack.callback(replica.close)
+        stack.callback(ground.serve(0, replica).close)
+        with of.connect(space.url, replicas="remote", timeout=SOON_S) as db:
+            m = db.map("m")
+            for number in range(12):
+                m[number] = str(number) * (max_payload // 10)
+            m["largest"] = largest
+            with pytest.raises(of.TooLarge, match="max_payload"):
+                m["too large"] = "x" * max_payload
+            found = dict(m.items())
+            assert len(found) == 13 and found["largest"] == largest
+            assert all(found[number] == str(number) * (max_payload // 10) for number in range(12))
+            assert m["largest"] == largest and len(m) == 13
+            assert m.get_many([*range(12), "largest"]) == found

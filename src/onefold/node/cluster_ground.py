@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onefold import config
 from onefold.db import _folds
 from onefold.env import SYSTEM, Env
 from onefold.errors import OnefoldError, SpaceError, Unavailable
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 Boundary = Callable[[int, int, "apsw.Connection"], None]
 """Given a shard, an offset and a connection that shows the state there."""
 _REFOLD_S = 600.0
+_REPLY_ROOM_BYTES = 4096
+"""What a message of the servers' largest size leaves for all of an answer that is not its body."""
 
 
 class ClusterGround:
@@ -201,7 +204,9 @@ class _Serving:
     ) -> None:
         self._link = link
         self._log = log
-        self._desk = Desk(Server(replica), crew, name=f"-{shard}")
+        room = max(_REPLY_ROOM_BYTES, link.max_payload - _REPLY_ROOM_BYTES)
+        server = Server(replica, reply_bytes=min(config.ASK_REPLY_BYTES_MAX, room))
+        self._desk = Desk(server, crew, name=f"-{shard}")
         names = LogNames(info.space, info.incarnation, shard)
         self._subscriptions = []
         try:
