@@ -283,6 +283,8 @@ APPLY_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 """A replica applies records up to about this size in one transaction, if so many are there."""
 REPLICA_STALL_S: Final = 3.0
 """A process that applied nothing for this long while it held the lock counts as stopped: the others go on with another copy."""
+REPLICA_GATHER_S: Final = 0.02
+"""What is delivered to a replica for which nobody waits is applied together with what else comes within this time."""
 REPLICA_LOOK_S: Final = 1.0
 """How often an idle replica looks whether the copy that it uses was replaced by another process."""
 REPLICA_OPEN_WAIT_S: Final = 5.0

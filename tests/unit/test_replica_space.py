@@ -20,6 +20,7 @@ from onefold.fold.replica_space import ReplicaSpace
 from onefold.fold.snapshot import state_digest, write_snapshot
 from onefold.ids import client_id
 from onefold.log.memory import MemoryLog
+from onefold.log.wake import Bell, Listener
 from onefold.testing.ledger import Ledger, entry, line, lines, receipt
 
 SOON_S = 20
@@ -243,16 +244,55 @@ def test_who_is_far_behind_catches_up_before_it_appends(opened, monkeypatch):
     log = MemoryLog()
     fill(log, 10)
     tail = Tail(log)
-    held = threading.Event()
+    begun, held = threading.Event(), threading.Event()
     apply = OpenCopy.apply
-    monkeypatch.setattr(OpenCopy, "apply", lambda *args: held.wait(SOON_S) and apply(*args))
+
+    def slow(*args):
+        begun.set()
+        assert held.wait(SOON_S)
+        return apply(*args)
+
+    monkeypatch.setattr(OpenCopy, "apply", slow)
     space = opened(tail)
+    assert begun.wait(SOON_S)
     with pytest.raises(of.Timeout, match="nothing was done") as caught:
         space.submit([entry(b"x")])
     assert caught.value.definite and tail.appends == 0
     held.set()
     assert space.reach(10, SOON_S)
     assert space.submit([entry(b"x")]) == [receipt(11, 0)]
+
+
+def test_what_nobody_waits_for_is_applied_together(opened, monkeypatch):
+    monkeypatch.setattr(config, "REPLICA_GATHER_S", SOON_S)
+    batches, apply = [], OpenCopy.apply
+
+    def counted(copy, entries, timeout):
+        batches.append(len(entries))
+        return apply(copy, entries, timeout)
+
+    monkeypatch.setattr(OpenCopy, "apply", counted)
+    log = MemoryLog()
+    tail = Tail(log)
+    space = opened(tail)
+    for number in range(10):
+        fill(log, 1, b"%d" % number)
+    assert space.applied == 0 and not batches, "nobody asked for it"
+    assert space.reach(10, SOON_S), "who waits does not wait for the rest of that time"
+    assert batches == [10]
+    assert space.submit([entry(b"x")]) == [receipt(11, 0)]
+    assert batches == [10, 1], "a writer applies its own record"
+
+
+def test_a_process_does_not_ring_itself(tmp_path):
+    bell, mine, other = Bell(tmp_path), Listener(tmp_path, "mine"), Listener(tmp_path, "other")
+    with closing(bell), closing(mine), closing(other):
+        bell.own = "mine"
+        bell.ring()
+        assert other.wait(SOON_S) and not mine.wait(0)
+        bell.own = None
+        bell.ring()
+        assert mine.wait(SOON_S)
 
 
 # -- what is kept

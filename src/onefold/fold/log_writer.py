@@ -147,8 +147,7 @@ class LogWriter:
         self._space.catch_up((offset, data), deadline)
 
     def _outcomes(self, client: str, number: int) -> tuple[bytes, ...] | None:
-        known = self._space.known(client)
-        if known is None or known.number != number:
-            return None
-        self._number = number
-        return known.outcomes
+        outcomes = self._space.outcomes(client, number)
+        if outcomes is not None:
+            self._number = number
+        return outcomes

@@ -11,7 +11,8 @@ from onefold.env import Env
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError, TooOld, Unavailable
 from onefold.fold import system
 from onefold.fold.api import Fold
-from onefold.fold.replica import Replica, agrees
+from onefold.fold.exactly_once import Verdict
+from onefold.fold.replica import Applied, Replica, agrees
 from onefold.fold.replica_copies import Copies, Use
 from onefold.fold.replica_file import Damaged, ReplicaFile, Unusable
 from onefold.fold.snapshot import load_snapshot
@@ -59,6 +60,8 @@ class OpenCopy:
         """Raises as ``ReplicaFile``, SpaceError when its state is beyond this program, and OSError."""
         self.path = path
         self._use = Use(path)
+        self.applied_last: dict[str, Applied] = {}
+        """What the last batch that was applied here did: of each client its last record."""
         file = None
         try:
             self.file = file = ReplicaFile(path, kind.about, make=make)
@@ -85,19 +88,23 @@ class OpenCopy:
         nothing was applied then.
         """
         replica = self.replica
+        last: dict[str, Applied] = {}
         try:
             with self.file.writing(timeout):
-                before = replica.load().applied
+                before = replica.load(self.file.foreign).applied
                 every = config.SNAPSHOT_EVERY_OFFSETS
                 stop = (before // every + 1) * every
                 for entry in entries:
                     if before < entry.offset <= stop:
-                        replica.apply(entry)
+                        applied = replica.apply(entry)
+                        if applied.client is not None and applied.verdict is Verdict.APPLY:
+                            last[applied.client] = applied
                 replica.flush()
         except BaseException:
             replica.rollback()
             raise
         replica.commit()
+        self.applied_last = last
         return replica.head
 
     def close(self, patience: float = 1.0) -> None:

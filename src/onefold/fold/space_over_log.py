@@ -109,6 +109,11 @@ class SpaceOverLog(ABC):
     def known(self, client: str) -> Known | None:
         """See ``Replica.known``."""
 
+    def outcomes(self, client: str, number: int) -> tuple[bytes, ...] | None:
+        """The outcomes of the client's record, if it is the last one of it that is applied."""
+        known = self.known(client)
+        return None if known is None or known.number != number else known.outcomes
+
     def before_append(self, deadline: float) -> int:
         """An applied offset from which a record can be written. Who is far behind catches up first, until ``deadline``: no
         record makes sense whose outcome cannot be read. Errors are definite, as of ``catch_up``."""

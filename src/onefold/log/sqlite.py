@@ -202,7 +202,8 @@ class SqliteLog:
     def _watch(self) -> None:
         """Start the thread that listens for other processes. Called with the condition held."""
         if self._watcher is None and not self._closing:
-            self._listener = Listener(self.file.directory / "wake", new_id("w", self._env))
+            self._bell.own = new_id("w", self._env)
+            self._listener = Listener(self.file.directory / "wake", self._bell.own)
             self._watcher = threading.Thread(
                 target=self._run_watch, args=(self._listener,), name="onefold-watch", daemon=True
             )

@@ -28,6 +28,8 @@ class Bell:
         self._changed_ns = -1
         self._names: list[str] = []
         self._fd = -1
+        self.own: str | None = None
+        """The FIFO of this process, which is told otherwise."""
 
     def close(self) -> None:
         """Release the folder."""
@@ -36,7 +38,7 @@ class Bell:
             os.close(fd)
 
     def ring(self) -> None:
-        """Wake everybody who listens. Never raises and never blocks: who cannot be woken looks again by itself."""
+        """Wake everybody else who listens. Never raises and never blocks: who cannot be woken looks again by itself."""
         try:
             if self._fd < 0:
                 self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -50,7 +52,8 @@ class Bell:
         except OSError:
             return
         for name in self._names:
-            self._poke(f"{self._folder}/{name}")
+            if name != self.own:
+                self._poke(f"{self._folder}/{name}")
 
     def _poke(self, path: str) -> None:
         try:
