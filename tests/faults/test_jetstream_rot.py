@@ -11,7 +11,6 @@ import pytest
 
 from onefold.errors import LogCorrupt, Unavailable
 from onefold.log.jetstream.fetch import fetch
-from onefold.log.jetstream.inspection import compare_copies, differing, log_states
 from onefold.node.servers import LocalServers
 from onefold.testing.cluster.log_ground import (
     SOON_S,
@@ -106,23 +105,6 @@ def test_one_server_with_a_damaged_file(space: Space, damage: Callable[[Path, by
                 entries = read_all(log, start)
             assert [entry.offset for entry in entries] == list(range(start, COUNT + 1))
             assert [entry.data for entry in entries] == datas[start - 1 :]
-
-
-def test_the_doctor_names_the_damaged_server(space: Space) -> None:
-    datas = fill(space)
-    copies = compare_copies(space.link, space.info, 0, 1, COUNT + 1)
-    assert {copy.server for copy in copies} == {server.name for server in space.servers.servers}
-    assert len({copy.digest for copy in copies}) == 1 and differing(copies) == []
-    assert all((copy.records, copy.missing, copy.damaged) == (COUNT, (), ()) for copy in copies)
-    victim = (space.leader() + 1) % 3
-    flip_in(space.block(victim), datas[DAMAGED - 1])
-    await_rot(space)
-    [found] = differing(compare_copies(space.link, space.info, 0, 1, COUNT + 1))
-    assert found.server == space.servers.servers[victim].name
-    assert found.missing == (DAMAGED,) and found.records == COUNT - 1
-    assert differing(compare_copies(space.link, space.info, 0, DAMAGED + 1, COUNT + 1)) == []
-    [state] = log_states(space.link, space.info)
-    assert (state.first, state.last) == (1, COUNT), "what the leader says of it shows nothing"
 
 
 def test_the_leader_with_a_damaged_file(space: Space) -> None:
