@@ -129,7 +129,7 @@ def test_a_question_that_gets_no_answer_is_asked_again_of_others(make):
         asking(b"x", 0.5, hedge_s=0.05)
     space.answer(space.names().ask, lambda data: asked.append("far") or b"answer to " + data)
     assert asking(b"x", SOON_S, hedge_s=0.05) == b"answer to x"
-    assert asked[-2:] == ["near", "far"]
+    assert asked[asked.index("far") - 1] == "near"  # a slow machine may have asked further ones since
     assert LinkAsking(space.app, space.names(), "us")(b"y", SOON_S, hedge_s=SOON_S) == b"answer to y"
     assert asked[-1] == "far", "where no node is in the own region, any other is asked at once"
 

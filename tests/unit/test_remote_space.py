@@ -58,6 +58,13 @@ def costs(world, do):
     return dict(world.asked), world.logs[0].last - before
 
 
+def until(holds):
+    deadline = time.monotonic() + SOON_S
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.005)
+
+
 def stop_nodes(world):
     world.servers.clear()
 
@@ -408,6 +415,84 @@ def test_a_watch_sees_what_others_write(db, other):
     with db.map("m").watch(timeout=SOON_S) as changes:
         other.map("m").update({"a": 1, "b": 2})
         assert {(change.key, change.value) for change in islice(changes, 2)} == {("a", 1), ("b", 2)}
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_watch_that_waits_asks_next_to_nothing(shards):
+    with closing(RemoteWorld(shards=shards)) as world, world.connect() as db:
+        m = db.map("m")
+        m.put_many(dict.fromkeys(range(100), 0), atomic=False)
+        with m.watch(timeout=2.0) as changes:
+            world.asked.clear()
+            assert list(changes) == []  # many rounds of looking
+        parked = 1 + int(2.0 / config.ASK_POLL_S)
+        assert world.asked["Beyond"] <= shards * (parked + 1)
+        assert (
+            sum(world.asked.values()) - world.asked["Beyond"] <= 2 * shards
+        )  # what is there, and what is due
+
+
+def test_threads_that_wait_share_a_question(world, db, other):
+    space, found = db._spaces[0], []
+    other.map("m").put("k", 0)
+    here = space.applied
+    world.asked.clear()
+    waiters = [
+        threading.Thread(target=lambda: found.append(space.wait(here, SOON_S) > here)) for _ in range(20)
+    ]
+    for waiter in waiters:
+        waiter.start()
+    until(lambda: space._news._waiting == len(waiters))
+    assert world.asked["Beyond"] <= 1
+    other.map("m").put("k", 1)
+    for waiter in waiters:
+        waiter.join(SOON_S)
+    assert found == [True] * len(waiters)
+    assert world.asked["Beyond"] <= 3  # and the one that follows
+
+
+def test_news_that_a_dying_node_took_along_is_told_by_another(world, db, other, monkeypatch):
+    monkeypatch.setattr(config, "ASK_POLL_S", 0.2)
+    space, lost = db._spaces[0], []
+
+    def asking(request, timeout, *, hedge_s, own=space._asking):
+        if isinstance(protocol.decode_ask(request).what, protocol.Beyond) and not lost:
+            lost.append(timeout)
+            time.sleep(timeout)  # it never answers
+            raise of.Timeout("no answer")
+        return own(request, timeout, hedge_s=hedge_s)
+
+    monkeypatch.setattr(space, "_asking", asking)
+    m = db.map("m")
+    with m.watch(timeout=SOON_S) as changes:
+        assert space.wait(space.applied, 0) == space.applied
+        until(lambda: lost)
+        other.map("m").put("k", 1)
+        assert next(changes).key == "k"
+    assert lost[0] < 2 + 2 * config.ASK_POLL_S, "a question is waited for no longer than that"
+
+
+def test_who_waits_is_told_what_no_node_can_help_with(world, db, other, monkeypatch):
+    monkeypatch.setattr(config, "ASK_POLL_S", 0.1)
+    other.map("m").put("k", 0)
+    space = db._spaces[0]
+    here = space.applied
+    monkeypatch.setattr(space, "_version_max", 0)
+    with pytest.raises(of.SpaceError, match="Upgrade"):
+        space.wait(here, SOON_S)
+
+
+def test_closing_lets_go_who_waits_and_the_thread_ends(world, monkeypatch):
+    monkeypatch.setattr(config, "ASK_POLL_S", 0.1)
+    with world.connect() as db:
+        space = db._spaces[0]
+        here = space.applied
+        waiter = threading.Thread(target=lambda: space.wait(here, None))
+        waiter.start()
+        until(lambda: space._news._waiting)
+    waiter.join(SOON_S)
+    assert not waiter.is_alive()
+    until(lambda: not any(thread.name == "onefold-news" for thread in threading.enumerate()))
 
 
 # -- writing

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from onefold import config
 from onefold.codec import CorruptRecord, Op, decode_record
-from onefold.env import Env
+from onefold.env import Env, SystemEnv
 from onefold.errors import (
     InvalidArgument,
     OnefoldError,
@@ -32,6 +32,7 @@ from onefold.fold import remote_protocol as protocol
 from onefold.fold.api import Fold
 from onefold.fold.appender import Turn
 from onefold.fold.needs import Behind, Need
+from onefold.fold.remote_news import News
 from onefold.fold.remote_protocol import Answer, Ask, Refusal, Standing, What
 from onefold.fold.remote_view import RemoteView
 from onefold.fold.space_over_log import SpaceOverLog
@@ -83,6 +84,7 @@ class RemoteSpace(SpaceOverLog):
         self._version = 1
         self._lock = threading.Lock()
         self._floor = 0
+        self._news = News(self._position, self._poll, env)
         self._asked = False
         self._registered: set[str] = {system.SYSTEM_FOLD}
         self._told: tuple[str, Standing] | None = None
@@ -133,18 +135,14 @@ class RemoteSpace(SpaceOverLog):
         return True
 
     def wait(self, after: int, timeout: float | None) -> int:
+        """See ``Space.wait``. Many short waits cost no more than a long one; one of 0 seconds tells what is known and lets
+        the next ones know more."""
         self.check_usable()
-        deadline = None if timeout is None else self._env.boot_s() + timeout
-        pause_s = 0.01
-        while self._floor <= after and not self._closed:
-            left_s = config.ASK_POLL_S if deadline is None else deadline - self._env.boot_s()
-            if self._poll(after, max(0.0, min(config.ASK_POLL_S, left_s))):
-                pause_s = 0.01
-            elif left_s > 0:
-                self._pause(min(pause_s, left_s))  # nobody there: waiting goes on, reading will tell
-                pause_s = min(2 * pause_s, 1.0)
-            if deadline is not None and self._env.boot_s() >= deadline:
-                break
+        if self._floor <= after:
+            if isinstance(self._env, SystemEnv):
+                self._news.wait(after, timeout)
+            else:
+                self._wait_alone(after, timeout)  # a simulator has no threads
         return self._floor
 
     def member_alive(self, member: str) -> bool | None:
@@ -153,6 +151,7 @@ class RemoteSpace(SpaceOverLog):
 
     def close(self) -> None:
         self._closed = True
+        self._news.close()
         self._log.close()
 
     # -- asking
@@ -258,6 +257,20 @@ class RemoteSpace(SpaceOverLog):
         self._asked = True
         return reply
 
+    def _wait_alone(self, after: int, timeout: float | None) -> None:
+        """Wait without other threads, by questions of this one."""
+        deadline = None if timeout is None else self._env.boot_s() + timeout
+        pause_s = 0.01
+        while self._floor <= after and not self._closed:
+            left_s = config.ASK_POLL_S if deadline is None else deadline - self._env.boot_s()
+            if self._poll(after, max(0.0, min(config.ASK_POLL_S, left_s))):
+                pause_s = 0.01
+            elif left_s > 0:
+                self._pause(min(pause_s, left_s))
+                pause_s = min(2 * pause_s, 1.0)
+            if deadline is not None and self._env.boot_s() >= deadline:
+                break
+
     def _poll(self, after: int, wait_s: float) -> bool:
         """Ask a node to wait for something beyond the offset; whether it answered."""
         ask = Ask(protocol.PROTOCOL, self.incarnation, protocol.Beyond(after), wait_s=wait_s)
@@ -269,8 +282,10 @@ class RemoteSpace(SpaceOverLog):
         return False
 
     def _show(self, offset: int) -> None:
-        with self._lock:
-            self._floor = max(self._floor, offset)
+        if offset > self._floor:
+            with self._lock:
+                self._floor = max(self._floor, offset)
+            self._news.moved()
 
     def _given_up(self, problem: OnefoldError, need: Need, patience_s: float) -> OnefoldError:
         if isinstance(problem, Behind):

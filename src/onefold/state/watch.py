@@ -15,6 +15,7 @@ from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 from onefold import config
 from onefold.errors import SpaceError, TokenAhead, TokenError, TooOld, Unavailable
+from onefold.fold.needs import takes_needs
 from onefold.state import map_reading, rows
 from onefold.state.client import StateClient
 from onefold.state.consistency import Level
@@ -124,6 +125,8 @@ class Watch(Generic[T]):
         self._timeout = timeout
         self._found: deque[_Found] = deque()
         self._turn = 0
+        self._dues: dict[int, tuple[int, int | None]] = {}
+        """Of shards that are asked: when the next lifetime ends (None: there is none) as of an offset."""
         self._ticks: dict[int, tuple[float, float]] = {}
         """Of shards where something stays due: when to tick again, and how long to pause after that."""
         self._closed = False
@@ -201,10 +204,17 @@ class Watch(Generic[T]):
         for _ in shards:
             shard = shards[self._turn % len(shards)]
             self._turn += 1
-            self._fetch(shard)
+            if not self._is_quiet(shard, self._positions[shard].offset):
+                self._fetch(shard)
             if self._found:
                 return True
         return False
+
+    def _is_quiet(self, shard: int, offset: int) -> bool:
+        """Whether nothing is known beyond the offset in a shard that is asked; then there is nothing to ask for, and a node is
+        made to tell when there is. Elsewhere looking is cheaper than knowing."""
+        space = self._client.spaces[shard]
+        return takes_needs(space) and space.wait(offset, 0) <= offset
 
     def _in_initial(self, shard: int) -> bool:
         within = self._positions[shard].within
@@ -285,9 +295,17 @@ class Watch(Generic[T]):
 
     def _due_in(self, shard: int) -> float | None:
         """Seconds until the next lifetime in the shard ends by this client's clock."""
-        with self._client.spaces[shard].view() as view:
-            first = next(view.scan(rows.DUE, limit=1), None)
-        return None if first is None else (rows.read_due_key(first[0])[0] - self._client.env.wall_ms()) / 1000
+        known = self._dues.get(shard)
+        if known is not None and self._is_quiet(shard, known[0]):
+            due_ms = known[1]
+        else:
+            space = self._client.spaces[shard]
+            with space.view() as view:
+                first = next(view.scan(rows.DUE, limit=1), None)
+                due_ms = None if first is None else rows.read_due_key(first[0])[0]
+                if takes_needs(space):
+                    self._dues[shard] = (view.offset, due_ms)
+        return None if due_ms is None else (due_ms - self._client.env.wall_ms()) / 1000
 
     def _tick(self, shard: int) -> float:
         """Let end what is due; 0 when that was done, else in how many seconds to try again. The pauses grow, since a tick ends
