@@ -349,13 +349,77 @@ def test_large_batches_are_few_transactions_and_stop_at_boundaries(opened, monke
     space = opened(log, on_boundary=boundary)
     assert space.reach(50, SOON_S)
     assert applied == [20, 40, 50]
-    until(lambda: len(met) == 2 or not space._at_boundary.is_alive())
-    assert met[0][0] == 20
+    until(lambda: not space._boundaries.calling)
+    assert [offset for offset, _, _ in met] == [20, 40]
     for offset, digest, made in met:
         oracle = LogSpace(log.hold(offset), [Ledger()], SYSTEM)
         assert digest == made.state_digest == oracle.state_digest() and made.offset == offset
         started = LogSpace(log.hold(10**9), [Ledger()], SYSTEM, snapshot=tmp_path / f"at-{offset}")
         assert started.state_digest() == space.state_digest()
+
+
+def test_of_the_boundaries_that_come_during_a_slow_call_the_roundest_waits_and_the_others_are_told(
+    opened, monkeypatch
+):
+    monkeypatch.setattr(config, "SNAPSHOT_EVERY_OFFSETS", 10)
+    log = MemoryLog()
+    fill(log, 75)
+    go_on, met, missed = threading.Event(), [], []
+
+    def boundary(offset, con):
+        assert go_on.wait(SOON_S)
+        met.append((offset, state_digest(con, Ledger.history)))
+
+    space = opened(log, on_boundary=boundary, on_missed=missed.append)
+    assert space.reach(75, SOON_S)
+    assert sorted(missed) == [20, 30, 50, 60, 70]
+    go_on.set()
+    until(lambda: not space._boundaries.calling)
+    at = {offset: LogSpace(log.hold(offset), [Ledger()], SYSTEM).state_digest() for offset in (10, 40)}
+    assert met == list(at.items())
+    fill(log, 5, b"u")
+    until(lambda: len(met) == 3)
+    assert met[2][0] == 80 and len(missed) == 5
+
+
+def test_a_call_at_a_boundary_that_fails_keeps_nothing_waiting(opened, monkeypatch):
+    monkeypatch.setattr(config, "SNAPSHOT_EVERY_OFFSETS", 10)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    log = MemoryLog()
+    fill(log, 25)
+    go_on, met, missed = threading.Event(), [], []
+
+    def boundary(offset, con):
+        assert go_on.wait(SOON_S)
+        if offset == 10:
+            raise ValueError("no")
+        met.append(offset)
+
+    space = opened(log, on_boundary=boundary, on_missed=missed.append)
+    assert space.reach(25, SOON_S)
+    go_on.set()
+    until(lambda: not space._boundaries.calling)
+    assert missed == [20]
+    fill(log, 5, b"u")
+    until(lambda: met == [30])
+
+
+def test_what_waits_for_a_boundary_is_let_go_when_the_replica_closes(opened, monkeypatch):
+    monkeypatch.setattr(config, "SNAPSHOT_EVERY_OFFSETS", 10)
+    log = MemoryLog()
+    fill(log, 25)
+    go_on, met, missed = threading.Event(), [], []
+    space = opened(
+        log,
+        on_boundary=lambda offset, con: go_on.wait(SOON_S) and met.append(offset),
+        on_missed=missed.append,
+    )
+    assert space.reach(25, SOON_S)
+    space.close()
+    assert missed == [20]
+    go_on.set()
+    until(lambda: not space._boundaries.calling)
+    assert met == [10]
 
 
 def test_a_replica_starts_from_a_snapshot_where_the_log_was_trimmed(opened, tmp_path):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ from onefold.env import Env
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError, Timeout, TooOld, Unavailable
 from onefold.fold import exactly_once, file_views
 from onefold.fold.api import Fold
+from onefold.fold.boundaries import Boundaries, Boundary, Missed
 from onefold.fold.exactly_once import Known
 from onefold.fold.replica import agrees
 from onefold.fold.replica_copies import Copies
@@ -49,7 +50,6 @@ _RETRY_S, _RETRY_S_MAX = 0.05, 1.0
 _RECENT_MAX = 256
 
 T = TypeVar("T")
-Boundary = Callable[[int, apsw.Connection], None]
 
 
 class ReplicaSpace(SpaceOverLog):
@@ -69,6 +69,7 @@ class ReplicaSpace(SpaceOverLog):
         read_only: bool = False,
         keep_all: bool = False,
         on_boundary: Boundary | None = None,
+        on_missed: Missed | None = None,
         snapshots: Callable[[], Path | None] | None = None,
         on_close: Callable[[], None] | None = None,
     ) -> None:
@@ -78,15 +79,15 @@ class ReplicaSpace(SpaceOverLog):
         ``on_close``: called once, when everything else is released.
 
         ``on_boundary(offset, con)``: called in a thread of its own when this process has applied a multiple of
-        ``config.SNAPSHOT_EVERY_OFFSETS``, with a connection whose read transaction shows just that. Not for a boundary that is
-        reached while the last call still runs.
+        ``config.SNAPSHOT_EVERY_OFFSETS``, with a connection whose read transaction shows just that. Boundaries that come while it
+        runs wait, or are missed: see ``Boundaries``; then ``on_missed(offset)`` is called.
 
         Raises SpaceError (folder, newer program), Unavailable (the log does not answer), LogCorrupt, TooOld.
         """
         super().__init__(log, env, url=url, read_only=read_only, replicates=True)
         self._pid = forks.process
         self._directory = directory
-        self._on_boundary = on_boundary
+        self._boundaries = None if on_boundary is None else Boundaries(on_boundary, on_missed)
         self._on_close = on_close
         kind = Kind(log, folds, env, url=url, keep_all=keep_all, read_only=read_only, snapshots=snapshots)
         self._changed = threading.Condition(threading.Lock())
@@ -101,7 +102,6 @@ class ReplicaSpace(SpaceOverLog):
         self._trouble: OnefoldError | None = None
         self._watcher: threading.Thread | None = None
         self._listener: Listener | None = None
-        self._at_boundary: threading.Thread | None = None
         self._ended = threading.Event()
         self._member: members.Member | None = None
         self._copies = Copies(directory, env)
@@ -183,6 +183,8 @@ class ReplicaSpace(SpaceOverLog):
         for thread in (self._applier, watcher):
             if thread is not None and thread is not threading.current_thread():
                 thread.join(config.APPEND_RETRY_S)
+        if self._boundaries is not None:
+            self._boundaries.close()
         self._holder.close()
         self._copies.close()
         self._bell.close()
@@ -377,8 +379,8 @@ class ReplicaSpace(SpaceOverLog):
         self._holder.went_on()
         if head.applied > before:
             self._bell.ring()
-            if self._on_boundary is not None and head.applied % config.SNAPSHOT_EVERY_OFFSETS == 0:
-                self._call_boundary(copy, head.applied)
+            if self._boundaries is not None and head.applied % config.SNAPSHOT_EVERY_OFFSETS == 0:
+                self._boundaries.at(copy, head.applied)
         return head.applied
 
     def _read(self, copy: OpenCopy, before: int) -> Sequence[Entry]:
@@ -464,24 +466,3 @@ class ReplicaSpace(SpaceOverLog):
                 # Whoever waits meets the error itself at its next read; do not spin on it here.
                 self._ended.wait(config.WAKE_POLL_S)
         listener.close()
-
-    # -- boundaries
-
-    def _call_boundary(self, copy: OpenCopy, offset: int) -> None:
-        if self._at_boundary is not None and self._at_boundary.is_alive():
-            return
-        with ExitStack() as stack:
-            con = stack.enter_context(copy.file.exporting())
-            con.execute("BEGIN")
-            if read_head(con).applied != offset:
-                return  # another process went on already
-            held = stack.pop_all()
-        self._at_boundary = threading.Thread(
-            target=self._run_boundary, args=(held, con, offset), name="onefold-boundary", daemon=True
-        )
-        self._at_boundary.start()
-
-    def _run_boundary(self, held: ExitStack, con: apsw.Connection, offset: int) -> None:
-        with held:
-            if self._on_boundary is not None:
-                self._on_boundary(offset, con)

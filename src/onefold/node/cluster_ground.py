@@ -66,6 +66,8 @@ class ClusterGround:
         """This node's replica of shard 0, in which it reads which snapshots there are."""
         self.at_boundary: Boundary | None = None
         """Called in a thread of the replica when it has come to a boundary."""
+        self.boundary_missed: Callable[[int, int], None] | None = None
+        """Called with a shard and an offset when that comes to nothing; see ``fold.boundaries``."""
         self._link = link
         self._identity = identity
         self._directory = directory / "replicas" / info.incarnation
@@ -84,6 +86,10 @@ class ClusterGround:
             if self.at_boundary is not None:
                 self.at_boundary(shard, offset, con)
 
+        def missed(offset: int) -> None:
+            if self.boundary_missed is not None:
+                self.boundary_missed(shard, offset)
+
         log = JetStreamLog(self._link, self.info, shard, self._env)
         try:
             with self._starting(log, shard) as start:
@@ -95,6 +101,7 @@ class ClusterGround:
                     url=self._link.address.url,
                     keep_all=True,
                     on_boundary=at_boundary,
+                    on_missed=missed,
                     snapshots=start,
                 )
         except BaseException:

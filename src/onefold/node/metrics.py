@@ -12,8 +12,8 @@ onefold_shard_behind_offsets{shard}     delivered here and not applied yet
 onefold_shard_log_first_offset{shard}   the oldest record that is kept
 onefold_shard_refused_records{shard}    records that were garbage, so far
 onefold_nodes_differ                    places at which nodes say different things of log or state: alarm above 0
-onefold_state_hashes_total, onefold_state_hashes_failed_total, onefold_snapshots_total, onefold_snapshot_bytes_total,
-onefold_log_trims_total, onefold_log_archives_total, onefold_blobs_swept_total: what this node did
+onefold_state_hashes_total, onefold_state_hashes_failed_total, onefold_state_hashes_missed_total, onefold_snapshots_total,
+onefold_snapshot_bytes_total, onefold_log_trims_total, onefold_log_archives_total, onefold_blobs_swept_total: what this node did
 onefold_tasks_busy                      tasks that it works on now
 process_*                               memory, processor time, open files
 ======================================  ====================================================================================
@@ -134,6 +134,7 @@ class NodeMetrics:
             counts += [
                 ("onefold_state_hashes", "States hashed.", made.hashed),
                 ("onefold_state_hashes_failed", "States that could not be read.", made.failed),
+                ("onefold_state_hashes_missed", "States that there was no time for.", made.missed),
                 ("onefold_snapshots", "Snapshots stored.", made.stored),
                 ("onefold_snapshot_bytes", "Bytes of them.", made.stored_bytes),
             ]

@@ -141,6 +141,7 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     node.duties = upkeep
     ground.first = lambda: node.hosting.replica(0)
     ground.at_boundary = _boundary(node, snapshots, upkeep, info.incarnation)
+    ground.boundary_missed = snapshots.missed
     metrics = NodeMetrics(node, info.space, snapshots=snapshots, trimming=trimming, testimony=testimony)
     http = HttpSide(settings.listen, live=node.live, ready=node.ready, registry=metrics.registry())
     stack.callback(http.close)

@@ -51,6 +51,7 @@ class Counts:
 
     hashed: int = 0
     failed: int = 0
+    missed: int = 0
     stored: int = 0
     stored_bytes: int = 0
     seconds: float = 0.0
@@ -115,6 +116,11 @@ class Snapshots:
                 del kept.hashes[old]
         _remove(before)
         self._log.info("state_hashed", shard=shard, offset=offset, hash=found, seconds=round(seconds, 3))
+
+    def missed(self, shard: int, offset: int) -> None:
+        """A boundary came while the state at an earlier one was read, and a better one waits already."""
+        self.counts.missed += 1
+        self._log.info("boundary_missed", shard=shard, offset=offset)
 
     def said(self, shard: int, offset: int) -> str | None:
         """The hash that this process found there."""
