@@ -60,4 +60,8 @@ class LinkAsking:
             answer = await self._link.ask(subject, request, timeout=timeout)
         except Unavailable as error:
             raise Unavailable(f"no node answers for {self._link.address}: {error}", definite=True) from error
+        except Timeout as error:
+            raise Timeout(
+                f"no node answered: {error}", definite=True
+            ) from error  # a question changes nothing
         return answer.data
