@@ -14,6 +14,8 @@ import pytest
 
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.node import processes
+from onefold.node import servers as module
+from onefold.node.server_plan import ServerPlan
 from onefold.node.servers import LocalServers
 
 ADMIN = "admin"
@@ -176,6 +178,29 @@ def test_a_start_that_fails_leaves_nothing_running(tmp_path: Path) -> None:
             LocalServers.start(tmp_path, 3)
         assert not servers.running
         assert (tmp_path / "cluster.json").exists()  # what is there is kept
+
+
+def test_a_server_that_never_meets_the_others_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn, spawned = LocalServers._spawn, []
+
+    def spawn_a_deaf_one_first(self: LocalServers, server: ServerPlan) -> None:
+        spawned.append(server.name)
+        if server.name == "s3" and spawned.count("s3") == 1:
+            folder = self.directory / server.name
+            processes.start(["sleep", "1000"], log=folder / "output.log", pid_file=folder / "pid.json")
+        else:
+            spawn(self, server)
+
+    monkeypatch.setattr(LocalServers, "_spawn", spawn_a_deaf_one_first)
+    monkeypatch.setattr(module, "_MEET_TIMEOUT_S", 3.0)
+    servers = LocalServers.start(tmp_path, 3, secure=False)
+    try:
+        assert spawned == ["s1", "s2", "s3", "s3"], "the two that have met go on"
+        assert servers.running
+    finally:
+        servers.stop(delete=True)
 
 
 def test_a_pid_that_belongs_to_another_process_by_now_gets_no_signal(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ START_TIMEOUT_S: Final = 60.0
 STOP_GRACE_S: Final = 20.0
 """How long a server may take to end by itself."""
 _START_ATTEMPTS: Final = 3
+_MEET_TIMEOUT_S: Final = 20.0
+"""Servers that have not found each other by then are started again, once."""
 _LOOK_S: Final = 0.05
 
 
@@ -166,10 +168,22 @@ class LocalServers:
             self._configure()
             for index in missing:
                 self._spawn(self._plan.servers[index])
-            self._await_leader(indices, known=len(indices))
+            try:
+                self._await_leader(indices, known=len(indices), timeout=_MEET_TIMEOUT_S)
+            except Timeout:
+                self._start_again(missing)
+                self._await_leader(indices, known=len(indices))
         except BaseException:
             processes.end([self._daemon(index) for index in missing], STOP_GRACE_S)
             raise
+
+    def _start_again(self, indices: Sequence[int]) -> None:
+        """Those of these servers that know no leader, or all of them: servers that find each other crosswise in the same
+        moment (2.15.1: `Duplicate Route` on both sides) now and then never do."""
+        lost = [index for index in indices if not self._knows_leader(index, 1)] or indices
+        processes.end([self._daemon(index) for index in lost], STOP_GRACE_S)
+        for index in lost:
+            self._spawn(self._plan.servers[index])
 
     def kill(self, index: int, sig: int = signal.SIGKILL) -> None:
         """Send a signal to a server and wait until it has ended."""
@@ -252,16 +266,16 @@ class LocalServers:
             write_whole(folder / _CONFIG, server_config(self._plan, server, folder, secrets).encode())
         server_plan.write(self.directory, self._plan)
 
-    def _await_leader(self, indices: Sequence[int], *, known: int) -> None:
+    def _await_leader(self, indices: Sequence[int], *, known: int, timeout: float = START_TIMEOUT_S) -> None:
         """Wait until each of these servers knows a leader, and of ``known`` servers at least."""
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + timeout
         for index in indices:
             while not self._knows_leader(index, known):
                 for each in indices:
                     self._check_alive(each)
                 if time.monotonic() > deadline:
                     raise Timeout(
-                        f"the servers of {self.directory} found no leader in {START_TIMEOUT_S:g} s; "
+                        f"the servers of {self.directory} found no leader in {timeout:g} s; "
                         f"see {self.directory / self._plan.servers[index].name / 'server.log'}"
                     )
                 time.sleep(_LOOK_S)
