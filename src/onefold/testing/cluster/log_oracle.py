@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from onefold.codec import CorruptRecord, Op, decode_record
 from onefold.db import Database
-from onefold.state.keys import decode_key
+from onefold.state.keys import decode_key, encode_key
 from onefold.state.ops import STATE_FOLD, Commit, Put, decode_op
 from onefold.state.values import decode_value
 
 
-def records_of(db: Database, name: str) -> list[dict[Any, Any]]:
-    """What each operation of shard 0 put into a map, in order; a record that was appended again by a retry counts once.
+def records_of(db: Database, name: str, group: str) -> list[dict[Any, Any]]:
+    """What each operation put into the keys ``(group, key)`` of a map, in order, as {key: value}; a record that was appended
+    again by a retry counts once.
 
     For maps that are only ever written by unconditional puts, of a log that was not trimmed.
     """
-    log = db._spaces[0].log  # type: ignore[attr-defined]
+    log = db._spaces[db._state.shard_of(encode_key(group))].log  # type: ignore[attr-defined]
     numbers: dict[str, int] = {}
     found: list[dict[Any, Any]] = []
     offset = 1
@@ -39,7 +40,7 @@ def _written(op: Op, name: str) -> dict[Any, Any]:
     if not isinstance(commit, Commit):
         return {}
     return {
-        decode_key(key): decode_value(value)
+        cast(tuple[Any, Any], decode_key(key))[1]: decode_value(value)
         for write in commit.writes
         if isinstance(write, Put) and write.map == name
         for key, value in write.items

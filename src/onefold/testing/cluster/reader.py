@@ -5,7 +5,7 @@ from __future__ import annotations
 from onefold.db import Database
 from onefold.testing.history import Verdict, worst
 from onefold.testing.session_checks import check_prefix
-from onefold.testing.sim.workloads.sessions import KEYS, Prefix
+from onefold.testing.sim.workloads.sessions import Prefix
 
 LEVELS = ("prefix", "eventual", "session")
 
@@ -17,14 +17,7 @@ class Reader(Prefix):
     consistency = "session"
 
     def step(self, db: Database, process: int) -> None:
-        registers = db.map(self.registers)
-        level = self.random.choice(LEVELS)
-
-        def read() -> dict[int, int | None]:
-            found = registers.get_many(range(KEYS), consistency=level)
-            return {key: found.get(key) for key in range(KEYS)}
-
-        self.attempt(process, "read", level, None, read)
+        self.read(db, process, self.random.choice(LEVELS))
 
     def check(self) -> Verdict:
         """All reads show prefixes; those of a session go on."""

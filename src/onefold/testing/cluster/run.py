@@ -19,7 +19,7 @@ from onefold.testing.cluster.nemesis import FAULTS, Happened, Nemesis
 from onefold.testing.cluster.reader import Reader
 from onefold.testing.cluster.stand import Client, Stand
 from onefold.testing.history import Verdict
-from onefold.testing.sim.workloads.sessions import Prefix
+from onefold.testing.sim.workloads.sessions import GROUP, Prefix
 
 LEVELS: Final = {"session": "session", "prefix": "prefix", "reader": "session"}
 """The consistency of a workload's connections, where it is not strong."""
@@ -153,7 +153,7 @@ def _check(
             db.map("other").put("end", 1)
             db.map("other").get("end", consistency="strong")  # nothing weaker can miss what was acknowledged
             if isinstance(checker, Prefix):
-                checker.order = records_of(db, checker.registers)
+                checker.order = records_of(db, checker.registers, GROUP)
             else:
                 checker.finish(db)
         began = time.monotonic()

@@ -143,8 +143,15 @@ class SessionTransactions(Session):
         return check_each_key([*writes.values(), *self.operations("read")])
 
 
+GROUP = "group"
+"""The first element of the keys of ``Prefix``, which chooses their shard."""
+
+
 class Prefix(Workload):
-    """Writers put several keys at once; readers see some prefix of those records, never half of one."""
+    """Writers put several keys at once; readers see some prefix of those records, never half of one.
+
+    The keys are in one shard, since shards have no order among them.
+    """
 
     name = "prefix"
     consistency = "prefix"
@@ -164,13 +171,18 @@ class Prefix(Workload):
         if self.random.random() < 0.5:
             keys = self.random.sample(range(KEYS), self.random.randint(2, 4))
             written = {key: self.unique() for key in keys}
-            self.attempt(process, "write", None, written, lambda: registers.put_many(written) and None)
+            items = {(GROUP, key): value for key, value in written.items()}
+            self.attempt(process, "write", None, written, lambda: registers.put_many(items) and None)
             return
-        level = self.random.choice(("prefix", "eventual"))
+        self.read(db, process, self.random.choice(("prefix", "eventual")))
+
+    def read(self, db: Database, process: int, level: str) -> None:
+        """Read all keys at a level."""
+        registers = db.map(self.registers)
 
         def read() -> dict[int, int | None]:
-            found = registers.get_many(range(KEYS), consistency=level)
-            return {key: found.get(key) for key in range(KEYS)}
+            found = registers.get_many([(GROUP, key) for key in range(KEYS)], consistency=level)
+            return {key: found.get((GROUP, key)) for key in range(KEYS)}
 
         self.attempt(process, "read", level, None, read)
 
@@ -184,7 +196,8 @@ class Prefix(Workload):
                     self.order.append({})
                 assert change.value is not None
                 key, row = decode_key(change.key), rows.read_row(change.value)
-                self.order[-1][int(str(key))] = decode_value(row.value)
+                assert isinstance(key, tuple)
+                self.order[-1][int(str(key[1]))] = decode_value(row.value)
 
     def check(self) -> Verdict:
         if not self.simulation.nodes:
