@@ -302,7 +302,7 @@ ASK_HEDGE_S: Final = 0.3
 ASK_HEDGES_MAX: Final = 5
 """One question goes to at most so many nodes at a time."""
 ASK_POLL_S: Final = 5.0
-"""How long a node is asked at most to wait for news, before another is asked. So late can news be when the node dies meanwhile."""
+"""How long a node is asked at most to wait for news; then another is asked, so news is that late when the node has died."""
 ASK_WAIT_S_MAX: Final = 30.0
 """How long a node keeps a question at most that it cannot answer yet."""
 ASK_REQUEST_BYTES_MAX: Final = 1_000_000

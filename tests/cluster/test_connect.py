@@ -15,9 +15,9 @@ import pytest
 
 import onefold as of
 from onefold import config
-from onefold.db import _folds
 from onefold.env import SYSTEM
 from onefold.fold.log_space import LogSpace
+from onefold.folds import folds as space_folds
 from onefold.log.jetstream import link
 from onefold.log.jetstream.engine import JetStreamLog
 from onefold.node.servers import LocalServers
@@ -69,7 +69,7 @@ def check_folded(db):
             assert log.wait(space.applied - 1, SOON_S) >= space.applied
             space.verify()
             while True:
-                oracle = LogSpace(log, _folds(shard, shards), SYSTEM, replica=True)
+                oracle = LogSpace(log, space_folds(shard, shards), SYSTEM, replica=True)
                 if oracle.applied == space.applied:
                     break
             assert oracle.state_digest() == space.state_digest()

@@ -21,7 +21,7 @@ import pytest
 
 import onefold as of
 from onefold import config
-from onefold.db import Database, _folds
+from onefold.db import Database
 from onefold.env import SYSTEM
 from onefold.errors import OnefoldError
 from onefold.fold import remote_protocol as protocol
@@ -29,6 +29,7 @@ from onefold.fold import system
 from onefold.fold.log_space import LogSpace
 from onefold.fold.nodes import state
 from onefold.fold.nodes.state import Node
+from onefold.folds import folds as space_folds
 from onefold.log import checksums
 from onefold.log.jetstream.address import parse_address
 from onefold.log.jetstream.engine import JetStreamLog
@@ -143,7 +144,9 @@ class Stand:
         self.info = set_up_space(self.url("admin"), shards=SHARDS)
         self.link = Link(parse_address(self.url("app")))
         self.spaces = [
-            LogSpace(JetStreamLog(self.link, self.info, shard), _folds(shard, SHARDS), SYSTEM, replica=True)
+            LogSpace(
+                JetStreamLog(self.link, self.info, shard), space_folds(shard, SHARDS), SYSTEM, replica=True
+            )
             for shard in range(SHARDS)
         ]
         self.db = Database(self.spaces)

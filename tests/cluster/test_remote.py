@@ -9,11 +9,11 @@ from itertools import count
 import pytest
 
 import onefold as of
-from onefold.db import _folds
 from onefold.env import SYSTEM
 from onefold.fold.asking import LinkAsking
 from onefold.fold.replica_space import ReplicaSpace
 from onefold.fold.serving import Server
+from onefold.folds import folds as space_folds
 from onefold.log.jetstream import admin
 from onefold.log.jetstream.address import parse_address
 from onefold.log.jetstream.engine import JetStreamLog
@@ -78,7 +78,7 @@ class Space:
         for shard in range(self.info.shards):
             replica = ReplicaSpace(
                 JetStreamLog(self.link, self.info, shard),
-                _folds(shard, self.info.shards),
+                space_folds(shard, self.info.shards),
                 SYSTEM,
                 directory=self._folder / str(shard),
                 url=self.url,

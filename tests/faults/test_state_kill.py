@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 import onefold as of
-from onefold.db import _folds
 from onefold.env import SYSTEM
 from onefold.fold import exactly_once
 from onefold.fold.log_space import LogSpace
+from onefold.folds import folds as space_folds
 from onefold.log import members
 from onefold.log.memory import MemoryLog
 from onefold.state import recovery
@@ -168,7 +168,7 @@ def replayed_digest(space, shard, shards):
             log.append(item.data)
             log._stored[-1].engine_ms = item.engine_ms
         start = page[-1].offset + 1
-    return LogSpace(log, _folds(shard, shards), SYSTEM).state_digest()
+    return LogSpace(log, space_folds(shard, shards), SYSTEM).state_digest()
 
 
 def drain(queue):

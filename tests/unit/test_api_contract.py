@@ -428,7 +428,7 @@ def test_rows_are_counted_once_as_they_are_read(
 
 def test_the_fold_that_connecting_names_is_the_jobs_fold() -> None:
     from onefold.compute.jobs.fold import JobsFold
-    from onefold.db import _LazyJobsFold
+    from onefold.folds import _LazyJobsFold
 
     lazy, real = _LazyJobsFold(), JobsFold()
     assert (lazy.name, lazy.version, lazy.history) == (real.name, real.version, real.history)

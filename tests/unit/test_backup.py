@@ -16,11 +16,11 @@ import pytest
 import onefold as of
 from onefold import agg
 from onefold.compute.jobs.rows import BLOB
-from onefold.db import _folds
 from onefold.errors import InvalidArgument, LogCorrupt, SpaceError, TokenError, TooOld
 from onefold.fold import backup as backup_module
 from onefold.fold.backup import backup, restore
 from onefold.fold.manifest import read_manifest, verify_files
+from onefold.folds import folds as space_folds
 
 ACCOUNTS, EACH = 20, 100
 
@@ -30,7 +30,7 @@ def backup_of(db, target):
 
 
 def restored(source, target, to_ms=None):
-    return restore(source, target, _folds, to_ms=to_ms, blob_tables=(BLOB,))
+    return restore(source, target, space_folds, to_ms=to_ms, blob_tables=(BLOB,))
 
 
 def state(db):
@@ -343,7 +343,7 @@ KILLED = """
 import os, signal, sys
 import onefold as of
 from onefold.compute.jobs.rows import BLOB
-from onefold.db import _folds
+from onefold.folds import folds as space_folds
 from onefold.fold import backup as module, whole_folders
 
 what, place, source, target = sys.argv[1:]
@@ -363,7 +363,7 @@ if what == "backup":
     with of.connect(source) as db:
         module.backup(db._spaces, target, blob_tables=(BLOB,))
 else:
-    module.restore(source, target, _folds, blob_tables=(BLOB,))
+    module.restore(source, target, space_folds, blob_tables=(BLOB,))
 """
 
 
@@ -405,13 +405,13 @@ ENDLESS = """
 import itertools, sys
 from pathlib import Path
 import onefold as of
-from onefold.db import _folds
+from onefold.folds import folds as space_folds
 from onefold.fold.backup import backup, restore
 base = Path(sys.argv[1])
 with of.connect(base / "space") as db:
     for number in itertools.count():
         backup(db._spaces, base / f"b-{number}")
-        restore(base / f"b-{number}", base / f"r-{number}", _folds)
+        restore(base / f"b-{number}", base / f"r-{number}", space_folds)
         print(number, flush=True)
 """
 

@@ -12,10 +12,11 @@ import onefold as of
 from onefold import agg, config
 from onefold.codec import Op, Record, encode_record
 from onefold.compute.jobs.rows import BLOB, GARBAGE
-from onefold.db import Database, _folds
+from onefold.db import Database
 from onefold.env import SeededEnv
 from onefold.fold.checkup import check_space
 from onefold.fold.shards import open_shards
+from onefold.folds import folds as space_folds
 from onefold.ids import client_id
 from onefold.log.sqlite import entry_crc
 from onefold.state import rows
@@ -24,7 +25,7 @@ from onefold.state.checkup import check_state
 
 def checks(db, **options):
     found = [
-        *check_space(db._spaces, _folds, blob_tables=(BLOB, GARBAGE), **options),
+        *check_space(db._spaces, space_folds, blob_tables=(BLOB, GARBAGE), **options),
         *check_state(db._state),
     ]
     names = [check.name for check in found]
@@ -137,7 +138,7 @@ def test_records_that_no_program_can_read_are_told(tmp_path):
 
 def test_a_clock_that_was_ahead_is_told(tmp_path):
     env = SeededEnv(1)
-    with closing(Database(open_shards(tmp_path / "space", _folds, env=env))) as db:
+    with closing(Database(open_shards(tmp_path / "space", space_folds, env=env))) as db:
         env.advance(5000)
         db.map("m")["k"] = 1
         env.advance(-4000)

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 import onefold as of
 from onefold import config
-from onefold.db import Database, _folds
+from onefold.db import Database
 from onefold.env import SeededEnv
 from onefold.errors import Conflict, InvalidArgument, InvalidValue
 from onefold.fold.shards import open_shards
+from onefold.folds import folds as space_folds
 from onefold.state import portable_import
 from onefold.state.keys import encode_key
 from onefold.state.portable import Counts, export
@@ -31,7 +32,7 @@ from onefold.state.values import decode_value, encode_value
 
 
 def memory(shards=1, env=None):
-    return Database(open_shards("memory://", _folds, shards=shards, env=env or SeededEnv(1)))
+    return Database(open_shards("memory://", space_folds, shards=shards, env=env or SeededEnv(1)))
 
 
 def exported(db):

@@ -15,11 +15,11 @@ import pytest
 
 import onefold as of
 from onefold.codec import Op, Record, decode_record, encode_record
-from onefold.db import _folds
 from onefold.fold import system
 from onefold.fold.backup import backup, restore
 from onefold.fold.checkup import check_space
 from onefold.fold.replica import next_digest
+from onefold.folds import folds as space_folds
 from onefold.log.sqlite import entry_crc
 from onefold.log.sqlite_file import APPLICATION_ID
 from onefold.state import keys, ops, queue_rows, rows, stream_rows, tokens, values
@@ -85,12 +85,12 @@ def test_new_state_works_in_it(old, tmp_path):
         with db.at(before) as past:
             assert dict(past.map("m")) == {}
             read(past)
-        checks = {check.name: check for check in check_space(db._spaces, _folds)}
+        checks = {check.name: check for check in check_space(db._spaces, space_folds)}
         assert {check.status for check in checks.values()} <= {"ok", "warn"}, checks
         assert checks["state"].status == "ok"  # the old records, folded again by this program
         assert "no checksums" in checks["file"].found
         backup(db._spaces, tmp_path / "b", blob_tables=("jobs/blob",))
-    restore(tmp_path / "b", tmp_path / "new", _folds, blob_tables=("jobs/blob",))
+    restore(tmp_path / "b", tmp_path / "new", space_folds, blob_tables=("jobs/blob",))
     with of.connect(tmp_path / "new") as db:
         assert dict(db.map("m")) == {"k": 1, "l": 2}
         read(db)

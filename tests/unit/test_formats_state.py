@@ -14,11 +14,11 @@ import apsw
 import pytest
 
 import onefold as of
-from onefold.db import _folds
 from onefold.fold.backup import backup, restore
 from onefold.fold.checkup import check_space
 from onefold.fold.open import open_space
 from onefold.fold.restore import restore_space
+from onefold.folds import folds as space_folds
 from onefold.log import checksums
 from onefold.log.sqlite_file import FORMAT
 
@@ -98,7 +98,7 @@ def test_it_opens_read_only_and_stays_as_it_is(old, tmp_path):
         ]
     assert made == DIGESTS
     assert {path: path.read_bytes() for path in old.rglob("space.db")} == before
-    folds = _folds(0, 2)
+    folds = space_folds(0, 2)
     assert restore_space(tmp_path / "0.snapshot", tmp_path / "new", folds).state_digest == DIGESTS[0]
     with closing(open_space(tmp_path / "new", folds)) as space:
         assert space.applied > 0
@@ -130,7 +130,7 @@ def test_writing_brings_it_into_the_present_format(old):
 
 def test_its_log_folds_to_the_same_state_again(old):
     with of.connect(old, create=False) as db:
-        checks = {check.name: check for check in check_space(db._spaces, _folds)}
+        checks = {check.name: check for check in check_space(db._spaces, space_folds)}
         assert checks["state"].status == "ok" and "folded again" in checks["state"].found, checks["state"]
         assert {check.status for check in checks.values()} <= {"ok", "warn"}, checks
 
@@ -168,6 +168,6 @@ def test_it_is_written_to_as_before(old):
 def test_it_is_backed_up_and_restored(old, tmp_path):
     with of.connect(old) as db:
         backup(db._spaces, tmp_path / "b", blob_tables=("jobs/blob",))
-    restore(tmp_path / "b", tmp_path / "new", _folds, blob_tables=("jobs/blob",))
+    restore(tmp_path / "b", tmp_path / "new", space_folds, blob_tables=("jobs/blob",))
     with of.connect(tmp_path / "new", create=False) as db:
         check(db)

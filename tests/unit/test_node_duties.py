@@ -15,7 +15,6 @@ import pytest
 from onefold import config
 from onefold.codec import Op
 from onefold.compute.blob_backends import DirectoryBackend
-from onefold.db import _folds
 from onefold.env import SYSTEM, SeededEnv
 from onefold.errors import InvalidArgument, LogCorrupt, SpaceError, Unavailable
 from onefold.fold.log_space import LogSpace
@@ -23,6 +22,7 @@ from onefold.fold.nodes import ops, state
 from onefold.fold.nodes.state import SnapshotAt
 from onefold.fold.replica import next_digest
 from onefold.fold.system import Tick, system_op
+from onefold.folds import folds as space_folds
 from onefold.log.api import Entry
 from onefold.log.memory import MemoryLog
 from onefold.node import snapshots as snapshots_module
@@ -96,7 +96,7 @@ class Member:
         )  # fmt: skip
         self.replicas: dict[int, Replica] = {}
         for shard, log in enumerate(logs):
-            replica = Replica(log.hold(1 << 60), _folds(shard, len(logs)), SYSTEM, replica=True)
+            replica = Replica(log.hold(1 << 60), space_folds(shard, len(logs)), SYSTEM, replica=True)
             replica.boundary = lambda offset, con, shard=shard: self.at_boundary(shard, offset, con)
             self.replicas[shard] = replica
         self.membership = Membership(self.replicas[0], Identity(name, "eu", ""))
@@ -318,7 +318,7 @@ def test_a_newcomer_finds_the_snapshot_of_shard_0_in_its_log(world: World) -> No
     assert found is not None and found.offset >= log.first - 1
     path = fetch_first(world.members["b"].vault, [found], world.members["b"].log)
     assert path is not None
-    resumed = LogSpace(log.hold(1 << 60), _folds(0, 2), SYSTEM, snapshot=path)
+    resumed = LogSpace(log.hold(1 << 60), space_folds(0, 2), SYSTEM, snapshot=path)
     world.members["a"].round()
     assert resumed.state_digest() == world.members["a"].replicas[0].state_digest()
 

@@ -14,13 +14,13 @@ import pytest
 
 from onefold import config
 from onefold.codec import Op
-from onefold.db import _folds
 from onefold.env import SYSTEM
 from onefold.errors import LogCorrupt, SpaceError, Unavailable
 from onefold.fold.log_space import LogSpace
 from onefold.fold.nodes import ops, rows
 from onefold.fold.nodes.state import Node as NodeRow
 from onefold.fold.nodes.state import read_nodes
+from onefold.folds import folds as space_folds
 from onefold.log.memory import MemoryLog
 from onefold.node.hosting import Plan, handed_over, placement_of, plan
 from onefold.node.logging import JsonLog
@@ -68,7 +68,7 @@ class MemoryGround:
 
     def open_replica(self, shard: int) -> Replica:
         self.opening(shard)
-        folds = _folds(shard, self.shards)
+        folds = space_folds(shard, self.shards)
         self.opened[shard] = Replica(self.logs[shard].hold(1 << 60), folds, SYSTEM, replica=True)
         return self.opened[shard]
 
@@ -124,7 +124,7 @@ class World:
     def __init__(self) -> None:
         self.logs = [MemoryLog() for _ in range(SHARDS)]
         self.nodes: dict[str, Running] = {}
-        self.space = LogSpace(self.logs[0].hold(1 << 60), _folds(0, SHARDS), SYSTEM, replica=True)
+        self.space = LogSpace(self.logs[0].hold(1 << 60), space_folds(0, SHARDS), SYSTEM, replica=True)
 
     def start(self, name: str, **more: Any) -> Running:
         self.nodes[name] = Running(self.logs, name, **more)

@@ -22,8 +22,8 @@ from onefold.compute.jobs import ops, state
 from onefold.compute.node_worker import NodeWorkers
 from onefold.compute.shared_blobs import SharedBlobs
 from onefold.compute.slots import Slots
-from onefold.db import _folds
 from onefold.fold.shards import open_shards
+from onefold.folds import folds as space_folds
 
 PATIENCE_S = 60.0
 
@@ -73,7 +73,7 @@ class Machine:
         self.name = name
         self.notes: list[tuple[str, dict[str, Any]]] = []
         (tmp_path / "shared").mkdir(exist_ok=True)
-        (space,) = open_shards(str(tmp_path / "space"), _folds)
+        (space,) = open_shards(str(tmp_path / "space"), space_folds)
         self.blobs = SharedBlobs(tmp_path / f"cache-{name}", DirectoryBackend(tmp_path / "shared"))
         code = options.pop("code", "pickle")
         self.engine = Engine(space, blobs=self.blobs, code=code)

@@ -10,17 +10,18 @@ import pytest
 
 import onefold as of
 from onefold import config
-from onefold.db import Database, _folds
+from onefold.db import Database
 from onefold.env import SeededEnv
 from onefold.errors import InvalidArgument, SpaceError, TokenAhead, TokenError, TooOld
 from onefold.fold.log_prefix import offset_at, time_at
 from onefold.fold.restore import restore_space
 from onefold.fold.shards import open_shards
+from onefold.folds import folds as space_folds
 from onefold.state.tokens import Token, encode_token
 
 
 def opened(url, env, shards=None):
-    return Database(open_shards(url, _folds, env=env, shards=shards))
+    return Database(open_shards(url, space_folds, env=env, shards=shards))
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -226,7 +227,7 @@ def test_a_space_from_a_snapshot_has_no_past_before_it(tmp_path):
         env.advance(1)
         db.map("m")["n"] = 5
         db._space.snapshot(tmp_path / "snapshot")
-    restore_space(tmp_path / "snapshot", tmp_path / "new", _folds(0, 1))
+    restore_space(tmp_path / "snapshot", tmp_path / "new", space_folds(0, 1))
     with opened(tmp_path / "new", env) as db:
         with db.at(moment(env)) as past:
             assert past.map("m")["n"] == 5

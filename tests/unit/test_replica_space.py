@@ -12,12 +12,13 @@ import pytest
 import onefold as of
 from onefold import config
 from onefold.codec import Record, encode_record
-from onefold.db import Database, _folds
+from onefold.db import Database
 from onefold.env import SYSTEM
 from onefold.fold.log_space import LogSpace
 from onefold.fold.replica_copy import OpenCopy
 from onefold.fold.replica_space import ReplicaSpace
 from onefold.fold.snapshot import state_digest, write_snapshot
+from onefold.folds import folds as space_folds
 from onefold.ids import client_id
 from onefold.log.memory import MemoryLog
 from onefold.log.wake import Bell, Listener
@@ -117,13 +118,13 @@ def test_outcomes_come_in_order_and_reads_see_ones_own(opened):
 def test_the_same_operations_give_the_same_state_as_in_memory(seed, opened, tmp_path):
     """Maps, lifetimes, queues, locks, streams and transactions, with replicas opened and closed in between."""
     log, rng = MemoryLog(seed=seed), random.Random(seed)
-    oracle = LogSpace(log.hold(10**9), _folds(0, 1), SYSTEM)
+    oracle = LogSpace(log.hold(10**9), space_folds(0, 1), SYSTEM)
     folder = tmp_path / "replica"
     for _ in range(3):
-        space = ReplicaSpace(Tail(log), _folds(0, 1), SYSTEM, directory=folder, url="nats://h/s")
+        space = ReplicaSpace(Tail(log), space_folds(0, 1), SYSTEM, directory=folder, url="nats://h/s")
         with (
             Database([space]) as db,
-            Database([oracle.__class__(log.hold(10**9), _folds(0, 1), SYSTEM)]) as other,
+            Database([oracle.__class__(log.hold(10**9), space_folds(0, 1), SYSTEM)]) as other,
         ):
             for _ in range(40):
                 work(rng, rng.choice([db, other]))
@@ -454,7 +455,7 @@ def test_a_snapshot_of_another_log_is_refused(opened, tmp_path):
 
 def test_with_keep_all_every_table_can_be_read_in_the_past(opened):
     log = MemoryLog()
-    space = opened(log, folds=_folds(0, 1), keep_all=True)
+    space = opened(log, folds=space_folds(0, 1), keep_all=True)
     with Database([space]) as db:
         db.queue("q").put("a")
         offset = space.applied
@@ -799,7 +800,7 @@ def test_members_of_this_machine_are_known_and_others_are_not(opened):
 
 def test_the_past_is_read_through_the_history_and_the_log(opened):
     log = MemoryLog()
-    with Database([opened(log, folds=_folds(0, 1))]) as db:
+    with Database([opened(log, folds=space_folds(0, 1))]) as db:
         db.map("m")["k"] = "old"
         db.queue("q").put("first")
         token = db.session.token

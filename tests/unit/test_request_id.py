@@ -10,10 +10,11 @@ import pytest
 
 import onefold as of
 from onefold import config
-from onefold import db as db_module
+from onefold.db import Database
 from onefold.env import SeededEnv
 from onefold.errors import AppendUnknown
 from onefold.fold.shards import open_shards
+from onefold.folds import folds as space_folds
 from onefold.state.ops import (
     Answer,
     Blocked,
@@ -179,7 +180,7 @@ def test_a_request_id_must_be_text(db):
 
 def test_an_outcome_is_forgotten_after_its_retention():
     env = SeededEnv(1)
-    with db_module.Database(open_shards("memory://", db_module._folds, env=env)) as db:
+    with Database(open_shards("memory://", space_folds, env=env)) as db:
         add_once(db, "r")
         env.advance(config.REQUEST_ID_RETENTION_S - 1)
         add_once(db, "r")

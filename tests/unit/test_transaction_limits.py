@@ -10,13 +10,14 @@ import pytest
 
 import onefold as of
 from onefold import config
-from onefold import db as db_module
+from onefold.db import Database
 from onefold.env import SYSTEM, SeededEnv
 from onefold.errors import OnefoldError
 from onefold.fold.log_prefix import LogPrefix
 from onefold.fold.log_space import LogSpace
 from onefold.fold.open import open_space
 from onefold.fold.shards import open_shards
+from onefold.folds import folds as space_folds
 from onefold.state.fold import StateFold
 from onefold.state.ops import Commit, Put, Span, decode_outcome, state_op
 from onefold.state.tx_buffer import Buffer, Meter
@@ -136,7 +137,7 @@ def test_a_transaction_of_the_greatest_size_fits_into_a_record(tmp_path):
 
 def test_a_transaction_that_is_open_for_too_long_is_refused():
     env = SeededEnv(1)
-    with db_module.Database(open_shards("memory://", db_module._folds, env=env)) as db:
+    with Database(open_shards("memory://", space_folds, env=env)) as db:
         with db.transaction() as tx:
             tx.map("m")["a"] = 1
             env.advance(config.TRANSACTION_AGE_S)

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onefold as of
-from onefold import db as db_module
+from onefold.db import Database
 from onefold.env import SeededEnv
 from onefold.fold.shards import open_shards
+from onefold.folds import folds as space_folds
 from onefold.state.items import Version
 from onefold.state.keys import decode_key, encode_key, encode_prefix
 from onefold.state.ops import Delete, Increment, Put
@@ -37,7 +38,7 @@ def shared():
 
 
 def timed(env):
-    return db_module.Database(open_shards("memory://", db_module._folds, env=env))
+    return Database(open_shards("memory://", space_folds, env=env))
 
 
 def elsewhere(fn):

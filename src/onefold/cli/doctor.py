@@ -55,9 +55,9 @@ def doctor(
     problems = sum(check.status == "problem" for check in found)
     warnings = sum(check.status == "warn" for check in found)
     if where.json:
-        from onefold.db import _target
+        from onefold.db import target_of
 
-        place_shown = _target(where.url) if target is None else cluster.shown_url(target)
+        place_shown = target_of(where.url) if target is None else cluster.shown_url(target)
         shown: dict[str, Any] = {"url": place_shown, "problems": problems, "warnings": warnings}
         output.emit(shown | {"checks": [check._asdict() for check in found]})
     else:
@@ -84,14 +84,14 @@ def _checks(where: Place, *, deep: bool, fix: bool) -> Iterator[Check]:
 
 def _look(db: Database, *, deep: bool, fix: bool) -> Iterator[Check]:
     from onefold.compute.jobs import rows
-    from onefold.db import _folds
     from onefold.errors import OnefoldError
     from onefold.fold.checkup import Check, check_space
+    from onefold.folds import folds
     from onefold.state.checkup import check_state
 
     try:
         tables = (rows.BLOB, rows.GARBAGE)
-        yield from check_space(db._spaces, _folds, deep=deep, blob_tables=tables, fix=fix)
+        yield from check_space(db._spaces, folds, deep=deep, blob_tables=tables, fix=fix)
         yield from check_state(db._state)
     except OnefoldError as error:
         yield Check("reading", "problem", str(error), "Keep a copy of the folder, then do as it says")

@@ -74,18 +74,19 @@ def restore(
     Session tokens of the old space are refused by the new one. It appears whole or not at all.
     JSON: {url, offsets, missing_blobs}.
     """
-    from onefold.db import _folds, _target
+    from onefold.db import target_of
     from onefold.errors import InvalidArgument
     from onefold.fold.backup import restore as make
     from onefold.fold.open import directory_of
+    from onefold.folds import folds
 
     where = place(ctx, url, as_json)
     to_ms = None if to is None else int(keys.parse_time(to, "--to").timestamp() * 1000)
-    target = _target(where.url)
+    target = target_of(where.url)
     if target.startswith("memory:"):
         raise InvalidArgument("a space in memory cannot be restored into. Give a folder: --url DIR")
     place_ = directory_of(target)
-    made = make(directory, place_, _folds, to_ms=to_ms, blob_tables=_blob_tables())
+    made = make(directory, place_, folds, to_ms=to_ms, blob_tables=_blob_tables())
     if where.json:
         shown = {"url": str(place_), "offsets": list(made.offsets)}
         output.emit(shown | {"missing_blobs": list(made.missing_blobs)})

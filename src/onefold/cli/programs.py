@@ -126,20 +126,20 @@ class _Session:
     def watching(self, workers: int | None) -> Any:
         """The environment of the program; remembers the runs that it starts."""
         from onefold import db
-        from onefold.compute import runs
+        from onefold.compute import runs, starting
 
         target = self._where.url or os.environ.get("ONEFOLD_URL") or db.DEFAULT_SPACE
         # A relative folder must stay the same space when the program changes its directory.
         os.environ["ONEFOLD_URL"] = target if "://" in target else str(Path(target).absolute())
         if workers is not None:
             os.environ["ONEFOLD_WORKERS"] = str(workers)
-        db.run_started.append(self._remember)
+        starting.run_started.append(self._remember)
         if self._detached:
             runs.leave_to_nodes.append(_leave)
         try:
             yield
         finally:
-            db.run_started.remove(self._remember)
+            starting.run_started.remove(self._remember)
             if self._detached:
                 runs.leave_to_nodes.remove(_leave)
 

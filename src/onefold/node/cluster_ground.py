@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onefold import config
-from onefold.db import _folds
 from onefold.env import SYSTEM, Env
 from onefold.errors import OnefoldError, SpaceError, Unavailable
 from onefold.fold.log_prefix import LogPrefix
@@ -24,6 +23,7 @@ from onefold.fold.replica_copies import Copies
 from onefold.fold.replica_space import ReplicaSpace
 from onefold.fold.serving import Server
 from onefold.fold.serving_desk import Crew, Desk
+from onefold.folds import folds
 from onefold.log.jetstream.engine import JetStreamLog
 from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.message import Msg
@@ -95,7 +95,7 @@ class ClusterGround:
             with self._starting(log, shard) as start:
                 return ReplicaSpace(
                     log,
-                    _folds(shard, self.shards),
+                    folds(shard, self.shards),
                     self._env,
                     directory=self._place(shard),
                     url=self._link.address.url,
@@ -157,7 +157,7 @@ class ClusterGround:
             raise Unavailable(f"the log of shard {shard} was not delivered up to offset {offset}")
         return ReplicaSpace(
             LogPrefix(log, offset, self._env),
-            _folds(shard, self.shards),
+            folds(shard, self.shards),
             self._env,
             directory=aside,
             url=self._link.address.url,

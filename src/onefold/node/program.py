@@ -170,15 +170,15 @@ def _boundary(
 
 
 def _history(shard: int, shards: int) -> frozenset[str]:
-    from onefold.db import _folds
+    from onefold.folds import folds
 
-    return frozenset().union(*(fold.history for fold in _folds(shard, shards)))
+    return frozenset().union(*(fold.history for fold in folds(shard, shards)))
 
 
 def _fold_version_max(shards: int) -> int:
-    from onefold.db import _folds
+    from onefold.folds import folds
 
-    return min(fold.version for shard in range(min(shards, 2)) for fold in _folds(shard, shards))
+    return min(fold.version for shard in range(min(shards, 2)) for fold in folds(shard, shards))
 
 
 @contextmanager

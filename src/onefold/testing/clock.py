@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta
 
-from onefold.db import Database, _folds
+from onefold.db import Database
 from onefold.durations import seconds
 from onefold.fold.log_space import LogSpace
+from onefold.folds import folds as space_folds
 from onefold.log.memory import MemoryLog
 from onefold.state.consistency import Consistency, parse_level
 
@@ -43,7 +44,7 @@ class FakeClock:
         """A new, empty database in memory whose time is this clock's."""
         level = parse_level(consistency)
         spaces = [
-            LogSpace(_ClockLog(self), _folds(shard, shards), self, pause=self._pause)
+            LogSpace(_ClockLog(self), space_folds(shard, shards), self, pause=self._pause)
             for shard in range(shards)
         ]
         return Database(spaces, level=level)

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from onefold.db import Database, _folds
+from onefold.db import Database
 from onefold.env import SYSTEM, Env
 from onefold.errors import Timeout, Unavailable
 from onefold.fold import remote_protocol as protocol
@@ -23,6 +23,7 @@ from onefold.fold.api import Fold
 from onefold.fold.log_space import LogSpace
 from onefold.fold.remote_space import RemoteSpace
 from onefold.fold.serving import Server
+from onefold.folds import folds as space_folds
 from onefold.log.memory import HeldBack, MemoryLog
 from onefold.state.client import StateClient
 from onefold.state.consistency import Consistency, parse_level
@@ -54,7 +55,7 @@ class RemoteWorld:
         nodes: int = 2,
         seed: int = 0,
         env: Env = SYSTEM,
-        folds: Folds = _folds,
+        folds: Folds = space_folds,
         reply_bytes: int | None = None,
         log: Callable[[int], MemoryLog] | None = None,
         pause: Callable[[float], None] | None = None,

@@ -1,0 +1,59 @@
+"""From a prepared job to a run: started in the background, or followed to its end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onefold.compute.engine import Engine
+    from onefold.compute.plan import Job
+    from onefold.compute.runs import Run
+
+run_started: list[Callable[[str, Run], None]] = []
+"""Called with the space's URL and the run for each run that this process starts. The command line uses it."""
+
+
+class Starter:
+    """What a prepared job calls to become a run."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def start(self, job: Job, **options: Any) -> Run:
+        """See ``PreparedJob.start``."""
+        run = self._engine.start(job, **options)
+        for started in run_started:
+            started(self._engine.space.url, run)
+        return run
+
+    def run(self, job: Job, *, progress: bool = True, **options: Any) -> Run:
+        """See ``PreparedJob.run``."""
+        from onefold.compute.runs import about_to_wait
+
+        shown = progress and not _quiet()
+        if shown:  # imported before the run is there: Python may lose a Ctrl-C that meets an import
+            from onefold.display import follow, screens  # noqa: F401
+        run = self.start(job, **options)
+        about_to_wait(run)
+        try:
+            if shown:
+                follow(run)
+            run.wait()
+        except KeyboardInterrupt:
+            run.cancel()
+            done = run.progress()
+            print(
+                f"\nRun {run.id} is cancelled; {done.done} of {done.total} tasks are finished and kept. "
+                f"Go on with db.open_run({run.id!r}).resume(), or run the program again.",
+                file=sys.stderr,
+            )
+            raise
+        run.raise_if_failed()
+        return run
+
+
+def _quiet() -> bool:
+    return os.environ.get("ONEFOLD_PROGRESS", "").lower() in ("0", "no", "off")

@@ -1,0 +1,80 @@
+"""The folds of a space, by shard: what every program that opens one, and every node, applies.
+
+Each is imported when its first operation is applied: connecting and reading need only its name, and are to be quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onefold.fold.api import Context, Fold, Store
+    from onefold.state.fold import StateFold
+
+
+def folds(shard: int, shards: int) -> list[Fold]:
+    """The folds of one of so many shards."""
+    if shard > 0:
+        return [_LazyStateFold(shards)]
+    return [_LazyJobsFold(), _LazyStateFold(shards), _LazyNodesFold()]
+
+
+class _LazyJobsFold:
+    """The fold of jobs."""
+
+    name = "jobs"
+    version = 1
+    history: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self._fold: Fold | None = None
+
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
+        if self._fold is None:
+            from onefold.compute.jobs.fold import JobsFold
+
+            self._fold = JobsFold()
+        return self._fold.apply(store, context, body, fold_version)
+
+
+class _LazyNodesFold:
+    """The fold of a cluster's nodes."""
+
+    name = "nodes"
+    version = 1
+    history: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self._fold: Fold | None = None
+
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
+        if self._fold is None:
+            from onefold.fold.nodes.fold import NodesFold
+
+            self._fold = NodesFold()
+        return self._fold.apply(store, context, body, fold_version)
+
+
+class _LazyStateFold:
+    """The fold of shared state."""
+
+    name = "state"
+    version = 1
+    history = frozenset({"state/m/"})
+
+    def __init__(self, shards: int) -> None:
+        self._shards = shards
+        self._fold: StateFold | None = None
+
+    def _loaded(self) -> StateFold:
+        if self._fold is None:
+            from onefold.state.fold import StateFold
+
+            self._fold = StateFold(self._shards)
+        return self._fold
+
+    def advance(self, store: Store, context: Context) -> None:
+        self._loaded().advance(store, context)
+
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
+        return self._loaded().apply(store, context, body, fold_version)
