@@ -10,6 +10,7 @@ import pytest
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.fold import JobsFold
 from onefold.compute.jobs.ops import StageSpec, Submit
+from onefold.compute.jobs.read_rows import TaskResult
 from onefold.compute.stages import DeadLetter, Failure, Result
 from onefold.fold.api import Context
 from onefold.testing.memory_store import MemoryStore
@@ -105,7 +106,7 @@ def test_tasks_results_and_claims_are_read(log: Log) -> None:
     assert [task.index for task in state.read_tasks(log.store, "r", 1)] == [0]
     assert state.read_tasks(log.store, "r", 2) == []
     assert state.results(log.store, "r", 0) == {
-        0: state.TaskResult(Result(blob="B", rows_in=10, bytes_in=100), reused=False, sequence=1)
+        0: TaskResult(Result(blob="B", rows_in=10, bytes_in=100), reused=False, sequence=1)
     }
     claims = state.claims(log.store, "r")
     assert [(row.stage, row.index, row.epoch, row.worker, row.member, row.backup) for row in claims] == [

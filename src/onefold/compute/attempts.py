@@ -13,6 +13,7 @@ from onefold.compute import publishing, reachable
 from onefold.compute.blobs import BlobMissing, BlobsUnavailable
 from onefold.compute.failures import of_machine
 from onefold.compute.jobs import ops, state
+from onefold.compute.jobs.read_rows import RunRow
 from onefold.compute.stages import Failure, PublishOutput, Result, Stage, TaskInput
 from onefold.compute.submission import decode_inputs
 from onefold.errors import OnefoldError
@@ -30,9 +31,7 @@ class Attempts:
     the blob store for a while): then it gives the claim back for others and says so, rather than fail the job.
     """
 
-    def __init__(
-        self, engine: Engine, run: str, row: state.RunRow, stored: StoredJob, node: str | None
-    ) -> None:
+    def __init__(self, engine: Engine, run: str, row: RunRow, stored: StoredJob, node: str | None) -> None:
         self._engine = engine
         self._run = run
         self._row = row

@@ -13,7 +13,7 @@ from onefold.compute.jobs import state
 from onefold.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from onefold.compute.jobs.state import RunRow
+    from onefold.compute.jobs.read_rows import RunRow
     from onefold.fold.api import StoreView
 
 _FILES_NAMED_MAX = 5

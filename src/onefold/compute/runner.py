@@ -21,6 +21,7 @@ from onefold.compute import arguments
 from onefold.compute.attempts import Attempts
 from onefold.compute.failures import of_machine
 from onefold.compute.jobs import ops, state
+from onefold.compute.jobs.read_rows import RunRow
 from onefold.compute.keeper import ClaimKey, Keeper
 from onefold.compute.slots import Host
 from onefold.compute.stages import PartialOutput
@@ -185,14 +186,14 @@ class Runner:
         told.__cause__ = error
         return told
 
-    def _load(self) -> tuple[state.RunRow, StoredJob]:
+    def _load(self) -> tuple[RunRow, StoredJob]:
         with self._engine.space.view() as view:
             row = state.read_run(view, self.run)
         if row is None:
             raise InvalidArgument(f"there is no run {self.run!r}")
         return row, self._engine.stored(row.plan)
 
-    def _slot(self, number: int, row: state.RunRow, stored: StoredJob, python: bool) -> None:
+    def _slot(self, number: int, row: RunRow, stored: StoredJob, python: bool) -> None:
         from onefold.compute.executor import InlineExecutor, ProcessExecutor
 
         engine = self._engine

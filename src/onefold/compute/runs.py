@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from onefold import config
 from onefold.compute import arguments
 from onefold.compute.jobs import ops, state
+from onefold.compute.jobs.read_rows import RunRow
 from onefold.errors import InvalidArgument, JobFailed, Timeout, Unavailable
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Run:
         self._idle_since: float | None = None
         """Since when nobody has had a task of it, as this handle has seen."""
 
-    def _row(self) -> state.RunRow:
+    def _row(self) -> RunRow:
         with self._engine.space.view() as view:
             row = state.read_run(view, self.id)
         if row is None:

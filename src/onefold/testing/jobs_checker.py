@@ -14,6 +14,7 @@ import msgspec
 
 from onefold import config
 from onefold.compute.jobs import ops, rows, state
+from onefold.compute.jobs.read_rows import RunRow, TaskRow
 from onefold.compute.jobs.rows import RunSpec, TableState, TaskState, decode
 from onefold.compute.stages import Result
 
@@ -37,7 +38,7 @@ class Checker:
         self.swept: set[str] = set()
         self.seen: dict[str, tuple[int, dict[tuple[int, int], Result | None]]] = {}
         self._digest = b""
-        self._task: state.TaskRow | None = None
+        self._task: TaskRow | None = None
         self._open: set[tuple[int, int]] = set()
         self._head_done: set[bytes] = set()
 
@@ -136,7 +137,7 @@ class Checker:
                         f"a finished task of the head was not taken over: {stage}/{index}"
                     )
 
-    def _read(self, run: str, stage: int, index: int) -> state.TaskRow | None:
+    def _read(self, run: str, stage: int, index: int) -> TaskRow | None:
         if not (0 <= stage < 64 and 0 <= index < 1000):
             return None
         tasks = state.read_tasks(self.world.store, run, stage, index, index + 1)
@@ -155,7 +156,7 @@ class Checker:
         if table is not None:
             self._check_contents(table.head)
 
-    def _check_counters(self, run: state.RunRow) -> None:
+    def _check_counters(self, run: RunRow) -> None:
         store = self.world.store
         claims = Counter((claim.stage, claim.index) for claim in state.claims(store, run.id))
         queued = Counter(rows.task_of(key) for key, _ in store.scan(rows.OPEN, *_range(run.id)))
@@ -182,7 +183,7 @@ class Checker:
         letters = [error for error in state.errors(store, run.id, 1000) if error.kind == "dead"]
         assert run.dead == dead == len(letters)
 
-    def _check_changes(self, run: state.RunRow) -> None:
+    def _check_changes(self, run: RunRow) -> None:
         """Every task stands in the change sequence at most once, and following it gives the results."""
         store = self.world.store
         places = [decode(data, tuple) for _, data in store.scan(rows.CHANGE, *_range(run.id))]

@@ -10,6 +10,7 @@ import msgspec
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.fold import JobsFold
 from onefold.compute.jobs.ops import Accepted, Assignment, Refused, StageSpec
+from onefold.compute.jobs.read_rows import RunRow
 from onefold.compute.stages import Failure, Result
 from onefold.fold.api import Context
 from onefold.testing.memory_store import MemoryStore
@@ -88,7 +89,7 @@ class Jobs:
             if self.run(run).state != "running":
                 return
 
-    def run(self, run: str) -> state.RunRow:
+    def run(self, run: str) -> RunRow:
         row = state.read_run(self.store, run)
         assert row is not None
         return row

@@ -16,6 +16,7 @@ import msgspec
 
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.fold import JobsFold
+from onefold.compute.jobs.read_rows import RunRow
 from onefold.compute.stages import DeadLetter, Failure, Result
 from onefold.fold.api import Context
 from onefold.testing.jobs_checker import Checker
@@ -324,7 +325,7 @@ class World:
         if again is not None and again.state == "done":
             self._lose(again, len(again.stages) - 1, all_of_it=False)
 
-    def _lose(self, run: state.RunRow, stage: int, *, all_of_it: bool) -> None:
+    def _lose(self, run: RunRow, stage: int, *, all_of_it: bool) -> None:
         named = [task.result.blob for task in state.results(self.store, run.id, stage).values()]
         there = sorted({blob for blob in named if blob in self.blobs and blob is not None})
         for blob in there if all_of_it else there[:1]:
