@@ -175,8 +175,7 @@ def test_answers_fit_into_what_the_servers_take(max_payload, tmp_path, monkeypat
         stack.callback(ground.serve(0, replica).close)
         with of.connect(space.url, replicas="remote", timeout=SOON_S) as db:
             m = db.map("m")
-            for number in range(12):
-                m[number] = str(number) * (max_payload // 10)
+            m.put_many({number: str(number) * (max_payload // 10) for number in range(12)}, atomic=False)
             m["largest"] = largest
             with pytest.raises(of.TooLarge):  # and definitely so
                 m["too large"] = "x" * (max_payload - 10)

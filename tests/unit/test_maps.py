@@ -483,6 +483,21 @@ def test_put_many_in_parts_writes_everything_in_bounded_records(db, monkeypatch)
     assert m[0] == ""
 
 
+def test_put_many_in_parts_of_what_the_log_takes(db, monkeypatch):
+    m = db.map("m")
+    m["k"] = 0
+    monkeypatch.setattr(config, "RECORD_BYTES_MAX", 4000)
+    data = {number: "x" * (number % 90) for number in range(500)}
+    version = m.put_many(data, atomic=False, request_id="bulk")
+    assert dict(m) == data | {"k": 0} and m.get_item(499).version == version
+    m.update({7: "later", 400: "later"})
+    assert m.put_many(data, atomic=False, request_id="bulk") == version
+    assert m[7] == m[400] == "later", "what was done is not done again"
+    with pytest.raises(TooLarge):
+        m.put_many({"a": "small", "b": "x" * 4000}, atomic=False)
+    assert "b" not in m
+
+
 def test_put_many_in_parts_over_shards_keeps_the_order_of_a_key(monkeypatch):
     monkeypatch.setattr(config, "PUT_MANY_PART_KEYS", 7)
     monkeypatch.setattr(config, "PUT_MANY_PART_BYTES", 300)

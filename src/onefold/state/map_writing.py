@@ -94,11 +94,19 @@ def put_in_parts(
     request_id: str | None,
 ) -> Version:
     """Put part after part; those of different shards at the same time. With a request id each part has its own, made from it, and
-    the last one has it itself: so its outcome is that of the whole."""
+    the last one has it itself: so its outcome is that of the whole. A part that the log does not take whole (servers may be set
+    to take less) is put in halves."""
     newest: dict[int, Committed] = {}
 
     def put(part: _Part, own_id: str | None) -> tuple[int, Committed]:
-        return part.shard, client.commit(part.shard, (Put(name, part.items, ttl_ms),), request_id=own_id)
+        try:
+            return part.shard, client.commit(part.shard, (Put(name, part.items, ttl_ms),), request_id=own_id)
+        except TooLarge:
+            if len(part.items) == 1:
+                raise
+        half = len(part.items) // 2
+        put(part._replace(items=part.items[:half]), own_id and f"{own_id}/0")
+        return put(part._replace(items=part.items[half:]), own_id)
 
     rounds = _rounds(client, chunks)
     ahead = next(rounds, None)
