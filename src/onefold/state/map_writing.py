@@ -99,14 +99,19 @@ def put_in_parts(
     newest: dict[int, Committed] = {}
 
     def put(part: _Part, own_id: str | None) -> tuple[int, Committed]:
+        return part.shard, put_some(part, own_id, 0, len(part.items))
+
+    def put_some(part: _Part, own_id: str | None, start: int, stop: int) -> Committed:
+        # Each piece is known by where it ends, so that a repetition knows it again.
+        its_id = own_id if stop == len(part.items) else own_id and f"{own_id}/to-{stop}"
         try:
-            return part.shard, client.commit(part.shard, (Put(name, part.items, ttl_ms),), request_id=own_id)
+            return client.commit(part.shard, (Put(name, part.items[start:stop], ttl_ms),), request_id=its_id)
         except TooLarge:
-            if len(part.items) == 1:
+            if stop - start == 1:
                 raise
-        half = len(part.items) // 2
-        put(part._replace(items=part.items[:half]), own_id and f"{own_id}/0")
-        return put(part._replace(items=part.items[half:]), own_id)
+        middle = (start + stop) // 2
+        put_some(part, own_id, start, middle)
+        return put_some(part, own_id, middle, stop)
 
     rounds = _rounds(client, chunks)
     ahead = next(rounds, None)
