@@ -432,6 +432,18 @@ def test_a_watch_that_waits_asks_next_to_nothing(shards):
         )  # what is there, and what is due
 
 
+def test_a_watch_without_a_replica_sees_lifetimes_end(db, other):
+    m = db.map("m")
+    other.map("others").put("sooner", 1, ttl=0.2)
+    with m.watch(timeout=SOON_S) as changes:
+        other.map("m").put("a", 1, ttl=0.4)
+        assert [next(changes).kind for _ in range(2)] == ["put", "expire"]
+        other.map("m").put("b", 1, ttl=60)
+        assert next(changes).key == "b"
+        other.map("m").put("b", 2, ttl=0.1)  # now it ends sooner than was known
+        assert [next(changes).kind for _ in range(2)] == ["put", "expire"]
+
+
 def test_threads_that_wait_share_a_question(world, db, other):
     space, found = db._spaces[0], []
     other.map("m").put("k", 0)

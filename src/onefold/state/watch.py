@@ -125,8 +125,9 @@ class Watch(Generic[T]):
         self._timeout = timeout
         self._found: deque[_Found] = deque()
         self._turn = 0
-        self._dues: dict[int, tuple[int, int | None]] = {}
-        """Of shards that are asked: when the next lifetime ends (None: there is none) as of an offset."""
+        self._dues: dict[int, int | None] = {}
+        """Of shards that are asked: when the next lifetime ends, or None. Until something of this map changes there or is ended,
+        none of this map ends sooner."""
         self._ticks: dict[int, tuple[float, float]] = {}
         """Of shards where something stays due: when to tick again, and how long to pause after that."""
         self._closed = False
@@ -239,6 +240,7 @@ class Watch(Generic[T]):
         if not changes:
             self._positions[shard] = Position(max(position.offset, end))
             return
+        self._dues.pop(shard, None)
         for at, change in enumerate(changes[: config.WATCH_PAGE_CHANGES]):
             after = Position(change.offset)
             if at + 1 < len(changes) and changes[at + 1].offset == change.offset:
@@ -295,16 +297,15 @@ class Watch(Generic[T]):
 
     def _due_in(self, shard: int) -> float | None:
         """Seconds until the next lifetime in the shard ends by this client's clock."""
-        known = self._dues.get(shard)
-        if known is not None and self._is_quiet(shard, known[0]):
-            due_ms = known[1]
+        if shard in self._dues:
+            due_ms = self._dues[shard]
         else:
             space = self._client.spaces[shard]
             with space.view() as view:
                 first = next(view.scan(rows.DUE, limit=1), None)
-                due_ms = None if first is None else rows.read_due_key(first[0])[0]
-                if takes_needs(space):
-                    self._dues[shard] = (view.offset, due_ms)
+            due_ms = None if first is None else rows.read_due_key(first[0])[0]
+            if takes_needs(space):
+                self._dues[shard] = due_ms
         return None if due_ms is None else (due_ms - self._client.env.wall_ms()) / 1000
 
     def _tick(self, shard: int) -> float:
@@ -315,6 +316,7 @@ class Watch(Generic[T]):
         if now_s < again_s:
             return again_s - now_s
         self._ticks[shard] = (now_s + pause_s, min(2 * pause_s, config.TICK_PAUSE_S_MAX))
+        self._dues.pop(shard, None)
         try:
             self._client.tick(shard)
         except (SpaceError, Unavailable):
