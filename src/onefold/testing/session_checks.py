@@ -206,8 +206,8 @@ _Span = tuple[int, int]
 
 def _spans(
     order: Sequence[Mapping[Any, Any]], initial: Mapping[Any, Any]
-) -> dict[Hashable, list[tuple[int, Any]]]:
-    """For each key its values, each with the length of the first prefix that gives it."""
+) -> dict[Hashable, dict[Hashable, list[_Span]]]:
+    """For each key and each of its values the lengths of the prefixes that give it, as ascending spans (first, last)."""
     changes: dict[Hashable, list[tuple[int, Any]]] = defaultdict(list)
     for key, value in initial.items():
         changes[freeze(key)].append((0, freeze(value)))
@@ -217,24 +217,27 @@ def _spans(
             if name not in changes:
                 changes[name].append((0, None))
             changes[name].append((length, freeze(value)))
-    return changes
+    spans: dict[Hashable, dict[Hashable, list[_Span]]] = {}
+    for name, values in changes.items():
+        ends = [first - 1 for first, _ in values[1:]] + [len(order)]
+        by_value = spans[name] = defaultdict(list)
+        for (first, each), last in zip(values, ends, strict=True):
+            by_value[each].append((first, last))
+    return spans
 
 
 def _prefixes(
-    observed: Mapping[Any, Any], changes: Mapping[Hashable, list[tuple[int, Any]]], records: int
+    observed: Mapping[Any, Any], spans: Mapping[Hashable, Mapping[Hashable, list[_Span]]], records: int
 ) -> list[_Span]:
-    """The lengths of the prefixes that give what was observed, as ascending spans (first, last)."""
-    fitting: list[_Span] = [(0, records)]
+    """The lengths of the prefixes that give what was observed, as ascending spans."""
+    whole = [(0, records)]
+    fitting: list[_Span] = whole
     for key, value in observed.items():
-        values = changes.get(freeze(key), [(0, None)])
-        ends = [first - 1 for first, _ in values[1:]] + [records]
-        spans = [
-            (first, last) for (first, each), last in zip(values, ends, strict=True) if each == freeze(value)
-        ]
+        of_key = spans.get(freeze(key), {None: whole})
         fitting = [
             (max(first, a), min(last, b))
             for first, last in fitting
-            for a, b in spans
+            for a, b in of_key.get(freeze(value), ())
             if max(first, a) <= min(last, b)
         ]
     return fitting
