@@ -184,6 +184,60 @@ def with_keys(space: Path, keys: int, seconds: float) -> dict[str, float]:
     return found
 
 
+def raw_with_keys(file: Path, keys: int, seconds: float) -> dict[str, float]:
+    """The same of a table of raw SQLite, WAL and ``synchronous=FULL``, with the same cache: what so many pages cost anybody."""
+    import random
+
+    con, rng = apsw.Connection(str(file)), random.Random(1)
+    con.execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-8000")
+    con.execute("CREATE TABLE IF NOT EXISTS kv(key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+    upsert = "INSERT INTO kv VALUES(?, ?) ON CONFLICT DO UPDATE SET value=excluded.value"
+
+    def key(n: int) -> bytes:
+        return b"key%012d" % n
+
+    def write(items: list[tuple[bytes, bytes]]) -> None:
+        con.execute("BEGIN IMMEDIATE")
+        con.executemany(upsert, items)
+        con.execute("COMMIT")
+
+    def new(n: int) -> bytes:  # SQLite writes no page for a value that is there already
+        return b"%08d" % n + VALUE[8:]
+
+    for at in range(0, keys, 10_000):
+        write([(key(n), VALUE) for n in range(at, min(keys, at + 10_000))])
+    found = {
+        "put": rate(lambda n: write([(key(rng.randrange(keys)), new(n))]), seconds),
+        "strong get": rate(
+            lambda _: con.execute("SELECT value FROM kv WHERE key=?", (key(rng.randrange(keys)),)).get,
+            seconds,
+        ),
+        "put_many(1000), keys": rate(
+            lambda n: write([(key(rng.randrange(keys)), new(n)) for _ in range(1000)]), seconds, 1000
+        ),
+    }
+    con.close()
+    return found
+
+
+def at_both_sizes(keys: int, seconds: float) -> None:
+    """Rates with few keys and with many, of Onefold and of raw SQLite: how much of them is left."""
+    kinds: dict[str, Callable[[Path, int, float], dict[str, float]]] = {
+        "Onefold": with_keys,
+        "raw SQLite": raw_with_keys,
+    }
+    for kind, measure in kinds.items():
+        found = {}
+        for count in (10_000, keys):
+            found[count] = measure(data_dir() / f"{kind.split()[0].lower()}-keys-{count}", count, seconds)
+            print(f"{kind}, {count:,} keys:", {name: round(value, 3) for name, value in found[count].items()})
+        left = {
+            name: found[keys][name] / found[10_000][name]
+            for name in ("put", "strong get", "put_many(1000), keys")
+        }
+        print(f"{kind}, left of it:", {name: round(share, 2) for name, share in left.items()}, "(target 0.5)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--seconds", type=float, default=1.5)
@@ -191,9 +245,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=0, help="measure a map with this many keys instead")
     options = parser.parse_args()
     if options.keys:
-        for keys in (10_000, options.keys):
-            found = with_keys(data_dir() / f"keys-{keys}", keys, options.seconds)
-            print(keys, {name: round(value, 3) for name, value in found.items()})
+        at_both_sizes(options.keys, options.seconds)
         return
     folder = Path(tempfile.mkdtemp(dir=data_dir()))
     try:
