@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -41,13 +42,13 @@ THREADS = 16
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """A cluster as ``onefold up`` makes it: its URL and the pids of its servers and nodes."""
+    """A cluster as ``onefold up`` makes it: its URL and the pids of its nodes."""
     command = [sys.executable, "-m", "onefold.cli"]
     told = json.loads(
         subprocess.check_output([*command, "up", "--nodes", "3", "--dir", str(folder), "--json"])
     )
     try:
-        yield told["url"], [each["pid"] for each in (*told["servers"], *told["nodes"])]
+        yield told["url"], [each["pid"] for each in told["nodes"]]
     finally:
         subprocess.run(
             [*command, "down", "--dir", str(folder), "--delete"], check=True, stdout=subprocess.DEVNULL
@@ -165,7 +166,19 @@ class RawStream:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
 
-def latencies(url: str, folder: Path, rounds: int) -> None:
+@contextmanager
+def halted(pids: list[int]) -> Iterator[None]:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def latencies(url: str, folder: Path, rounds: int, nodes: list[int]) -> None:
+    """``nodes``: their pids; puts are measured once more while these take no part of the processors."""
     raw = RawStream(folder)
     with of.connect(url) as local, of.connect(url, replicas="remote") as remote:
         mine, theirs = local.map("latency"), remote.map("latency")
@@ -177,13 +190,16 @@ def latencies(url: str, folder: Path, rounds: int) -> None:
             "strong get, no replica": lambda: theirs.get(1),
             "session get, no replica": lambda: theirs.get(1, consistency="session"),
         }
-        found: dict[str, list[float]] = {name: [] for name in ("raw publish ack", *steps)}
+        alone = "durable put, the nodes halted"
+        found: dict[str, list[float]] = {name: [] for name in ("raw publish ack", *steps, alone)}
         for step in steps.values():
             p50_ms(step, 50)
         for _ in range(rounds):
             found["raw publish ack"].append(raw.p50_ms(200))
             for name, step in steps.items():
                 found[name].append(p50_ms(step, 200))
+            with halted(nodes):
+                found[alone].append(p50_ms(steps["durable put, replica here"], 200))
     raw.close()
     base = statistics.median(found["raw publish ack"])
     for name, values in found.items():
@@ -336,11 +352,11 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(dir=data_dir(), prefix="cluster-"))
     try:
         with ExitStack() as stack:
-            url, _ = stack.enter_context(cluster(folder / "up"))
+            url, nodes = stack.enter_context(cluster(folder / "up"))
             os.environ["ONEFOLD_CACHE"] = str(folder / "cache")
             for name, measure in (
                 ("catch-up", lambda: catch_up(url, asked.keys)),
-                ("latencies", lambda: latencies(url, folder / "up", asked.rounds)),
+                ("latencies", lambda: latencies(url, folder / "up", asked.rounds, nodes)),
                 ("reads", lambda: reads(url, asked.seconds)),
                 ("rates", lambda: rates(url, folder, asked.seconds, stack)),
             ):
