@@ -589,3 +589,32 @@ def test_who_cannot_reproduce_its_digest_of_the_log_halts(stand: Stand) -> None:
         )
         assert {line["verdict"] for line in stand.nodes[name].events("looked_again")} == {"sound"}
         assert not stand.nodes[name].events("replica_halted")
+
+
+def test_states_that_there_was_no_time_to_compare_are_counted_and_told(stand: Stand) -> None:
+    """A node that catches up comes to the next boundaries while it still reads the state at the first."""
+    missed, hashed = "onefold_state_hashes_missed_total", "onefold_state_hashes_total"
+    stand.start("n1")
+    assert stand.nodes["n1"].metrics()[missed] == 0
+    stand.db.map("m").put_many(dict.fromkeys(range(20_000), "v" * 1000), atomic=False)
+    stand.nodes["n1"].end()
+    begin = (stand.spaces[1].barrier(10) // EVERY + 1) * EVERY
+    stand.ticks(1, begin + 5 * EVERY)
+    stand.start("n1")
+    node = stand.nodes["n1"]
+
+    def offsets(event: str) -> list[int]:
+        return [line["offset"] for line in node.events(event) if line["shard"] == 1]
+
+    boundaries = [begin + number * EVERY for number in range(6)]
+    stand.wait(
+        lambda: sorted(offsets("boundary_missed") + offsets("state_hashed"))[: len(boundaries)] == boundaries,
+        "a boundary came to nothing without a word",
+    )
+    told = node.events("boundary_missed")
+    assert told and {line["level"] for line in told} == {"warning"}
+    for metric, event in ((missed, "boundary_missed"), (hashed, "state_hashed")):
+        stand.wait(
+            lambda metric=metric, event=event: node.metrics()[metric] == len(node.events(event)),
+            f"{metric} is not the number of {event}",
+        )
