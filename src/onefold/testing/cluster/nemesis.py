@@ -14,12 +14,14 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onefold.testing.cluster.stand import Stand
 
 Heal = Callable[[], None]
+_ATTACH_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -157,31 +159,53 @@ def _clock_jump(stand: Stand, rng: random.Random) -> Heal:
     return heal
 
 
-def _with_strace(stand: Stand) -> str | None:  # noqa: ARG001
+def _with_strace(stand: Stand) -> str | None:
     if shutil.which("strace") is None:
         return "a slow disk is made with strace's delay injection (Debian: strace)"
-    return None if os.geteuid() == 0 else "slowing down another process's syscalls needs root"
+    if os.geteuid() != 0:
+        return "slowing down another process's syscalls needs root"
+    try:
+        _end(_delay_syncs(stand.servers.servers[0].pid, 1))
+    except OSError as error:
+        return f"syscalls of another process cannot be slowed down here: {error}"
+    return None
 
 
 def _slow_disk(stand: Stand, rng: random.Random) -> Heal:
     """Every sync of one server takes 20 to 80 ms more."""
     server = stand.servers.servers[rng.randrange(len(stand.servers.servers))]
-    delay_us = rng.choice((20_000, 80_000))
-    inject = f"inject=fsync,fdatasync:delay_enter={delay_us}"
-    command = ["strace", "-f", "-q", "-p", str(server.pid), "-e", "trace=fsync,fdatasync", "-e", inject]
-    tracer = subprocess.Popen(
-        [*command, "-o", "/dev/null"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    tracer = _delay_syncs(server.pid, rng.choice((20_000, 80_000)))
 
     def heal() -> None:
-        tracer.terminate()
-        tracer.wait()
+        _end(tracer)
 
     return heal
 
 
+def _delay_syncs(pid: int | None, delay_us: int) -> subprocess.Popen[str]:
+    """Attach to a process; what does it. Returns once it is attached. Raises OSError with what strace says when it cannot."""
+    assert pid is not None, "the server does not run"
+    inject = f"inject=fsync,fdatasync:delay_enter={delay_us}"
+    command = ["strace", "-f", "-q", "-p", str(pid), "-e", "trace=fsync,fdatasync", "-e", inject]
+    tracer = subprocess.Popen(
+        [*command, "-o", "/dev/null"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    status, end = Path(f"/proc/{pid}/status"), time.monotonic() + _ATTACH_S
+    while f"TracerPid:\t{tracer.pid}\n" not in status.read_text():
+        if tracer.poll() is not None or time.monotonic() > end:
+            raise OSError(_end(tracer) or f"strace has not attached to process {pid} within {_ATTACH_S:g} s")
+        time.sleep(0.01)
+    return tracer
+
+
+def _end(tracer: subprocess.Popen[str]) -> str:
+    """Detach; what strace complained about."""
+    tracer.terminate()
+    return tracer.communicate()[1].strip()
+
+
 def _on_tmpfs(stand: Stand) -> str | None:
-    return None if stand.small_disk is not None else "a full disk needs a small tmpfs, and that root"
+    return None if stand.small_disk is not None else stand.no_small_disk
 
 
 def _full_disk(stand: Stand, rng: random.Random) -> Heal:  # noqa: ARG001

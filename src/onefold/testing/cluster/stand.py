@@ -141,6 +141,8 @@ class Stand:
         self.clients: list[Client] = []
         self.clock_files: dict[str, Path] = {}
         self.small_disk: tuple[int, Path] | None = None
+        self.no_small_disk = "a full disk needs a small tmpfs, and that root; none was asked for"
+        """Why there is none."""
         self.info: SpaceInfo | None = None
         self._all_clients: list[Client] = []
         self._node_ports = {name: _free_port() for name in self.node_hosts}
@@ -152,7 +154,7 @@ class Stand:
     # -- life
 
     def start(self, *, small_disk_bytes: int | None = None) -> None:
-        """Start everything but clients, and wait until the nodes are ready."""
+        """Start everything but clients, and wait until the nodes are ready. A small disk is had where one can be mounted."""
         from onefold.node.server_plan import Place
         from onefold.node.servers import LocalServers
 
@@ -390,14 +392,19 @@ class Stand:
             if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0) != 0:
                 raise OSError(ctypes.get_errno(), "the hub's namespace cannot be entered")
 
-    def _mount(self, size: int) -> tuple[int, Path]:
+    def _mount(self, size: int) -> tuple[int, Path] | None:
+        """A small disk for the last server, or None; ``no_small_disk`` says why."""
+        if shutil.which("mount") is None:
+            self.no_small_disk = "the tool `mount` is missing (Debian: mount)"
+            return None
         at = self._server_count - 1
         folder = self.directory / "servers" / f"s{at + 1}"
         folder.mkdir(parents=True, exist_ok=True)
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise RuntimeError(f"a tmpfs cannot be mounted: {done.stderr.strip()}")
+            self.no_small_disk = f"a small tmpfs cannot be mounted here: {done.stderr.strip()}"
+            return None
         return at, folder
 
     def _await(self, done: Callable[[], bool], problem: str, program: Program) -> None:
@@ -440,8 +447,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def tools() -> dict[str, bool]:
-    """Which of the tools that some faults need are here."""
-    return {name: shutil.which(name) is not None for name in ("ip", "strace", "faketime", "mount")}
