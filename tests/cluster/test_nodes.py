@@ -538,7 +538,12 @@ def test_a_state_that_went_wrong_is_found_named_and_halted(stand: Stand) -> None
     assert "n2" in halted["reason"]
     for name in ("n1", "n3"):
         assert not stand.nodes[name].events("replica_halted")
-        assert any("n2" in line["reason"] for line in stand.nodes[name].events("nodes_differ"))
+        stand.wait(
+            lambda name=name: any(
+                "n2" in line["reason"] for line in stand.nodes[name].events("nodes_differ")
+            ),
+            "the others do not alarm",
+        )
     assert not stand.nodes["n2"].ready
     assert stand.nodes["n2"].metrics()['onefold_shard_halted{shard="0"}'] == 1
     # Without shard 0 it is no node any more; started again, it makes its copy anew, and is sound.

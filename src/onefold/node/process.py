@@ -102,6 +102,8 @@ class Node:
         self._beat_now = False
         self._next_beat_s = 0.0
         self._said: dict[int, int] = {}
+        self._halted_s: dict[int, float] = {}
+        """When what has halted here was first seen, by the boot clock."""
         """By shard: the offset up to which digests were testified."""
         self._looked_s = env.boot_s()
         self._heard_s: float | None = None
@@ -223,7 +225,7 @@ class Node:
                 )
                 digests += [(shard, offset, digest) for offset, digest in found]
         busy = self.workers.busy if self.workers is not None else 0
-        if not membership.beat(hosted, digests, self.hosting.halted(), busy):
+        if not membership.beat(hosted, digests, self._halted_to_tell(), busy):
             self.phase = Phase.OUT
             self._log.warning("was_expired", silent_s=round(began_s - (self._heard_s or began_s), 3))
             return
@@ -232,6 +234,17 @@ class Node:
         self.beats += 1
         self._heard_s = self._env.boot_s()
         self._observer.beat_applied()
+
+    def _halted_to_tell(self) -> dict[int, str]:
+        """What halted here, once the others had time to see why: with this word ends what the node testified of that shard, to
+        which they compare what they found."""
+        now_s, halted = self._env.boot_s(), self.hosting.halted()
+        self._halted_s = {shard: self._halted_s.get(shard, now_s) for shard in halted}
+        return {
+            shard: why
+            for shard, why in halted.items()
+            if now_s - self._halted_s[shard] >= 2 * config.UPKEEP_LOOK_S
+        }
 
     # -- its end
 
