@@ -142,11 +142,17 @@ def test_a_rotten_copy_is_found_without_more_than_a_programs_credential(stand: S
 
 def test_a_server_that_is_down(stand: Stand) -> None:
     stand.servers.kill(0)
-    stand.await_state(lambda: f"{stand.log.stream} on s1" in stand.checks()["replicas"].found)
-    found = stand.wrong()
-    assert found["servers"].status == "problem" and "2 of 3 answer" in found["servers"].found
-    assert stand.log.stream in found["replicas"].found and "s1" in found["replicas"].found
-    stand.servers.restart(0)
+    try:
+
+        def told() -> bool:
+            replicas = stand.checks()["replicas"]
+            return replicas.status == "problem" and f"{stand.log.stream} on s1" in replicas.found
+
+        stand.await_state(told)
+        servers = stand.wrong()["servers"]
+        assert servers.status == "problem" and "2 of 3 answer" in servers.found
+    finally:
+        stand.servers.restart(0)
     stand.await_well()
 
 

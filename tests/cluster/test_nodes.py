@@ -409,6 +409,12 @@ def test_a_restarted_node_goes_on_with_its_store(stand: Stand) -> None:
     stand.db.map("m").put_many({f"k{number}": "v" * 100 for number in range(5000)}, atomic=False)
     ends = [space.barrier(10) for space in stand.spaces]
     stand.wait(lambda: stand.settled("n1", "n2"), "not settled")
+
+    def has_all() -> bool:
+        applied = dict(stand.rows()["n2"].state.hosted)
+        return all(applied.get(shard, 0) >= end for shard, end in enumerate(ends))
+
+    stand.wait(has_all, "it does not say that it has applied all")
     stand.nodes["n2"].end(signal.SIGTERM)
     stand.start("n2")
     opened = {line["shard"]: line["applied"] for line in stand.nodes["n2"].events("replica_opened")}
