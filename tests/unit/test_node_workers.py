@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -234,13 +235,14 @@ def test_draining_gives_back_what_does_not_end(tmp_path: Path, db: of.Database, 
     gate = tmp_path / "gate"
 
     def slow(record: dict[str, Any]) -> dict[str, Any]:
+        (tmp_path / f"begun-{os.getpid()}").touch()
         while not gate.exists():
             time.sleep(0.01)
         return {"line": record["line"]}
 
     with machine(tmp_path, "n1", slots=2) as one:
         run = counting(db, lines, slow).start(workers=0)
-        until(lambda: one.workers.busy == 2)
+        until(lambda: one.workers.busy == 2 and len(list(tmp_path.glob("begun-*"))) == 2)
         assert one.workers.drain(0.2) is False
         assert not workers_of(db, run) and run.progress().done == 0 and run.state == "running"
         gate.touch()
