@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from onefold.fold.api import Context, Fold, Store
     from onefold.state.fold import StateFold
 
@@ -16,43 +18,36 @@ def folds(shard: int, shards: int) -> list[Fold]:
     """The folds of one of so many shards."""
     if shard > 0:
         return [_LazyStateFold(shards)]
-    return [_LazyJobsFold(), _LazyStateFold(shards), _LazyNodesFold()]
+    return [_LazyFold("jobs", _jobs_fold), _LazyStateFold(shards), _LazyFold("nodes", _nodes_fold)]
 
 
-class _LazyJobsFold:
-    """The fold of jobs."""
+class _LazyFold:
+    """A fold without history or time of its own."""
 
-    name = "jobs"
     version = 1
     history: frozenset[str] = frozenset()
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, load: Callable[[], Fold]) -> None:
+        self.name = name
+        self._load = load
         self._fold: Fold | None = None
 
     def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
         if self._fold is None:
-            from onefold.compute.jobs.fold import JobsFold
-
-            self._fold = JobsFold()
+            self._fold = self._load()
         return self._fold.apply(store, context, body, fold_version)
 
 
-class _LazyNodesFold:
-    """The fold of a cluster's nodes."""
+def _jobs_fold() -> Fold:
+    from onefold.compute.jobs.fold import JobsFold
 
-    name = "nodes"
-    version = 1
-    history: frozenset[str] = frozenset()
+    return JobsFold()
 
-    def __init__(self) -> None:
-        self._fold: Fold | None = None
 
-    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
-        if self._fold is None:
-            from onefold.fold.nodes.fold import NodesFold
+def _nodes_fold() -> Fold:
+    from onefold.fold.nodes.fold import NodesFold
 
-            self._fold = NodesFold()
-        return self._fold.apply(store, context, body, fold_version)
+    return NodesFold()
 
 
 class _LazyStateFold:
