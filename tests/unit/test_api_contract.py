@@ -426,9 +426,12 @@ def test_rows_are_counted_once_as_they_are_read(
     assert (again.rows, again.bytes, again.reused) == (0, 0, again.total)
 
 
-def test_the_fold_that_connecting_names_is_the_jobs_fold() -> None:
+def test_the_folds_that_connecting_names_are_the_real_ones() -> None:
     from onefold.compute.jobs.fold import JobsFold
-    from onefold.folds import _LazyJobsFold
+    from onefold.fold.nodes.fold import NodesFold
+    from onefold.folds import folds
+    from onefold.state.fold import StateFold
 
-    lazy, real = _LazyJobsFold(), JobsFold()
-    assert (lazy.name, lazy.version, lazy.history) == (real.name, real.version, real.history)
+    for lazy, real in zip(folds(0, 2), (JobsFold(), StateFold(2), NodesFold()), strict=True):
+        assert (lazy.name, lazy.version, lazy.history) == (real.name, real.version, real.history)
+    assert [fold.name for fold in folds(1, 2)] == ["state"]

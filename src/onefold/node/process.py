@@ -102,9 +102,9 @@ class Node:
         self._beat_now = False
         self._next_beat_s = 0.0
         self._said: dict[int, int] = {}
-        self._halted_s: dict[int, float] = {}
-        """When what has halted here was first seen, by the boot clock."""
         """By shard: the offset up to which digests were testified."""
+        self._halted_s: dict[int, float] = {}
+        """By shard: when it was first seen that it halted here, by the boot clock."""
         self._looked_s = env.boot_s()
         self._heard_s: float | None = None
         self.beats = 0
