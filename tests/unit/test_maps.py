@@ -498,6 +498,51 @@ def test_put_many_in_parts_of_what_the_log_takes(db, monkeypatch):
     assert "b" not in m
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_put_many_in_pieces_that_ends_at_any_of_them_goes_on(db, monkeypatch, after):
+    """The program dies before or after the commit of each piece, another one has written meanwhile, and it is repeated."""
+
+    class Died(BaseException):
+        pass
+
+    monkeypatch.setattr(config, "RECORD_BYTES_MAX", 4000)
+    data = {number: "x" * (number % 90) for number in range(300)}
+    commit, pieces = StateClient.commit, 0
+
+    def dying(at):
+        done = 0
+
+        def one(self, shard, writes, **options):
+            nonlocal done, pieces
+            if done == at and not after:
+                raise Died
+            result = commit(self, shard, writes, **options)  # TooLarge: not done
+            done += 1
+            pieces = max(pieces, done)
+            if done == at + 1 and after:
+                raise Died
+            return result
+
+        return one
+
+    at = 0
+    while True:
+        m = db.map(f"m{at}")
+        monkeypatch.setattr(StateClient, "commit", dying(at))
+        try:
+            m.put_many(data, atomic=False, request_id=f"bulk-{at}")
+            break
+        except Died:
+            monkeypatch.setattr(StateClient, "commit", commit)
+        there = dict(m)
+        assert (there == {key: data[key] for key in there} and len(there) < len(data)) or after
+        m.put_many(dict.fromkeys(there, "later"), atomic=False)
+        m.put_many(data, atomic=False, request_id=f"bulk-{at}")
+        assert dict(m) == data | dict.fromkeys(there, "later"), "nothing is lost, and nothing done twice"
+        at += 1
+    assert at == pieces > 4
+
+
 def test_put_many_in_parts_over_shards_keeps_the_order_of_a_key(monkeypatch):
     monkeypatch.setattr(config, "PUT_MANY_PART_KEYS", 7)
     monkeypatch.setattr(config, "PUT_MANY_PART_BYTES", 300)
