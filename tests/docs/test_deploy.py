@@ -22,6 +22,7 @@ import typer
 from onefold import config
 from onefold.cli.app import app
 from onefold.node import certificates, server_config
+from onefold.node.credentials import make
 from onefold.node.server_plan import free_ports
 from onefold.node.server_program import server_program
 
@@ -103,6 +104,16 @@ def onefold(*arguments: object, user: str, cluster: tuple[str, Path]) -> subproc
     }
     command = [sys.executable, "-m", "onefold.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+
+
+def test_passwords_are_read_as_they_are_written(tmp_path: Path) -> None:
+    """The server parses the value of a variable: what begins with a digit is a number to it, or a mistake."""
+    (tmp_path / "nats.conf").write_text((DEPLOY / "nats.conf").read_text())
+    (tmp_path / "accounts.conf").write_text(made_accounts(tmp_path / "keys"))
+    for number in range(20):
+        make(tmp_path / f"keys-{number}", [])
+        password = (tmp_path / f"keys-{number}" / "routes.password").read_text()
+        assert server_check(tmp_path, variables(password, [1, 2, 3])).returncode == 0
 
 
 def test_a_space_is_made_served_and_found_well(cluster: tuple[str, Path], tmp_path: Path) -> None:

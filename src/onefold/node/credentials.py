@@ -25,7 +25,8 @@ def make(folder: Path, spaces: list[str]) -> Secrets:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     password_file = folder / _ROUTE_PASSWORD
     if not password_file.exists():
-        write_whole(password_file, secrets.token_urlsafe(24).encode())
+        # A server takes the value of a variable for what stands in its configuration: with a digit in front, for a number.
+        write_whole(password_file, f"r{secrets.token_hex(24)}".encode())
     users = [SYSTEM_USER] + [f"{space}/{user}" for space in spaces for user in USERS]
     public = {user: _public_key(seed_file(folder, user)) for user in users}
     return Secrets(password_file.read_text(), public)
