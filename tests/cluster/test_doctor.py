@@ -59,6 +59,15 @@ class Stand:
         while not what():
             assert time.monotonic() < deadline, self.wrong()
 
+    def leader(self) -> int:
+        """The index of the server that leads the log."""
+        link = Link(parse_address(self.servers.url("main")))
+        try:
+            info = json.loads(link.request(STREAM_INFO + self.log.stream, b"", timeout=5.0).data)
+        finally:
+            link.close()
+        return [server.name for server in self.servers.servers].index(info["cluster"]["leader"])
+
     def damage(self, index: int, change: Callable[[bytearray], bytes]) -> None:
         """Change the file in which a server has the log's records while it is down."""
         self.servers.kill(index, signal.SIGTERM)
@@ -140,19 +149,23 @@ def test_a_rotten_copy_is_found_without_more_than_a_programs_credential(stand: S
     stand.await_well()
 
 
-def test_a_server_that_is_down(stand: Stand) -> None:
-    stand.servers.kill(0)
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_server_that_is_down(stand: Stand, leads: bool) -> None:
+    leader = stand.leader()
+    index = leader if leads else (leader + 1) % 3
+    name = stand.servers.servers[index].name
+    stand.servers.kill(index)
     try:
 
         def told() -> bool:
             replicas = stand.checks()["replicas"]
-            return replicas.status == "problem" and f"{stand.log.stream} on s1" in replicas.found
+            return replicas.status == "problem" and f"{stand.log.stream} on {name}" in replicas.found
 
         stand.await_state(told)
         servers = stand.wrong()["servers"]
         assert servers.status == "problem" and "2 of 3 answer" in servers.found
     finally:
-        stand.servers.restart(0)
+        stand.servers.restart(index)
     stand.await_well()
 
 

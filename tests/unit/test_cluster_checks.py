@@ -121,7 +121,8 @@ def test_all_of_one_payload_that_is_small() -> None:
     [
         ({"offline": True, "current": False}, "problem"),
         ({"active": 11_000_000_000}, "problem"),
-        ({"current": False}, "warn"),
+        ({"current": False, "active": 900_000_000}, "warn"),
+        ({"current": False}, "problem"),  # it led, and died: the new leader has never heard of it
         ({"lag": 5}, "warn"),
     ],
 )

@@ -138,7 +138,8 @@ def print_cluster(found: dict[str, Any]) -> None:
 
 def _copy(other: dict[str, Any]) -> str:
     if other["away"]:
-        return f"AWAY, silent for {other['silent']:.0f} s"
+        silent = other["silent"]
+        return "AWAY" if silent is None else f"AWAY, silent for {silent:.0f} s"
     return "current" if other["current"] and not other["lag"] else f"{other['lag']:,} behind"
 
 

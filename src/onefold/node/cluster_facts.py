@@ -61,14 +61,16 @@ class ReplicaFacts(NamedTuple):
     current: bool
     lag: int
     """So many operations behind."""
-    silent_s: float
-    """So long ago the leader heard of it; servers that live are heard of every second."""
+    silent_s: float | None
+    """So long ago the leader heard of it; servers that live are heard of every second. None: never since it leads."""
     offline: bool
     """Whether the server said that it stops: one that was killed does not."""
 
     @property
     def away(self) -> bool:
         """Whether it must be taken for gone: the leader itself takes a killed server for current for a while."""
+        if self.silent_s is None:
+            return self.offline or not self.current  # of a leader that died its successor has never heard
         return self.offline or self.silent_s > SILENT_S
 
 
@@ -91,7 +93,7 @@ def _replica(other: Mapping[str, Any]) -> ReplicaFacts:
         str(other["name"]),
         bool(other.get("current")),
         int(other.get("lag", 0)),
-        int(other.get("active", 0)) / 1e9,
+        int(other["active"]) / 1e9 if other.get("active") else None,
         bool(other.get("offline")),
     )
 
