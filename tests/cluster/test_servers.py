@@ -7,14 +7,14 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from onefold.errors import InvalidArgument, SpaceError
+from onefold.errors import InvalidArgument, SpaceError, Timeout
 from onefold.node import processes
-from onefold.node import servers as module
 from onefold.node.server_plan import ServerPlan
 from onefold.node.servers import LocalServers
 
@@ -193,8 +193,16 @@ def test_a_server_that_never_meets_the_others_is_started_again(
         else:
             spawn(self, server)
 
+    await_leader = LocalServers._await_leader
+
+    def await_those_who_can(self: LocalServers, indices: Sequence[int], **options: Any) -> None:
+        if len(spawned) == 3:
+            await_leader(self, [0, 1], known=1)
+            raise Timeout("as after all the time for meeting")
+        await_leader(self, indices, **options)
+
     monkeypatch.setattr(LocalServers, "_spawn", spawn_a_deaf_one_first)
-    monkeypatch.setattr(module, "_MEET_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(LocalServers, "_await_leader", await_those_who_can)
     servers = LocalServers.start(tmp_path, 3, secure=False)
     try:
         assert spawned == ["s1", "s2", "s3", "s3"], "the two that have met go on"
