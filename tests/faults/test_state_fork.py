@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 import onefold as of
 from onefold.log import inherited
+from onefold.log.flock import WriteLock
 
 pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 OPEN = "was opened before this process was forked. Open it again in the child"
@@ -123,6 +126,30 @@ def test_every_inherited_handle_says_that_it_must_be_opened_again(db):
     uses["ack"]()
     uses["check"]()
     uses["release"]()
+
+
+def test_a_child_keeps_what_has_the_number_of_a_lock_that_was_given_up(tmp_path):
+    """A lock that was closed while its thread waited is closed by that thread, later; its number is somebody else's then."""
+    holder, waiter = WriteLock(tmp_path / "lock"), WriteLock(tmp_path / "lock")
+    holder.acquire(SOON_S)
+    with pytest.raises(of.Timeout):
+        waiter.acquire(0.01)
+    number = waiter._fd
+    waiter.close()
+    holder.release()
+    end = time.monotonic() + SOON_S
+    while Path(f"/proc/self/fd/{number}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    other = os.open(tmp_path / "of somebody else", os.O_CREAT | os.O_RDWR)
+    if other != number:
+        os.dup2(other, number)
+        os.close(other)
+    assert in_child(lambda: os.fstat(number).st_size) == "0"
+    os.close(number)
+    holder.acquire(0)
+    holder.release()
+    holder.close()
 
 
 def test_a_memory_space_is_not_taken_for_shared_after_a_fork():

@@ -62,10 +62,12 @@ class WriteLock:
     def close(self) -> None:
         """Close the lock's file. Not while it is held."""
         helper, self._helper = self._helper, None
-        if helper is not None and helper.stop():
-            return  # it still blocks on the descriptor and closes it when it returns
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
+        blocked = helper is not None and helper.stop()
+        fd, self._fd = (
+            self._fd,
+            -1,
+        )  # forgotten in any case: once closed, the number may be anybody's when this process forks
+        if fd >= 0 and not blocked:  # else the helper closes it when it returns
             os.close(fd)
 
     def drop_after_fork(self) -> None:
@@ -125,6 +127,9 @@ class _Helper:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             with self._state:
                 if self._stopping:
+                    fcntl.flock(
+                        self._fd, fcntl.LOCK_UN
+                    )  # a child that was forked meanwhile has the descriptor too
                     os.close(self._fd)
                     return
                 if self._wanted:
