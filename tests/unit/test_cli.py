@@ -429,6 +429,42 @@ def test_ctrl_c_cancels_keeps_what_is_done_and_says_how_to_go_on(program: Path, 
     assert (found["exact"], found["rows"]) == (True, [{"line": "the", "n": 30}])
 
 
+@pytest.mark.parametrize("how", ["run", "start"])
+@pytest.mark.parametrize("call", ["Engine.submit", "Engine.work", "Starter._announce"])
+def test_ctrl_c_in_the_moment_in_which_a_run_begins_cancels_it(program: Path, call: str, how: str) -> None:
+    (program / "go").unlink()
+    meet = (
+        "from onefold.compute.engine import Engine\n"
+        "from onefold.compute.starting import Starter\n"
+        f"real = {call}\n"
+        "def met(self, *args, **named):\n"
+        f"    {call} = real\n"
+        "    real(self, *args, **named)\n"
+        "    raise KeyboardInterrupt\n"
+        f"{call} = met\n"
+    )
+    job = job_of(program, f"db = of.connect()\n{meet}words(db).{how}()\n")
+    result = onefold("run", job, cwd=program)
+    assert result.returncode == 130, result.stderr
+    assert "is cancelled" in result.stderr
+    assert "Traceback" not in result.stderr
+    (run,) = document(ask("runs", "--json", cwd=program))
+    assert run["state"] == "cancelled"
+
+
+def test_ctrl_c_before_the_log_has_the_run_leaves_none(program: Path) -> None:
+    meet = (
+        "from onefold.compute.engine import Engine\n"
+        "def met(self, *args, **named): raise KeyboardInterrupt\n"
+        "Engine.submit = met\n"
+    )
+    job = job_of(program, f"db = of.connect()\n{meet}words(db).start()\n")
+    result = onefold("run", job, cwd=program)
+    assert result.returncode == 130, result.stderr
+    assert result.stderr.startswith("onefold: interrupted. Go on with")
+    assert document(ask("runs", "--json", cwd=program)) == []
+
+
 @pytest.mark.faults
 def test_a_table_can_be_read_and_watched_while_another_process_makes_it(program: Path) -> None:
     (program / "go").unlink()

@@ -10,7 +10,7 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -109,8 +109,12 @@ class Engine:
         target_splits: int | None = None,
         on_error: Literal["fail", "skip"] = "fail",
         max_attempts: int = config.MAX_ATTEMPTS,
+        submitting: Callable[[str], None] | None = None,
     ) -> Run:
-        """Submit a job and begin to work on it in the background; see ``PreparedJob.start`` for the arguments."""
+        """Submit a job and begin to work on it in the background; see ``PreparedJob.start`` for the arguments.
+
+        ``submitting`` hears the id of each run before the log does.
+        """
         from onefold.compute import submission
         from onefold.compute.failures import of_machine
         from onefold.compute.runner import worker_count
@@ -136,6 +140,8 @@ class Engine:
                 raise Unavailable(
                     f"the job was not submitted: {of_machine(error)} and run it again"
                 ) from error
+            if submitting is not None:
+                submitting(operation.run)
             (outcome,) = self.submit(operation)
             left = (
                 isinstance(outcome, ops.Accepted)

@@ -102,6 +102,12 @@ class Run:
         return row
 
     @property
+    def exists(self) -> bool:
+        """Whether the log has it."""
+        with self._engine.space.view() as view:
+            return state.read_run(view, self.id) is not None
+
+    @property
     def state(self) -> RunState:
         """ "running", "done", "failed" or "cancelled"."""
         return self._row().state

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from onefold.compute.runs import Run
 
 run_started: list[Callable[[str, Run], None]] = []
-"""Called with the space's URL and the run for each run that this process starts. The command line uses it."""
+"""Called with the space's URL and the run for each run that this process starts, at times twice. The command line
+uses it."""
 
 
 class Starter:
@@ -24,10 +25,9 @@ class Starter:
 
     def start(self, job: Job, **options: Any) -> Run:
         """See ``PreparedJob.start``."""
-        run = self._engine.start(job, **options)
-        for started in run_started:
-            started(self._engine.space.url, run)
-        return run
+        begun: list[Run] = []
+        self._begin(job, begun, options)
+        return begun[-1]
 
     def run(self, job: Job, *, progress: bool = True, **options: Any) -> Run:
         """See ``PreparedJob.run``."""
@@ -36,23 +36,49 @@ class Starter:
         shown = progress and not _quiet()
         if shown:  # imported before the run is there: Python may lose a Ctrl-C that meets an import
             from onefold.display import follow, screens  # noqa: F401
-        run = self.start(job, **options)
-        about_to_wait(run)
+        begun: list[Run] = []
         try:
+            self._begin(job, begun, options)
+            run = begun[-1]
+            about_to_wait(run)
             if shown:
                 follow(run)
             run.wait()
         except KeyboardInterrupt:
-            run.cancel()
-            done = run.progress()
-            print(
-                f"\nRun {run.id} is cancelled; {done.done} of {done.total} tasks are finished and kept. "
-                f"Go on with db.open_run({run.id!r}).resume(), or run the program again.",
-                file=sys.stderr,
-            )
+            for run in begun:
+                run.cancel()
+                done = run.progress()
+                print(
+                    f"\nRun {run.id} is cancelled; {done.done} of {done.total} tasks are finished and kept. "
+                    f"Go on with db.open_run({run.id!r}).resume(), or run the program again.",
+                    file=sys.stderr,
+                )
             raise
         run.raise_if_failed()
         return run
+
+    def _begin(self, job: Job, begun: list[Run], options: dict[str, Any]) -> None:
+        """Start the run and add it to ``begun``.
+
+        A Ctrl-C may meet the moment in which the run is on the log, even worked on, and this call has not returned.
+        Whoever handles it must know of the run to cancel it, so it is found on the log then.
+        """
+        from onefold.compute.runs import Run
+
+        submitted: list[str] = []
+        try:
+            begun.append(self._engine.start(job, submitting=submitted.append, **options))
+            self._announce(begun)
+        except KeyboardInterrupt:
+            if not begun:
+                begun += [run for run in (Run(self._engine, name) for name in submitted) if run.exists]
+            self._announce(begun)  # perhaps for the second time
+            raise
+
+    def _announce(self, runs: list[Run]) -> None:
+        for run in runs:
+            for started in run_started:
+                started(self._engine.space.url, run)
 
 
 def _quiet() -> bool:
