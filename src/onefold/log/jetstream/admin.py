@@ -6,27 +6,25 @@ record lets one win; so what a record names is there, and a maker that died leav
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from onefold import config
 from onefold.env import SYSTEM, Env
-from onefold.errors import InvalidArgument, LogCorrupt, OnefoldError, SpaceError, Timeout, Unavailable
+from onefold.errors import InvalidArgument, LogCorrupt, SpaceError, Timeout, Unavailable
 from onefold.ids import new_id
 from onefold.log.jetstream import names
 from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.message import EXPECTED_LAST_SUBJECT_SEQUENCE, EXPECTED_STREAM
 from onefold.log.jetstream.names import LogNames
-from onefold.log.jetstream.spaces import FORMAT, Base, SpaceInfo
+from onefold.log.jetstream.spaces import FORMAT, SpaceInfo
 from onefold.log.jetstream.streams import NOT_FOUND, Refused, ask_api, stream_state
 
 __all__ = [
-    "Beginning",
     "SpaceInfo",
     "delete_space",
     "find_space",
@@ -36,7 +34,6 @@ __all__ = [
     "make_log",
     "make_space",
     "read_space",
-    "taken",
 ]
 
 T = TypeVar("T")
@@ -48,18 +45,6 @@ _NO_PEERS: Final = 10005
 _PAUSE_S: Final = 0.1
 
 
-class Beginning(Protocol):
-    """What a space is made with that does not begin empty."""
-
-    def store(self, info: SpaceInfo) -> tuple[Base, ...]:
-        """Store what its logs go on from, by shard; the stream of its blobs is there. Raises OnefoldError, OSError."""
-        ...
-
-    def begin(self, info: SpaceInfo) -> None:
-        """Append what its logs begin with; they are there. Raises OnefoldError."""
-        ...
-
-
 def make_space(
     link: Link,
     space: str,
@@ -68,10 +53,8 @@ def make_space(
     *,
     blobs: str = "jetstream",
     env: Env = SYSTEM,
-    beginning: Beginning | None = None,
 ) -> SpaceInfo:
     """Make a space, or find the one that is there already, whatever shards it has. ``blobs``: where results of jobs are kept.
-    ``beginning``: what it holds from the first moment on; then SpaceError when there is one already.
 
     Raises InvalidArgument; SpaceError (the credential may not create streams, too few servers); Unavailable and Timeout: it may
     be half made, so make it again.
@@ -83,29 +66,16 @@ def make_space(
         raise InvalidArgument(f"replicas={replicas}: a log has 1, 3 or 5 copies")
     found = find_space(link, space)
     if found is not None:
-        if beginning is not None:
-            raise taken(link)
         return found
     made = SpaceInfo(space, new_id("i", env), shards, replicas, env.wall_ms(), blobs=blobs)
     _create(link, _record_stream(space, replicas))
     make_blobs(link, made)
-    try:
-        if beginning is not None:
-            made = msgspec.structs.replace(made, base=beginning.store(made))
-        for shard in range(shards):
-            make_log(link, made, shard)
-        if beginning is not None:
-            beginning.begin(made)
-    except BaseException:
-        if beginning is not None:  # its next try makes other logs
-            with contextlib.suppress(OnefoldError):
-                _delete_logs(link, made)
-        raise
+    for shard in range(shards):
+        make_log(link, made, shard)
     kept = _write_record(link, made)
     if kept != made:
-        _delete_logs(link, made)
-        if beginning is not None:
-            raise taken(link)
+        for shard in range(shards):
+            _delete(link, LogNames(space, made.incarnation, shard).stream)
     return kept
 
 
@@ -114,9 +84,6 @@ def make_log(link: Link, info: SpaceInfo, shard: int) -> None:
     log = LogNames(info.space, info.incarnation, shard)
     stream = _stream(log.stream, log.subject, info.replicas)
     stream["republish"] = {"src": log.subject, "dest": log.tail}
-    base = info.base_of(shard)
-    if base is not None:
-        stream["first_seq"] = base.offset + 1
     _create(link, stream)
 
 
@@ -188,23 +155,12 @@ def leftover_streams(link: Link) -> list[str]:
 def delete_space(link: Link, info: SpaceInfo) -> None:
     """Delete the record, then the logs, then the blobs. Raises as ``make_space``; then delete it again."""
     _delete(link, names.space_stream(info.space))
-    _delete_logs(link, info)
+    for shard in range(info.shards):
+        _delete(link, LogNames(info.space, info.incarnation, shard).stream)
     _delete(link, names.blobs_stream(info.space))
 
 
-def taken(link: Link) -> SpaceError:
-    """What to raise where a space would be restored over one that is there."""
-    return SpaceError(
-        f"{link.address}: there is a space already, and nothing is restored over it. Give another name in the URL"
-    )
-
-
 # -- inside
-
-
-def _delete_logs(link: Link, info: SpaceInfo) -> None:
-    for shard in range(info.shards):
-        _delete(link, LogNames(info.space, info.incarnation, shard).stream)
 
 
 def _stream(stream: str, subject: str, replicas: int) -> dict[str, object]:
