@@ -12,6 +12,10 @@ from onefold.errors import InvalidArgument
 from onefold.folds import folds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onefold.log.jetstream.link import Link
+    from onefold.log.jetstream.spaces import SpaceInfo
     from onefold.state.consistency import Consistency
 
 DEFAULT_SPACE = ".onefold"
@@ -67,6 +71,7 @@ def connect(
         timeout=timeout_s,
         replicas=replicas,
         region=region,
+        base=_fetch_base,
     )
     try:
         return Database(spaces, level=level, token=session, timeout=timeout_s)
@@ -74,6 +79,12 @@ def connect(
         for space in spaces:
             space.close()
         raise
+
+
+def _fetch_base(link: Link, info: SpaceInfo, shard: int, path: Path) -> bool:
+    from onefold.compute.blob_places import fetch_base
+
+    return fetch_base(link, info, shard, path)
 
 
 def target_of(url: str | os.PathLike[str] | None) -> str:

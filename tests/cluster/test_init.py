@@ -17,6 +17,7 @@ from onefold.errors import SpaceError, Unavailable
 from onefold.log.jetstream import admin, names
 from onefold.log.jetstream.address import parse_address
 from onefold.log.jetstream.link import Link
+from onefold.log.jetstream.streams import Refused
 from onefold.node.cluster_facts import look
 from onefold.node.server_program import server_program
 from onefold.node.servers import LocalServers
@@ -33,7 +34,7 @@ def onefold(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServers]:
-    found = LocalServers.start(tmp_path_factory.mktemp("cluster"), 3, spaces=["a", "b", "c"])
+    found = LocalServers.start(tmp_path_factory.mktemp("cluster"), 3, spaces=["a", "b", "c", "d"])
     yield found
     found.stop()
 
@@ -110,6 +111,24 @@ def test_too_few_servers(alone: LocalServers) -> None:
 def test_five_copies_on_three_servers(servers: LocalServers) -> None:
     with pytest.raises(SpaceError, match="too few servers for 5 copies"):
         set_up_space(servers.url("c", "admin"), replicas=5)
+
+
+def test_a_server_that_has_just_begun_is_waited_for(
+    servers: LocalServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader takes it for gone until it has heard of it, and finds no place for the copies. Seen once right after a start."""
+    real, refused = admin._ask, []
+
+    def ask(link: Link, subject: str, body: Any, what: str) -> Any:
+        if subject.startswith(names.STREAM_CREATE) and len(refused) < 3:
+            refused.append(subject)
+            said = "the engine says: no suitable peers for placement, peer offline (10005)"
+            raise Refused(f"{what}: {said}", 10005)
+        return real(link, subject, body, what)
+
+    monkeypatch.setattr(admin, "_ask", ask)
+    assert set_up_space(servers.url("d", "admin")).space == "d"
+    assert len(refused) == 3
 
 
 def _plain_server(folder: Path, config: dict[str, Any]) -> tuple[subprocess.Popen[bytes], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,11 +22,13 @@ import pytest
 
 import onefold as of
 from onefold import config
+from onefold.compute.blob_places import fetch_base
 from onefold.db import Database
 from onefold.env import SYSTEM
 from onefold.errors import OnefoldError
 from onefold.fold import remote_protocol as protocol
 from onefold.fold import system
+from onefold.fold.backup import backup
 from onefold.fold.log_space import LogSpace
 from onefold.fold.nodes import state
 from onefold.fold.nodes.state import Node
@@ -36,6 +39,7 @@ from onefold.log.jetstream.engine import JetStreamLog
 from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.names import LogNames
 from onefold.node.hosting import placement_of
+from onefold.node.restoring import restore_space
 from onefold.node.servers import LocalServers
 from onefold.node.setup import set_up_space
 
@@ -136,20 +140,34 @@ class Process:
 class Stand:
     """A space on the servers, its nodes, and this test's own view of it."""
 
-    def __init__(self, servers: LocalServers, directory: Path, space: str) -> None:
+    def __init__(
+        self, servers: LocalServers, directory: Path, space: str, source: Path | None = None
+    ) -> None:
+        """``source``: a backup that the space is made from."""
         self.directory = directory
         self._servers = servers
         self._space = space
         self.nodes: dict[str, Process] = {}
-        self.info = set_up_space(self.url("admin"), shards=SHARDS)
+        if source is None:
+            self.info = set_up_space(self.url("admin"), shards=SHARDS)
+        else:
+            self.info, _ = restore_space(source, self.url("admin"))
         self.link = Link(parse_address(self.url("app")))
         self.spaces = [
             LogSpace(
-                JetStreamLog(self.link, self.info, shard), space_folds(shard, SHARDS), SYSTEM, replica=True
+                JetStreamLog(self.link, self.info, shard),
+                space_folds(shard, SHARDS),
+                SYSTEM,
+                replica=True,
+                snapshot=self._base(shard),
             )
             for shard in range(SHARDS)
         ]
         self.db = Database(self.spaces)
+
+    def _base(self, shard: int) -> Path | None:
+        path = self.directory / f"base-{shard}"
+        return path if fetch_base(self.link, self.info, shard, path) else None
 
     def url(self, user: str) -> str:
         return self._servers.url(self._space, user)
@@ -476,6 +494,57 @@ def test_a_program_gets_a_snapshot_from_a_node_once_the_log_was_trimmed(
     assert not list((tmp_path / "cache").rglob("fetched-snapshot*"))
     with of.connect(stand.url("app"), replicas="remote") as db:
         assert db.map("m")["more"] == 1
+
+
+def test_a_restored_space_is_kept_trimmed_and_joined_as_any_other(
+    stand: Stand, servers: LocalServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEFOLD_CACHE", str(tmp_path / "cache"))
+    stand.start("n1", "n2")
+    stand.wait(lambda: stand.settled("n1", "n2"), "not settled")
+    content = {f"k{number}": number for number in range(100)}
+    stand.db.map("m").put_many(content, atomic=False)
+    stand.ticks(0, 2 * EVERY + 5)
+    stand.wait(lambda: _first(stand, 0) > EVERY, "the log was not trimmed")
+    with of.connect(stand.url("app")) as db:
+        backup(db._spaces, tmp_path / "b", fetch=lambda name, to: False)
+    for node in stand.nodes.values():
+        node.end(signal.SIGKILL)
+
+    (tmp_path / "other").mkdir()
+    other = Stand(servers, tmp_path / "other", f"{stand.info.space}r", tmp_path / "b")
+    try:
+        base = other.info.base_of(0)
+        assert base is not None and base.offset > 2 * EVERY
+        assert other.rows() == {}, "nodes of the old cluster are remembered"
+        other.start("m1", "m2")
+        other.wait(lambda: other.settled("m1", "m2"), "not settled")
+        assert {line["shard"] for line in other.nodes["m1"].events("base_fetched")} >= {0}
+        with of.connect(other.url("app"), replicas="remote") as db:
+            assert dict(db.map("m").items()) == content
+        with of.connect(other.url("app")) as db:
+            db.map("m")["more"] = 1
+        other.ticks(0, base.offset + 4 * EVERY)
+        other.wait(lambda: _first(other, 0) > base.offset + EVERY, "the log was not trimmed")
+        with other.spaces[0].view() as view:
+            assert next(state.archives(view, 0)).start == base.offset + 1
+            assert state.snapshots(view, 0)[0].offset > base.offset
+        assert not [
+            line for node in other.nodes.values() for line in node.events() if "missing" in line["event"]
+        ]
+        other.start("m3")
+        other.wait(lambda: other.settled("m1", "m2", "m3"), "not settled")
+        at = (other.spaces[0].applied // EVERY + 1) * EVERY
+        other.ticks(0, at + 1)
+        other.wait(
+            lambda: set(_hashes(other, 0, at)) == {"m1", "m2", "m3"}, "they have not said their hashes"
+        )
+        assert len(set(_hashes(other, 0, at).values())) == 1
+        shutil.rmtree(tmp_path / "cache")
+        with of.connect(other.url("app")) as db:
+            assert dict(db.map("m").items()) == content | {"more": 1}
+    finally:
+        other.close()
 
 
 def _first(stand: Stand, shard: int) -> int:

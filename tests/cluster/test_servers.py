@@ -123,9 +123,8 @@ def test_a_halted_server_goes_on(servers: LocalServers) -> None:
     assert pid is not None
     end = time.monotonic() + 20
     while (stat_line := Path(f"/proc/{pid}/stat").read_text())[stat_line.rindex(")") + 2] != "T":
-        assert time.monotonic() < end, (
-            stat_line
-        )  # a thread that runs on the other processor stops a little later
+        # A thread that runs on the other processor stops a little later.
+        assert time.monotonic() < end, stat_line
     servers.cont(1)
     with servers.states(1) as states:
         assert states.meta() is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from onefold.log.jetstream.address import parse_address
 from onefold.log.jetstream.names import LogNames
 from onefold.log.jetstream.spaces import SpaceInfo
 from onefold.node.cluster_checks import holed, judge, repair, wrong_settings
-from onefold.node.cluster_facts import ClusterFacts, CopyFacts, ServerFacts, StreamFacts
+from onefold.node.cluster_facts import ClusterFacts, CopyFacts, ServerFacts, StreamFacts, ahead_of
 from onefold.node.cluster_records import Finding, last_server, ranges, said
 
 LOG = LogNames("s", "i_1", 0)
@@ -47,7 +48,7 @@ def details(**changed: Any) -> dict[str, Any]:
 
 
 def server(which: str, /, **changed: Any) -> ServerFacts:
-    known = ServerFacts(which, f"{which}:4222", None, "2.15.1", 8 * 1024 * 1024, True, details())
+    known = ServerFacts(which, f"{which}:4222", None, "2.15.1", 8 * 1024 * 1024, True, details(), 0.01)
     return known._replace(**changed)
 
 
@@ -99,6 +100,8 @@ def test_all_is_well() -> None:
         (with_server(details=details(config={"sync_always": False})), "sync", "problem"),
         (with_server(details=details(storage=70)), "disks", "warn"),
         (with_server(details=details(storage=90)), "disks", "problem"),
+        (with_server(ahead_s=0.7), "clocks", "warn"),
+        (with_server(ahead_s=-90.0), "clocks", "warn"),
         (replace(WELL, space=None, space_problem="no space"), "space", "problem"),
         (replace(WELL, streams=[stream(leader=None, replicas=[])]), "replicas", "problem"),
         (replace(WELL, streams=[stream(SETTINGS | {"max_age": 5})]), "streams", "problem"),
@@ -109,6 +112,23 @@ def test_each_thing_is_told(facts: ClusterFacts, name: str, status: str) -> None
     assert told(facts).get(name) == status
     check = next(check for check in judge(facts) if check.name == name)
     assert check.found and check.advice
+
+
+@pytest.mark.parametrize(
+    ("now", "ahead"),
+    [
+        ("2026-01-01T00:00:10Z", 0.0),
+        ("2026-01-01T00:00:10.123456789Z", 0.0),
+        ("2026-01-01T00:00:12.5Z", 1.5),
+        ("2026-01-01T01:00:12.5+01:00", 1.5),
+        ("2026-01-01T00:00:07Z", -2.0),
+        ("", None),
+        ("None", None),
+    ],
+)
+def test_a_clock_is_ahead_by_what_the_wait_cannot_explain(now: str, ahead: float | None) -> None:
+    began = datetime(2026, 1, 1, 0, 0, 9, tzinfo=UTC).timestamp()
+    assert ahead_of(now, began, began + 2) == ahead
 
 
 def test_all_of_one_payload_that_is_small() -> None:
@@ -144,12 +164,12 @@ def test_copies_in_one_place() -> None:
 def test_without_the_system_user_what_is_not_seen_is_not_claimed() -> None:
     blind = replace(
         WELL,
-        servers=[server(name, details=None) for name in ("s1", "s2", "s3")],
+        servers=[server(name, details=None, ahead_s=None) for name in ("s1", "s2", "s3")],
         streams=[replace(stream(), copies={})],
         system=False,
     )
     statuses = {check.name: check.status for check in judge(blind)}
-    assert all(statuses[name] == "skipped" for name in ("sync", "disks", "copies", "places"))
+    assert all(statuses[name] == "skipped" for name in ("sync", "disks", "clocks", "copies", "places"))
     assert told(blind) == {}
 
 

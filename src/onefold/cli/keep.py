@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
 from onefold.cli import keys, output
 from onefold.cli.options import JsonOption, UrlOption, place
+
+if TYPE_CHECKING:
+    from onefold.db import Database
 
 
 def _blob_tables() -> tuple[str, ...]:
@@ -31,7 +36,8 @@ def backup(
     """Copy the space, as it is at one instant, into a folder, while programs go on writing.
 
     Everything is in it: state, log, and what jobs have computed. The folder appears when all is written and on the
-    disk, or not at all. JSON: {directory, incarnation, created, shards: [{offset, ...}], bytes, missing_blobs}.
+    disk, or not at all. Of a space on a cluster the log is in it as long as none of it was trimmed.
+    JSON: {directory, incarnation, created, shards: [{offset, ...}], bytes, missing_blobs}.
     """
     from onefold.display import words
     from onefold.fold.backup import backup as make
@@ -39,7 +45,7 @@ def backup(
 
     where = place(ctx, url, as_json)
     with where.open() as db:
-        made = make(db._spaces, directory, blob_tables=_blob_tables())
+        made = make(db._spaces, directory, blob_tables=_blob_tables(), fetch=_fetching(db))
     size = sum(file.bytes for file in made.files.values())
     if where.json:
         shown = {
@@ -66,33 +72,80 @@ def restore(
             metavar="TIME", help="As it was then: an ISO 8601 time, or `2h ago`.", show_default=False
         ),
     ] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            "--replicas", metavar="N", help="On a cluster: copies of everything, 1, 3 or 5 (default 3)."
+        ),
+    ] = None,
+    blobs: Annotated[
+        str | None,
+        typer.Option(
+            "--blobs",
+            metavar="PLACE",
+            help="On a cluster: where results of jobs are kept, as for `onefold init`.",
+        ),
+    ] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a space at --url, which must hold none, from a backup; all checksums are compared first.
 
-    Session tokens of the old space are refused by the new one. It appears whole or not at all.
+    A backup of a folder can be restored on a cluster, and one of a cluster in a folder. On a cluster it takes a credential
+    that may create streams. Session tokens of the old space are refused by the new one. It appears whole or not at all.
     JSON: {url, offsets, missing_blobs}.
     """
     from onefold.db import target_of
     from onefold.errors import InvalidArgument
-    from onefold.fold.backup import restore as make
     from onefold.fold.open import directory_of
-    from onefold.folds import folds
+    from onefold.log.jetstream.address import is_nats, parse_address
 
     where = place(ctx, url, as_json)
     to_ms = None if to is None else int(keys.parse_time(to, "--to").timestamp() * 1000)
     target = target_of(where.url)
     if target.startswith("memory:"):
         raise InvalidArgument("a space in memory cannot be restored into. Give a folder: --url DIR")
-    place_ = directory_of(target)
-    made = make(directory, place_, folds, to_ms=to_ms, blob_tables=_blob_tables())
+    if is_nats(target):
+        from onefold.node.restoring import restore_space
+
+        place_ = parse_address(target).url
+        _, made = restore_space(
+            directory, target, to_ms=to_ms, replicas=replicas, blobs=blobs, blob_tables=_blob_tables()
+        )
+    else:
+        from onefold.fold.backup import restore as make
+        from onefold.folds import folds
+
+        for name, given in (("--replicas", replicas), ("--blobs", blobs)):
+            if given is not None:
+                raise typer.BadParameter("it is for a space on a cluster (nats://…)", param_hint=name)
+        folder = directory_of(target)
+        place_ = str(folder)
+        made = make(directory, folder, folds, to_ms=to_ms, blob_tables=_blob_tables())
     if where.json:
-        shown = {"url": str(place_), "offsets": list(made.offsets)}
+        shown = {"url": place_, "offsets": list(made.offsets)}
         output.emit(shown | {"missing_blobs": list(made.missing_blobs)})
         return
     output.say(f"restored {place_} (offset {', '.join(map(str, made.offsets))})")
     _say_missing(made.missing_blobs, "are not in the backup")
+    if is_nats(target):
+        output.say(
+            f"next: onefold node --url {shlex.quote(place_)} on each machine, with a node's credential"
+        )
+
+
+def _fetching(db: Database) -> Callable[[str, Path], bool]:
+    """How a backup has a blob of this space."""
+    from onefold.compute.blobs import BlobMissing
+
+    def fetch(name: str, to: Path) -> bool:
+        try:
+            shutil.copyfile(db._engine.blobs.open_path(name), to)
+        except (BlobMissing, FileNotFoundError):
+            return False
+        return True
+
+    return fetch
 
 
 def _say_missing(blobs: tuple[str, ...], what: str) -> None:

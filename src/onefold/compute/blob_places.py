@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onefold.compute.blobs import BlobStore
 
 if TYPE_CHECKING:
+    from onefold.compute.shared_blobs import Backend
     from onefold.fold.space import Space
     from onefold.log.jetstream.link import Link
     from onefold.log.jetstream.spaces import SpaceInfo
@@ -28,12 +30,38 @@ def store_of(space: Space) -> BlobStore | None:
     return shared_store(link, info, cache_directory() / f"{info.space}-{info.incarnation}" / "blobs")
 
 
-def shared_store(link: Link, info: SpaceInfo, directory: Path) -> BlobStore:
-    """The blobs of a cluster's space, with a cache in ``directory``. The link stays its owner's."""
+def backend_of(link: Link, info: SpaceInfo) -> Backend:
+    """The place itself where the blobs of a cluster's space are. The link stays its owner's. Raises InvalidArgument when this
+    program cannot reach it."""
     from onefold.compute.blob_backends import JETSTREAM, open_backend
     from onefold.compute.blob_jetstream import JetStreamBackend
+
+    return JetStreamBackend(link, info.space) if info.blobs == JETSTREAM else open_backend(info.blobs)
+
+
+def fetch_base(link: Link, info: SpaceInfo, shard: int, path: Path) -> bool:
+    """Write the snapshot that a shard's log goes on from (see ``spaces.Base``) to ``path``; False when there is none, or it
+    cannot be had whole. Raises InvalidArgument, BlobsUnavailable, OSError."""
+    base = info.base_of(shard)
+    if base is None:
+        return False
+    backend = backend_of(link, info)
+    try:
+        if backend.get(base.blob, path):
+            with path.open("rb") as file:
+                if (
+                    hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+                    == base.blob
+                ):
+                    return True
+        path.unlink(missing_ok=True)
+        return False
+    finally:
+        backend.close()
+
+
+def shared_store(link: Link, info: SpaceInfo, directory: Path) -> BlobStore:
+    """The blobs of a cluster's space, with a cache in ``directory``. The link stays its owner's."""
     from onefold.compute.shared_blobs import SharedBlobs
 
-    if info.blobs == JETSTREAM:
-        return SharedBlobs(directory, JetStreamBackend(link, info.space))
-    return SharedBlobs(directory, open_backend(info.blobs))
+    return SharedBlobs(directory, backend_of(link, info))

@@ -1,7 +1,8 @@
 """Backups: a consistent copy of all shards at one instant, taken while programs go on writing; and spaces made from them.
 
-The cut: the write locks of all shards are held together for as long as it takes to open a read transaction on each, so no
-record is in the copy of one shard that followed a record missing in another. The copying itself holds no lock.
+What is copied is what a read transaction on each shard's file shows, all of one instant (see ``cuts``), so no record is in the
+copy of one shard that followed a record missing in another. The copying itself holds no lock. Of a cluster it is this machine's
+replica that is copied, and the log from its servers as long as nothing of it was trimmed: the rest would lead nowhere.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 
 from onefold._version import __version__
 from onefold.env import SYSTEM, Env
 from onefold.errors import InvalidArgument, LogCorrupt, SpaceError, TooOld
+from onefold.fold import cuts
 from onefold.fold.log_prefix import as_time
 from onefold.fold.manifest import (
     FileCopy,
@@ -29,13 +31,15 @@ from onefold.fold.manifest import (
     verify_files,
     write_manifest,
 )
+from onefold.fold.replica_space import ReplicaSpace
 from onefold.fold.shards import Folds, open_shards
 from onefold.fold.snapshot import state_digest
 from onefold.fold.space import Space
 from onefold.fold.sqlite_space import SqliteSpace
-from onefold.fold.store import STATE_TABLES, STORE_SCHEMA, SqlView, Tables, read_head
+from onefold.fold.store import STATE_TABLES, STORE_SCHEMA, Head, SqlView, Tables, read_head
 from onefold.fold.store_formats import copy_in, copy_out
 from onefold.fold.whole_folders import whole_folder
+from onefold.log.api import Log
 from onefold.log.sqlite import LOG_SCHEMA, entry_crc
 from onefold.log.sqlite_file import SqliteFile
 
@@ -43,6 +47,8 @@ COPY_APPLICATION_ID = 0x4F4E4642
 _LOG_TABLES = ("log", "log_first")
 _BLOBS = "blobs"
 _TRIES = 3
+_READ_BYTES: Final = 8 << 20
+_Shard = SqliteSpace | ReplicaSpace
 _CANNOT_WRITE = (OSError, apsw.FullError, apsw.CantOpenError, apsw.ReadOnlyError)
 
 
@@ -56,25 +62,37 @@ class Restored(NamedTuple):
     """Blobs that the restored state names and the backup has not; their tasks run again when needed."""
 
 
-def backup(spaces: Sequence[Space], target: str | Path, *, blob_tables: Sequence[str] = ()) -> Manifest:
+Fetch = Callable[[str, Path], bool]
+"""Writes the blob of this name to a new file; False when it cannot be had."""
+
+
+def backup(
+    spaces: Sequence[Space],
+    target: str | Path,
+    *,
+    blob_tables: Sequence[str] = (),
+    fetch: Fetch | None = None,
+) -> Manifest:
     """Copy the open shards of a space, log included, to the folder ``target``, which must be new or empty.
 
-    ``blob_tables``: tables of the first shard whose keys are names of blobs in its folder ``blobs``; those are copied too. The
-    folder appears when all is written and synced, or not at all. Raises SpaceError (no such place, nothing on a disk to copy),
-    LogCorrupt (the space is damaged), Timeout.
+    The shards are of a folder, or of a cluster with a replica here. ``blob_tables``: tables of the first shard whose keys are
+    names of blobs; those are copied too. ``fetch``: how to have one (default: from the folder ``blobs`` of the space's). The
+    backup appears when all is written and synced, or not at all. Raises SpaceError (no such place, nothing here to copy),
+    LogCorrupt (the space is damaged), Timeout, Unavailable (the cluster).
     """
     target = Path(target)
-    shards = [space for space in spaces if isinstance(space, SqliteSpace)]
+    shards = [space for space in spaces if isinstance(space, SqliteSpace | ReplicaSpace)]
     if len(shards) != len(spaces):
         raise SpaceError(
-            f"{spaces[0].url} is not in a folder of this machine. Use `onefold export` to keep its content"
+            f"{spaces[0].url} has no copy on this machine. Connect with replicas='local', or keep its content with "
+            "`onefold export`"
         )
-    root = shards[0].directory / _BLOBS
+    fetch = fetch or _from_folder(shards[0])
     for left in reversed(range(_TRIES)):
         with _writing("backup", target), whole_folder(target, "the backup") as folder:
-            copied = _copy_blobs(root, folder, _named_now(shards[0], blob_tables), set())
+            copied = _copy_blobs(fetch, folder, _named_now(shards[0], blob_tables), set())
             created_ms, copies, named = _copy_shards(shards, folder, blob_tables)
-            copied |= _copy_blobs(root, folder, named, copied)
+            copied |= _copy_blobs(fetch, folder, named, copied)
             missing = sorted(set(named) - copied)
             if left and set(missing) - set(_named_now(shards[0], blob_tables)):
                 raise _Swept
@@ -112,34 +130,40 @@ def _writing(what: str, target: Path) -> Iterator[None]:
 # -- the copy of the shards
 
 
+class _Pin(NamedTuple):
+    con: apsw.Connection
+    head: Head
+    wall_ms: int
+
+
 def _copy_shards(
-    shards: Sequence[SqliteSpace], folder: Path, blob_tables: Sequence[str]
+    shards: Sequence[_Shard], folder: Path, blob_tables: Sequence[str]
 ) -> tuple[int, list[ShardCopy], list[str]]:
     """When the cut was made, what was copied, and the blobs that the first shard names there."""
     with ExitStack() as stack:
-        connections = [stack.enter_context(space.log.file.exporting()) for space in shards]
+        connections = {space: stack.enter_context(space.exporting()) for space in shards}
         names = [f"shard-{number:04d}.db" for number in range(len(shards))]
-        for con, name in zip(connections, names, strict=True):
+        for con, name in zip(connections.values(), names, strict=True):
             _attach_new(con, folder / name)
-        with ExitStack() as locks:
-            if len(shards) > 1:
-                for space in shards:
-                    locks.enter_context(space.log.file.maintaining())
-            for con in connections:
-                con.execute("BEGIN")
-                read_head(con)  # the first read pins the snapshot
-            created_ms = shards[0].env.wall_ms()
-        copies, named = [], []
-        for number, (con, name) in enumerate(zip(connections, names, strict=True)):
-            if number == 0:
-                named = list(_named(con, blob_tables))
+
+        @contextlib.contextmanager
+        def pin(space: Any) -> Iterator[_Pin]:
+            con = connections[space]
+            wall_ms = space.env.wall_ms()
+            con.execute("BEGIN")
             try:
-                copies.append(_copy_out(con, name))
+                yield _Pin(con, read_head(con), wall_ms)  # the first read pins what is shown
             finally:
                 if con.in_transaction:
                     con.execute("ROLLBACK")
-                con.execute("DETACH copy")
-        return created_ms, copies, named
+
+        with cuts.cut(shards, pin, lambda pinned: pinned.head.applied) as pins:
+            named = list(_named(pins[0].con, blob_tables))
+            copies = []
+            for space, pinned, name in zip(shards, pins, names, strict=True):
+                copies.append(_copy_out(space, pinned, name))
+                pinned.con.execute("DETACH copy")
+        return pins[0].wall_ms, copies, named
 
 
 def _attach_new(con: apsw.Connection, path: Path) -> None:
@@ -149,11 +173,14 @@ def _attach_new(con: apsw.Connection, path: Path) -> None:
     con.execute(f"PRAGMA copy.application_id={COPY_APPLICATION_ID}; PRAGMA copy.user_version=1")
 
 
-def _copy_out(con: apsw.Connection, name: str) -> ShardCopy:
-    for table in _LOG_TABLES:
-        con.execute(f"CREATE TABLE copy.{table} AS SELECT * FROM main.{table}")
+def _copy_out(space: _Shard, pinned: _Pin, name: str) -> ShardCopy:
+    con, head = pinned.con, pinned.head
+    if isinstance(space, SqliteSpace):
+        for table in _LOG_TABLES:
+            con.execute(f"CREATE TABLE copy.{table} AS SELECT * FROM main.{table}")
+    else:
+        _copy_log(con, space.log, head.applied)
     copy_out(con, "copy")
-    head = read_head(con)
     last = con.execute("SELECT max(offset) FROM copy.log").get
     first = con.execute("SELECT first FROM copy.log_first").get
     if not isinstance(first, int) or (last or first - 1) != head.applied:
@@ -171,6 +198,34 @@ def _copy_out(con: apsw.Connection, name: str) -> ShardCopy:
     return ShardCopy(name, head.applied, first, head.now_ms, head.digest.hex(), digest)
 
 
+def _copy_log(con: apsw.Connection, log: Log, applied: int) -> None:
+    """The records that lead to what is applied, in the tables of an embedded log; none when they are not all there any more."""
+    con.execute("CREATE TABLE copy.log(offset, ms, crc, data)")
+    con.execute("CREATE TABLE copy.log_first(id, first)")
+    following = 1
+    try:
+        while log.first == 1 and following <= applied:
+            entries = [entry for entry in log.read(following, _READ_BYTES) if entry.offset <= applied]
+            con.executemany(
+                "INSERT INTO copy.log VALUES(?, ?, ?, ?)",
+                (
+                    (
+                        entry.offset,
+                        entry.engine_ms,
+                        entry_crc(entry.offset, entry.engine_ms, entry.data),
+                        entry.data,
+                    )
+                    for entry in entries
+                ),
+            )
+            following += len(entries)
+    except TooOld:
+        pass  # it was trimmed meanwhile
+    if following <= applied:
+        con.execute("DELETE FROM copy.log")
+    con.execute("INSERT INTO copy.log_first VALUES(1, ?)", (1 if following > applied else applied + 1,))
+
+
 def _kept(con: apsw.Connection) -> frozenset[str]:
     """The tables whose old versions are kept, as the file itself says."""
     rows = con.execute("SELECT name FROM main.tables WHERE since IS NOT NULL").fetchall()
@@ -180,7 +235,24 @@ def _kept(con: apsw.Connection) -> frozenset[str]:
 # -- blobs
 
 
-def _named_now(space: SqliteSpace, tables: Sequence[str]) -> list[str]:
+def _from_folder(space: _Shard) -> Fetch:
+    if space.directory is None or not isinstance(space, SqliteSpace):
+        raise SpaceError(
+            f"the blobs of {space.url} are not in a folder of this machine; say how to fetch them"
+        )
+    root = space.directory / _BLOBS
+
+    def fetch(name: str, to: Path) -> bool:
+        try:
+            shutil.copyfile(root / name[:2] / name, to)
+        except FileNotFoundError:
+            return False
+        return True
+
+    return fetch
+
+
+def _named_now(space: Space, tables: Sequence[str]) -> list[str]:
     with space.view() as view:
         return [key.decode() for table in tables for key, _ in view.scan(table)]
 
@@ -194,7 +266,7 @@ def _blob_file(name: str) -> str:
     return f"{_BLOBS}/{name[:2]}/{name}"
 
 
-def _copy_blobs(root: Path, folder: Path, names: Iterable[str], have: set[str]) -> set[str]:
+def _copy_blobs(fetch: Fetch, folder: Path, names: Iterable[str], have: set[str]) -> set[str]:
     """Copy these blobs; those that were there and whole. Never a hard link: a backup shares no disk block with the space."""
     copied = set()
     for name in names:
@@ -202,15 +274,10 @@ def _copy_blobs(root: Path, folder: Path, names: Iterable[str], have: set[str]) 
             continue
         to = folder / _blob_file(name)
         to.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            shutil.copyfile(root / name[:2] / name, to)
-        except FileNotFoundError:
-            to.unlink(missing_ok=True)
-            continue
-        if hashlib.blake2b(to.read_bytes(), digest_size=32).hexdigest() == name:
+        if fetch(name, to) and hashlib.blake2b(to.read_bytes(), digest_size=32).hexdigest() == name:
             copied.add(name)
         else:
-            to.unlink()
+            to.unlink(missing_ok=True)
     return copied
 
 
@@ -280,7 +347,7 @@ def _cut(source: Path, manifest: Manifest, copy: ShardCopy, to_ms: int) -> int:
         )
     if copy.first > 1:
         raise TooOld(
-            f"the log in this backup begins at offset {copy.first} (it was trimmed, or restored from a snapshot), so an earlier "
+            f"the log in this backup begins at offset {copy.first} (it was trimmed, or began from a snapshot), so an earlier "
             "state cannot be folded again. Restore all of the backup (without a time), or use an older one"
         )
     con = apsw.Connection(str(source / copy.file), flags=apsw.SQLITE_OPEN_READONLY)

@@ -16,6 +16,7 @@ from onefold.fold import snapshot_fetch
 from onefold.fold.api import Fold
 from onefold.fold.remote_space import RemoteSpace
 from onefold.fold.replica_space import ReplicaSpace
+from onefold.fold.snapshot_fetch import BaseFetch
 from onefold.fold.space import Space
 from onefold.log.jetstream import admin
 from onefold.log.jetstream.address import Address, parse_address
@@ -38,13 +39,15 @@ def open_cluster(
     timeout: float | None = None,
     replicas: Replicas = "local",
     region: str | None = None,
+    base: BaseFetch | None = None,
 ) -> list[Space]:
     """Open every shard of the space at ``url`` (``nats://`` or ``tls://``), in order.
 
     Where there is no space it is made with ``shards`` logs (default 1) if ``create`` and the credential may; ``onefold init``
     makes it with more say. ``replicas="local"``: a replica of each shard in ``cache_directory()``, shared by the processes of
     this machine, brought up to what the log has now before this returns; ``timeout``: how long nothing may happen meanwhile.
-    ``"remote"``: none; nodes are asked, those of ``region`` first.
+    ``"remote"``: none; nodes are asked, those of ``region`` first. ``base``: fetches what the logs of a restored space go on
+    from.
 
     Raises Unavailable (no server, no progress), SpaceError (credential, no space, folder, newer program), InvalidArgument,
     LogCorrupt.
@@ -60,7 +63,9 @@ def open_cluster(
             if replicas == "remote":
                 spaces.append(_remote(address, info, shard, mine, env, read_only=read_only, region=region))
             else:
-                spaces.append(_local(address, info, shard, mine, env, read_only=read_only, timeout=timeout))
+                spaces.append(
+                    _local(address, info, shard, mine, env, read_only=read_only, timeout=timeout, base=base)
+                )
         for space in spaces:
             if isinstance(space, ReplicaSpace):
                 _bring_up(space, config.APPEND_RETRY_S if timeout is None else timeout)
@@ -117,6 +122,7 @@ def _local(
     *,
     read_only: bool,
     timeout: float | None,
+    base: BaseFetch | None,
 ) -> ReplicaSpace:
     link = Link.shared(address, env=env)
     log = JetStreamLog(link, info, shard, env)
@@ -131,7 +137,7 @@ def _local(
             timeout=timeout,
             read_only=read_only,
             on_close=link.close,
-            snapshots=snapshot_fetch.finder(link, info, shard, log, directory),
+            snapshots=snapshot_fetch.finder(link, info, shard, log, directory, base),
         )
     except BaseException:
         log.close()

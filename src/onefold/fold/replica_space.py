@@ -217,6 +217,11 @@ class ReplicaSpace(SpaceOverLog):
         with self._holder.copy.file.exporting() as con:
             return write_snapshot(con, Path(path), self.history, self.incarnation)
 
+    def exporting(self) -> AbstractContextManager[apsw.Connection]:
+        """A connection of one's own to the state, which can write to files attached to it only."""
+        self.check_usable()
+        return self._holder.copy.file.exporting()
+
     def verify(self) -> None:
         """Read the log again and compare it with what was applied. Raises LogCorrupt when they disagree."""
         self.check_usable()

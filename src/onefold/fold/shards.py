@@ -21,6 +21,7 @@ from onefold.fold.open import directory_of, open_space
 from onefold.fold.space import Space
 
 if TYPE_CHECKING:
+    from onefold.fold.snapshot_fetch import BaseFetch
     from onefold.log.sqlite_file import SqliteFile
 
 Folds = Callable[[int, int], Sequence[Fold]]
@@ -41,11 +42,12 @@ def open_shards(
     timeout: float | None = None,
     replicas: Literal["local", "remote"] = "local",
     region: str | None = None,
+    base: BaseFetch | None = None,
 ) -> list[Space]:
     """Open every shard of the space at ``url``, and make it with ``shards`` of them (default 1) if it is not there.
 
-    ``shards`` must agree with a space that is there (InvalidArgument). ``replicas``, ``region``: of a space on a cluster, see
-    ``open_cluster``. Other arguments and errors as ``open_space``; SpaceError also when a shard is lost.
+    ``shards`` must agree with a space that is there (InvalidArgument). ``replicas``, ``region``, ``base``: of a space on a
+    cluster, see ``open_cluster``. Other arguments and errors as ``open_space``; SpaceError also when a shard is lost.
     """
     _check_shards(shards)
     if isinstance(url, str) and url.startswith(CLUSTER_SCHEMES):
@@ -61,6 +63,7 @@ def open_shards(
             timeout=timeout,
             replicas=replicas,
             region=region,
+            base=base,
         )
     if isinstance(url, str) and url.startswith("memory:"):
         count = shards or 1

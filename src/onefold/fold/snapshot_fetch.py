@@ -68,17 +68,35 @@ decode_question = msgspec.msgpack.Decoder(Question).decode
 _reply: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
-def finder(link: Link, info: SpaceInfo, shard: int, log: Log, directory: Path) -> Callable[[], Path | None]:
-    """What a ``ReplicaSpace`` asks for a file to begin from: one from a node, where the log is trimmed or long; else None. The
-    file is ``fetched(directory)``."""
+BaseFetch = Callable[["Link", "SpaceInfo", int, Path], bool]
+"""See ``compute.blob_places.fetch_base``."""
+
+
+def finder(
+    link: Link, info: SpaceInfo, shard: int, log: Log, directory: Path, base: BaseFetch | None = None
+) -> Callable[[], Path | None]:
+    """What a ``ReplicaSpace`` asks for a file to begin from, where the log is trimmed or long: one from a node, or what the log
+    goes on from (``base`` fetches it); else None. The file is ``fetched(directory)``."""
+
+    def from_node(path: Path) -> Path | None:
+        return fetch(link, info, shard, path)
+
+    def from_base(path: Path) -> Path | None:
+        return path if base is not None and base(link, info, shard, path) else None
 
     def find() -> Path | None:
-        if log.first == 1 and log.last < config.SNAPSHOT_EVERY_OFFSETS:
+        begins = info.base_of(shard)
+        before = 0 if begins is None else begins.offset
+        near = log.last - before < config.SNAPSHOT_EVERY_OFFSETS
+        if log.first == 1 and near:
             return None
-        with contextlib.suppress(
-            OnefoldError, msgspec.MsgspecError, OSError
-        ):  # then the log itself has to do
-            return fetch(link, info, shard, fetched(directory))
+        leads = begins is not None and log.first <= before + 1
+        for look in (from_base, from_node) if leads and near else (from_node, from_base):
+            # Whatever is wrong with one, then the other or the log itself has to do.
+            with contextlib.suppress(OnefoldError, msgspec.MsgspecError, OSError):
+                found = look(fetched(directory)) if leads or look is from_node else None
+                if found is not None:
+                    return found
         return None
 
     return find

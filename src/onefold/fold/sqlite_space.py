@@ -229,6 +229,10 @@ class SqliteSpace:
         with self._file.exporting() as con:
             return write_snapshot(con, Path(path), self._replica.history, self.incarnation)
 
+    def exporting(self) -> AbstractContextManager[apsw.Connection]:
+        """A connection of one's own to the state and the log, which can write to files attached to it only."""
+        return self._file.exporting()
+
     def verify(self) -> None:
         """Read the log again and compare it with what was applied. Raises LogCorrupt when they disagree."""
         with self._file.reading() as con:

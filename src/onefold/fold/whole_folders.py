@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,11 +59,25 @@ def _check_place(target: Path, what: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """A folder among the machine's temporary files, which is removed at the end; what killed processes left is removed first."""
+    parent = Path(tempfile.gettempdir())
+    _remove_dead(parent, f"{name}-", "")
+    with tempfile.TemporaryDirectory(prefix=f"{name}-{os.getpid()}-") as folder:
+        yield Path(folder)
+
+
 def _sweep(parent: Path, name: str) -> None:
     """Remove half-made folders of this name whose process is gone."""
+    _remove_dead(parent, f".{name}.", ".half")
+
+
+def _remove_dead(parent: Path, before: str, after: str) -> None:
+    """Remove folders named by a process that is gone: its id follows ``before``."""
     with contextlib.suppress(OSError):
-        for path in parent.glob(f".{_literal(name)}.*.half"):
-            pid = path.name.removeprefix(f".{name}.").partition("-")[0]
+        for path in parent.glob(f"{_literal(before)}*{after}"):
+            pid = path.name.removeprefix(before).partition("-")[0]
             if pid.isdigit() and not _lives(int(pid)):
                 shutil.rmtree(path, ignore_errors=True)
 

@@ -63,10 +63,8 @@ class WriteLock:
         """Close the lock's file. Not while it is held."""
         helper, self._helper = self._helper, None
         blocked = helper is not None and helper.stop()
-        fd, self._fd = (
-            self._fd,
-            -1,
-        )  # forgotten in any case: once closed, the number may be anybody's when this process forks
+        # Forgotten in any case: once closed, the number may be anybody's when this process forks.
+        fd, self._fd = self._fd, -1
         if fd >= 0 and not blocked:  # else the helper closes it when it returns
             os.close(fd)
 
@@ -127,9 +125,8 @@ class _Helper:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             with self._state:
                 if self._stopping:
-                    fcntl.flock(
-                        self._fd, fcntl.LOCK_UN
-                    )  # a child that was forked meanwhile has the descriptor too
+                    # A child that was forked meanwhile has the descriptor too.
+                    fcntl.flock(self._fd, fcntl.LOCK_UN)
                     os.close(self._fd)
                     return
                 if self._wanted:

@@ -17,6 +17,8 @@ SERVER_VERSION_MIN: Final = (2, 15, 1)
 """What this was measured with; older servers have known faults of replication."""
 MAX_PAYLOAD_BYTES_MIN: Final = 8 * 1024 * 1024
 """Records of this size fit into one message."""
+CLOCK_S_MAX: Final = 0.5
+"""Clocks that differ by less are taken for set."""
 _WITHOUT_SYSTEM: Final = f"Name the file of the system user's seed in {SYSTEM_VARIABLE} for it"
 
 
@@ -27,6 +29,7 @@ def judge(facts: ClusterFacts) -> Iterator[Check]:
     yield _payload(facts)
     yield _synced(facts)
     yield _disks(facts)
+    yield _clocks(facts)
     if facts.space is None:
         yield Check(
             "space",
@@ -132,6 +135,21 @@ def _disks(facts: ClusterFacts) -> Check:
     if max(shares.values()) >= config.ENGINE_DISK_SHARE_WARN:
         return Check("disks", "warn", found, advice)
     return Check("disks", "ok", found)
+
+
+def _clocks(facts: ClusterFacts) -> Check:
+    told = {_name(server): server.ahead_s for server in facts.servers if server.ahead_s is not None}
+    if not told:
+        return Check("clocks", "skipped", "only the system user is told of clocks", _WITHOUT_SYSTEM)
+    off = {name: ahead_s for name, ahead_s in told.items() if abs(ahead_s) >= CLOCK_S_MAX}
+    if off:
+        found = ", ".join(
+            f"{name} is {abs(ahead_s):.3g} s {'ahead of' if ahead_s > 0 else 'behind'} this machine"
+            for name, ahead_s in off.items()
+        )
+        advice = "Set all clocks by NTP: a ttl goes by the earlier of a server's clock and a writer's"
+        return Check("clocks", "warn", found, advice)
+    return Check("clocks", "ok", f"{', '.join(told)} agree with this machine's")
 
 
 # -- streams

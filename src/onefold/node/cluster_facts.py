@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -44,6 +46,8 @@ class ServerFacts(NamedTuple):
     jetstream: bool | None = None
     details: Mapping[str, Any] | None = None
     """Its VARZ; only the system user gets it."""
+    ahead_s: float | None = None
+    """How far its clock is ahead of this machine's, at least; 0 where the time that its answer took hides it."""
 
     @property
     def region(self) -> str | None:
@@ -149,8 +153,11 @@ class ClusterFacts:
 
 def look(link: Link) -> ClusterFacts:
     """Ask every server. Raises nothing for what does not answer; bounded by a few seconds for each round of questions."""
-    details, copies, earlier = _ask_system(link)
-    servers = link.run(_servers(link, details or {}), None)
+    details, copies, earlier, ahead = _ask_system(link)
+    servers = [
+        server._replace(ahead_s=ahead.get(server.name or ""))
+        for server in link.run(_servers(link, details or {}), None)
+    ]
     space, problem = None, None
     try:
         space = admin.read_space(link)
@@ -177,19 +184,39 @@ _Copies = Mapping[str, Mapping[str, CopyFacts]]
 """By stream, by server."""
 
 
-def _ask_system(link: Link) -> tuple[dict[str, dict[str, Any]] | None, _Copies, dict[str, int]]:
+def _ask_system(
+    link: Link,
+) -> tuple[dict[str, dict[str, Any]] | None, _Copies, dict[str, int], dict[str, float]]:
     seed = system_seed(link.address)
     if seed is None:
-        return None, {}, {}
+        return None, {}, {}, {}
     address = dataclasses.replace(
         link.address, servers=tuple(link.servers), nkey=str(seed), user=None, password=None, creds=None
     )
     with ServerStates(address) as states:
         if not states.connected:
-            return None, {}, {}
+            return None, {}, {}, {}
         earlier = {name: max(copy.last for copy in found.values()) for name, found in _copies(states).items()}
+        before_s = link.env.wall_ms() / 1000
         details = states.ask_all("VARZ")
-        return details, _copies(states), earlier
+        after_s = link.env.wall_ms() / 1000
+        ahead = {
+            name: found
+            for name, said in details.items()
+            if (found := ahead_of(str(said.get("now")), before_s, after_s)) is not None
+        }
+        return details, _copies(states), earlier, ahead
+
+
+def ahead_of(now: str, before_s: float, after_s: float) -> float | None:
+    """How far a clock that said ``now`` (RFC 3339) between two readings of another one is ahead of that, at least. None: it said
+    no time."""
+    text = re.sub(r"(\.\d{6})\d+", r"\1", now)  # servers tell nanoseconds
+    try:
+        said_s = datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
+    return max(0.0, said_s - after_s) or min(0.0, said_s - before_s)
 
 
 def _copies(states: ServerStates) -> _Copies:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onefold import config
+from onefold.compute.blob_places import fetch_base
 from onefold.env import SYSTEM, Env
 from onefold.errors import OnefoldError, SpaceError, Unavailable
 from onefold.fold.log_prefix import LogPrefix
@@ -24,6 +25,7 @@ from onefold.fold.replica_space import ReplicaSpace
 from onefold.fold.serving import Server
 from onefold.fold.serving_desk import Crew, Desk
 from onefold.folds import folds
+from onefold.ids import new_id
 from onefold.log.jetstream.engine import JetStreamLog
 from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.message import Msg
@@ -141,6 +143,16 @@ class ClusterGround:
             log.close()
             shutil.rmtree(aside, ignore_errors=True)
 
+    def fetch_base(self, shard: int) -> Path | None:
+        """The snapshot that a restored shard's log goes on from, in the scratch directory; the caller removes it. None: there is
+        none. Raises BlobsUnavailable, OSError."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        path = self._scratch / f"base-{shard}-{new_id('f', self._env)}"
+        if fetch_base(self._link, self.info, shard, path):
+            self._log.info("base_fetched", shard=shard, bytes=path.stat().st_size)
+            return path
+        return None
+
     def close(self) -> None:
         """Answer what was asked, and end."""
         self._crew.close()
@@ -173,10 +185,15 @@ class ClusterGround:
         with ExitStack() as stack:
 
             def start() -> Path | None:
-                if self._vault is None:
-                    return None
-                found = [one for one in self._candidates(log, shard) if below is None or one.offset < below]
-                path = snapshots.fetch_first(self._vault, found, self._log)
+                path = None
+                if self._vault is not None:
+                    found = [
+                        one for one in self._candidates(log, shard) if below is None or one.offset < below
+                    ]
+                    path = snapshots.fetch_first(self._vault, found, self._log)
+                base = self.info.base_of(shard)
+                if path is None and base is not None and (below is None or base.offset < below):
+                    path = self.fetch_base(shard)
                 if path is not None:
                     stack.callback(_remove, path)
                 return path

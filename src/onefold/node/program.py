@@ -147,7 +147,13 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     stack.callback(http.close)
     if vault is not None:
         offers = SnapshotServer(
-            link, info, new_id("n", SYSTEM), vault, lambda: node.hosting.ready().get(0), log
+            link,
+            info,
+            new_id("n", SYSTEM),
+            vault,
+            lambda: node.hosting.ready().get(0),
+            log,
+            ground.fetch_base,
         )
         stack.callback(offers.close)
     log.info(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from onefold import config
@@ -34,19 +35,18 @@ def set_up_space(
     from onefold.log.jetstream import admin, names
     from onefold.log.jetstream.address import parse_address
     from onefold.log.jetstream.link import Link
-    from onefold.log.jetstream.streams import Refused
 
     if blobs is not None:
         check_place(blobs)
     link = Link(parse_address(url), name="onefold-init")
     space = link.address.space
     try:
-        _check_servers(link, replicas if replicas is not None else 3)
-        try:
-            found = _patiently(lambda: admin.find_space(link, space))
+        with speaking_of_accounts(link):
+            check_servers(link, replicas if replicas is not None else 3)
+            found = patiently(lambda: admin.find_space(link, space))
             if found is None:
                 # Tried again, since another maker may just have made the record's stream, which then has no leader yet.
-                found = _patiently(
+                found = patiently(
                     lambda: admin.make_space(
                         link, space, shards or 1, replicas or 3, blobs=blobs or JETSTREAM
                     )
@@ -55,19 +55,29 @@ def set_up_space(
             admin.make_blobs(link, found)
             for shard in range(found.shards):
                 log = names.LogNames(space, found.incarnation, shard)
-                _patiently(lambda log=log: _check_led(link, log.stream))  # type: ignore[misc]
-        except Refused as error:
-            if error.code in _NOT_FOR_ACCOUNT:
-                raise SpaceError(
-                    f"{link.address}: its account may have no streams. Enable JetStream for it"
-                ) from error
-            raise
+                patiently(lambda log=log: check_led(link, log.stream))  # type: ignore[misc]
         return found
     finally:
         link.close()
 
 
-def _check_servers(link: Link, replicas: int) -> None:
+@contextmanager
+def speaking_of_accounts(link: Link) -> Iterator[None]:
+    """Raises SpaceError that says so when the account may have no streams."""
+    from onefold.log.jetstream.streams import Refused
+
+    try:
+        yield
+    except Refused as error:
+        if error.code in _NOT_FOR_ACCOUNT:
+            raise SpaceError(
+                f"{link.address}: its account may have no streams. Enable JetStream for it"
+            ) from error
+        raise
+
+
+def check_servers(link: Link, replicas: int) -> None:
+    """Raises SpaceError where the servers cannot keep a space in so many copies."""
     info = link.connection().info
     if not info.get("jetstream"):
         raise SpaceError(
@@ -96,7 +106,8 @@ def _check_same(
             )
 
 
-def _check_led(link: Link, stream: str) -> None:
+def check_led(link: Link, stream: str) -> None:
+    """Raises Unavailable while a stream has no leader."""
     from onefold.log.jetstream.streams import stream_state
 
     state = link.run(stream_state(link, stream), config.ENGINE_REQUEST_TIMEOUT_S)
@@ -106,7 +117,7 @@ def _check_led(link: Link, stream: str) -> None:
         )
 
 
-def _patiently(work: Callable[[], T]) -> T:
+def patiently(work: Callable[[], T]) -> T:
     """Try again while there is no leader: after a restart of all servers an election takes up to 9 s."""
     deadline = time.monotonic() + LEADERS_WAIT_S
     while True:

@@ -53,14 +53,17 @@ class SnapshotServer:
         vault: Vault,
         first: Callable[[], Space | None],
         log: JsonLog,
+        base: Callable[[int], Path | None] = lambda _: None,
     ) -> None:
-        """``instance``: of this process, unlike any other. ``first``: the replica of shard 0, in which snapshots are named."""
+        """``instance``: of this process, unlike any other. ``first``: the replica of shard 0, in which snapshots are named.
+        ``base``: fetches what a restored shard's log goes on from; see ``ClusterGround.fetch_base``."""
         self._link = link
         self._instance = instance
         self._vault = vault
         self._first = first
         self._log = log
-        self._shards = info.shards
+        self._info = info
+        self._base = base
         self._lock = threading.Lock()
         self._kept: dict[int, _Kept] = {}
         self._crew = Crew(threads=2, queued_max=100, name="offers")
@@ -100,17 +103,17 @@ class SnapshotServer:
     def _offer(self, shard: int) -> Offered:
         """The newest snapshot of a shard, brought here from the blob store."""
         first = self._first()
-        if first is None or not 0 <= shard < self._shards:
+        if first is None or not 0 <= shard < self._info.shards:
             return Offered()
         with first.view() as view:
             found = state.snapshots(view, shard)
-        if not found:
+        newest = found[-1] if found else self._info.base_of(shard)
+        if newest is None:
             return Offered()
-        newest = found[-1]
         with self._lock:
             kept = self._kept.get(shard)
             if kept is None or kept.blob != newest.blob:
-                path = self._vault.fetch(newest.blob)
+                path = self._vault.fetch(newest.blob) if found else self._base(shard)
                 if path is None:
                     return Offered()
                 if kept is not None:

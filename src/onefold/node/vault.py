@@ -50,7 +50,7 @@ class Vault:
 
     def store(self, path: Path) -> Stored:
         """Put a copy of the file there; returns once it is durable."""
-        name = _name_of(path)
+        name = content_name(path)
         self._backend.put(name, path)
         return Stored(name, path.stat().st_size)
 
@@ -61,7 +61,7 @@ class Vault:
         if not self._backend.get(blob, path):
             path.unlink(missing_ok=True)
             return None
-        if _name_of(path) != blob:
+        if content_name(path) != blob:
             path.unlink()
             raise LogCorrupt(f"blob {blob[:16]}… of {self.place} is damaged. Remove it there")
         return path
@@ -99,7 +99,8 @@ def open_vault(place: str, scratch: Path, link: Link | None, space: str) -> Vaul
     return Vault(JetStreamBackend(link, space), scratch, apart=False)
 
 
-def _name_of(path: Path) -> str:
+def content_name(path: Path) -> str:
+    """The name of a file's blob: the hash of its content."""
     digest = hashlib.blake2b(digest_size=32)
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
-from onefold.errors import Timeout
+from onefold.fold import cuts
 from onefold.fold.space import View
 from onefold.state import lock_fold, queue_rows, recovery, rows, shard_fold, stream_rows
 from onefold.state.client import StateClient
 from onefold.state.keys import encode_key, shard_of
 
 CollectionKind = Literal["map", "queue", "stream", "lock", "table"]
-_LOOKS = 20
-_TRIES = 200
-_PAUSE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,42 +29,20 @@ class Collection:
     """Where it lives; of a map and a stream those that hold some of it."""
 
 
-@contextmanager
-def cut(client: StateClient) -> Iterator[list[View]]:
+def cut(client: StateClient) -> AbstractContextManager[list[View]]:
     """A view of every shard, all of one instant, and no transaction in them that is decided and not carried out.
 
-    Views are opened until no shard has moved since the first of them was (double collect: Afek et al., "Atomic Snapshots of
-    Shared Memory", JACM 40(4), 1993); when writers are too many for that, with their locks held. Raises Timeout (definite).
+    Raises as ``fold.cuts.cut``.
     """
-    for attempt in range(_TRIES):
-        with ExitStack() as stack:
-            views = _opened(client, stack, locked=attempt >= _LOOKS)
-            if views is not None:
-                undone = [shard for shard, view in enumerate(views) if _is_undone(views, view)]
-                if not undone:
-                    yield views
-                    return
+
+    def settle() -> None:
         for shard in range(client.shards):
             recovery.settle(client, shard)
-        client.spaces[0].pause(_PAUSE_S)
-    raise Timeout("no quiet moment of all shards came; nothing was read. Try again", definite=True)
 
+    def retry(views: Sequence[View]) -> Callable[[], None] | None:
+        return settle if any(_is_undone(views, view) for view in views) else None
 
-def _opened(client: StateClient, stack: ExitStack, *, locked: bool) -> list[View] | None:
-    with ExitStack() as locks:
-        if locked and client.shards > 1:
-            for space in client.spaces:
-                file = getattr(getattr(space, "log", None), "file", None)
-                if file is not None:
-                    locks.enter_context(file.maintaining())
-        views = [stack.enter_context(space.view()) for space in client.spaces]
-        if client.shards == 1:
-            return views
-        offsets = [
-            view.offset for view in views
-        ]  # all of them first: it may be only now that a view is pinned
-        moved = any(space.applied != offset for space, offset in zip(client.spaces, offsets, strict=True))
-    return None if moved else views
+    return cuts.cut(client.spaces, lambda space: space.view(), lambda view: view.offset, retry=retry)
 
 
 def _is_undone(views: Sequence[View], view: View) -> bool:

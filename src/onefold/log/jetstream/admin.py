@@ -6,25 +6,27 @@ record lets one win; so what a record names is there, and a maker that died leav
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
 from onefold import config
 from onefold.env import SYSTEM, Env
-from onefold.errors import InvalidArgument, LogCorrupt, SpaceError, Timeout, Unavailable
+from onefold.errors import InvalidArgument, LogCorrupt, OnefoldError, SpaceError, Timeout, Unavailable
 from onefold.ids import new_id
 from onefold.log.jetstream import names
 from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.message import EXPECTED_LAST_SUBJECT_SEQUENCE, EXPECTED_STREAM
 from onefold.log.jetstream.names import LogNames
-from onefold.log.jetstream.spaces import FORMAT, SpaceInfo
+from onefold.log.jetstream.spaces import FORMAT, Base, SpaceInfo
 from onefold.log.jetstream.streams import NOT_FOUND, Refused, ask_api, stream_state
 
 __all__ = [
+    "Beginning",
     "SpaceInfo",
     "delete_space",
     "find_space",
@@ -34,6 +36,7 @@ __all__ = [
     "make_log",
     "make_space",
     "read_space",
+    "taken",
 ]
 
 T = TypeVar("T")
@@ -42,7 +45,21 @@ _DUPLICATES_NS: Final = 100_000_000
 """The shortest window that servers take. No record has a message id, so nothing is ever found in it."""
 _IN_USE: Final = 10058
 _NO_PEERS: Final = 10005
+_OFFLINE: Final = "peer offline"
+"""Among the reasons of that: a server that is known does not run, or its beats have not come yet."""
 _PAUSE_S: Final = 0.1
+
+
+class Beginning(Protocol):
+    """What a space is made with that does not begin empty."""
+
+    def store(self, info: SpaceInfo) -> tuple[Base, ...]:
+        """Store what its logs go on from, by shard; the stream of its blobs is there. Raises OnefoldError, OSError."""
+        ...
+
+    def begin(self, info: SpaceInfo) -> None:
+        """Append what its logs begin with; they are there. Raises OnefoldError."""
+        ...
 
 
 def make_space(
@@ -53,8 +70,10 @@ def make_space(
     *,
     blobs: str = "jetstream",
     env: Env = SYSTEM,
+    beginning: Beginning | None = None,
 ) -> SpaceInfo:
     """Make a space, or find the one that is there already, whatever shards it has. ``blobs``: where results of jobs are kept.
+    ``beginning``: what it holds from the first moment on; then SpaceError when there is one already.
 
     Raises InvalidArgument; SpaceError (the credential may not create streams, too few servers); Unavailable and Timeout: it may
     be half made, so make it again.
@@ -66,16 +85,29 @@ def make_space(
         raise InvalidArgument(f"replicas={replicas}: a log has 1, 3 or 5 copies")
     found = find_space(link, space)
     if found is not None:
+        if beginning is not None:
+            raise taken(link)
         return found
     made = SpaceInfo(space, new_id("i", env), shards, replicas, env.wall_ms(), blobs=blobs)
     _create(link, _record_stream(space, replicas))
     make_blobs(link, made)
-    for shard in range(shards):
-        make_log(link, made, shard)
+    try:
+        if beginning is not None:
+            made = msgspec.structs.replace(made, base=beginning.store(made))
+        for shard in range(shards):
+            make_log(link, made, shard)
+        if beginning is not None:
+            beginning.begin(made)
+    except BaseException:
+        if beginning is not None:  # its next try makes other logs
+            with contextlib.suppress(OnefoldError):
+                _delete_logs(link, made)
+        raise
     kept = _write_record(link, made)
     if kept != made:
-        for shard in range(shards):
-            _delete(link, LogNames(space, made.incarnation, shard).stream)
+        _delete_logs(link, made)
+        if beginning is not None:
+            raise taken(link)
     return kept
 
 
@@ -84,6 +116,9 @@ def make_log(link: Link, info: SpaceInfo, shard: int) -> None:
     log = LogNames(info.space, info.incarnation, shard)
     stream = _stream(log.stream, log.subject, info.replicas)
     stream["republish"] = {"src": log.subject, "dest": log.tail}
+    base = info.base_of(shard)
+    if base is not None:
+        stream["first_seq"] = base.offset + 1
     _create(link, stream)
 
 
@@ -155,12 +190,23 @@ def leftover_streams(link: Link) -> list[str]:
 def delete_space(link: Link, info: SpaceInfo) -> None:
     """Delete the record, then the logs, then the blobs. Raises as ``make_space``; then delete it again."""
     _delete(link, names.space_stream(info.space))
-    for shard in range(info.shards):
-        _delete(link, LogNames(info.space, info.incarnation, shard).stream)
+    _delete_logs(link, info)
     _delete(link, names.blobs_stream(info.space))
 
 
+def taken(link: Link) -> SpaceError:
+    """What to raise where a space would be restored over one that is there."""
+    return SpaceError(
+        f"{link.address}: there is a space already, and nothing is restored over it. Give another name in the URL"
+    )
+
+
 # -- inside
+
+
+def _delete_logs(link: Link, info: SpaceInfo) -> None:
+    for shard in range(info.shards):
+        _delete(link, LogNames(info.space, info.incarnation, shard).stream)
 
 
 def _stream(stream: str, subject: str, replicas: int) -> dict[str, object]:
@@ -190,16 +236,21 @@ def _record_stream(space: str, replicas: int) -> dict[str, object]:
 
 def _create(link: Link, stream: Mapping[str, object]) -> None:
     name = str(stream["name"])
-    try:
-        _patiently(lambda: _ask(link, names.STREAM_CREATE + name, stream, f"making {name}"))
-    except Refused as error:
-        if error.code == _IN_USE:
-            return  # with another configuration, such as more copies: it was made before
-        if error.code == _NO_PEERS:
-            raise SpaceError(
-                f"{link.address} has too few servers for {stream['num_replicas']} copies, or they are full ({error})"
-            ) from error
-        raise
+
+    def ask() -> None:
+        try:
+            _ask(link, names.STREAM_CREATE + name, stream, f"making {name}")
+        except Refused as error:
+            if error.code == _IN_USE:
+                return  # with another configuration, such as more copies: it was made before
+            if error.code != _NO_PEERS:
+                raise
+            said = f"{link.address} has too few servers for {stream['num_replicas']} copies, or they are full ({error})"
+            if _OFFLINE in str(error):
+                raise Unavailable(said) from error  # one that has just begun is told so for a moment
+            raise SpaceError(said) from error
+
+    _patiently(ask)
 
 
 def _delete(link: Link, stream: str) -> None:

@@ -7,9 +7,19 @@ import msgspec
 FORMAT = 1
 
 
+class Base(msgspec.Struct, frozen=True):
+    """What a shard's log goes on from, where it does not begin with the space: a snapshot among the space's blobs."""
+
+    offset: int
+    """The log's first record is the next one. 0: it begins with the space, and the rest is empty."""
+    hash: str = ""
+    blob: str = ""
+    bytes: int = 0
+
+
 class SpaceInfo(msgspec.Struct, frozen=True):
     """What a space's record says. ``made_ms``: when, by the clock of whoever made it. ``blobs``: where results of jobs are kept
-    (see ``compute.blob_backends``)."""
+    (see ``compute.blob_backends``). ``base``: by shard, of a space that was restored."""
 
     space: str
     incarnation: str
@@ -18,3 +28,9 @@ class SpaceInfo(msgspec.Struct, frozen=True):
     made_ms: int = 0
     format: int = FORMAT
     blobs: str = "jetstream"
+    base: tuple[Base, ...] = ()
+
+    def base_of(self, shard: int) -> Base | None:
+        """The snapshot that a shard's log goes on from; None when it begins with the space."""
+        base = self.base[shard] if shard < len(self.base) else None
+        return base if base is not None and base.offset else None
