@@ -1,0 +1,22 @@
+"""Spaces of both engines with a ledger in them."""
+
+from contextlib import closing
+
+import pytest
+
+from onefold.fold.open import open_space
+from onefold.testing.ledger import Ledger, lines
+
+SOON_S = 20
+
+
+@pytest.fixture(name="space", params=["memory", "sqlite"])
+def space_of_either_engine(request, tmp_path):
+    url = "memory://" if request.param == "memory" else tmp_path / "space"
+    with closing(open_space(url, [Ledger()])) as opened:
+        yield opened
+
+
+def ledger_of(space):
+    with space.view() as view:
+        return lines(view)
