@@ -200,7 +200,7 @@ def test_a_folder_moves_to_a_cluster_as_it_was_at_a_moment(
         db.map("m").clear()
         backup(db._spaces, tmp_path / "b", blob_tables=(BLOB,))
     space = new()
-    info, made = restore_space(tmp_path / "b", servers.url(space, "admin"), to_ms=to_ms, blob_tables=(BLOB,))
+    info, made = restore_space(tmp_path / "b", servers.url(space, "admin"), to_ms=to_ms)
     assert (info.shards, made.missing_blobs) == (SHARDS, ())
     with of.connect(servers.url(space)) as db:
         assert seen(db) == expected
@@ -419,7 +419,7 @@ elif what == "after the record":
         real(*args)
         die()
     admin._write_record = written
-restore_space(source, url, blob_tables=())
+restore_space(source, url)
 """
 
 
@@ -445,7 +445,7 @@ def test_a_restore_that_was_killed_left_a_whole_space_or_none(
     if what != "after the record":
         with pytest.raises(SpaceError, match="there is no space"):
             of.connect(servers.url(space), create=False)
-        restore_space(made, url, blob_tables=(BLOB,))
+        restore_space(made, url)
         assert not list((tmp_path / "temporary").iterdir())
     with of.connect(servers.url(space)) as db:
         assert seen(db)[0] == {f"k{number}": number for number in range(200)} | {"short": 1}

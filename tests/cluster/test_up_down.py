@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import onefold as of
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.log.jetstream import admin, names
 from onefold.log.jetstream.address import parse_address
@@ -245,6 +246,32 @@ def test_the_command_line(tmp_path: Path) -> None:
     nothing = command("down", "--dir", directory)
     assert nothing.returncode == 1 and "holds no cluster" in nothing.stderr
     assert command("up", "--servers", "2", "--dir", directory).returncode == 2
+
+
+def test_a_cluster_from_a_backup(tmp_path: Path) -> None:
+    with of.connect(tmp_path / "space", shards=2) as db:
+        db.map("m").put_many({number: number for number in range(50)}, atomic=False)
+    done = command("backup", tmp_path / "b", "--url", tmp_path / "space")
+    assert done.returncode == 0, done.stderr
+    place = ("--dir", tmp_path / "c")
+    for wrong, code, said in (
+        (("--restore", tmp_path / "nothing"), 1, "there is no backup"),
+        (("--restore", tmp_path / "b", "--shards", "3"), 2, "2 shards"),
+    ):
+        refused = command("up", *place, *wrong)
+        assert refused.returncode == code and said in refused.stderr, refused.stderr
+        assert not (tmp_path / "c" / "cluster.json").exists()
+    try:
+        made = command("up", *place, "--servers", "1", "--nodes", "1", "--restore", tmp_path / "b", "--json")
+        assert made.returncode == 0, made.stderr
+        with of.connect(json.loads(made.stdout)["url"], replicas="remote") as db:
+            assert dict(db.map("m")) == {number: number for number in range(50)}
+        again = command("up", *place, "--restore", tmp_path / "b")
+        assert again.returncode == 1 and "nothing is restored over it" in again.stderr
+        assert running(tmp_path / "c"), "what ran goes on"
+    finally:
+        command("down", *place, "--delete")
+    assert mentioning(tmp_path / "c") == []
 
 
 def test_two_regions(tmp_path: Path) -> None:

@@ -109,9 +109,7 @@ def restore(
         from onefold.node.restoring import restore_space
 
         place_ = parse_address(target).url
-        _, made = restore_space(
-            directory, target, to_ms=to_ms, replicas=replicas, blobs=blobs, blob_tables=_blob_tables()
-        )
+        _, made = restore_space(directory, target, to_ms=to_ms, replicas=replicas, blobs=blobs)
     else:
         from onefold.fold.backup import restore as make
         from onefold.folds import folds

@@ -63,6 +63,15 @@ def up(
             help="Where results of jobs are kept: jetstream (default), s3://bucket/prefix or dir:/path.",
         ),
     ] = None,
+    restore: Annotated[
+        Path | None,
+        typer.Option(
+            "--restore",
+            metavar="BACKUP",
+            help="Make the space of a new cluster from this backup.",
+            show_default=False,
+        ),
+    ] = None,
     directory: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -88,6 +97,7 @@ def up(
             shards=shards,
             space=space,
             blobs=blobs,
+            restore=restore,
         )
     except InvalidArgument as error:
         raise typer.BadParameter(str(error)) from None

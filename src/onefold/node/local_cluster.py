@@ -26,6 +26,7 @@ from typing import Final
 import msgspec
 
 from onefold.errors import InvalidArgument, SpaceError, Timeout
+from onefold.fold.manifest import read_manifest
 from onefold.node import processes, server_plan
 from onefold.node.processes import Daemon, write_whole
 from onefold.node.server_config import LOOPBACK
@@ -93,21 +94,25 @@ class LocalCluster:
         shards: int | None = None,
         space: str | None = None,
         blobs: str | None = None,
+        restore: Path | None = None,
     ) -> LocalCluster:
         """Start whatever of the cluster does not run, and wait until all of it is ready; so a second call changes nothing.
 
         What the directory holds decides; arguments are for a new cluster (3 nodes, 3 servers, or 1 server for 1 node), except
-        that a larger ``nodes`` adds some. Raises SpaceError when they contradict it, InvalidArgument, Timeout; then what this
-        call started is ended, and nothing else.
+        that a larger ``nodes`` adds some. ``restore``: a backup that the space of a new cluster is made from. Raises SpaceError
+        when they contradict it or it is no backup, LogCorrupt, InvalidArgument, Timeout; then what this call started is ended,
+        and nothing else.
         """
         directory = Path(directory).absolute()
         if nodes is not None and not 0 <= nodes <= NODES_MAX:
             raise InvalidArgument(f"{nodes} nodes: 0 to {NODES_MAX} run on one machine")
+        if restore is not None:
+            _check_backup(restore, shards)
         directory.mkdir(parents=True, exist_ok=True)
         with _alone(directory):
             ran = _daemons(directory)
             try:
-                return cls._up(directory, nodes, regions, servers, shards, space, blobs)
+                return cls._up(directory, nodes, regions, servers, shards, space, blobs, restore)
             except BaseException:
                 started = [daemon for daemon in _daemons(directory) if daemon not in ran]
                 processes.end(started, DRAIN_S)
@@ -123,8 +128,13 @@ class LocalCluster:
         shards: int | None,
         space: str | None,
         blobs: str | None,
+        restore: Path | None,
     ) -> LocalCluster:
         kept = _read_plan(directory)
+        if kept is not None and restore is not None:
+            raise SpaceError(
+                f"the cluster of {directory} holds space {kept.space}, and nothing is restored over it. Use another directory"
+            )
         if kept is not None and space is not None and space != kept.space:
             raise SpaceError(
                 f"the cluster of {directory} holds space {kept.space}. Use another directory for {space}"
@@ -132,7 +142,14 @@ class LocalCluster:
         name = kept.space if kept is not None else space or DEFAULT_SPACE
         running = _servers(directory, nodes, regions, servers, name)
         replicas = min(3, len(running.servers))
-        set_up_space(running.url(name, "admin"), shards=shards, replicas=replicas, blobs=blobs)
+        if restore is not None:
+            from onefold.node.restoring import (
+                restore_space,
+            )  # which is much to import for who restores nothing
+
+            restore_space(restore, running.url(name, "admin"), replicas=replicas, blobs=blobs)
+        else:
+            set_up_space(running.url(name, "admin"), shards=shards, replicas=replicas, blobs=blobs)
         plan = NodesPlan(name, _nodes(directory, kept, nodes, running.regions))
         _write_plan(directory, plan)
         cluster = cls(running, plan)
@@ -277,6 +294,15 @@ def _nodes(directory: Path, kept: NodesPlan | None, count: int | None, regions: 
         for index, port in enumerate(ports, start=len(known))
     ]
     return [*known, *added]
+
+
+def _check_backup(backup: Path, shards: int | None) -> None:
+    """Raises, before anything is started, SpaceError when there is no backup, and InvalidArgument when it has other shards."""
+    has = len(read_manifest(backup).shards)
+    if shards is not None and shards != has:
+        raise InvalidArgument(
+            f"the backup {backup} has {has} shards, which is for good; got {shards}. Leave it out"
+        )
 
 
 def _read_plan(directory: Path) -> NodesPlan | None:

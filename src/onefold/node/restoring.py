@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from onefold.codec import Record, encode_record
 from onefold.compute.blob_places import backend_of
+from onefold.compute.jobs.rows import BLOB
 from onefold.env import SYSTEM
 from onefold.errors import LogCorrupt, SpaceError
 from onefold.fold import system
@@ -52,12 +53,11 @@ def restore_space(
     to_ms: int | None = None,
     replicas: int | None = None,
     blobs: str | None = None,
-    blob_tables: Sequence[str] = (),
 ) -> tuple[SpaceInfo, Restored]:
     """Make the space of a URL from the backup in ``source``; needs a credential that may create streams, and room for the backup
     in the folder for temporary files.
 
-    ``to_ms``, ``blob_tables``: as ``fold.backup.restore``. ``replicas``, ``blobs``: as ``setup.set_up_space``; shards are those
+    ``to_ms``: as ``fold.backup.restore``. ``replicas``, ``blobs``: as ``setup.set_up_space``; shards are those
     of the backup. Raises as both, and SpaceError when there is a space of that name.
     """
     from onefold.compute.blob_backends import JETSTREAM, check_place
@@ -74,13 +74,13 @@ def restore_space(
             if setup.patiently(lambda: admin.find_space(link, link.address.space)) is not None:
                 raise admin.taken(link)
             with scratch_folder("onefold-restore") as folder:
-                made = restore(source, folder / "space", folds, to_ms=to_ms, blob_tables=blob_tables)
+                made = restore(source, folder / "space", folds, to_ms=to_ms, blob_tables=(BLOB,))
                 beginning = _FromFolder(link, folder, len(manifest.shards), tuple(manifest.files))
                 info = admin.make_space(
                     link,
                     link.address.space,
                     len(manifest.shards),
-                    replicas or 3,
+                    replicas if replicas is not None else 3,
                     blobs=blobs or JETSTREAM,
                     beginning=beginning,
                 )

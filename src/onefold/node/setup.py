@@ -48,7 +48,11 @@ def set_up_space(
                 # Tried again, since another maker may just have made the record's stream, which then has no leader yet.
                 found = patiently(
                     lambda: admin.make_space(
-                        link, space, shards or 1, replicas or 3, blobs=blobs or JETSTREAM
+                        link,
+                        space,
+                        shards or 1,
+                        3 if replicas is None else replicas,
+                        blobs=blobs or JETSTREAM,
                     )
                 )
             _check_same(link, found, shards, replicas, blobs)  # also when another maker was faster
