@@ -1,17 +1,15 @@
-"""The linearizability checker: planted anomalies are found, correct histories pass, and it agrees with brute force."""
+"""The linearizability checker on histories by hand: planted anomalies are found, and correct histories pass."""
 
 from __future__ import annotations
 
-import itertools
 import random
 from dataclasses import replace
 
 import pytest
 
-from onefold.testing.history import Operation, Validity
+from onefold.testing.history import Validity
 from onefold.testing.linearizability import check_linearizable
 from onefold.testing.models import (
-    Model,
     counter,
     fifo_queue,
     grow_and_shrink_set,
@@ -20,11 +18,7 @@ from onefold.testing.models import (
     register,
     unordered_queue,
 )
-from onefold.testing.synthetic import schedule
-
-
-def op(process, kind, value=None, result=None, at=(0, 1), status="ok", key=None):
-    return Operation(process, kind, key, value, result, at[0], at[1], status)
+from support.object_histories import brute_force, op, simulate
 
 
 def sequential(*steps):
@@ -242,174 +236,6 @@ def test_a_cas_that_answers_no_boolean_raises():
         check_linearizable([op(0, "cas", (0, 1), None)], register(0))
 
 
-# -- histories of a true object ------------------------------------------------------------------------------------
-
-MODELS: dict[str, tuple[Model, list]] = {
-    "register": (register(0), ["read", "write", "cas"]),
-    "counter": (counter(), ["read", "add"]),
-    "set": (grow_and_shrink_set(), ["read", "add", "remove", "contains"]),
-    "fifo": (fifo_queue(), ["put", "get", "put"]),
-    "bag": (unordered_queue(), ["put", "get", "put"]),
-    "mutex": (mutex(), ["acquire", "release"]),
-}
-
-
-class Shared:
-    """The true object: written apart from the models, so that an error in one of them shows."""
-
-    def __init__(self, name, rng):
-        self.name, self.rng = name, rng
-        self.value = 0
-        self.items = []
-        self.owner = None
-
-    def run(self, kind, value, process):
-        match self.name, kind:
-            case "register" | "counter", "read":
-                return self.value
-            case "register", "write":
-                self.value = value
-            case "register", "cas":
-                if self.value != value[0]:
-                    return False
-                self.value = value[1]
-                return True
-            case "counter", "add":
-                self.value += value
-                return self.value if self.rng.random() < 0.5 else None
-            case "set", "read":
-                return self.rng.sample(self.items, len(self.items))
-            case "set", "contains":
-                return value in self.items
-            case "set", "add":
-                self.items = [*(each for each in self.items if each != value), value]
-            case "set", "remove":
-                self.items = [each for each in self.items if each != value]
-            case "fifo" | "bag", "put":
-                self.items.append(value)
-            case "fifo", "get":
-                return self.items.pop(0) if self.items else None
-            case "bag", "get":
-                return self.items.pop(self.rng.randrange(len(self.items))) if self.items else None
-            case "mutex", "acquire":
-                if self.owner is not None:
-                    return False
-                self.owner = process
-                return True
-            case "mutex", "release":
-                if self.owner != process:
-                    return False
-                self.owner = None
-                return True
-        return None
-
-
-def draw(rng, kind, number):
-    match kind:
-        case "write":
-            return rng.randrange(4)
-        case "cas":
-            return (rng.randrange(4), rng.randrange(4))
-        case "add" | "remove" | "contains":
-            return rng.randrange(1, 6)
-        case "put":
-            return number
-    return None
-
-
-def simulate(model, rng, count, *, keys=3, name="register", processes=5, info=0.05, fail=0.05):
-    kinds = MODELS[name][1]
-    shared = {key: Shared(name, rng) for key in range(keys)}
-    operations = []
-    for number, slot in enumerate(schedule(rng, count, processes=processes, info=info, fail=fail)):
-        key, kind = rng.randrange(keys), rng.choice(kinds)
-        value = draw(rng, kind, number)
-        result = None if slot.effect is None else shared[key].run(kind, value, slot.process)
-        result = result if slot.status == "ok" else None
-        operations.append(
-            Operation(slot.process, kind, key, value, result, slot.invoked, slot.completed, slot.status)
-        )
-    rng.shuffle(operations)
-    return operations
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_histories_of_a_true_object_pass(name):
-    model = MODELS[name][0]
-    for seed in range(60):
-        operations = simulate(model, random.Random(seed), 80, name=name)
-        verdict = check_linearizable(operations, model)
-        assert verdict.validity is Validity.VALID, f"seed {seed}: {verdict.explanation}"
-
-
-def test_long_histories_of_many_processes_are_decided_within_the_budget():
-    for seed in range(10):
-        operations = simulate(register(0), random.Random(seed), 1000, keys=8, processes=10)
-        verdict = check_linearizable(operations, register(0), budget_steps=100_000)
-        assert verdict.validity is Validity.VALID, f"seed {seed}: {verdict.explanation}"
-
-
-def test_a_plain_history_costs_a_few_steps_per_operation():
-    for name, (model, _) in MODELS.items():
-        operations = simulate(model, random.Random(3), 300, keys=1, info=0, name=name)
-        verdict = check_linearizable(operations, model, budget_steps=30 * len(operations))
-        assert verdict.validity is Validity.VALID, f"{name}: {verdict.explanation}"
-
-
-# -- agreement with brute force ------------------------------------------------------------------------------------
-
-
-def brute_force(operations, model):
-    """Try every subset of the operations of unknown outcome in every order."""
-    certain = [each for each in operations if each.status == "ok"]
-    maybe = [each for each in operations if each.status == "info"]
-    for count in range(len(maybe) + 1):
-        for chosen in itertools.combinations(maybe, count):
-            if any(explains(order, model) for order in itertools.permutations([*certain, *chosen])):
-                return True
-    return False
-
-
-def explains(order, model):
-    for i, later in enumerate(order):
-        if any(later.precedes(earlier) for earlier in order[:i]):
-            return False
-    state = model.initial
-    for each in order:
-        legal, state = model.step(state, each)
-        if not legal:
-            return False
-    return True
-
-
-def mutate(operations, rng):
-    """Change one answer, time or status, or leave an operation out."""
-    operations = list(operations)
-    i, j = rng.randrange(len(operations)), rng.randrange(len(operations))
-    one, other = operations[i], operations[j]
-    match rng.randrange(7):
-        case 0 if one.kind == other.kind and one.status == other.status == "ok":
-            operations[i], operations[j] = (
-                replace(one, result=other.result),
-                replace(other, result=one.result),
-            )
-        case 1 if one.completed is not None:
-            operations[i] = replace(one, completed=rng.uniform(one.invoked, one.completed))
-        case 2 if one.completed is not None:
-            operations[i] = replace(one, invoked=rng.uniform(one.invoked, one.completed))
-        case 3:
-            del operations[i]
-        case 4:
-            operations[i] = replace(one, status="fail", completed=one.completed or one.invoked)
-        case 5 | 6 if one.status == "ok" and isinstance(one.result, bool):
-            operations[i] = replace(one, result=not one.result)
-        case 5 | 6 if one.status == "ok" and isinstance(one.result, int):
-            operations[i] = replace(one, result=rng.randrange(6))
-        case 5 | 6 if one.status == "ok" and isinstance(one.result, list):
-            operations[i] = replace(one, result=rng.sample(range(1, 6), rng.randrange(3)))
-    return operations
-
-
 def test_a_get_of_unknown_outcome_may_say_what_it_took():
     puts = [op(0, "put", 1, at=(0, 1)), op(0, "put", 2, at=(2, 3))]
     maybe = op(1, "get", None, 1, at=(4, None), status="info")
@@ -429,49 +255,6 @@ def test_a_queue_that_holds_an_element_twice_is_checked_without_looking_ahead():
     assert not check_linearizable(sequential(*twice, ("get", None, 2)), fifo_queue())
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_it_agrees_with_brute_force_on_mutated_histories(name):
-    model = MODELS[name][0]
-    verdicts = {True: 0, False: 0}
-    for seed in range(1000):
-        rng = random.Random(seed)
-        operations = simulate(model, rng, rng.randint(3, 6), name=name, keys=1, processes=3, info=0.2)
-        for _ in range(rng.randint(1, 3)):
-            operations = mutate(operations, rng) or operations
-        if not any(each.status == "ok" for each in operations):
-            continue
-        expected = brute_force(operations, model)
-        verdict = check_linearizable(operations, model)
-        assert verdict.validity is (Validity.VALID if expected else Validity.INVALID), (
-            f"seed {seed}: {operations}"
-        )
-        verdicts[expected] += 1
-    # Both kinds are among the histories, or the agreement would show little.
-    assert min(verdicts.values()) >= 100, verdicts
-
-
-def test_it_agrees_with_brute_force_when_most_outcomes_are_unknown():
-    model = register(0)
-    verdicts = {True: 0, False: 0}
-    for seed in range(600):
-        rng = random.Random(seed)
-        operations = []
-        for process in range(6):
-            kind = rng.choice(["read", "write", "cas", "write"])
-            status = "ok" if process < 3 else "info"
-            answers = {"read": rng.randrange(3), "write": None, "cas": rng.random() < 0.5}
-            invoked = rng.randrange(6)
-            value = {"read": None, "write": rng.randrange(3), "cas": (rng.randrange(3), rng.randrange(3))}[
-                kind
-            ]
-            result = answers[kind] if status == "ok" else None
-            operations.append(op(process, kind, value, result, (invoked, invoked + rng.randrange(4)), status))
-        expected = brute_force(operations, model)
-        assert bool(check_linearizable(operations, model)) is expected, f"seed {seed}: {operations}"
-        verdicts[expected] += 1
-    assert min(verdicts.values()) >= 50, verdicts
-
-
 def test_a_nondeterministic_model_keeps_every_state_it_may_be_in():
     dice = nondeterministic(
         "dice",
@@ -483,22 +266,3 @@ def test_a_nondeterministic_model_keeps_every_state_it_may_be_in():
     assert not check_linearizable(
         sequential(("roll", None, None), ("look", None, 6), ("look", None, 5)), dice
     )
-
-
-@pytest.mark.parametrize("name", ["register", "fifo"])
-def test_looking_ahead_changes_no_verdict(name):
-    model = MODELS[name][0]
-    plain = replace(model, specialise=None)
-    verdicts = {Validity.VALID: 0, Validity.INVALID: 0}
-    for seed in range(600):
-        rng = random.Random(seed)
-        operations = simulate(model, rng, 14, name=name, keys=1, processes=4, info=0.2)
-        for _ in range(rng.randint(0, 2)):
-            operations = mutate(operations, rng)
-        verdict = check_linearizable(operations, model).validity
-        expected = check_linearizable(operations, plain, budget_steps=20_000).validity
-        if expected is Validity.UNKNOWN:
-            continue  # Without looking ahead a queue is often too hard.
-        assert verdict is expected, f"seed {seed}: {operations}"
-        verdicts[verdict] += 1
-    assert min(verdicts.values()) >= 50, verdicts
