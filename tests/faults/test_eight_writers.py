@@ -27,6 +27,9 @@ WRITERS = 8
 SECONDS = 3
 STALL_S = 0.1
 TURNS_P99 = 5 * WRITERS
+TRIES = 3
+"""While other programs keep all processors busy, who has the lock writes on before the woken one runs (138 turns with three such
+programs), whatever the lock does. So one try of these without such company is enough; a lock that is not fair fails in each."""
 SHARE_MIN = 0.33
 
 
@@ -77,37 +80,56 @@ def run(processes):
     return lambda: [json.loads(process.stdout.readline()) for process in processes]
 
 
+def checked(attempt):
+    """``attempt(n)`` gives what the checks take."""
+    for n in range(TRIES):
+        writers, took, synced = attempt(n)
+        try:
+            check_fairness(writers)
+            check_stalls(took, synced)
+        except AssertionError:
+            if n == TRIES - 1:
+                raise
+        else:
+            return
+
+
 def test_eight_processes(tmp_path):
-    of.connect(tmp_path / "space").close()
-    jobs = [("put", tmp_path / "space", f"w{n}", str(SECONDS)) for n in range(WRITERS)]
-    with started(("sync", tmp_path / "synced", "", str(SECONDS)), *jobs) as processes:
-        disk, *said = run(processes)()
-    check_fairness([one["offsets"] for one in said])
-    check_stalls([took for one in said for took in one["took"]], disk["took"])
+    def attempt(n):
+        space = tmp_path / f"space{n}"
+        of.connect(space).close()
+        jobs = [("put", space, f"w{n}", str(SECONDS)) for n in range(WRITERS)]
+        with started(("sync", tmp_path / "synced", "", str(SECONDS)), *jobs) as processes:
+            disk, *said = run(processes)()
+        return [one["offsets"] for one in said], [took for one in said for took in one["took"]], disk["took"]
+
+    checked(attempt)
 
 
 def test_eight_threads(tmp_path):
-    found = [None] * WRITERS
-    together = threading.Barrier(WRITERS)
-    with (
-        of.connect(tmp_path / "space") as db,
-        started(("sync", tmp_path / "synced", "", str(SECONDS))) as processes,
-    ):
-        answers = run(processes)
+    def attempt(turn):
+        found = [None] * WRITERS
+        together = threading.Barrier(WRITERS)
+        with (
+            of.connect(tmp_path / f"space{turn}") as db,
+            started(("sync", tmp_path / "synced", "", str(SECONDS))) as processes,
+        ):
+            answers = run(processes)
 
-        def write(n):
-            step = program.put_step(db, f"w{n}")
-            together.wait()
-            found[n] = program.timed(step, SECONDS)
+            def write(n):
+                step = program.put_step(db, f"w{n}")
+                together.wait()
+                found[n] = program.timed(step, SECONDS)
 
-        threads = [threading.Thread(target=write, args=(n,)) for n in range(WRITERS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        (disk,) = answers()
-    check_fairness([offsets for _, offsets in found])
-    check_stalls([one for took, _ in found for one in took], disk["took"])
+            threads = [threading.Thread(target=write, args=(n,)) for n in range(WRITERS)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            (disk,) = answers()
+        return [offsets for _, offsets in found], [one for took, _ in found for one in took], disk["took"]
+
+    checked(attempt)
 
 
 def test_the_checks_notice_who_starves_and_who_stalls():
@@ -119,5 +141,10 @@ def test_the_checks_notice_who_starves_and_who_stalls():
     with pytest.raises(AssertionError, match="overtaken"):
         check_fairness(in_bursts)
     check_stalls([0.02] * 1000, [0.001] * 1000)
+    tries = []
+    with pytest.raises(AssertionError, match="overtaken"):
+        checked(lambda n: (tries.append(n), in_bursts, [0.02])[1:] + ([0.001],))
+    assert tries == [0, 1, 2]
+    checked(lambda n: (fair if n == 2 else in_bursts, [0.02], [0.001]))
     with pytest.raises(AssertionError, match="stall"):
         check_stalls([0.02] * 900 + [0.53] * 100, [0.001] * 1000)
