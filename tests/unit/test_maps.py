@@ -1,29 +1,19 @@
-"""Maps behave as dicts in key order, over threads, processes and both engines; conditional and named writes; bulk writes."""
+"""Maps hold what was put, over threads, shards and both engines; conditional and named writes; bulk writes."""
 
-import subprocess
-import sys
 import threading
-from contextlib import closing, contextmanager
-from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import onefold as of
 from onefold import config
-from onefold.env import SYSTEM
-from onefold.errors import Conflict, InvalidArgument, InvalidValue, SpaceError, TooLarge, TransactionError
-from onefold.fold.log_space import LogSpace
-from onefold.log.memory import MemoryLog
+from onefold.errors import Conflict, InvalidArgument, InvalidValue, TooLarge, TransactionError
 from onefold.state import guard
 from onefold.state.client import StateClient
-from onefold.state.fold import StateFold
 from onefold.state.items import Version
-from onefold.state.keys import decode_key, encode_key
+from onefold.state.keys import encode_key
 from onefold.state.maps import Map
+from support.sharded_clients import client_of
 
 SOON_S = 20
 
@@ -34,198 +24,12 @@ def db(request, tmp_path):
         yield opened
 
 
-@contextmanager
-def client_of(shards):
-    """A client over several shards in memory."""
-    spaces = [LogSpace(MemoryLog(env=SYSTEM), [StateFold(shards)], SYSTEM) for _ in range(shards)]
-    with closing(StateClient(spaces)) as client:
-        yield client
-
-
 class Account(msgspec.Struct):
     owner: str
     balance: int = 0
 
 
 # -- as a dict
-
-KEYS = [
-    "a",
-    "b",
-    "",
-    "ä\0",
-    0,
-    1,
-    -5,
-    2**70,
-    True,
-    False,
-    None,
-    b"a",
-    b"",
-    ("a", 1),
-    ("a", None),
-    ((),),
-    (("x",),),
-    ("a",),
-]
-keys = st.sampled_from(KEYS)
-values = st.one_of(
-    st.integers(-5, 5), st.text(max_size=3), st.lists(st.integers(0, 3), max_size=2), st.none()
-)
-
-
-class AsDict(RuleBasedStateMachine):
-    """The model is a dict from encoded keys to values, so that 1 and True are two keys."""
-
-    def __init__(self):
-        super().__init__()
-        self.opened = self.open()
-        self.m = self.opened.__enter__()
-        self.model = {}
-
-    def teardown(self):
-        self.opened.__exit__(None, None, None)
-
-    @rule(key=keys, value=values)
-    def set(self, key, value):
-        self.m[key] = value
-        self.model[encode_key(key)] = value
-
-    @rule(key=keys)
-    def get(self, key):
-        expected = self.model.get(encode_key(key), "absent")
-        assert self.m.get(key, "absent") == expected
-        assert self.m.get(key, "absent", consistency="session") == expected
-        assert (key in self.m) == (expected != "absent")
-        if expected == "absent":
-            with pytest.raises(KeyError):
-                self.m[key]
-        else:
-            assert self.m[key] == expected
-
-    @rule(key=keys)
-    def delete(self, key):
-        if encode_key(key) in self.model:
-            del self.m[key]
-            del self.model[encode_key(key)]
-        else:
-            with pytest.raises(KeyError):
-                del self.m[key]
-            assert self.m.delete(key) is False
-
-    @rule(key=keys)
-    def pop(self, key):
-        assert self.m.pop(key, "absent") == self.model.pop(encode_key(key), "absent")
-        with pytest.raises(KeyError):
-            self.m.pop(key)
-
-    @rule(key=keys, value=values)
-    def setdefault(self, key, value):
-        assert self.m.setdefault(key, value) == self.model.setdefault(encode_key(key), value)
-
-    @rule(pairs=st.lists(st.tuples(keys, values), max_size=4))
-    def update(self, pairs):
-        self.m.update(pairs)
-        self.model.update((encode_key(key), value) for key, value in pairs)
-
-    @rule()
-    def popitem(self):
-        if not self.model:
-            with pytest.raises(KeyError):
-                self.m.popitem()
-        else:
-            first = min(self.model)
-            assert self.m.popitem() == (decode_key(first), self.model.pop(first))
-
-    @rule()
-    def clear(self):
-        self.m.clear()
-        self.model.clear()
-
-    @rule(key=keys, value=values)
-    def put_if_absent(self, key, value):
-        if encode_key(key) in self.model:
-            with pytest.raises(Conflict):
-                self.m.put(key, value, if_absent=True)
-        else:
-            self.m.put(key, value, if_absent=True)
-            self.model[encode_key(key)] = value
-
-    @rule(key=keys, value=values)
-    def put_if_version(self, key, value):
-        item = self.m.get_item(key)
-        if item is not None:
-            self.m.put(key, value, if_version=item.version)
-            self.model[encode_key(key)] = value
-
-    @rule(key=keys, by=st.integers(-3, 3))
-    def increment(self, key, by):
-        old = self.model.get(encode_key(key), 0)
-        if isinstance(old, int):
-            assert self.m.increment(key, by) == old + by
-            self.model[encode_key(key)] = old + by
-        else:
-            with pytest.raises(InvalidValue):
-                self.m.increment(key, by)
-
-    @rule(key=keys)
-    def modify(self, key):
-        new = [self.model.get(encode_key(key), "new"), 1][:1]
-        assert self.m.modify(key, lambda old: [old], default="new") == new
-        self.model[encode_key(key)] = new
-
-    @rule(some=st.lists(keys, max_size=6))
-    def get_many(self, some):
-        found = self.m.get_many(some)
-        assert found == {key: self.model[encode_key(key)] for key in some if encode_key(key) in self.model}
-
-    @invariant()
-    def is_the_model(self):
-        pairs = [(decode_key(key), value) for key, value in sorted(self.model.items())]
-        assert list(self.m.items()) == pairs
-        assert len(self.m) == len(pairs)
-        assert bool(self.m) == bool(pairs)
-        assert list(self.m) == list(self.m.keys()) == [key for key, _ in pairs]
-        assert list(reversed(self.m.values())) == [value for _, value in reversed(pairs)]
-
-
-@contextmanager
-def _in_memory():
-    with of.connect("memory://") as db:
-        yield db.map("m")
-
-
-@contextmanager
-def _in_file():
-    with TemporaryDirectory() as folder, of.connect(folder + "/space", shards=1) as db:
-        yield db.map("m")
-
-
-@contextmanager
-def _in_shards():
-    with client_of(3) as client:
-        yield Map(client, "m")
-
-
-class InShards(AsDict):
-    open = staticmethod(_in_shards)
-
-
-class InMemory(AsDict):
-    open = staticmethod(_in_memory)
-
-
-class InFile(AsDict):
-    open = staticmethod(_in_file)
-
-
-RULES = settings(max_examples=25, stateful_step_count=25, deadline=None, derandomize=True,
-                 suppress_health_check=list(HealthCheck))  # fmt: skip
-TestInMemory = InMemory.TestCase
-TestInFile = InFile.TestCase
-TestInShards = InShards.TestCase
-TestInMemory.settings = TestInFile.settings = TestInShards.settings = RULES
 
 
 def test_a_map_equals_a_dict_and_another_map(db):
@@ -563,103 +367,6 @@ def test_put_many_in_parts_over_shards_keeps_the_order_of_a_key(monkeypatch):
         assert not m
 
 
-# -- processes
-
-CHILD = """
-import sys, onefold as of
-with of.connect(sys.argv[1]) as db:
-    m = db.map("m")
-    for line in sys.stdin:
-        name, key, value = line.split()
-        if name == "put":
-            m[key] = int(value)
-        elif name == "session":
-            print(m.get(key, consistency="session"), flush=True)
-            continue
-        elif name == "add":
-            for _ in range(int(value)):
-                m.increment(key)
-                m.modify(key + "'", lambda n: n + 1, default=0)
-        print(m.get(key), flush=True)
-"""
-
-
-@contextmanager
-def child(folder):
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.stdin.close()
-            process.wait(SOON_S)
-
-
-def tell(process, line):
-    process.stdin.write(line + "\n")
-    process.stdin.flush()
-
-
-def answer(process):
-    return process.stdout.readline().strip()
-
-
-def test_another_processs_writes_are_seen_at_once(tmp_path):
-    with of.connect(tmp_path / "s") as db, child(tmp_path / "s") as other:
-        m = db.map("m")
-        for number in range(50):
-            tell(other, f"put k {number}")
-            assert answer(other) == str(number)
-            assert m["k"] == number and m.get_many(["k"]) == dict(m.items()) == {"k": number}
-            assert m.get("k", consistency="session") == number  # as a strong read has seen it
-            m["k"] = -number
-            tell(other, "get k 0")
-            assert answer(other) == str(-number)
-
-
-def test_session_reads_follow_another_process_within_the_caches_time(tmp_path):
-    with of.connect(tmp_path / "s", consistency="session") as db, child(tmp_path / "s") as other:
-        m = db.map("m")
-        m["k"] = -1
-        for number in range(10):
-            assert m["k"] == number - 1
-            tell(other, f"put k {number}")
-            assert answer(other) == str(number)
-            end_s = SYSTEM.boot_s() + config.SESSION_CACHE_FRESH_S
-            while (seen := m["k"]) != number:
-                assert seen == number - 1 and SYSTEM.boot_s() < end_s + 0.2
-
-
-def test_processes_and_threads_lose_no_update(tmp_path):
-    with of.connect(tmp_path / "s") as db, child(tmp_path / "s") as one, child(tmp_path / "s") as two:
-        for process in (one, two):
-            tell(process, "add n 60")
-        m = db.map("m")
-        for _ in range(60):
-            m.increment("n")
-            m.modify("n'", lambda n: n + 1, default=0)
-        assert answer(one) and answer(two)
-        assert dict(m) == {"n": 180, "n'": 180}
-
-
-def test_a_closed_space_and_a_read_only_one_say_so(tmp_path):
-    with of.connect(tmp_path / "s") as db:
-        m = db.map("m", consistency="session")
-        m["k"] = 1
-        assert m["k"] == 1
-        with of.connect(tmp_path / "s", read_only=True) as reader:
-            r = reader.map("m")
-            assert dict(r) == {"k": 1} and r.get("k", consistency="session") == 1
-            for write in (lambda: r.put("k", 2), lambda: r.pop("k"), r.clear, lambda: r.put_many({"a": 1})):
-                with pytest.raises(SpaceError, match="read-only"):
-                    write()
-    for use in (lambda: m["k"], lambda: m.get("k", consistency="strong"), lambda: list(m.scan()), lambda: len(m),
-                lambda: m.put("k", 1), m.watch, lambda: m.get_many(["k"])):  # fmt: skip
-        with pytest.raises(SpaceError, match="closed"):
-            use()
-
-
 def test_an_atomic_put_many_over_shards_is_one_transaction(tmp_path):
     with of.connect(tmp_path / "s", shards=3) as db:
         m = db.map("m")
@@ -679,6 +386,9 @@ def test_an_atomic_put_many_over_shards_is_one_transaction(tmp_path):
             assert {change.key: change.value for change in changes} == {1: "x", 2: "y", 3: "z"}
     with of.connect(tmp_path / "s") as db:
         assert len(db.map("m")) == 30 and list(db.map("m").scan(start=1, limit=2)) == [(1, "x"), (2, "y")]
+
+
+# -- in a transaction
 
 
 def test_a_transactions_map_is_the_same_map(db):
