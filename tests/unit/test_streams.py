@@ -17,16 +17,10 @@ from hypothesis import strategies as st
 import onefold as of
 from onefold import config
 from onefold.codec import crc32c
-from onefold.env import SeededEnv
-from onefold.fold.log_space import LogSpace
-from onefold.log.memory import MemoryLog
 from onefold.state import stream_rows
-from onefold.state.client import StateClient
-from onefold.state.fold import StateFold
 from onefold.state.keys import encode_key
 from onefold.state.positions import Position
 from onefold.state.stream_ops import Append
-from onefold.state.streams import Stream
 
 
 @pytest.fixture(params=["memory", "folder", "shards"])
@@ -37,15 +31,6 @@ def db(request, tmp_path):
         found = of.connect(tmp_path / "space", shards=3 if request.param == "shards" else None)
     with found:
         yield found
-
-
-@pytest.fixture
-def timed():
-    """A client whose clock moves when told."""
-    env = SeededEnv(3)
-    client = StateClient([LogSpace(MemoryLog(env=env), [StateFold()], env)])
-    yield client, env
-    client.close()
 
 
 def rows(records):
@@ -355,28 +340,6 @@ def test_latest_is_what_comes_after_the_call(db):
     assert list(s.read("latest")) == []
 
 
-def test_a_datetime_starts_at_the_first_record_of_that_time_or_later(timed):
-    client, env = timed
-    s = Stream(client, "s", partitions=2)
-    times = []
-    for number in range(60):
-        s.append(number, key=number)
-        times.append(env.wall_ms())
-        env.advance(0.3)
-    for number in (0, 1, 30, 59):
-        when = datetime.fromtimestamp(times[number] / 1000, UTC)
-        assert [record.value for record in s.read(when)] == list(range(number, 60))
-        assert [record.value for record in s.read(when + timedelta(microseconds=1))] == list(
-            range(number + 1, 60)
-        )
-    assert list(s.read(datetime(2100, 1, 1, tzinfo=UTC))) == []
-    first = next(s.read())
-    assert first.time == datetime.fromtimestamp(times[0] / 1000, UTC)
-    naive = datetime.fromtimestamp(times[30] / 1000)  # local time, as for db.at
-    assert [record.value for record in s.read(naive)] == list(range(30, 60))
-    assert list(s.read(datetime.max)) == [] and len(list(s.read(datetime.min))) == 60
-
-
 def test_a_position_text_parses_to_the_same_position():
     for position in (
         Position(5, {0: 7, 3: 1 << 50}, 1_700_000_000_000),
@@ -483,74 +446,6 @@ def test_reading_page_by_page_goes_on_while_others_append(db, monkeypatch):
 # -- retention
 
 
-def test_retention_removes_and_old_positions_are_too_old(timed):
-    client, env = timed
-    s = Stream(client, "s", retention="1m")
-    position = s.append("old")
-    env.advance(61)
-    s.append("new")
-    assert [record.value for record in s.read()] == ["new"]
-    assert s.positions() == {0: (1, 2)} and len(s) == 1
-    with pytest.raises(of.TooOld, match="first record is 1"):
-        s.read(position)
-    with pytest.raises(of.TooOld, match="first record is 1"):
-        s.read_frames(position)
-    assert next(s.read()).offset == 1
-
-
-def test_whoever_reads_lets_go_what_is_past_in_a_stream_without_appends(timed):
-    client, env = timed
-    s = Stream(client, "s", partitions=3, retention="1m")
-    for number in range(20):
-        s.append(number, key=number)
-    assert len(list(s.read())) == 20
-    env.advance(59)
-    assert len(list(s.read())) == 20
-    env.advance(2)
-    assert list(s.read()) == [] and len(s) == 0
-    assert sum(first for first, _ in s.positions().values()) == 20
-
-
-def test_a_space_opened_for_reading_only_shows_what_is_still_there(tmp_path):
-    with of.connect(tmp_path / "space") as db:
-        db.stream("s", retention=0.001).append(1)
-    with of.connect(tmp_path / "space", read_only=True) as db:
-        s = db.stream("s")
-        assert [record.value for record in s.read()] == [1]
-        with pytest.raises(of.SpaceError):
-            s.append(2)
-        with pytest.raises(of.SpaceError):
-            s.consumer("g")
-    with of.connect(tmp_path / "space") as db:
-        assert list(db.stream("s").read()) == []
-
-
-def test_a_reader_lets_go_all_that_is_past_however_many_records_that_takes(timed, monkeypatch):
-    monkeypatch.setattr(config, "STREAM_RETIRE_SEGMENTS_MAX", 2)
-    monkeypatch.setattr(config, "STREAM_MERGE_BYTES_MAX", 1)
-    client, env = timed
-    s = Stream(client, "s", retention="1m")
-    for number in range(7):
-        s.append(number)
-    env.advance(61)
-    assert list(s.read()) == []
-
-
-def test_retention_can_be_changed_and_is_kept_by_the_stream(timed):
-    client, env = timed
-    Stream(client, "s", retention="1m").append(1)
-    assert Stream(client, "s").retention == 60.0
-    Stream(client, "s", retention="1h").append(2)
-    assert Stream(client, "s").retention == 3600.0
-    env.advance(600)
-    assert len(list(Stream(client, "s").read())) == 2
-    Stream(client, "s").set_retention(None)
-    env.advance(1_000_000)
-    assert len(list(Stream(client, "s").read())) == 2
-    Stream(client, "s").set_retention(60)
-    assert list(Stream(client, "s").read()) == []
-
-
 def test_retention_reaches_every_shard(db):
     s = db.stream("s", partitions=6, retention="1h")
     s.append_many([{"k": n} for n in range(60)], key="k")
@@ -563,21 +458,6 @@ def test_retention_reaches_every_shard(db):
     for wrong in (0, "-1s", "soon", float("inf")):
         with pytest.raises(of.InvalidArgument, match="retention"):
             s.set_retention(wrong)
-
-
-def test_a_reader_that_falls_behind_the_retention_is_told(timed, monkeypatch):
-    monkeypatch.setattr(config, "STREAM_PAGE_BYTES", 1)
-    monkeypatch.setattr(config, "STREAM_MERGE_BYTES_MAX", 1)
-    client, env = timed
-    s = Stream(client, "s", retention="1m")
-    for number in range(600):
-        s.append(number)
-    reader = s.read()
-    assert next(reader).value == 0
-    env.advance(61)
-    s.append("new")
-    with pytest.raises(of.TooOld):
-        list(reader)
 
 
 # -- types
