@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onefold.compute.blobs import BlobStore
+from onefold.compute.blobs import BlobStore, file_blob_name
 
 if TYPE_CHECKING:
     from onefold.compute.shared_blobs import Backend
@@ -47,13 +46,8 @@ def fetch_base(link: Link, info: SpaceInfo, shard: int, path: Path) -> bool:
         return False
     backend = backend_of(link, info)
     try:
-        if backend.get(base.blob, path):
-            with path.open("rb") as file:
-                if (
-                    hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
-                    == base.blob
-                ):
-                    return True
+        if backend.get(base.blob, path) and file_blob_name(path) == base.blob:
+            return True
         path.unlink(missing_ok=True)
         return False
     finally:

@@ -41,6 +41,12 @@ def blob_name(data: bytes | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
+def file_blob_name(path: Path) -> str:
+    """The same of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+
+
 class BlobStore:
     """A local directory of content-addressed files."""
 
@@ -85,12 +91,9 @@ class BlobStore:
 
     def put_file(self, path: Path) -> str:
         """Move a finished file (made at ``temporary()``) into the store; returns its name once it is durable."""
-        digest = hashlib.blake2b(digest_size=32)
+        name = file_blob_name(path)
         with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
             os.fsync(file.fileno())
-        name = digest.hexdigest()
         target = self.path(name)
         if target.exists():
             path.unlink()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from onefold.codec import Record, encode_record
 from onefold.compute.blob_places import backend_of
+from onefold.compute.blobs import file_blob_name
 from onefold.compute.jobs.rows import BLOB
 from onefold.env import SYSTEM
 from onefold.errors import LogCorrupt, SpaceError
@@ -33,7 +34,6 @@ from onefold.log.jetstream.spaces import Base, SpaceInfo
 from onefold.log.sqlite import LOG_SCHEMA
 from onefold.log.sqlite_file import SqliteFile
 from onefold.node import setup
-from onefold.node.vault import content_name
 
 if TYPE_CHECKING:
     from onefold.compute.shared_blobs import Backend
@@ -143,7 +143,7 @@ class _FromFolder:
             file.close()
         if made.offset == 0:
             return Base(0)
-        name = content_name(path)
+        name = file_blob_name(path)
         backend.put(name, path)
         size = path.stat().st_size
         path.unlink()

@@ -7,19 +7,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from onefold.compute.blob_backends import JETSTREAM, check_place, open_backend
+from onefold.compute.blobs import file_blob_name
 from onefold.errors import InvalidArgument, LogCorrupt
 
 if TYPE_CHECKING:
     from onefold.compute.shared_blobs import Backend
     from onefold.log.jetstream.link import Link
-
-_CHUNK = 1 << 20
 
 
 class Stored(NamedTuple):
@@ -50,7 +48,7 @@ class Vault:
 
     def store(self, path: Path) -> Stored:
         """Put a copy of the file there; returns once it is durable."""
-        name = content_name(path)
+        name = file_blob_name(path)
         self._backend.put(name, path)
         return Stored(name, path.stat().st_size)
 
@@ -61,7 +59,7 @@ class Vault:
         if not self._backend.get(blob, path):
             path.unlink(missing_ok=True)
             return None
-        if content_name(path) != blob:
+        if file_blob_name(path) != blob:
             path.unlink()
             raise LogCorrupt(f"blob {blob[:16]}… of {self.place} is damaged. Remove it there")
         return path
@@ -97,12 +95,3 @@ def open_vault(place: str, scratch: Path, link: Link | None, space: str) -> Vaul
     from onefold.compute.blob_jetstream import JetStreamBackend
 
     return Vault(JetStreamBackend(link, space), scratch, apart=False)
-
-
-def content_name(path: Path) -> str:
-    """The name of a file's blob: the hash of its content."""
-    digest = hashlib.blake2b(digest_size=32)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
