@@ -117,7 +117,9 @@ class _FromFolder:
             log = JetStreamLog(self._link, info, shard)
             try:
                 setup.patiently(lambda log=log: setup.check_led(self._link, log.names.stream))  # type: ignore[misc]
-                tick = Record(client_id(0, SYSTEM), 1, SYSTEM.wall_ms(), (system.system_op(system.Tick()),))
+                tick = Record(
+                    client_id(base.offset, SYSTEM), 1, SYSTEM.wall_ms(), (system.system_op(system.Tick()),)
+                )
                 at = log.append(encode_record(tick))
             finally:
                 log.close()
@@ -128,7 +130,7 @@ class _FromFolder:
                 )
 
     def _base(self, backend: Backend, info: SpaceInfo, shard: int) -> Base:
-        place = self._space if shard == 0 else shard_directory(self._space, shard)
+        place = shard_directory(self._space, shard)
         file = SqliteFile(place, (*LOG_SCHEMA, *STORE_SCHEMA), SYSTEM, create=False)
         path = self._folder / f"base-{shard}"
         try:
