@@ -127,6 +127,7 @@ TestMaps = suite("TestMaps", "test_maps", ["db"], OneShard, COUNTS_RECORDS)
 TestTransactions = suite(
     "TestTransactions", "test_transactions", ["db", "one_shard", "memory"], Remote, APPENDS
 )
+TestTransactionBlocks = suite("TestTransactionBlocks", "test_transaction_blocks", ["db", "memory"])
 TestTxMap = suite("TestTxMap", "test_tx_map", ["db"], OneShard)
 TestQueues = suite("TestQueues", "test_queues", ["db", "clock", "real_db"], Timed)
 TestLocks = suite("TestLocks", "test_locks", ["db", "clock", "real_db"], Timed)
