@@ -149,7 +149,6 @@ BUGS = {
         lambda store, reads, spans: VALIDATE(store, reads, ()),
         [scenario for scenario in SCENARIOS if "phantom" in scenario.__name__ or "scan" in scenario.__name__],
     ),
-    "only keys that are written are validated": (lambda store, reads, spans: None, [write_skew]),
 }
 
 

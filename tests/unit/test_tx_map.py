@@ -252,8 +252,11 @@ def test_long_scans_of_large_values_come_in_pages(db, reverse, monkeypatch):
     expected = [(number, "x" * 1000) for number in range(200)]
     put(db, expected)
     with db.transaction(read_only=True) as tx:
-        elsewhere(lambda: None)
         m = tx.map("m")
+        pairs = m.scan(reverse=reverse)
+        first = next(pairs)
+        elsewhere(lambda: put(db, [(number, "other") for number in range(200)]))
+        assert [first, *pairs] == (expected[::-1] if reverse else expected)
         assert list(m.scan(reverse=reverse)) == (expected[::-1] if reverse else expected)
         assert list(m.scan(start=50, stop=150, limit=90, reverse=reverse)) == (
             expected[149:59:-1] if reverse else expected[50:140]
