@@ -1,287 +1,34 @@
-"""Nodes as processes on a real cluster: they come, take their part, hang, die, come back, leave, and find out who is wrong."""
+"""Nodes as processes on a real cluster: they come, take their part, hang, die, come back, and leave."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 
 import onefold as of
 from onefold import config
-from onefold.compute.blob_places import fetch_base
-from onefold.db import Database
-from onefold.env import SYSTEM
 from onefold.errors import OnefoldError
 from onefold.fold import remote_protocol as protocol
-from onefold.fold import system
 from onefold.fold.backup import backup
-from onefold.fold.log_space import LogSpace
 from onefold.fold.nodes import state
-from onefold.fold.nodes.state import Node
-from onefold.folds import folds as space_folds
-from onefold.log import checksums
-from onefold.log.jetstream.address import parse_address
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.link import Link
-from onefold.log.jetstream.names import LogNames
-from onefold.node.hosting import placement_of
-from onefold.node.restoring import restore_space
 from onefold.node.servers import LocalServers
-from onefold.node.setup import set_up_space
-
-SMALL = {
-    "NODE_BEAT_S": 0.3,
-    "NODE_LEASE_S": 2.5,
-    "NODE_LOOK_S": 0.05,
-    "SNAPSHOT_EVERY_OFFSETS": 128,
-    "DIGEST_EVERY_OFFSETS": 32,
-    "UPKEEP_LOOK_S": 0.3,
-}
-EVERY = int(SMALL["SNAPSHOT_EVERY_OFFSETS"])
-SHARDS = 4
-PATIENCE_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServers]:
-    found = LocalServers.start(tmp_path_factory.mktemp("servers"), 3)
-    yield found
-    found.stop(delete=True)
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in SMALL.items():  # what this process folds is what the nodes fold
-        monkeypatch.setattr(config, name, value)
-
-
-class Process:
-    """A node in a process of its own."""
-
-    def __init__(self, stand: Stand, name: str, *options: str) -> None:
-        self.name = name
-        self.directory = stand.directory / name
-        self.output = stand.directory / f"{name}.log"
-        limits = [f"{key}={value!r}" for key, value in SMALL.items()]
-        command = [sys.executable, str(Path(__file__).with_name("small_node.py")), *limits, "--", "node"]
-        command += [
-            "--url",
-            stand.url("node"),
-            "--name",
-            name,
-            "--dir",
-            str(self.directory),
-            "--workers",
-            "0",
-        ]
-        command += ["--snapshots", str(stand.directory / "vault"), *options]
-        environment = {key: text for key, text in os.environ.items() if not key.startswith("ONEFOLD_")}
-        self._skip = self.output.stat().st_size if self.output.exists() else 0
-        self.began_s = time.monotonic()
-        with self.output.open("ab") as output:
-            self.process = subprocess.Popen(command, stderr=output, stdout=output, env=environment)
-
-    def events(self, event: str | None = None) -> list[dict[str, Any]]:
-        """What this process has said."""
-        text = self.output.read_bytes()[self._skip :].decode()
-        lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-        return [line for line in lines if event is None or line["event"] == event]
-
-    def get(self, path: str) -> tuple[int, str]:
-        started = self.events("started")
-        if not started:
-            return 0, ""
-        try:
-            with urllib.request.urlopen(f"http://{started[0]['http']}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
-
-    @property
-    def ready(self) -> bool:
-        return self.get("/ready")[0] == 200
-
-    def metrics(self) -> dict[str, float]:
-        lines = [line for line in self.get("/metrics")[1].splitlines() if line and line[0] != "#"]
-        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
-
-    def kill(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """End it; what it ended with."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.send_signal(number)
-        try:
-            return self.process.wait(40)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
-
-
-class Stand:
-    """A space on the servers, its nodes, and this test's own view of it."""
-
-    def __init__(
-        self, servers: LocalServers, directory: Path, space: str, source: Path | None = None
-    ) -> None:
-        """``source``: a backup that the space is made from."""
-        self.directory = directory
-        self._servers = servers
-        self._space = space
-        self.nodes: dict[str, Process] = {}
-        if source is None:
-            self.info = set_up_space(self.url("admin"), shards=SHARDS)
-        else:
-            self.info, _ = restore_space(source, self.url("admin"))
-        self.link = Link(parse_address(self.url("app")))
-        self.spaces = [
-            LogSpace(
-                JetStreamLog(self.link, self.info, shard),
-                space_folds(shard, SHARDS),
-                SYSTEM,
-                replica=True,
-                snapshot=self._base(shard),
-            )
-            for shard in range(SHARDS)
-        ]
-        self.db = Database(self.spaces)
-
-    def _base(self, shard: int) -> Path | None:
-        path = self.directory / f"base-{shard}"
-        return path if fetch_base(self.link, self.info, shard, path) else None
-
-    def url(self, user: str) -> str:
-        return self._servers.url(self._space, user)
-
-    def start(self, *names: str, options: tuple[str, ...] = (), wait: bool = True) -> None:
-        for name in names:
-            self.nodes[name] = Process(self, name, *options)
-        if wait:
-            self.wait(lambda: all(self.nodes[name].ready for name in names), "it is not ready")
-
-    def close(self) -> None:
-        for node in self.nodes.values():
-            with suppress(subprocess.TimeoutExpired):
-                node.end(signal.SIGKILL)
-        for space in self.spaces:
-            space.close()
-        self.link.close()
-
-    # -- what there is
-
-    def rows(self) -> dict[str, Node]:
-        self.spaces[0].barrier(10)
-        with self.spaces[0].view() as view:
-            return {node.name: node for node in state.read_nodes(view)}
-
-    def states(self) -> dict[str, str]:
-        return {name: node.state.state for name, node in self.rows().items()}
-
-    def hosts(self) -> dict[int, set[str]]:
-        found: dict[int, set[str]] = {shard: set() for shard in range(SHARDS)}
-        for name, node in self.rows().items():
-            for shard in node.shards:
-                found[shard].add(name)
-        return found
-
-    def settled(self, *names: str) -> bool:
-        """Whether just these are members, and each answers for exactly what is placed there."""
-        rows = self.rows()
-        if {name for name, node in rows.items() if node.member} != set(names):
-            return False
-        placement = placement_of(SHARDS, rows.values())
-        return self.hosts() == {
-            shard: set(hosts) if shard else set(names) for shard, hosts in placement.items()
-        }
-
-    def wait(self, what: Callable[[], Any], problem: str, seconds: float = PATIENCE_S) -> Any:
-        deadline = time.monotonic() + seconds
-        while not (found := what()):
-            for node in self.nodes.values():
-                code = node.process.poll()
-                assert code in (None, 0, -signal.SIGKILL), (
-                    f"{node.name} ended: {node.output.read_text()[-3000:]}"
-                )
-            assert time.monotonic() < deadline, f"{problem}:\n{self._said()}"
-            time.sleep(0.05)
-        return found
-
-    def _said(self) -> str:
-        return "\n".join(f"{n.name}: {n.get('/ready')} {n.events()[-5:]}" for n in self.nodes.values())
-
-    # -- what is done
-
-    def ask(
-        self, shard: int, what: protocol.What, timeout: float = 0.5
-    ) -> protocol.Answer | protocol.Refusal:
-        """One question to whichever node takes it."""
-        names = LogNames(self.info.space, self.info.incarnation, shard)
-        ask = protocol.Ask(protocol.PROTOCOL, self.info.incarnation, what)
-        msg = self.link.request(names.ask, protocol.encode(ask), timeout=timeout)
-        return protocol.decode_reply(msg.data)
-
-    def ticks(self, shard: int, upto: int) -> None:
-        """Append until the shard's log has reached an offset."""
-        space = self.spaces[shard]
-        while space.applied < upto:
-            space.submit([system.system_op(system.Tick())])
-
-    @contextmanager
-    def asking(self) -> Iterator[list[float]]:
-        """Asks all shards all the time, as a client that hedges; yields the longest time without an answer, by shard."""
-        longest = [0.0] * SHARDS
-        done = threading.Event()
-
-        def run(shard: int) -> None:
-            since_s = time.monotonic()
-            while not done.is_set():
-                try:
-                    answered = isinstance(self.ask(shard, protocol.Applied(), 0.3), protocol.Answer)
-                except OnefoldError:
-                    answered = False
-                now_s = time.monotonic()
-                if answered:
-                    longest[shard] = max(longest[shard], now_s - since_s)
-                    since_s = now_s
-                done.wait(0.01)
-            longest[shard] = max(longest[shard], time.monotonic() - since_s)
-
-        threads = [threading.Thread(target=run, args=(shard,)) for shard in range(SHARDS)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield longest
-        finally:
-            done.set()
-            for thread in threads:
-                thread.join()
-
-
-@pytest.fixture
-def stand(servers: LocalServers, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stand]:
-    made = Stand(servers, tmp_path, f"t{os.getpid()}_{abs(hash(request.node.name)) % 10**8}")
-    yield made
-    made.close()
-
+from support.node_stand import (
+    EVERY,
+    SHARDS,
+    SMALL,
+    Process,
+    Stand,
+    hashes,
+    node_stand,  # noqa: F401
+    small,  # noqa: F401
+)
+from support.three_servers import three_servers  # noqa: F401
 
 # -- coming and taking part
 
@@ -468,8 +215,8 @@ def test_a_newcomer_starts_from_a_snapshot_once_the_log_was_trimmed(stand: Stand
     # What it folds from there is what the others have: at the next boundary all three say the same.
     at = (stand.spaces[0].applied // EVERY + 1) * EVERY
     stand.ticks(0, at + 1)
-    stand.wait(lambda: set(_hashes(stand, 0, at)) == {"n1", "n2", "n3"}, "they have not said their hashes")
-    assert len(set(_hashes(stand, 0, at).values())) == 1
+    stand.wait(lambda: set(hashes(stand, 0, at)) == {"n1", "n2", "n3"}, "they have not said their hashes")
+    assert len(set(hashes(stand, 0, at).values())) == 1
     assert stand.wait(lambda: _no_garbage(stand), "snapshots that nothing names were not deleted")
 
 
@@ -536,10 +283,8 @@ def test_a_restored_space_is_kept_trimmed_and_joined_as_any_other(
         other.wait(lambda: other.settled("m1", "m2", "m3"), "not settled")
         at = (other.spaces[0].applied // EVERY + 1) * EVERY
         other.ticks(0, at + 1)
-        other.wait(
-            lambda: set(_hashes(other, 0, at)) == {"m1", "m2", "m3"}, "they have not said their hashes"
-        )
-        assert len(set(_hashes(other, 0, at).values())) == 1
+        other.wait(lambda: set(hashes(other, 0, at)) == {"m1", "m2", "m3"}, "they have not said their hashes")
+        assert len(set(hashes(other, 0, at).values())) == 1
         shutil.rmtree(tmp_path / "cache")
         with of.connect(other.url("app")) as db:
             assert dict(db.map("m").items()) == content | {"more": 1}
@@ -555,12 +300,6 @@ def _first(stand: Stand, shard: int) -> int:
         log.close()
 
 
-def _hashes(stand: Stand, shard: int, offset: int) -> dict[str, str]:
-    stand.spaces[0].barrier(10)
-    with stand.spaces[0].view() as view:
-        return state.hashes(view).get((shard, offset), {})
-
-
 def _no_garbage(stand: Stand) -> bool:
     stand.spaces[0].barrier(10)
     with stand.spaces[0].view() as view:
@@ -569,132 +308,3 @@ def _no_garbage(stand: Stand) -> bool:
         left = state.garbage(view, 10)
     there = {path.name for path in (stand.directory / "vault").glob("??/*")}
     return not left and named <= there and len(there) <= len(named) + 2
-
-
-# -- being wrong
-
-
-def _store(node: Process, shard: int) -> Path:
-    (folder,) = (node.directory / "replicas").glob(f"*/{shard}")
-    return folder / (folder / "current").read_text().strip() / "replica.db"
-
-
-_WRONG = """
-UPDATE kv SET v = CAST(v || x'00' AS BLOB) WHERE t = (SELECT id FROM tables WHERE name LIKE 'state/m/%')
-AND k = (SELECT min(k) FROM kv WHERE t = (SELECT id FROM tables WHERE name LIKE 'state/m/%'))
-"""
-
-
-def _spoil(path: Path, *statements: str) -> None:
-    """Change a replica's file as a broken machine does, with good page checksums."""
-    con = apsw.Connection(str(path), vfs=checksums.VFS if checksums.available() else None)
-    try:
-        with con:
-            for statement in statements:
-                con.execute(statement)
-                assert con.changes() > 0, statement
-    finally:
-        con.close()
-
-
-def test_a_state_that_went_wrong_is_found_named_and_halted(stand: Stand) -> None:
-    stand.start("n1", "n2", "n3")
-    stand.wait(lambda: stand.settled("n1", "n2", "n3"), "not settled")
-    stand.db.map("m").put_many({f"k{number}": "right" for number in range(200)}, atomic=False)
-    stand.nodes["n2"].end(signal.SIGTERM)
-    _spoil(_store(stand.nodes["n2"], 0), _WRONG)
-    stand.start("n2")
-    at = (stand.spaces[0].applied // EVERY + 1) * EVERY
-    stand.ticks(0, at + 1)
-    stand.wait(lambda: stand.nodes["n2"].events("replica_halted"), "it was not found")
-    (halted,) = stand.nodes["n2"].events("replica_halted")
-    assert halted["shard"] == 0
-    assert "this copy is wrong" in halted["reason"].lower()
-    assert "n2" in halted["reason"]
-    for name in ("n1", "n3"):
-        assert not stand.nodes[name].events("replica_halted")
-        stand.wait(
-            lambda name=name: any(
-                "n2" in line["reason"] for line in stand.nodes[name].events("nodes_differ")
-            ),
-            "the others do not alarm",
-        )
-    assert not stand.nodes["n2"].ready
-    assert stand.nodes["n2"].metrics()['onefold_shard_halted{shard="0"}'] == 1
-    # Without shard 0 it is no node any more; started again, it makes its copy anew, and is sound.
-    stand.nodes["n2"].end(signal.SIGTERM)
-    stand.start("n2")
-    at = (stand.spaces[0].applied // EVERY + 1) * EVERY
-    stand.ticks(0, at + 1)
-    stand.wait(lambda: set(_hashes(stand, 0, at)) == {"n1", "n2", "n3"}, "they have not said their hashes")
-    assert len(set(_hashes(stand, 0, at).values())) == 1
-
-
-def test_of_two_who_differ_the_one_who_cannot_reproduce_its_word_halts(stand: Stand) -> None:
-    stand.start("n1", "n2")
-    stand.wait(lambda: stand.settled("n1", "n2"), "not settled")
-    stand.db.map("m").put_many({f"k{number}": "right" for number in range(200)}, atomic=False)
-    stand.nodes["n2"].end(signal.SIGTERM)
-    _spoil(_store(stand.nodes["n2"], 1), _WRONG)
-    stand.start("n2")
-    stand.ticks(1, (stand.spaces[1].applied // EVERY + 1) * EVERY + 1)
-    stand.wait(lambda: stand.nodes["n2"].events("replica_halted"), "it was not found")
-    looked = {
-        name: [line["verdict"] for line in stand.nodes[name].events("looked_again")] for name in ("n1", "n2")
-    }
-    stand.wait(lambda: stand.nodes["n1"].events("looked_again"), "the other did not look again")
-    assert looked["n2"] == ["wrong"]
-    assert stand.nodes["n1"].events("looked_again")[0]["verdict"] == "sound"
-    assert not stand.nodes["n1"].events("replica_halted")
-    stand.wait(lambda: [shard for shard, _ in stand.rows()["n2"].state.halted] == [1], "it did not say so")
-    assert stand.hosts()[1] == {"n1"}
-    stand.wait(lambda: stand.nodes["n1"].metrics()["onefold_nodes_differ"] == 0, "the alarm did not end")
-
-
-def test_who_cannot_reproduce_its_digest_of_the_log_halts(stand: Stand) -> None:
-    stand.start("n1", "n2", "n3")
-    stand.wait(lambda: stand.settled("n1", "n2", "n3"), "not settled")
-    stand.ticks(0, 32 * 5 + 3)
-    stand.nodes["n2"].end(signal.SIGTERM)
-    applied = stand.spaces[0].applied // 32 * 32
-    wrong = f"UPDATE digests SET digest = zeroblob(16) WHERE offset = {applied - 32}"
-    _spoil(_store(stand.nodes["n2"], 0), wrong)
-    stand.start("n2", wait=False)
-    stand.wait(lambda: stand.nodes["n2"].events("replica_halted"), "it was not found")
-    (halted,) = stand.nodes["n2"].events("replica_halted")
-    assert "the log of shard 0" in halted["reason"]
-    for name in ("n1", "n3"):
-        stand.wait(
-            lambda name=name: stand.nodes[name].events("looked_again"), "the others did not look again"
-        )
-        assert {line["verdict"] for line in stand.nodes[name].events("looked_again")} == {"sound"}
-        assert not stand.nodes[name].events("replica_halted")
-
-
-def test_states_that_there_was_no_time_to_compare_are_counted_and_told(stand: Stand) -> None:
-    """A node that catches up comes to the next boundaries while it still reads the state at the first."""
-    missed, hashed = "onefold_state_hashes_missed_total", "onefold_state_hashes_total"
-    stand.start("n1")
-    assert stand.nodes["n1"].metrics()[missed] == 0
-    stand.db.map("m").put_many(dict.fromkeys(range(20_000), "v" * 1000), atomic=False)
-    stand.nodes["n1"].end()
-    begin = (stand.spaces[1].barrier(10) // EVERY + 1) * EVERY
-    stand.ticks(1, begin + 5 * EVERY)
-    stand.start("n1")
-    node = stand.nodes["n1"]
-
-    def offsets(event: str) -> list[int]:
-        return [line["offset"] for line in node.events(event) if line["shard"] == 1]
-
-    boundaries = [begin + number * EVERY for number in range(6)]
-    stand.wait(
-        lambda: sorted(offsets("boundary_missed") + offsets("state_hashed"))[: len(boundaries)] == boundaries,
-        "a boundary came to nothing without a word",
-    )
-    told = node.events("boundary_missed")
-    assert told and {line["level"] for line in told} == {"warning"}
-    for metric, event in ((missed, "boundary_missed"), (hashed, "state_hashed")):
-        stand.wait(
-            lambda metric=metric, event=event: node.metrics()[metric] == len(node.events(event)),
-            f"{metric} is not the number of {event}",
-        )
