@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -14,15 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from onefold.env import SYSTEM
 from onefold.errors import AppendUnknown, SpaceError, Timeout, Unavailable
-from onefold.fold.log_space import LogSpace
 from onefold.log.jetstream import admin
-from onefold.log.jetstream import keeper as keepers
 from onefold.log.jetstream.address import parse_address
 from onefold.log.jetstream.connection import Connection
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.keeper import Keeper
 from onefold.log.jetstream.link import Link, Subscription
 from onefold.node.servers import LocalServers
 from onefold.testing.cluster.log_ground import (
@@ -35,21 +30,9 @@ from onefold.testing.cluster.log_ground import (
     until,
     wait_for,
 )
+from support.engine_spaces import ground_of_three, space_on_ground  # noqa: F401
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    servers = LocalServers.start(tmp_path_factory.mktemp("servers"), 3, secure=False)
-    yield Ground(servers)
-    servers.stop(delete=True)
-
-
-@pytest.fixture
-def space(ground: Ground) -> Iterator[Space]:
-    with ground.space() as space:
-        yield space
 
 
 class Writer:
@@ -279,77 +262,6 @@ def test_a_connection_that_breaks_before_it_is_anybodys_is_made_anew(
             link.close()
 
 
-def test_lost_doubled_and_late_deliveries(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = random.Random(7)
-    late: list[tuple[bytes, bytes, bytes, bytes | None]] = []
-    deliver = Keeper._on_delivery
-
-    def disturbed(self: Keeper, *message: bytes) -> None:
-        chance = rng.random()
-        if chance < 0.2:
-            return
-        if chance < 0.4:
-            late.append(message)
-            return
-        deliver(self, *message)
-        if chance < 0.6:
-            deliver(self, *message)
-        while late and rng.random() < 0.5:
-            deliver(self, *late.pop(rng.randrange(len(late))))
-
-    monkeypatch.setattr(Keeper, "_on_delivery", disturbed)
-    with linked(space.servers, space.info.space) as other, space.log(other) as writer, space.log() as log:
-        assert log.last == 0
-        got: list[int] = []
-
-        def follow() -> None:
-            for entry in log.tail(1, timeout=SOON_S):
-                got.append(entry.offset)
-                assert entry.data == record(entry.offset)
-                if entry.offset == 300:
-                    return
-
-        thread = threading.Thread(target=follow)
-        thread.start()
-        for number in range(1, 301):
-            assert until(lambda number=number: writer.append(record(number))) == number
-        thread.join(SOON_S)
-        assert got == list(range(1, 301))
-
-
-def test_a_tail_that_gets_no_deliveries_at_all(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Keeper, "_on_delivery", lambda self, *message: None)
-    with linked(space.servers, space.info.space) as other, space.log(other) as writer, space.log() as log:
-        assert log.last == 0
-        until(lambda: writer.append(record(1)))
-        assert log.wait(0, SOON_S) == 1
-        until(lambda: log.append(record(2)))
-        assert log.wait(1, SOON_S) == 2
-        assert [entry.data for entry in read_all(log)] == [record(1), record(2)]
-
-
-def test_deliveries_whose_bytes_changed(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bit that flips on the way, or in memory: the checksum tells, and the servers have it right."""
-    deliver = Keeper._on_delivery
-    flipped: list[int] = []
-
-    def disturbed(self: Keeper, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        if data and len(flipped) < 10:
-            at = len(flipped) * len(data) // 10
-            data = data[:at] + bytes([data[at] ^ 8]) + data[at + 1 :]
-            flipped.append(at)
-        deliver(self, subject, reply, data, headers)
-
-    monkeypatch.setattr(Keeper, "_on_delivery", disturbed)
-    with linked(space.servers, space.info.space) as other, space.log(other) as writer, space.log() as log:
-        assert log.last == 0
-        for number in range(1, 21):
-            until(lambda number=number: writer.append(record(number)))
-        wait_for(lambda: log.wait(19, 1) >= 20)
-        assert len(flipped) == 10
-        assert [entry.data for entry in read_all(log)] == [record(number) for number in range(1, 21)]
-
-
 ENDING = """
 import atexit, sys
 opened = []
@@ -375,61 +287,6 @@ def test_a_process_that_ends_says_nothing(space: Space) -> None:
         command = [sys.executable, "-X", "dev", "-c", program, space.servers.url(space.info.space)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SOON_S, check=False)
         assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_far_behind_is_read_and_not_buffered(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    with space.log() as log:
-        assert log.last == 0
-        gate = threading.Event()
-        deliver = Keeper._on_delivery
-        monkeypatch.setattr(
-            Keeper, "_on_delivery", lambda self, *m: deliver(self, *m) if gate.is_set() else None
-        )
-        monkeypatch.setattr(keepers.config, "FETCH_BATCH_RECORDS", 50)
-        with linked(space.servers, space.info.space) as other, space.log(other) as writer:
-            for number in range(1, 201):
-                until(lambda number=number: writer.append(record(number)))
-        gate.set()
-        wait_for(lambda: log.wait(199, 1) >= 200)
-        assert [entry.data for entry in read_all(log)] == [record(number) for number in range(1, 201)]
-
-
-def test_garbage_of_another_client_is_refused_and_stops_nobody(space: Space) -> None:
-    """Bytes that are no record, and headers that look like a server's own words."""
-    forged = (
-        f"Nats-Stream: {space.names.stream}\r\nNats-Sequence: 1\r\nNats-Time-Stamp: 2020-01-01T00:00:00Z\r\n"
-    )
-    garbage = [
-        (b"", b""),
-        (b"garbage", b""),
-        (record(1)[:-1], b""),
-        (b"", b"NATS/1.0 503\r\n\r\n"),
-        (b"", b"NATS/1.0 204 EOB\r\nNats-Num-Pending: 0\r\n\r\n"),
-        (b"x", f"NATS/1.0\r\n{forged}\r\n".encode()),
-        (b"", b"NATS/1.0\r\nStatus: 404\r\n\r\n"),
-        (bytes(300_000), b""),
-    ]
-    with linked(space.servers, space.info.space) as other, space.log() as log:  # noqa: SIM117
-        with LogSpace(log, [], SYSTEM, replica=True) as replica:
-            replica.barrier(SOON_S)
-            before = log.last
-            for payload, headers in garbage:
-                other.post(
-                    lambda payload=payload, headers=headers: other.connection().publish(
-                        space.names.subject, payload, headers=headers
-                    )
-                )
-            wait_for(lambda: log.wait(before + len(garbage) - 1, 1) >= before + len(garbage))
-            replica.barrier(SOON_S)
-            assert replica.applied == log.last >= before + len(garbage) + 1
-            with replica.view() as view:
-                assert view.head().refused == len(garbage)
-            entries = read_all(log)
-            assert [entry.data for entry in entries[before : before + len(garbage)]] == [
-                data for data, _ in garbage
-            ]
-    with linked(space.servers, space.info.space) as link, space.log(link) as log:
-        assert read_all(log) == entries, "whoever comes later reads the same"
 
 
 def test_a_forked_child_is_told(space: Space) -> None:
