@@ -117,6 +117,8 @@ class Stand:
     def until(self, holds: Callable[[], Any], what: str) -> Any:
         deadline = time.monotonic() + PATIENCE_S
         while not (found := holds()):
+            dead = [node.name for node in self.nodes.values() if node.process.poll() not in (None, 0, -9)]
+            assert not dead, f"{dead} ended:\n{self._said()}"
             assert time.monotonic() < deadline, f"{what} did not come about:\n{self._said()}"
             time.sleep(0.05)
         return found
