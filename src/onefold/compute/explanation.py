@@ -10,10 +10,14 @@ import msgspec
 from onefold.compute.blobs import BlobMissing, BlobStore
 from onefold.compute.identity import explain_difference
 from onefold.compute.jobs import state
+from onefold.compute.stages import SourceLeaf
+from onefold.compute.used_types import used_types
 from onefold.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from onefold.compute.jobs.read_rows import RunRow
+    from onefold.compute.plan import Source
+    from onefold.compute.stages import Stage
     from onefold.fold.api import StoreView
 
 _FILES_NAMED_MAX = 5
@@ -26,6 +30,8 @@ class Fingerprint(msgspec.Struct, frozen=True, array_like=True):
     """``Digest.parts`` of the plan."""
     files: dict[str, str]
     """Path -> etag of every input file."""
+    types: tuple[dict[str, str], ...] = ()
+    """For each source in the plan's order: the columns that tasks use, with their types."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -40,6 +46,16 @@ def encode(fingerprint: Fingerprint) -> bytes:
 def decode(data: bytes) -> Fingerprint:
     """The reverse of ``encode``."""
     return _decoder.decode(data)
+
+
+def types_of(stages: Sequence[Stage], sources: Sequence[Source]) -> tuple[dict[str, str], ...]:
+    """``Fingerprint.types`` of a job."""
+    used: dict[int, dict[str, str]] = {id(source): {} for source in sources}
+    for stage in stages:
+        for branch in stage.branches:
+            if isinstance(branch.leaf, SourceLeaf):
+                used[id(branch.leaf.source)].update(used_types(branch, stage.output))
+    return tuple(used[id(source)] for source in sources)
 
 
 def explain(view: StoreView, blobs: BlobStore, name: str) -> list[str]:
@@ -93,7 +109,7 @@ def _reasons(blobs: BlobStore, run: RunRow, before: RunRow | None, computed: int
         reasons = [f"All tasks are computed because {change}." for change in changes]
         return reasons or ["The plan has changed; what it was made of before is not kept any more."]
     if new is not None and old is not None:
-        reasons = _files(old.files, new.files)
+        reasons = _files(old.files, new.files) + _types(old.types, new.types)
     if before.state != "done":
         reasons.append(f"The run before is {before.state}: what it had not finished was left to do.")
     return reasons or ["Their results were lost, or they read what such tasks have made."]
@@ -116,6 +132,27 @@ def _files(old: dict[str, str], new: dict[str, str]) -> list[str]:
     changed = sorted(path for path in new.keys() & old.keys() if new[path] != old[path])
     kinds: list[tuple[Sequence[str], str]] = [(added, "new"), (changed, "changed"), (removed, "gone")]
     return [f"{_counted(paths)} {kind}: {_listed(paths)}." for paths, kind in kinds if paths]
+
+
+def _types(old: Sequence[dict[str, str]], new: Sequence[dict[str, str]]) -> list[str]:
+    if len(old) != len(new):
+        return []  # a run of an earlier release, which kept no types
+    reasons = []
+    for number, (before, now) in enumerate(zip(old, new, strict=True), 1):
+        where = f" of input {number}" if len(new) > 1 else ""
+        reasons += [
+            f"Column {name!r}{where} {_changed(before.get(name), now.get(name))}, "
+            "so the tasks that use it have new names and are computed."
+            for name in dict.fromkeys([*before, *now])
+            if before.get(name) != now.get(name)
+        ]
+    return reasons
+
+
+def _changed(old: str | None, new: str | None) -> str:
+    if old is None:
+        return f"is new ({new})"
+    return f"was {old} and is gone" if new is None else f"was {old} and is {new}"
 
 
 def _counted(paths: Sequence[str]) -> str:

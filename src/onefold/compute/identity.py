@@ -1,13 +1,15 @@
 """What tasks are called: a digest of the plan's meaning, and of the piece of input that a task reads.
 
 A task whose name is known already is not run again, so two things must hold: what changes the result changes
-the name, and what does not (a comment, a line, a file's name, another process) leaves it.
+the name, and what does not (a comment, a line, a file's name, another process) leaves it. The types of the
+columns that a task uses are part of its name: they are inferred over all files of the job, so that another
+file may change how this one is read.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +45,7 @@ from onefold.compute.stages import (
     Stage,
     TaskInput,
 )
+from onefold.compute.used_types import used_types
 
 _NOT_CONTENT = frozenset({"storage_options"})
 """Options of a source that say how to reach files, not what they hold."""
@@ -100,14 +103,21 @@ def task_identity(*, table: str, name: str, stage: int, content: bytes) -> bytes
     return hash_parts("task", table, name, stage, content)
 
 
-def split_content(item: TaskInput, kind: str, upstream: Sequence[bytes] = (), shape: bytes = b"") -> bytes:
+def split_content(
+    item: TaskInput,
+    kind: str,
+    upstream: Sequence[bytes] = (),
+    shape: bytes = b"",
+    types: Sequence[tuple[str, str]] = (),
+) -> bytes:
     """What a task over a split works on: units with size and etag, the branch, and what it joins with.
 
     ``kind``: of the source. ``upstream``: names of the tasks whose output is broadcast to it. ``shape``: see
-    ``stage_shape``.
+    ``stage_shape``. ``types``: see ``used_types``.
     """
     units = [hash_parts(unit.path, unit.start, unit.stop, unit.size, unit.etag) for unit in item.units]
-    return hash_parts("split", kind, item.branch, shape, hash_parts(*units), *sorted(upstream))
+    read_as = hash_parts("types", *(part for column in types for part in column))
+    return hash_parts("split", kind, item.branch, shape, read_as, hash_parts(*units), *sorted(upstream))
 
 
 def partition_content(
@@ -147,7 +157,9 @@ def stage_shape(stage: Stage) -> bytes:
         case MapOutput():
             parts.append(hash_parts("map", output.partitions))
         case PartialOutput():
-            parts.append(hash_parts("partial"))
+            # With a version the plan itself does not count, but states of another kind never meet these.
+            kinds = [hash_parts(name, agg.kind, len(agg.expressions())) for name, agg in output.aggs]
+            parts.append(hash_parts("partial", len(output.keys), *kinds))
         case PublishOutput():
             parts.append(hash_parts("publish", *output.partition_by, output.mode))
         case _:
@@ -155,16 +167,33 @@ def stage_shape(stage: Stage) -> bytes:
     return hash_parts("shape", *parts)
 
 
-def task_content(stage: Stage, item: TaskInput, upstream: Sequence[bytes]) -> bytes:
-    """The content of any task of a stage, for ``task_identity``. ``upstream``: names of the tasks of all its
-    ``needs``.
+def content_of(
+    stage: Stage, upstream: Sequence[bytes], gives: Sequence[tuple[str, Any]] = ()
+) -> Callable[[TaskInput], bytes]:
+    """Gives the content of the tasks of a stage, for ``task_identity``.
+
+    ``upstream``: names of the tasks of all its ``needs``. ``gives``: columns and types of the result that the stage
+    makes, where they are known.
     """
+    upstream = sorted(upstream)
     shape = stage_shape(stage)
-    if stage.branches:
-        leaf = stage.branches[item.branch].leaf
-        if isinstance(leaf, SourceLeaf):
-            return split_content(item, leaf.source.kind, upstream, shape)
-    return partition_content(item.partition or 0, upstream, item.branch, shape)
+    if gives:
+        shape = hash_parts(shape, *(part for name, dtype in gives for part in (name, repr(dtype))))
+    types = [used_types(branch, stage.output) for branch in stage.branches]
+
+    def content(item: TaskInput) -> bytes:
+        if stage.branches:
+            leaf = stage.branches[item.branch].leaf
+            if isinstance(leaf, SourceLeaf):
+                return split_content(item, leaf.source.kind, upstream, shape, types[item.branch])
+        return partition_content(item.partition or 0, upstream, item.branch, shape)
+
+    return content
+
+
+def task_content(stage: Stage, item: TaskInput, upstream: Sequence[bytes]) -> bytes:
+    """The content of one task of a stage; see ``content_of``."""
+    return content_of(stage, upstream)(item)
 
 
 # -- plans ---------------------------------------------------------------------------------------------------

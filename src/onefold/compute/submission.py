@@ -7,7 +7,7 @@ keep the pieces that they were cut into then, so their tasks keep their names an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,7 +54,7 @@ class StoredJob:
     @property
     def result_stage(self) -> int:
         """The stage whose tasks make up the result (publishing a folder comes after it)."""
-        return max(stage.index for stage in self.stages if not isinstance(stage.output, PublishOutput))
+        return _result_stage(self.stages)
 
     @property
     def key_columns(self) -> tuple[str, ...]:
@@ -65,6 +65,10 @@ class StoredJob:
         if any(isinstance(branch.leaf, ReduceLeaf) for branch in stage.branches):
             return ("key",)
         return ()
+
+
+def _result_stage(stages: Sequence[Stage]) -> int:
+    return max(stage.index for stage in stages if not isinstance(stage.output, PublishOutput))
 
 
 def decode_inputs(data: bytes) -> list[TaskInput]:
@@ -106,8 +110,8 @@ class _Previous:
 
     run: str | None
     inputs: tuple[tuple[TaskInput, ...], ...] = ()
-    done: frozenset[tuple[int, int]] = frozenset()
-    """(stage, index) of finished tasks."""
+    done: frozenset[bytes] = frozenset()
+    """The names of its finished tasks."""
 
 
 def prepare(
@@ -135,20 +139,23 @@ def prepare(
     name = version if version is not None else digest.hex
     previous = _previous(space, blobs, job, version, digest.hex)
 
+    result_stage = _result_stage(compiled.stages)
+
     specs: list[StageSpec] = []
     names_by_stage: list[tuple[bytes, ...]] = []
     for stage in compiled.stages:
         upstream = [task for need in stage.needs for task in names_by_stage[need]]
-        inputs = _stage_inputs(stage, resolved, previous, target_splits, seed)
-        names = tuple(
-            identity.task_identity(
-                table=job.table,
-                name=name,
-                stage=stage.index,
-                content=identity.task_content(stage, item, upstream),
-            )
-            for item in inputs
-        )
+        gives = (compiled.schema or ()) if stage.index == result_stage else ()
+
+        content = identity.content_of(stage, upstream, gives)
+
+        def task_name(
+            item: TaskInput, stage: int = stage.index, content: Callable[[TaskInput], bytes] = content
+        ) -> bytes:
+            return identity.task_identity(table=job.table, name=name, stage=stage, content=content(item))
+
+        inputs = _stage_inputs(stage, resolved, previous, target_splits, seed, task_name)
+        names = tuple(map(task_name, inputs))
         names_by_stage.append(names)
         specs.append(
             StageSpec(
@@ -164,6 +171,9 @@ def prepare(
             f"the job would have {total} tasks; at most {config.TASKS_PER_JOB_MAX} are allowed. "
             f"Set target_splits to a smaller number."
         )
+    fingerprint = explanation.Fingerprint(
+        digest.parts, resolved.files(), explanation.types_of(compiled.stages, compiled.sources)
+    )
     stored = StoredJob(job, compiled.stages, compiled.columns, compiled.schema)
     submit = Submit(
         run=run,
@@ -180,7 +190,7 @@ def prepare(
         stages=tuple(specs),
         member=space.member,
         expect=previous.run,
-        explain=blobs.put(explanation.encode(explanation.Fingerprint(digest.parts, resolved.files()))),
+        explain=blobs.put(explanation.encode(fingerprint)),
     )
     return submit, stored
 
@@ -198,7 +208,10 @@ def _previous(space: Space, blobs: BlobStore, job: Job, version: str | None, dig
         if not same or fresh:
             return _Previous(table.head)
         done = frozenset(
-            (stage, index) for stage in range(len(run.stages)) for index in state.results(view, run.id, stage)
+            task.identity
+            for stage in range(len(run.stages))
+            for task in state.read_tasks(view, run.id, stage)
+            if task.state == "done"
         )
     try:
         inputs = tuple(tuple(decode_inputs(blobs.get(stage.inputs))) for stage in run.stages)
@@ -208,7 +221,12 @@ def _previous(space: Space, blobs: BlobStore, job: Job, version: str | None, dig
 
 
 def _stage_inputs(
-    stage: Stage, resolved: _Sources, previous: _Previous, target_splits: int | None, seed: int
+    stage: Stage,
+    resolved: _Sources,
+    previous: _Previous,
+    target_splits: int | None,
+    seed: int,
+    task_name: Callable[[TaskInput], bytes],
 ) -> list[TaskInput]:
     from onefold.compute import splitting
     from onefold.compute.tasks import has_python
@@ -219,7 +237,8 @@ def _stage_inputs(
     before = previous.inputs[stage.index] if stage.index < len(previous.inputs) else ()
     kept: list[TaskInput] = []
     fresh: list[TaskInput] = []
-    finished = {before[index] for at, index in previous.done if at == stage.index and index < len(before)}
+    # Only what is called as it was: types that were inferred again, or another side of a join, make it another task.
+    finished = {item for item in before if previous.done and task_name(item) in previous.done}
     for number, branch in enumerate(stage.branches):
         leaf = branch.leaf
         if isinstance(leaf, SourceLeaf):

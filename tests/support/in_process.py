@@ -1,0 +1,13 @@
+"""Jobs whose Python functions run in the tests' own process: small ones take no time to start workers."""
+
+from __future__ import annotations
+
+import pytest
+
+from onefold.compute import tasks
+
+
+@pytest.fixture
+def functions_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions run where expressions do; which process calls them changes no result."""
+    monkeypatch.setattr(tasks, "has_python", lambda _stage: False)
