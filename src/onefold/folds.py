@@ -24,7 +24,7 @@ def folds(shard: int, shards: int) -> list[Fold]:
 class _LazyFold:
     """A fold without history or time of its own."""
 
-    version = 1
+    version = 2
     history: frozenset[str] = frozenset()
 
     def __init__(self, name: str, load: Callable[[], Fold]) -> None:
@@ -54,7 +54,7 @@ class _LazyStateFold:
     """The fold of shared state."""
 
     name = "state"
-    version = 1
+    version = 2
     history = frozenset({"state/m/"})
 
     def __init__(self, shards: int) -> None:

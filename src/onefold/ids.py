@@ -22,13 +22,21 @@ def new_id(prefix: str, env: Env) -> str:
     return f"{prefix}_{stamp}{noise}"
 
 
-def client_id(born_at_offset: int, env: Env) -> str:
-    """A client's id holds the shard offset at which it was born, so an expiry floor can tell forgotten from new."""
-    return f"c{born_at_offset:x}-{env.token(9).hex()}"
+def client_id(born_at_offset: int, env: Env, *, of_node: bool = False) -> str:
+    """A client's id holds the shard offset at which it was born, so an expiry floor can tell forgotten from new.
+
+    ``of_node``: of a client whose records are trusted (see ``fold.authority``).
+    """
+    return f"{'n' if of_node else 'c'}{born_at_offset:x}-{env.token(9).hex()}"
+
+
+def is_of_node(client: str) -> bool:
+    """Whether it is the id of a client whose records are trusted."""
+    return client.startswith("n")
 
 
 def born_at(client: str) -> int:
     """The offset inside a client id; raises ValueError when it is not one."""
-    if not client.startswith("c"):
+    if not client.startswith(("c", "n")):
         raise ValueError(f"not a client id: {client!r}")
     return int(client[1 : client.index("-")], 16)

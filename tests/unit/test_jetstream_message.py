@@ -5,12 +5,13 @@ import datetime
 import pytest
 
 from onefold.errors import InvalidArgument
-from onefold.log.jetstream.fetch import entry_of
+from onefold.log.api import Entry
+from onefold.log.jetstream.fetch import Origin, entry_of
 from onefold.log.jetstream.message import Msg, header_block, milliseconds, nobody_answers, parse_headers
 from onefold.log.jetstream.names import LogNames, check_space, space_of, space_subject
 
 NAMES = LogNames("main", "i_1", 0)
-STREAM = NAMES.stream.encode()
+ORIGIN = Origin.of(NAMES)
 STORED = (
     "Nats-Stream: OF_main_i_1_0\r\nNats-Subject: of.main.i_1.log.0\r\nNats-Sequence: 7\r\n"
     "Nats-Time-Stamp: 2026-11-25T19:39:18.4683Z\r\n"
@@ -36,7 +37,26 @@ def test_a_stored_record_is_one_whatever_its_writer_wrote(first: str, forged: st
     block = f"{first}\r\n{forged}{STORED}{end}\r\n".encode()
     assert Msg("s", "", parse_headers(block), b"").status is None
     assert not nobody_answers(block)
-    assert entry_of(block, b"x", STREAM) == (7, b"x", 1795635558468)
+    assert entry_of(block, b"x", ORIGIN) == (7, b"x", 1795635558468, False)
+
+
+@pytest.mark.parametrize("end", ["", "Nats-Num-Pending: 3\r\nNats-Last-Sequence: 6\r\n", "c: d\r\n"])
+def test_only_the_subject_that_the_server_noted_is_trusted(end: str) -> None:
+    def entry(forged: str, noted: str) -> Entry | None:
+        stored = STORED.replace(NAMES.subject, noted)
+        return entry_of(f"NATS/1.0\r\n{forged}{stored}{end}\r\n".encode(), b"x", ORIGIN)
+
+    mine, others = NAMES.node_subject, NAMES._replace(shard=1).node_subject
+    for forged, noted, trusted in (
+        ("", mine, True),
+        (f"Nats-Subject: {NAMES.subject}\r\n", mine, True),
+        (f"Nats-Subject: {mine}\r\n", NAMES.subject, False),
+        (STORED.replace(NAMES.subject, mine), NAMES.subject, False),
+        ("", others, False),
+        ("", f"{mine}.x", False),
+    ):
+        found = entry(forged, noted)
+        assert found is not None and found.trusted is trusted, (forged, noted)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +69,8 @@ def test_a_stored_record_is_one_whatever_its_writer_wrote(first: str, forged: st
     ],
 )
 def test_what_is_no_record_of_the_log(text: str) -> None:
-    assert entry_of(f"NATS/1.0\r\n{text}\r\n".encode(), b"", STREAM) is None
-    assert entry_of(None, b"", STREAM) is None
+    assert entry_of(f"NATS/1.0\r\n{text}\r\n".encode(), b"", ORIGIN) is None
+    assert entry_of(None, b"", ORIGIN) is None
 
 
 def test_nobody_answers() -> None:

@@ -25,6 +25,8 @@ class Context(NamedTuple):
     """Fold time: max(previous, min(engine's stamp, writer's stamp)). Not a clock."""
     client: str
     request_id: str | None
+    trusted: bool = True
+    """Whether operations that only nodes may append count here: see ``fold.authority``."""
 
 
 class StoreView(Protocol):

@@ -39,11 +39,11 @@ from onefold.fold.store import STATE_TABLES, STORE_SCHEMA, Head, SqlView, Tables
 from onefold.fold.store_formats import copy_in, copy_out
 from onefold.fold.whole_folders import whole_folder
 from onefold.log.api import Log
-from onefold.log.sqlite import LOG_SCHEMA, entry_crc
+from onefold.log.sqlite import LOG_SCHEMA, entry_crc, note_untrusted
 from onefold.log.sqlite_file import SqliteFile
 
 COPY_APPLICATION_ID = 0x4F4E4642
-_LOG_TABLES = ("log", "log_first")
+_LOG_TABLES = ("log", "log_first", "log_untrusted")
 _BLOBS = "blobs"
 _TRIES = 3
 _READ_BYTES: Final = 8 << 20
@@ -176,7 +176,8 @@ def _copy_out(space: _Shard, pinned: _Pin, name: str) -> ShardCopy:
     con, head = pinned.con, pinned.head
     if isinstance(space, SqliteSpace):
         for table in _LOG_TABLES:
-            con.execute(f"CREATE TABLE copy.{table} AS SELECT * FROM main.{table}")
+            if _has(con, "main", table):
+                con.execute(f"CREATE TABLE copy.{table} AS SELECT * FROM main.{table}")
     else:
         _copy_log(con, space.log, head.applied)
     copy_out(con, "copy")
@@ -201,6 +202,8 @@ def _copy_log(con: apsw.Connection, log: Log, applied: int) -> None:
     """The records that lead to what is applied, in the tables of an embedded log; none when they are not all there any more."""
     con.execute("CREATE TABLE copy.log(offset, ms, crc, data)")
     con.execute("CREATE TABLE copy.log_first(id, first)")
+    con.execute("CREATE TABLE copy.log_untrusted(first INTEGER PRIMARY KEY, last)")
+    con.execute("CREATE INDEX copy.by_last ON log_untrusted(last)")
     following = 1
     try:
         while log.first == 1 and following <= applied:
@@ -217,12 +220,19 @@ def _copy_log(con: apsw.Connection, log: Log, applied: int) -> None:
                     for entry in entries
                 ),
             )
+            note_untrusted(con, "copy", [entry.offset for entry in entries if not entry.trusted])
             following += len(entries)
     except TooOld:
         pass  # it was trimmed meanwhile
     if following <= applied:
-        con.execute("DELETE FROM copy.log")
+        con.execute("DELETE FROM copy.log; DELETE FROM copy.log_untrusted")
     con.execute("INSERT INTO copy.log_first VALUES(1, ?)", (1 if following > applied else applied + 1,))
+
+
+def _has(con: apsw.Connection, schema: str, table: str) -> bool:
+    """Whether there is such a table: files of earlier releases lack some."""
+    sql = f"SELECT EXISTS(SELECT 1 FROM {schema}.sqlite_schema WHERE type = 'table' AND name = ?)"
+    return bool(con.execute(sql, (table,)).get)
 
 
 def _kept(con: apsw.Connection) -> frozenset[str]:
@@ -370,7 +380,8 @@ def _fill(place: Path, file: Path, copy: ShardCopy, cut: int | None, env: Env) -
                 con.execute("BEGIN IMMEDIATE")
                 for table in _LOG_TABLES:
                     con.execute(f"DELETE FROM main.{table}")
-                    con.execute(f"INSERT INTO main.{table} SELECT * FROM copy.{table}")
+                    if _has(con, "copy", table):
+                        con.execute(f"INSERT INTO main.{table} SELECT * FROM copy.{table}")
                 if cut is None:
                     copy_in(con, "copy")
                     if state_digest(con, _kept(con)) != copy.state_digest:

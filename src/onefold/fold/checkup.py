@@ -223,7 +223,9 @@ def _rebuilt(space: SqliteSpace, folds: Sequence[Fold], *, deep: bool) -> Check:
                 entries = space.log.read(offset + 1, _READ_BYTES)[: applied - offset]
                 with again.log.appending() as con:
                     for entry in entries:
-                        again.log.append_in(con, entry.data, entry.engine_ms, entry.offset)
+                        again.log.append_in(
+                            con, entry.data, entry.engine_ms, entry.offset, trusted=entry.trusted
+                        )
                 again.catch_up()
                 offset = entries[-1].offset
             found = again.state_digest()

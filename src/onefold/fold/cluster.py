@@ -12,7 +12,7 @@ from typing import Literal
 from onefold import config
 from onefold.env import SYSTEM, Env
 from onefold.errors import InvalidArgument, SpaceError, Unavailable
-from onefold.fold import snapshot_fetch
+from onefold.fold import authority, snapshot_fetch
 from onefold.fold.api import Fold
 from onefold.fold.remote_space import RemoteSpace
 from onefold.fold.replica_space import ReplicaSpace
@@ -97,7 +97,9 @@ def _space_at(link: Link, shards: int | None, env: Env, *, create: bool) -> Spac
     if info is None and create:
         copies = 3 if len(link.servers) >= 3 else 1
         try:
-            info = admin.make_space(link, space, shards or 1, copies, env=env)
+            info = admin.make_space(
+                link, space, shards or 1, copies, env=env, first=authority.first_record(env)
+            )
         except SpaceError as error:
             raise SpaceError(
                 f"there is no space at {link.address}, and it cannot be made: {error}. Make it with "

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from onefold import config
 from onefold.codec import Op, Record, encode_record
 from onefold.errors import AppendUnknown, Expired, OnefoldError, Timeout, Unavailable
-from onefold.ids import client_id
+from onefold.fold import authority
+from onefold.ids import client_id, is_of_node
+from onefold.log.api import TrustedLog
 
 if TYPE_CHECKING:
     from onefold.fold.space_over_log import SpaceOverLog
@@ -24,8 +26,10 @@ _ATTEMPTS_MAX = 100
 class LogWriter:
     """One client of the space: its id, and the number of its last record."""
 
-    def __init__(self, space: SpaceOverLog) -> None:
+    def __init__(self, space: SpaceOverLog, *, of_node: bool = False) -> None:
+        """``of_node``: its records hold what only nodes may append, and are published where only nodes may publish."""
         self._space = space
+        self._of_node = of_node
         self._env = space.env
         self._client: str | None = None
         self._number = 0
@@ -39,8 +43,9 @@ class LogWriter:
         first = space.missing(ops)
         batch = tuple(ops) if first is None else (first, *ops)
         for _ in range(2):
-            if self._client is None:
-                self._client, self._number = client_id(applied, self._env), 0
+            of_node = self._of_node and authority.in_force(space.fold_version)
+            if self._client is None or is_of_node(self._client) != of_node:
+                self._client, self._number = client_id(applied, self._env, of_node=of_node), 0
             try:
                 outcomes = self._append(self._client, self._number + 1, batch, deadline)
                 return outcomes[len(outcomes) - len(ops) :]
@@ -71,7 +76,7 @@ class LogWriter:
         for _ in range(_ATTEMPTS_MAX):
             began_s = self._env.boot_s()
             try:
-                offset = self._space.log.append(data)
+                offset = self._append_once(data)
             except AppendUnknown:
                 in_doubt = True
             except OnefoldError as error:
@@ -105,6 +110,12 @@ class LogWriter:
             pause_s = min(2 * pause_s, 1.0)
         self._client = None
         raise AppendUnknown(f"the log gave no answer to record {number} of {client}; it may surface later")
+
+    def _append_once(self, data: bytes) -> int:
+        log = self._space.log
+        if self._of_node and isinstance(log, TrustedLog):
+            return log.append_trusted(data)
+        return log.append(data)
 
     def _own(
         self, client: str, number: int, offset: int, data: bytes, deadline: float

@@ -19,11 +19,12 @@ import apsw
 from onefold import config
 from onefold.codec import CorruptRecord, Op, Record, UnknownFormat, decode_record
 from onefold.errors import InvalidArgument, LogCorrupt, SpaceError
-from onefold.fold import exactly_once, system
+from onefold.fold import authority, exactly_once, system
 from onefold.fold.api import PASSING, Context, Fold, TimedFold
 from onefold.fold.exactly_once import Known, Verdict
 from onefold.fold.sql_store import SqlStore
 from onefold.fold.store import Head, Tables, read_head
+from onefold.ids import is_of_node
 from onefold.log.api import Entry, Log
 
 _REFUSED_LISTED_MAX = 1000
@@ -177,6 +178,8 @@ class Replica:
                 ) from error
             except CorruptRecord as error:
                 return self._refuse(entry, digest, str(error))
+        if is_of_node(record.client) and not (entry.trusted and authority.in_force(head.fold_version)):
+            return self._refuse(entry, digest, f"only nodes are clients like {record.client!r}")
         known = known or self.known(record.client)
         verdict = exactly_once.judge(
             record.client, record.number, known, offset=entry.offset, floor=head.client_floor
@@ -192,7 +195,10 @@ class Replica:
             self._advance(record.client)
         outcomes: tuple[bytes, ...] = ()
         if verdict is Verdict.APPLY:
-            outcomes = tuple([self._apply_op(record, index, op) for index, op in enumerate(record.ops)])
+            trusted = entry.trusted
+            outcomes = tuple(
+                [self._apply_op(record, index, op, trusted=trusted) for index, op in enumerate(record.ops)]
+            )
             self._memory.save(record.client, Known(record.number, entry.offset, outcomes))
         elif verdict is Verdict.DUPLICATE and known is not None and known.number == record.number:
             outcomes = known.outcomes
@@ -205,19 +211,19 @@ class Replica:
                 self._store.turn(fold.name, -1)
                 fold.advance(self._store, Context(self._head.applied, -1, self._head.now_ms, client, None))
 
-    def _apply_op(self, record: Record, index: int, op: Op) -> bytes:
+    def _apply_op(self, record: Record, index: int, op: Op, *, trusted: bool) -> bytes:
         now_ms = self._head.now_ms
         if op.request_id is not None:
             kept = self._memory.requested(op.request_id, now_ms)
             if kept is not None:
                 return kept
         if op.fold == system.SYSTEM_FOLD:
-            outcome = self._apply_system(op.body)
+            outcome = self._apply_system(record, index, op.body, trusted=trusted)
         elif not self._is_registered(op.fold):
             return system.REFUSED
         else:
             outcome = self._apply_fold(
-                Context(self._head.applied, index, now_ms, record.client, op.request_id), op
+                Context(self._head.applied, index, now_ms, record.client, op.request_id, trusted), op
             )
         if op.request_id is not None and not outcome.startswith(PASSING):
             self._memory.keep_request(op.request_id, now_ms, outcome)
@@ -244,8 +250,15 @@ class Replica:
             raise FoldFailed(f"the fold {op.fold!r} returned {type(outcome).__name__}; an outcome is bytes")
         return outcome
 
-    def _apply_system(self, body: bytes) -> bytes:
+    def _apply_system(self, record: Record, index: int, body: bytes, *, trusted: bool) -> bytes:
         head, op = self._head, system.decode(body)
+        if op is not None and not authority.system_op_allowed(
+            op, trusted=trusted, fold_version=head.fold_version
+        ):
+            self._store.turn(system.SYSTEM_FOLD, index)
+            kind = type(op).__name__
+            authority.count_refusal(self._store, system.SYSTEM_FOLD, kind, head.applied, record.client)
+            return system.REFUSED
         match op:
             case system.Register(names):
                 for name in names:

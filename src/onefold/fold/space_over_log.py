@@ -30,7 +30,7 @@ from onefold.errors import (
     TooStale,
     Unavailable,
 )
-from onefold.fold import system
+from onefold.fold import authority, system
 from onefold.fold.appender import Appender, Turn
 from onefold.fold.exactly_once import Known
 from onefold.fold.freshness import Freshness
@@ -66,7 +66,8 @@ class SpaceOverLog(ABC):
         self.freshness = Freshness()
         """How fresh this replica is known to be."""
         self._writer = LogWriter(self)
-        self._appender = Appender(self._writer.commit, turns)
+        self._node_writer = LogWriter(self, of_node=True)
+        self._appender = Appender(self._commit, turns)
         self.member = new_id("r" if read_only else "m", env)
 
     # -- where the state stands
@@ -265,6 +266,11 @@ class SpaceOverLog(ABC):
     def replicates(self) -> bool:
         """Whether the log is delivered with delay."""
         return self._replicates
+
+    def _commit(self, ops: Sequence[Op], patience: float | None = None) -> Sequence[bytes]:
+        """Append the operations in one record: where nodes publish, if one of them counts only there."""
+        trusted = authority.needs_trust(ops, self.fold_version)
+        return (self._node_writer if trusted else self._writer).commit(ops, patience)
 
     def _demand(self, op: system.SystemOp) -> None:
         if self.submit([system.system_op(op)]) != [system.ACCEPTED]:

@@ -11,7 +11,7 @@ thread at a time (the appender above does group commit); reads may run beside it
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Entry(NamedTuple):
@@ -21,6 +21,26 @@ class Entry(NamedTuple):
     data: bytes
     engine_ms: int
     """The engine's own stamp of the append, in ms; the writer's stamp where the engine has none."""
+    trusted: bool = True
+    """Whether operations that only nodes may append count in this record (see ``onefold.fold.authority``). Engines whose every
+    writer has the same rights trust all records; on a cluster those that were published where only nodes may publish."""
+
+
+@runtime_checkable
+class TrustedLog(Protocol):
+    """A log whose writers have different rights; other logs trust every record."""
+
+    def append_trusted(self, data: bytes) -> int:
+        """``Log.append`` where only nodes may publish. Raises SpaceError too (definite), when the credential may not."""
+        ...
+
+    def takes_trusted(self) -> bool:
+        """Whether there is such a place already. Raises Unavailable, Timeout, SpaceError."""
+        ...
+
+    def first_trusted(self) -> Entry | None:
+        """The oldest trusted record that is left; None proves nothing. Raises Unavailable, Timeout, SpaceError."""
+        ...
 
 
 class Log(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -29,7 +29,10 @@ LOG_SCHEMA = (
     "CREATE TABLE IF NOT EXISTS log(offset INTEGER PRIMARY KEY, ms INTEGER NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS log_first(id INTEGER PRIMARY KEY CHECK(id = 1), first INTEGER NOT NULL)",
     "INSERT OR IGNORE INTO log_first VALUES(1, 1)",
+    "CREATE TABLE IF NOT EXISTS log_untrusted(first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
 )
+"""``log_untrusted``: ranges of offsets whose records are not trusted (``Entry.trusted``). What is appended here is;
+others are in the logs of spaces that were restored from a cluster's backup. Files of earlier releases do not have the table."""
 _FIRST = "SELECT first FROM log_first"
 _LAST = "SELECT max(coalesce((SELECT max(offset) FROM log), 0), (SELECT first - 1 FROM log_first))"
 
@@ -178,8 +181,17 @@ class SqliteLog:
         """The write transaction (see ``SqliteFile.writing``). Call ``announce`` after it."""
         return self.file.writing(timeout)
 
-    def append_in(self, con: apsw.Connection, data: bytes, ms: int, offset: int | None = None) -> int:
-        """Append inside the transaction; ``offset`` when the caller knows the next one. Raises TooLarge."""
+    def append_in(
+        self,
+        con: apsw.Connection,
+        data: bytes,
+        ms: int,
+        offset: int | None = None,
+        *,
+        trusted: bool = True,
+    ) -> int:
+        """Append inside the transaction; ``offset`` when the caller knows the next one. ``trusted``: as it is in the log that the
+        record comes from. Raises TooLarge."""
         if len(data) > config.RECORD_BYTES_MAX:
             raise TooLarge(
                 f"a record of {len(data)} bytes; the limit is {config.RECORD_BYTES_MAX}. Write less at once"
@@ -187,6 +199,8 @@ class SqliteLog:
         if offset is None:
             offset = _number(con.execute(_LAST).get) + 1
         con.execute("INSERT INTO log VALUES(?, ?, ?, ?)", (offset, ms, entry_crc(offset, ms, data), data))
+        if not trusted:
+            note_untrusted(con, "main", [offset])
         return offset
 
     def announce(self, last: int) -> None:
@@ -227,6 +241,23 @@ class SqliteLog:
         listener.close()
 
 
+def note_untrusted(con: apsw.Connection, schema: str, offsets: Iterable[int]) -> None:
+    """Note that the records at these offsets, in ascending order and beyond those that were noted before, are not trusted."""
+    for offset in offsets:
+        con.execute(f"UPDATE {schema}.log_untrusted SET last = ?1 WHERE last = ?1 - 1", (offset,))
+        if not con.changes():
+            con.execute(f"INSERT INTO {schema}.log_untrusted VALUES(?1, ?1)", (offset,))
+
+
+def _untrusted(con: apsw.Connection, start: int) -> list[tuple[int, int]]:
+    """The ranges of untrusted records that end at or beyond ``start``."""
+    try:
+        found = con.execute("SELECT first, last FROM log_untrusted WHERE last >= ? ORDER BY first", (start,))
+        return [(_number(first), _number(last)) for first, last in found]
+    except apsw.SQLError:
+        return []  # of an earlier release, opened for reading
+
+
 def read_in(con: apsw.Connection, start: int, max_bytes: int, where: str) -> list[Entry]:
     """Entries from ``start`` on inside a read transaction, checked. Raises TooOld and LogCorrupt."""
     first = _number(con.execute(_FIRST).get)
@@ -236,6 +267,7 @@ def read_in(con: apsw.Connection, start: int, max_bytes: int, where: str) -> lis
         )
     entries: list[Entry] = []
     size, expected = 0, start
+    untrusted = _untrusted(con, start)
     for offset, ms, crc, data in con.execute(
         "SELECT offset, ms, crc, data FROM log WHERE offset >= ? ORDER BY offset", (start,)
     ):
@@ -252,7 +284,8 @@ def read_in(con: apsw.Connection, start: int, max_bytes: int, where: str) -> lis
             raise LogCorrupt(
                 f"the record at offset {offset} of {where} is damaged. Restore it from a snapshot or a backup"
             )
-        entries.append(Entry(offset, data, ms))
+        trusted = not any(low <= offset <= high for low, high in untrusted) if untrusted else True
+        entries.append(Entry(offset, data, ms, trusted))
         size += len(data)
         expected += 1
         if size >= max_bytes:

@@ -1,7 +1,7 @@
 """Closed ranges of a log as files, so that the servers are never the only ones that have it.
 
-``OFARCH1\\n`` and then one zstd stream of msgpack arrays ``[offset, data, engine_ms]``, contiguous, each after its length (4
-bytes, big endian); a length of 0 ends it. Each record carries its own checksum, and the whole file is named by its content.
+``OFARCH2\\n`` and then one zstd stream of msgpack arrays ``[offset, data, engine_ms, trusted]``, contiguous, each after its
+length (4 bytes, big endian); a length of 0 ends it. Each record carries its own checksum, and the file is named by its content.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import msgspec
 from onefold.errors import LogCorrupt
 from onefold.log.api import Entry
 
-MAGIC: Final = b"OFARCH1\n"
+MAGIC: Final = b"OFARCH2\n"
+_EARLIER: Final = b"OFARCH1\n"
+"""Of releases that knew no trusted records: what it holds is trusted by nobody."""
 _LEVEL: Final = 3
 _CHUNK: Final = 1 << 20
 _LENGTH_BYTES: Final = 4
+_entries: Final = msgspec.msgpack.Decoder(tuple[int, bytes, int, bool])
+_earlier: Final = msgspec.msgpack.Decoder(tuple[int, bytes, int])
 
 
 class Written(NamedTuple):
@@ -56,16 +60,18 @@ def read_archive(path: Path) -> Iterator[Entry]:
     """The entries of such a file, in order. Raises LogCorrupt when it is damaged or something else."""
     import zstandard
 
-    decode = msgspec.msgpack.Decoder(tuple[int, bytes, int]).decode
     last = 0
     with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise LogCorrupt(f"{path} is no archive of a log")
+        magic = file.read(len(MAGIC))
+        if magic not in (MAGIC, _EARLIER):
+            raise LogCorrupt(f"{path} is not an archive of a log that this program knows")
+        decode = _earlier.decode if magic == _EARLIER else _entries.decode
         try:
             with zstandard.ZstdDecompressor().stream_reader(file) as packed:
                 while length := int.from_bytes(_exactly(packed, _LENGTH_BYTES), "big"):
                     body = _exactly(packed, length)
-                    entry = Entry(*decode(body))
+                    offset, data, engine_ms, *trusted = decode(body)
+                    entry = Entry(offset, data, engine_ms, bool(trusted and trusted[0]))
                     if last and entry.offset != last + 1:
                         raise LogCorrupt(f"{path}: offset {last + 1} is missing")
                     last = entry.offset

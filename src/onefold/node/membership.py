@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from onefold import config
 from onefold._version import __version__
@@ -23,6 +24,8 @@ from onefold.fold.nodes.ops import (
 )
 from onefold.fold.space import Space
 from onefold.ids import new_id
+
+_TRIES: Final = 2
 
 
 class NodeReplaced(SpaceError):
@@ -111,8 +114,13 @@ class Membership:
 
     def say(self, op: Operation) -> Accepted | Refused:
         """Append an operation; its outcome. Thread-safe. Raises as ``Space.submit``."""
-        (data,) = self._space.submit([nodes_op(op)])
-        return decode_outcome(data)
+        for _ in range(_TRIES):
+            (data,) = self._space.submit([nodes_op(op)])
+            outcome = decode_outcome(data)
+            if isinstance(outcome, Accepted) or outcome.code != "untrusted":
+                break
+            # The fold version was raised between the writing of the record and its place in the log; now that is known.
+        return outcome
 
     def _still(self, outcome: Accepted | Refused) -> bool:
         if isinstance(outcome, Accepted):

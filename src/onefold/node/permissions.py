@@ -3,8 +3,10 @@
 A space is one account, so wildcards over stream names reach no other space. The users are:
 
 - ``app``: programs. They append to logs, read them, ask nodes, and put blobs. They make, trim and delete nothing.
-- ``node``: nodes. The same, and they answer questions and trim (purge) logs whose records say so.
-- ``admin``: ``onefold init``, ``doctor`` and people. Makes, inspects, repairs and deletes streams.
+- ``node``: nodes. The same, and they answer questions, trim (purge) logs whose records say so, and publish on a subject of their
+  own what only nodes may append (see ``fold.authority``).
+- ``admin``: ``onefold init``, ``doctor`` and people. Makes, inspects, repairs and deletes streams; begins new logs on the nodes'
+  subject.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def permissions(space: str, user: User) -> dict[str, Any]:
         case "node":
             return {
                 "publish": {
-                    "allow": [*data, *reading, f"{names.STREAM_PURGE}*"],
+                    "allow": [*data, log.node_subject, *reading, f"{names.STREAM_PURGE}*"],
                     "deny": [names.STREAM_PURGE + names.space_stream(space)],
                 },
                 "subscribe": {"allow": heard + asked},
@@ -49,7 +51,9 @@ def permissions(space: str, user: User) -> dict[str, Any]:
         case "admin":
             traces = f"{trace_prefix(space)}.>"
             return {
-                "publish": {"allow": [*data, names.space_subject(space), "$JS.API.>", traces]},
+                "publish": {
+                    "allow": [*data, log.node_subject, names.space_subject(space), "$JS.API.>", traces]
+                },
                 "subscribe": {"allow": [*heard, traces]},
             }
 

@@ -31,6 +31,7 @@ from onefold.node.testimony import Testimony
 from onefold.node.tracing import start_tracing
 from onefold.node.trimming import Trimming
 from onefold.node.vault import open_vault
+from onefold.node.versions import Authority
 
 if TYPE_CHECKING:
     import apsw
@@ -134,7 +135,12 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     testimony = Testimony(settings.name, log, tracing, hashed=snapshots.said, refold=ground.refold, halt=halt)
     upkeep = Upkeep(
         lambda: node.hosting,
-        {"snapshots": snapshots, "testimony": testimony, "trimming": trimming},
+        {
+            "authority": Authority(settings.name, log),
+            "snapshots": snapshots,
+            "testimony": testimony,
+            "trimming": trimming,
+        },
         log,
         SYSTEM,
     )

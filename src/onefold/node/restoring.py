@@ -9,16 +9,16 @@ one are refused. Nodes of the old cluster are forgotten, with all that they have
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from onefold.codec import Record, encode_record
 from onefold.compute.blob_places import backend_of
 from onefold.compute.blobs import file_blob_name
 from onefold.compute.jobs.rows import BLOB
 from onefold.env import SYSTEM
 from onefold.errors import LogCorrupt, SpaceError
-from onefold.fold import system
+from onefold.fold import authority
 from onefold.fold.backup import Restored, restore
 from onefold.fold.manifest import read_manifest
 from onefold.fold.nodes import rows
@@ -27,7 +27,6 @@ from onefold.fold.snapshot import write_snapshot
 from onefold.fold.store import STORE_SCHEMA
 from onefold.fold.whole_folders import scratch_folder
 from onefold.folds import folds
-from onefold.ids import client_id
 from onefold.log.jetstream import admin
 from onefold.log.jetstream.engine import JetStreamLog
 from onefold.log.jetstream.spaces import Base, SpaceInfo
@@ -39,7 +38,15 @@ if TYPE_CHECKING:
     from onefold.compute.shared_blobs import Backend
     from onefold.log.jetstream.link import Link
 
-_OF_NODES: Final = (rows.NODE, rows.DIGEST, rows.HASH, rows.AGREED, rows.ARCHIVE, rows.GARBAGE)
+_OF_NODES: Final = (
+    rows.NODE,
+    rows.DIGEST,
+    rows.HASH,
+    rows.AGREED,
+    rows.ARCHIVE,
+    rows.GARBAGE,
+    *authority.UNTRUSTED_TABLES,
+)
 _FORGET = (
     f"DELETE FROM kv WHERE t IN (SELECT id FROM tables WHERE name IN ({', '.join('?' * len(_OF_NODES))}))",
     f"DELETE FROM history WHERE t IN (SELECT id FROM tables WHERE name IN ({', '.join('?' * len(_OF_NODES))}))",
@@ -112,20 +119,17 @@ class _FromFolder:
     def begin(self, info: SpaceInfo) -> None:
         for shard in range(self._shards):
             base = info.base_of(shard)
-            if base is None:
-                continue
+            after = 0 if base is None else base.offset
             log = JetStreamLog(self._link, info, shard)
             try:
                 setup.patiently(lambda log=log: setup.check_led(self._link, log.names.stream))  # type: ignore[misc]
-                tick = Record(
-                    client_id(base.offset, SYSTEM), 1, SYSTEM.wall_ms(), (system.system_op(system.Tick()),)
-                )
-                at = log.append(encode_record(tick))
+                record = authority.first_record(SYSTEM, after)
+                at = setup.patiently(partial(log.append_trusted, record))
             finally:
                 log.close()
-            if at <= base.offset:
+            if at <= after:
                 raise LogCorrupt(
-                    f"{self._link.address}: the log of shard {shard} begins at offset {at}, not after {base.offset}. "
+                    f"{self._link.address}: the log of shard {shard} begins at offset {at}, not after {after}. "
                     "Its servers are too old, or broken"
                 )
 

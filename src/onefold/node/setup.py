@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from onefold import config
+from onefold.env import SYSTEM
 from onefold.errors import SpaceError, Timeout, Unavailable
 
 if TYPE_CHECKING:
@@ -25,13 +26,15 @@ _PAUSE_S: Final = 0.1
 def set_up_space(
     url: str, *, shards: int | None = None, replicas: int | None = None, blobs: str | None = None
 ) -> SpaceInfo:
-    """Make the space of a URL, or complete the one that is there; needs a credential that may create streams.
+    """Make the space of a URL, or complete the one that is there; needs a credential that may create streams. One of an earlier
+    release gets the nodes' subject: its nodes then bring in force that some operations count only there (``node.versions``).
 
     ``shards``, ``replicas``, ``blobs`` (a place of ``compute.blob_backends``): for a new space (1, 3, jetstream); one that is
     there must have them. Raises InvalidArgument; SpaceError (wrong credential, no JetStream, too few servers, made otherwise);
     Unavailable, Timeout: it may be half made, do it again.
     """
     from onefold.compute.blob_backends import JETSTREAM, check_place
+    from onefold.fold import authority
     from onefold.log.jetstream import admin, names
     from onefold.log.jetstream.address import parse_address
     from onefold.log.jetstream.link import Link
@@ -53,11 +56,13 @@ def set_up_space(
                         shards or 1,
                         3 if replicas is None else replicas,
                         blobs=blobs or JETSTREAM,
+                        first=authority.first_record(SYSTEM),
                     )
                 )
             _check_same(link, found, shards, replicas, blobs)  # also when another maker was faster
             admin.make_blobs(link, found)
             for shard in range(found.shards):
+                admin.let_nodes_publish(link, found, shard)  # of an earlier release
                 log = names.LogNames(space, found.incarnation, shard)
                 patiently(lambda log=log: check_led(link, log.stream))  # type: ignore[misc]
         return found

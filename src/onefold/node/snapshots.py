@@ -18,11 +18,12 @@ from onefold import config
 from onefold.codec import CorruptRecord, decode_record
 from onefold.env import Env
 from onefold.errors import OnefoldError
+from onefold.fold import authority, system
 from onefold.fold.nodes import state
 from onefold.fold.nodes.ops import NODES_FOLD, Accepted, StateHash, decode_op
 from onefold.fold.nodes.state import SnapshotAt
 from onefold.fold.snapshot import state_digest, write_snapshot
-from onefold.log.api import Log
+from onefold.log.api import Entry, Log, TrustedLog
 from onefold.node.logging import JsonLog
 from onefold.node.tracing import Tracing
 from onefold.node.vault import Vault
@@ -186,17 +187,49 @@ def in_log(log: Log, shard: int = 0) -> SnapshotAt | None:
     """The newest snapshot of a shard that two nodes agree about, from the records of shard 0's log alone: for who has no state
     of shard 0 yet. What is named there was said after its offset, so the log that is left names what leads to it.
 
-    Raises as ``Log.read``.
+    What stands in records that are not trusted counts only before the record that brought in force that it does not: see
+    ``fold.authority``. Raises as ``Log.read`` and ``TrustedLog.first_trusted``.
     """
     every = config.SNAPSHOT_EVERY_OFFSETS
+    trust = _Trust(log)
     window = log.last // every
     while window >= 0 and (window + 1) * every >= log.first:
         start = max(log.first, window * every + 1)
-        found = _agreed_in(_records(log, start, min(log.last, (window + 1) * every)), shard)
+        found = _agreed_in(_records(log, start, min(log.last, (window + 1) * every), trust), shard)
         if found is not None and found.offset >= log.first - 1:
             return found
         window -= 1
     return None
+
+
+class _Trust:
+    """Below which offset a log's untrusted records count too."""
+
+    def __init__(self, log: Log) -> None:
+        self._seen = False
+        self._below: int | None = None
+        """None: everywhere, as far as is known."""
+        first = log.first_trusted() if isinstance(log, TrustedLog) else None
+        if first is not None:
+            # Where an earlier record is the oldest that is left, all that is left of nodes' words is younger than the raise.
+            self._below = first.offset if _raises(first) else 0
+
+    def counts(self, entry: Entry) -> bool:
+        """Whether the nodes' operations in it count, as far as can be told without the state."""
+        self._seen = self._seen or entry.trusted
+        if entry.trusted:
+            return True
+        return not self._seen if self._below is None else entry.offset < self._below
+
+
+def _raises(entry: Entry) -> bool:
+    """Whether that record brings in force that only trusted ones count."""
+    with contextlib.suppress(CorruptRecord):
+        for op in decode_record(entry.data).ops:
+            found = system.decode(op.body) if op.fold == system.SYSTEM_FOLD else None
+            if isinstance(found, system.RaiseFoldVersion) and authority.in_force(found.version):
+                return True
+    return False
 
 
 def _agreed_in(hashes: Iterator[StateHash], shard: int) -> SnapshotAt | None:
@@ -214,7 +247,7 @@ def _agreed_in(hashes: Iterator[StateHash], shard: int) -> SnapshotAt | None:
     return None
 
 
-def _records(log: Log, start: int, stop: int) -> Iterator[StateHash]:
+def _records(log: Log, start: int, stop: int, trust: _Trust) -> Iterator[StateHash]:
     while start <= stop:
         entries = log.read(start, _SCAN_BYTES)
         if not entries:
@@ -222,6 +255,8 @@ def _records(log: Log, start: int, stop: int) -> Iterator[StateHash]:
         for entry in entries:
             if entry.offset > stop:
                 return
+            if not trust.counts(entry):
+                continue
             with contextlib.suppress(CorruptRecord):
                 for op in decode_record(entry.data).ops:
                     if op.fold == NODES_FOLD and isinstance(found := decode_op(op.body), StateHash):

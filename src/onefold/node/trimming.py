@@ -107,7 +107,8 @@ class Trimming:
             decided = view.head().log_first
         if floor <= max(decided, 1):
             if decided > replica.log.first:
-                replica.log.trim(decided)  # it was decided, and not done
+                # It was decided, and not done. Whatever was decided: nothing goes that a newcomer needs.
+                replica.log.trim(min(decided, floor))
             return
         missing = [one for one in kept if not vault.has(one.blob)]
         if missing:

@@ -28,7 +28,7 @@ class StateFold:
     """See ``onefold.fold.api.Fold``. ``shards``: of the whole space; with one, no transaction ever holds locks."""
 
     name = STATE_FOLD
-    version = 1
+    version = 2
     history = frozenset({rows.MAPS})
 
     def __init__(self, shards: int = 1) -> None:

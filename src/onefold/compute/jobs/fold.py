@@ -65,7 +65,7 @@ class JobsFold:
 
     @property
     def version(self) -> int:
-        return 1
+        return 2
 
     @property
     def history(self) -> frozenset[str]:

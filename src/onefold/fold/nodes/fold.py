@@ -11,6 +11,7 @@ snapshot of an agreed state is what others start from and what trimming may rely
 from __future__ import annotations
 
 from onefold import config
+from onefold.fold import authority
 from onefold.fold.api import Context, Store, prefix_stop
 from onefold.fold.nodes import rows
 from onefold.fold.nodes.ops import (
@@ -39,7 +40,7 @@ class NodesFold:
     """See ``onefold.fold.api.Fold``. Belongs to shard 0. A refused operation writes nothing."""
 
     name = NODES_FOLD
-    version = 1
+    version = 2
     history: frozenset[str] = frozenset()
 
     def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
@@ -48,6 +49,12 @@ class NodesFold:
         wrong = "these bytes are no operation of the nodes fold" if op is None else malformed(op)
         if op is None or wrong:
             return encode_outcome(Refused("malformed", wrong))
+        if not context.trusted and authority.in_force(fold_version):
+            kind = type(op).__name__
+            authority.count_refusal(store, NODES_FOLD, kind, context.offset, context.client)
+            return encode_outcome(
+                Refused("untrusted", f"only nodes may append {kind}. Use a node's credential")
+            )
         return encode_outcome(_apply(store, context, op, fold_version))
 
 

@@ -118,7 +118,9 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="ok"):
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="no"):
     """The operation had no effect. ``code`` is for programs, ``message`` for people."""
 
-    code: Literal["malformed", "unknown", "replaced", "expired", "left", "too_old", "too_many", "conflict"]
+    code: Literal[
+        "malformed", "unknown", "replaced", "expired", "left", "too_old", "too_many", "conflict", "untrusted"
+    ]
     message: str
 
 

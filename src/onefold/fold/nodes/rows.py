@@ -12,6 +12,7 @@ nodes/hash       shard, offset, name      HashState (the latest offsets)
 nodes/agreed     shard, offset            AgreedState: two nodes say the same hash
 nodes/archive    shard, start             ArchiveState
 nodes/garbage    blob                     offset at which the last name of the blob went
+nodes/untrusted  kind of operation        authority.Untrusted: what was refused of who is not a node
 ===============  =======================  =====================================================================
 """
 

@@ -16,14 +16,22 @@ import msgspec
 
 from onefold import config
 from onefold.env import SYSTEM, Env
-from onefold.errors import InvalidArgument, LogCorrupt, OnefoldError, SpaceError, Timeout, Unavailable
+from onefold.errors import (
+    AppendUnknown,
+    InvalidArgument,
+    LogCorrupt,
+    OnefoldError,
+    SpaceError,
+    Timeout,
+    Unavailable,
+)
 from onefold.ids import new_id
-from onefold.log.jetstream import names
+from onefold.log.jetstream import acks, names
 from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.message import EXPECTED_LAST_SUBJECT_SEQUENCE, EXPECTED_STREAM
 from onefold.log.jetstream.names import LogNames
 from onefold.log.jetstream.spaces import FORMAT, Base, SpaceInfo
-from onefold.log.jetstream.streams import NOT_FOUND, Refused, ask_api, stream_state
+from onefold.log.jetstream.streams import NOT_FOUND, Refused, ask_api, stream_state, takes_node_records
 
 __all__ = [
     "Beginning",
@@ -31,6 +39,7 @@ __all__ = [
     "delete_space",
     "find_space",
     "leftover_streams",
+    "let_nodes_publish",
     "list_spaces",
     "make_blobs",
     "make_log",
@@ -71,9 +80,11 @@ def make_space(
     blobs: str = "jetstream",
     env: Env = SYSTEM,
     beginning: Beginning | None = None,
+    first: bytes | None = None,
 ) -> SpaceInfo:
     """Make a space, or find the one that is there already, whatever shards it has. ``blobs``: where results of jobs are kept.
-    ``beginning``: what it holds from the first moment on; then SpaceError when there is one already.
+    ``beginning``: what it holds from the first moment on; then SpaceError when there is one already. ``first``: the record with
+    which each log begins, published where only nodes may publish.
 
     Raises InvalidArgument; SpaceError (the credential may not create streams, too few servers); Unavailable and Timeout: it may
     be half made, so make it again.
@@ -96,6 +107,8 @@ def make_space(
             made = msgspec.structs.replace(made, base=beginning.store(made))
         for shard in range(shards):
             make_log(link, made, shard)
+            if first is not None:
+                _begin_log(link, LogNames(space, made.incarnation, shard), first)
         if beginning is not None:
             beginning.begin(made)
     except BaseException:
@@ -114,12 +127,52 @@ def make_space(
 def make_log(link: Link, info: SpaceInfo, shard: int) -> None:
     """Make the stream of a shard's log; nothing happens when it is there. Raises as ``make_space``."""
     log = LogNames(info.space, info.incarnation, shard)
-    stream = _stream(log.stream, log.subject, info.replicas)
-    stream["republish"] = {"src": log.subject, "dest": log.tail}
+    stream = _stream(log.stream, log.subject, info.replicas) | _for_both(log)
     base = info.base_of(shard)
     if base is not None:
         stream["first_seq"] = base.offset + 1
     _create(link, stream)
+
+
+def _for_both(log: LogNames) -> dict[str, object]:
+    """What a log's stream takes, and publishes again: records of everybody, and those with what only nodes may append."""
+    return {
+        "subjects": [log.subject, log.node_subject],
+        "republish": {"src": log.both_subjects, "dest": log.tail},
+    }
+
+
+def let_nodes_publish(link: Link, info: SpaceInfo, shard: int) -> bool:
+    """Have the stream of a shard's log take the nodes' subject too; False when it did already. Those of earlier releases do not.
+
+    Raises as ``make_space``.
+    """
+    log = LogNames(info.space, info.incarnation, shard)
+    what = f"changing {log.stream}"
+
+    def ask() -> bool:
+        found = _ask(link, names.STREAM_INFO + log.stream, None, what)["config"]
+        assert isinstance(found, dict)
+        if takes_node_records(found, log):
+            return False
+        _ask(link, names.STREAM_UPDATE + log.stream, found | _for_both(log), what)
+        return True
+
+    return _patiently(ask)
+
+
+def _begin_log(link: Link, log: LogNames, record: bytes) -> None:
+    """Append a record to a new log. Raises as ``make_space``."""
+    headers = {EXPECTED_STREAM: log.stream}
+
+    def append() -> None:
+        answer = link.append(log.node_subject, record, headers).wait(config.APPEND_ACK_TIMEOUT_S)
+        try:
+            acks.offset_of(answer, log.stream, log.stream)
+        except AppendUnknown as error:  # written twice, it counts once
+            raise Unavailable(str(error), definite=False) from error
+
+    _patiently(append)
 
 
 def make_blobs(link: Link, info: SpaceInfo) -> None:

@@ -24,8 +24,9 @@ from onefold.log.jetstream.fetch import Batch, ReadAhead, fetch
 from onefold.log.jetstream.keeper import Keeper
 from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.message import EXPECTED_STREAM
-from onefold.log.jetstream.names import LogNames
+from onefold.log.jetstream.names import STREAM_INFO, LogNames
 from onefold.log.jetstream.spaces import SpaceInfo
+from onefold.log.jetstream.streams import ask_api
 
 _HEADER_BYTES_MAX: Final = 1024
 """Room for the headers that a writer and the servers add to a record."""
@@ -86,13 +87,36 @@ class JetStreamLog:
         return self._tail().last
 
     def append(self, data: bytes) -> int:
+        return self._append(self.names.subject, data)
+
+    def append_trusted(self, data: bytes) -> int:
+        """``append`` where only nodes may publish: operations that only nodes may append count in such records. Raises SpaceError
+        too (definite), when the credential may not."""
+        return self._append(self.names.node_subject, data)
+
+    def takes_trusted(self) -> bool:
+        """Whether its stream takes what ``append_trusted`` publishes; one of an earlier release does after another `init`.
+
+        Raises Unavailable, Timeout, SpaceError."""
+        work = ask_api(self._link, STREAM_INFO + self.names.stream, None, self._what)
+        found = self._link.run(work, config.ENGINE_REQUEST_TIMEOUT_S)
+        return streams.takes_node_records(found.get("config") or {}, self.names)
+
+    def first_trusted(self) -> Entry | None:
+        """The oldest record that is left of those published where only nodes may publish. None: the server that was asked has
+        none, which proves nothing. Raises Unavailable, Timeout, SpaceError."""
+        work = fetch(self._link, self.names, 1, max_records=1, max_bytes=1, subject=self.names.node_subject)
+        batch: Batch = self._link.run(work, None)
+        return next((entry for entry in self._checked(batch.entries) if entry.trusted), None)
+
+    def _append(self, subject: str, data: bytes) -> int:
         self._check_usable()
         limit = min(config.RECORD_BYTES_MAX, self._link.max_payload - _HEADER_BYTES_MAX)
         if len(data) > limit:
             raise TooLarge(
                 f"a record of {len(data)} bytes; {self._what} takes {limit} (the servers' max_payload). Write less at once"
             )
-        answer = self._link.append(self.names.subject, data, self._headers).wait(config.APPEND_ACK_TIMEOUT_S)
+        answer = self._link.append(subject, data, self._headers).wait(config.APPEND_ACK_TIMEOUT_S)
         offset = acks.offset_of(answer, self.names.stream, self._what)
         keeper = self._keeper
         if keeper is not None:

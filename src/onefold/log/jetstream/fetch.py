@@ -56,19 +56,23 @@ async def fetch(
     *,
     max_records: int = config.FETCH_BATCH_RECORDS,
     max_bytes: int,
+    subject: str | None = None,
 ) -> Batch:
-    """Records from ``start`` on, at least one if the server has any. Empty: it has none there, which proves nothing.
+    """Records from ``start`` on, at least one if the server has any. Empty: it has none there, which proves nothing. ``subject``:
+    only those that were published there.
 
     Raises Unavailable, Timeout, SpaceError.
     """
-    request = {"seq": max(start, 1), "batch": max_records, "max_bytes": max(max_bytes, 1)}
+    request: dict[str, object] = {"seq": max(start, 1), "batch": max_records, "max_bytes": max(max_bytes, 1)}
+    if subject is not None:
+        request["next_by_subj"] = subject
     entries: list[Entry] = []
     end: Mapping[str, str] = {}
-    stream = names.stream.encode()
+    origin = Origin.of(names)
 
     def each(data: bytes, block: bytes | None) -> bool:
         nonlocal end
-        entry = entry_of(block, data, stream)
+        entry = entry_of(block, data, origin)
         if entry is not None:
             entries.append(entry)
             return False
@@ -84,10 +88,25 @@ async def fetch(
     return Batch(entries, int(end.get(message.NUM_PENDING, "0")))
 
 
-def entry_of(block: bytes | None, data: bytes, stream: bytes) -> Entry | None:
-    """The entry in a message with this header block, if it is one out of this stream."""
+class Origin(NamedTuple):
+    """What the headers of a log's messages say where they come from."""
+
+    stream: bytes
+    node_subject: bytes
+
+    @classmethod
+    def of(cls, names: LogNames) -> Origin:
+        """That of one log."""
+        return cls(names.stream.encode(), names.node_subject.encode())
+
+
+def entry_of(block: bytes | None, data: bytes, origin: Origin) -> Entry | None:
+    """The entry in a message with this header block, if it is one out of this log. It is trusted if it was published where only
+    nodes may publish, as the server that took it noted."""
     found = record_headers(block)
-    return Entry(found[1], data, found[2]) if found is not None and found[0] == stream else None
+    if found is None or found.stream != origin.stream:
+        return None
+    return Entry(found.sequence, data, found.stamp_ms, found.subject == origin.node_subject)
 
 
 class ReadAhead:

@@ -11,7 +11,7 @@ from onefold import config
 from onefold.errors import OnefoldError, Timeout, Unavailable
 from onefold.log.api import Entry
 from onefold.log.jetstream import streams
-from onefold.log.jetstream.fetch import entry_of, fetch
+from onefold.log.jetstream.fetch import Origin, entry_of, fetch
 from onefold.log.jetstream.link import Link, Subscription
 from onefold.log.jetstream.names import DIRECT_GET, LogNames
 from onefold.log.jetstream.tail import TailBuffer
@@ -28,7 +28,7 @@ class Keeper:
     def __init__(self, link: Link, names: LogNames) -> None:
         self._link = link
         self._names = names
-        self._stream = names.stream.encode()
+        self._origin = Origin.of(names)
         self._changed = threading.Condition()
         self._buffer = TailBuffer(config.TAIL_BUFFER_BYTES_MAX)
         self._closed = False
@@ -114,7 +114,7 @@ class Keeper:
         return await newest_offset(self._link, self._names)
 
     def _on_delivery(self, _subject: bytes, _reply: bytes, data: bytes, headers: bytes | None) -> None:
-        entry = entry_of(headers, data, self._stream)
+        entry = entry_of(headers, data, self._origin)
         if entry is None:
             return
         self._delivered = True
@@ -195,14 +195,14 @@ class Keeper:
 
 async def newest_offset(link: Link, names: LogNames) -> int:
     """The highest offset that one of the servers has; 0 when it has none. Others may have more."""
-    found = 0
+    found, origin = 0, Origin.of(names)
 
     def each(data: bytes, block: bytes | None) -> bool:
         nonlocal found
-        entry = entry_of(block, data, names.stream.encode())
+        entry = entry_of(block, data, origin)
         found = 0 if entry is None else entry.offset
         return True
 
-    question = b'{"last_by_subj":"%s"}' % names.subject.encode()
+    question = b'{"last_by_subj":"%s"}' % names.both_subjects.encode()
     await link.collect(DIRECT_GET + names.stream, question, each, timeout=config.ENGINE_REQUEST_TIMEOUT_S)
     return found

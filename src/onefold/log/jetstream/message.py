@@ -17,6 +17,7 @@ STATUS: Final = "Status"
 DESCRIPTION: Final = "Description"
 SEQUENCE: Final = "Nats-Sequence"
 STREAM: Final = "Nats-Stream"
+SUBJECT: Final = "Nats-Subject"
 TIME_STAMP: Final = "Nats-Time-Stamp"
 NUM_PENDING: Final = "Nats-Num-Pending"
 EXPECTED_STREAM: Final = "Nats-Expected-Stream"
@@ -24,7 +25,7 @@ EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
 NO_RESPONDERS: Final = "503"
 _NOBODY: Final = b"NATS/1.0 503"
 _RECORD: Final = re.compile(
-    rb"Nats-Stream: ([^\r]*)\r\nNats-Subject: [^\r]*\r\nNats-Sequence: (\d{1,20})\r\n"
+    rb"Nats-Stream: ([^\r]*)\r\nNats-Subject: ([^\r]*)\r\nNats-Sequence: (\d{1,20})\r\n"
     rb"Nats-Time-Stamp: (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z)\r\n"
     rb"(?:Nats-Num-Pending: \d+\r\n)?(?:Nats-Last-Sequence: \d+\r\n)?\r\n\Z"
 )
@@ -70,8 +71,18 @@ def nobody_answers(block: bytes | None) -> bool:
     return SEQUENCE not in (parse_headers(block) or {})
 
 
-def record_headers(block: bytes | None) -> tuple[bytes, int, int] | None:
-    """Stream, sequence number and time stamp (ms) in the headers of a message out of a stream; None when there are none.
+class Place(NamedTuple):
+    """Where a message out of a stream is there."""
+
+    stream: bytes
+    subject: bytes
+    """What it was published on."""
+    sequence: int
+    stamp_ms: int
+
+
+def record_headers(block: bytes | None) -> Place | None:
+    """Where a message out of a stream is, by its headers; None when they do not say.
 
     The servers' own are the last, whatever a writer put before them.
     """
@@ -79,11 +90,12 @@ def record_headers(block: bytes | None) -> tuple[bytes, int, int] | None:
         return None
     match = _RECORD.search(block)
     if match is not None:
-        stream, sequence, stamp = match.groups()
-        return stream, int(sequence), milliseconds(stamp.decode("ascii"))
+        stream, subject, sequence, stamp = match.groups()
+        return Place(stream, subject, int(sequence), milliseconds(stamp.decode("ascii")))
     headers = parse_headers(block) or {}  # of a server that writes them in another order
     try:
-        return headers[STREAM].encode(), int(headers[SEQUENCE]), milliseconds(headers[TIME_STAMP])
+        stamp_ms = milliseconds(headers[TIME_STAMP])
+        return Place(headers[STREAM].encode(), headers[SUBJECT].encode(), int(headers[SEQUENCE]), stamp_ms)
     except (KeyError, ValueError):
         return None
 

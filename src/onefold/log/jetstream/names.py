@@ -21,6 +21,7 @@ STREAM_DELETE: Final = "$JS.API.STREAM.DELETE."
 STREAM_INFO: Final = "$JS.API.STREAM.INFO."
 STREAM_NAMES: Final = "$JS.API.STREAM.NAMES"
 STREAM_PURGE: Final = "$JS.API.STREAM.PURGE."
+STREAM_UPDATE: Final = "$JS.API.STREAM.UPDATE."
 DIRECT_GET: Final = "$JS.API.DIRECT.GET."
 
 
@@ -75,6 +76,16 @@ class LogNames(NamedTuple):
     def subject(self) -> str:
         """What is published there is appended."""
         return f"of.{self.space}.{self.incarnation}.log.{self.shard}"
+
+    @property
+    def node_subject(self) -> str:
+        """The same for records with operations that only nodes may append: programs may not publish there."""
+        return f"of.{self.space}.{self.incarnation}.nodelog.{self.shard}"
+
+    @property
+    def both_subjects(self) -> str:
+        """A filter for both of them, and for nothing else of the log's stream."""
+        return f"of.{self.space}.{self.incarnation}.*.{self.shard}"
 
     @property
     def tail(self) -> str:

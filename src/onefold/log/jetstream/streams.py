@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from onefold import config
 from onefold.errors import SpaceError, Unavailable
 from onefold.log.jetstream.message import Msg
-from onefold.log.jetstream.names import STREAM_INFO, STREAM_PURGE
+from onefold.log.jetstream.names import STREAM_INFO, STREAM_PURGE, LogNames
 
 NOT_FOUND: Final = 10059
 REPLICA_SILENT_S: Final = 2.5
@@ -109,6 +109,12 @@ def _is_current(replica: Mapping[str, Any]) -> bool:
     """Whether the leader heard of a replica lately. It calls one that died current for several seconds more."""
     silent_s = float(replica.get("active", 0)) / 1e9
     return bool(replica.get("current")) and not replica.get("offline") and silent_s <= REPLICA_SILENT_S
+
+
+def takes_node_records(config: Mapping[str, object], log: LogNames) -> bool:
+    """Whether a stream of this configuration takes what nodes publish for themselves, as one of an earlier release does not."""
+    subjects = config.get("subjects")
+    return isinstance(subjects, list) and log.node_subject in subjects
 
 
 async def purge(asker: Asker, stream: str, before: int) -> None:

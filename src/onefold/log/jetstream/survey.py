@@ -117,7 +117,7 @@ def judge(
     copies = health.current or health.replicas
     seen = [found for sample in samples if (found := sample.at(offset)) is not Absent.NOT_ASKED]
     entries = [found for found in seen if isinstance(found, Entry)]
-    good = {entry.data: entry for entry in entries if is_intact(entry.data)}
+    good = {(entry.data, entry.trusted): entry for entry in entries if is_intact(entry.data)}
     if len(good) > 1:
         raise Disagree(
             f"the copies of offset {offset} of {what} disagree. Compare the servers with `onefold doctor`"
@@ -150,8 +150,8 @@ def _judge_bad(
 ) -> Entry | None:
     """``judge`` where copies have bytes that are no record, and none has a good one."""
     asked = len(seen)
-    data, count = Counter(entry.data for entry in entries).most_common(1)[0]
-    agreed = next(entry for entry in entries if entry.data == data)
+    (data, trusted), count = Counter((entry.data, entry.trusted) for entry in entries).most_common(1)[0]
+    agreed = next(entry for entry in entries if (entry.data, entry.trusted) == (data, trusted))
     enough = health.current >= health.majority
     if count == asked:
         if asked < certain(health.majority - 1, max(health.current, health.majority)):
