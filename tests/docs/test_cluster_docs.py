@@ -124,7 +124,7 @@ def test_events() -> None:
     worker = (SOURCE / "compute" / "node_worker.py").read_text("utf-8")
     said.update(re.findall(r"_tell\(\s*\"([a-z_]+)\"", worker))
     assert len(said) > 30
-    parts = {"snapshots_waits", "testimony_waits", "trimming_waits", "shard_N_waits"}
+    parts = {"authority_waits", "snapshots_waits", "testimony_waits", "trimming_waits", "shard_N_waits"}
     assert told == said | parts
 
 

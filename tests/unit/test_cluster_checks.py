@@ -19,7 +19,7 @@ from onefold.node.cluster_records import Finding, last_server, ranges, said
 LOG = LogNames("s", "i_1", 0)
 SETTINGS: dict[str, Any] = {
     "name": LOG.stream,
-    "subjects": [LOG.subject],
+    "subjects": [LOG.subject, LOG.node_subject],
     "retention": "limits",
     "discard": "new",
     "storage": "file",
@@ -31,8 +31,10 @@ SETTINGS: dict[str, Any] = {
     "max_msgs_per_subject": -1,
     "max_msg_size": -1,
     "max_age": 0,
-    "republish": {"src": LOG.subject, "dest": LOG.tail},
+    "republish": {"src": LOG.both_subjects, "dest": LOG.tail},
 }
+EARLIER = {"subjects": [LOG.subject], "republish": {"src": LOG.subject, "dest": LOG.tail}}
+"""As an earlier release made it."""
 CLUSTER = {
     "leader": "s1",
     "replicas": [{"name": "s2", "current": True, "active": 1}, {"name": "s3", "current": True, "active": 1}],
@@ -228,13 +230,19 @@ def test_the_repair_is_told_as_far_as_it_is_known() -> None:
         {"subjects": ["of.s.i_1.log.>"]},
         {"sources": [{"name": "other"}]},
         {"republish": None},
-        {"republish": {"src": LOG.subject, "dest": LOG.tail, "headers_only": True}},
+        {"republish": {"src": LOG.both_subjects, "dest": LOG.tail, "headers_only": True}},
+        {"republish": {"src": LOG.subject, "dest": LOG.tail}},
+        EARLIER | {"republish": {"src": LOG.subject, "dest": "x"}},
     ],
     ids=lambda changed: next(iter(changed)),
 )
 def test_a_log_must_not_lose_anything_by_itself(changed: dict[str, Any]) -> None:
     assert len(wrong_settings(stream(SETTINGS | changed), 3)) == 1
     assert told(replace(WELL, streams=[stream(SETTINGS | changed)])) == {"streams": "problem"}
+
+
+def test_a_log_of_an_earlier_release_is_in_order() -> None:
+    assert wrong_settings(stream(SETTINGS | EARLIER), 3) == []
 
 
 def test_who_answered_a_traced_question() -> None:

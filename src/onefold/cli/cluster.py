@@ -111,6 +111,36 @@ def _node(node: Node) -> dict[str, Any]:
     }
 
 
+def nodes_only(db: Database) -> dict[str, Any]:
+    """``nodes_only`` for `status --json`: whether what only nodes may append counts where nodes publish alone, and what of others
+    was refused."""
+    from onefold.fold import authority
+
+    open_, refused = [], []
+    for shard, space in enumerate(db._spaces):
+        with space.view() as view:
+            if not authority.in_force(view.head().fold_version):
+                open_.append(shard)
+            refused.append(authority.refused_ops(view))
+    kinds: dict[str, int] = {}
+    for one in refused:
+        for kind, count in one.kinds.items():
+            kinds[kind] = kinds.get(kind, 0) + count
+    return {
+        "in_force": not open_,
+        "open": open_,
+        "refused": sum(one.total for one in refused),
+        "kinds": kinds,
+        "last": [one.offset for one in refused],
+    }
+
+
+_OPEN_ADVICE = (
+    "Upgrade all programs and nodes, give the servers the users' present permissions, then run `onefold init` again with the "
+    "admin's credential: a node does the rest"
+)
+
+
 def print_cluster(found: dict[str, Any]) -> None:
     """Servers, streams and nodes, for people."""
     from onefold.display import words
@@ -134,6 +164,12 @@ def print_cluster(found: dict[str, Any]) -> None:
             f"node     {node['name']}  {node['state']}, region {node['region']}, {len(node['shards'])} shards, "
             f"{node['busy']}/{node['slots']} tasks{halted}"
         )
+    only = found.get("nodes_only")
+    if only is not None and not only["in_force"]:
+        shards = ", ".join(map(str, only["open"][:8]))
+        print(f"nodes    whoever can write passes for a node in shard {shards}. {_OPEN_ADVICE}")
+    if only is not None and only["refused"]:
+        print(f"nodes    {only['refused']:,} operations of programs were refused that only nodes may append")
 
 
 def _copy(other: dict[str, Any]) -> str:
@@ -165,6 +201,7 @@ def checks(where: Place, url: str, *, deep: bool) -> Iterator[Check]:
     try:
         with where.open() as db:
             yield _nodes(db)
+            yield _nodes_only(db)
             yield from check_state(db._state)
     except OnefoldError as error:
         yield Check("state", "problem", str(error), "See the checks above; then run the doctor again")
@@ -206,3 +243,27 @@ def _nodes(db: Database) -> Check:
         found,
         "Start what fell silent, or leave it: its work has moved" if gone else "",
     )
+
+
+def _nodes_only(db: Database) -> Check:
+    from onefold.fold.checkup import Check
+
+    found = nodes_only(db)
+    if found["refused"]:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(found["kinds"].items()))
+        places = ", ".join(f"{last:,} of shard {shard}" for shard, last in enumerate(found["last"]) if last)
+        return Check(
+            "nodes only",
+            "warn",
+            f"operations that only nodes may append were refused: {kinds}; the last at offset {places}",
+            "They had no effect. A program with an app's credential appended them: find it, and give the app another credential",
+        )
+    if not found["in_force"]:
+        shards = ", ".join(map(str, found["open"][:8]))
+        return Check(
+            "nodes only",
+            "warn",
+            f"whoever can write can join nodes, expire them and trim: in shard {shards}",
+            _OPEN_ADVICE,
+        )
+    return Check("nodes only", "ok", "what only nodes may append counts from them alone; nothing was refused")

@@ -31,7 +31,8 @@ def init(
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a space on a NATS cluster that others run, with a credential that may create streams. Again: nothing changes.
+    """Make a space on a NATS cluster that others run, with a credential that may create streams. Again: a space that an
+    earlier release made gets what is missing, and nothing else changes.
 
     JSON: {url, space, incarnation, shards, replicas, blobs}.
     """

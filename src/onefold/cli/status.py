@@ -22,7 +22,8 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
     [run, ...]} with runs as in `onefold runs`; bytes is the size of its folder, null when it has none. offsets: the last
     record of each shard; processes: how many others have it open. On a cluster also {servers: [{name, address, up, version,
     region, problem}], streams: [{name, shard, leader, first, last, bytes, replicas: [{server, current, away, lag, silent}],
-    problem}], nodes: [{name, state, region, zone, program, shards, halted, busy, slots}]}.
+    problem}], nodes: [{name, state, region, zone, program, shards, halted, busy, slots}], nodes_only: {in_force, open, refused,
+    kinds, last}}: whether what only nodes may append counts from nodes alone, the shards where not yet, and what was refused.
     """
     from onefold._version import __version__
     from onefold.cli import cluster
@@ -54,11 +55,12 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
         }
         if target is not None:
             found["nodes"] = cluster.nodes(db)
+            found["nodes_only"] = cluster.nodes_only(db)
         if where.json:
             output.emit(found)
             return
         if target is not None:
-            cluster.print_cluster({"servers": [], "streams": [], "nodes": found["nodes"]})
+            cluster.print_cluster({"servers": [], "streams": [], **_said_by_nodes(found)})
         size = "" if found["bytes"] is None else f", {words.size(found['bytes'])}"
         print(f"space    {db.url}{size}  (onefold {__version__})")
         offsets = ", ".join(f"{offset:,}" for offset in found["offsets"][:8])
@@ -72,6 +74,10 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
             tasks = f"{progress.done:,}/{progress.total:,} tasks, {progress.workers} workers"
             age = words.duration(progress.elapsed)
             print(f"running  {run.id}  {words.visible(run.table_name)}  {tasks}, for {age}")
+
+
+def _said_by_nodes(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in ("nodes", "nodes_only")}
 
 
 def _others(db: Database) -> int:

@@ -200,8 +200,10 @@ def wrong_settings(stream: StreamFacts, replicas: int) -> list[str]:
         "mirror",
         "sources",
     )
-    if stream.log is not None:
-        wanted["subjects"] = [stream.log.subject]
+    log = stream.log
+    earlier = log is not None and settings.get("subjects") == [log.subject]  # until `init` is given again
+    if log is not None and not earlier:
+        wanted["subjects"] = [log.subject, log.node_subject]
     found = [
         f"{name} is {settings.get(name)!r}, not {value!r}"
         for name, value in wanted.items()
@@ -210,11 +212,11 @@ def wrong_settings(stream: StreamFacts, replicas: int) -> list[str]:
     found += [f"{name} is {settings[name]}" for name in unlimited if settings.get(name, -1) > 0]
     found += [f"{name} is {settings[name]!r}" for name in forbidden if settings.get(name)]
     again = settings.get("republish") or {}
-    if stream.log is not None and (again.get("dest"), bool(again.get("headers_only"))) != (
-        stream.log.tail,
-        False,
-    ):
-        found.append(f"republish is {again or None!r}, not to {stream.log.tail}")
+    if log is not None:
+        from_ = log.subject if earlier else log.both_subjects
+        said = (again.get("src"), again.get("dest"), bool(again.get("headers_only")))
+        if said != (from_, log.tail, False):
+            found.append(f"republish is {again or None!r}, not from {from_} to {log.tail}")
     return found
 
 

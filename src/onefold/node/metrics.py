@@ -11,6 +11,7 @@ onefold_shard_applied_offset{shard}     the last offset applied here
 onefold_shard_behind_offsets{shard}     delivered here and not applied yet
 onefold_shard_log_first_offset{shard}   the oldest record that is kept
 onefold_shard_refused_records{shard}    records that were garbage, so far
+onefold_shard_untrusted_operations{shard}  operations that only nodes may append and others did, so far: refused
 onefold_nodes_differ                    places at which nodes say different things of log or state: alarm above 0
 onefold_state_hashes_total, onefold_state_hashes_failed_total, onefold_state_hashes_missed_total, onefold_snapshots_total,
 onefold_snapshot_bytes_total, onefold_log_trims_total, onefold_log_archives_total, onefold_blobs_swept_total: what this node did
@@ -30,6 +31,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from onefold._version import __version__
 from onefold.errors import OnefoldError
+from onefold.fold import authority
 
 if TYPE_CHECKING:
     from onefold.node.process import Node
@@ -102,6 +104,7 @@ class NodeMetrics:
                 ("behind_offsets", "Records delivered and not applied yet."),
                 ("log_first_offset", "The oldest record that is kept."),
                 ("refused_records", "Records that were garbage."),
+                ("untrusted_operations", "Operations refused since only nodes may append them."),
             )
         }
         for shard, phase in self._node.hosting.phases().items():
@@ -111,7 +114,7 @@ class NodeMetrics:
             try:
                 applied, last, first = replica.applied, replica.log.last, replica.log.first
                 with replica.view() as view:
-                    refused = view.head().refused
+                    refused, untrusted = view.head().refused, authority.refused_ops(view).total
             except OnefoldError:
                 continue  # it has just halted or was dropped
             numbers = (
@@ -119,6 +122,7 @@ class NodeMetrics:
                 ("behind_offsets", max(0, last - applied)),
                 ("log_first_offset", first),
                 ("refused_records", refused),
+                ("untrusted_operations", untrusted),
             )
             for name, number in numbers:
                 found[name].add_metric([str(shard)], number)

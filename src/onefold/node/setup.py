@@ -45,9 +45,10 @@ def set_up_space(
     space = link.address.space
     try:
         with speaking_of_accounts(link):
-            check_servers(link, replicas if replicas is not None else 3)
+            check_servers(link, 1)
             found = patiently(lambda: admin.find_space(link, space))
             if found is None:
+                check_servers(link, replicas if replicas is not None else 3)
                 # Tried again, since another maker may just have made the record's stream, which then has no leader yet.
                 found = patiently(
                     lambda: admin.make_space(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from onefold.env import SYSTEM
 from onefold.errors import OnefoldError
 from onefold.testing.cluster import hosts as networks
 from onefold.testing.cluster.client import Instructions
@@ -367,10 +368,17 @@ class Stand:
     # -- inside
 
     def _make_space(self) -> None:
+        from onefold.fold import authority
         from onefold.log.jetstream import admin
 
         with self._admin() as link:
-            self.info = admin.make_space(link, self.space, self.shards, min(3, self._server_count))
+            self.info = admin.make_space(
+                link,
+                self.space,
+                self.shards,
+                min(3, self._server_count),
+                first=authority.first_record(SYSTEM),
+            )
 
     @contextmanager
     def _admin(self) -> Iterator[Link]:
