@@ -19,7 +19,7 @@ import msgspec
 
 from onefold import config
 from onefold.codec import Op
-from onefold.compute import blob_places
+from onefold.compute import blob_places, foreign
 from onefold.compute.blobs import BlobStore, blob_name
 from onefold.compute.jobs import ops, state
 from onefold.compute.stages import PartialOutput, PublishOutput, Result
@@ -124,16 +124,17 @@ class Engine:
         workers = 0 if leave_to_nodes else worker_count(workers)
         for _ in range(_SUBMIT_TRIES):
             try:
-                operation, stored = submission.prepare(
-                    job,
-                    space=self.space,
-                    blobs=self.blobs,
-                    run=new_id("run", self.env),
-                    seed=seed,
-                    target_splits=target_splits,
-                    on_error=on_error,
-                    max_attempts=max_attempts,
-                )
+                with foreign.translated(f"the job for {job.table!r} was not submitted", kind=InvalidPlan):
+                    operation, stored = submission.prepare(
+                        job,
+                        space=self.space,
+                        blobs=self.blobs,
+                        run=new_id("run", self.env),
+                        seed=seed,
+                        target_splits=target_splits,
+                        on_error=on_error,
+                        max_attempts=max_attempts,
+                    )
             except OSError as error:
                 if isinstance(error, OnefoldError):
                     raise

@@ -160,6 +160,19 @@ class _Run:
 
     def whole(self) -> outputs.Stored:
         """Run the split as one lazy query."""
+        try:
+            return self._whole()
+        except BaseException as error:
+            from onefold.compute import sources
+
+            leaf = self.branch.leaf
+            assert isinstance(leaf, SourceLeaf)
+            named = sources.with_file(leaf.source, leaf.schema, self.spec.input.units, error)
+            if named is error:
+                raise
+            raise named from error
+
+    def _whole(self) -> outputs.Stored:
         import polars as pl
 
         output = self.spec.stage.output

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from onefold.compute.sources.listing import FileInfo
-from onefold.compute.sources.reading import batches, locate, scan
+from onefold.compute.sources.reading import batches, locate, scan, with_file
 from onefold.compute.sources.resolving import Resolved, resolve, units_of
 from onefold.compute.sources.spec import make_source, source_kinds
 
@@ -27,4 +27,5 @@ __all__ = [
     "scan",
     "source_kinds",
     "units_of",
+    "with_file",
 ]

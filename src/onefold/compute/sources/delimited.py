@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onefold.compute.plan import Source
-from onefold.compute.sources.content import RawFile
-from onefold.compute.sources.records import Piece, QuoteScanner, csv_pieces
-from onefold.compute.sources.text import BOM
+from onefold.compute.sources.content import RawFile, display
+from onefold.compute.sources.quoting import lawful, lines
+from onefold.compute.sources.records import BOM, Piece, QuoteScanner, csv_pieces
 from onefold.compute.stages import Unit
+from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,36 +47,99 @@ def reader_options(source: Source) -> dict[str, Any]:
 
 
 def pieces(source: Source, raw: RawFile, unit: Unit, piece_bytes: int) -> Iterator[Piece]:
-    """The unit's records without header: whole records only."""
-    first = True
+    """The unit's records without header: whole records only.
+
+    Of a piece whose quotes are not certain, what follows the rule is a piece of its own. So a piece that does not begins with
+    the first record of the file that breaks the rule, wherever the file was cut.
+    """
+    head: Piece | None = None
+    heading = unit.start == 0
     for piece in csv_pieces(raw, unit, piece_bytes, scanner(source)):
-        if first and unit.start == 0:
-            head = head_bytes(source, piece.data)
-            piece = piece._replace(offset=head, data=piece.data[head:])
-        first = False
-        if piece.data:
+        if heading:
+            if head is not None:
+                piece = piece._replace(offset=0, data=head.data + piece.data)
+            end = head_bytes(source, piece.data)
+            if end == len(piece.data):
+                head = piece
+                continue
+            piece = piece._replace(offset=end, data=piece.data[end:])
+            heading = False
+        if piece.sound:
             yield piece
+            continue
+        stop = lawful(piece.data, *_marks(source)).stop
+        if stop:
+            yield piece._replace(data=piece.data[:stop], sound=source.option("comment_prefix") is None)
+        if stop < len(piece.data):
+            yield piece._replace(offset=piece.offset + stop, data=piece.data[stop:])
+
+
+def _marks(source: Source) -> tuple[bytes, bytes, bytes]:
+    """Separator, quote and prefix of comments as bytes."""
+    names = (("separator", ","), ("quote_char", '"'), ("comment_prefix", ""))
+    separator, quote, comment = ((source.option(name, default) or "").encode() for name, default in names)
+    return separator, quote, comment
+
+
+def check_rows(source: Source, piece: Piece, rows: int) -> None:
+    """Raise ``QuotesUncertain`` if a piece with such quotes gave other rows than its records (see ``quoting``)."""
+    followed = lawful(piece.data, *_marks(source), inner_quotes=True)
+    expected = followed.records + lines(piece.data[followed.stop :], _marks(source)[2])
+    if rows != expected:
+        raise QuotesUncertain(f"Polars finds {rows} rows and not {expected}")
+
+
+def breaks_rule(source: Source, piece: Piece) -> int | None:
+    """Where in the piece the first record begins whose quotes break the rule."""
+    if not source.option("quote_char", '"'):
+        return None
+    stop = lawful(piece.data, *_marks(source)).stop
+    return stop if stop < len(piece.data) else None
+
+
+class QuotesUncertain(Exception):
+    """Quotes that follow no rule let lines run into each other."""
 
 
 def head_bytes(source: Source, data: bytes) -> int:
     """How many bytes stand before the first record: byte order mark, skipped lines, blank lines, comments, header."""
-    at = len(BOM) if data.startswith(BOM) else 0
-    for _ in range(source.option("skip_lines", 0)):
-        at = _line_end(data, at)
+    at = _header_start(source, data)
     if not source.option("has_header", True):
         return at
-    comment = (source.option("comment_prefix") or "").encode()
-    while at < len(data):
-        end = _line_end(data, at)
-        line = data[at:end]
-        if line.strip(b"\r\n") and not (comment and line.startswith(comment)):
-            break
-        at = end
     quote = (source.option("quote_char", '"') or "").encode()
     end = _line_end(data, at)
     while quote and data.count(quote, at, end) % 2 and end < len(data):
         end = _line_end(data, end)
     return end
+
+
+def check_head(source: Source, path: str, head: bytes) -> None:
+    """Raise ``InvalidValue`` if the quotes of a header follow no rule and make it run into the lines after it."""
+    quote = (source.option("quote_char", '"') or "").encode()
+    if not quote or not source.option("has_header", True):
+        return
+    names = head[_header_start(source, head) :]
+    if names.count(quote, 0, _line_end(names, 0)) % 2 and not lawful(names, *_marks(source)).records:
+        shown = names[: _line_end(names, 0)][:200].decode("utf-8", "backslashreplace").rstrip("\r\n")
+        raise InvalidValue(
+            f"{display(path)}: the header: a quote neither opens a name nor closes one: {shown!r}; "
+            f"give quote_char=None to read quotes as text, or repair the file"
+        )
+
+
+def _header_start(source: Source, data: bytes) -> int:
+    """Where the header begins, or the first record where there is no header."""
+    at = len(BOM) if data.startswith(BOM) else 0
+    for _ in range(source.option("skip_lines", 0)):
+        at = _line_end(data, at)
+    comment = (source.option("comment_prefix") or "").encode()
+    while source.option("has_header", True) and at < len(data):
+        end = _line_end(data, at)
+        line = data[at:end]
+        if line.strip(b"\r\n") and not (comment and line.startswith(comment)):
+            break
+        at = end
+    return at
 
 
 def _line_end(data: bytes, at: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from onefold.compute import foreign
 from onefold.compute.plan import Source
 from onefold.compute.sources import delimited, jsonl, text
 from onefold.compute.sources.content import content_blocks, display, open_raw
@@ -19,17 +20,35 @@ if TYPE_CHECKING:
     Schema = Sequence[tuple[str, pl.DataType]]
 
 _SHOWN_BYTES = 200
+_FILES_NAMED_MAX = 3
 _FORMATS: dict[str, Any] = {"text": text, "csv": delimited, "jsonl": jsonl}
 
 
 def explain(
-    source: Source, schema: Schema, wanted: Sequence[str], group: Sequence[Piece], error: Exception
+    source: Source, schema: Schema, wanted: Sequence[str], group: Sequence[Piece], error: BaseException
 ) -> Exception:
-    """The error as ``InvalidValue`` with file and line; the error itself if no record by itself gives it."""
+    """The error as ``InvalidValue`` with file and line; with the files alone if no piece by itself gives it."""
     for piece in group:
+        if source.kind == "csv" and not piece.sound and (odd := _odd_quotes(source, schema, piece)):
+            return odd
         if not _parses(source, schema, wanted, [piece]):
             return _explain_piece(source, schema, wanted, piece, error)
-    return error
+    files = ", ".join(dict.fromkeys(display(piece.unit.path) for piece in group[:_FILES_NAMED_MAX]))
+    return InvalidValue(f"cannot read {files}: {foreign.why(error)}")
+
+
+def parse_group(
+    source: Source, schema: Schema, wanted: Sequence[str], group: Sequence[Piece]
+) -> pl.DataFrame:
+    """The wanted columns of these pieces; the first column if none is wanted, so that the rows are counted."""
+    rows: pl.LazyFrame = _FORMATS[source.kind].parse(source, schema, group)
+    names = list(wanted) or [schema[0][0]]
+    if source.kind != "csv" or all(piece.sound for piece in group):
+        return rows.select(names).collect()
+    # Polars tells records apart in two ways, by the columns that it reads: rows are certain only when all are read.
+    frame = rows.collect()
+    delimited.check_rows(source, group[0], frame.height)
+    return frame.select(names)
 
 
 def _parses(source: Source, schema: Schema, wanted: Sequence[str], group: Sequence[Piece]) -> bool:
@@ -38,18 +57,35 @@ def _parses(source: Source, schema: Schema, wanted: Sequence[str], group: Sequen
 
 def _failure(
     source: Source, schema: Schema, wanted: Sequence[str], group: Sequence[Piece]
-) -> Exception | None:
-    import polars as pl
-
+) -> BaseException | None:
     try:
-        _FORMATS[source.kind].parse(source, schema, group).select(list(wanted) or [schema[0][0]]).collect()
-    except (pl.exceptions.PolarsError, OnefoldError) as error:
+        parse_group(source, schema, wanted, group)
+    except BaseException as error:
+        if not isinstance(error, OnefoldError) and not foreign.is_foreign(error):
+            raise
         return error
     return None
 
 
+def _odd_quotes(source: Source, schema: Schema, piece: Piece) -> InvalidValue | None:
+    """The error for quotes that follow no rule, if it is they that break the piece and not its values."""
+    import polars as pl
+
+    at = delimited.breaks_rule(source, piece)
+    texts = [(name, pl.String()) for name, _ in schema]
+    if at is None or _parses(source, texts, [], [piece]):
+        return None
+    end = piece.data.find(b"\n", at) + 1 or len(piece.data)
+    shown = piece.data[at:end][:_SHOWN_BYTES].decode("utf-8", "backslashreplace").rstrip("\r\n")
+    return InvalidValue(
+        f"{display(piece.unit.path)}: line {line_number(source, piece.unit, piece.offset + at)}: a quote neither opens a "
+        f"field nor closes one, so records cannot be told apart from here on: {shown!r}; "
+        f"give quote_char=None to read quotes as text, or repair the file"
+    )
+
+
 def _explain_piece(
-    source: Source, schema: Schema, wanted: Sequence[str], piece: Piece, error: Exception
+    source: Source, schema: Schema, wanted: Sequence[str], piece: Piece, error: BaseException
 ) -> InvalidValue:
     """Halve the records until one is left that does not parse."""
     borders = record_borders(source, piece)
@@ -71,17 +107,13 @@ def _explain_piece(
     shown = record[:_SHOWN_BYTES].decode("utf-8", "backslashreplace").rstrip("\r\n")
     where = f"{display(piece.unit.path)}: line {line}"
     if source.kind == "text":
-        why = text.why_invalid(record, "utf-8") or _first_line(error)
+        why = text.why_invalid(record, "utf-8") or foreign.why(error)
         return InvalidValue(f"{where}: {why}: {shown!r}; give encoding=, or errors='replace' to keep going")
     hint = {
         "csv": "give schema_overrides= for the column, or repair the file",
         "jsonl": "give schema= for the columns, or repair the file",
     }[source.kind]
-    return InvalidValue(f"{where}: {_first_line(alone or error)}: {shown!r}; {hint}")
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return InvalidValue(f"{where}: {foreign.why(alone or error)}: {shown!r}; {hint}")
 
 
 def record_borders(source: Source, piece: Piece) -> list[int]:

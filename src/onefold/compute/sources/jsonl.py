@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from onefold.compute.plan import Source
 from onefold.compute.sources.content import RawFile
-from onefold.compute.sources.records import Piece, line_pieces
-from onefold.compute.sources.text import BOM, join_lines, why_invalid
+from onefold.compute.sources.records import BOM, Piece, line_pieces
+from onefold.compute.sources.text import join_lines, why_invalid
 from onefold.compute.stages import Unit
 
 if TYPE_CHECKING:

@@ -56,8 +56,19 @@ def list_files(source: Source) -> list[FileInfo]:
             remote.list_remote(source, path) if remote.is_remote(path) else _list_local(source.kind, path)
         )
         for info in listed:
+            check_name(info.path)
             found[info.path] = info
     return [found[path] for path in sorted(found)]
+
+
+def check_name(path: str) -> None:
+    """Raise ``InvalidArgument`` for a path whose bytes are not UTF-8: it cannot be stored with the job, nor be a value."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"the name of the file {os.fsencode(path)!r} is not UTF-8; rename the file"
+        ) from error
 
 
 def absolute(given: str) -> str:

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from onefold.compute import foreign
 from onefold.compute.plan import Source
 from onefold.compute.sources import remote
 from onefold.compute.sources.content import display, open_raw
@@ -61,11 +62,12 @@ def read_footer(source: Source, info: FileInfo) -> Footer:
 
 def file_schema(source: Source, info: FileInfo) -> dict[str, Any]:
     """Columns and types of one file."""
-    import polars as pl
-
     try:
-        return dict(_scan_path(source, info.path, with_paths=False).collect_schema())
-    except (pl.exceptions.PolarsError, OSError) as error:
+        with foreign.translated(
+            f"cannot read {display(info.path)}", hint="write the file again with other types"
+        ):
+            return dict(_scan_path(source, info.path, with_paths=False).collect_schema())
+    except OSError as error:
         raise InvalidValue(f"cannot read {display(info.path)}: {error}") from error
 
 
@@ -239,6 +241,7 @@ def batches(
         if first >= last:
             continue
         part = Unit(unit.path, first, last, unit.size, unit.etag, group.stored_bytes)
-        frame = scan(source, schema, [part]).collect()
+        with foreign.translated(f"cannot read {display(unit.path)}"):
+            frame = scan(source, schema, [part]).collect()
         for at in range(0, frame.height, batch_rows):
             yield frame.slice(at, batch_rows)

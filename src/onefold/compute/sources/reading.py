@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from onefold.compute import foreign
 from onefold.compute.plan import Source
 from onefold.compute.sources import delimited, jsonl, parquet, raw, text
-from onefold.compute.sources.content import open_raw
-from onefold.compute.sources.explain import explain
+from onefold.compute.sources.content import display, open_raw
+from onefold.compute.sources.explain import explain, parse_group
 from onefold.compute.sources.records import Piece
 from onefold.compute.stages import Unit
+from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
     import polars as pl
@@ -126,15 +128,14 @@ def _parsed_frames(
     path_column = source.option("include_file_paths")
     inner = [(name, dtype) for name, dtype in schema if name != path_column]
     wanted = [name for name in names if name != path_column]
-    parse = _FORMATS[source.kind].parse
 
     def parsed(group: Sequence[Piece]) -> pl.DataFrame:
         try:
-            # Without any column the rows still have to be counted: the first one stands for them.
-            frame: pl.DataFrame = parse(source, inner, group).select(wanted or [inner[0][0]]).collect()
-        except pl.exceptions.PolarsError as error:
+            return parse_group(source, inner, wanted, group)
+        except BaseException as error:
+            if not foreign.is_foreign(error) or isinstance(error, MemoryError):
+                raise
             raise explain(source, inner, wanted, group, error) from error
-        return frame
 
     for group in _groups(source, units, piece_bytes):
         frame = parsed(group)
@@ -186,6 +187,25 @@ def all_pieces(source: Source, units: Sequence[Unit], piece_bytes: int) -> Itera
         with open_raw(source, unit) as opened:
             if unit.size:
                 yield from pieces(source, opened, unit, piece_bytes)
+
+
+def with_file(source: Source, schema: Schema, units: Sequence[Unit], error: BaseException) -> BaseException:
+    """An error of a query over these units as ``InvalidValue`` that names the file; the error itself if no file gives it.
+
+    Only Parquet has such errors: files of lines are parsed piece by piece, and their errors have a place already.
+    """
+    if source.kind != "parquet" or not foreign.is_foreign(error) or isinstance(error, MemoryError):
+        return error
+    for unit in units:
+        try:
+            scan(source, schema, [unit]).collect(engine="streaming")
+        except BaseException as found:
+            if not foreign.is_foreign(found):
+                raise
+            return InvalidValue(
+                f"cannot read {display(unit.path)}: {foreign.why(found)}; replace the file and run again"
+            )
+    return error
 
 
 def locate(source: Source, unit: Unit, row: int) -> str:

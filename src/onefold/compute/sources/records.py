@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from onefold.compute.sources.content import RawFile, compression_of, content_blocks, is_whole
 from onefold.compute.stages import Unit
 
+BOM = b"\xef\xbb\xbf"
 _WINDOW_BYTES = 4096
 _WINDOW_BYTES_MAX = 1024 * 1024
 
@@ -25,7 +26,8 @@ class Piece(NamedTuple):
     offset: int
     data: bytes
     sound: bool = True
-    """False: quotes in it do not follow RFC 4180, so it must not be put together with others."""
+    """False: its quotes may not follow RFC 4180, so it must not be put together with others, and has to be parsed with all
+    columns."""
 
 
 def first_line(raw: RawFile, position: int, limit: int) -> int:
@@ -111,6 +113,12 @@ class QuoteScanner:
         self._inside = False
         self._quotes: Any = None
         self._last = 10  # the byte before the block; a file begins as if after a newline
+        self._begins = True
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether all that was fed so far is whole records: no quote was odd, and none is open."""
+        return self.sound and not self._inside
 
     @property
     def is_trivial(self) -> bool:
@@ -121,11 +129,12 @@ class QuoteScanner:
         """The position after the last newline of the block that ends a record; 0 if there is none."""
         if not block or not self.sound:
             return 0
+        begins, self._begins = self._begins, False
         quiet = not self._inside and (self._quote is None or self._last != self._quote[0])
         if quiet and (self._quote is None or self._quote not in block):
             self._last = block[-1]
             return block.rfind(b"\n") + 1
-        self.sound = not self._comments and self._scan_is_sound(block)
+        self.sound = not self._comments and self._scan_is_sound(block, begins)
         if not self.sound:
             return 0
         cut = self._border_before(block, len(block))
@@ -133,7 +142,7 @@ class QuoteScanner:
         self._last = block[-1]
         return cut
 
-    def _scan_is_sound(self, block: bytes) -> bool:
+    def _scan_is_sound(self, block: bytes, begins: bool) -> bool:
         import numpy as np
 
         quote = (self._quote or b'"')[0]
@@ -144,6 +153,8 @@ class QuoteScanner:
         first_opening = 1 if self._inside else 0
         opens, closes = quotes[first_opening::2], quotes[1 - first_opening :: 2]
         before = np.where(opens > 0, data[opens - 1], self._last)
+        if begins and block.startswith(BOM):
+            before = np.where(opens == len(BOM), 10, before)
         after = data[closes[closes + 1 < len(data)] + 1]
         starts_field = (before == self._separator) | (before == 10) | (before == quote)
         ends_field = (after == self._separator) | (after == 10) | (after == 13) | (after == quote)
@@ -185,7 +196,7 @@ def csv_pieces(raw: RawFile, unit: Unit, piece_bytes: int, scanner: QuoteScanner
         if not whole and at >= unit.stop:
             break
     if held:
-        yield Piece(unit, position, b"".join(held), scanner.sound)
+        yield Piece(unit, position, b"".join(held), scanner.is_certain)
 
 
 def csv_borders(raw: RawFile, unit: Unit, targets: list[int], scanner: QuoteScanner) -> list[int]:

@@ -7,11 +7,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onefold import config
+from onefold.compute import foreign
 from onefold.compute.plan import Source
 from onefold.compute.sources import delimited, jsonl, parquet, text
 from onefold.compute.sources.content import compression_of, content_blocks, display, open_raw
 from onefold.compute.sources.listing import FileInfo, list_files
-from onefold.compute.sources.records import csv_borders
+from onefold.compute.sources.records import BOM, csv_borders
 from onefold.compute.sources.remote import is_remote
 from onefold.compute.stages import Unit
 from onefold.errors import InvalidArgument, InvalidValue
@@ -116,7 +117,8 @@ def _csv_schema(source: Source, files: Sequence[FileInfo]) -> dict[str, Any]:
         head, body = _csv_head(source, info, left)
         key = head if source.option("has_header", True) else body.split(b"\n", 1)[0]
         if key not in names_by_head:
-            names_by_head[key] = delimited.columns_of(source, head, body)
+            with foreign.translated(f"cannot read the header of {display(info.path)}"):
+                names_by_head[key] = delimited.columns_of(source, head, body)
         names = names_by_head[key]
         if not names:
             continue  # an empty file
@@ -144,15 +146,10 @@ def _csv_schema(source: Source, files: Sequence[FileInfo]) -> dict[str, Any]:
 
 
 def _inferred(source: Source, info: FileInfo, infer: Any) -> dict[str, Any]:
-    import polars as pl
-
-    try:
+    with foreign.translated(
+        f"cannot infer the types of {source.kind} files from {display(info.path)} on", hint="give schema="
+    ):
         return dict(infer())
-    except pl.exceptions.PolarsError as error:
-        raise InvalidValue(
-            f"cannot infer the types of {source.kind} files from {display(info.path)} on: "
-            f"{str(error).splitlines()[0]}; give schema="
-        ) from error
 
 
 def _header_difference(first: FileInfo, expected: list[str], info: FileInfo, found: list[str]) -> str:
@@ -183,6 +180,8 @@ def _csv_head(source: Source, info: FileInfo, rows: int | None) -> tuple[bytes, 
     with open_raw(source, unit) as raw:
         for block in content_blocks(raw, unit, 0, _SAMPLE_BLOCK_BYTES):
             cut = scanner.last_border(block)
+            if not scanner.sound and rows is not None:  # quotes tell no records apart: lines have to do
+                cut = block.rfind(b"\n") + 1
             border = len(data) + cut if cut else border
             data += block
             head = delimited.head_bytes(source, data)
@@ -192,14 +191,16 @@ def _csv_head(source: Source, info: FileInfo, rows: int | None) -> tuple[bytes, 
         else:
             border = len(data)
     body = data[head:border]
-    if rows is not None:
-        body = _first_records(body, rows) if source.option("has_header", True) or rows else body
-    return data[:head], body if rows or not source.option("has_header", True) else b""
+    delimited.check_head(source, info.path, data[:head])
+    if rows == 0 and source.option("has_header", True):
+        return data[:head], b""
+    return data[:head], body if not rows else _first_records(source, body, rows)
 
 
-def _first_records(body: bytes, rows: int) -> bytes:
+def _first_records(source: Source, body: bytes, rows: int) -> bytes:
     """At most about ``rows`` records: cut only where no quote could be open."""
-    if b'"' in body or body.count(b"\n") <= rows:
+    quote = (source.option("quote_char", '"') or "").encode()
+    if (quote and quote in body) or body.count(b"\n") <= rows:
         return body
     at = 0
     for _ in range(rows):
@@ -217,7 +218,7 @@ def _jsonl_schema(source: Source, files: Sequence[FileInfo]) -> dict[str, Any]:
         if limit is not None and rows >= limit:
             break
         body = b"".join(_sample_lines(source, info, None if limit is None else limit - rows))
-        samples.append(body.removeprefix(text.BOM))
+        samples.append(body.removeprefix(BOM))
         rows += body.count(b"\n")
     try:
         schema = _inferred(source, files[0], lambda: jsonl.infer(samples))
@@ -287,6 +288,9 @@ def _cut_bytes(source: Source, info: FileInfo, target: int) -> list[Unit]:
         borders = (
             csv_borders(raw, whole, targets, delimited.scanner(source)) if source.kind == "csv" else targets
         )
+    if source.kind == "csv" and borders:
+        head, _ = _csv_head(source, info, 0)  # a long head with comments, say, must not be cut
+        borders = [border for border in borders if border > len(head)]
     edges = [0, *borders, info.size]
     return [
         Unit(info.path, start, stop, info.size, info.etag, stop - start) for start, stop in pairwise(edges)

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from onefold.compute import schemas
 from onefold.compute.plan import Source, SourceKind
-from onefold.compute.sources import remote
+from onefold.compute.sources import listing, remote
 from onefold.errors import InvalidArgument
 
 _COMMON = ("include_file_paths", "storage_options")
@@ -76,6 +76,7 @@ def _paths(paths: Any) -> tuple[str, ...]:
         text = os.fspath(path)
         if not isinstance(text, str) or not text or "\0" in text:
             raise InvalidArgument(f"paths: {path!r} is no path")
+        listing.check_name(text)
         if text.startswith("file://"):
             parts = urlsplit(text)
             if parts.netloc not in ("", "localhost"):

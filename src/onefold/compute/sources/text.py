@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from onefold.compute.plan import Source
 from onefold.compute.sources.content import RawFile, content_blocks, display
-from onefold.compute.sources.records import Piece, line_pieces
+from onefold.compute.sources.records import BOM, Piece, line_pieces
 from onefold.compute.stages import Unit
 from onefold.errors import InvalidValue
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 _UTF8 = ("utf-8", "utf-8-sig")
-BOM = b"\xef\xbb\xbf"
 
 
 def is_single_byte(encoding: str) -> bool:
