@@ -146,8 +146,8 @@ def test_a_commit_of_unknown_outcome_is_tried_again_under_its_number(tmp_path, m
         space.submit([entry(b"a")])
         calls = []
 
-        def commit_once_lost(timeout=None):
-            return LostAfterCommit(space._file.writing(timeout), calls)
+        def commit_once_lost(timeout=None, hold=None):
+            return LostAfterCommit(space._file.writing(timeout, hold), calls)
 
         monkeypatch.setattr(space._log, "appending", commit_once_lost)
         assert space.submit([entry(b"b")]) == [receipt(2, 0)]
@@ -231,7 +231,7 @@ def test_an_interrupted_retry_does_not_answer_the_next_commit(tmp_path, monkeypa
         writing = space.log.file.writing
 
         @contextmanager
-        def without_answer(timeout=None):
+        def without_answer(timeout=None, hold=None):
             with writing(timeout) as con:
                 yield con
             raise AppendUnknown("the disk failed")

@@ -6,6 +6,7 @@ the first that waits. So a single thread pays no hand-over, and many share one d
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from typing import Protocol
 from onefold import config
 from onefold.codec import Op
 from onefold.errors import OnefoldError, TooLarge, Unavailable
+from onefold.log import undisturbed
 
 _OP_OVERHEAD_BYTES = 32
 _RECORD_OVERHEAD_BYTES = 1024
@@ -56,12 +58,32 @@ class _LockTurn:
         self._lock.release()
 
 
+_TAKEN, _GIVEN_UP = "taken", "given up"
+
+
 class _Submission:
     """What one caller submitted; committed with others, answered alone."""
 
-    __slots__ = ("bytes", "error", "leads", "ops", "outcomes", "patience", "turn")
+    __slots__ = (
+        "_appender",
+        "_decided",
+        "broken",
+        "bytes",
+        "error",
+        "leads",
+        "main",
+        "ops",
+        "outcomes",
+        "over",
+        "patience",
+        "turn",
+    )
 
-    def __init__(self, ops: tuple[Op, ...], size: int, patience: Patience | None = None) -> None:
+    def __init__(
+        self, appender: Appender, ops: tuple[Op, ...], size: int, patience: Patience | None = None
+    ) -> None:
+        self._appender = appender
+        self._decided: dict[int, str] = {}
         self.ops = ops
         self.bytes = size
         self.patience = patience
@@ -69,19 +91,60 @@ class _Submission:
         self.leads = False
         self.outcomes: Sequence[bytes] | None = None
         self.error: BaseException | None = None
+        self.over = False
+        """Its caller has an answer, and has passed the lead on if it led."""
+        self.broken = False
+        """Its caller was interrupted."""
+        self.main = appender.interruptible and undisturbed.in_main_thread()
+        """Whether its caller can be interrupted anywhere."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether what became of it is known."""
+        return self.outcomes is not None or self.error is not None
+
+    def take(self) -> bool:
+        """It will be committed now. False when its caller has given up before."""
+        return self._decided.setdefault(0, _TAKEN) is _TAKEN
+
+    def give_up(self) -> bool:
+        """It will never be committed. False when it was taken before."""
+        return self._decided.setdefault(0, _GIVEN_UP) is _GIVEN_UP
+
+    def end_turn(self) -> None:
+        """Let its caller continue."""
+        if self.turn is not None:
+            self.turn.end()
+
+    def mend(self) -> None:
+        self._appender.mend(self)
 
 
 class Appender:
-    """Batches the submissions of threads. Thread-safe."""
+    """Batches the submissions of threads. Thread-safe.
 
-    def __init__(self, commit: Commit, turns: Callable[[], Turn] | None = None) -> None:
-        """``turns``: makes what a caller waits with; with it nobody lingers (default: threads, and real time)."""
+    Who leads is one entry of a dict, taken and noted in one step. So when the main thread is interrupted while it leads, ``mend``
+    knows that and passes the lead on. The main thread leads for itself alone, and only takes the lead when nobody has it: then an
+    interrupt spoils nobody else's submission.
+    """
+
+    def __init__(
+        self,
+        commit: Commit,
+        turns: Callable[[], Turn] | None = None,
+        mend: Callable[[], None] | None = None,
+    ) -> None:
+        """``turns``: makes what a caller waits with; with it nobody lingers (default: threads, and real time). ``mend``: ends a
+        commit that was broken off; without it ``submit`` must not be called where it can be interrupted."""
         self._commit = commit
         self._turns = turns or _LockTurn
         self._linger_s = _LINGER_S if turns is None else 0.0
-        self._mutex = threading.Lock()
+        self._mend_commit = mend
+        self.interruptible = mend is not None
+        self._leader: dict[int, object] = {}
+        """Who leads, if anybody does."""
         self._waiting: deque[_Submission] = deque()
-        self._busy = False
+        """Taken from by who leads, and by those who give up."""
         self._crowd = 1
         """How many submissions the last batch had."""
 
@@ -93,22 +156,20 @@ class Appender:
         is raised, and they may still happen. One that leads takes only its like along, and gives ``commit`` what is left of its
         patience, so no write is given up with it; a write that leads takes all along, as long as it may take.
 
-        Raises TooLarge before anything is written, and whatever ``commit`` raises.
+        Raises TooLarge before anything is written, and whatever ``commit`` raises; Unavailable (definite) in a signal handler
+        that has interrupted a write of the same space.
         """
-        mine = _Submission(tuple(ops), _size(ops), patience)
+        mine = _Submission(self, tuple(ops), _size(ops), patience)
         if not mine.ops:
             return []
-        with self._mutex:
-            if self._busy:
-                mine.turn = self._turns()
-                self._waiting.append(mine)
-            else:
-                self._busy = True
-                mine.leads = True
-        if mine.turn is not None:
-            self._wait_turn(mine, mine.turn)
-        if mine.leads:
-            self._lead(mine)
+        try:
+            self._submit(mine)
+        except BaseException:
+            # Nothing is called before this: a handler that runs now would leave everything as it is.
+            if mine.main and not mine.over:
+                mine.broken = True
+                undisturbed.mend_later(mine)
+            raise
         if mine.error is not None:
             raise mine.error
         if mine.outcomes is None:
@@ -117,44 +178,93 @@ class Appender:
             )
         return list(mine.outcomes)
 
+    def _submit(self, mine: _Submission) -> None:
+        while not mine.answered:
+            mine.leads = self._leader.setdefault(0, mine) is mine
+            if not mine.leads:
+                if mine.main:
+                    self._check_not_within()
+                turn = mine.turn = self._turns()
+                self._waiting.append(mine)
+                # Who led may have stopped before it saw this one.
+                if self._leader.setdefault(0, mine) is mine:
+                    mine.leads = True
+                    with contextlib.suppress(ValueError):
+                        self._waiting.remove(mine)
+                else:
+                    self._wait_turn(mine, turn)
+            if mine.leads and mine.answered:
+                self._pass_on(mine)  # it was in the batch of the last one
+            elif mine.leads:
+                self._lead(mine)
+                break
+            elif not mine.main:
+                break
+        mine.over = True
+
     def _wait_turn(self, mine: _Submission, turn: Turn) -> None:
         try:
             if not turn.wait(None if mine.patience is None else mine.patience()):
                 raise Unavailable("the appends before this one took too long")
-        except BaseException:  # Ctrl-C while waiting: leave nothing behind that others would wait for
-            with self._mutex:
-                if mine in self._waiting:
-                    self._waiting.remove(mine)
-            if mine.leads:
-                self._pass_on()
+        except BaseException:  # leave nothing behind that others would wait for
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(mine)
+            if not mine.main and not mine.give_up() and not mine.answered:
+                self._leave_lead(mine)
             raise
+
+    def _check_not_within(self) -> None:
+        """The main thread cannot wait for itself, and would in a signal handler that has interrupted what leads."""
+        leader = self._leader.get(0)
+        if isinstance(leader, _Submission) and leader.main and not leader.broken:
+            raise Unavailable(
+                "a signal handler cannot write while the write that it has interrupted is under way; nothing was written. "
+                "Let the handler set a flag, or write in another thread",
+                definite=True,
+            )
 
     def _lead(self, mine: _Submission) -> None:
         batch = [mine]
+        if mine.main:
+            self._run(batch)
+            del self._leader[0]
+            if self._waiting:
+                undisturbed.mend_later(mine)  # has the next one lead
+            return
         try:
             self._linger()
-            with self._mutex:
-                ops, size = len(mine.ops), mine.bytes
-                left: list[_Submission] = []
-                while self._waiting:
-                    other = self._waiting.popleft()
-                    if mine.patience is not None and other.patience is None:
-                        left.append(other)  # a write must not end with a barrier's patience: it leads next
-                        continue
-                    ops += len(other.ops)
-                    size += other.bytes
-                    if ops > config.OPERATIONS_PER_RECORD_MAX or size > config.RECORD_BYTES_MAX:
-                        left.append(other)
-                        break
-                    batch.append(other)
-                self._waiting.extendleft(reversed(left))
-                self._crowd = len(batch)
+            self._gather(mine, batch)
             self._run(batch)
         finally:
             for other in batch[1:]:
-                if other.turn is not None:
-                    other.turn.end()
-            self._pass_on()
+                if not other.answered:
+                    other.error = Unavailable(
+                        "the batch was interrupted before this operation's outcome was known", definite=False
+                    )
+                other.end_turn()
+            self._pass_on(mine)
+
+    def _gather(self, mine: _Submission, batch: list[_Submission]) -> None:
+        """Take along what waits."""
+        ops, size = len(mine.ops), mine.bytes
+        left: list[_Submission] = []
+        while self._waiting:
+            try:
+                other = self._waiting.popleft()
+            except IndexError:
+                break  # it has given up
+            if mine.patience is not None and other.patience is None:
+                left.append(other)  # a write must not end with a barrier's patience: it leads next
+                continue
+            ops += len(other.ops)
+            size += other.bytes
+            if ops > config.OPERATIONS_PER_RECORD_MAX or size > config.RECORD_BYTES_MAX:
+                left.append(other)
+                break
+            if other.take():
+                batch.append(other)
+        self._waiting.extendleft(reversed(left))
+        self._crowd = len(batch)
 
     def _linger(self) -> None:
         """Give those whom the last batch answered the moment they need to come back.
@@ -167,15 +277,53 @@ class Appender:
             while len(self._waiting) + 1 < self._crowd and time.perf_counter() < end:
                 time.sleep(0)
 
-    def _pass_on(self) -> None:
-        with self._mutex:
-            if not self._waiting:
-                self._busy = False
+    def _pass_on(self, leader: object) -> None:
+        """Have the next one lead. By who leads, where it cannot be interrupted."""
+        while True:
+            heir = self._next()
+            if heir is not None:
+                self._leader[0] = heir
+                heir.leads = True
+                heir.end_turn()
                 return
-            heir = self._waiting.popleft()
-            heir.leads = True
-        if heir.turn is not None:
-            heir.turn.end()
+            called = []
+            with contextlib.suppress(IndexError):
+                while True:
+                    called.append(self._waiting.popleft())  # of the main thread: it takes the lead itself
+            del self._leader[0]
+            for one in called:
+                one.end_turn()
+            if not self._waiting or self._leader.setdefault(0, leader) is not leader:
+                return
+
+    def _next(self) -> _Submission | None:
+        for one in list(self._waiting):
+            if not one.main:
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(one)
+                    if one.take():
+                        return one
+        return None
+
+    def _leave_lead(self, mine: _Submission) -> None:
+        """Pass on the lead that was given to one that has stopped waiting for it. When it was taken into a batch instead, there
+        is nothing to pass on."""
+        if mine.turn is not None:
+            mine.turn.wait(None)
+        if mine.leads:
+            self._pass_on(mine)
+
+    def mend(self, broken: _Submission) -> None:
+        """Pass on the lead of a submission whose caller was interrupted. Not by an interrupted thread."""
+        if self._leader.get(0) is broken:
+            try:
+                if self._mend_commit is not None:
+                    self._mend_commit()
+            finally:
+                del self._leader[0]
+        me = object()
+        if self._waiting and self._leader.setdefault(0, me) is me:
+            self._pass_on(me)
 
     def _run(self, batch: list[_Submission]) -> None:
         try:

@@ -26,6 +26,7 @@ from onefold.fold.sql_store import SqlStore
 from onefold.fold.store import Head, Tables, read_head
 from onefold.ids import is_of_node
 from onefold.log.api import Entry, Log
+from onefold.log.undisturbed import is_interrupt
 
 _REFUSED_LISTED_MAX = 1000
 _WRITE_HEAD = (
@@ -242,6 +243,8 @@ class Replica:
         except (apsw.Error, RecursionError, MemoryError):
             raise  # of this process at this moment, so nothing is wrong with the fold or the record
         except Exception as error:
+            if is_interrupt(error):
+                raise
             raise FoldFailed(
                 f"the fold {op.fold!r} raised {type(error).__name__}: {error} at offset {context.offset}, "
                 f"operation {context.index}. A fold must refuse, not raise: this is a bug in it"

@@ -13,9 +13,9 @@ import apsw
 
 from onefold.errors import AppendUnknown, LogCorrupt, OnefoldError, SpaceError, Unavailable
 from onefold.fold.store import STORE_SCHEMA, read_head
-from onefold.log import checksums, inherited
+from onefold.log import checksums, inherited, undisturbed
 from onefold.log.flock import WriteLock
-from onefold.log.pooled_file import FAILED, PooledFile
+from onefold.log.pooled_file import FAILED, Hold, PooledFile
 
 FILE_NAME = "replica.db"
 LOCK_NAME = "apply.lock"
@@ -86,12 +86,21 @@ class ReplicaFile(PooledFile):
         self.check_usable()
         if self._writer is None:
             raise SpaceError(f"{self.path} is closed. Open it again")
+        hold = Hold(self)
         try:
-            with self._transacting:
-                self.check_usable()
+            self._transacting.acquire(hold)
+            self.check_usable()
+            try:
                 yield self._writer
-        except FAILED as error:
-            raise self.translated(error) from error
+            except FAILED as error:
+                raise self.translated(error) from error
+            self._transacting.release(hold)
+        except BaseException:
+            if hold.main:
+                undisturbed.mend_later(hold)
+            else:
+                self.mend(hold)
+            raise
 
     def copy_to(self, copy: Path) -> None:
         """Copy the newest committed state into the folder, whoever is writing meanwhile. Raises as reading does."""

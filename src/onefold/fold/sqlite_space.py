@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -38,8 +39,10 @@ from onefold.fold.store_formats import EARLIER
 from onefold.ids import born_at, client_id, new_id
 from onefold.log import members, wake
 from onefold.log.api import Entry
+from onefold.log.pooled_file import Hold
 from onefold.log.sqlite import LOG_SCHEMA, SqliteLog, read_in
 from onefold.log.sqlite_file import SqliteFile
+from onefold.log.undisturbed import undisturbed
 
 _HOUSEKEEPING_EVERY_OFFSETS = 1024
 _CATCH_UP_BYTES = 16 << 20
@@ -68,6 +71,23 @@ class SqliteSpace:
         self._tables = Tables()
         self._client: str | None = None
         self._in_doubt: int | None = None
+        self._hold: Hold | None = None
+        """Of the commit that is under way."""
+        self._closing = threading.Lock()
+        self._member: members.Member | None = None
+        undisturbed(
+            lambda: self._open(folds, create=create, timeout=timeout, shards=shards), lambda _: self.close()
+        )
+
+    def _open(
+        self,
+        folds: Sequence[Fold] | Callable[[int], Sequence[Fold]],
+        *,
+        create: bool,
+        timeout: float | None,
+        shards: int,
+    ) -> None:
+        directory, env, read_only = self._directory, self._env, self._read_only
         self._file = SqliteFile(
             directory,
             (*LOG_SCHEMA, *STORE_SCHEMA),
@@ -80,8 +100,7 @@ class SqliteSpace:
         )
         folds = folds(self._file.shards) if callable(folds) else folds
         self._log = SqliteLog(directory, env=env, file=self._file)
-        self._appender = Appender(lambda ops, _patience: self._commit(ops))
-        self._member: members.Member | None = None
+        self._appender = Appender(lambda ops, _patience: self._commit(ops), mend=self._mend_commit)
         try:
             if read_only:
                 with self._file.reading() as con:
@@ -176,9 +195,13 @@ class SqliteSpace:
         return members.alive(self._directory / "members", member)
 
     def close(self) -> None:
-        self._log.close()
-        if self._member is not None:
-            self._member.close()
+        undisturbed(self._close)
+
+    def _close(self) -> None:
+        with self._closing:  # one that was interrupted continues; the next one waits for it
+            self._log.close()
+            if self._member is not None:
+                self._member.close()
 
     def __enter__(self) -> SqliteSpace:
         return self
@@ -216,7 +239,7 @@ class SqliteSpace:
     def trim(self, before: int) -> None:
         """Forget the records below ``before``; the state stays. Raises InvalidArgument."""
         self._demand(system.Trim(before))
-        self._log.trim(before)
+        undisturbed(lambda: self._log.trim(before))
 
     def state_digest(self) -> str:
         """A hash of the whole state: equal for all replicas that have applied the same offsets. Reads everything."""
@@ -284,7 +307,8 @@ class SqliteSpace:
     def _try_commit(self, ops: Sequence[Op]) -> Sequence[bytes]:
         replica, number = self._replica, 0
         try:
-            with self._log.appending() as con:
+            hold = self._hold = Hold(self._file)
+            with self._log.appending(hold=hold) as con:
                 head = replica.load(self._file.foreign)
                 client = self._client
                 known = None if client is None else replica.known(client)
@@ -306,6 +330,15 @@ class SqliteSpace:
         self._log.announce(replica.head.applied)
         return outcomes[len(outcomes) - len(ops) :]
 
+    def _mend_commit(self) -> None:
+        """End a commit that was broken off by an interrupt. Whether it happened is for the file to say, so nothing that is
+        remembered of it counts."""
+        if self._hold is not None:
+            self._file.mend(self._hold)
+        self._replica.rollback()
+        if self._in_doubt is not None:
+            self._in_doubt = self._client = None
+
     def _append(
         self, con: apsw.Connection, head: Head, client: str, known: Known | None, ops: Sequence[Op]
     ) -> tuple[bytes, ...]:
@@ -324,7 +357,7 @@ class SqliteSpace:
         return applied.outcomes
 
     def _demand(self, op: system.SystemOp) -> None:
-        if self.submit([system.system_op(op)]) != [system.ACCEPTED]:
+        if undisturbed(lambda: self.submit([system.system_op(op)])) != [system.ACCEPTED]:
             raise InvalidArgument(
                 f"the space refused {op}: it is behind what is in force, or ahead of the log"
             )

@@ -3,54 +3,157 @@
 SQLite's own busy handler polls, so with several writers some starve (530 ms against 8 ms measured with six). ``flock``
 queues, and the kernel releases it when its holder dies. It has no timeout, so a thread does the waiting when the lock is not
 free at once.
+
+A holder that is interrupted at any point leaves the lock in a state from which ``mend`` releases it (see ``undisturbed``).
 """
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import os
-import threading
 import time
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Protocol
 
 from onefold.errors import Timeout
-from onefold.log import forks
+from onefold.log import forks, undisturbed
+from onefold.log.undisturbed import Held
+
+_GRANTED, _GIVEN_UP = "granted", "given up"
+
+
+class Holder(Protocol):
+    """Who takes the lock."""
+
+    ask: Ask | None
+    """What it asked the waiting thread for."""
+    main: bool
+    """Whether it belongs to the main thread, and can be interrupted."""
+
+    def mend(self) -> None:
+        """Release what it holds, after it was interrupted."""
+        ...
+
+
+class Ask:
+    """What one holder asks the waiting thread for."""
+
+    __slots__ = ("_decided", "_turn", "settled")
+
+    def __init__(self) -> None:
+        self._decided: dict[int, str] = {}
+        self._turn = _thread.allocate_lock()
+        self._turn.acquire()
+        self.settled = False
+        """The waiting thread has done with it."""
+
+    def wait(self, timeout: float) -> bool:
+        """True once the lock is held; False when it is not after ``timeout`` seconds."""
+        return self._turn.acquire(True, max(timeout, 0.0)) or not self.give_up()
+
+    def give_up(self) -> bool:
+        """No longer want it. False when it is held already."""
+        return self._decided.setdefault(0, _GIVEN_UP) is _GIVEN_UP
+
+    def grant(self) -> bool:
+        """The lock is held. False when nobody wants it any more."""
+        return self._decided.setdefault(0, _GRANTED) is _GRANTED
+
+    def settle(self, *, granted: bool) -> None:
+        """The waiting thread has done with it."""
+        self.settled = True
+        if granted:
+            self._turn.release()
+
+
+class _Stop:
+    """The waiting thread is to end."""
+
+    __slots__ = ("closes",)
+
+    def __init__(self, *, closes: bool) -> None:
+        self.closes = closes
+        """Whether it closes the descriptor."""
+
+
+class _Plain:
+    """A holder that only the lock knows."""
+
+    __slots__ = ("_lock", "ask", "main")
+
+    def __init__(self, lock: WriteLock) -> None:
+        self._lock = lock
+        self.ask: Ask | None = None
+        self.main = undisturbed.in_main_thread()
+
+    def mend(self) -> None:
+        self._lock.mend(self)
 
 
 class WriteLock:
     """An exclusive lock over threads and processes. Not reentrant. Released by the kernel when the process dies."""
 
     def __init__(self, path: Path) -> None:
+        undisturbed.prepare()
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        self._mutex = threading.Lock()
-        self._helper: _Helper | None = None
+        self._mutex = Held()
+        self._asked: Ask | None = None
+        """The last one. Until it is settled, the waiting thread may take the lock or give it back at any moment."""
+        self._asks: SimpleQueue[Ask | _Stop] | None = None
         forks.track(self)
 
-    def acquire(self, timeout: float) -> None:
-        """Take the lock. Raises Timeout (definite) after ``timeout`` seconds."""
+    def acquire(self, timeout: float, holder: Holder | None = None) -> None:
+        """Take the lock. Raises Timeout (definite) after ``timeout`` seconds.
+
+        ``holder``: gives it back by ``release``; ``mend`` does when it was interrupted here or later. In the main thread ``mend``
+        is called for it when this raises.
+        """
+        holder = holder or _Plain(self)
         deadline = time.monotonic() + timeout
-        if not self._mutex.acquire(timeout=max(timeout, 0.0)):
-            raise self._too_long(timeout)
         try:
-            if self._helper is None or not self._helper.waiting:
+            if not self._mutex.acquire(holder, timeout):
+                raise self._too_long(timeout)
+            if self._asked is None or self._asked.settled:
                 try:
                     fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     return
                 except BlockingIOError:
                     pass
-            if self._helper is None:
-                self._helper = _Helper(self._fd)
-            if not self._helper.wait(deadline - time.monotonic()):
+            if not self._ask(holder).wait(deadline - time.monotonic()):
                 raise self._too_long(timeout)
         except BaseException:
-            self._mutex.release()
+            if holder.main:
+                undisturbed.mend_later(holder)
+            else:
+                self.mend(holder)
             raise
 
-    def release(self) -> None:
+    def _ask(self, holder: Holder) -> Ask:
+        """Have the waiting thread take the lock for the holder."""
+        if self._asks is None:
+            asks: SimpleQueue[Ask | _Stop] = SimpleQueue()
+            _thread.start_new_thread(_wait_for_grants, (self._fd, asks))
+            self._asks = asks
+        ask = self._asked = holder.ask = Ask()
+        self._asks.put(ask)
+        return ask
+
+    def release(self, holder: Holder | None = None) -> None:
         """Give the lock to the next in the queue."""
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        self._mutex.release()
+        held = holder or self._mutex.holder()
+        if self._mutex.held_by(held):
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            self._mutex.release(held)
+
+    def mend(self, holder: Holder) -> None:
+        """Release what an interrupted holder has of it. Not by an interrupted thread."""
+        if self._mutex.held_by(holder):
+            if self._fd >= 0 and (holder.ask is None or not holder.ask.give_up()):
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+            self._mutex.release(holder)
 
     def _too_long(self, timeout: float) -> Timeout:
         return Timeout(
@@ -61,11 +164,13 @@ class WriteLock:
 
     def close(self) -> None:
         """Close the lock's file. Not while it is held."""
-        helper, self._helper = self._helper, None
-        blocked = helper is not None and helper.stop()
+        asks, self._asks = self._asks, None
+        blocked = self._asked is not None and not self._asked.settled
         # Forgotten in any case: once closed, the number may be anybody's when this process forks.
         fd, self._fd = self._fd, -1
-        if fd >= 0 and not blocked:  # else the helper closes it when it returns
+        if asks is not None:
+            asks.put(_Stop(closes=blocked and fd >= 0))
+        if fd >= 0 and not blocked:  # else the waiting thread closes it when it returns
             os.close(fd)
 
     def drop_after_fork(self) -> None:
@@ -74,63 +179,26 @@ class WriteLock:
             os.close(fd)
 
 
-class _Helper:
-    """A thread that blocks in ``flock`` so that its caller can give up after a timeout.
+def _wait_for_grants(fd: int, asks: SimpleQueue[Ask | _Stop]) -> None:
+    """What the waiting thread does: it blocks in ``flock`` so that its caller can give up after a timeout.
 
-    One wait at a time. When a caller gave up, the wait goes on; the next caller joins it, and if the lock comes
-    while nobody waits it is released at once.
+    When a caller has given up, the wait continues for the next one; if the lock comes while nobody wants it, it is released at
+    once.
     """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._state = threading.Lock()
-        self._asked = threading.Semaphore(0)
-        self._granted = threading.Event()
-        self._wanted = False
-        self._stopping = False
-        self.waiting = False
-        threading.Thread(target=self._run, name="onefold-write-lock", daemon=True).start()
-
-    def wait(self, timeout: float) -> bool:
-        """True once the lock is held; False when it is not after ``timeout`` seconds."""
-        with self._state:
-            self._wanted = True
-            if not self.waiting:
-                self.waiting = True
-                self._granted.clear()
-                self._asked.release()
-        try:
-            self._granted.wait(max(timeout, 0.0))
-        finally:
-            with self._state:
-                self._wanted = False
-                held = self._granted.is_set()
-                self._granted.clear()
-                if held:
-                    self.waiting = False
-        return held
-
-    def stop(self) -> bool:
-        """End the thread. True when it is blocked: it then closes the descriptor itself, later."""
-        with self._state:
-            self._stopping = True
-            self._asked.release()
-            return self.waiting
-
-    def _run(self) -> None:
-        while True:
-            self._asked.acquire()
-            if self._stopping and not self.waiting:
-                return
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-            with self._state:
-                if self._stopping:
-                    # A child that was forked meanwhile has the descriptor too.
-                    fcntl.flock(self._fd, fcntl.LOCK_UN)
-                    os.close(self._fd)
-                    return
-                if self._wanted:
-                    self._granted.set()
-                else:
-                    fcntl.flock(self._fd, fcntl.LOCK_UN)
-                    self.waiting = False
+    held = False
+    while True:
+        ask = asks.get()
+        if isinstance(ask, _Stop):
+            if ask.closes:
+                # A child that was forked meanwhile has the descriptor too.
+                fcntl.flock(fd, fcntl.LOCK_UN)
+                os.close(fd)
+            return
+        if not held:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        granted = ask.grant()
+        held = not granted
+        if held and asks.empty():
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            held = False
+        ask.settle(granted=granted)

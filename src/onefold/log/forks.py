@@ -41,6 +41,8 @@ class Resting(Inherited, Protocol):
 
 process = os.getpid()
 """This process's id. Kept here because asking the system costs as much as a read of a key, and every use of a handle asks."""
+main_thread = threading.main_thread().ident
+"""The thread in which signals are delivered."""
 _open: weakref.WeakSet[Inherited] = weakref.WeakSet()
 _resting: weakref.WeakSet[Resting] = weakref.WeakSet()
 _rests: list[Resting] = []
@@ -73,8 +75,8 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    global process
-    process = os.getpid()
+    global process, main_thread
+    process, main_thread = os.getpid(), threading.get_ident()  # the thread that forked is the only one
     _rests.clear()
     for resource in list(_open):
         resource.drop_after_fork()

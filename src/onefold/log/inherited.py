@@ -100,6 +100,15 @@ def _lock(fd: int, span: tuple[int, int]) -> bool:
     return False
 
 
+def inode_at(name: str) -> tuple[int, int] | None:
+    """Device and number of the file there; None when there is none."""
+    try:
+        status = os.stat(name)  # noqa: PTH116  # once per commit: a path costs twice as much
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _inode(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino

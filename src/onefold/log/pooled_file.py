@@ -20,8 +20,9 @@ import apsw
 
 from onefold import config
 from onefold.errors import AppendUnknown, LogCorrupt, OnefoldError, SpaceError, Timeout, TooLarge, Unavailable
-from onefold.log import checksums, forks, inherited
-from onefold.log.flock import WriteLock
+from onefold.log import checksums, forks, inherited, undisturbed
+from onefold.log.flock import Ask, WriteLock
+from onefold.log.undisturbed import Held
 
 _IDLE_READERS_MAX = 8
 _BUSY_MS = (
@@ -29,6 +30,7 @@ _BUSY_MS = (
 )
 _RESTART_WAIT_MS = 200
 _FORK_LOOK_S = 0.0005
+_UNUSED_REFERENCES = 4
 FAILED = (apsw.Error, UnicodeDecodeError)
 """What SQLite raises."""
 
@@ -67,6 +69,21 @@ def _in_uri(path: Path) -> str:
     return os.fspath(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
+class Hold:
+    """One use of the writing connection: what its locks are held by."""
+
+    __slots__ = ("_file", "ask", "main")
+
+    def __init__(self, file: PooledFile) -> None:
+        self._file = file
+        self.ask: Ask | None = None
+        self.main = undisturbed.in_main_thread()
+        """Whether it can be interrupted, and is then ended by another thread only."""
+
+    def mend(self) -> None:
+        self._file.mend(self)
+
+
 class PooledFile:
     """An open file: one writing connection guarded by the write lock, and a pool of reading ones. Thread-safe."""
 
@@ -91,14 +108,20 @@ class PooledFile:
         """All that are open, idle or lent out."""
         self._making = threading.Lock()
         """Held while connections are opened or closed, and during a fork."""
-        self._transacting = threading.Lock()
+        self._transacting = Held()
         """Held during each use of the writing connection, and during a fork."""
         self._forking = False
-        self._forked = threading.Event()
-        self._fork_locks: list[threading.Lock] = []
+        name = os.path.abspath(self.path)  # noqa: PTH100  # the program may change its directory
+        self._place = (name, f"{name}-wal")
+        self._inodes: list[tuple[int, int] | None] = [None, None]
+        """Of the file and its write-ahead log as they were when they were first written to."""
+        self._fork_made = False
+        self._fork_made_by = object()
+        """Holds ``_transacting`` during a fork."""
         self._before_fork: tuple[inherited.Identity | None, bool] = (None, False)
         self._lock: WriteLock | None = None
         self._writer: apsw.Connection | None = None
+        undisturbed.prepare()
         forks.track_resting(self)
 
     def translated(self, error: Exception, *, committing: bool = False) -> OnefoldError:
@@ -167,23 +190,33 @@ class PooledFile:
             try:
                 con = self._idle.pop()
             except IndexError:
-                con = self._new_reader()
+                con = undisturbed.undisturbed(self._new_reader, self.give_reader)
             # Looked at afterwards: a fork that begins now waits for this connection, and one that had begun gets it back.
             if not self._forking:
                 return con
             self._idle.append(con)
-            self._forked.wait(config.FORK_WAIT_S)
+            time.sleep(_FORK_LOOK_S)
 
     def _new_reader(self) -> apsw.Connection:
         try:
             with self._making:
                 self.check_usable()
+                self._find_lost()
+                with contextlib.suppress(IndexError):
+                    return self._idle.pop()
                 con = self._connect(apsw.SQLITE_OPEN_READONLY)
                 con.execute("PRAGMA query_only=ON")
                 self._readers.add(con)
         except apsw.Error as error:
             raise self.translated(error) from error
         return con
+
+    def _find_lost(self) -> None:
+        """Take back the connections that nobody has any more: their readers were interrupted before they gave them back."""
+        for con in list(self._readers):
+            # This loop's variable, the list, the set, and getrefcount's argument.
+            if sys.getrefcount(con) == _UNUSED_REFERENCES and con not in self._idle:
+                self.give_reader(con)
 
     def _close_reader(self, con: apsw.Connection) -> None:
         if self._pid != forks.process:
@@ -207,40 +240,53 @@ class PooledFile:
     # -- writing
 
     @contextlib.contextmanager
-    def writing(self, timeout: float | None = None) -> Iterator[apsw.Connection]:
+    def writing(self, timeout: float | None = None, hold: Hold | None = None) -> Iterator[apsw.Connection]:
         """The write transaction: commits durably when the block ends, rolls back when it raises.
 
+        ``hold``: what keeps track of it, for a caller that can be interrupted outside of the block too.
+
         Raises Timeout (definite) when the queue of writers does not move, Unavailable when the disk is full (nothing
-        was written), AppendUnknown when the commit itself failed in a way that may surface later.
+        was written), SpaceError when the file was removed or replaced, AppendUnknown when the commit itself failed in a way that
+        may surface later.
         """
         self.check_usable()
         con, lock = self._writer, self._lock
         if con is None or lock is None:
             raise SpaceError(f"{self.path} was opened read-only. Open it without read_only to write")
-        lock.acquire(self.timeout if timeout is None else timeout)
-        committing = False
+        hold = hold or Hold(self)
         try:
-            with self._transacting:
-                self.check_usable()
-                con.execute("BEGIN IMMEDIATE")
-                try:
-                    if con.data_version() != self._version:
-                        self.foreign += 1
-                    yield con
-                    committing = True
-                    con.execute("COMMIT")
-                    self._version = con.data_version()
-                    if self._wal_pages >= self.checkpoint_pages:
-                        self._checkpoint(con)
-                except BaseException:
-                    with contextlib.suppress(apsw.Error):
-                        if con.in_transaction:
-                            con.execute("ROLLBACK")
-                    raise
+            lock.acquire(self.timeout if timeout is None else timeout, hold)
+            committing = False
+            self._transacting.acquire(hold)
+            self._begin_writing(con)
+            try:
+                if con.data_version() != self._version:
+                    self.foreign += 1
+                yield con
+                committing = True
+                con.execute("COMMIT")
+                self._version = con.data_version()
+                if self._wal_pages >= self.checkpoint_pages:
+                    self._checkpoint(con)
+            except FAILED as error:
+                raise self.translated(error, committing=committing) from error
+            self._transacting.release(hold)
+            lock.release(hold)
+        except BaseException:
+            # Nothing is called before this: a handler that runs now would leave everything as it is.
+            if hold.main:
+                undisturbed.mend_later(hold)
+            else:
+                self.mend(hold)
+            raise
+
+    def _begin_writing(self, con: apsw.Connection) -> None:
+        self.check_usable()
+        self.check_place()
+        try:
+            con.execute("BEGIN IMMEDIATE")
         except FAILED as error:
-            raise self.translated(error, committing=committing) from error
-        finally:
-            lock.release()
+            raise self.translated(error) from error
 
     @contextlib.contextmanager
     def maintaining(self) -> Iterator[apsw.Connection]:
@@ -248,14 +294,54 @@ class PooledFile:
         self.check_usable()
         if self._writer is None or self._lock is None:
             raise SpaceError(f"{self.path} was opened read-only. Open it without read_only to write")
-        self._lock.acquire(self.timeout)
+        hold = Hold(self)
         try:
-            with self._transacting:
+            self._lock.acquire(self.timeout, hold)
+            self._transacting.acquire(hold)
+            self.check_place()
+            try:
                 yield self._writer
-        except FAILED as error:
-            raise self.translated(error) from error
-        finally:
-            self._lock.release()
+            except FAILED as error:
+                raise self.translated(error) from error
+            self._transacting.release(hold)
+            self._lock.release(hold)
+        except BaseException:
+            if hold.main:
+                undisturbed.mend_later(hold)
+            else:
+                self.mend(hold)
+            raise
+
+    def mend(self, hold: Hold) -> None:
+        """End what was broken off: roll its transaction back, unless it is committed, and let the next writer in. By one thread
+        at a time, which no signal interrupts. Without effect on what has ended already."""
+        con, lock = self._writer, self._lock
+        if self._transacting.held_by(hold):
+            with contextlib.suppress(apsw.Error):
+                if con is not None and con.in_transaction:
+                    con.execute("ROLLBACK")
+            self.foreign += 1  # how far it came is not known: look again
+            self._transacting.release(hold)
+        if lock is not None:
+            lock.mend(hold)
+
+    def check_place(self) -> None:
+        """Raises SpaceError when the file is no longer where it was opened: what is written to it would be lost."""
+        opened = self._inodes
+        for at, name in enumerate(self._place):
+            found = inherited.inode_at(name)
+            if found != opened[at]:
+                if opened[at] is not None:
+                    raise self._gone(
+                        name, "another file was put there" if found else "it was removed or moved"
+                    )
+                opened[at] = found
+
+    def _gone(self, name: str, what: str) -> SpaceError:
+        return SpaceError(
+            f"{name} is not the file that was opened: {what}. Nothing was written. Close this connection and open the space "
+            "again; if the folder was moved, open it where it is now"
+        )
 
     def _note_wal(self, _con: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages
@@ -292,8 +378,9 @@ class PooledFile:
         self._closed = True
         if lock is not None and writer is not None:
             with contextlib.suppress(Timeout):
-                lock.acquire(self.timeout)
-                lock.release()
+                hold = Hold(self)
+                lock.acquire(self.timeout, hold)
+                lock.release(hold)
         with self._making:
             while self._idle:
                 self._close_reader(self._idle.pop())
@@ -306,14 +393,13 @@ class PooledFile:
 
     def rest_before_fork(self, deadline: float) -> None:
         """Let the transactions that are running end, and none begin."""
-        self._forked.clear()
         self._forking = True
-        for lock in (self._making, self._transacting):
-            if lock.acquire(timeout=_left(deadline)):
-                self._fork_locks.append(lock)
-        rests = len(self._fork_locks) == 2
+        self._fork_made = self._making.acquire(timeout=_left(deadline))
+        rests = self._transacting.acquire(self._fork_made_by, _left(deadline)) and self._fork_made
+        self._find_lost()
         while len(self._idle) < len(self._readers) and time.monotonic() < deadline:
             time.sleep(_FORK_LOOK_S)
+            self._find_lost()
         opened = self._writer is not None or bool(self._readers) or not rests
         self._before_fork = (
             inherited.identity(self.path) if opened and not self._immutable else None,
@@ -322,9 +408,10 @@ class PooledFile:
 
     def go_on_after_fork(self) -> None:
         self._forking = False
-        while self._fork_locks:
-            self._fork_locks.pop().release()
-        self._forked.set()
+        self._transacting.release(self._fork_made_by)
+        if self._fork_made:
+            self._fork_made = False
+            self._making.release()
 
     def drop_after_fork(self) -> None:
         identity, at_rest = self._before_fork

@@ -22,7 +22,9 @@ from onefold.env import SYSTEM, Env
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError, TooLarge, TooOld
 from onefold.ids import new_id
 from onefold.log.api import Entry
+from onefold.log.pooled_file import Hold
 from onefold.log.sqlite_file import TIP_NAME, SqliteFile
+from onefold.log.undisturbed import Waiters, undisturbed
 from onefold.log.wake import Bell, Listener
 
 LOG_SCHEMA = (
@@ -56,8 +58,8 @@ class SqliteLog:
         """Open or make the log in ``directory``, with the tables of ``schema`` beside it; or use a ``file`` already open."""
         self._env = env
         self.file = file or SqliteFile(Path(directory), (*LOG_SCHEMA, *schema), env)
-        self._changed = threading.Condition()
-        self._seen = 0
+        self._changed = Waiters()
+        self._watching = threading.Lock()
         self._watcher: threading.Thread | None = None
         self._listener: Listener | None = None
         self._closing = False
@@ -141,19 +143,22 @@ class SqliteLog:
 
     def wait(self, after: int, timeout: float | None) -> int:
         try:
-            last = self.last
-            if last > after or (timeout is not None and timeout <= 0):
-                return last
-            with self._changed:
-                self._watch()
-                # What is committed from here on is noticed; looking again finds what came before the watch began.
-                self._seen = max(self._seen, self.last)
-                self._changed.wait_for(lambda: self._seen > after or self._closing, timeout)
-                return self._seen
+            last = [self.last]
+            if last[0] > after or (timeout is not None and timeout <= 0):
+                return last[0]
+            if self._watcher is None:
+                undisturbed(self._watch)
+            # What is committed from here on is noticed; looking again finds what came before the watch began.
+            self._changed.wait_for(lambda: self._closing or self._look(last) > after, timeout)
+            return last[0]
         except SpaceError:
             if self._closing:
-                return self._seen
+                return after
             raise
+
+    def _look(self, last: list[int]) -> int:
+        last[0] = self.last
+        return last[0]
 
     def trim(self, before: int) -> None:
         before = min(before, self.last + 1)
@@ -164,10 +169,10 @@ class SqliteLog:
                 con.execute("UPDATE log_first SET first = max(first, ?)", (upto,))
 
     def close(self) -> None:
-        with self._changed:
+        with self._watching:
             self._closing = True
-            self._changed.notify_all()
             watcher, listener = self._watcher, self._listener
+        self._changed.notify()
         if listener is not None:
             listener.poke()
         if watcher is not None and watcher is not threading.current_thread():
@@ -177,9 +182,11 @@ class SqliteLog:
 
     # -- the transaction that others join
 
-    def appending(self, timeout: float | None = None) -> AbstractContextManager[apsw.Connection]:
+    def appending(
+        self, timeout: float | None = None, hold: Hold | None = None
+    ) -> AbstractContextManager[apsw.Connection]:
         """The write transaction (see ``SqliteFile.writing``). Call ``announce`` after it."""
-        return self.file.writing(timeout)
+        return self.file.writing(timeout, hold)
 
     def append_in(
         self,
@@ -206,24 +213,24 @@ class SqliteLog:
     def announce(self, last: int) -> None:
         """Wake who waits, in this process and in others, after a commit."""
         self.file.note_tip(last)
-        with self._changed:
-            self._seen = max(self._seen, last)
-            self._changed.notify_all()
+        self._changed.notify()
         self._bell.ring()
 
     # -- waiting for other processes
 
     def _watch(self) -> None:
-        """Start the thread that listens for other processes. Called with the condition held."""
-        if self._watcher is None and not self._closing:
-            self._bell.own = new_id("w", self._env)
-            self._listener = Listener(self.file.directory / "wake", self._bell.own)
-            self._watcher = threading.Thread(
-                target=self._run_watch, args=(self._listener,), name="onefold-watch", daemon=True
-            )
-            self._watcher.start()
+        """Start the thread that listens for other processes."""
+        with self._watching:
+            if self._watcher is None and not self._closing:
+                self._bell.own = new_id("w", self._env)
+                self._listener = Listener(self.file.directory / "wake", self._bell.own)
+                self._watcher = threading.Thread(
+                    target=self._run_watch, args=(self._listener,), name="onefold-watch", daemon=True
+                )
+                self._watcher.start()
 
     def _run_watch(self, listener: Listener) -> None:
+        seen = 0
         while not self._closing:
             listener.wait(config.WAKE_POLL_S)
             if self._closing:
@@ -234,10 +241,9 @@ class SqliteLog:
                 # Whoever waits meets the error itself at its next read; do not spin on it here.
                 time.sleep(config.WAKE_POLL_S)
                 continue
-            with self._changed:
-                if last > self._seen:
-                    self._seen = last
-                    self._changed.notify_all()
+            if last > seen:
+                seen = last
+                self._changed.notify()
         listener.close()
 
 
