@@ -21,6 +21,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from onefold.compute.statistics.distributions import (
+    hypergeometric_at_most,
+    hypergeometric_more_than,
+    student_t,
+)
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -80,13 +86,6 @@ PRESENCE_CHECK_MAX: Final = 60
 """Splits with the group up to which the exact distribution of that number is looked at."""
 NO_VARIATION: Final = 1e-13
 """Σ(s - s̄)² up to this times Σs² is rounding, not variation."""
-
-
-def student_t(level: float, df: Floats | float) -> Any:
-    """Two-sided critical values of Student's t."""
-    from scipy.special import stdtrit
-
-    return stdtrit(df, 0.5 + level / 2)
 
 
 def skewness(e2: Floats, e3: Floats) -> Floats:
@@ -167,8 +166,6 @@ def presence_limits(m: Ints, n: int, total: int, level: float) -> tuple[Floats, 
     samples are shown. Exact hypergeometric tails (Clopper and Pearson 1934; Cochran 1977, §3.6). Returned for
     m <= min(n / 2, PRESENCE_CHECK_MAX); NaN elsewhere, where Student's t does as well.
     """
-    from scipy.stats import hypergeom
-
     last = min(n // 2, PRESENCE_CHECK_MAX)
     least = present_min(n, total)
     low = np.full(n + 1, np.nan)
@@ -177,12 +174,12 @@ def presence_limits(m: Ints, n: int, total: int, level: float) -> tuple[Floats, 
         ms = np.arange(least, last + 1)
 
         def lower_ok(k: Ints) -> NDArray[np.bool_]:
-            reached = hypergeom.sf(ms - 1, total, k, n)
-            shown = np.maximum(hypergeom.sf(least - 1, total, k, n), 1e-300)
+            reached = hypergeometric_more_than(ms - 1, total, k, n)
+            shown = np.maximum(hypergeometric_more_than(least - 1, total, k, n), 1e-300)
             return np.asarray(reached >= (1 - level) * shown)
 
         def upper_ok(k: Ints) -> NDArray[np.bool_]:
-            return np.asarray(hypergeom.cdf(ms, total, k, n) >= (1 - level) / 2)
+            return np.asarray(hypergeometric_at_most(ms, total, k, n) >= (1 - level) / 2)
 
         low[ms] = _first(lower_ok, ms, np.full_like(ms, total - n) + ms)
         high[ms] = _first(lambda k: ~upper_ok(k), ms + 1, np.full_like(ms, total - n) + ms + 1) - 1

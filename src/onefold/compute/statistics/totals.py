@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from onefold.compute.statistics import rule
+from onefold.compute.statistics.distributions import student_t
 from onefold.compute.statistics.moments import PREFIX, STATE, Moments
 from onefold.compute.statistics.rule import Floats
 from onefold.errors import InvalidArgument
@@ -176,7 +177,7 @@ def total_limits(
     if n < 2:
         nothing = np.full_like(value, np.nan)
         return Limits(value, nothing, nothing, _why(sums, value, n, total))
-    t = rule.student_t(level, n - 1.0)
+    t = student_t(level, n - 1.0)
     down, up = rule.tail_factor(
         rule.skewness(e2, e3),
         spread,
@@ -234,7 +235,7 @@ def ratio_limits(
     e3 = raw3 - 3 * mean * raw2 + 2 * mean * mean * e1
     flat = e2 <= rule.NO_VARIATION * (s2 + r * r * c2)
     clusters = np.maximum(np.nan_to_num(clusters, nan=1.5), 1.5)
-    t = rule.student_t(level, np.maximum(clusters - 1, 1.0))
+    t = student_t(level, np.maximum(clusters - 1, 1.0))
     present = np.maximum(sums.m, 2.0)
     down, up = rule.tail_factor(
         rule.skewness(e2, e3),
