@@ -18,6 +18,7 @@ from onefold.state.client import StateClient
 from onefold.state.consistency import SESSION
 from onefold.state.fold import StateFold
 from onefold.state.maps import Map
+from onefold.state.transactions import Transaction
 
 SOON_S = 20
 
@@ -126,6 +127,47 @@ def test_writes_meet_no_item_whose_time_is_over(m, env):
     assert m.modify("y", lambda value: value, default=0, ttl=1) == 0
     env.advance(1)
     assert m.modify("y", lambda value: value + 1, default=10) == 11
+
+
+def test_modify_keeps_the_end_of_an_item(m, env):
+    m.put("k", 1, ttl=1)
+    end = m.get_item("k").expires_at
+    env.advance(0.6)
+    assert m.modify("k", lambda value: value + 1) == 2
+    # An operation carries a lifetime: the new end is that of its own record, some milliseconds of the simulated clock later.
+    assert timedelta(0) <= m.get_item("k").expires_at - end <= timedelta(milliseconds=5)
+    env.advance(0.5)
+    assert "k" not in m
+    m.put("t", 1, ttl=1)
+    m.modify("t", lambda value: value, ttl=5)
+    env.advance(2)
+    assert m.modify("t", lambda value: value + 1) == 2
+    env.advance(4)
+    assert "t" not in m
+    assert m.modify("t", lambda value: value, default=3) == 3
+    assert m.get_item("t").expires_at is None
+
+
+def test_modify_in_a_transaction_keeps_the_end_however_long_its_block_takes(m, env):
+    m.put("k", 1, ttl=10)
+    m.put("n", 1, ttl=10)
+    ends = {key: m.get_item(key).expires_at for key in ("k", "n")}
+    with Transaction(m.client) as tx:
+        mine = tx.map("m")
+        mine.modify("k", lambda value: value + 1)
+        mine.modify("k", lambda value: value + 1)
+        mine.increment("n")
+        mine.modify("n", lambda value: value * 10)
+        mine.modify("new", lambda value: value, default=0, ttl=4)
+        mine.modify("new", lambda value: value + 1)
+        assert mine.get_item("k").expires_at == ends["k"]
+        env.advance(3)
+    assert dict(m.items()) == {"k": 3, "n": 20, "new": 1}
+    for key, end in ends.items():
+        assert timedelta(0) <= m.get_item(key).expires_at - end <= timedelta(milliseconds=5)
+    assert m.get_item("new").expires_at - ends["k"] <= timedelta(seconds=-2)
+    env.advance(8)
+    assert not dict(m.items())
 
 
 def test_a_put_without_ttl_keeps_the_item_for_good_and_one_with_ttl_renews(m, env):

@@ -166,7 +166,7 @@ def test_the_writes_of_a_buffer_do_what_its_overlay_shows(base, ops, reverse):
     assert list(overlay(iter(sorted(below.items(), reverse=reverse)), own, reverse=reverse)) == expected
 
     applied, touched = dict(below), []
-    for write in buffer.writes(lambda key: 0).get(0, []):
+    for write in buffer.writes(lambda key: 0, 0).get(0, []):
         match write:
             case Put():
                 applied.update(write.items)

@@ -8,17 +8,17 @@ again when it is not.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final, Generic, TypeVar, overload
 
 from onefold import config
-from onefold.durations import seconds
 from onefold.errors import Conflict, InvalidArgument
 from onefold.state import map_reading, map_writing
 from onefold.state.consistency import STRONG
 from onefold.state.items import Version
 from onefold.state.keys import decode_key, encode_key, encode_prefix
+from onefold.state.lifetimes import remaining_ms
+from onefold.state.lifetimes import ttl_ms as to_ttl_ms
 from onefold.state.map_reader import Duration, MapReader
 from onefold.state.map_writing import Pairs, version_of
 from onefold.state.names import check_request_id
@@ -28,7 +28,6 @@ from onefold.state.values import encode_value, is_number
 
 T = TypeVar("T")
 D = TypeVar("D")
-_TTL_S_MAX: Final = 1e15
 _NUMBER_MAX: Final = 1 << 62
 _ABSENT: Final = object()
 
@@ -71,7 +70,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         check_request_id(request_id)
         if if_absent and if_version is not None:
             raise InvalidArgument("a put has if_version or if_absent, not both")
-        encoded, ttl_ms = encode_key(key), _ttl_ms(ttl)
+        encoded, ttl_ms = encode_key(key), to_ttl_ms(ttl)
         reads = (Read(self.name, encoded, 0, 0),) if if_absent else self._reads(key, encoded, if_version)
         shard = self.client.shard_of(encoded)
         write = Put(self.name, ((encoded, self._encode(value)),), ttl_ms)
@@ -103,7 +102,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         check_request_id(request_id)
         put = map_writing.put_all if atomic else map_writing.put_in_parts
         chunks = map_writing.encode_pairs(items, self._encode)
-        return put(self.client, self.name, chunks, _ttl_ms(ttl), request_id)
+        return put(self.client, self.name, chunks, to_ttl_ms(ttl), request_id)
 
     def update(self, other: Any = (), /, **more: T) -> None:
         """As of a dict, and one atomic operation: see ``put_many``."""
@@ -197,16 +196,20 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
     ) -> T:
         """Replace the value by ``fn(value)``, atomically; the new value. ``fn`` gets a copy of its own, of ``default`` when the
         key is not there. It runs again whenever somebody else was faster, so it should do nothing but compute; when it raises,
-        nothing is written. ``ttl``: as of ``put``. Raises Conflict as ``pop``."""
+        nothing is written. ``ttl``: as of ``put``; without it an item keeps the end that it has, to within the milliseconds that
+        the write takes. Raises Conflict as ``pop``."""
         self._check()
         if not callable(fn):
             raise InvalidArgument(f"modify takes a function of the value; got {fn!r:.100}")
-        encoded, ttl_ms = encode_key(key), _ttl_ms(ttl)
+        encoded, ttl_ms = encode_key(key), to_ttl_ms(ttl)
         for attempt in range(config.MAP_ATTEMPTS):
             row = self._strong(encoded)
             new = fn(copy.deepcopy(default) if row is None else self._decode(row.value))
             data = self._encode(new)
-            if self._try(attempt, encoded, Put, data, row=row, ttl_ms=ttl_ms):
+            lasts_ms = ttl_ms
+            if ttl is None and row is not None:
+                lasts_ms = remaining_ms(row.expires_ms, self.client.env.wall_ms())
+            if self._try(attempt, encoded, Put, data, row=row, ttl_ms=lasts_ms):
                 return self._decode(data)
         raise self._beaten(key)
 
@@ -219,7 +222,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         check_request_id(request_id)
         if not is_number(by):
             raise InvalidArgument(f"by must be an int or a float; got {by!r:.100}")
-        encoded, ttl_ms = encode_key(key), _ttl_ms(ttl)
+        encoded, ttl_ms = encode_key(key), to_ttl_ms(ttl)
         shard = self.client.shard_of(encoded)
         write = Increment(self.name, encoded, encode_value(by), ttl_ms)
         (result,) = self.client.commit(shard, (write,), request_id=request_id).results or (None,)
@@ -290,12 +293,3 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         if not (0 < offset < _NUMBER_MAX and -1 <= index < _NUMBER_MAX):
             raise InvalidArgument(f"{str(given)!r:.100} is no version that this space has given")
         return (Read(self.name, encoded, offset, index),)
-
-
-def _ttl_ms(ttl: Duration | None) -> int | None:
-    if ttl is None:
-        return None
-    ttl_s = seconds(ttl, "ttl")
-    if ttl_s <= 0:
-        raise InvalidArgument(f"ttl must be more than zero; got {ttl!r}")
-    return math.ceil(min(ttl_s, _TTL_S_MAX) * 1000)

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 from onefold import config
 from onefold.errors import InvalidArgument, InvalidValue, TooLarge
 from onefold.state import values
+from onefold.state.lifetimes import remaining_ms
 from onefold.state.ops import Delete, Increment, Put, Write
 
 OPERATION_BYTES = 24
@@ -24,6 +25,8 @@ class Stored(NamedTuple):
 
     value: bytes
     ttl_ms: int | None
+    expires_ms: int | None = None
+    """The end of the item that this replaces, which it keeps; ``ttl_ms`` is None then."""
 
 
 class Gone(NamedTuple):
@@ -91,6 +94,15 @@ class Buffer:
         """Set keys: all of them, or none when it raises TooLarge."""
         self._set(name, {key: Stored(value, ttl_ms) for key, value in items})
 
+    def replace(self, name: str, key: bytes, value: bytes, expires_ms: int | None) -> None:
+        """Set a key that is there and keep its end. Raises TooLarge. A value that this transaction has put before keeps the
+        lifetime that it was put with."""
+        before = self.get(name, key)
+        if isinstance(before, Stored):
+            self._set(name, {key: before._replace(value=value)})
+        else:
+            self._set(name, {key: Stored(value, None, expires_ms)})
+
     def delete(self, name: str, keys: Iterable[bytes]) -> None:
         """Remove keys: all of them, or none when it raises TooLarge."""
         self._set(name, dict.fromkeys(keys, GONE))
@@ -109,15 +121,15 @@ class Buffer:
             case Gone():
                 entry = Stored(_sum(None, by, name), ttl_ms)
             case Stored():
-                entry = Stored(_sum(before.value, by, name), before.ttl_ms)
+                entry = before._replace(value=_sum(before.value, by, name))
             case Added():
                 # The lifetime counts for the increment that makes the key, and that is the first one.
                 entry = Added(_sum(before.by, by, name), before.ttl_ms)
         self._set(name, {key: entry})
 
-    def writes(self, shard_of: Callable[[bytes], int]) -> dict[int, list[Write]]:
+    def writes(self, shard_of: Callable[[bytes], int], wall_ms: int) -> dict[int, list[Write]]:
         """The fewest writes that bring about all entries, for each shard. The same entries made in the same order give the same
-        writes."""
+        writes at the same time. ``wall_ms``: the present, for what keeps its end."""
         puts: dict[tuple[int, str, int | None], list[tuple[bytes, bytes]]] = {}
         deletes: dict[tuple[int, str], list[bytes]] = {}
         increments: list[tuple[int, Increment]] = []
@@ -126,7 +138,9 @@ class Buffer:
                 shard = shard_of(key)
                 match entry:
                     case Stored():
-                        puts.setdefault((shard, name, entry.ttl_ms), []).append((key, entry.value))
+                        kept_ms = remaining_ms(entry.expires_ms, wall_ms)
+                        ttl_ms = entry.ttl_ms if kept_ms is None else kept_ms
+                        puts.setdefault((shard, name, ttl_ms), []).append((key, entry.value))
                     case Gone():
                         deletes.setdefault((shard, name), []).append(key)
                     case Added():

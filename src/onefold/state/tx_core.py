@@ -107,7 +107,7 @@ class TransactionCore:
 
     def parts(self) -> dict[int, Part]:
         """What goes to each shard that was read or is written, in order of shards."""
-        writes = self.buffer.writes(self.client.shard_of)
+        writes = self.buffer.writes(self.client.shard_of, self.client.env.wall_ms())
         for shard, write in self._extra:
             writes.setdefault(shard, []).append(write)
         found: dict[int, Part] = {}

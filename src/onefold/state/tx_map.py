@@ -274,14 +274,20 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         ttl: float | timedelta | str | None = None,
     ) -> T:
         """Replace the value by ``fn(value)``; the new value. ``fn`` gets a copy of its own, of ``default`` when the key is not
-        there. ``ttl``: as of ``put``."""
+        there. ``ttl``: as of ``put``; without it an item keeps the end that it has, to within the milliseconds that the commit
+        takes."""
         self._tx.check_writable()
         if not callable(fn):
             raise InvalidArgument(f"modify takes a function of the value; got {fn!r:.100}")
         encoded, ttl_ms = encode_key(key), to_ttl_ms(ttl)
-        value = self._value(encoded)
-        data = self._codec.encode(fn(copy.deepcopy(default) if value is None else self._codec.decode(value)))
-        self._tx.buffer.put_many(self._name, [(encoded, data)], ttl_ms)
+        found = self._find(encoded)
+        data = self._codec.encode(
+            fn(copy.deepcopy(default) if found is None else self._codec.decode(found.value))
+        )
+        if ttl is None and found is not None:
+            self._tx.buffer.replace(self._name, encoded, data, found.expires_ms)
+        else:
+            self._tx.buffer.put_many(self._name, [(encoded, data)], ttl_ms)
         return self._codec.decode(data)
 
     # -- inside
@@ -305,7 +311,8 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         if isinstance(entry, Gone):
             return None
         if isinstance(entry, Stored):
-            return _Found(entry.value, PENDING, self._expected_end(entry.ttl_ms))
+            kept = entry.expires_ms
+            return _Found(entry.value, PENDING, self._expected_end(entry.ttl_ms) if kept is None else kept)
         shard = tx.client.shard_of(key)
         row = tx.reads.get(shard, self._name, key)
         if entry is None:
