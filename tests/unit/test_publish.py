@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from onefold.compute import folder_swap, publish
+from onefold.compute import folder_swap, folder_writer, partition_values
 from onefold.compute.publish import Published, publish_folder
 from onefold.compute.stages import PublishOutput
 from onefold.errors import InvalidArgument, InvalidPlan, InvalidValue
@@ -84,14 +84,19 @@ def test_partition_names_are_read_back_by_polars(tmp_path: Path) -> None:
     rows = pl.DataFrame({"k": values, "id": range(len(values))})
     put(tmp_path / "out", rows, by=("k",))
     assert read(tmp_path / "out").equals(rows.select("id", "k"))
-    assert (tmp_path / "out" / f"k={publish.NULL_PARTITION}").is_dir()
+    assert (tmp_path / "out" / f"k={partition_values.NULL_PARTITION}").is_dir()
     with pytest.raises(InvalidValue, match="stands for null"):
-        put(tmp_path / "out", pl.DataFrame({"k": [publish.NULL_PARTITION], "id": [1]}), by=("k",), run="r2")
+        put(
+            tmp_path / "out",
+            pl.DataFrame({"k": [partition_values.NULL_PARTITION], "id": [1]}),
+            by=("k",),
+            run="r2",
+        )
     assert read(tmp_path / "out").height == len(values)
 
 
 def test_parts_of_different_types_become_one_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "FILE_BYTES_TARGET", 1)  # a file for each part
+    monkeypatch.setattr(folder_writer, "FILE_BYTES_TARGET", 1)  # a file for each part
     out = tmp_path / "out"
     done = put(out, pl.DataFrame({"id": [1], "k": [None]}), pl.DataFrame({"id": [2.5], "k": ["x"]}))
     assert done.files == 2
@@ -152,12 +157,12 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
 ZYGOTE = """
 import os, signal, sys
 import polars as pl
-from onefold.compute import folder_swap, publications, publish
+from onefold.compute import folder_swap, folder_writer, publications, publish
 from onefold.compute.stages import PublishOutput
 
 if sys.argv[1] == "journal":
     folder_swap._exchange = lambda one, other: False
-files = {publish.__file__, folder_swap.__file__, publications.__file__}
+files = {module.__file__ for module in (publish, folder_swap, folder_writer, publications)}
 
 def work(out, mode, line, report):
     lines = []

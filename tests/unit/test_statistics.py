@@ -422,10 +422,9 @@ def test_quantiles_of_many_groups_come_as_a_frame() -> None:
     rng = np.random.default_rng(5)
     rows = Rows([rng.normal(0, 1, 40) for _ in range(30)])
     few = Rows([rng.normal(0, 1, 40) for _ in range(2)])
-    groups = [
-        st.GroupQuantile((name,), r.counts, r.rank_at, r.quantile_at) for name, r in (("a", rows), ("b", few))
-    ]
-    got = st.quantile_intervals(groups, 0.5, keys=KEY, splits=30, total_splits=60)
+    groups = [st.GroupQuantile(r.counts, r.rank_at, r.quantile_at) for r in (rows, few)]
+    frame = pl.DataFrame({KEY[0]: ["a", "b"]})
+    got = st.quantile_intervals(groups, 0.5, frame=frame, keys=KEY, splits=30, total_splits=60)
     want = st.intervals("sum", st.of_splits(alike(12), KEY), None, total_splits=24, keys=KEY)
     assert got.schema == want.schema
     assert one(got)["lo"] < one(got)["hi"] and one(got, "b")["lo"] is None  # type: ignore[operator]

@@ -11,7 +11,7 @@ import msgspec
 
 from onefold.compute import publishing, reachable
 from onefold.compute.blobs import BlobMissing, BlobsUnavailable
-from onefold.compute.failures import of_machine
+from onefold.compute.failures import failure_of, of_machine
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.read_rows import RunRow
 from onefold.compute.stages import Failure, PublishOutput, Result, Stage, TaskInput
@@ -99,6 +99,12 @@ class Attempts:
             return [
                 ops.Failed(*at, Failure(message=of_machine(error), kind=type(error).__name__, final=True))
             ]
+        except (
+            BaseException
+        ) as error:  # of Polars, of a library, of ours: the run ends with it, and says what it was
+            if stopping():
+                return [ops.Release(*at)]
+            return [ops.Failed(*at, failure_of(error, final=True))]
         return [ops.Done(*at, result)]
 
     def _execute(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onefold import config
-from onefold.compute import outputs, schemas
+from onefold.compute import folder_writer, outputs, partition_values, schemas
 from onefold.compute.plan import (
     GroupAggregate,
     Job,
@@ -66,7 +66,7 @@ def compile_job(job: Job, *, schema_of: SchemaOf, bytes_of: BytesOf) -> Compiled
     rows, output = compiler.top(job.plan)
     final = compiler.stage(rows.branches, output)
     if isinstance(job.sink, WriteParquet):
-        _check_partitions(job.sink, rows.names)
+        _check_partitions(job.sink, rows.names, rows.schema)
         sink = job.sink
         compiler.stage((), PublishOutput(sink.path, sink.partition_by, sink.mode), needs=(final,))
     return Compiled(tuple(compiler.stages), tuple(compiler.sources), rows.names, rows.schema)
@@ -321,7 +321,10 @@ def _check_doubles(step: str, names: Sequence[str]) -> None:
             raise InvalidPlan(f"{step}: the column {name!r} is made twice; give one of them another name")
 
 
-def _check_partitions(sink: WriteParquet, names: Names | None) -> None:
+def _check_partitions(sink: WriteParquet, names: Names | None, schema: Schema | None) -> None:
+    known = dict(schema or ())
+    partition_values.check_types(sink.partition_by, known)
+    folder_writer.check_columns({name: known[name] for name in known if name not in sink.partition_by})
     if names is None:
         return
     for column in sink.partition_by:

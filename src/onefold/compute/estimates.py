@@ -7,11 +7,11 @@ were not sampled: they enter as an exact total. The formulas are in ``onefold.co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from onefold.compute import aggregates, merge
+from onefold.compute import aggregates, frames, merge
 from onefold.compute.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ else:
 COLUMNS = ("value", "lo", "hi", "level", "kind", "n", "N", "reason")
 """What an estimate says of a group."""
 Aggs = Sequence[tuple[str, "aggregates.Aggregate"]]
-_Key = tuple[Any, ...]
 _State = tuple[bytes, float]
+_SAMPLED, _EXACT = (0, 1), (2, 3)
+"""Marks of a quantile's sketches of each split, and of the one over all splits, in the sample and the exact stratum."""
 _TOTALS: dict[str, Literal["count", "sum", "mean"]] = {"count": "count", "sum": "sum", "mean": "mean"}
 _BOUNDS: dict[str, Literal["min", "max", "n_unique"]] = {
     "min": "min",
@@ -145,7 +146,7 @@ def _estimate(
             relative_error=aggregates.DISTINCT_ERROR if kind == "approx_n_unique" else 0.0,
         )
     if kind == "approx_quantile":
-        return _quantiles(contents, sample, name, keys, aggs, load, level)
+        return _quantiles(contents, sample, name, keys, aggs, load, level, final)
     return _withheld(final(), keys, name, kind, len(sample.prefix), sample.total)
 
 
@@ -198,16 +199,17 @@ def _quantiles(
     aggs: Aggs,
     load: Callable[[Result], pl.DataFrame | None],
     level: float,
+    final: Callable[[], pl.DataFrame],
 ) -> pl.DataFrame:
     """Woodruff's intervals from the splits' sketches. A split's rank in a group is asked of its own sketch."""
     import numpy as np
+    import polars as pl
 
     q = dict(aggs)[name].q  # type: ignore[attr-defined]
     alone = [(agg_name, agg) for agg_name, agg in aggs if agg_name == name]
 
-    def states(indexes: Sequence[int]) -> tuple[dict[_Key, list[_State]], dict[_Key, bytes]]:
-        """Per group the sketch of each split that has it, and the sketch of them all."""
-        groups: dict[_Key, list[_State]] = {}
+    def states(indexes: Sequence[int], each: int, together: int) -> Iterator[pl.DataFrame]:
+        """The groups' sketches in each of these splits, and over all of them, each row marked as what it is."""
         leaves: dict[int, merge.Leaf] = {}
         for index in indexes:
             partial = load(contents.results[index])
@@ -217,27 +219,30 @@ def _quantiles(
                 column for column in partial.columns if column in keys or _is_state(column, name)
             )
             leaves[index] = merge.Leaf(str(index), lambda frame=partial: frame)  # type: ignore[misc]
-            for *key, blob, count in aggregates.quantile_states(partial, keys, name).iter_rows():
-                if count:
-                    groups.setdefault(tuple(key), []).append((blob, float(count)))
+            found = aggregates.quantile_states(partial, keys, name).filter(pl.col("n") > 0)
+            yield found.with_columns(pl.lit(each, pl.UInt8).alias("part"))
         merged = merge.merge_tree(leaves, lambda a, b: aggregates.merge_pair(a, b, keys, alone))
-        together: dict[_Key, bytes] = {}
         if merged is not None:
-            for *key, blob, _ in aggregates.quantile_states(merged, keys, name).iter_rows():
-                together[tuple(key)] = blob
-        return groups, together
+            found = aggregates.quantile_states(merged, keys, name).filter(pl.col("n") > 0)
+            yield found.with_columns(pl.lit(together, pl.UInt8).alias("part"))
 
-    sampled, sampled_all = states(sample.prefix)
-    exact, exact_all = states(sample.exact)
+    rows = frames.concat([*states(sample.prefix, *_SAMPLED), *states(sample.exact, *_EXACT)])
+    if not rows.width:
+        return _withheld(final().clear(), keys, name, "approx_quantile", len(sample.prefix), sample.total)
+    # Polars tells the groups apart: as Python objects, times that differ by a nanosecond are equal.
+    by = [pl.col(key) for key in keys] or [pl.lit(0).alias("__all")]
+    grouped = rows.group_by(by, maintain_order=True).agg("state", "n", "part")
+    whole = rows.filter(pl.col("part").is_in([_SAMPLED[1], _EXACT[1]]))
+    large = bool((whole["n"] > aggregates.EXACT_VALUES_MAX).any())
 
-    counted = [sum(count for _, count in states) for states in [*sampled.values(), *exact.values()]]
-    large = max(counted, default=0) > aggregates.EXACT_VALUES_MAX
-
-    def group(key: _Key) -> statistics.GroupQuantile:
-        mine = sampled.get(key, [])
-        known_count = sum(count for _, count in exact.get(key, []))
-        known = exact_all.get(key, b"")
-        merged = sampled_all.get(key, known)
+    def group(found: tuple[list[bytes], list[int], list[int]]) -> statistics.GroupQuantile:
+        by_part: dict[int, list[_State]] = {}
+        for blob, count, part in zip(*found, strict=True):
+            by_part.setdefault(part, []).append((blob, float(count)))
+        mine = by_part.get(_SAMPLED[0], [])
+        known_count = sum(count for _, count in by_part.get(_EXACT[0], []))
+        known = by_part.get(_EXACT[1], [(b"", 0.0)])[0][0]
+        merged = by_part.get(_SAMPLED[1], [(known, 0.0)])[0][0]
 
         def rank_at(x: float) -> Any:
             return np.array([count * aggregates.quantile_rank(blob, x) for blob, count in mine])
@@ -246,7 +251,6 @@ def _quantiles(
             return known_count * aggregates.quantile_rank(known, x)
 
         return statistics.GroupQuantile(
-            key=key,
             counts=np.array([count for _, count in mine]),
             rank_at=rank_at,
             quantile_at=lambda p: float(aggregates.quantile_value(merged, p) or 0.0),
@@ -255,8 +259,9 @@ def _quantiles(
         )
 
     return statistics.quantile_intervals(
-        (group(key) for key in dict.fromkeys([*sampled, *exact])),
+        map(group, grouped.select("state", "n", "part").iter_rows()),
         q,
+        frame=grouped,
         keys=keys,
         splits=len(sample.prefix),
         total_splits=sample.total,

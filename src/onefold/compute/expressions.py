@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onefold.compute import row_local
+from onefold.compute import frames, row_local
 from onefold.errors import InvalidPlan
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ def _values(data: bytes) -> Any:
     import polars as pl
 
     series = pl.read_ipc_stream(io.BytesIO(data)).to_series(0)
-    return {"dtype": str(series.dtype), "values": [_exact(value) for value in series.to_list()]}
+    return {"dtype": str(series.dtype), "values": [_exact(value) for value in frames.exact_values(series)]}
 
 
 def _exact(value: Any) -> Any:

@@ -139,6 +139,31 @@ def concat(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
         ) from error
 
 
+def exact_values(series: pl.Series) -> list[Any]:
+    """The values as Python objects, each different from those of other values: as Python has them, times of nanoseconds
+    and the repeated hour of a clock change are equal to others. Such are numbers here, also inside lists and structs.
+    """
+    exact = _exact_type(series.dtype)
+    return (series if exact == series.dtype else series.cast(exact)).to_list()
+
+
+def _exact_type(dtype: Any) -> Any:
+    import polars as pl
+
+    if isinstance(dtype, pl.List):
+        return pl.List(_exact_type(dtype.inner))
+    if isinstance(dtype, pl.Array):
+        return pl.List(_exact_type(dtype.inner))
+    if isinstance(dtype, pl.Struct):
+        return pl.Struct({field.name: _exact_type(field.dtype) for field in dtype.fields})
+    inexact = (
+        isinstance(dtype, pl.Time)
+        or (isinstance(dtype, pl.Datetime) and (dtype.time_unit == "ns" or dtype.time_zone is not None))
+        or (isinstance(dtype, pl.Duration) and dtype.time_unit == "ns")
+    )
+    return pl.Int64() if inexact else dtype
+
+
 def check_types_meet(schemas: Iterable[dict[str, Any]]) -> None:
     """Raise InvalidValue when a column would have to become text (or nothing) to hold all its chunks."""
     import polars as pl

@@ -73,6 +73,16 @@ def key_type(name: str, left: pl.DataType, right: pl.DataType) -> pl.DataType:
 
     if left == right:
         return left
+    for kind in (pl.Datetime, pl.Duration):
+        if isinstance(left, kind) and isinstance(right, kind):
+            # Polars would take the coarser unit, in which keys meet that are not equal.
+            unit = max(left.time_unit, right.time_unit, key=("ms", "us", "ns").index)
+            finer = [
+                pl.Datetime(unit, side.time_zone) if isinstance(side, pl.Datetime) else pl.Duration(unit)
+                for side in (left, right)
+            ]
+            if finer[0] == finer[1]:
+                return finer[0]
     text = (pl.String, pl.Categorical, pl.Enum)
     if left.base_type() in text and right.base_type() in text:
         return pl.String()

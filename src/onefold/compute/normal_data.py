@@ -91,7 +91,9 @@ def _polars(value: Any) -> object | None:
     if isinstance(value, polars.DataFrame):
         return ("frame", [_polars(column) for column in value.get_columns()])
     if isinstance(value, polars.Series):
-        return ("series", value.name, repr(value.dtype), value.to_list())
+        from onefold.compute.frames import exact_values
+
+        return ("series", value.name, repr(value.dtype), exact_values(value))
     if isinstance(value, polars.DataType):
         return ("type", repr(value))
     if isinstance(value, type):

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onefold.compute import partition_values
 from onefold.compute.sources import listing, remote
 from onefold.compute.stages import PublishOutput
 from onefold.errors import InvalidArgument
@@ -46,7 +47,7 @@ def _refuse(folders: Iterable[str], folder: Path, what: str) -> None:
 
 
 def _check_next_run(source: Source, target: Path, output: PublishOutput) -> None:
-    folders = [f"{column}=x" for column in output.partition_by]
+    folders = partition_values.null_folder(output.partition_by).split("/") if output.partition_by else ()
     published = (*target.parts, *folders, "x-00000.parquet")
     for given in source.paths:
         if not remote.is_remote(given) and _finds(source, given, published):

@@ -12,9 +12,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+
+from onefold.compute import partition_values
 
 METADATA_KEY: Final = "onefold"
 FORMAT: Final = 1
@@ -70,6 +72,8 @@ class Folder:
     """How many files there are by what their names begin with."""
     others: int
     """Parquet files that no run has made."""
+    types: dict[str, Any] | None = None
+    """Types of the columns that are folders; None when no file says so."""
 
     def by_run(self, run: str) -> tuple[int, int] | None:
         """Files and rows that the run has published, also if they are no longer there; None when it has not."""
@@ -138,22 +142,42 @@ def read(folder: Path) -> Folder:
         if number >= last.get(run, (-1,))[0]:
             last[run] = (number, file)
     publications = {}
-    for _, file in last.values():
-        known = _publication(file)
+    types: dict[str, Any] | None = None
+    for _, file in sorted(last.values(), key=lambda one: one[1].name):
+        notes = _notes(file)
+        known = _publication(notes)
         if known is not None:
             publications[file.relative_to(folder)] = known
-    return Folder(publications, counts, others)
+        text = notes.get(partition_values.METADATA_KEY)
+        said = partition_values.decode_types(text) if text is not None else None
+        if said is not None:
+            types = said if types is None or types.keys() != said.keys() else _known_types(types, said)
+    return Folder(publications, counts, others, types)
 
 
-def _publication(file: Path) -> Publication | None:
-    """A file's word on its publication; None for files that Onefold has not made."""
+def _known_types(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The types of both; a publication of which a column was null everywhere does not know its type."""
+    import polars as pl
+
+    return {name: after[name] if dtype == pl.Null else dtype for name, dtype in before.items()}
+
+
+def _notes(file: Path) -> dict[str, str]:
+    """A file's key-value metadata; nothing for a file that is not Parquet, which is found when its rows are needed."""
     import polars as pl
 
     try:
-        text = pl.read_parquet_metadata(file).get(METADATA_KEY)
-        known = _decoder.decode(text) if text is not None else None
-    except (OSError, pl.exceptions.PolarsError, msgspec.MsgspecError):
-        return None  # not Parquet, or somebody else's: it is told apart when its rows are needed
+        return pl.read_parquet_metadata(file)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return {}
+
+
+def _publication(notes: dict[str, str]) -> Publication | None:
+    """A file's word on its publication; None for files that Onefold has not made."""
+    try:
+        known = _decoder.decode(notes[METADATA_KEY]) if METADATA_KEY in notes else None
+    except msgspec.MsgspecError:
+        return None
     return known if known is not None and known.format == FORMAT else None
 
 

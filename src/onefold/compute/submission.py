@@ -182,7 +182,8 @@ def prepare(
         mode="continue" if isinstance(job.sink, WriteParquet) else job.sink.mode,
         version=version,
         digest=digest.hex,
-        columns=compiled.columns,
+        # A folder may be published with other columns than last time; those that are kept are looked at then.
+        columns=None if isinstance(job.sink, WriteParquet) else compiled.columns,
         plan=blobs.put(functions.dump_job(stored)),
         seed=seed,
         on_error=on_error,

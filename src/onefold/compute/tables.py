@@ -167,7 +167,10 @@ class Table:
             return None
         try:
             found = frame.filter(
-                *(pl.col(name).eq_missing(pl.lit(value)) for name, value in zip(names, values, strict=True))
+                *(
+                    pl.col(name).eq_missing(_literal(value, frame.schema[name]))
+                    for name, value in zip(names, values, strict=True)
+                )
             )
         except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
             types = ", ".join(f"{name!r} {frame.schema[name]}" for name in names)
@@ -302,3 +305,17 @@ class Table:
         from onefold.display import table_html
 
         return table_html(self)
+
+
+def _literal(value: Any, dtype: Any) -> pl.Expr:
+    """A key's value, compared in the column's own unit: in that of Python's times, groups would be equal that are not."""
+    import polars as pl
+
+    literal = pl.lit(value)
+    if not isinstance(dtype, pl.Datetime | pl.Duration) or value is None or isinstance(value, pl.Expr):
+        return literal
+    found = pl.select(literal).to_series().dtype
+    if isinstance(dtype, pl.Duration):
+        return literal.cast(dtype) if isinstance(found, pl.Duration) else literal
+    same = isinstance(found, pl.Datetime) and found.time_zone == dtype.time_zone
+    return literal.cast(dtype) if same else literal

@@ -2,7 +2,8 @@
 
 Rules. A path that exists is taken as it is, also if its name holds glob characters. A directory stands for the regular
 files below it at any depth: all of them for ``text`` and ``files``; for ``csv``, ``jsonl`` and ``parquet`` those with a
-suffix of that kind, without names (of files or folders) that begin with ``.`` or ``_``, as Spark does it. In a glob, ``**``
+suffix of that kind, without names (of files or folders) that begin with ``.``, or with ``_`` unless there is a ``=`` in
+them (the folder of a partition column), as Spark does it. In a glob, ``**``
 is any number of folders, ``*``, ``?`` and ``[...]`` stay within one name, and a leading dot must be written. Symbolic links
 to files are followed; links to folders are followed only where a path or a single-level pattern names them, never while
 walking, so loops cannot trap a listing.
@@ -81,9 +82,12 @@ def wanted(kind: SourceKind, relative: Sequence[str]) -> bool:
     suffixes = SUFFIXES.get(kind)
     if suffixes is None:
         return True
-    return not any(part.startswith((".", "_")) for part in relative) and relative[-1].lower().endswith(
-        suffixes
-    )
+    return not any(map(_is_hidden, relative)) and relative[-1].lower().endswith(suffixes)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a directory's data is not in a file or folder of this name."""
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
 def directory_hint(kind: SourceKind) -> str:
@@ -175,7 +179,7 @@ def _walk(
     while pending:
         folder, parts = pending.pop()
         for entry in _scandir(folder):
-            if skip_hidden and entry.name.startswith((".", "_")):
+            if skip_hidden and _is_hidden(entry.name):
                 continue
             below = (*parts, entry.name)
             if entry.is_dir(follow_symlinks=False):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from onefold.compute import foreign
+from onefold.compute import foreign, partition_values
 from onefold.compute.plan import Source
 from onefold.compute.sources import remote
 from onefold.compute.sources.content import display, open_raw
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _TAIL_GUESS_BYTES = 64 * 1024
 _FOOTERS_KEPT_MAX = 4096
 _footers: dict[FileInfo, Footer] = {}
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_HIVE_NULL = partition_values.NULL_PARTITION
 
 
 def whole_unit(info: FileInfo) -> Unit:
@@ -87,10 +87,17 @@ def hive_parts(source: Source, path: str) -> dict[str, str]:
     return {}
 
 
-def hive_schema(source: Source, files: Sequence[FileInfo]) -> dict[str, Any]:
-    """Partition columns of a dataset: Int64 where every value is one, else String."""
+def hive_schema(
+    source: Source, files: Sequence[FileInfo], notes: Iterable[bytes | None] = ()
+) -> dict[str, Any]:
+    """Partition columns of a dataset, in the types in which Onefold published them; of others Int64 where every value is
+    one, else String.
+
+    ``notes``: what the files have under ``partition_values.METADATA_KEY``.
+    """
     import polars as pl
 
+    declared = _declared(notes)
     values: dict[str, list[str]] = {}
     for index, info in enumerate(files):
         parts = hive_parts(source, info.path)
@@ -103,9 +110,29 @@ def hive_schema(source: Source, files: Sequence[FileInfo]) -> dict[str, Any]:
         for name, value in parts.items():
             values.setdefault(name, []).append(value)
     return {
-        name: pl.Int64() if all(_is_int(v) or v == _HIVE_NULL for v in held) and held else pl.String()
+        name: declared[name]
+        if name in declared and all(partition_values.fits(v, declared[name]) for v in set(held))
+        else pl.Int64()
+        if all(_is_int(v) or v == _HIVE_NULL for v in held) and held
+        else pl.String()
         for name, held in values.items()
     }
+
+
+def _declared(notes: Iterable[bytes | None]) -> dict[str, Any]:
+    """Types on which all files agree that say one."""
+    import polars as pl
+
+    found: dict[str, Any] = {}
+    disputed: set[str] = set()
+    for note in set(notes):
+        for name, dtype in ((partition_values.decode_types(note) or {}) if note is not None else {}).items():
+            known = found.get(name)
+            if known is None or known == pl.Null:
+                found[name] = dtype
+            elif dtype not in (known, pl.Null):
+                disputed.add(name)
+    return {name: dtype for name, dtype in found.items() if name not in disputed}
 
 
 def _is_int(text: str) -> bool:
@@ -189,16 +216,36 @@ def _finish(
     if path is not None:
         parts = hive_parts(source, path)
         types = dict(schema)
-        added = [
-            pl.lit(None if value == _HIVE_NULL else value, dtype=pl.String).cast(types[name]).alias(name)
-            for name, value in parts.items()
-            if name in types
-        ]
+        added = [_partition(path, name, value, types[name]) for name, value in parts.items() if name in types]
         if (column := source.option("include_file_paths")) is not None and remote.is_remote(path):
             added.append(pl.lit(path).alias(column))
     if added:
         frame = frame.with_columns(added)
     return frame.select([name for name, _ in schema])
+
+
+def _partition(path: str, name: str, value: str, dtype: Any) -> pl.Expr:
+    """The value of a partition column, for all rows of a file."""
+    import polars as pl
+
+    try:
+        held = partition_values.parse(value, dtype)
+    except ValueError as error:
+        raise InvalidValue(
+            f"the folder of {display(path)} says that {name!r} is {value!r}, which is not a {dtype}"
+        ) from error
+    if held.null_count():
+        return pl.lit(None, dtype=dtype).alias(name)
+    if dtype.is_temporal():  # a Python object has neither nanoseconds nor the repeated hour of a clock change
+        physical = held.to_physical()
+        return pl.lit(physical.item(), dtype=physical.dtype).cast(dtype).alias(name)
+    return pl.lit(held.cast(pl.String).item() if _as_text(dtype) else held.item(), dtype=dtype).alias(name)
+
+
+def _as_text(dtype: Any) -> bool:
+    import polars as pl
+
+    return isinstance(dtype, pl.Categorical | pl.Enum)
 
 
 def _scan_path(

@@ -8,11 +8,13 @@ it takes and skips the others.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 MAGIC = b"PAR1"
 _ENCRYPTED_MAGIC = b"PARE"
 TAIL_BYTES = 8
+_OWN = b"onefold"
 
 _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)
 
@@ -34,6 +36,8 @@ class Footer(NamedTuple):
     rows: int
     row_groups: tuple[RowGroup, ...]
     schema: bytes
+    notes: Mapping[bytes, bytes]
+    """Key-value metadata that Onefold wrote: keys that begin with ``onefold``."""
 
 
 def footer_size(tail: bytes, file_bytes: int) -> int:
@@ -63,22 +67,42 @@ def _parse(data: bytes) -> Footer:
     rows = 0
     groups: list[RowGroup] = []
     described = b""
+    notes: dict[bytes, bytes] = {}
     field = 0
     while (header := reader.field(field)) is not None:
         field, kind = header
         begin = reader.at
-        if field == 3 and kind == _I64:
+        if field == 5 and kind == _LIST:
+            count, _ = reader.list_header()
+            notes = dict(pair for pair in (_note(reader) for _ in range(count)) if pair[0].startswith(_OWN))
+            described += data[begin : reader.at]  # Arrow's types are in these
+        elif field == 3 and kind == _I64:
             rows = reader.zigzag()
         elif field == 4 and kind == _LIST:
             count, _ = reader.list_header()
             groups = [_row_group(reader) for _ in range(count)]
         else:
             reader.skip(kind)
-            if field in (2, 5):  # the schema elements, and the writer's notes (Arrow's types are in these)
+            if field == 2:  # the schema elements
                 described += data[begin : reader.at]
     if sum(group.rows for group in groups) != rows:
         raise BrokenFooter("its footer is damaged: the row groups do not sum up to the rows")
-    return Footer(rows, tuple(groups), hashlib.blake2b(described, digest_size=16).digest())
+    return Footer(rows, tuple(groups), hashlib.blake2b(described, digest_size=16).digest(), notes)
+
+
+def _note(reader: _Compact) -> tuple[bytes, bytes]:
+    """A key and its value; values may be missing."""
+    key = value = b""
+    field = 0
+    while (header := reader.field(field)) is not None:
+        field, kind = header
+        if field == 1 and kind == _BINARY:
+            key = reader.binary()
+        elif field == 2 and kind == _BINARY:
+            value = reader.binary()
+        else:
+            reader.skip(kind)
+    return key, value
 
 
 def _row_group(reader: _Compact) -> RowGroup:
@@ -120,6 +144,13 @@ class _Compact:
     def zigzag(self) -> int:
         value = self.varint()
         return (value >> 1) ^ -(value & 1)
+
+    def binary(self) -> bytes:
+        length = self.varint()
+        if self.at + length > len(self._data):
+            raise BrokenFooter("its footer is damaged: a text is longer than the footer")
+        self.at += length
+        return self._data[self.at - length : self.at]
 
     def field(self, previous: int) -> tuple[int, int] | None:
         """(id, type) of the next field of a struct; None at its end."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onefold import config
-from onefold.compute import foreign
+from onefold.compute import foreign, partition_values
 from onefold.compute.plan import Source
 from onefold.compute.sources import delimited, jsonl, parquet, text
 from onefold.compute.sources.content import compression_of, content_blocks, display, open_raw
@@ -71,8 +71,11 @@ def _raw_schema(source: Source, files: Sequence[FileInfo]) -> dict[str, Any]:  #
 def _parquet_schema(source: Source, files: Sequence[FileInfo]) -> dict[str, Any]:
     known: dict[bytes, dict[str, Any]] = {}
     schema: dict[str, Any] | None = None
+    notes: set[bytes | None] = set()
     for info in files:
-        digest = parquet.read_footer(source, info).schema
+        footer = parquet.read_footer(source, info)
+        digest = footer.schema
+        notes.add(footer.notes.get(partition_values.METADATA_KEY.encode()))
         if digest not in known:
             known[digest] = parquet.file_schema(source, info)
             schema = schema or known[digest]
@@ -82,11 +85,13 @@ def _parquet_schema(source: Source, files: Sequence[FileInfo]) -> dict[str, Any]
                     f"{display(files[0].path)} and {display(info.path)} have different schemas: {difference}; "
                     f"read them separately and use union"
                 )
-    return {**(schema or {}), **_hive_columns(source, files, schema or {})}
+    return {**(schema or {}), **_hive_columns(source, files, schema or {}, notes)}
 
 
-def _hive_columns(source: Source, files: Sequence[FileInfo], schema: dict[str, Any]) -> dict[str, Any]:
-    hive = parquet.hive_schema(source, files)
+def _hive_columns(
+    source: Source, files: Sequence[FileInfo], schema: dict[str, Any], notes: Iterable[bytes | None]
+) -> dict[str, Any]:
+    hive = parquet.hive_schema(source, files, notes)
     return {name: schema.get(name, dtype) for name, dtype in hive.items()}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -44,7 +44,6 @@ class GroupQuantile:
     ``woodruff``.
     """
 
-    key: tuple[Any, ...]
     counts: Floats
     rank_at: RankAt
     quantile_at: QuantileAt
@@ -176,14 +175,16 @@ def quantile_intervals(
     groups: Iterable[GroupQuantile],
     q: float,
     *,
+    frame: pl.DataFrame,
     keys: Sequence[str],
     splits: int,
     total_splits: int,
     level: float = 0.95,
     rank_error: float = 0.0,
 ) -> pl.DataFrame:
-    """``woodruff`` for each group, as a frame of the form of ``intervals``."""
-    groups = list(groups)
+    """``woodruff`` for each group, as a frame of the form of ``intervals``. ``frame``: a row for each group, in
+    their order, with its key columns: the keys' own values, of which Python may not tell two apart.
+    """
     found = [
         woodruff(
             group.counts,
@@ -199,9 +200,6 @@ def quantile_intervals(
         )
         for group in groups
     ]
-    frame = pl.DataFrame(
-        [group.key for group in groups], schema=list(keys), orient="row", infer_schema_length=None
-    )
 
     def numbers(name: str) -> Floats:
         return np.array(
