@@ -316,9 +316,11 @@ def _fitting(new: dict[str, Any], existing: dict[str, Any]) -> dict[str, Any]:
     problems += [f"{name!r} is missing" for name in existing if name not in new]
     for name, dtype in new.items():
         if name in existing and dtype != existing[name] and dtype != pl.Null:
-            wider = frames.concat(
-                [pl.DataFrame(schema={name: existing[name]}), pl.DataFrame(schema={name: dtype})]
-            ).schema[name]
+            parts = [pl.DataFrame(schema={name: existing[name]}), pl.DataFrame(schema={name: dtype})]
+            try:
+                wider = frames.concat(parts).schema[name]
+            except InvalidValue:
+                wider = None
             if wider != existing[name]:
                 problems.append(f"{name!r} is {dtype}, not {existing[name]}")
     if problems:

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 from onefold.compute import pickling
 from onefold.compute.normal_code import codes, imports, mentioned
 from onefold.compute.user_code import is_user_module, user_modules
-from onefold.errors import InvalidArgument, InvalidValue
+from onefold.errors import InvalidArgument, InvalidValue, OnefoldError
 
 Code: TypeAlias = Literal["pickle", "reference"]
 """Which functions a process runs: those that a job carries, or only those of packages that are installed here."""
@@ -86,6 +86,12 @@ def load(data: bytes, *, code: Code = "pickle") -> Any:
         raise InvalidValue(
             f"a stored job needs something that is not installed here: {error}. Install the libraries that "
             f"it imports"
+        ) from error
+    except OnefoldError:
+        raise
+    except Exception as error:  # unpickling runs code of users
+        raise InvalidValue(
+            f"a stored job cannot be loaded here: {type(error).__name__}: {error}. Submit the job again"
         ) from error
     for name, module in modules.items():
         sys.modules.setdefault(name, module)

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 from onefold import config
 from onefold.compute import arguments
 from onefold.compute.attempts import Attempts
-from onefold.compute.failures import of_machine
+from onefold.compute.failures import failure_of, of_machine, one_line
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.read_rows import RunRow
 from onefold.compute.keeper import ClaimKey, Keeper
 from onefold.compute.slots import Host
 from onefold.compute.stages import PartialOutput
-from onefold.errors import InvalidArgument, OnefoldError, Unavailable
+from onefold.errors import InvalidArgument, OnefoldError, TooLarge, Unavailable
 
 if TYPE_CHECKING:
     from onefold.compute.engine import Engine
@@ -177,8 +177,10 @@ class Runner:
             reason = str(error).rstrip(".")
         elif isinstance(error, OSError) and not isinstance(error, OnefoldError):
             reason = of_machine(error)
-        else:
+        elif isinstance(error, OnefoldError):
             return error
+        else:  # of a library, or a defect of ours
+            reason = one_line(error)
         told = Unavailable(
             f"the work on run {self.run} has stopped: {reason}. "
             f"Then go on with db.open_run({self.run!r}).resume(), or run the program again; finished tasks are kept."
@@ -237,7 +239,7 @@ class Runner:
                 claim = ops.Claim(
                     self.run, worker, 1, slow or self._keeper.prefix_holder(worker), self._attempts.avoided
                 )
-                outcomes = self._engine.submit(*report, claim)
+                outcomes = self._submit(report, claim)
                 _check(report, outcomes)
                 report.clear()
                 answer = outcomes[-1]
@@ -255,6 +257,21 @@ class Runner:
             more, slow = self._wait_for_work(worker)
             if not more:
                 break
+
+    def _submit(self, report: list[ops.Operation], claim: ops.Claim) -> list[ops.Accepted | ops.Refused]:
+        """Append what was done and the next claim; a result that no record can hold fails its task."""
+        try:
+            return self._engine.submit(*report, claim)
+        except TooLarge as error:
+            if not any(isinstance(one, ops.Done) for one in report):
+                raise
+            report[:] = [
+                ops.Failed(one.run, one.stage, one.index, one.epoch, failure_of(error, final=True))
+                if isinstance(one, ops.Done)
+                else one
+                for one in report
+            ]
+            return self._engine.submit(*report, claim)
 
     @property
     def _goes_on(self) -> bool:

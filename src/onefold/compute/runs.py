@@ -310,6 +310,8 @@ class Run:
         from onefold.compute.runner import worker_count
 
         workers = 0 if leave_to_nodes else worker_count(workers)
+        if workers:
+            self._engine.stored(self._row().plan)  # what cannot be loaded here is not taken up here
         (outcome,) = self._engine.submit(ops.Resume(self.id, self._engine.space.member))
         if isinstance(outcome, ops.Refused):
             raise InvalidArgument(outcome.message)
