@@ -42,6 +42,7 @@ from onefold.fold.store import PastView, PresentView, read_head
 from onefold.ids import new_id
 from onefold.log import forks, members, wake
 from onefold.log.api import Entry, Log
+from onefold.log.undisturbed import Waiters, undisturbed
 from onefold.log.wake import Bell, Listener
 
 _LOCK_SLICE_S = 0.25
@@ -85,17 +86,49 @@ class ReplicaSpace(SpaceOverLog):
         Raises SpaceError (folder, newer program), Unavailable (the log does not answer), LogCorrupt, TooOld.
         """
         super().__init__(log, env, url=url, read_only=read_only, replicates=True)
+        undisturbed(
+            lambda: self._begin(
+                folds,
+                directory=directory,
+                timeout=timeout,
+                keep_all=keep_all,
+                on_boundary=on_boundary,
+                on_missed=on_missed,
+                snapshots=snapshots,
+                on_close=on_close,
+            ),
+            lambda _: self.close(),
+        )
+
+    def _begin(
+        self,
+        folds: Sequence[Fold],
+        *,
+        directory: Path,
+        timeout: float | None,
+        keep_all: bool,
+        on_boundary: Boundary | None,
+        on_missed: Missed | None,
+        snapshots: Callable[[], Path | None] | None,
+        on_close: Callable[[], None] | None,
+    ) -> None:
+        log, env, url, read_only = self._log, self._env, self._url, self._read_only
         self._pid = forks.process
         self._directory = directory
         self._boundaries = None if on_boundary is None else Boundaries(on_boundary, on_missed)
         self._on_close = on_close
         kind = Kind(log, folds, env, url=url, keep_all=keep_all, read_only=read_only, snapshots=snapshots)
         self._changed = threading.Condition(threading.Lock())
-        """Guards what follows, and tells when something was applied, halted or closed."""
+        """Guards what follows, and tells when something was applied, halted or closed. Not for the main thread, which an interrupt
+        could make leave it locked."""
+        self._moved = Waiters()
+        """The same, for ``wait``."""
+        self._closing = threading.Lock()
         self._applying = False
-        self._waiting = 0
-        self._wanted = threading.Event()
-        """Set while somebody waits for more to be applied."""
+        self._waiting: dict[int, bool] = {}
+        """The threads that wait for more to be applied."""
+        self._wanted = Waiters()
+        """Tells when the first of them begins to."""
         self._recent: dict[int, bytes] = {}
         self._recent_bytes = 0
         self._registered: frozenset[str] = frozenset()
@@ -144,18 +177,17 @@ class ReplicaSpace(SpaceOverLog):
     def wait(self, after: int, timeout: float | None) -> int:
         self.check_usable()
         if self._known <= after and self._look() <= after:
-            self._watch()
-            with self._changed:
-                self._waiting += 1
-                self._wanted.set()
-                try:
-                    self._changed.wait_for(
-                        lambda: self._known > after or self._closed or self._halted is not None, timeout
-                    )
-                finally:
-                    self._waiting -= 1
-                    if not self._waiting:
-                        self._wanted.clear()
+            if self._watcher is None:
+                undisturbed(self._watch)
+            me = threading.get_ident()
+            try:
+                self._waiting[me] = True
+                self._wanted.notify()
+                self._moved.wait_for(
+                    lambda: self._known > after or self._closed or self._halted is not None, timeout
+                )
+            finally:
+                self._waiting.pop(me, None)
             if self._halted is not None:
                 self.check_usable()
         return self._known
@@ -169,14 +201,21 @@ class ReplicaSpace(SpaceOverLog):
         return members.alive(self._directory / "members", member)
 
     def close(self) -> None:
-        if self._closed or self._pid != forks.process:
-            return
+        if self._pid == forks.process:
+            undisturbed(self._close)
+
+    def _close(self) -> None:
+        with self._closing:  # one that was interrupted continues; the next one waits for it
+            if not self._closed:
+                self._release()
+
+    def _release(self) -> None:
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
+            self._tell()
             watcher, listener = self._watcher, self._listener
         self._ended.set()
-        self._wanted.set()
+        self._wanted.notify()
         self._log.close()
         if listener is not None:
             listener.poke()
@@ -290,19 +329,26 @@ class ReplicaSpace(SpaceOverLog):
 
     def _look(self) -> int:
         self.check_usable()
-        self._note(self._holder.copy.applied())
+        applied = self._holder.copy.applied()
+        if applied > self._known:
+            undisturbed(lambda: self._note(applied))
         return self._known
+
+    def _tell(self) -> None:
+        """Something was applied, halted or closed. With ``_changed`` held."""
+        self._changed.notify_all()
+        self._moved.notify()
 
     def _note(self, applied: int) -> None:
         with self._changed:
             if applied > self._known:
                 self._known = applied
-                self._changed.notify_all()
+                self._tell()
 
     def _halt(self, error: OnefoldError) -> None:
         super()._halt(error)
         with self._changed:
-            self._changed.notify_all()
+            self._tell()
 
     def _in_snapshot(self, read: Callable[[apsw.Connection], T]) -> T:
         with self._holder.copy.file.reading() as con:
@@ -317,7 +363,7 @@ class ReplicaSpace(SpaceOverLog):
 
     def catch_up(self, own: tuple[int, bytes] | None = None, deadline: float | None = None) -> int:
         self.check_usable()
-        self._advance(self._log.last if own is None else own[0], own, deadline)
+        undisturbed(lambda: self._advance(self._log.last if own is None else own[0], own, deadline))
         if own is not None:
             self._verify_own(*own)
         return self._known
@@ -347,7 +393,7 @@ class ReplicaSpace(SpaceOverLog):
                 with self._changed:
                     self._applying = False
                     self._known = max(self._known, applied)
-                    self._changed.notify_all()
+                    self._tell()
 
     def _left(self, deadline: float | None, own: tuple[int, bytes] | None) -> float | None:
         """Seconds until the deadline. Raises Timeout when there are none."""
@@ -413,7 +459,9 @@ class ReplicaSpace(SpaceOverLog):
             try:
                 last = self._log.wait(self._known, config.REPLICA_LOOK_S)
                 if last > self._known:
-                    self._wanted.wait(config.REPLICA_GATHER_S)
+                    self._wanted.wait_for(
+                        lambda: bool(self._waiting) or self._closed, config.REPLICA_GATHER_S
+                    )
                     self._advance(self._log.last, None, None)
                 else:
                     self._tend()
@@ -445,7 +493,7 @@ class ReplicaSpace(SpaceOverLog):
         finally:
             with self._changed:
                 self._applying = False
-                self._changed.notify_all()
+                self._tell()
 
     # -- other processes
 

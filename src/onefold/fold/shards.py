@@ -19,6 +19,7 @@ from onefold.errors import InvalidArgument, SpaceError
 from onefold.fold.api import Fold
 from onefold.fold.open import directory_of, open_space
 from onefold.fold.space import Space
+from onefold.log.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from onefold.fold.snapshot_fetch import BaseFetch
@@ -50,6 +51,42 @@ def open_shards(
     cluster, see ``open_cluster``. Other arguments and errors as ``open_space``; SpaceError also when a shard is lost.
     """
     _check_shards(shards)
+
+    def opened() -> list[Space]:
+        return _open_all(
+            url,
+            folds,
+            shards=shards,
+            env=env,
+            create=create,
+            read_only=read_only,
+            timeout=timeout,
+            replicas=replicas,
+            region=region,
+            base=base,
+        )
+
+    return undisturbed(opened, _close_all)
+
+
+def _close_all(spaces: Sequence[Space]) -> None:
+    for space in spaces:
+        space.close()
+
+
+def _open_all(
+    url: str | Path,
+    folds: Folds,
+    *,
+    shards: int | None,
+    env: Env,
+    create: bool,
+    read_only: bool,
+    timeout: float | None,
+    replicas: Literal["local", "remote"],
+    region: str | None,
+    base: BaseFetch | None,
+) -> list[Space]:
     if isinstance(url, str) and url.startswith(CLUSTER_SCHEMES):
         from onefold.fold.cluster import open_cluster
 
@@ -95,8 +132,7 @@ def open_shards(
         if made > 1:
             _open_others(spaces, first.log.file, folds, env, timeout)
     except BaseException:
-        for space in spaces:
-            space.close()
+        _close_all(spaces)
         raise
     return spaces
 

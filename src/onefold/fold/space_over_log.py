@@ -10,10 +10,10 @@ views show that, so they are weaker than strong until ``barrier``, ``fresh`` or 
 
 from __future__ import annotations
 
-import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Self, TypeVar
 
 from onefold import config
 from onefold.codec import Op
@@ -37,6 +37,9 @@ from onefold.fold.freshness import Freshness
 from onefold.fold.log_writer import LogWriter
 from onefold.ids import new_id
 from onefold.log.api import Log
+from onefold.log.undisturbed import undisturbed
+
+T = TypeVar("T")
 
 
 class SpaceOverLog(ABC):
@@ -59,7 +62,8 @@ class SpaceOverLog(ABC):
         self._env = env
         self._url = url
         self._read_only = read_only
-        self._pause = pause or threading.Event().wait
+        self._pause = pause or time.sleep
+        self._simulated = pause is not None or turns is not None
         self._replicates = replicates
         self._closed = False
         self._halted: OnefoldError | None = None
@@ -69,6 +73,10 @@ class SpaceOverLog(ABC):
         self._node_writer = LogWriter(self, of_node=True)
         self._appender = Appender(self._commit, turns)
         self.member = new_id("r" if read_only else "m", env)
+
+    def _apart(self, work: Callable[[], T]) -> T:
+        """Do it where no signal is delivered: an append, or applying, must not be broken off half-way."""
+        return work() if self._simulated else undisturbed(work)
 
     # -- where the state stands
 
@@ -146,9 +154,12 @@ class SpaceOverLog(ABC):
         self.check_usable()
         if self._read_only:
             raise SpaceError(f"{self._url} was opened read-only. Open it without read_only to write")
-        return self._appender.submit(ops)
+        return self._apart(lambda: self._appender.submit(ops))
 
     def barrier(self, timeout: float | None = None) -> int:
+        return self._apart(lambda: self._barrier(timeout))
+
+    def _barrier(self, timeout: float | None) -> int:
         if not self._replicates:
             return self.catch_up()
         self.check_usable()
@@ -247,7 +258,7 @@ class SpaceOverLog(ABC):
     def trim(self, before: int) -> None:
         """Forget the records below ``before``; the state stays. Raises InvalidArgument."""
         self._demand(system.Trim(before))
-        self._log.trim(before)
+        self._apart(lambda: self._log.trim(before))
 
     def check_usable(self) -> None:
         """Raises what the replica halted with, and SpaceError when it is closed."""

@@ -12,6 +12,7 @@ from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, NamedTuple
 
 from onefold.errors import TransactionError
+from onefold.state.with_place import WithPlace, with_place
 
 if TYPE_CHECKING:
     from onefold.state.client import StateClient
@@ -21,6 +22,7 @@ class _Block(NamedTuple):
     database: object
     thread: int
     task: object
+    place: WithPlace | None
 
 
 _open: ContextVar[_Block | None] = ContextVar("onefold_transaction", default=None)
@@ -35,7 +37,8 @@ def enter(database: StateClient) -> Token[_Block | None]:
         raise TransactionError(
             "a transaction inside a transaction: use the outer one (pass its `tx` on), or end it first"
         )
-    return _open.set(_Block(database, threading.get_ident(), _task()))
+    task = _task()
+    return _open.set(_Block(database, threading.get_ident(), task, None if task else with_place(2)))
 
 
 def leave(token: Token[_Block | None]) -> None:
@@ -57,7 +60,12 @@ def check_plain(database: StateClient, what: str) -> None:
 
 def _is_here(block: _Block) -> bool:
     # A task or thread that the block starts inherits its context, but is not the block.
-    return block.thread == threading.get_ident() and block.task is _task()
+    if block.thread != threading.get_ident() or block.task is not _task():
+        return False
+    if block.place is not None and block.place.is_over():
+        _open.set(None)  # an interrupt has left the block past its end
+        return False
+    return True
 
 
 def _task() -> object:

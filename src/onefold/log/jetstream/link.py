@@ -11,7 +11,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from onefold import config
 from onefold.env import SYSTEM, Env
@@ -200,23 +200,19 @@ class Link:
         except BaseException:
             work.close()
             raise
-        try:
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        except RuntimeError:
+        call = _Call(work)
+        if not self.post(call.begin):
             work.close()
-            raise SpaceError(f"this process is ending: {self.address} is not asked any more") from None
+            raise SpaceError(f"this process is ending: {self.address} is not asked any more")
         try:
-            return future.result(None if timeout is None else timeout + _SLACK_S)
-        except TimeoutError as error:
-            if isinstance(error, OnefoldError):
-                raise
-            future.cancel()
-            raise Timeout(f"{self.address} gave no answer, and the loop is stuck or starved") from None
+            if not call.turn.acquire(timeout=-1 if timeout is None else timeout + _SLACK_S):
+                raise Timeout(f"{self.address} gave no answer, and the loop is stuck or starved")
+            return cast(T, call.result())
         except asyncio.CancelledError:
             raise Unavailable(f"the link to {self.address} was closed meanwhile", definite=False) from None
-        except BaseException:
-            future.cancel()
-            raise
+        finally:
+            if not call.ended:
+                self.post(call.cancel)
 
     def post(self, callback: Callable[..., object], *args: object) -> bool:
         """Have something called on the loop's thread. False when the loop has ended, as it does with the process."""
@@ -429,6 +425,36 @@ class Link:
         if connection is not None:
             connection.close()
             self._tell(False)
+
+
+class _Call:
+    """A coroutine that one thread waits for. Not a future: an interrupt could leave its lock held, and the loop takes it."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._work = work
+        self._task: asyncio.Task[Any] | None = None
+        self.turn = threading.Lock()
+        self.turn.acquire()
+        self.ended = False
+
+    def begin(self) -> None:
+        """On the loop's thread, as the following."""
+        self._task = asyncio.get_running_loop().create_task(self._work)
+        self._task.add_done_callback(self._end)
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled():
+            task.exception()  # or asyncio logs that nobody looked, when the thread has stopped waiting
+        self.ended = True
+        self.turn.release()
+
+    def result(self) -> object:
+        """What it returned, or raises. After ``turn``."""
+        return None if self._task is None else self._task.result()
 
 
 class Subscription:
