@@ -119,8 +119,8 @@ class ReplicaSpace(SpaceOverLog):
         self._on_close = on_close
         kind = Kind(log, folds, env, url=url, keep_all=keep_all, read_only=read_only, snapshots=snapshots)
         self._changed = threading.Condition(threading.Lock())
-        """Guards what follows, and tells when something was applied, halted or closed. Not for the main thread, which an interrupt
-        could make leave it locked."""
+        """Guards what follows, and tells when something was applied, halted or closed. Not for the main thread, which could leave
+        it locked when it is interrupted."""
         self._moved = Waiters()
         """The same, for ``wait``."""
         self._closing = threading.Lock()

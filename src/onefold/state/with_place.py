@@ -1,7 +1,7 @@
 """Whether a ``with`` statement of the main thread is still inside its block.
 
-A signal handler can raise at the entry of ``__exit__``: the block is over then, and nothing was called that could note it. So where
-it matters, the frame of the statement is asked. In other threads no handler runs, and ``__exit__`` is always called.
+A signal handler can raise at the entry of ``__exit__``: the block is over then, and nothing was called that could note it. So
+where it matters, the frame of the statement is asked. In other threads no handler runs, and ``__exit__`` is always called.
 """
 
 from __future__ import annotations
