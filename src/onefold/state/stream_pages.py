@@ -89,6 +89,17 @@ class StreamRecord(Generic[T]):
         """It was given alone: its position is of its own partition only."""
         self._tag = tag
 
+    def __eq__(self, other: object) -> bool:
+        """By what it holds and where it stands in its stream, however it was read."""
+        if not isinstance(other, StreamRecord):
+            return NotImplemented
+        return (self.partition, self.offset, self.time_ms, self.key, self.value) == (
+            (other.partition, other.offset, other.time_ms, other.key, other.value)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.partition, self.offset, self.time_ms))
+
     def __repr__(self) -> str:
         return f"<StreamRecord {self.partition}:{self.offset} key={self.key!r} value={self.value!r:.80}>"
 
