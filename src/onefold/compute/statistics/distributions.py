@@ -70,7 +70,7 @@ def _solved(level: float, z: float, n: Floats) -> Floats:
         log_x = log_x + step
         if np.all(np.abs(step) < 1e-14):
             break
-    return np.exp(log_x)
+    return np.asarray(np.exp(log_x))
 
 
 def _log_gamma_ratio(a: Floats) -> Floats:
