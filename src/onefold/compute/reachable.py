@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from onefold.compute.sources import listing, remote
+from onefold.compute.sources import etags, remote
 from onefold.compute.stages import PublishOutput, Stage, TaskInput
 
 
@@ -29,8 +29,12 @@ def why_not(stage: Stage, item: TaskInput) -> str | None:
             return f"the file {unit.path} is not there"
         except OSError as error:
             return f"the file {unit.path} cannot be read: {error.strerror}"
-        if listing.stat_etag(status) != unit.etag:
-            return f"the file {unit.path} is another one (its size, time or inode differ)"
         if not os.access(unit.path, os.R_OK):
             return f"the file {unit.path} may not be read"
+        try:
+            same = etags.is_same(unit.etag, unit.path, status)
+        except OSError as error:
+            return f"the file {unit.path} cannot be read: {error.strerror}"
+        if not same:
+            return f"the file {unit.path} is another one (its size, time or inode differ)"
     return None

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from onefold.compute.plan import Source
-from onefold.compute.sources import remote
-from onefold.compute.sources.listing import stat_etag
+from onefold.compute.sources import etags, remote
 from onefold.compute.stages import Unit
 from onefold.errors import InvalidValue
 
@@ -77,7 +76,9 @@ class RawFile:
 
     def verify(self) -> None:
         """Raise ``InvalidValue`` if the open file is not, or no longer, what was listed."""
-        if self._handle is None and stat_etag(os.fstat(self._fd)) != self._unit.etag:
+        if self._handle is None and not etags.is_same(
+            self._unit.etag, self._unit.path, os.fstat(self._fd), self._fd
+        ):
             raise changed(self._unit.path)
 
     def read_at(self, offset: int, count: int) -> bytes:

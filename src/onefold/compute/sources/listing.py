@@ -15,12 +15,13 @@ import fnmatch
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from onefold.compute.plan import Source, SourceKind
-from onefold.compute.sources import remote
+from onefold.compute.sources import etags, remote
 from onefold.errors import InvalidArgument
 
 _COMPRESSIONS = ("", ".gz", ".zst")
@@ -31,6 +32,8 @@ SUFFIXES: dict[SourceKind, tuple[str, ...]] = {
 }
 """What a directory is searched for, by kind; kinds that are not here take every file."""
 
+_SETTLE_TRIES = 3
+"""A file that is being written all the time does not settle; reading it will tell."""
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -41,12 +44,7 @@ class FileInfo(NamedTuple):
     """Local: absolute path. Remote: URL with protocol."""
     size: int
     etag: str
-    """Changes when the file changes: local ``mtime_ns-size-inode``, object stores their ETag."""
-
-
-def stat_etag(status: os.stat_result) -> str:
-    """The etag of a local file."""
-    return f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
+    """Changes when the file changes: see ``etags`` for local files; object stores have their own."""
 
 
 def list_files(source: Source) -> list[FileInfo]:
@@ -124,7 +122,7 @@ def _list_local(kind: SourceKind, given: str) -> list[FileInfo]:
     if not stat.S_ISREG(status.st_mode):
         raise InvalidArgument(f"{given!r} is not a regular file")
     _check_readable(path)
-    return [FileInfo(path, status.st_size, stat_etag(status))]
+    return [_listed(path, status)]
 
 
 def _list_glob(given: str, path: str) -> list[FileInfo]:
@@ -149,7 +147,21 @@ def _info(path: str) -> FileInfo | None:
     # A file that nobody may read is found here, once, instead of by every attempt of a task.
     if status.st_mode & 0o444 != 0o444:
         _check_readable(path)
-    return FileInfo(path, status.st_size, stat_etag(status))
+    try:
+        return _listed(path, status)
+    except FileNotFoundError:
+        return None
+
+
+def _listed(path: str, status: os.stat_result) -> FileInfo:
+    """The file, once its times are sure to show any further change."""
+    for _ in range(_SETTLE_TRIES):
+        wait_s = etags.settles_in_s(status, time.time_ns())
+        if not wait_s:
+            break
+        time.sleep(wait_s)
+        status = os.stat(path)  # noqa: PTH116
+    return FileInfo(path, status.st_size, etags.etag(path, status))
 
 
 def _check_readable(path: str) -> None:
