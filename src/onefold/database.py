@@ -258,7 +258,7 @@ class Database:
         include_file_paths: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> Dataset:
-        """Lines of text files: one column ``line``, without the line's end. ``.gz`` and ``.zst`` are unpacked.
+        """Lines of text files: one column ``line``, without the line's end. Compressed files are unpacked.
 
         ``paths``: files, folders, globs (``**`` too) or fsspec URLs. With ``errors="strict"`` bytes that are not UTF-8 fail the
         job with the file and line.

@@ -7,22 +7,15 @@ replaced meanwhile is either wholly the old one or refused, and one that was wri
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO
 
 from onefold.compute.plan import Source
-from onefold.compute.sources import etags, remote
+from onefold.compute.sources import compression, etags, remote
 from onefold.compute.stages import Unit
 from onefold.errors import InvalidValue
-
-Compression = Literal["gzip", "zstd"]
-_GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_ZSTD_STEP_BYTES_MAX = 4096
-_STORED_BYTES = 64 * 1024
 
 
 def display(path: str) -> str:
@@ -36,13 +29,6 @@ def display(path: str) -> str:
 def changed(path: str, detail: str = "") -> InvalidValue:
     """The error for a file that is not the one the job was made for."""
     return InvalidValue(f"{display(path)} changed while the job ran{detail}; run it again")
-
-
-def compression_of(head: bytes) -> Compression | None:
-    """What the first bytes of a file say; names are not trusted."""
-    if head.startswith(_GZIP_MAGIC):
-        return "gzip"
-    return "zstd" if head.startswith(_ZSTD_MAGIC) else None
 
 
 class RawFile:
@@ -138,86 +124,24 @@ def stored_blocks(raw: RawFile, unit: Unit, start: int, block_bytes: int) -> Ite
         position += len(block)
 
 
+def is_packed(raw: RawFile, unit: Unit) -> bool:
+    """Whether the file is compressed. Raises ``InvalidValue`` for one that is known to be no text."""
+    return compression.kind_of(display(unit.path), raw.read_at(0, compression.HEAD_BYTES)) is not None
+
+
 def content_blocks(raw: RawFile, unit: Unit, start: int, block_bytes: int) -> Iterator[bytes]:
     """What the file says from ``start`` on, decompressed if need be, in blocks of bounded size.
 
-    Raises ``InvalidValue`` for a compressed file that is cut off or damaged. The consumer stops at ``unit.stop``.
+    Raises ``InvalidValue`` for a compressed file that is cut off, damaged, or packed in a way that is not known. The consumer
+    stops at ``unit.stop``.
     """
-    kind = compression_of(raw.read_at(0, 4)) if is_whole(unit) else None
-    if kind is None:
+    if not is_whole(unit):
         return stored_blocks(raw, unit, start, block_bytes)
-    stored = stored_blocks(raw, unit, 0, _STORED_BYTES)
-    if kind == "gzip":
-        return _members(unit.path, stored, lambda: zlib.decompressobj(wbits=31), zlib.error, block_bytes)
-    import zstandard
-
-    return _joined(_members(unit.path, stored, _ZstdFrame, zstandard.ZstdError, block_bytes), block_bytes)
-
-
-class _ZstdFrame:
-    """One zstd frame with the interface of ``zlib.decompressobj``, whose output is bounded.
-
-    zstandard's own object gives all that its input holds, and 4 bytes may hold 128 KiB. So it is fed in steps as large as
-    the ratio so far allows for ``limit`` bytes of output; only where the ratio leaps may a step give more (128 MiB at most).
-    """
-
-    def __init__(self) -> None:
-        import zstandard
-
-        self._inner = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
-        self._step = 64
-        self.eof = False
-        self.unused_data = self.unconsumed_tail = b""
-
-    def decompress(self, data: bytes, limit: int) -> bytes:
-        """Some of what ``data`` holds; what was not looked at is then in ``unconsumed_tail`` or ``unused_data``."""
-        step = self._step
-        out = self._inner.decompress(data[:step])
-        self._step = max(16, min(step * 2, _ZSTD_STEP_BYTES_MAX, step * limit // max(1, len(out))))
-        self.eof = self._inner.eof
-        rest = data[step:]
-        self.unused_data = self._inner.unused_data + rest if self.eof else b""
-        self.unconsumed_tail = b"" if self.eof else rest
-        return out
-
-
-def _members(
-    path: str, stored: Iterator[bytes], new: Callable[[], Any], broken: type[Exception], output_bytes: int
-) -> Iterator[bytes]:
-    """Decompress a file of one or more members (gzip) or frames (zstd), one after the other."""
-    decoder = None
-    try:
-        for data in stored:
-            while data:
-                if decoder is None:
-                    # Both formats are padded with zeros by some writers (tar, block devices).
-                    data = data.lstrip(b"\0")
-                    if not data:
-                        break
-                    decoder = new()
-                if out := decoder.decompress(data, output_bytes):
-                    yield out
-                if decoder.eof:
-                    data, decoder = decoder.unused_data, None
-                else:
-                    data = decoder.unconsumed_tail
-    except broken as error:
-        raise InvalidValue(f"{display(path)} is damaged: {error}; replace the file and run again") from error
-    if decoder is not None:
-        raise InvalidValue(
-            f"{display(path)} is cut off: its compressed data has no end; replace the file and run again"
-        )
-
-
-def _joined(pieces: Iterator[bytes], block_bytes: int) -> Iterator[bytes]:
-    """Small pieces put together to blocks of at least ``block_bytes``."""
-    held: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece)
-        if size >= block_bytes:
-            yield b"".join(held)
-            held, size = [], 0
-    if held:
-        yield b"".join(held)
+    return compression.blocks(
+        display(unit.path),
+        raw.read_at(0, compression.HEAD_BYTES),
+        raw.read_at,
+        unit.size,
+        start,
+        block_bytes,
+    )

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onefold.compute.plan import Source, SourceKind
-from onefold.compute.sources import etags, remote
+from onefold.compute.sources import compression, etags, remote
 from onefold.errors import InvalidArgument
 
-_COMPRESSIONS = ("", ".gz", ".zst")
 SUFFIXES: dict[SourceKind, tuple[str, ...]] = {
-    "csv": tuple(s + c for s in (".csv", ".tsv") for c in _COMPRESSIONS),
-    "jsonl": tuple(s + c for s in (".jsonl", ".ndjson") for c in _COMPRESSIONS),
+    "csv": tuple(s + c for s in (".csv", ".tsv") for c in compression.SUFFIXES),
+    "jsonl": tuple(s + c for s in (".jsonl", ".ndjson") for c in compression.SUFFIXES),
     "parquet": (".parquet", ".pq"),
 }
 """What a directory is searched for, by kind; kinds that are not here take every file."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from onefold.compute.sources.content import RawFile, compression_of, content_blocks, is_whole
+from onefold.compute.sources.content import RawFile, content_blocks, is_packed, is_whole
 from onefold.compute.stages import Unit
 
 BOM = b"\xef\xbb\xbf"
@@ -47,7 +47,7 @@ def first_line(raw: RawFile, position: int, limit: int) -> int:
 
 def line_pieces(raw: RawFile, unit: Unit, piece_bytes: int) -> Iterator[Piece]:
     """The lines of a range, in pieces of about ``piece_bytes`` (more for a longer line)."""
-    if raw.is_local and not (is_whole(unit) and compression_of(raw.read_at(0, 4))):
+    if raw.is_local and not (is_whole(unit) and is_packed(raw, unit)):
         return _line_pieces_at(raw, unit, piece_bytes)
     return _line_pieces_streamed(raw, unit, piece_bytes)
 

@@ -10,7 +10,7 @@ from onefold import config
 from onefold.compute import foreign, partition_values
 from onefold.compute.plan import Source
 from onefold.compute.sources import delimited, jsonl, parquet, text
-from onefold.compute.sources.content import compression_of, content_blocks, display, open_raw
+from onefold.compute.sources.content import content_blocks, display, is_packed, open_raw
 from onefold.compute.sources.listing import FileInfo, list_files
 from onefold.compute.sources.records import BOM, csv_borders
 from onefold.compute.sources.remote import is_remote
@@ -288,7 +288,7 @@ def _cut_bytes(source: Source, info: FileInfo, target: int) -> list[Unit]:
         return [whole]  # looking for quotes would read the file over the network twice
     targets = [info.size * i // count for i in range(1, count)]
     with open_raw(source, whole) as raw:
-        if compression_of(raw.read_at(0, 4)) is not None:
+        if is_packed(raw, whole):
             return [whole]
         borders = (
             csv_borders(raw, whole, targets, delimited.scanner(source)) if source.kind == "csv" else targets
