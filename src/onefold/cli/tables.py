@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from onefold.cli import output
 from onefold.cli.options import JsonOption, UrlOption, place
+from onefold.errors import OnefoldError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,7 +25,10 @@ _VALUES_SHOWN_MAX = 4
 def tables(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """List the tables of a space.
 
-    JSON: a list of {name, done, total, exact, key_columns, value_columns}; done and total count tasks.
+    A table that cannot be read here is listed with the reason; it hides no other.
+
+    JSON: a list of {name, done, total, exact, key_columns, value_columns, error}; done and total count tasks, error says why
+    the table cannot be read here (else null).
     """
     where = place(ctx, url, as_json)
     with where.open() as db:
@@ -35,11 +40,12 @@ def tables(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
             output.say(f"no tables in {db.url}")
             return
         rows = []
-        for table in found:
-            status = table.status
-            exact = "exact" if status.exact else "so far"
-            columns = ", ".join([*table.key_columns, *table.value_columns])
-            rows.append((table.name, f"{status.done:,}/{status.total:,}", exact, columns))
+        for head in map(_head, found):
+            exact = "exact" if head["exact"] else "so far"
+            columns = ", ".join([*head["key_columns"], *head["value_columns"]])
+            if head["error"] is not None:
+                exact, columns = "unreadable", head["error"]
+            rows.append((head["name"], f"{head['done']:,}/{head['total']:,}", exact, columns))
         output.grid([("table", False), ("tasks", True), ("", False), ("columns", False)], rows)
 
 
@@ -99,13 +105,19 @@ def _now(table: Table) -> TableSnapshot:
 
 def _head(table: Table) -> dict[str, Any]:
     status = table.status
+    problem = table.problem
+    keys: list[str] = []
+    values: list[str] = []
+    with contextlib.suppress(OnefoldError):
+        keys, values = list(table.key_columns), list(table.value_columns)
     return {
         "name": table.name,
         "done": status.done,
         "total": status.total,
         "exact": status.exact,
-        "key_columns": list(table.key_columns),
-        "value_columns": list(table.value_columns),
+        "key_columns": keys,
+        "value_columns": values,
+        "error": problem,
     }
 
 

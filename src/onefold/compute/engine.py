@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -22,12 +22,13 @@ from onefold.codec import Op
 from onefold.compute import blob_places, foreign
 from onefold.compute.blobs import BlobStore, blob_name
 from onefold.compute.jobs import ops, state
-from onefold.compute.stages import PartialOutput, PublishOutput, Result
+from onefold.compute.stages import PublishOutput, Result
 from onefold.env import SYSTEM, Env
 from onefold.errors import (
     Conflict,
     InvalidArgument,
     InvalidPlan,
+    InvalidValue,
     LogCorrupt,
     OnefoldError,
     SpaceError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from onefold.compute.functions import Code
     from onefold.compute.merge import MergeCache
     from onefold.compute.plan import Job
+    from onefold.compute.results.stored import StoredResult
     from onefold.compute.runner import Runner
     from onefold.compute.runs import Run
     from onefold.compute.slots import Host
@@ -84,11 +86,12 @@ class Engine:
             self.blobs = BlobStore(space.directory / "blobs")
         self.blobs.sweep_temporary()
         self._stored: dict[str, StoredJob] = {}
+        self._results: dict[str, StoredResult] = {}
         self._runners: dict[str, Runner] = {}
         self._left_to_others: set[str] = set()
         """Runs that this process asked others to work on."""
         self._lock = threading.RLock()
-        self._caches: dict[int, MergeCache] = {}
+        self._caches: dict[str, MergeCache] = {}
         self._closed = False
         # A program that ends without closing gives its claims back all the same, and leaves no scratch files.
         atexit.register(_close_at_exit, weakref.ref(self), os.getpid())
@@ -202,9 +205,30 @@ class Engine:
         if known is None:
             from onefold.compute import functions
 
-            known = functions.load(self.blobs.get(plan), code=self.code)
+            data = self.blobs.get(plan)
+            if blob_name(data) != plan:
+                raise InvalidValue(
+                    f"blob {plan[:16]}…, which has the job's plan, is damaged; run the job again"
+                )
+            known = functions.load(data, code=self.code)
             with self._lock:
                 self._stored[plan] = known
+        return known
+
+    def result_of(self, plan: str) -> StoredResult:
+        """What readers need to know of the result of runs with this plan. Loads no code. Raises InvalidValue, PlanMissing."""
+        with self._lock:
+            known = self._results.get(plan)
+            stored = self._stored.get(plan)
+        if known is None:
+            from onefold.compute.results import description
+            from onefold.compute.results.stored import StoredResult, read
+
+            described = description.describe(stored) if stored is not None else read(self.blobs, plan)
+            with self._lock:
+                known = self._results.setdefault(
+                    plan, StoredResult(plan, described, partial(self.stored, plan))
+                )
         return known
 
     def forget(self, run: str) -> None:
@@ -217,9 +241,10 @@ class Engine:
             self._left_to_others.discard(run)
             with self.space.view() as view:
                 row = state.read_run(view, run)
-            stored = self._stored.pop(row.plan, None) if row is not None else None
-            if stored is not None:
-                self._caches.pop(id(stored), None)
+            if row is not None:
+                self._stored.pop(row.plan, None)
+                self._results.pop(row.plan, None)
+                self._caches.pop(row.plan, None)
 
     def garbage(self) -> set[str]:
         """Blobs that nothing names any more."""
@@ -268,7 +293,7 @@ class Engine:
         return load_frame(result, self.blobs)
 
     def finished(
-        self, results: Mapping[int, Result], stored: StoredJob, *, whole: bool = True
+        self, results: Mapping[int, Result], stored: StoredResult, *, whole: bool = True
     ) -> pl.DataFrame:
         """The merged and finished frame of an aggregation's tasks, by dispatch index; ``whole``: of all of them."""
 
@@ -276,12 +301,11 @@ class Engine:
 
         from onefold.compute import aggregates, merge
 
-        output = stored.stages[stored.result_stage].output
-        if not isinstance(output, PartialOutput):
-            raise InvalidPlan(f"the result of {stored.job.table!r} is rows, not groups")
-        keys = stored.key_columns
+        if not stored.grouped:
+            raise InvalidPlan("the result is rows, not groups")
+        keys, aggs = stored.key_columns, stored.aggs
         with self._lock:
-            cache = self._caches.setdefault(id(stored), merge.MergeCache())
+            cache = self._caches.setdefault(stored.plan, merge.MergeCache())
         leaves = {
             index: merge.Leaf(content_name(result), partial(self._leaf, result))
             for index, result in results.items()
@@ -290,18 +314,14 @@ class Engine:
         self.blobs.prefetch(result.blob for result in results.values() if result.blob is not None)
         merged = None
         # A table that is still being made is read again after every task: the tree's cache serves that better.
-        at_once = whole and not len(cache) and aggregates.adds_up(output.aggs)
+        at_once = whole and not len(cache) and aggregates.adds_up(aggs)
         if at_once and self._stored_bytes(results.values()) <= config.MERGE_AT_ONCE_BYTES_MAX:
-            merged = aggregates.merge_all(
-                {index: leaf.load() for index, leaf in leaves.items()}, keys, output.aggs
-            )
+            merged = aggregates.merge_all({index: leaf.load() for index, leaf in leaves.items()}, keys, aggs)
         if merged is None:
-            merged = merge.merge_tree(
-                leaves, lambda a, b: aggregates.merge_pair(a, b, keys, output.aggs), cache
-            )
+            merged = merge.merge_tree(leaves, lambda a, b: aggregates.merge_pair(a, b, keys, aggs), cache)
         if merged is None:
-            return pl.DataFrame(schema=_schema(stored))
-        return aggregates.final(merged, keys, output.aggs)
+            return pl.DataFrame(schema=stored.empty_schema)
+        return aggregates.final(merged, keys, aggs)
 
     def _stored_bytes(self, results: Iterable[Result]) -> int:
         paths = (self.blobs.path(result.blob) for result in results if result.blob is not None)
@@ -313,7 +333,7 @@ class Engine:
             raise LogCorrupt("a result that is said to have rows has none")
         return frame
 
-    def rows(self, results: Sequence[Result], stored: StoredJob) -> pl.DataFrame:
+    def rows(self, results: Sequence[Result], stored: StoredResult) -> pl.DataFrame:
         """The rows of a collected dataset's tasks, in dispatch order.
 
         Columns whose type was found from values may differ between tasks; they meet in their supertype, and InvalidValue
@@ -326,15 +346,15 @@ class Engine:
         self.blobs.prefetch(result.blob for result in results if result.blob is not None)
         parts = [frame for frame in map(self.partial, results) if frame is not None]
         if not parts:
-            return pl.DataFrame(schema=_schema(stored))
+            return pl.DataFrame(schema=stored.empty_schema)
         return frames.concat(parts)
 
-    def scan_rows(self, results: Sequence[Result], stored: StoredJob) -> pl.LazyFrame:
+    def scan_rows(self, results: Sequence[Result], stored: StoredResult) -> pl.LazyFrame:
         """The same as a lazy frame that reads a task's rows when they are wanted, where the plan tells their types."""
         import polars as pl
         from polars.io.plugins import register_io_source
 
-        if stored.schema is None or not results:
+        if stored.types is None or not results:
             return self.rows(results, stored).lazy()
 
         def read(
@@ -357,7 +377,7 @@ class Engine:
                 if left == 0:
                     return
 
-        return register_io_source(read, schema=pl.Schema(_schema(stored)))
+        return register_io_source(read, schema=pl.Schema(stored.empty_schema))
 
     def result_frames(self, run: str) -> Iterator[pl.DataFrame]:
         """The whole result of a run whose result stage is complete: one frame for groups, one a task for rows."""
@@ -365,9 +385,9 @@ class Engine:
             row = state.read_run(view, run)
             if row is None:
                 raise InvalidArgument(f"there is no run {run!r}")
-            stored = self.stored(row.plan)
-            results = {i: t.result for i, t in state.results(view, run, stored.result_stage).items()}
-        if isinstance(stored.stages[stored.result_stage].output, PartialOutput):
+            stored = self.result_of(row.plan)
+            results = {i: t.result for i, t in state.results(view, run, row.result_stage).items()}
+        if stored.grouped:
             yield self.finished(results, stored)
         else:
             for index in sorted(results):
@@ -430,14 +450,6 @@ class Engine:
                 lost.append(ops.Lost(run, stage, index, result.blob or ""))
         for start in range(0, len(lost), 1000):
             self.submit(*lost[start : start + 1000])
-
-
-def _schema(stored: StoredJob) -> list[tuple[str, Any]]:
-    import polars as pl
-
-    if stored.schema is not None:
-        return list(stored.schema)
-    return [(name, pl.Null()) for name in stored.columns or ()]
 
 
 def is_empty(result: Result) -> bool:

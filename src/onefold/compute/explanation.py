@@ -12,7 +12,7 @@ from onefold.compute.identity import explain_difference
 from onefold.compute.jobs import state
 from onefold.compute.stages import SourceLeaf
 from onefold.compute.used_types import used_types
-from onefold.errors import InvalidArgument
+from onefold.errors import InvalidArgument, InvalidValue
 
 if TYPE_CHECKING:
     from onefold.compute.jobs.read_rows import RunRow
@@ -82,11 +82,17 @@ def explain(view: StoreView, blobs: BlobStore, name: str) -> list[str]:
 def _steps(blobs: BlobStore, run: RunRow) -> list[str]:
     from onefold.compute import functions
     from onefold.compute.explain import job_text
+    from onefold.compute.results import stored
 
     try:
-        return job_text(functions.load(blobs.get(run.plan)).job).splitlines()
+        described = stored.read(blobs, run.plan)
+        if described.steps:
+            return list(described.steps)
+        return job_text(functions.load(blobs.get(run.plan)).job).splitlines()  # an earlier release wrote it
     except BlobMissing:
         return ["(its plan is not kept any more)"]
+    except InvalidValue as error:
+        return [f"(its steps cannot be shown: {error})"]
 
 
 def _reasons(blobs: BlobStore, run: RunRow, before: RunRow | None, computed: int) -> list[str]:

@@ -9,19 +9,21 @@ beside them.
 from __future__ import annotations
 
 import importlib
-import pickle
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from onefold.compute import pickling
+from onefold.compute import pickling, renames
 from onefold.compute.normal_code import codes, imports, mentioned
 from onefold.compute.user_code import is_user_module, user_modules
 from onefold.errors import InvalidArgument, InvalidValue, OnefoldError
+
+if TYPE_CHECKING:
+    from onefold.compute.submission import StoredJob
 
 Code: TypeAlias = Literal["pickle", "reference"]
 """Which functions a process runs: those that a job carries, or only those of packages that are installed here."""
@@ -47,11 +49,26 @@ def dump(obj: object) -> bytes:
             raise InvalidArgument(_why_not(obj, error)) from error
 
 
-def dump_job(job: object) -> bytes:
-    """The same for a job that is to be stored: with what it needs of those who run it (see ``requirements``)."""
+def dump_job(job: StoredJob) -> bytes:
+    """The same for a job that is to be stored: with what readers need of its result (see ``results.description``), and with what
+    it needs of those who run it (see ``requirements``)."""
     from onefold.compute import requirements
+    from onefold.compute.results import description
 
-    return requirements.seal(dump(job), requirements.of_job(job))
+    pickled = description.attached(dump(job), description.describe(job))
+    return requirements.seal(pickled, requirements.of_job(job))
+
+
+def stored_by(data: bytes) -> tuple[str, bytes]:
+    """(the Python that ``dump`` ran under, the pickle and what stands behind it). Raises InvalidValue for other bytes."""
+    if data[: len(_MAGIC)] != _MAGIC or len(data) < len(_MAGIC) + 3:
+        raise InvalidValue("these bytes are not a stored job")
+    written, major, minor = data[len(_MAGIC) : len(_MAGIC) + 3]
+    if written != _FORMAT:
+        raise InvalidValue(
+            f"this job is stored in format {written}, which a newer Onefold writes; update this one"
+        )
+    return f"{major}.{minor}", data[len(_MAGIC) + 3 :]
 
 
 def load(data: bytes, *, code: Code = "pickle") -> Any:
@@ -60,28 +77,20 @@ def load(data: bytes, *, code: Code = "pickle") -> Any:
     ``code="reference"``: run no code that the bytes carry, and look functions up in installed packages instead; raises
     ``references.CodeRefused`` (an InvalidValue) where that does not do.
     """
-    if data[: len(_MAGIC)] != _MAGIC or len(data) < len(_MAGIC) + 3:
-        raise InvalidValue("these bytes are not a stored job")
-    written, major, minor = data[len(_MAGIC) : len(_MAGIC) + 3]
-    if written != _FORMAT:
+    python, pickled = stored_by(data)
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if python != here:
         raise InvalidValue(
-            f"this job is stored in format {written}, which a newer Onefold writes; update this one"
+            f"this job was submitted by Python {python}, but this process runs {here}; functions travel only within one minor "
+            f"version. Run the workers with Python {python}, or submit the job again from here"
         )
-    if (major, minor) != sys.version_info[:2]:
-        raise InvalidValue(
-            f"this job was submitted by Python {major}.{minor}, but this process runs "
-            f"{sys.version_info.major}.{sys.version_info.minor}; functions travel only within one minor "
-            f"version. "
-            f"Run the workers with Python {major}.{minor}, or submit the job again from here"
-        )
-    pickled = data[len(_MAGIC) + 3 :]
     try:
         if code == "reference":
             from onefold.compute import references
 
             modules, obj = references.load(pickled)
         else:
-            modules, obj = pickle.loads(pickled)
+            modules, obj = renames.loads(pickled)
     except (ImportError, AttributeError) as error:
         raise InvalidValue(
             f"a stored job needs something that is not installed here: {error}. Install the libraries that "

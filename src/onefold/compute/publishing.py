@@ -14,7 +14,8 @@ import msgspec
 
 from onefold.compute import publish
 from onefold.compute.jobs import state
-from onefold.compute.stages import PartialOutput, PublishOutput, Result
+from onefold.compute.stages import PublishOutput, Result
+from onefold.errors import Unavailable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,16 +32,21 @@ def publish_result(engine: Engine, run: str, output: PublishOutput, stored: Stor
     started = time.monotonic()
     stage = stored.result_stage
     with engine.space.view() as view:
+        row = state.read_run(view, run)
         finished = state.results(view, run, stage)
         names = {task.index: task.identity.hex() for task in state.read_tasks(view, run, stage)}
     there = publish.contained(output.path) if output.mode == "append" else set()
     wanted = [index for index in sorted(finished) if names[index] not in there]
 
+    if row is None:
+        raise Unavailable(f"run {run} is gone")
+    result = engine.result_of(row.plan)
+
     def parts() -> Iterator[pl.DataFrame]:
-        if isinstance(stored.stages[stage].output, PartialOutput):
-            yield engine.finished({index: task.result for index, task in finished.items()}, stored)
+        if result.grouped:
+            yield engine.finished({index: task.result for index, task in finished.items()}, result)
             return
-        yield engine.rows([], stored)  # no rows, but the columns
+        yield engine.rows([], result)  # no rows, but the columns
         for index in wanted:
             frame = engine.partial(finished[index].result)
             if frame is not None:

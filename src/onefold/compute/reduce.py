@@ -20,7 +20,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from onefold.compute import frames, shuffle
+from onefold.compute import frames, renames, shuffle
 from onefold.compute.blobs import BlobStore
 from onefold.compute.failures import cause_of, letter_of, safe_repr
 from onefold.compute.keys import encode_key, partition_of
@@ -316,7 +316,7 @@ def dumps(value: Any) -> bytes:
 def loads(data: bytes) -> Any:
     """What ``dumps`` made bytes of."""
     if data[:1] == pickle.PROTO:
-        return pickle.loads(data)
+        return renames.loads_value(data)
     from onefold.compute import functions
 
     return functions.load(data)

@@ -16,18 +16,20 @@ from dataclasses import fields, is_dataclass
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final
 
+from onefold.compute import renames
 from onefold.compute.stages import MapOutput, PartialOutput, ReduceLeaf
 from onefold.compute.user_code import is_user_module
 from onefold.errors import InvalidValue
 
-_OWN: Final = (
+OWN: Final = (
     "onefold.compute.plan",
     "onefold.compute.stages",
     "onefold.compute.submission",
     "onefold.compute.aggregates",
 )
+"""Modules (and packages) whose classes make up a stored job, by their present names."""
 _POLARS: Final = frozenset({"Expr", "Series", "Field", "Categories"})
-_PLAIN: Final = {
+PLAIN: Final = {
     "builtins": frozenset({"set", "frozenset", "complex", "bytearray"}),
     "datetime": frozenset({"date", "datetime", "time", "timedelta", "timezone"}),
     "decimal": frozenset({"Decimal"}),
@@ -97,9 +99,10 @@ def load(pickled: bytes) -> Any:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if module in _PLAIN and name in _PLAIN[module]:
+        module = renames.present(module)
+        if module in PLAIN and name in PLAIN[module]:
             return super().find_class(module, name)
-        if any(module == own or module.startswith(own + ".") for own in _OWN):
+        if any(module == own or module.startswith(own + ".") for own in OWN):
             found = super().find_class(module, name)
             if isinstance(found, type) and found.__module__ == module:
                 return found

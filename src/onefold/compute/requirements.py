@@ -14,11 +14,11 @@ from typing import Final
 
 import msgspec
 
+from onefold.compute import trailers
 from onefold.compute.normal_code import imports
 from onefold.compute.user_code import is_user_module
 
 _MAGIC: Final = b"1FR"
-_LENGTH_BYTES: Final = 4
 _ALWAYS: Final = ("onefold", "polars", "cloudpickle")
 
 
@@ -44,20 +44,22 @@ def of_job(job: object) -> Requirements:
 
 def seal(pickled: bytes, requirements: Requirements) -> bytes:
     """The bytes of a stored job with its requirements behind them; ``functions.load`` does not mind."""
-    body = _encode(requirements)
-    return pickled + body + len(body).to_bytes(_LENGTH_BYTES, "little") + _MAGIC
+    return trailers.appended(pickled, _encode(requirements), _MAGIC)
 
 
 def sealed(data: bytes) -> Requirements | None:
     """The requirements behind a stored job; None where there are none (an earlier release wrote it)."""
-    end = len(data) - len(_MAGIC) - _LENGTH_BYTES
-    if end < 0 or data[end + _LENGTH_BYTES :] != _MAGIC:
-        return None
-    start = end - int.from_bytes(data[end : end + _LENGTH_BYTES], "little")
+    section = trailers.last(data, _MAGIC)
     try:
-        return _decoder.decode(data[start:end]) if start >= 0 else None
+        return _decoder.decode(section[0]) if section is not None else None
     except msgspec.MsgspecError:
         return None
+
+
+def without(data: bytes) -> bytes:
+    """The bytes of a stored job without its requirements."""
+    section = trailers.last(data, _MAGIC)
+    return section[1] if section is not None else data
 
 
 def mismatch(needed: Requirements) -> str | None:

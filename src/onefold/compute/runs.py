@@ -306,12 +306,14 @@ class Run:
         """Go on with a run whose processes died, that was cancelled or that failed; finished tasks are not run again.
 
         Works in the background, in this process (``workers=0``: leaves it to others). A run that is done stays as it is.
+        Raises InvalidValue, before anything is written, when this process cannot load the job's functions (another Python).
         """
         from onefold.compute.runner import worker_count
 
         workers = 0 if leave_to_nodes else worker_count(workers)
-        if workers:
-            self._engine.stored(self._row().plan)  # what cannot be loaded here is not taken up here
+        row = self._row()
+        if workers != 0 and row.state != "done" and row.kept:
+            self._engine.stored(row.plan)
         (outcome,) = self._engine.submit(ops.Resume(self.id, self._engine.space.member))
         if isinstance(outcome, ops.Refused):
             raise InvalidArgument(outcome.message)

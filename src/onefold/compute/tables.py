@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 from onefold.compute import arguments, estimates
 from onefold.compute.blobs import BlobMissing
 from onefold.compute.jobs import state
-from onefold.compute.stages import PartialOutput, Result
-from onefold.errors import InvalidArgument, Unavailable
+from onefold.compute.stages import Result
+from onefold.errors import InvalidArgument, InvalidValue, Unavailable
 
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
     from onefold.compute.engine import Engine
-    from onefold.compute.submission import StoredJob
+    from onefold.compute.results.stored import StoredResult
     from onefold.durations import Duration
 
 
@@ -90,7 +90,7 @@ class Table:
                 raise InvalidArgument(
                     f"there is no table {self.name!r} in {self._engine.space.url}; `onefold tables` lists what there is"
                 )
-            stage = self._engine.stored(run.plan).result_stage
+            stage = run.result_stage
             finished = state.results(view, run.id, stage)
             return Contents(
                 run=run.id,
@@ -112,13 +112,24 @@ class Table:
     @property
     def key_columns(self) -> tuple[str, ...]:
         """The columns of ``group_by`` (``("key",)`` for map_reduce, empty when there is no key)."""
-        return self._stored(self.contents()).key_columns
+        return self._result(self.contents()).key_columns
 
     @property
     def value_columns(self) -> tuple[str, ...]:
         """The names of the aggregates."""
-        output = self._partial_output(self.contents())
-        return tuple(name for name, _ in output.aggs) if output is not None else ()
+        return self._result(self.contents()).value_columns
+
+    @property
+    def problem(self) -> str | None:
+        """Why this process cannot read the table; None when nothing is known to be in the way.
+
+        Its status can be told all the same. Looks at the description of the result only, not at its data.
+        """
+        try:
+            self._result(self.contents()).check_readable()
+        except (InvalidValue, Unavailable) as error:
+            return str(error)
+        return None
 
     @property
     def columns(self) -> list[str]:
@@ -138,8 +149,9 @@ class Table:
     def scan(self) -> pl.LazyFrame:
         """The table as a lazy frame; row tables are read from disk as they are needed."""
         contents = self.contents()
-        if self._partial_output(contents) is None:
-            return self._engine.scan_rows(self._ordered(contents), self._stored(contents))
+        stored = self._result(contents)
+        if not stored.grouped:
+            return self._engine.scan_rows(self._ordered(contents), stored)
         return self._steady(self.frame_of).lazy()
 
     def to_arrow(self) -> pa.Table:
@@ -154,7 +166,7 @@ class Table:
         """The row of one group as a dict, or None. ``key``: the group's value, or a tuple of them when there are several."""
         import polars as pl
 
-        names = self._stored(self.contents()).key_columns
+        names = self.key_columns
         if not names:
             raise InvalidArgument(f"table {self.name!r} has no key columns; use to_polars()")
         values = key if isinstance(key, tuple) and len(names) > 1 else (key,)
@@ -249,26 +261,25 @@ class Table:
         with self._lock:
             if self._cached is not None and self._cached[0] == key:
                 return self._cached[1].clone()  # columns that the caller adds to it are not the table's
-        stored = self._stored(contents)
-        output = self._partial_output(contents)
-        if output is None:
-            frame = self._engine.rows(self._ordered(contents), stored)
-        else:
+        stored = self._result(contents)
+        if stored.grouped:
             frame = self._engine.finished(
                 contents.results, stored, whole=len(contents.results) == contents.total
             )
+        else:
+            frame = self._engine.rows(self._ordered(contents), stored)
         with self._lock:
             self._cached = (key, frame)
         return frame.clone()
 
     def estimate_of(self, contents: Contents, name: str, level: float) -> pl.DataFrame:
         """The estimate from these tasks."""
-        output = self._partial_output(contents)
-        if output is None:
+        stored = self._result(contents)
+        if not stored.grouped:
             raise InvalidArgument(f"table {self.name!r} has no aggregates to estimate")
         if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
             raise InvalidArgument(f"level must be between 0 and 1, for example 0.95; got {level!r}")
-        names = [agg for agg, _ in output.aggs]
+        names = stored.value_columns
         if name not in names:
             raise InvalidArgument(
                 f"table {self.name!r} has no aggregate {name!r}; there are: {', '.join(names)}"
@@ -277,22 +288,23 @@ class Table:
             contents,
             name,
             level,
-            output=output,
+            output=stored.output,
             load=self._engine.partial,
             final=lambda: self.frame_of(contents),
             cache=self._moments,
         )
 
-    def _stored(self, contents: Contents) -> StoredJob:
+    def _result(self, contents: Contents) -> StoredResult:
+        """What is known of the result. Raises InvalidValue, naming the table, where this process cannot read it."""
         with self._engine.space.view() as view:
             run = state.read_run(view, contents.run)
         if run is None:
             raise Unavailable(f"run {contents.run} is gone")
-        return self._engine.stored(run.plan)
-
-    def _partial_output(self, contents: Contents) -> PartialOutput | None:
-        output = self._stored(contents).stages[contents.stage].output
-        return output if isinstance(output, PartialOutput) else None
+        try:
+            stored = self._engine.result_of(run.plan)
+        except InvalidValue as error:
+            raise InvalidValue(f"table {self.name!r} cannot be read here: {error}") from error
+        return stored
 
     def _ordered(self, contents: Contents) -> Sequence[Result]:
         return [contents.results[index] for index in sorted(contents.results)]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import cloudpickle
 import polars as pl
 
+from onefold.compute import renames
 from onefold.compute.aggregates.base import Aggregate, State
 
 
@@ -52,11 +53,11 @@ class Fold(Aggregate):
 
     def combine(self, left: State, right: State) -> State:
         pairs = zip(left["p"].to_list(), right["p"].to_list(), strict=True)
-        merged = [_dumps(self.merge(pickle.loads(a), pickle.loads(b))) for a, b in pairs]
+        merged = [_dumps(self.merge(renames.loads_value(a), renames.loads_value(b))) for a, b in pairs]
         return {"p": pl.Series(merged, dtype=pl.Binary)}
 
     def finish(self, state: State) -> pl.Series:
-        values = [pickle.loads(data) for data in state["p"].to_list()]
+        values = [renames.loads_value(data) for data in state["p"].to_list()]
         if self.dtype is not None:
             return pl.Series(values, dtype=self.dtype)
         try:

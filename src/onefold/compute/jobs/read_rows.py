@@ -82,6 +82,11 @@ class RunRow(msgspec.Struct, frozen=True):
     error: RunError | None
     """Why it failed or was cancelled."""
 
+    @property
+    def result_stage(self) -> int:
+        """The stage whose tasks make up the result: the last, but for the one that publishes a folder."""
+        return len(self.stages) - (2 if self.sink == "parquet" else 1)
+
 
 class TableRow(msgspec.Struct, frozen=True):
     """A table. ``head`` is its latest run; ``exact``: that run is done."""
