@@ -65,7 +65,7 @@ def test_a_table_in_the_making_is_read_again_at_the_cost_of_what_is_new(tmp_path
         job.run(progress=False, target_splits=16)
         table = db.table("t")
         whole = table.contents()
-        stored = table._stored(whole)
+        stored = table._result(whole)
         loads: list[object] = []
         load = table._engine.partial
         table._engine.partial = lambda result: (loads.append(result), load(result))[1]  # type: ignore[method-assign]
