@@ -181,6 +181,9 @@ def test_status_and_explain(space: Path) -> None:
     explained = document(ask("explain", "words", "--json", url=space))
     assert explained["table"] == "words"
     assert explained["sentences"]
+    (made,) = explained["collections"]
+    assert (made["kind"], made["mode"]) == ("table", "consistent")
+    assert [one["failure"] for one in made["survives"]] == ["process", "machine", "disk"]
 
 
 def test_json_has_only_what_json_knows(capsys: pytest.CaptureFixture[str]) -> None:

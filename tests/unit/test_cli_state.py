@@ -200,6 +200,10 @@ def test_explain_says_where_it_is_and_what_it_survives(space):
         assert words in text and "kill of any process" in text and "loss of the disk" in text
     found = document(ask("explain", "q", "--json", url=space))
     assert found["name"] == "q" and found["collections"][0]["kind"] == "queue" and "table" not in found
+    survives = {one["failure"]: one for one in found["collections"][0]["survives"]}
+    assert survives["process"]["writes"] == "yes" and all(survives["process"]["reads"].values())
+    assert survives["disk"]["writes"] == "no" and not any(survives["disk"]["reads"].values())
+    assert not survives["disk"]["kept"] and found["collections"][0]["mode"] == "consistent"
     unknown = ask("explain", "nothing", url=space)
     assert unknown.returncode == 1 and "nothing" in unknown.stderr
 

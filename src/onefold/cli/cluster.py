@@ -38,16 +38,22 @@ def shown_url(url: str) -> str:
 
 def servers_and_streams(url: str) -> dict[str, Any]:
     """``servers`` and ``streams`` for `status --json`. Raises Unavailable, SpaceError when nobody can be asked."""
+    found = facts(url)
+    return {"servers": _servers(found), "streams": _streams(found)}
+
+
+def facts(url: str) -> ClusterFacts:
+    """What there is of a cluster and a space's streams. Raises Unavailable, SpaceError when nobody can be asked."""
     from onefold.log.jetstream.address import parse_address
     from onefold.log.jetstream.link import Link
     from onefold.node import cluster_facts
 
+    shown_url(url)  # wrong usage is reported first
     link = Link(parse_address(url), name="onefold-status")
     try:
-        facts = cluster_facts.look(link)
+        return cluster_facts.look(link)
     finally:
         link.close()
-    return {"servers": _servers(facts), "streams": _streams(facts)}
 
 
 def _servers(facts: ClusterFacts) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,8 @@ from onefold.cli.options import JsonOption, UrlOption, place
 
 if TYPE_CHECKING:
     from onefold.db import Database
+    from onefold.node.cluster_facts import ClusterFacts
+    from onefold.node.survival import Survival
     from onefold.state.catalog import Collection
 
 
@@ -23,11 +26,16 @@ def explain(
     """Say what has that name, where it is kept, and which failures it survives; of a table how it is made, and why its last
     run computed something again.
 
-    JSON: {name, collections: [{kind, count, shards, sentences}]}; when there is a table also {table, sentences}.
+    JSON: {name, collections: [{kind, count, shards, sentences, mode, survives: [{failure, writes, reads: {level: bool}, why,
+    remote: {writes, reads}, kept}]}]}; when there is a table also {table, sentences}. writes and reads are of programs with a
+    replica of their own, remote of others; kept: whether all that was acknowledged is there when what failed never comes back.
     """
+    from onefold.cli import cluster
     from onefold.errors import InvalidArgument
 
     where = place(ctx, url, as_json)
+    target = cluster.cluster_url(where)
+    facts = None if target is None else cluster.facts(target)
     with where.open() as db:
         found: dict[str, Any] = {"name": name}
         there = [collection for collection in db.collections() if collection.name == name]
@@ -41,15 +49,7 @@ def explain(
                 raise InvalidArgument(
                     f"there is nothing called {name!r} in {db.url}; `onefold ls` and `onefold tables` list what there is"
                 ) from error
-        found["collections"] = [
-            {
-                "kind": collection.kind,
-                "count": collection.count,
-                "shards": list(collection.shards),
-                "sentences": _sentences(db, collection),
-            }
-            for collection in others
-        ]
+        found["collections"] = [_collection(db, collection, facts) for collection in there]
     if where.json:
         output.emit(found)
         return
@@ -58,6 +58,28 @@ def explain(
             print(sentence)
     for sentence in found.get("sentences", ()):
         print(sentence)
+
+
+def _collection(db: Database, collection: Collection, facts: ClusterFacts | None) -> dict[str, Any]:
+    survives, told = _survives(db, collection, facts)
+    return {
+        "kind": collection.kind,
+        "count": collection.count,
+        "shards": list(collection.shards),
+        "sentences": [*_sentences(db, collection), *told],
+        "mode": "consistent",
+        "survives": [
+            {
+                "failure": one.failure,
+                "writes": "yes" if one.writes else "no",
+                "reads": one.reads,
+                "why": one.why,
+                "remote": {"writes": "yes" if one.remote_writes else "no", "reads": one.remote_reads},
+                "kept": one.kept,
+            }
+            for one in survives
+        ],
+    }
 
 
 def _sentences(db: Database, collection: Collection) -> list[str]:
@@ -74,6 +96,8 @@ def _sentences(db: Database, collection: Collection) -> list[str]:
         case "stream":
             partitions = db.stream(name).partitions
             what = f"Stream {name!r}: {count:,} records in {partitions:,} partitions."
+        case "table":
+            what = f"Table {name!r}: {count:,} finished tasks."
         case _:
             what = f"Lock {name!r}: somebody has it, {count:,} wait."
     if shards == 1:
@@ -81,20 +105,31 @@ def _sentences(db: Database, collection: Collection) -> list[str]:
     else:
         where = ", ".join(str(shard) for shard in collection.shards)
         place_ = f"It is in shard {where} of {shards}; a transaction that changes several shards is committed in two phases."
-    return [what, place_, *_survives(db)]
+    return [what, place_]
 
 
-def _survives(db: Database) -> list[str]:
-    consistency = (
-        "It is CP: every operation is linearizable, whichever program of this machine asks, and transactions are "
-        "strictly serializable."
-    )
+def _survives(
+    db: Database, collection: Collection, facts: ClusterFacts | None
+) -> tuple[list[Survival], list[str]]:
+    """Which failures it survives, and the same for people."""
+    from onefold.fold.nodes.state import read_nodes
+    from onefold.node import survival, survival_facts
+
+    consistency = "It is CP: every operation is linearizable, and transactions are strictly serializable."
+    if facts is not None and facts.space is not None:
+        with db._spaces[0].view() as view:
+            nodes = read_nodes(view)
+        spread = collection.kind in ("map", "stream")  # what is written next may go to any shard
+        shards = list(range(len(db._spaces))) if spread else list(collection.shards)
+        is_table = collection.kind == "table"
+        standing = survival_facts.standing_of(facts, nodes, shards, with_blobs=is_table)
+        told = survival.sentences(standing)
+        if is_table and facts.space.blobs != "jetstream":
+            told.append(f"Its results are in {facts.space.blobs}, whose failures are not counted here.")
+        return survival.survivals(standing), [consistency, *told]
     if db.url.startswith("memory:"):
-        return [consistency, "It is kept in memory: it ends with this process."]
-    return [
-        consistency,
-        "What was acknowledged is on the disk: it survives the kill of any process (kill -9 too), a crash of the machine, and a "
-        "full disk.",
-        "It does not survive the loss of the disk, and is not there while the machine is down: `onefold backup` makes a copy for "
-        "another disk.",
-    ]
+        found = survival.of_memory()
+    else:
+        folder = Path(db.url.removeprefix("sqlite://"))
+        found = survival.of_folder(in_memory=survival_facts.is_in_memory(folder))
+    return found, [consistency, *survival.folder_sentences(found)]
