@@ -96,6 +96,12 @@ def read(pid_file: Path) -> Daemon | None:
         return None
 
 
+def identify(pid: int) -> Daemon | None:
+    """The process that has this pid now, to know it by; None when there is none."""
+    started = _started(pid)
+    return None if started is None else Daemon(pid, started)
+
+
 def alive(daemon: Daemon | None) -> bool:
     """Whether that very process still runs (stopped ones do, zombies do not)."""
     if daemon is None:

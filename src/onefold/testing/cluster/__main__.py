@@ -15,13 +15,24 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from onefold.testing.cluster import leftovers
 from onefold.testing.cluster.nemesis import FAULTS
 from onefold.testing.cluster.run import DEFAULT_WORKLOADS, Report, run
 
 
 def main() -> int:
-    """Run the seeds asked for."""
+    """Run the seeds asked for. A signal leaves nothing behind; after a kill the next run removes what is left."""
     asked = _arguments()
+    try:
+        with leftovers.interruptible():
+            leftovers.sweep()
+            return _run(asked)
+    except leftovers.Stopped as stopped:
+        print(f"ended by {stopped}", file=sys.stderr)
+        return 128 + stopped.number
+
+
+def _run(asked: argparse.Namespace) -> int:
     bad = 0
     for seed in range(asked.first, asked.first + asked.seeds):
         directory = Path(tempfile.mkdtemp(prefix=f"onefold-faults-{seed}-"))
@@ -37,9 +48,14 @@ def main() -> int:
                 shards=asked.shards,
                 clients=asked.clients,
                 job_tasks=asked.job_tasks,
+                removes=not asked.keep,
                 small_disk_bytes=asked.small_disk_mb * 1_000_000 if asked.small_disk_mb else None,
             )
             line = _line(seed, report)
+        except leftovers.Stopped:
+            if not keep:
+                shutil.rmtree(directory, ignore_errors=True)
+            raise
         except Exception:
             line = {"seed": seed, "good": False, "error": traceback.format_exc()}
         if not line["good"]:

@@ -33,6 +33,15 @@ def missing() -> str | None:
     return None
 
 
+def namespaces(count: int) -> list[str]:
+    """The names of all that ``Hosts`` of this process makes for so many hosts, the hub included, and of the probe."""
+    return [f"onefold-probe-{os.getpid()}", f"{_tag()}-hub", *(f"{_tag()}-{at}" for at in range(count - 1))]
+
+
+def _tag() -> str:
+    return f"of{os.getpid()}"
+
+
 class Host:
     """One namespace: an address, and how to run a program there."""
 
@@ -59,7 +68,7 @@ class Hosts:
         """One host for each name. Raises RuntimeError with what ``ip`` said when it cannot be made."""
         if len(names) > _HOSTS_MAX:
             raise ValueError(f"at most {_HOSTS_MAX} hosts")
-        tag = f"of{os.getpid()}"
+        tag = _tag()
         self.hub = Host("hub", f"{tag}-hub", f"{_NET}.1", "")
         self.hosts: dict[str, Host] = {}
         try:

@@ -74,14 +74,15 @@ def run(
     think_s: float = 0.05,
     small_disk_bytes: int | None = None,
     job_tasks: int = 0,
+    removes: bool = False,
 ) -> Report:
     """``faults``: which (default: all that this machine can show), in an order from the seed. ``rounds``: how many happen
     (default: each once). ``clients``: of each workload, every second one without a replica of its own. ``job_tasks``: nodes
-    also work on a job of so many.
+    also work on a job of so many. ``removes``: see ``Stand``.
 
     Raises AssertionError when the cluster does not come back after a fault, or a client fails by itself.
     """
-    with Stand(directory, shards=shards, seed=seed) as stand:
+    with Stand(directory, shards=shards, seed=seed, removes=removes) as stand:
         stand.start(small_disk_bytes=small_disk_bytes)
         _set_up(stand, workloads, seed)
         job = JobUnderFaults(directory / "texts", seed, files=job_tasks) if job_tasks else None

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,9 @@ import msgspec
 from onefold.env import SYSTEM
 from onefold.errors import OnefoldError
 from onefold.testing.cluster import hosts as networks
+from onefold.testing.cluster import leftovers
 from onefold.testing.cluster.client import Instructions
+from onefold.testing.cluster.leftovers import Notebook
 from onefold.testing.cluster.reader import Reader
 
 if TYPE_CHECKING:
@@ -128,8 +130,12 @@ class Stand:
         client_hosts: int = 2,
         shards: int = 1,
         seed: int = 0,
+        removes: bool = False,
     ) -> None:
+        """``removes``: the directory is removed with what an interrupted stand left."""
         self.directory = directory
+        self._removes = removes
+        self._notebook: Notebook | None = None
         self.space = space
         self.shards = shards
         self.seed = seed
@@ -159,8 +165,14 @@ class Stand:
         from onefold.node.server_plan import Place
         from onefold.node.servers import LocalServers
 
+        leftovers.sweep()
+        self._notebook = Notebook(self.directory, removes=self._removes)
+        os.environ.update(self._notebook.environment)  # servers inherit it
         places = None
         if not self.no_hosts:
+            self._notebook.namespaces(
+                networks.namespaces(1 + len(self.server_hosts) + len(self.client_hosts))
+            )
             self.hosts = networks.Hosts([*self.server_hosts, *self.client_hosts])
             chosen = [self.hosts[name] for name in self.server_hosts]
             places = [Place(host.address, host.prefix) for host in chosen]
@@ -177,19 +189,23 @@ class Stand:
             self.await_node(name)
 
     def close(self) -> None:
-        """End every process that this stand started, and remove its hosts."""
-        for client in self._all_clients:
-            client.process.release()
-        for program in [*self.nodes.values(), *(client.process for client in self._all_clients)]:
-            program.end(0.0)
-        if self._servers is not None:
-            for at in range(self._server_count):
-                self._servers.cont(at)
-            self._servers.stop()
-        if self.small_disk is not None:
-            subprocess.run(["umount", str(self.small_disk[1])], check=False)
-        if self.hosts is not None:
-            self.hosts.close()
+        """End every process that this stand started, and remove its hosts, wherever it was interrupted."""
+        with ExitStack() as stack:
+            if self._notebook is not None:
+                stack.callback(os.environ.pop, leftovers.VARIABLE, None)
+                stack.callback(self._notebook.close)
+            if self.hosts is not None:
+                stack.callback(self.hosts.close)
+            if self.small_disk is not None:
+                stack.callback(subprocess.run, ["umount", str(self.small_disk[1])], check=False)
+            if self._servers is not None:
+                stack.callback(self._servers.stop)
+                for at in range(self._server_count):
+                    stack.callback(self._servers.cont, at)
+            for program in [*self.nodes.values(), *(client.process for client in self._all_clients)]:
+                stack.callback(program.end, 0.0)
+            for client in self._all_clients:
+                stack.callback(client.process.release)
 
     def __enter__(self) -> Self:
         return self
@@ -246,6 +262,7 @@ class Stand:
         environment = self._environment(name)
         prefix = self._prefix(host)
         self.nodes[name] = Program(name, [*prefix, *command], output, environment, stdin=False)
+        self._note(self.nodes[name])
         if wait:
             self.await_node(name)
 
@@ -258,6 +275,8 @@ class Stand:
 
     def _environment(self, name: str | None = None) -> dict[str, str]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("ONEFOLD_")}
+        if self._notebook is not None:
+            environment |= self._notebook.environment
         if name is not None:
             self.clock_files[name] = self.directory / f"{name}.clock"
             patch = self.directory / "clock" / "sitecustomize.py"
@@ -268,6 +287,10 @@ class Stand:
             environment["STAND_CLOCK_FILE"] = str(self.clock_files[name])
             environment["PYTHONPATH"] = str(patch.parent)
         return environment
+
+    def _note(self, program: Program) -> None:
+        if self._notebook is not None:
+            self._notebook.started(program.pid)
 
     def _prefix(self, host: str) -> list[str]:
         return self.hosts[host].prefix if self.hosts is not None else []
@@ -299,6 +322,7 @@ class Stand:
         )
         self.clients.append(client)
         self._all_clients.append(client)
+        self._note(client.process)
         return client
 
     def await_clients(self) -> None:
@@ -408,6 +432,8 @@ class Stand:
         at = self._server_count - 1
         folder = self.directory / "servers" / f"s{at + 1}"
         folder.mkdir(parents=True, exist_ok=True)
+        if self._notebook is not None:
+            self._notebook.mount(folder)
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
