@@ -1,0 +1,176 @@
+"""Which records are trusted is kept wherever a log is copied, and judged alike wherever it is read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from onefold.codec import Op, Record, encode_record
+from onefold.env import SYSTEM
+from onefold.fold import authority, system
+from onefold.fold.backup import backup, restore
+from onefold.fold.nodes.ops import Join, StateHash, nodes_op
+from onefold.fold.nodes.state import read_nodes
+from onefold.fold.open import open_space
+from onefold.fold.shards import open_shards
+from onefold.fold.sqlite_space import SqliteSpace
+from onefold.folds import folds
+from onefold.ids import client_id
+from onefold.log.api import Entry
+from onefold.log.sqlite import SqliteLog
+from onefold.node import archive
+from onefold.node.archive import read_archive, write_archive
+from onefold.node.snapshots import in_log
+from support.node_members import EVERY, World, small, world_of_members  # noqa: F401
+
+JOIN = nodes_op(Join("n", "i", "r", "", "0", "3", 2, 0))
+
+
+def record(*ops: Op, client: str | None = None) -> bytes:
+    return encode_record(Record(client or client_id(0, SYSTEM), 1, 1, ops, 2))
+
+
+def drawn(seed: int, count: int) -> list[bool]:
+    rng = random.Random(seed)
+    return [rng.random() < 0.4 for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_embedded_log_keeps_the_marks(seed: int, tmp_path: Path) -> None:
+    marks = drawn(seed, 60)
+    with closing(SqliteLog(tmp_path)) as log:
+        with log.appending() as con:
+            for at, trusted in enumerate(marks, 1):
+                log.append_in(con, record(), 1, at, trusted=trusted)
+        assert log.append(record()) == 61
+        for start in range(1, 62, 7):
+            found = [entry.trusted for entry in log.read(start)]
+            assert found == [*marks, True][start - 1 :], seed
+
+
+def test_a_log_of_an_earlier_release_is_trusted(tmp_path: Path) -> None:
+    with closing(SqliteLog(tmp_path)) as log:
+        with log.appending() as con:
+            log.append_in(con, record(), 1, 1)
+            con.execute("DROP TABLE log_untrusted")
+        assert [entry.trusted for entry in log.read(1)] == [True]
+
+
+def test_an_archive_keeps_the_marks_and_trusts_nothing_of_an_earlier_one(tmp_path: Path) -> None:
+    import zstandard
+
+    entries = [Entry(at, record(), 1, trusted) for at, trusted in enumerate(drawn(1, 40), 5)]
+    write_archive(tmp_path / "a", entries)
+    assert list(read_archive(tmp_path / "a")) == entries
+    bodies = [msgspec.msgpack.encode((at, b"x", 7)) for at in (1, 2)]
+    packed = b"".join(len(body).to_bytes(4, "big") + body for body in bodies) + bytes(4)
+    (tmp_path / "old").write_bytes(b"OFARCH1\n" + zstandard.ZstdCompressor().compress(packed))
+    assert list(read_archive(tmp_path / "old")) == [Entry(1, b"x", 7, False), Entry(2, b"x", 7, False)]
+    assert archive.MAGIC == b"OFARCH2\n"
+
+
+def test_a_restored_space_folds_its_log_to_the_same_state(tmp_path: Path) -> None:
+    """As of a cluster's backup: records of programs among those of nodes."""
+
+    def all_folds(shard: int, shards: int) -> Sequence[Any]:
+        return folds(shard, shards)
+
+    with closing(open_space(tmp_path / "space", folds(0, 1))) as space:
+        assert isinstance(space, SqliteSpace)
+        space.submit([JOIN])
+        space.raise_fold_version(2)
+        with space.log.appending() as con:
+            for at, trusted in enumerate((False, True, False), space.applied + 1):
+                name = "forged" if not trusted else "real"
+                op = nodes_op(Join(name, "i", "r", "", "0", "3", 2, 0))
+                space.log.append_in(con, record(op), 1, at, trusted=trusted)
+            space.log.append_in(con, record(system.system_op(system.Trim(2))), 1, at + 1, trusted=False)
+            space.log.append_in(
+                con, record(client=client_id(0, SYSTEM, of_node=True)), 1, at + 2, trusted=False
+            )
+        space.catch_up()
+        with space.view() as view:
+            assert [node.name for node in read_nodes(view)] == ["n", "real"]
+            assert view.head().log_first == 1 and view.head().refused == 1
+            assert authority.refused_ops(view).kinds == {"nodes.Join": 2, "onefold.Trim": 1}
+        expected, marks = space.state_digest(), [entry.trusted for entry in space.log.read(1)]
+        assert marks.count(False) == 4
+        backup([space], tmp_path / "backup")
+    now_ms = SYSTEM.wall_ms()
+    for name, to_ms in (("whole", None), ("folded", now_ms)):
+        if to_ms is not None and name == "folded":
+            to_ms = min(
+                to_ms, msgspec.json.decode((tmp_path / "backup" / "manifest.json").read_bytes())["created_ms"]
+            )
+        restore(tmp_path / "backup", tmp_path / name, all_folds, to_ms=to_ms)
+        (again,) = open_shards(tmp_path / name, all_folds, create=False)
+        with closing(again):
+            assert isinstance(again, SqliteSpace)
+            assert again.state_digest() == expected, name
+            assert [entry.trusted for entry in again.log.read(1)] == marks, name
+
+
+# -- snapshots that are found in a log without a state
+
+
+class MarkedLog:
+    """A log in memory whose entries were marked."""
+
+    def __init__(self, log: Any, untrusted: set[int]) -> None:
+        self._log = log
+        self._untrusted = untrusted
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def _marked(self, entry: Entry) -> Entry:
+        return entry._replace(trusted=entry.offset not in self._untrusted)
+
+    def read(self, start: int, max_bytes: int = 1 << 20) -> list[Entry]:
+        return [self._marked(entry) for entry in self._log.read(start, max_bytes)]
+
+    def append_trusted(self, data: bytes) -> int:
+        return int(self._log.append(data))
+
+    def takes_trusted(self) -> bool:
+        return True
+
+    def first_trusted(self) -> Entry | None:
+        entries: Iterator[Entry] = iter(self.read(self._log.first, 1 << 30))
+        return next((entry for entry in entries if entry.trusted), None)
+
+
+def test_a_newcomer_believes_no_forged_snapshot(world: World) -> None:
+    world.join("a", "b")
+    log = world.logs[0]
+    for name in ("a", "b"):
+        epoch = world.members[name].membership.epoch
+        world.members[name].membership.say(StateHash(name, epoch, 0, 3, "h", "real", 1))
+    real, everything = log.last, set(range(1, log.last + 1))
+    assert in_log(MarkedLog(log, everything)).blob == "real", "nothing was ever trusted: an earlier release"  # type: ignore[arg-type, union-attr]
+    log.append(record(system.system_op(system.RaiseFoldVersion(2))))
+    for name in ("x", "y"):
+        log.append(record(nodes_op(StateHash(name, 1, 0, 4, "forged", "forged", 1))))
+    forged = set(range(real + 2, log.last + 1))
+    found = in_log(MarkedLog(log, everything | forged))  # type: ignore[arg-type]
+    assert found is not None and found.blob == "real", "what was said before the raise counts"
+    assert in_log(MarkedLog(log, forged)).blob == "real"  # type: ignore[arg-type, union-attr]
+    everywhere = in_log(MarkedLog(log, set()))  # type: ignore[arg-type]
+    assert everywhere is not None and everywhere.blob == "forged", "the test tries nothing"
+    assert log.last < EVERY
+
+
+def test_a_raise_of_the_fold_version_takes_a_trusted_record(tmp_path: Path) -> None:
+    with closing(open_space(tmp_path / "space", folds(0, 1))) as space:
+        assert isinstance(space, SqliteSpace)
+        with space.log.appending() as con:
+            op = system.system_op(system.RaiseFoldVersion(99))
+            space.log.append_in(con, record(op), 1, 1, trusted=False)
+        space.catch_up()
+        assert space._replica.head.fold_version == 1, "and no program stops"
