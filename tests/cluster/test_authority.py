@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
+import onefold as of
 from onefold.codec import Op, Record, encode_record
 from onefold.compute.jobs import ops as jobs_ops
 from onefold.env import SYSTEM
 from onefold.errors import SpaceError
 from onefold.fold import authority, system
+from onefold.fold.backup import backup, restore
 from onefold.fold.log_space import LogSpace
 from onefold.fold.nodes import ops as nodes_ops
 from onefold.fold.nodes.state import read_nodes
+from onefold.fold.shards import open_shards
+from onefold.fold.sqlite_space import SqliteSpace
 from onefold.folds import folds
 from onefold.ids import client_id
 from onefold.log.jetstream import admin
@@ -172,8 +177,6 @@ def test_each_row_with_each_credential(ground: Ground, user: str) -> None:
 
 @pytest.mark.parametrize("user", USERS)
 def test_what_programs_append_counts_from_everybody(ground: Ground, user: str) -> None:
-    import onefold as of
-
     with of.connect(ground.servers.url("main", user), replicas="local") as db:
         db.map("m")[user] = 1
         with db.transaction() as tx:
@@ -219,6 +222,32 @@ def test_a_replica_that_begins_from_the_log_or_a_snapshot_judges_alike(
     finally:
         again.close()
         later.close()
+
+
+def test_a_backup_of_the_cluster_keeps_what_is_trusted(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEFOLD_CACHE", str(tmp_path / "cache"))
+    ground.append_raw("app", EXAMPLES["Join"][0])
+    with of.connect(ground.servers.url("main", "app"), replicas="local") as db:
+        db._spaces[0].barrier(10)
+        made = backup(db._spaces, tmp_path / "backup", fetch=lambda name, to: False)
+        entries: dict[int, bool] = {}
+        while len(entries) < made.shards[0].offset:
+            found = db._spaces[0].log.read(len(entries) + 1)  # type: ignore[attr-defined]
+            entries |= {entry.offset: entry.trusted for entry in found}
+    digests: dict[int, set[str]] = {}
+    for name, to_ms in (("whole", None), ("folded", made.created_ms)):
+        restore(tmp_path / "backup", tmp_path / name, folds, to_ms=to_ms)
+        (again,) = open_shards(tmp_path / name, folds, create=False)
+        with closing(again):
+            assert isinstance(again, SqliteSpace)
+            kept = again.log.read(again.log.first, 1 << 30)  # a node has trimmed it in an earlier test
+            restored = {entry.offset: entry.trusted for entry in kept}
+            assert restored == {at: entries[at] for at in restored} and len(restored) > again.applied // 2
+            assert {True, False} == set(restored.values())
+            digests[again.applied] = digests.get(again.applied, set()) | {again.state_digest()}
+    assert made.shards[0].offset in digests and all(len(found) == 1 for found in digests.values())
 
 
 def test_a_space_of_an_earlier_release_is_protected_after_another_init(tmp_path: Path) -> None:

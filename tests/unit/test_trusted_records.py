@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -26,7 +28,9 @@ from onefold.log.api import Entry
 from onefold.log.sqlite import SqliteLog
 from onefold.node import archive
 from onefold.node.archive import read_archive, write_archive
+from onefold.node.logging import JsonLog
 from onefold.node.snapshots import in_log
+from onefold.node.versions import Authority
 from support.node_members import EVERY, World, small, world_of_members  # noqa: F401
 
 JOIN = nodes_op(Join("n", "i", "r", "", "0", "3", 2, 0))
@@ -174,3 +178,56 @@ def test_a_raise_of_the_fold_version_takes_a_trusted_record(tmp_path: Path) -> N
             space.log.append_in(con, record(op), 1, 1, trusted=False)
         space.catch_up()
         assert space._replica.head.fold_version == 1, "and no program stops"
+
+
+# -- a space of an earlier release comes to it by its nodes
+
+
+class Shard:
+    """A replica as far as the duty looks at it."""
+
+    def __init__(self, takes: bool) -> None:
+        self.version, self.takes, self.log = 1, takes, self
+
+    @contextmanager
+    def view(self) -> Iterator[Any]:
+        yield SimpleNamespace(head=lambda: SimpleNamespace(fold_version=self.version))
+
+    def raise_fold_version(self, version: int) -> None:
+        assert version == authority.IN_FORCE_VERSION
+        self.version = version
+
+    def takes_trusted(self) -> bool:
+        return self.takes
+
+    def append_trusted(self, data: bytes) -> int:
+        raise NotImplementedError
+
+    def first_trusted(self) -> Entry | None:
+        raise NotImplementedError
+
+
+def test_the_first_node_of_a_shard_raises_the_version_when_all_is_ready() -> None:
+    said = io.StringIO()
+    duty = Authority("a", JsonLog("a", stream=said))
+    shards = {0: Shard(False), 1: Shard(False), 2: Shard(True)}
+    versions = {"a": 2, "old": 1}
+    placement = {0: ("a", "b"), 1: ("a", "b"), 2: ("b", "a")}
+
+    def look() -> list[int]:
+        nodes = [
+            SimpleNamespace(name=name, member=True, state=SimpleNamespace(fold_version_max=known))
+            for name, known in versions.items()
+        ]
+        duty.look(SimpleNamespace(hosted=shards, placement=placement, nodes=nodes))  # type: ignore[arg-type]
+        return [shard.version for shard in shards.values()]
+
+    assert look() == [1, 1, 1] and "onefold init" in said.getvalue()
+    shards[1].takes = True
+    assert look() == [1, 1, 1], "shard 0 is first: nodes that join are checked against it"
+    shards[0].takes = True
+    assert look() == [1, 1, 1] and "old" in said.getvalue(), "a member would stop"
+    versions["old"] = 2
+    assert look() == [2, 2, 1], "of the third another node is the first"
+    shards[0].takes = False
+    assert look() == [2, 2, 1]
