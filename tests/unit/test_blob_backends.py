@@ -339,3 +339,28 @@ def test_what_names_no_place(place: str, said: str) -> None:
     with pytest.raises(InvalidArgument, match=said) as caught:
         check_place(place)
     assert "secret" not in str(caught.value)
+
+
+@every_kind
+@pytest.mark.parametrize("size", [10, 16 * 1024 + 1])
+def test_a_hidden_blob_comes_back_or_goes(
+    opener: Opener, tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "BLOB_ABSENT_S", 0.2)
+    sweeper = machine(tmp_path, "sweeper", opener())
+    data = content(size)
+    name = sweeper.put(data)
+    ticket = sweeper.hide(name)
+    assert sweeper.unhide(name, ticket)  # it was named again
+    assert machine(tmp_path, "a", opener()).get(name) == data
+    ticket = sweeper.hide(name)
+    writer = machine(tmp_path, "writer", opener())
+    assert writer.put(data) == name  # again, since it is hidden
+    sweeper.drop(name, ticket)
+    assert writer.keeps(name) and machine(tmp_path, "b", opener()).get(name) == data
+    sweeper.drop(name, sweeper.hide(name))
+    assert not sweeper.backend.exists(name)
+    with pytest.raises(BlobMissing):
+        machine(tmp_path, "c", opener()).get(name)
+    assert writer.keeps(name)  # it has a copy, and stores it again
+    assert machine(tmp_path, "d", opener()).get(name) == data

@@ -110,7 +110,8 @@ def test_nothing_is_trimmed_whose_snapshot_is_not_there(world: World) -> None:
         for _ in range(2):
             world.look("snapshots")
     gone = world.snapshots()[0]
-    world.members["a"].vault.delete(gone.blob)
+    vault = world.members["a"].vault
+    vault.drop(gone.blob, vault.hide(gone.blob))
     world.look("trimming")
     assert world.logs[1].first == 1
     (said,) = world.members["a"].events("log_not_trimmed")

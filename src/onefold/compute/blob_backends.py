@@ -80,7 +80,7 @@ class DirectoryBackend:
         """Copy the file there; returns once it is synced."""
 
         def copy() -> None:
-            if self._files.exists(name):
+            if self._files.path(name).exists():
                 return
             temporary = self._files.temporary()
             try:
@@ -95,10 +95,12 @@ class DirectoryBackend:
         """Copy the blob from there."""
 
         def copy() -> bool:
+            if not self._files.exists(name):  # puts a hidden one back
+                self._check_there()
+                return False
             try:
                 shutil.copyfile(self._files.path(name), path)
             except FileNotFoundError:
-                self._check_there()
                 return False
             return True
 
@@ -118,6 +120,18 @@ class DirectoryBackend:
     def delete(self, name: str) -> None:
         """Remove the file."""
         self._now(lambda: self._files.delete(name))
+
+    def hide(self, name: str, ticket: str, folder: Path) -> None:  # noqa: ARG002 - the copy is kept in the place
+        """Move the file aside."""
+        self._now(lambda: self._files.move_aside(name, ticket))
+
+    def unhide(self, name: str, ticket: str, folder: Path) -> bool:  # noqa: ARG002
+        """Move it back."""
+        return self._now(lambda: self._files.unhide(name, ticket))
+
+    def drop(self, name: str, ticket: str, folder: Path) -> None:  # noqa: ARG002
+        """Remove what was moved aside."""
+        self._now(lambda: self._files.drop(name, ticket))
 
     def close(self) -> None:
         """Nothing to release."""
@@ -170,7 +184,7 @@ class ObjectStoreBackend:
 
     def put(self, name: str, path: Path) -> None:
         """Upload the file unless it is there; an object store answers when it is durable."""
-        if not self.exists(name):
+        if not self._is_there(self._key(name)):
             self._patiently(f"stored in {self._url}", lambda: self._fs.put_file(str(path), self._key(name)))
 
     def get(self, name: str, path: Path) -> bool:
@@ -183,14 +197,19 @@ class ObjectStoreBackend:
                 return False
             return True
 
-        return self._patiently(f"fetched from {self._url}", download)
+        def fetch() -> bool:
+            return self._patiently(f"fetched from {self._url}", download)
+
+        return fetch() or (self._found_aside(name) and fetch())
 
     def exists(self, name: str) -> bool:
-        """Whether the object is there."""
+        """Whether the object is there. One that a sweeper has hidden is put back."""
+        return self._is_there(self._key(name)) or self._found_aside(name)
 
+    def _is_there(self, key: str) -> bool:
         def look() -> bool:
             try:
-                self._fs.info(self._key(name))
+                self._fs.info(key)
             except FileNotFoundError:
                 return False
             return True
@@ -199,12 +218,58 @@ class ObjectStoreBackend:
 
     def delete(self, name: str) -> None:
         """Remove the object."""
+        self._remove(self._key(name))
 
+    def hide(self, name: str, ticket: str, folder: Path) -> None:  # noqa: ARG002 - the copy is kept in the bucket
+        """Copy the object aside, on the server, and remove it."""
+        if self._copy(self._key(name), self._aside(name, ticket)):
+            self._remove(self._key(name))
+
+    def unhide(self, name: str, ticket: str, folder: Path) -> bool:  # noqa: ARG002
+        """Copy it back. What is aside is removed after that, so that one of them is always there."""
+        if not self._copy(self._aside(name, ticket), self._key(name)):
+            return False
+        self._remove(self._aside(name, ticket))
+        return True
+
+    def drop(self, name: str, ticket: str, folder: Path) -> None:  # noqa: ARG002
+        """Remove what was copied aside."""
+        self._remove(self._aside(name, ticket))
+
+    def _found_aside(self, name: str) -> bool:
+        """Put back any copy of a hidden object; whether there was one."""
+
+        def tickets() -> list[str]:
+            try:
+                return [
+                    str(key).rpartition("/")[2] for key in self._fs.ls(self._aside(name, ""), detail=False)
+                ]
+            except FileNotFoundError:
+                return []
+
+        found = self._patiently(f"looked for in {self._url}", tickets)
+        return any(self.unhide(name, ticket, Path()) for ticket in found if ticket)
+
+    def _copy(self, source: str, target: str) -> bool:
+        def copy() -> bool:
+            try:
+                self._fs.info(source)  # stores differ in what they raise when there is nothing to copy
+                self._fs.cp_file(source, target)
+            except FileNotFoundError:
+                return False
+            return True
+
+        return self._patiently(f"moved in {self._url}", copy)
+
+    def _remove(self, key: str) -> None:
         def remove() -> None:
             with contextlib.suppress(FileNotFoundError):
-                self._fs.rm_file(self._key(name))
+                self._fs.rm_file(key)
 
         self._patiently(f"removed from {self._url}", remove)
+
+    def _aside(self, name: str, ticket: str) -> str:
+        return f"{self._root}/hidden/{name}/{ticket}"
 
     def close(self) -> None:
         """Give up what is being tried again."""

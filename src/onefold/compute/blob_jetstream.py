@@ -93,20 +93,49 @@ class JetStreamBackend:
         )
 
     def delete(self, name: str) -> None:
-        """Remove head and chunks. Only nodes may."""
+        """Remove head and chunks. Only nodes may.
 
-        def purge(subject: str) -> None:
+        Of the chunks only those that were there before the head: a writer that finds no head may be storing new ones now.
+        """
+        head = self._patiently("looked for in", lambda: self._last(self._head(name)))
+        self._purge({"filter": self._head(name)})
+        before = {} if head is None else {"seq": int((head.headers or {})[SEQUENCE])}
+        self._purge({"filter": f"{self._prefix}.C.{name}.*", **before})
+
+    def hide(self, name: str, ticket: str, folder: Path) -> None:
+        """Fetch the blob to the folder and remove it. The stream has no room for a second form of it."""
+        copy = folder / f"{name}.{ticket}"
+        fetched = folder / f"part-{ticket}"  # not named as a copy: it may stay unfinished
+        if self._patiently("fetched from", lambda: self._get(name, fetched)):
+            fetched.replace(copy)
+            self.delete(name)
+        fetched.unlink(missing_ok=True)
+
+    def unhide(self, name: str, ticket: str, folder: Path) -> bool:
+        """Store the copy again."""
+        copy = folder / f"{name}.{ticket}"
+        if not copy.exists():
+            return False
+        self.put(name, copy)
+        copy.unlink(missing_ok=True)
+        return True
+
+    def drop(self, name: str, ticket: str, folder: Path) -> None:
+        """Remove the copy."""
+        (folder / f"{name}.{ticket}").unlink(missing_ok=True)
+
+    def _purge(self, what: dict[str, Any]) -> None:
+        def purge() -> None:
             answer = self._link.request(
                 names.STREAM_PURGE + self._stream,
-                json.dumps({"filter": subject}).encode(),
+                json.dumps(what).encode(),
                 timeout=config.ENGINE_REQUEST_TIMEOUT_S,
             )
             problem = _problem(answer)
             if problem is not None:
                 raise Unavailable(problem)
 
-        for subject in (self._head(name), f"{self._prefix}.C.{name}.*"):
-            self._patiently("removed from", lambda subject=subject: purge(subject))  # type: ignore[misc]
+        self._patiently("removed from", purge)
 
     def close(self) -> None:
         """Give up what is being tried again. The connection is its owner's."""

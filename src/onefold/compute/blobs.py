@@ -20,6 +20,8 @@ from typing import ClassVar
 from onefold.errors import Unavailable
 
 _ABANDONED_AFTER_S = 3600.0
+_HIDDEN = "hidden"
+"""Folder of blobs that are being swept. (Folders of blobs have names of two characters.)"""
 
 
 class BlobMissing(Unavailable):
@@ -104,20 +106,23 @@ class BlobStore:
     def get(self, name: str) -> bytes:
         """The blob's bytes; raises BlobMissing."""
         try:
-            return self.path(name).read_bytes()
+            return self.open_path(name).read_bytes()
         except FileNotFoundError:
             raise BlobMissing(name) from None
 
     def open_path(self, name: str) -> Path:
         """The blob's path, to be memory-mapped or scanned; raises BlobMissing. Never write to it."""
-        path = self.path(name)
-        if not path.exists():
+        if not self.exists(name):
             raise BlobMissing(name)
-        return path
+        return self.path(name)
 
     def exists(self, name: str) -> bool:
-        """Whether the blob is here."""
-        return self.path(name).exists()
+        """Whether the blob is here. One that a sweeper has hidden is put back."""
+        return self.path(name).exists() or self.unhide(name) or self.path(name).exists()
+
+    def keeps(self, name: str) -> bool:
+        """Whether the blob is there for everybody: to be asked after the record that names it (see ``sweeping``)."""
+        return self.exists(name)
 
     def missing(self, names: Iterable[str]) -> set[str]:
         """Which of these blobs cannot be had."""
@@ -146,8 +151,49 @@ class BlobStore:
             return False
 
     def delete(self, name: str) -> None:
-        """Remove a blob that no record names any more."""
+        """Remove a blob that no other process stores or reads. Others are swept (see ``sweeping``)."""
         self.path(name).unlink(missing_ok=True)
+
+    def hide(self, name: str) -> str:
+        """Take a blob away, but keep a copy, whose ticket is returned (see ``sweeping``)."""
+        ticket = os.urandom(8).hex()
+        self.move_aside(name, ticket)
+        return ticket
+
+    def unhide(self, name: str, ticket: str | None = None) -> bool:
+        """Put a hidden blob back (without a ticket: any copy of it); whether there was one."""
+        found = [ticket] if ticket is not None else [one for blob, one in self.hidden() if blob == name]
+        for one in found:
+            with contextlib.suppress(FileNotFoundError):
+                self._aside(name, one).replace(self.path(name))
+                return True
+        return False
+
+    def drop(self, name: str, ticket: str) -> None:
+        """Remove the copy of a hidden blob."""
+        self._aside(name, ticket).unlink(missing_ok=True)
+
+    def hidden(self) -> set[tuple[str, str]]:
+        """(name, ticket) of what is hidden here: being swept now, or left by a process that died over it."""
+        found = set()
+        with contextlib.suppress(FileNotFoundError):
+            for file in (self.directory / _HIDDEN).iterdir():
+                name, dot, ticket = file.name.partition(".")
+                if dot:
+                    found.add((name, ticket))
+        return found
+
+    def move_aside(self, name: str, ticket: str) -> None:
+        """Hide a blob under this ticket."""
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                self.path(name).replace(self._aside(name, ticket))
+            except FileNotFoundError:  # the blob, or the folder for hidden ones
+                (self.directory / _HIDDEN).mkdir(parents=True, exist_ok=True)
+                self.path(name).replace(self._aside(name, ticket))
+
+    def _aside(self, name: str, ticket: str) -> Path:
+        return self.directory / _HIDDEN / f"{name}.{ticket}"
 
     def names(self) -> Iterator[str]:
         """All blobs here."""

@@ -19,8 +19,8 @@ import msgspec
 
 from onefold import config
 from onefold.codec import Op
-from onefold.compute import blob_places, foreign
-from onefold.compute.blobs import BlobStore, blob_name
+from onefold.compute import blob_places, foreign, sweeping
+from onefold.compute.blobs import BlobStore, BlobsUnavailable, blob_name
 from onefold.compute.jobs import ops, state
 from onefold.compute.stages import PublishOutput, Result
 from onefold.env import SYSTEM, Env
@@ -87,6 +87,8 @@ class Engine:
         self.blobs.sweep_temporary()
         self._stored: dict[str, StoredJob] = {}
         self._results: dict[str, StoredResult] = {}
+        self._unchecked: list[ops.Done] = []
+        """Recorded results whose blobs could not be looked for."""
         self._runners: dict[str, Runner] = {}
         self._left_to_others: set[str] = set()
         """Runs that this process asked others to work on."""
@@ -126,12 +128,13 @@ class Engine:
         self._check_open()
         workers = 0 if leave_to_nodes else worker_count(workers)
         for _ in range(_SUBMIT_TRIES):
+            stored_blobs = sweeping.Remembered(self.blobs)
             try:
                 with foreign.translated(f"the job for {job.table!r} was not submitted", kind=InvalidPlan):
                     operation, stored = submission.prepare(
                         job,
                         space=self.space,
-                        blobs=self.blobs,
+                        blobs=stored_blobs,
                         run=new_id("run", self.env),
                         seed=seed,
                         target_splits=target_splits,
@@ -159,6 +162,7 @@ class Engine:
                 operation = msgspec.structs.replace(operation, supersede=True)
                 (outcome,) = self.submit(operation)
             if isinstance(outcome, ops.Accepted):
+                stored_blobs.keep()
                 with self._lock:
                     self._stored.setdefault(operation.plan, stored)
                 self._reopen_lost(outcome.run)
@@ -252,17 +256,44 @@ class Engine:
             return set(state.garbage(view))
 
     def sweep(self, only: Set[str] | None = None) -> int:
-        """Delete blobs that nothing names any more (``only``: of these); returns how many."""
+        """Delete blobs that nothing names any more (``only``: of these); returns how many. See ``sweeping``."""
         garbage = self.garbage()
         names = tuple(sorted(garbage if only is None else garbage & only))
-        swept = 0
+        removed = 0
         for start in range(0, len(names), _SWEEP_BATCH):
-            (outcome,) = self.submit(ops.Swept(names[start : start + _SWEEP_BATCH]))
-            if isinstance(outcome, ops.Accepted):
-                for name in outcome.blobs:
-                    self.blobs.delete(name)
-                swept += len(outcome.blobs)
-        return swept
+            batch = names[start : start + _SWEEP_BATCH]
+            removed += sweeping.sweep(self.blobs, batch, self._swept, self._named)
+        sweeping.tidy(self.blobs, garbage, self._named)
+        return removed
+
+    def _swept(self, names: Sequence[str]) -> tuple[str, ...]:
+        (outcome,) = self.submit(ops.Swept(tuple(names)))
+        return outcome.blobs if isinstance(outcome, ops.Accepted) else ()
+
+    def _named(self, names: Iterable[str]) -> frozenset[str]:
+        with self.space.view() as view:
+            return state.named(view, names)
+
+    def keep_named(self, report: Sequence[ops.Operation], outcomes: Sequence[ops.Outcome]) -> bool:
+        """Look whether the blobs of results that have just been recorded are still there, and reopen the tasks of those that were
+        swept before the record. To be called after every record with ``Done``; whether a task was reopened."""
+        with self._lock:
+            waiting, self._unchecked = self._unchecked, []
+        waiting += [
+            operation
+            for operation, outcome in zip(report, outcomes, strict=False)
+            if isinstance(operation, ops.Done) and isinstance(outcome, ops.Accepted)
+        ]
+        lost: list[ops.Operation] = []
+        for done in waiting:
+            blob = done.result.blob
+            try:
+                if blob is not None and not self.blobs.keeps(blob):
+                    lost.append(ops.Lost(done.run, done.stage, done.index, blob))
+            except BlobsUnavailable:  # nothing is known of it: looked for again after the next record
+                with self._lock:
+                    self._unchecked.append(done)
+        return bool(lost) and any(isinstance(one, ops.Accepted) for one in self.submit(*lost))
 
     def close(self) -> None:
         """Stop this process's work (claims are given back, runs can be resumed) and release everything."""

@@ -218,7 +218,7 @@ class Runner:
             if process is not None:
                 process.close()
             if report:
-                engine.submit(*report)
+                engine.keep_named(report, engine.submit(*report))
         self._finish()
         with self._lock:
             self._slots_left -= 1
@@ -241,7 +241,8 @@ class Runner:
                 )
                 outcomes = self._submit(report, claim)
                 _check(report, outcomes)
-                report.clear()
+                told, report[:] = tuple(report), ()
+                reopened = self._engine.keep_named(told, outcomes)
                 answer = outcomes[-1]
                 if isinstance(answer, ops.Accepted) and answer.assignments:
                     (assignment,) = answer.assignments
@@ -250,6 +251,8 @@ class Runner:
                     continue
             finally:
                 self._give_slot_back()
+            if reopened:
+                continue  # the answer is older: the run may have been done before a task of it was reopened
             if isinstance(answer, ops.Refused):
                 if claim.backup is None or answer.code not in ("fenced", "already_done", "busy"):
                     break
@@ -282,8 +285,10 @@ class Runner:
         if self._host is None or self._host.slots.take(0):
             return True
         if report:
-            _check(report, self._engine.submit(*report))
-            report.clear()
+            outcomes = self._engine.submit(*report)
+            _check(report, outcomes)
+            told, report[:] = tuple(report), ()
+            self._engine.keep_named(told, outcomes)
         return self._host.slots.take(_IDLE_WAIT_S)
 
     def _give_slot_back(self) -> None:

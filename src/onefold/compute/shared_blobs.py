@@ -49,6 +49,19 @@ class Backend(Protocol):
         """Remove a blob; nothing happens when there is none."""
         ...
 
+    def hide(self, name: str, ticket: str, folder: Path) -> None:
+        """Take a blob away, but keep a copy under the ticket (see ``sweeping``): in the place itself, or in a folder of this
+        machine."""
+        ...
+
+    def unhide(self, name: str, ticket: str, folder: Path) -> bool:
+        """Put a hidden blob back; whether there was one."""
+        ...
+
+    def drop(self, name: str, ticket: str, folder: Path) -> None:
+        """Remove the copy of a hidden blob."""
+        ...
+
     def close(self) -> None:
         """Release what belongs to this process."""
         ...
@@ -91,7 +104,7 @@ class CachedBlobs(BlobStore, ABC):
             return self.open_path(name).read_bytes()
         except FileNotFoundError:  # another process has just tidied the cache
             self._download(name)
-            return super().get(name)
+            return self.path(name).read_bytes()
 
     def open_path(self, name: str) -> Path:
         """The path of a local copy, which is fetched if it is not there; raises BlobMissing and BlobsUnavailable."""
@@ -119,17 +132,17 @@ class SharedBlobs(CachedBlobs):
 
     def exists(self, name: str) -> bool:
         """Whether the blob can be had."""
-        return super().exists(name) or self.backend.exists(name)
+        return self.path(name).exists() or self.backend.exists(name)
 
     def missing(self, names: Iterable[str]) -> set[str]:
         """Which of these blobs cannot be had; asks for several at a time."""
-        unknown = [name for name in set(names) if not super(SharedBlobs, self).exists(name)]
+        unknown = [name for name in set(names) if not self.path(name).exists()]
         found = self._transfers().map(self.backend.exists, unknown) if unknown else ()
         return {name for name, there in zip(unknown, found, strict=True) if not there}
 
     def prefetch(self, names: Iterable[str]) -> None:
         """Bring blobs here that will be read soon, several at a time. Those that cannot be had raise when they are read."""
-        wanted = [name for name in set(names) if not super(SharedBlobs, self).exists(name)]
+        wanted = [name for name in set(names) if not self.path(name).exists()]
 
         def fetch(name: str) -> None:
             with contextlib.suppress(BlobMissing, BlobsUnavailable):
@@ -138,10 +151,38 @@ class SharedBlobs(CachedBlobs):
         if len(wanted) > 1:  # a single one is fetched when it is read
             list(self._transfers().map(fetch, wanted))
 
+    def keeps(self, name: str) -> bool:
+        """Whether the blob is there for everybody, after storing it again if only this machine has it."""
+        if self.backend.exists(name):
+            return True
+        path = self.path(name)
+        if not path.exists():
+            return False
+        self.backend.put(name, path)
+        return True
+
     def delete(self, name: str) -> None:
-        """Remove a blob that no record names any more, here and for everybody."""
+        """Remove a blob that no other process stores or reads, here and for everybody."""
         super().delete(name)
         self.backend.delete(name)
+
+    def hide(self, name: str) -> str:
+        """Take a blob away for everybody, but keep a copy. Caches stay: no writer looks into another machine's."""
+        ticket = os.urandom(8).hex()
+        folder = self.directory / "hidden"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backend.hide(name, ticket, folder)
+        return ticket
+
+    def unhide(self, name: str, ticket: str | None = None) -> bool:
+        """Put a hidden blob back. Without a ticket: the backend does that when it is asked for the blob."""
+        if ticket is None:
+            return self.backend.exists(name)
+        return self.backend.unhide(name, ticket, self.directory / "hidden")
+
+    def drop(self, name: str, ticket: str) -> None:
+        """Remove the copy of a hidden blob."""
+        self.backend.drop(name, ticket, self.directory / "hidden")
 
     def close(self) -> None:
         """Release what belongs to this process."""
@@ -182,7 +223,7 @@ class SharedBlobs(CachedBlobs):
             mine = self._fetching.setdefault(name, threading.Lock())
         try:
             with mine:  # several slots of a process may want the same blob
-                if not super().exists(name):
+                if not self.path(name).exists():
                     self._fetch(name)
         finally:
             with self._lock:

@@ -15,7 +15,7 @@ import msgspec
 
 from onefold import config
 from onefold.compute import explanation, identity
-from onefold.compute.blobs import BlobMissing, BlobStore
+from onefold.compute.blobs import BlobMissing
 from onefold.compute.jobs import state
 from onefold.compute.jobs.ops import StageSpec, Submit
 from onefold.compute.plan import Job, WriteParquet
@@ -29,6 +29,7 @@ from onefold.compute.stages import (
     TaskInput,
     Unit,
 )
+from onefold.compute.sweeping import Blobs
 from onefold.errors import TooLarge
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def prepare(
     job: Job,
     *,
     space: Space,
-    blobs: BlobStore,
+    blobs: Blobs,
     run: str,
     seed: int,
     target_splits: int | None,
@@ -196,7 +197,7 @@ def prepare(
     return submit, stored
 
 
-def _previous(space: Space, blobs: BlobStore, job: Job, version: str | None, digest: str) -> _Previous:
+def _previous(space: Space, blobs: Blobs, job: Job, version: str | None, digest: str) -> _Previous:
     with space.view() as view:
         table = state.read_table(view, job.table)
         if table is None or table.head is None:

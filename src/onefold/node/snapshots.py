@@ -165,6 +165,7 @@ class Snapshots:
         with self._tracing.span("store_snapshot", shard=shard, offset=made.offset):
             stored = self._vault.store(made.path)
             self._say(now, shard, made, stored.blob, stored.bytes)
+            self._vault.keep(stored, made.path)
         _remove(made)
         self.counts.stored += 1
         self.counts.stored_bytes += stored.bytes

@@ -8,11 +8,12 @@ that is not in the archive.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onefold import config
+from onefold.compute import sweeping
 from onefold.env import Env
 from onefold.fold.nodes import state
 from onefold.fold.nodes.ops import Accepted, Archived, Swept
@@ -87,12 +88,15 @@ class Trimming:
                 with self._tracing.span("archive", shard=shard, start=start, stop=stop):
                     write_archive(path, _range(replica.log, start, stop))
                     stored = vault.store(path)
+                    op = Archived(
+                        self._name, now.membership.epoch, shard, start, stop, stored.blob, stored.bytes
+                    )
+                    if not isinstance(now.membership.say(op), Accepted):
+                        return
+                    vault.keep(stored, path)
             finally:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
-            op = Archived(self._name, now.membership.epoch, shard, start, stop, stored.blob, stored.bytes)
-            if not isinstance(now.membership.say(op), Accepted):
-                return
             self.counts.archived += 1
             self.counts.archived_bytes += stored.bytes
             self._log.info("archived", shard=shard, start=start, stop=stop, bytes=stored.bytes)
@@ -128,11 +132,16 @@ class Trimming:
             blobs = state.garbage(view, config.SWEPT_BLOBS_MAX)
         if not blobs:
             return
-        outcome = now.membership.say(Swept(self._name, now.membership.epoch, tuple(blobs)))
-        if isinstance(outcome, Accepted):
-            for blob in outcome.blobs:
-                vault.delete(blob)
-                self.counts.swept += 1
+
+        def swept(names: Sequence[str]) -> tuple[str, ...]:
+            outcome = now.membership.say(Swept(self._name, now.membership.epoch, tuple(names)))
+            return outcome.blobs if isinstance(outcome, Accepted) else ()
+
+        def named(names: Iterable[str]) -> frozenset[str]:
+            with now.view() as view:
+                return state.named(view, names)
+
+        self.counts.swept += sweeping.sweep(vault, blobs, swept, named)
 
 
 def _range(log: Log, start: int, stop: int) -> Iterator[Entry]:

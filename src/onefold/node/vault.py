@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from onefold.compute.blob_backends import JETSTREAM, check_place, open_backend
-from onefold.compute.blobs import file_blob_name
-from onefold.errors import InvalidArgument, LogCorrupt
+from onefold.compute.blobs import blob_name, file_blob_name
+from onefold.errors import InvalidArgument, LogCorrupt, Unavailable
 
 if TYPE_CHECKING:
     from onefold.compute.shared_blobs import Backend
@@ -38,8 +39,13 @@ class Vault:
         self._numbers = itertools.count()
         scratch.mkdir(parents=True, exist_ok=True)
         for left in scratch.iterdir():  # of a process that ended on the way
-            with contextlib.suppress(OSError):
-                left.unlink()
+            with contextlib.suppress(OSError, Unavailable):
+                name, dot, ticket = left.name.partition(".")
+                if dot and len(name) == len(
+                    blob_name(b"")
+                ):  # hidden to be swept: put back, since it may have been named again
+                    self.unhide(name, ticket)
+                left.unlink(missing_ok=True)
 
     @property
     def place(self) -> str:
@@ -68,9 +74,26 @@ class Vault:
         """Whether it is there."""
         return self._backend.exists(blob)
 
-    def delete(self, blob: str) -> None:
-        """Remove it there."""
-        self._backend.delete(blob)
+    def keep(self, stored: Stored, path: Path) -> None:
+        """After the record that names it: store the file again if it was swept before that (see ``compute.sweeping``)."""
+        if not self._backend.exists(stored.blob):
+            self._backend.put(stored.blob, path)
+
+    def hide(self, name: str) -> str:
+        """Take a blob away, but keep a copy, whose ticket is returned."""
+        ticket = os.urandom(8).hex()
+        self._backend.hide(name, ticket, self.scratch)
+        return ticket
+
+    def unhide(self, name: str, ticket: str | None = None) -> bool:
+        """Put a hidden blob back; whether there was one."""
+        if ticket is None:
+            return self._backend.exists(name)
+        return self._backend.unhide(name, ticket, self.scratch)
+
+    def drop(self, name: str, ticket: str) -> None:
+        """Remove the copy of a hidden blob."""
+        self._backend.drop(name, ticket, self.scratch)
 
     def close(self) -> None:
         """Give up what is being tried again."""

@@ -154,8 +154,8 @@ class Resume(msgspec.Struct, frozen=True, array_like=True, tag=True):
 class Swept(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Take blobs off the garbage list, to delete them.
 
-    ``Accepted.blobs`` says which of them nothing names now: only those may be deleted, and only after this
-    answer (one that was named again in the meantime is not among them).
+    ``Accepted.blobs`` says which of them nothing names now: only those may be deleted. They are hidden before this is appended,
+    and what is not among them is put back (see ``compute.sweeping``).
     """
 
     blobs: tuple[str, ...]

@@ -7,7 +7,7 @@ before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, cast
 
 import msgspec
@@ -333,10 +333,15 @@ def members(view: StoreView) -> dict[str, MemberRow]:
     return found
 
 
+def named(view: StoreView, blobs: Iterable[str]) -> frozenset[str]:
+    """Those of the blobs that results or runs name."""
+    return frozenset(blob for blob in blobs if view.get(rows.BLOB, blob.encode()) is not None)
+
+
 def garbage(view: StoreView, before: int | None = None) -> dict[str, int]:
     """Blobs that nothing names -> the offset since which that is so (only those below offset ``before``).
 
-    Append ``Swept`` with them and then delete the ones that its answer lists.
+    ``compute.sweeping`` says how they are removed.
     """
     found = {key.decode(): decode(data, int) for key, data in view.scan(rows.GARBAGE)}
     return found if before is None else {blob: at for blob, at in found.items() if at < before}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from onefold import config
@@ -141,3 +141,11 @@ def trim_floor(view: StoreView, shard: int, *, archived: bool) -> int:
 def garbage(view: StoreView, limit: int) -> list[str]:
     """Blobs that nothing names any more."""
     return [key.decode() for key, _ in view.scan(rows.GARBAGE, limit=limit)]
+
+
+def named(view: StoreView, blobs: Iterable[str]) -> frozenset[str]:
+    """Those of the blobs that snapshots or archives name."""
+    found = {decode(data, HashState).blob for _, data in view.scan(rows.HASH)}
+    found |= {decode(data, AgreedState).blob for _, data in view.scan(rows.AGREED)}
+    found |= {decode(data, ArchiveState).blob for _, data in view.scan(rows.ARCHIVE)}
+    return frozenset(found.intersection(blobs))
