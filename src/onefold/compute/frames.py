@@ -1,14 +1,16 @@
 """Frames out of Python values, and frames of several chunks as one.
 
-A column has one type: what Polars infers over the whole chunk, and over several chunks the supertype of
-theirs. Numbers meet in a wider number and null meets anything; text and numbers do not silently meet as text.
+A column has one type: what Polars infers over the whole chunk, and over several chunks their common type (see
+``onefold.compute.common_types``). Which values make a chunk changes no type and no error.
 """
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from onefold.compute.common_types import common_schema, fitted
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -62,9 +64,13 @@ def _series(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
 
     wanted = f"of the type {dtype} that schema= gives it" if dtype is not None else "of one type"
     try:
-        series = pl.Series(
-            name, values, dtype=_type_of(name, values) if dtype is None else dtype, strict=True
-        )
+        kind = _type_of(name, values) if dtype is None else dtype
+        try:
+            series = pl.Series(name, values, dtype=kind, strict=True)
+        except (TypeError, OverflowError, pl.exceptions.PolarsError):
+            if kind is not None or set(map(type, values)) - {int, type(None)}:
+                raise
+            series = pl.Series(name, values, dtype=_whole_type(values), strict=True)
     except InvalidValue:
         raise
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
@@ -90,6 +96,8 @@ def _type_of(name: str, values: Sequence[Any]) -> Any:
 
     kinds = set(map(type, values))
     kinds.discard(type(None))
+    if kinds & {datetime.datetime, datetime.date}:
+        _check_times(name, values, kinds)
     if kinds == {int, float}:
         return pl.Float64
     if kinds and kinds <= {list, tuple}:
@@ -112,14 +120,39 @@ def _type_of(name: str, values: Sequence[Any]) -> Any:
     return None
 
 
+def _whole_type(values: Sequence[Any]) -> Any:
+    """The type of whole numbers of which some need more than Int64; Polars' own depends on their order."""
+    import polars as pl
+
+    held = [value for value in values if value is not None]
+    return pl.UInt64 if min(held) >= 0 and max(held) < 2**64 else pl.Int128
+
+
+def _check_times(name: str, values: Sequence[Any], kinds: set[type]) -> None:
+    """Polars would read times of another zone, or without one, as times of the first value's zone."""
+    found = {f"{kind.__name__}" for kind in kinds if kind is not datetime.datetime}
+    zones = {value.tzinfo for value in values if isinstance(value, datetime.datetime)}
+    found |= {_zone(zone) for zone in zones}
+    if len(found) > 1:
+        raise InvalidValue(
+            f"column {name!r} mixes {', '.join(sorted(found))}, which no one column type can hold; "
+            f"convert them in the function"
+        )
+
+
+def _zone(zone: datetime.tzinfo | None) -> str:
+    """The zone of the column that Polars makes of such times: those of a fixed offset become UTC."""
+    if zone is None:
+        return "datetime without a zone"
+    return f"datetime in {'UTC' if isinstance(zone, datetime.timezone) else zone}"
+
+
 def _inner_type(name: str, values: Sequence[Any]) -> Any:
     return _series(name, values, None).dtype
 
 
 def concat(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """The rows of all frames in order: the union of their columns, each of the supertype. Raises
-    InvalidValue.
-    """
+    """The rows of all frames in order: the union of their columns, each of the common type. Raises InvalidValue."""
     import polars as pl
 
     held = [frame for frame in frames if frame.width]
@@ -130,13 +163,8 @@ def concat(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
     first = held[0].schema
     if all(frame.schema == first for frame in held[1:]):
         return pl.concat(held, how="vertical", rechunk=False)
-    check_types_meet([frame.schema for frame in held])
-    try:
-        return pl.concat(held, how="diagonal_relaxed", rechunk=False)
-    except pl.exceptions.PolarsError as error:
-        raise InvalidValue(
-            f"the chunks of a result differ in their column types: {_first_line(error)}"
-        ) from error
+    schema = common_schema([frame.schema for frame in held])
+    return pl.concat([fitted(frame, schema) for frame in held], how="vertical", rechunk=False)
 
 
 def exact_values(series: pl.Series) -> list[Any]:
@@ -162,33 +190,6 @@ def _exact_type(dtype: Any) -> Any:
         or (isinstance(dtype, pl.Duration) and dtype.time_unit == "ns")
     )
     return pl.Int64() if inexact else dtype
-
-
-def check_types_meet(schemas: Iterable[dict[str, Any]]) -> None:
-    """Raise InvalidValue when a column would have to become text (or nothing) to hold all its chunks."""
-    import polars as pl
-
-    seen: dict[str, Any] = {}
-    for schema in schemas:
-        for name, dtype in schema.items():
-            before = seen.get(name)
-            if before is None or before in (pl.Null, dtype):
-                seen[name] = dtype
-            elif dtype != pl.Null and not _meet(before, dtype):
-                raise InvalidValue(
-                    f"column {name!r} is {before} in one part of the result and {dtype} in another; "
-                    f"convert it, or give schema= to the function that makes it"
-                )
-
-
-def _meet(left: Any, right: Any) -> bool:
-    return (
-        left.base_type() == right.base_type()
-        or (left.is_numeric() and right.is_numeric())
-        or (left.is_temporal() and right.is_temporal())
-        or (left.is_nested() and right.is_nested())
-        or {str(left.base_type()), str(right.base_type())} <= {"String", "Categorical", "Enum"}
-    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -193,7 +193,12 @@ class _Run:
         if isinstance(output, PartialOutput):
             from onefold.compute import aggregates
 
-            stored = outputs.store_frame(aggregates.partial(rows, output.keys, output.aggs), self.blobs)
+            partial = aggregates.partial(rows, output.keys, output.aggs)
+            if has_python(
+                self.spec.stage
+            ):  # another branch's types are told by values, which have to meet these
+                partial = aggregates.with_row_types(partial, rows.collect_schema())
+            stored = outputs.store_frame(partial, self.blobs)
         else:
             collector = outputs.collector(output, self.blobs, None, 0)
             collector.add(rows.collect(engine="streaming"), None)
@@ -233,7 +238,8 @@ class _Run:
             self.branch.steps, self.small, output.map if isinstance(output, MapOutput) else None
         )
         first_row = self.rows[0] << _RANGE_ORDER_SHIFT if self.rows is not None else 0
-        collector = outputs.collector(output, self.blobs, self.spec.input.partition, first_row)
+        typed = has_python(self.spec.stage)
+        collector = outputs.collector(output, self.blobs, self.spec.input.partition, first_row, typed)
         if isinstance(self.branch.leaf, ReduceLeaf):
             self._reduced(pipeline, collector)
         else:

@@ -89,9 +89,16 @@ class PartialCollector:
     """Aggregates rows as they come: memory is bounded by the groups and a bounded number of waiting rows."""
 
     def __init__(
-        self, output: PartialOutput, blobs: BlobStore, partition: int | None, first_row: int
+        self,
+        output: PartialOutput,
+        blobs: BlobStore,
+        partition: int | None,
+        first_row: int,
+        typed: bool = False,
     ) -> None:
+        """``typed``: the partial says of what types its rows were, since only values told them."""
         self._output = output
+        self._typed = typed
         self._blobs = blobs
         self._partition = partition
         self._ordered = needs_order(output)
@@ -129,7 +136,8 @@ class PartialCollector:
         self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
         if not frame.width:
             return
-        self.merge(aggregates.partial(frame.lazy(), self._output.keys, self._output.aggs))
+        partial = aggregates.partial(frame.lazy(), self._output.keys, self._output.aggs)
+        self.merge(aggregates.with_row_types(partial, frame.schema) if self._typed else partial)
 
     def merge(self, partial: pl.DataFrame) -> None:
         """Take in the partial of rows that come after all so far."""
@@ -175,11 +183,13 @@ def load_frame(result: Result, blobs: BlobStore) -> pl.DataFrame | None:
     return aggregates.decode(result.inline) if result.inline is not None else None
 
 
-def collector(output: Output, blobs: BlobStore, partition: int | None, first_row: int) -> Collector:
-    """The collector for an output."""
+def collector(
+    output: Output, blobs: BlobStore, partition: int | None, first_row: int, typed: bool = False
+) -> Collector:
+    """The collector for an output. ``typed``: see ``PartialCollector``."""
     match output:
         case PartialOutput():
-            return PartialCollector(output, blobs, partition, first_row)
+            return PartialCollector(output, blobs, partition, first_row, typed)
         case RowsOutput() | ShuffleOutput():
             return RowsCollector(output, blobs)
         case MapOutput():

@@ -1,6 +1,6 @@
 """Mergeable aggregates over Polars frames: partial, merge, final."""
 
-from onefold.compute.aggregates.align import merge_pair
+from onefold.compute.aggregates.align import merge_pair, row_types, with_row_types
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
 from onefold.compute.aggregates.dense import adds_up, merge_all
 from onefold.compute.aggregates.distinct import DISTINCT_ERROR, distinct_bounds
@@ -36,5 +36,7 @@ __all__ = [
     "quantile_states",
     "quantile_value",
     "result_schema",
+    "row_types",
     "totals",
+    "with_row_types",
 ]

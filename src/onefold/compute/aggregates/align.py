@@ -7,14 +7,15 @@ a group's state is ``combine(left, right)``, so the result does not depend on it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from onefold.compute.aggregates.base import Aggregate, State
+from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate, State
+from onefold.compute.common_types import common_schema, fitted
 from onefold.compute.lazy import LazyModule
-from onefold.errors import InvalidPlan
+from onefold.errors import InvalidPlan, InvalidValue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,8 @@ else:
     np = LazyModule("numpy")
 
 _ROW = "__onefold_row"
+ROW_TYPES = "__onefold_row_types"
+"""A column of nulls whose type tells those of the rows: ``list[struct{column: type}]``."""
 LEFT_UNSORTED_ROWS = 20_000
 """Partials of this height or more are left as the engine gives them (a sort costs a task a tenth of its time, and readers
 that merge all at once do not need it); whoever does need them in key order sorts them then."""
@@ -33,11 +36,15 @@ def merge_pair(
 ) -> pl.DataFrame:
     """The partial of both frames' rows, sorted by the keys. ``a`` is the lower side of the merge tree.
 
-    Frames whose dtypes differ (a column that was all null in one split) are brought to common supertypes. Raises
-    InvalidPlan if there is none.
+    Frames whose types differ (a function gave nulls only in one split, or whole numbers in one and floats in the other)
+    are brought to their common types, which are those that all rows would have had together. Raises InvalidValue if
+    there is none.
     """
     if a.schema != b.schema:
-        a, b = _conformed(a, b, keys)
+        a, b = _conformed(a, b, keys, aggs)
+    if ROW_TYPES in a.columns:
+        types = row_types(a.schema)
+        return with_row_types(merge_pair(a.drop(ROW_TYPES), b.drop(ROW_TYPES), keys, aggs), types)
     if not keys:
         return _combined(a, b, keys, aggs)
     a, b = in_key_order(a, keys), in_key_order(b, keys)
@@ -130,20 +137,74 @@ def _same_as_next(keys: pl.DataFrame) -> NDArray[Any]:
     return keys.select(equal).to_series().head(-1).to_numpy()
 
 
-def _conformed(a: pl.DataFrame, b: pl.DataFrame, keys: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Both frames with the same columns and common supertypes, each sorted again if a key's dtype changed."""
+# -- types ---------------------------------------------------------------------------------------------------
+
+
+def with_row_types(partial: pl.DataFrame, rows: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """The partial with the types of the rows that it was made of, as the type of a column without values.
+
+    For rows whose types are found from values: a count, say, does not tell what it has counted.
+    """
+    types = {name: dtype for name, dtype in rows.items() if name != ORDER_COLUMN}
+    column = pl.Series(ROW_TYPES, [None], dtype=pl.List(pl.Struct(types)))
+    return partial.with_columns(column.new_from_index(0, partial.height))
+
+
+def row_types(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The types of the rows that a partial of this schema was made of; empty when it does not say."""
+    held = schema.get(ROW_TYPES)
+    if not isinstance(held, pl.List) or not isinstance(held.inner, pl.Struct):
+        return {}
+    return {field.name: field.dtype for field in held.inner.fields}
+
+
+def _conformed(
+    a: pl.DataFrame, b: pl.DataFrame, keys: Sequence[str], aggs: Sequence[tuple[str, Aggregate]]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Both frames with the same columns and their common types, with each group once still and in key order.
+
+    Raises InvalidValue where the rows of the two could not have been in one frame, InvalidPlan for partials that say
+    nothing of their rows and differ.
+    """
+    types = common_schema([row_types(a.schema), row_types(b.schema)])
+    a, b = (frame.drop(ROW_TYPES, strict=False) for frame in (a, b))
     try:
-        top = pl.concat([a.clear(), b.clear()], how="diagonal_relaxed").schema
-        return _cast(a, top, keys), _cast(b, top, keys)
-    except pl.exceptions.PolarsError as error:
+        top = common_schema([_marked(a, b.schema), _marked(b, a.schema)])
+    except InvalidValue as error:
         raise InvalidPlan(f"the partial results of two splits do not fit together: {error}") from error
+    a, b = (_cast(frame, top, keys, aggs) for frame in (a, b))
+    return (with_row_types(a, types), with_row_types(b, types)) if types else (a, b)
 
 
-def _cast(frame: pl.DataFrame, schema: pl.Schema, keys: Sequence[str]) -> pl.DataFrame:
-    columns = [
-        pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype=dtype).alias(name)
-        for name, dtype in schema.items()
-    ]
+def _marked(frame: pl.DataFrame, other: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+    """The frame's schema, with the markers that only the other has: of what the sum itself tells of its input."""
+    schema = dict(frame.schema)
+    for name in other:
+        stem, colon, suffix = name.rpartition(":")
+        if name not in schema and colon and suffix == "t" and f"{stem}:s" in schema:
+            schema[name] = schema[f"{stem}:s"]
+    return schema
+
+
+def _cast(
+    frame: pl.DataFrame,
+    schema: Mapping[str, pl.DataType],
+    keys: Sequence[str],
+    aggs: Sequence[tuple[str, Aggregate]],
+) -> pl.DataFrame:
     changed = any(frame.schema[key] != schema[key] for key in keys)
-    frame = frame.select(columns)
-    return frame.sort(keys) if changed else frame
+    frame = fitted(frame, schema)
+    if not changed:
+        return frame
+    return _each_group_once(frame.sort(keys), keys, aggs)
+
+
+def _each_group_once(
+    frame: pl.DataFrame, keys: Sequence[str], aggs: Sequence[tuple[str, Aggregate]]
+) -> pl.DataFrame:
+    """Whole numbers that no float tells apart are one group of floats."""
+    once = frame.select(pl.struct(keys).is_first_distinct()).to_series()
+    if once.all():
+        return frame
+    rest = _each_group_once(frame.filter(~once), keys, aggs)
+    return merge_pair(frame.filter(once), rest, keys, aggs)

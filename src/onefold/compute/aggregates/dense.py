@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from onefold.compute.aggregates.align import ROW_TYPES
 from onefold.compute.aggregates.base import Aggregate
 from onefold.compute.aggregates.simple import Count, Mean, Sum
 from onefold.compute.lazy import LazyModule
@@ -45,6 +46,7 @@ def merge_all(
         return None
     if not adds_up(aggs):
         return None
+    frames = [frame.drop(ROW_TYPES, strict=False) for frame in frames]  # which are those of all
     states = [column for column in frames[0].columns if column not in keys]
     if any(
         frame.schema[state] not in _ADDABLE or frame[state].null_count()

@@ -14,6 +14,7 @@ from onefold.errors import InvalidPlan
 
 ds = LazyModule("datasketches")
 
+_WHOLE_LIMIT = 2**63
 LOG2_BUCKETS = 12
 """4096 buckets: a relative standard error of 1.6 %, exact up to some 380 values, at most 2 KB a group."""
 DISTINCT_ERROR = 2 * 1.04 / 2 ** (LOG2_BUCKETS / 2)
@@ -36,7 +37,7 @@ class ApproxNUnique(ColumnAggregate):
         nulls = rows.filter(pl.col("v").is_null())["g"]
         with_null = scattered(nulls, pl.repeat(True, len(nulls), eager=True), count).fill_null(False)
         runs = rows.drop_nulls("v").group_by("g", maintain_order=True).agg(pl.len())
-        values: list[Any] = rows.drop_nulls("v")["v"].to_list()
+        values: list[Any] = by_value(rows.drop_nulls("v")["v"])
         states, start = [], 0
         for length in runs["len"].to_list():
             sketch = self._empty()
@@ -75,16 +76,36 @@ class ApproxNUnique(ColumnAggregate):
         return ds.hll_sketch(self.log2_buckets, ds.tgt_hll_type.HLL_4)
 
 
-def hashable(values: pl.Series) -> pl.Series:
-    """Values as the integers, floats or texts that a sketch hashes: equal values give equal ones in every
-    split.
+def by_value(values: pl.Series) -> list[Any]:
+    """What a sketch hashes of these values, none of them null: numbers by their value, whatever the type of the column.
+
+    A column may be of whole numbers in one split and of floats in another, and 9 and 9.0 are one value.
     """
+    dtype = values.dtype
+    items = values.to_list()
+    if dtype.is_float():
+        items = [int(item) if item.is_integer() else item for item in items]
+    if not dtype.is_float() and dtype not in (pl.UInt64, pl.Int128, pl.UInt128):
+        return items
+    # A sketch takes whole numbers of 64 bits, with a sign.
+    return [
+        item if isinstance(item, float) or -_WHOLE_LIMIT <= item < _WHOLE_LIMIT else f"={item}"
+        for item in items
+    ]
+
+
+def hashable(values: pl.Series) -> pl.Series:
+    """Values as numbers or texts that ``by_value`` takes: equal values give equal ones in every split."""
     dtype = values.dtype
     if dtype.is_temporal() or dtype == pl.Boolean:
         return values.cast(pl.Int64) if dtype == pl.Boolean else values.to_physical().cast(pl.Int64)
-    if dtype == pl.UInt64:
-        return values.reinterpret(signed=True)
-    if dtype in (pl.Int128, pl.UInt128, pl.String, pl.Null) or dtype.is_decimal():
+    if dtype in (pl.UInt64, pl.Int128, pl.UInt128):
+        return values
+    if dtype.is_decimal():
+        texts = values.cast(pl.String)  # 1.50 of one scale is 1.5 of another
+        whole = texts.str.strip_chars_end("0").str.strip_chars_end(".")
+        return _texts(whole.zip_with(texts.str.contains(".", literal=True), texts))
+    if dtype in (pl.String, pl.Null):
         return _texts(values.cast(pl.String))
     if isinstance(dtype, pl.Categorical | pl.Enum):
         return _texts(values.cast(pl.String))

@@ -17,8 +17,7 @@ class First(ColumnAggregate):
 
     Without ``by`` rows are ordered by file, start of their unit, and row. With ``by`` rows where it is null do
     not count, NaN is the largest, and of rows with equal ``by`` the smallest non-null value is first (the largest
-    is last), so that the result does not depend on how the input is split. (Values that cannot be compared, such
-    as lists: the lower split's.)
+    is last), so that the result does not depend on how the input is split. Lists and structs are in Polars' order.
     """
 
     kind: ClassVar[str] = "first"
@@ -41,8 +40,7 @@ class First(ColumnAggregate):
         if self.by is None:
             return self._collect_by_row(groups, values, order, count)
         rows = pl.DataFrame([groups.alias("g"), values.alias("v"), order.alias("b")]).drop_nulls("b")
-        ranked = ["b"] if values.dtype.is_nested() else ["b", "v"]
-        best = rows.sort(ranked, descending=self.last, nulls_last=True, maintain_order=True)
+        best = rows.sort(["b", "v"], descending=self.last, nulls_last=True, maintain_order=True)
         best = best.unique("g", keep="first", maintain_order=True)
         return {name: scattered(best["g"], best[name], count) for name in ("v", "b")}
 
@@ -67,15 +65,19 @@ class First(ColumnAggregate):
 
     def combine(self, left: State, right: State) -> State:
         ranked: list[str] = [name for name in ("b", "p", "s", "r") if name in left]
-        if self.by is not None and not left["v"].dtype.is_nested():
+        if self.by is not None:
             ranked.append("v")
         names = list(left)
+        ranks = {name: _comparable(left[name], right[name]) for name in ranked}
         frame = pl.DataFrame(
-            [left[n].alias(f"l{n}") for n in names] + [right[n].alias(f"r{n}") for n in names]
+            [left[n].alias(f"l{n}") for n in names]
+            + [right[n].alias(f"r{n}") for n in names]
+            + [ranks[n][0].alias(f"lrank {n}") for n in ranked]
+            + [ranks[n][1].alias(f"rrank {n}") for n in ranked]
         )
         better, same = pl.lit(False), pl.lit(True)
         for name in ranked:
-            mine, other = pl.col(f"l{name}"), pl.col(f"r{name}")
+            mine, other = pl.col(f"lrank {name}"), pl.col(f"rrank {name}")
             ahead = other > mine if self.last else other < mine
             ahead = pl.when(mine.is_null()).then(other.is_not_null()).otherwise(ahead.fill_null(False))
             better, same = better | (same & ahead), same & mine.eq_missing(other)
@@ -90,6 +92,18 @@ class First(ColumnAggregate):
 
     def reference(self, inputs: Sequence[str]) -> pl.Expr:
         return pl.col(inputs[0]).first()
+
+
+def _comparable(left: pl.Series, right: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """The values of both sides, as they are or as numbers in the same order: only sorting orders lists and structs."""
+    if not left.dtype.is_nested():
+        return left, right
+    values = pl.concat([left, right]).alias("v")
+    ordered = values.to_frame().with_row_index("at").sort("v", maintain_order=True)
+    changed = pl.col("v").ne_missing(pl.col("v").shift()).fill_null(True)
+    ranks = ordered.select("at", "v", rank=changed.cast(pl.UInt32).cum_sum()).sort("at")
+    found = ranks.select(pl.when(pl.col("v").is_not_null()).then("rank")).to_series()
+    return found.head(len(left)), found.slice(len(left))
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,6 +79,8 @@ class ApproxQuantile(ColumnAggregate):
 
     def finish(self, state: State) -> pl.Series:
         counts = state["n"].to_numpy().astype(np.int64)
+        if state["v"].dtype == pl.List(pl.Null):
+            return pl.repeat(None, len(counts), dtype=pl.Float64, eager=True)
         single = pl.DataFrame([state["v"].alias("v"), state["l"].alias("l")]).with_row_index("g")
         single = single.filter(pl.col("l").is_null() & (pl.col("v").list.len() > 0))
         values = single.select("g", "v").explode("v").sort("g", "v")
@@ -135,9 +137,9 @@ def _measurable(values: pl.Series) -> pl.Series:
     dtype = values.dtype
     if dtype == pl.Date:
         return values.cast(pl.Datetime("us"))
-    if dtype.is_temporal() or dtype.is_float():
-        return values
-    if dtype.is_integer() or dtype.is_decimal() or dtype == pl.Null:
+    if dtype.is_temporal() or dtype.is_float() or dtype == pl.Null:
+        return values  # a split without values says nothing of the type: others' may be dates
+    if dtype.is_integer() or dtype.is_decimal():
         return values.cast(pl.Float64)
     raise InvalidPlan(f"agg.approx_quantile takes numbers, dates and times, not {dtype}")
 

@@ -15,6 +15,7 @@ from typing import Final
 
 import polars as pl
 
+from onefold.compute.frames import concat
 from onefold.errors import InvalidArgument
 
 STATE: Final = (
@@ -69,7 +70,7 @@ def of_splits(frames: Sequence[pl.DataFrame], keys: Sequence[str], *, s: str = "
     needed = [*keys, *(name for name in (s, c) if name in frames[0].columns)]
     sums = []
     for batch in _batches(frames):
-        totals = pl.concat([frame.select(needed) for frame in batch], how="vertical_relaxed")
+        totals = concat(frame.select(needed) for frame in batch)
         sums.append(_summed([_powers(totals, keys, s, c)], keys))
     while len(sums) > 1:
         sums = [_summed(batch, keys) for batch in _batches(sums)]
@@ -121,7 +122,7 @@ def _summed(frames: Sequence[pl.DataFrame], keys: Sequence[str]) -> pl.DataFrame
     """Add up rows of the same group. Order of rows in equals order of frames, so equal input gives equal
     bits.
     """
-    rows = pl.concat(frames, how="vertical")
+    rows = concat(frames)
     if not keys:
         return rows.select(pl.col(PREFIX + name).sum() for name in STATE)
     return rows.group_by(*keys, maintain_order=True).agg(pl.col(PREFIX + name).sum() for name in STATE)

@@ -1,0 +1,108 @@
+"""The one type that values of two types have together, if there is one: the same for one chunk, two chunks and two tasks.
+
+Null meets anything, whole numbers meet in a wider one that holds both, whole numbers and floats in a float, decimals in the
+larger scale; lists and structs meet where what they hold does. Nothing else meets: not text and numbers, not dates and times
+with dates, not times of two zones. Whatever is not exact would depend on how the input is split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from onefold.errors import InvalidValue
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def common_type(left: Any, right: Any) -> Any | None:
+    """The type that holds the values of both; None where there is none. Commutative and associative."""
+    import polars as pl
+
+    if left == right:
+        return left
+    if pl.Null in (left, right):
+        return right if left == pl.Null else left
+    if left.is_decimal() and right.is_decimal():
+        return pl.Decimal(max(left.precision, right.precision, 38), max(left.scale, right.scale))
+    if left.is_decimal() or right.is_decimal():
+        return None
+    if left.is_integer() and right.is_integer():
+        return _whole(left, right)
+    if left.is_numeric() and right.is_numeric():
+        both = left.is_float() and right.is_float()
+        return pl.Float64() if not both or pl.Float64 in (left, right) else pl.Float32()
+    if isinstance(left, pl.List) and isinstance(right, pl.List):
+        inner = common_type(left.inner, right.inner)
+        return None if inner is None else pl.List(inner)
+    if isinstance(left, pl.Array) and isinstance(right, pl.Array) and left.shape == right.shape:
+        inner = common_type(left.inner, right.inner)
+        return None if inner is None else pl.Array(inner, left.size)
+    if isinstance(left, pl.Struct) and isinstance(right, pl.Struct):
+        return _struct(left, right)
+    return None
+
+
+def common_schema(schemas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The columns of all schemas, in order of appearance, with their common types. Raises InvalidValue."""
+    found: dict[str, Any] = {}
+    for schema in schemas:
+        for name, dtype in schema.items():
+            before = found.setdefault(name, dtype)
+            if before == dtype:
+                continue
+            common = common_type(before, dtype)
+            if common is None:
+                raise InvalidValue(
+                    f"column {name!r} is {before} in one part of the result and {dtype} in another; "
+                    f"convert it, or give schema= to the function that makes it"
+                )
+            found[name] = common
+    return found
+
+
+def fitted(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """The frame with exactly these columns, of which it may lack some. Raises InvalidValue for a value that does not fit."""
+    import polars as pl
+
+    if frame.schema == schema:
+        return frame
+    made = [
+        pl.lit(None, dtype=dtype).alias(name)
+        if name not in frame.columns or frame.schema[name] == pl.Null
+        else pl.col(name).cast(dtype)
+        for name, dtype in schema.items()
+    ]
+    try:
+        # Beside a column of the frame, since literals alone would be one row.
+        return frame.with_columns(made).select(list(schema))
+    except pl.exceptions.PolarsError as error:
+        raise InvalidValue(
+            f"the parts of a result cannot be brought to common types: {str(error).strip().splitlines()[0]}"
+        ) from error
+
+
+def _whole(left: Any, right: Any) -> Any | None:
+    import polars as pl
+
+    signed = [pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128]
+    unsigned = [pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.UInt128]
+    for widths in (signed, unsigned):
+        if left in widths and right in widths:
+            return widths[max(widths.index(left), widths.index(right))]()
+    one, other = (left, right) if left in signed else (right, left)
+    width = max(signed.index(one), unsigned.index(other) + 1)
+    return signed[width]() if width < len(signed) else None
+
+
+def _struct(left: Any, right: Any) -> Any | None:
+    import polars as pl
+
+    fields: dict[str, Any] = {field.name: field.dtype for field in left.fields}
+    for field in right.fields:
+        common = common_type(fields.get(field.name, field.dtype), field.dtype)
+        if common is None:
+            return None
+        fields[field.name] = common
+    return pl.Struct(fields)
