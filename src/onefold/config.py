@@ -211,6 +211,10 @@ SESSION_CACHE_ROW_BYTES_MAX: Final = 64 * 1024
 """Larger items are not kept in the cache of session reads."""
 SESSION_CACHE_CHANGES_MAX: Final = 256
 """After more changes of a map than this, all of its cached items are dropped."""
+CANCEL_WAIT_S: Final = 5.0
+"""How long a cancelled task waits for the end of what it had begun, so that nothing is left behind when it ends."""
+CANCEL_LOOK_S: Final = 1.0
+"""How often a thread that waits for a task looks whether the task still wants it."""
 WATCH_PAGE_CHANGES: Final = 256
 """A watch reads at most this many changes at a time."""
 WATCH_LOOK_S: Final = 0.25

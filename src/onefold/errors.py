@@ -6,6 +6,8 @@ Each error has ``definite``: ``True`` means that the operation certainly did not
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class OnefoldError(Exception):
     """Base of all errors of Onefold."""
@@ -62,7 +64,21 @@ class InvalidKey(OnefoldError, ValueError):
 
 
 class InvalidValue(OnefoldError, ValueError):
-    """A value that cannot be stored or read: a broken line of a file, a type that has no encoding."""
+    """A value that cannot be stored or read: a broken line of a file, a type that has no encoding.
+
+    About a stored value it says where that is, as far as it applies; else these are None.
+    """
+
+    map: str | None = None
+    """The map ..."""
+    key: Any = None
+    """... and the key."""
+    stream: str | None = None
+    """The stream ..."""
+    partition: int | None = None
+    """... the partition ..."""
+    offset: int | None = None
+    """... and the record's offset."""
 
 
 class InvalidArgument(OnefoldError, ValueError):

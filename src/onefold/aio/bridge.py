@@ -3,6 +3,12 @@
 The core blocks: on the disk, on the group commit of other callers, on records that are still to come. So each call runs in a
 thread: short ones in a pool, waits in a thread of their own (a hundred waiting watchers must not keep a write from its turn),
 a transaction's calls all in one thread, which holds its block. Callers in different tasks share commits like threads do.
+
+A thread cannot be cancelled. What is done about a task that was cancelled while it waited for a call depends on the call:
+
+- ``call``: not begun, it never begins; begun, it runs to its end unobserved. For reads and single writes.
+- ``complete``: it happens in any case, and the cancelled task waits for its end, for a bounded time. For what ends something.
+- ``obtain``: what it gives is the task's, or it is undone. For what begins something.
 """
 
 from __future__ import annotations
@@ -10,11 +16,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from onefold import config
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.state import guard
 
@@ -24,7 +31,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _POOL_THREADS = 32
 _IDLE_THREADS_MAX = 16
-_BATCH = 256
 
 
 class Bridge:
@@ -34,7 +40,7 @@ class Bridge:
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(_POOL_THREADS, "onefold-aio")
         self._idle: list[ThreadPoolExecutor] = []
-        self._closed = False
+        self._closing: Future[None] | None = None
 
     def check(self, client: StateClient | None = None, what: str = "") -> None:
         """Raises InvalidArgument in another event loop than its own, SpaceError when closed, TransactionError when ``what`` is a
@@ -47,14 +53,28 @@ class Bridge:
             raise InvalidArgument(
                 "this handle belongs to another event loop. Connect with onefold.aio.connect in the loop where it is used"
             )
-        if self._closed:
+        if self._closing is not None:
             raise SpaceError("this connection is closed. Open it again")
         if client is not None:
             guard.check_plain(client, what)
 
+    # -- short calls
+
     async def call(self, fn: Callable[..., T], *args: Any, **options: Any) -> T:
-        """Run a short call. Cancelled, it still runs to its end: a write may have happened."""
-        return await self._loop.run_in_executor(self._pool, lambda: fn(*args, **options))
+        """Run a short call. Cancelled, it either has not begun and never does, or runs to its end: a write may have happened."""
+        return await asyncio.wrap_future(self.submit(partial(fn, *args, **options)))
+
+    async def complete(self, fn: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Run a short call that happens also when the caller is cancelled; a cancelled caller waits for it (see ``ended``)."""
+        return await ended(self.submit(partial(fn, *args, **options)))
+
+    def submit(self, fn: Callable[[], T]) -> Future[T]:
+        """Run a short call in the pool."""
+        if self._closing is not None:
+            raise SpaceError("this connection is closed. Open it again")
+        return self._pool.submit(fn)
+
+    # -- waits
 
     def wait(self, fn: Callable[[], T]) -> Future[T]:
         """Run a call that may wait for long, in a thread of its own."""
@@ -70,108 +90,89 @@ class Bridge:
         threading.Thread(target=run, name="onefold-aio-wait", daemon=True).start()
         return future
 
+    async def obtain(
+        self,
+        fn: Callable[[], T],
+        undo: Callable[[T], object],
+        give_up: Callable[[], bool] | None = None,
+    ) -> T:
+        """Run a call that gives something to be ended later. It is the caller's when this returns; when the caller is cancelled
+        before, ``undo`` ends it, in a thread, and the caller waits for that (see ``ended``).
+
+        ``give_up``: makes ``fn`` return soon; True when it will have nothing to undo, so that nobody need wait for it.
+        """
+        future = self.wait(fn)
+        try:
+            return await kept(future)
+        except asyncio.CancelledError:
+            if give_up is None or not give_up():
+                await _awhile(_wrapped(self.wait(partial(_undo, future, undo))))
+            raise
+
+    # -- a thread for a transaction
+
     def hold_thread(self) -> ThreadPoolExecutor:
         """One thread, for calls that must come from the same one. Give it back."""
-        return self._idle.pop() if self._idle else ThreadPoolExecutor(1, "onefold-aio-block")
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return ThreadPoolExecutor(1, "onefold-aio-block")
 
     def give_thread(self, thread: ThreadPoolExecutor) -> None:
-        """The thread is free again."""
-        if self._closed or len(self._idle) >= _IDLE_THREADS_MAX:
+        """The thread is free again, once it has done what it was given to do."""
+        thread.submit(_nothing).add_done_callback(lambda _: self._is_free(thread))
+
+    def _is_free(self, thread: ThreadPoolExecutor) -> None:
+        if self._closing is not None or len(self._idle) >= _IDLE_THREADS_MAX:
             thread.shutdown(wait=False)
         else:
             self._idle.append(thread)
 
-    async def run_in(self, thread: ThreadPoolExecutor, fn: Callable[..., T], *args: Any, **options: Any) -> T:
-        """Run a call in that thread, to its end also when the caller is cancelled (the block goes on after it)."""
-        future = self._loop.run_in_executor(thread, lambda: fn(*args, **options))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            with contextlib.suppress(BaseException):
-                await asyncio.wait([future])
-            raise
+    # -- the end
 
     async def close(self, close: Callable[[], None]) -> None:
-        """Close the core, then end the threads."""
-        if not self._closed:
-            self._closed = True
-            await self._loop.run_in_executor(self._pool, close)
-            for thread in self._idle:
-                thread.shutdown(wait=False)
+        """Close the core, and let the threads end. It happens also when the caller is cancelled."""
+        if self._closing is None:
+            self._closing = self._pool.submit(close)
             self._pool.shutdown(wait=False)
+            while self._idle:
+                self._idle.pop().shutdown(wait=False)
+        await ended(self._closing)
 
 
-class Pulled(AsyncIterator[T], Generic[T]):
-    """An iterator of the core as an asynchronous one. A cancelled wait loses nothing: what it was waiting for comes next."""
-
-    def __init__(
-        self,
-        bridge: Bridge,
-        source: Callable[[], Iterator[T]],
-        *,
-        waits: bool = False,
-        close: Callable[[Any], None] | None = None,
-    ) -> None:
-        """``source``: makes the iterator, in a thread. ``waits``: it waits for what is to come, so its items come one by one and
-        not in batches. ``close``: ends the iterator from another thread."""
-        self._bridge = bridge
-        self._source: Callable[[], Iterator[T]] | None = source
-        self._iterator: Iterator[T] | None = None
-        self._waits = waits
-        self._close = close
-        self._pending: Future[list[T]] | None = None
-        self._ready: list[T] = []
-        self._ended = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> T:
-        self._bridge.check()
-        while not self._ready:
-            if self._ended:
-                raise StopAsyncIteration
-            if self._pending is None:
-                self._pending = self._bridge.wait(self._pull) if self._waits else None
-            if self._pending is None:
-                got = await self._bridge.call(self._pull)
-            else:
-                got = await _kept(self._pending)
-                self._pending = None
-            self._ended = not got
-            self._ready = got[::-1]
-        return self._ready.pop()
-
-    def _pull(self) -> list[T]:
-        if self._iterator is None and self._source is not None:
-            self._iterator = iter(self._source())
-            self._source = None
-        return [] if self._iterator is None else list(islice(self._iterator, 1 if self._waits else _BATCH))
-
-    async def __aenter__(self) -> Self:
-        self._bridge.check()
-        if self._source is not None:
-            source, self._source = self._source, None
-            self._iterator = iter(await self._bridge.call(source))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """End it."""
-        self._ended = True
-        self._ready = []
-        if self._close is not None and self._iterator is not None:
-            self._close(self._iterator)
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(_kept(pending), 5)
+async def kept(future: Future[T]) -> T:
+    """Wait for it. It continues when the waiting task is cancelled."""
+    return await asyncio.shield(_wrapped(future))
 
 
-async def _kept(future: Future[T]) -> T:
-    """Wait for it; it goes on when the waiting task is cancelled."""
+async def ended(future: Future[T]) -> T:
+    """Wait for it, also when the waiting task is cancelled: then until its end, ``config.CANCEL_WAIT_S`` at most or until the
+    task is cancelled a second time, and CancelledError is raised. In no case does the call stop."""
+    inner = _wrapped(future)
+    try:
+        return await asyncio.shield(inner)
+    except asyncio.CancelledError:
+        await _awhile(inner)
+        raise
+
+
+async def _awhile(inner: asyncio.Future[Any]) -> None:
+    """Wait for it in a task that was cancelled: not for long, and not when the task is cancelled again."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.wait([inner], timeout=config.CANCEL_WAIT_S)
+
+
+def _wrapped(future: Future[T]) -> asyncio.Future[T]:
     inner = asyncio.wrap_future(future)
     inner.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be nobody's by then
-    return await asyncio.shield(inner)
+    return inner
+
+
+def _undo(future: Future[T], undo: Callable[[T], object]) -> None:
+    """Wait for what nobody wants any more, and end it. What cannot be ended ends by itself, as its lease does."""
+    with contextlib.suppress(Exception):
+        undo(future.result())
+
+
+def _nothing() -> None:
+    pass

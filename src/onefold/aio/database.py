@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Generator
 from datetime import datetime, timedelta
@@ -49,13 +48,11 @@ class AsyncDatabase:
     async def _open(self) -> Self:
         if self._plain is None:
             bridge = Bridge()
-            opening = asyncio.ensure_future(bridge.call(self._connect))
-            try:
-                self._plain = await asyncio.shield(opening)
-            except asyncio.CancelledError:
-                opening.add_done_callback(_close_late)
-                raise
-            self._bridge_made = bridge
+            plain = await bridge.obtain(self._connect, lambda opened: opened.close())
+            if self._plain is None:
+                self._bridge_made, self._plain = bridge, plain
+            else:  # another task was faster
+                await bridge.close(plain.close)
         return self
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -172,8 +169,3 @@ class AsyncDatabase:
         self._bridge.check()
         past = AsyncDatabase(lambda: self.sync.at(when))
         return await past
-
-
-def _close_late(opening: asyncio.Future[Database]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
-from onefold.aio.bridge import Bridge, Pulled
+from onefold.aio.bridge import Bridge
+from onefold.aio.iterators import Fed, Pulled
 from onefold.state.consistency import Consistency
 from onefold.state.items import Change, Item, Version
 from onefold.state.map_writing import Pairs
@@ -165,12 +166,11 @@ class AsyncMap(Generic[T]):
         start: str | None = None,
         initial: bool = False,
         timeout: Duration | None = None,
-    ) -> Pulled[Change[T]]:
+    ) -> Fed[Change[T]]:
         """The changes, for ``async for`` and ``async with``. They begin where the first step or the ``async with`` is."""
         self._bridge.check(self.sync.client, self._what)
-        return Pulled(
+        return Fed(
             self._bridge,
             lambda: self.sync.watch(prefix, start=start, initial=initial, timeout=timeout),
-            waits=True,
-            close=lambda watch: watch.close(),
+            ends=True,
         )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from onefold.aio.bridge import Bridge
 from onefold.durations import seconds
-from onefold.errors import InvalidArgument, OnefoldError, Timeout
+from onefold.errors import InvalidArgument, OnefoldError
+from onefold.state.cancelling import Gate
 from onefold.state.client import StateClient
 from onefold.state.leases import keeper
 from onefold.state.locks import Lock
@@ -20,9 +20,6 @@ from onefold.state.queues import DeadLetter, Queue, QueueCounts
 
 R = TypeVar("R")
 Duration = float | timedelta | str
-# How long a thread may go on waiting after its task was cancelled. Who asks for a lock again stands at the end of its line.
-_SLICE_S = 2.0
-_LOCK_SLICE_S = 30.0
 
 
 class AsyncQueue:
@@ -102,15 +99,15 @@ class AsyncMessage:
 
     async def extend(self, lease: Duration | None = None) -> None:
         """Keep it for another lease from now. Raises Conflict when it was given to somebody else."""
-        await self._bridge.call(self.sync.extend, lease)
+        await self._bridge.complete(self.sync.extend, lease)
 
     async def ack(self) -> None:
         """It is done. The end of the block does this."""
-        await self._bridge.call(self.sync.ack)
+        await self._bridge.complete(self.sync.ack)
 
     async def nack(self, *, error: str = "given back", delay: Duration | None = None) -> None:
         """Give it back."""
-        await self._bridge.call(self.sync.nack, error=error, delay=delay)
+        await self._bridge.complete(self.sync.nack, error=error, delay=delay)
 
 
 class AsyncDelivery:
@@ -126,8 +123,9 @@ class AsyncDelivery:
     async def __aenter__(self) -> AsyncMessage | None:
         if self._message is not None:
             raise InvalidArgument("this delivery is in use; call get() for each message")
-        message = await _in_slices(
-            self._bridge, self._queue.take, self._timeout, lambda message: message.nack(error="cancelled")
+        gate = Gate()
+        message = await self._bridge.obtain(
+            lambda: self._queue.take(self._timeout, gate=gate), _give_back, gate.give_up
         )
         if message is not None:
             self._message = AsyncMessage(self._bridge, message)
@@ -145,14 +143,14 @@ class AsyncDelivery:
         if self._renew:
             keeper(self._queue.client).renewer.remove(message)
         if message.ended:
-            return
+            return  # by msg.ack() or msg.nack() in the block
         if error is None:
-            await asyncio.shield(self._bridge.call(message.ack))
+            await self._bridge.complete(_ack, message)
             return
-        try:
-            await asyncio.shield(self._bridge.call(message.nack, error=f"{type(error).__name__}: {error}"))
-        except OnefoldError:
-            pass  # the block's own error is the one to see; the lease ends by itself
+        with contextlib.suppress(
+            OnefoldError
+        ):  # the block's own error is the one to see; the lease ends by itself
+            await self._bridge.complete(message.nack, error=f"{type(error).__name__}: {error}")
 
 
 class AsyncLock:
@@ -188,57 +186,33 @@ class AsyncLock:
     async def __aenter__(self) -> Self:
         self._bridge.check(self._client, f"lock({self.name!r})")
 
-        def acquire(slice_s: float) -> bool | None:
-            try:
-                self.sync.acquire(slice_s)
-            except Timeout:
-                return None
-            return True
+        gate = Gate()
 
-        undo = lambda _: self.sync.release()  # noqa: E731
-        if await _in_slices(self._bridge, acquire, self._timeout, undo, _LOCK_SLICE_S) is None:
-            raise Timeout(
-                f"the lock {self.name!r} was not free within {self._timeout:g} s. Wait longer (timeout=)",
-                definite=True,
-            )
+        def acquire() -> None:
+            self.sync.acquire(self._timeout, given_up=gate.given_up)
+
+        def give_up() -> bool:
+            gate.give_up()
+            return False  # it stands in the line; what it has to leave is worth a short wait
+
+        await self._bridge.obtain(acquire, lambda _: self.sync.release(), give_up)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            await asyncio.shield(self._bridge.call(self.sync.release))
+            await self._bridge.complete(self.sync.release)
         except OnefoldError:
             if error is None:
                 raise
 
 
-async def _in_slices(
-    bridge: Bridge,
-    take: Callable[[float], R | None],
-    timeout: float | None,
-    undo: Callable[[R], object],
-    slice_s: float = _SLICE_S,
-) -> R | None:
-    """Call ``take(seconds)`` until it gives something or the timeout is over. Cancelled meanwhile, what it still gives is
-    undone."""
-    loop = asyncio.get_running_loop()
-    deadline = None if timeout is None else loop.time() + timeout
-    while True:
-        left = slice_s if deadline is None else max(0.0, min(slice_s, deadline - loop.time()))
-        future: Future[R | None] = bridge.wait(lambda left=left: take(left))  # type: ignore[misc]
-        try:
-            taken = await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            future.add_done_callback(lambda done: _undo(done, undo))
-            raise
-        if taken is not None or (deadline is not None and loop.time() >= deadline):
-            return taken
+def _give_back(message: Message | None) -> None:
+    if message is not None:
+        message.give_back()
 
 
-def _undo(done: Future[R | None], undo: Callable[[R], object]) -> None:
-    if not done.cancelled() and done.exception() is None and (taken := done.result()) is not None:
-        try:
-            undo(taken)
-        except OnefoldError:
-            pass  # its lease ends by itself
+def _ack(message: Message) -> None:
+    if not message.ended:  # by a cancelled msg.ack() that has come to its end meanwhile
+        message.ack()

@@ -7,11 +7,12 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
-from onefold.aio.bridge import Bridge, Pulled
+from onefold.aio.bridge import Bridge
+from onefold.aio.iterators import Fed, Pulled
 from onefold.state.consistency import Consistency
 from onefold.state.consumers import Consumer
 from onefold.state.positions import Position
-from onefold.state.stream_reading import StreamRecord
+from onefold.state.stream_reading import Reader, Start, StreamRecord
 from onefold.state.streams import Stream
 
 T = TypeVar("T")
@@ -68,17 +69,16 @@ class AsyncStream(Generic[T]):
         partitions: int | Collection[int] | None = None,
         consistency: Consistency | None = None,
         timeout: Duration | None = None,
-    ) -> Pulled[StreamRecord[T]]:
+    ) -> Pulled[StreamRecord[T]] | Fed[StreamRecord[T]]:
         """The records, for ``async for``. ``"latest"`` is where the first step or the ``async with`` is."""
         self._check()
-        return Pulled(
-            self._bridge,
-            lambda: self.sync.read(
+
+        def source() -> Reader[T]:
+            return self.sync.read(
                 start, follow=follow, partitions=partitions, consistency=consistency, timeout=timeout
-            ),
-            waits=follow,
-            close=lambda reader: reader.close(),
-        )
+            )
+
+        return Fed(self._bridge, source) if follow else Pulled(self._bridge, source)
 
     def consumer(
         self, group: str, start: Literal["earliest", "latest"] = "earliest", timeout: Duration | None = None
@@ -100,26 +100,21 @@ class AsyncConsumer(Generic[T]):
         timeout: Duration | None,
     ) -> None:
         self._bridge = bridge
-        self._make = lambda: stream.consumer(group, start, timeout)
-        self._made: Consumer[T] | None = None
-        self._pulled: Pulled[StreamRecord[T]] | None = None
+        self._fed: Fed[StreamRecord[T]] = Fed(
+            bridge, lambda: stream.consumer(group, start, timeout), holds=True
+        )
 
     @property
     def sync(self) -> Consumer[T]:
         """The synchronous consumer, once it is open."""
-        if self._made is None:
+        found = self._fed.feed
+        if not isinstance(found, Consumer):
             raise RuntimeError("open it first: async with stream.consumer(...) as consumer")
-        return self._made
-
-    async def _open(self) -> Pulled[StreamRecord[T]]:
-        self._bridge.check()
-        if self._pulled is None:
-            made = self._made = await self._bridge.call(self._make)
-            self._pulled = Pulled(self._bridge, lambda: iter(made), waits=True)
-        return self._pulled
+        return found
 
     async def __aenter__(self) -> Self:
-        await self._open()
+        """Join the group. Cancelled, it is no member."""
+        await self._fed.__aenter__()
         return self
 
     async def __aexit__(
@@ -131,13 +126,33 @@ class AsyncConsumer(Generic[T]):
         return self
 
     async def __anext__(self) -> StreamRecord[T]:
-        return await (await self._open()).__anext__()
+        if isinstance(self._fed.feed, Consumer):
+            self._fed.feed.check_settled()
+        return await self._fed.__anext__()
 
     async def commit(self) -> None:
         """What was given so far is done."""
+        self._check("commit(consumer)")
         await self._bridge.call(self.sync.commit)
+
+    async def skip(self) -> bool:
+        """Pass the record that the last step could not read; whether there was one."""
+        self._check()
+        return await self._bridge.complete(self.sync.skip)
+
+    async def rewind(self) -> None:
+        """Forget what was given and not committed: iteration continues after what was committed last."""
+        self._check()
+        await self._bridge.complete(self.sync.rewind)
+
+    async def seek(self, start: Start) -> None:
+        """Continue from ``start``, as ``AsyncStream.read`` takes it."""
+        self._check()
+        await self._bridge.complete(self.sync.seek, start)
+
+    def _check(self, what: str = "") -> None:
+        self._bridge.check(self.sync.client if what else None, what)
 
     async def aclose(self) -> None:
         """Leave the group."""
-        if self._made is not None:
-            await self._bridge.call(self._made.close)
+        await self._fed.aclose()

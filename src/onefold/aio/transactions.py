@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import Token
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from onefold import config
-from onefold.aio.bridge import Bridge, Pulled
+from onefold.aio.bridge import Bridge, ended
 from onefold.aio.maps import AsyncMap
 from onefold.errors import Conflict, InvalidArgument, TransactionError
 from onefold.state import guard
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 Duration = float | timedelta | str
+_END: Any = object()
 
 
 class AsyncTransaction:
@@ -43,34 +44,44 @@ class AsyncTransaction:
         self.sync = plain
         """The synchronous transaction. Its methods work in its own thread only."""
         self._thread: ThreadPoolExecutor | None = None
-        self._guard: Token[Any] | None = None
+        self._block: guard.Block | None = None
         self._task: object = None
 
     async def __aenter__(self) -> Self:
+        """The block begins. Cancelled, nothing is left of it."""
         self._bridge.check()
-        token = guard.enter(self.sync.client)
+        block = guard.enter(self.sync.client)
         thread = self._bridge.hold_thread()
+        entering = thread.submit(self.sync.__enter__)
         try:
-            await self._bridge.run_in(thread, self.sync.__enter__)
-        except BaseException:
-            guard.leave(token)
+            await ended(entering)
+        except BaseException as error:
+            guard.leave(block)
+            thread.submit(_leave, self.sync, entering, error)  # in order: after what runs there still
             self._bridge.give_thread(thread)
             raise
-        self._guard, self._thread, self._task = token, thread, asyncio.current_task()
+        self._block, self._thread, self._task = block, thread, asyncio.current_task()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """It commits, or is given up. A cancelled commit happens or not, and the block is over in any case."""
         thread, self._thread = self._thread, None
-        if self._guard is not None:
-            guard.leave(self._guard)
+        if self._block is not None:
+            guard.leave(self._block)
         if thread is None:
             return
         try:
-            await self._bridge.run_in(thread, self.sync.__exit__, kind, error, trace)
+            await ended(thread.submit(self.sync.__exit__, kind, error, trace))
         finally:
             self._bridge.give_thread(thread)
+
+    def __del__(self) -> None:
+        if self._block is not None:
+            self._block.over = True  # or the task could never use plain handles again
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
 
     async def run(self, fn: Callable[..., R], *args: Any, **options: Any) -> R:
         """Run a call of the synchronous transaction in its thread. Raises TransactionError outside of its block and task."""
@@ -79,7 +90,7 @@ class AsyncTransaction:
         self._bridge.check()
         if asyncio.current_task() is not self._task:
             raise TransactionError("a transaction belongs to the task that began it; use it there")
-        return await self._bridge.run_in(self._thread, fn, *args, **options)
+        return await ended(self._thread.submit(partial(fn, *args, **options)))
 
     @overload
     def map(self, name: str) -> AsyncTxMap[Any]: ...
@@ -211,13 +222,21 @@ class AsyncTxMap(Generic[T]):
         return self.scan()
 
 
+def _leave(plain: Transaction, entering: Future[Any], error: BaseException) -> None:
+    """End the block of a transaction whose entering was cancelled, in its thread."""
+    if entering.exception() is None:
+        plain.__exit__(type(error), error, None)
+
+
 class _Scan(Generic[T]):
-    """A scan in a transaction, one item at a time: it depends only on what was taken."""
+    """A scan in a transaction, one item at a time: it depends only on what was taken, and on what a cancelled step had found,
+    which the next one gives."""
 
     def __init__(self, of: AsyncTxMap[Any], options: dict[str, Any]) -> None:
         self._of = of
         self._options = options
         self._iterator: Any = None
+        self._ahead: list[Any] = []
 
     def __aiter__(self) -> Self:
         return self
@@ -225,11 +244,17 @@ class _Scan(Generic[T]):
     async def __anext__(self) -> T:
         if self._iterator is None:
             self._iterator = await self._of._call("scan", **self._options)
-        found = await self._of._tx.run(next, self._iterator, Pulled)  # a class that no scan gives
-        if found is Pulled:
+        await self._of._tx.run(self._look)
+        found = self._ahead[0]
+        if found is _END:
             raise StopAsyncIteration
+        del self._ahead[0]
         item: T = found
         return item
+
+    def _look(self) -> None:
+        if not self._ahead:
+            self._ahead.append(next(self._iterator, _END))
 
 
 class AsyncTxQueue:

@@ -146,6 +146,12 @@ class LogSpace(SpaceOverLog):
     def fold_version_max(self) -> int:
         return self._replica.version_max
 
+    def raise_here(self, version: int) -> None:
+        """``raise_fold_version`` by a program that has the log alone. Raises SpaceError otherwise."""
+        if not self.strong_reads:
+            raise SpaceError(f"{self.url} is not this program's alone; a node raises its fold version")
+        self.raise_fold_version(version)
+
     def missing(self, ops: Sequence[Op]) -> Op | None:
         with self._opened:
             return self._replica.missing(ops)

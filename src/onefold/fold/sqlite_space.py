@@ -236,6 +236,9 @@ class SqliteSpace:
                 )
         self._demand(system.RaiseFoldVersion(version))
 
+    raise_here = raise_fold_version
+    """Any program that has the space open may do it."""
+
     def trim(self, before: int) -> None:
         """Forget the records below ``before``; the state stays. Raises InvalidArgument."""
         self._demand(system.Trim(before))

@@ -7,7 +7,7 @@ the synchronous and the asynchronous API stand on the same core.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from onefold import config
@@ -190,6 +190,21 @@ class StateClient:
         limit = config.EXPIRATIONS_PER_RECORD_MAX
         due = view.scan(rows.DUE, stop=rows.due_before(wall_ms), limit=limit)
         return all(lock_table.is_held(view, *rows.read_due_key(entry)[1:]) for entry, _ in due)
+
+    def reach_version(self, shard: int, version: int) -> bool:
+        """Whether folds apply by this version in the shard; raises it where it is this program's to raise (embedded, and every
+        program that has the space open knows it)."""
+        space = self.spaces[shard]
+        raising = getattr(space, "raise_here", None)
+        if not self._is_at(space, version) and raising is not None:
+            with suppress(OnefoldError):  # an older program has it open, or another thread was faster
+                raising(version)
+        return self._is_at(space, version)
+
+    @staticmethod
+    def _is_at(space: Space, version: int) -> bool:
+        with space.view() as view:
+            return view.head().fold_version >= version
 
     # -- reading
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from onefold import config
 from onefold.durations import Duration, seconds
-from onefold.errors import Conflict, InvalidArgument, SpaceError, TransactionError
+from onefold.errors import Conflict, InvalidArgument, InvalidValue, SpaceError, TransactionError
 from onefold.state import guard
+from onefold.state.cancelling import GivenUp, never
 from onefold.state.consistency import PREFIX
 from onefold.state.membership import Membership, Share
 from onefold.state.names import check_name
@@ -20,6 +22,7 @@ from onefold.state.stream_pages import StreamRecord, check_offset, merged
 from onefold.state.stream_reading import Start, check_start, start_offsets
 
 if TYPE_CHECKING:
+    from onefold.state.client import StateClient
     from onefold.state.streams import Stream
     from onefold.state.transactions import Transaction
 
@@ -29,6 +32,7 @@ _NONE = -1
 
 class Consumer(Generic[T]):
     """An iterator of the records of its share of a stream's partitions. For one thread; close it, or use it as a context manager.
+    (Another thread may commit and close while it waits.)
 
     - **At least once**: ``commit`` records that everything given so far is dealt with. A group goes on from what it committed.
     - **Exactly once** for what is kept in the same space: ``tx.commit(consumer)`` makes the offsets part of a transaction.
@@ -39,6 +43,9 @@ class Consumer(Generic[T]):
     A member that comes, leaves, dies or does not iterate for ``config.CONSUMER_SESSION_S`` changes the shares. A partition
     that is lost is given no more; when records of it were given and not committed, the next commit raises Conflict, nothing
     is committed, and iteration goes on with the new share from what was committed last.
+
+    A record whose value does not fit the stream's type raises InvalidValue, which names its stream, partition and offset, at each
+    step until ``skip`` passes it.
 
     Iterating is allowed inside a transaction's block: what counts is the commit.
     """
@@ -72,6 +79,12 @@ class Consumer(Generic[T]):
         self._pending: dict[int, int] | None = None
         """What a transaction was asked to commit, by partition."""
         self._round: Iterator[StreamRecord[Any]] = iter(())
+        self._ahead: StreamRecord[Any] | None = None
+        """Found by ``poll``, and not given."""
+        self._unreadable: tuple[int, int] | None = None
+        """Partition and offset of a record that raised."""
+        self._mutex = threading.Lock()
+        """Held over every change of the share and of what is committed; not while it waits."""
         self._join()
 
     # -- iterating
@@ -83,21 +96,66 @@ class Consumer(Generic[T]):
         """The next record; waits for one, and raises StopIteration when none came within the timeout.
 
         Raises TooOld when retention has removed records that the group has not had: ``seek("earliest")`` goes on with the
-        first that is left.
+        first that is left. InvalidValue for a record that cannot be read: ``skip()`` passes it. Iteration may be continued after
+        any error.
         """
-        self._check_open()
-        self._settle()
-        record: StreamRecord[Any] | None = None
-        deadline = None if self._timeout is None else self._client.env.boot_s() + self._timeout
-        while record is None:
-            self._keep_share()
-            record = next(self._round, None)
-            if record is None and not self._begin_round(deadline):
+        while True:
+            if not self.poll():
                 raise StopIteration
+            record = self.give()
+            if record is not None:
+                return record
+
+    def poll(self, given_up: GivenUp = never) -> bool:
+        """Find the next record, without giving it: that is ``give``'s. False when none came within the timeout, or when the wait
+        was given up. Raises as iterating."""
+        deadline = None if self._timeout is None else self._client.env.boot_s() + self._timeout
+        settled = False
+        while True:
+            with self._mutex:
+                if not settled:
+                    self._check_open()
+                    self._settle()
+                    if self._is_next(self._ahead):
+                        return True
+                    settled = True
+                elif self._closed:
+                    return False  # while it waited
+                seen = self._look()
+            if seen is None:
+                return True
+            if given_up() or not self._wait(seen, deadline):
+                return False
+
+    def give(self) -> StreamRecord[T] | None:
+        """The record that ``poll`` has found; from now on it counts as given. None when it is no longer the next one."""
+        record = self._ahead
+        if record is None or self._pending is not None or self._rewind_next or not self._is_next(record):
+            return None
+        self._ahead = None
         self._next[record.partition] = record.offset + 1
         self._given.add(record.partition)
         record.tagged(self._layout.tag)
         return record
+
+    def skip(self) -> bool:
+        """Pass the record that the last step could not read: it counts as given, and the next commit covers it. False when
+        there is none."""
+        with self._mutex:
+            self._check_open()
+            unreadable, self._unreadable = self._unreadable, None
+            if unreadable is None or self._next.get(unreadable[0]) != unreadable[1]:
+                return False
+            partition, offset = unreadable
+            self._next[partition] = offset + 1
+            self._given.add(partition)
+            self._round = iter(())
+            return True
+
+    @property
+    def client(self) -> StateClient:
+        """The core under this handle."""
+        return self._client
 
     @property
     def assignment(self) -> tuple[int, ...]:
@@ -120,6 +178,10 @@ class Consumer(Generic[T]):
         """Commit the offsets of all that was given. Raises Conflict (definite) when partitions were given to another member
         meanwhile."""
         guard.check_plain(self._client, "commit(consumer)")
+        with self._mutex:
+            self._commit()
+
+    def _commit(self) -> None:
         self._check_open()
         if self._is_done():
             self._note_pending()
@@ -137,19 +199,24 @@ class Consumer(Generic[T]):
     def add_commit_to(self, tx: Transaction) -> None:
         """What ``tx.commit(consumer)`` does. Raises Conflict (definite) when partitions were lost meanwhile,
         TransactionError when it is a transaction of another connection."""
-        self._check_open()
         if tx.client is not self._client:
             raise TransactionError(f"{self!r} belongs to another connection than the transaction")
-        if self._is_done():
-            self._note_pending()
-        write = self._commit_write()
-        if write is not None:
-            tx.add_write(self._layout.home, write, 64 + 32 * len(write.moves))
-            self._pending = {partition: to for partition, _, to in write.moves}
+        with self._mutex:
+            self._check_open()
+            if self._is_done():
+                self._note_pending()
+            write = self._commit_write()
+            if write is not None:
+                tx.add_write(self._layout.home, write, 64 + 32 * len(write.moves))
+                self._pending = {partition: to for partition, _, to in write.moves}
 
     def rewind(self) -> None:
         """Forget what was given and not committed: iteration goes on from what was committed last."""
-        self._check_open()
+        with self._mutex:
+            self._check_open()
+            self._rewind()
+
+    def _rewind(self) -> None:
         self._pending = None
         self._rewind_next = False
         self._take_share(self._members.refresh(), fresh=True)
@@ -157,9 +224,13 @@ class Consumer(Generic[T]):
     def seek(self, start: Start) -> None:
         """Go on from ``start`` (as ``Stream.read`` takes it) in this member's partitions, with the next record. Raises as
         ``read``."""
-        self._check_open()
-        self._settle()
         start = check_start(start)
+        with self._mutex:
+            self._check_open()
+            self._settle()
+            self._seek(start)
+
+    def _seek(self, start: Start) -> None:
         row = self._layout.find()
         if row is None or not self._committed:
             return
@@ -172,7 +243,8 @@ class Consumer(Generic[T]):
         """Leave the group; others take over what was not committed."""
         if not self._closed:
             self._closed = True
-            self._members.leave()
+            with self._mutex:
+                self._members.leave()
 
     def __enter__(self) -> Self:
         return self
@@ -238,22 +310,45 @@ class Consumer(Generic[T]):
 
     # -- rounds
 
-    def _begin_round(self, deadline: float | None) -> bool:
-        """Have something to give, or look at the share again after a while; False when the time is over."""
+    def _look(self) -> dict[int, int] | None:
+        """Have the record that comes next, and None; or what was seen, when there is none."""
+        while True:
+            self._keep_share()
+            try:
+                self._ahead = next(self._round, None)
+            except InvalidValue as error:
+                if error.partition is not None and error.offset is not None:
+                    self._unreadable = error.partition, error.offset
+                raise
+            if self._ahead is not None:
+                return None
+            seen = self._begin_round()
+            if seen is not None:
+                return seen
+
+    def _is_next(self, record: StreamRecord[Any] | None) -> bool:
+        """Whether it is what follows what was given. Not after a rewind, or when its partition was lost."""
+        return record is not None and self._next.get(record.partition) == record.offset
+
+    def _begin_round(self) -> dict[int, int] | None:
+        """Have something to give, and None; or what was seen, by shard, when there is nothing."""
         home = self._layout.home
-        env = self._client.env
         seen = {home: self._client.spaces[home].applied}
         heads, offsets = self._layout.heads(self._next, self._layout.local)
         seen.update(offsets)
         spans = {partition: (offset, heads[partition].next) for partition, offset in self._next.items()}
-        if any(low < high for low, high in spans.values()):
-            for partition, (low, _) in spans.items():
-                check_offset(heads[partition], self._layout.name, partition, low)
-            self._round = merged(self._layout, self._stream.codec, spans)
-            return True
+        if not any(low < high for low, high in spans.values()):
+            return seen
+        for partition, (low, _) in spans.items():
+            check_offset(heads[partition], self._layout.name, partition, low)
+        self._round = merged(self._layout, self._stream.codec, spans)
+        return None
+
+    def _wait(self, seen: Mapping[int, int], deadline: float | None) -> bool:
+        """Until there may be something new, or for a while; False when the time is over."""
         wait_s = config.CONSUMER_WATCH_S
         if deadline is not None:
-            wait_s = min(wait_s, deadline - env.boot_s())
+            wait_s = min(wait_s, deadline - self._client.env.boot_s())
             if wait_s <= 0:
                 return False
         wait_any(self._client, seen, wait_s)
@@ -293,22 +388,28 @@ class Consumer(Generic[T]):
         self._note_committed(self._pending or {})
         self._pending = None
 
+    def check_settled(self) -> None:
+        """Raises TransactionError inside the block of a transaction that is to commit what was given."""
+        if self._pending is None:
+            return
+        try:
+            guard.check_plain(self._client, "consumer")
+        except TransactionError:
+            raise TransactionError(
+                "tx.commit(consumer) was called in this block; go on iterating when the block has ended"
+            ) from None
+
     def _settle(self) -> None:
         """Before going on: if a transaction was to commit offsets and did not, or a commit was refused, go back to what was
         committed."""
+        self.check_settled()
         if self._pending is not None:
-            try:
-                guard.check_plain(self._client, "consumer")
-            except TransactionError:
-                raise TransactionError(
-                    "tx.commit(consumer) was called in this block; go on iterating when the block has ended"
-                ) from None
             if self._is_done():
                 self._note_pending()
             else:
                 self._rewind_next = True
         if self._rewind_next:
-            self.rewind()
+            self._rewind()
 
 
 def _rebalanced(group: str, stream: str) -> Conflict:

@@ -16,7 +16,7 @@ from onefold.state.ops import (
     decode_op,
     encode_outcome,
 )
-from onefold.state.queue_ops import QueueOp
+from onefold.state.queue_ops import QUEUE_RETURNS, QueueOp
 from onefold.state.shard_ops import Decide, Forget, Resolve
 from onefold.state.stream_ops import StreamOp
 from onefold.state.validation import apply_writes, first_refusal, validate
@@ -28,7 +28,7 @@ class StateFold:
     """See ``onefold.fold.api.Fold``. ``shards``: of the whole space; with one, no transaction ever holds locks."""
 
     name = STATE_FOLD
-    version = 2
+    version = QUEUE_RETURNS
     history = frozenset({rows.MAPS})
 
     def __init__(self, shards: int = 1) -> None:
@@ -39,7 +39,7 @@ class StateFold:
         map_fold.expire(store, context)
         queue_fold.release(store, context)
 
-    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:  # noqa: ARG002
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
         """Apply one operation. Garbage is ``Rejected("malformed")``."""
         op = decode_op(body)
         match op:
@@ -59,7 +59,7 @@ class StateFold:
             case Forget():
                 return encode_outcome(shard_fold.forget(store, context, op))
             case _ if isinstance(op, QueueOp):
-                return encode_outcome(queue_fold.apply_op(store, context, op))
+                return encode_outcome(queue_fold.apply_op(store, context, op, fold_version))
             case _ if isinstance(op, LockOp):
                 return encode_outcome(lock_fold.apply_op(store, context, op))
             case _ if isinstance(op, StreamOp):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, NamedTuple
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from onefold.errors import TransactionError
 from onefold.state.with_place import WithPlace, with_place
@@ -18,54 +18,72 @@ if TYPE_CHECKING:
     from onefold.state.client import StateClient
 
 
-class _Block(NamedTuple):
-    database: object
-    thread: int
-    task: object
-    place: WithPlace | None
+class Block:
+    """An open block of a transaction: of which database, and in which thread and task.
+
+    That it is over is noted in the block itself. Every context that has inherited it sees this, so blocks may end in any order,
+    and in other threads and tasks than those in which they began.
+    """
+
+    __slots__ = ("database", "over", "place", "task", "thread")
+
+    def __init__(self, database: object, place: WithPlace | None) -> None:
+        """``place``: of its ``with`` statement, when an interrupt may have left the block past its end."""
+        self.database = database
+        self.place = place
+        self.thread, self.task = here()
+        self.over = False
+
+    def holds(self, database: object) -> bool:
+        """Whether it is open, of that database, and of this thread and task. A task or thread that the block starts inherits
+        its context, but is not the block."""
+        if self.over or self.database is not database or (self.thread, self.task) != here():
+            return False
+        if self.place is not None and self.place.is_over():
+            self.over = True
+        return not self.over
 
 
-_open: ContextVar[_Block | None] = ContextVar("onefold_transaction", default=None)
+_open: ContextVar[tuple[Block, ...]] = ContextVar("onefold_transaction", default=())
 
 
-def enter(database: StateClient) -> Token[_Block | None]:
+def enter(database: StateClient) -> Block:
     """A transaction's block begins. Raises TransactionError inside another one of the same database, SpaceError in a forked
     process."""
     database.check_process()
-    block = _open.get()
-    if block is not None and block.database is database and _is_here(block):
+    if _is_inside(database):
         raise TransactionError(
             "a transaction inside a transaction: use the outer one (pass its `tx` on), or end it first"
         )
-    task = _task()
-    return _open.set(_Block(database, threading.get_ident(), task, None if task else with_place(2)))
+    block = Block(database, None if _task() else with_place(2))
+    _open.set((*_still_open(), block))
+    return block
 
 
-def leave(token: Token[_Block | None]) -> None:
-    """The block has ended."""
-    _open.reset(token)
+def leave(block: Block) -> None:
+    """The block has ended. From any thread and task; again, it does nothing."""
+    block.over = True
+    _open.set(_still_open())
 
 
 def check_plain(database: StateClient, what: str) -> None:
     """Raises TransactionError when a plain handle is used inside a transaction's block of this thread or task, SpaceError in a
     process that was forked after the database was opened."""
     database.check_process()
-    block = _open.get()
-    if block is not None and block.database is database and _is_here(block):
+    if _is_inside(database):
         raise TransactionError(
             f"{what} was used inside a transaction's block, outside of the transaction. Use tx.{what} there; what a transaction "
             "does not have (taking messages, reading streams, watching, locks) goes before or after the block"
         )
 
 
-def _is_here(block: _Block) -> bool:
-    # A task or thread that the block starts inherits its context, but is not the block.
-    if block.thread != threading.get_ident() or block.task is not _task():
-        return False
-    if block.place is not None and block.place.is_over():
-        _open.set(None)  # an interrupt has left the block past its end
-        return False
-    return True
+def _is_inside(database: object) -> bool:
+    blocks = _open.get()
+    return bool(blocks) and any(block.holds(database) for block in blocks)
+
+
+def _still_open() -> tuple[Block, ...]:
+    return tuple(block for block in _open.get() if not block.over)
 
 
 def _task() -> object:

@@ -19,6 +19,7 @@ from onefold.durations import seconds
 from onefold.errors import Conflict, InvalidArgument, OnefoldError, Timeout, TransactionError, Unavailable
 from onefold.fold.space import Space
 from onefold.state import guard, lock_fold, lock_ops
+from onefold.state.cancelling import GivenUp, never
 from onefold.state.client import StateClient, rejection
 from onefold.state.keys import encode_key
 from onefold.state.leases import Lease, keeper
@@ -117,10 +118,10 @@ class Lock:
             if error is None:  # else the block's own error is the one to see
                 raise
 
-    def acquire(self, timeout: _Duration | None = None) -> None:
+    def acquire(self, timeout: _Duration | None = None, *, given_up: GivenUp = never) -> None:
         """Wait for the lock and take it. The ``with`` block does this.
 
-        ``timeout``: instead of the lock's own; 0 does not wait. Raises Timeout (definite: it is not held), Unavailable (definite)
+        ``timeout``: instead of the lock's own; 0 does not wait. ``given_up``: whether the wait was ended from elsewhere. Raises Timeout (definite: it is not held), Unavailable (definite)
         when too many wait, InvalidArgument when this object has it already, TransactionError inside a transaction's block.
         """
         limit_s = self._timeout_s if timeout is None else seconds(timeout, "timeout")
@@ -138,7 +139,7 @@ class Lock:
                 )
             self._busy = True
         try:
-            asked_s, token = self._acquire(limit_s)
+            asked_s, token = self._acquire(limit_s, given_up)
         except BaseException:
             self._busy = False
             raise
@@ -191,7 +192,7 @@ class Lock:
 
     # -- waiting
 
-    def _acquire(self, limit_s: float | None) -> tuple[float, int]:
+    def _acquire(self, limit_s: float | None, given_up: GivenUp) -> tuple[float, int]:
         """The moment before it was asked for or seen to be granted, and the fencing token."""
         client, space = self._client, self._client.spaces[self._shard]
         deadline = None if limit_s is None else client.env.boot_s() + limit_s
@@ -206,6 +207,7 @@ class Lock:
         try:
             while True:
                 asked_s = client.env.boot_s()
+                self._check_wanted(given_up)
                 standing = True
                 outcome = self._submit(ask)
                 if isinstance(outcome, Rejected):
@@ -213,8 +215,9 @@ class Lock:
                     raise self._refused(outcome)
                 token, ticket = outcome
                 standing = bool(token or ticket)
-                if not token and (found := self._wait(space, ask, ticket, asked_s, deadline)) is not None:
-                    asked_s, token = found
+                if not token:
+                    found = self._wait(space, ask, ticket, asked_s, deadline, given_up)
+                    asked_s, token = (asked_s, token) if found is None else found
                 if token:
                     standing = False
                     return asked_s, int(token)
@@ -224,7 +227,13 @@ class Lock:
                     self._submit(lock_ops.Withdraw(self._name, ask.holder))
 
     def _wait(
-        self, space: Space, ask: lock_ops.Acquire, ticket: int, before_s: float, deadline: float | None
+        self,
+        space: Space,
+        ask: lock_ops.Acquire,
+        ticket: int,
+        before_s: float,
+        deadline: float | None,
+        given_up: GivenUp,
     ) -> tuple[float, int] | None:
         """Wait for the grant: a moment before it, and the token; None when one must ask again. Raises Timeout."""
         env = self._client.env
@@ -239,6 +248,7 @@ class Lock:
             if row is None or (ask.wait and not waits):
                 return None  # it was granted, and given up for lost before this saw it; or it is free now
             before_s = now
+            self._check_wanted(given_up)
             if observer.due(self._subject):
                 lease = Lease(row.token, row.renewals, row.by.ttl_ms / 1000, row.by.member)
                 if observer.look(space, self._subject, [lease]):
@@ -254,6 +264,12 @@ class Lock:
                     definite=True,
                 )
             space.wait(offset, config.LEASE_LOOK_S if left is None else min(left, config.LEASE_LOOK_S))
+
+    def _check_wanted(self, given_up: GivenUp) -> None:
+        if given_up():
+            raise Timeout(
+                f"the wait for the lock {self._name!r} was cancelled; it is not held", definite=True
+            )
 
     def _submit(self, op: lock_ops.LockOp) -> Any:
         """What the fold answers; the rejection when the grant that the operation names is over."""

@@ -7,13 +7,14 @@ from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar, cast, overload
 
 from onefold.durations import seconds
-from onefold.errors import InvalidArgument
+from onefold.errors import InvalidArgument, InvalidValue
 from onefold.state import map_cache, map_reading
 from onefold.state.client import StateClient
 from onefold.state.consistency import Consistency, Level, parse_level
 from onefold.state.guard import check_plain
 from onefold.state.items import Item, Version, utc
 from onefold.state.keys import decode_key, encode_key
+from onefold.state.map_scans import MapScan, unreadable
 from onefold.state.map_views import MapItems, MapKeys, MapValues
 from onefold.state.names import check_name
 from onefold.state.rows import Row, map_table
@@ -22,6 +23,7 @@ from onefold.state.watch import Watch, open_watch
 
 T = TypeVar("T")
 D = TypeVar("D")
+R = TypeVar("R")
 Duration = float | timedelta | str
 _ABSENT: Final = object()
 
@@ -58,7 +60,10 @@ class MapReader(Mapping[Any, T], Generic[T]):
         row = self._row(key, None)
         if row is None:
             raise KeyError(key)
-        return self._decode(row.value)
+        try:
+            return self._decode(row.value)
+        except InvalidValue as error:
+            raise unreadable(error, self.name, key) from None
 
     @overload
     def get(self, key: Any, default: None = None, *, consistency: Consistency | None = None) -> T | None: ...
@@ -69,7 +74,10 @@ class MapReader(Mapping[Any, T], Generic[T]):
     def get(self, key: Any, default: Any = None, *, consistency: Consistency | None = None) -> Any:
         """The value, or ``default`` when there is none."""
         row = self._row(key, consistency)
-        return default if row is None else self._decode(row.value)
+        try:
+            return default if row is None else self._decode(row.value)
+        except InvalidValue as error:
+            raise unreadable(error, self.name, key) from None
 
     def get_item(self, key: Any, *, consistency: Consistency | None = None) -> Item[T] | None:
         """The value with its version and when it ends, or None."""
@@ -78,7 +86,7 @@ class MapReader(Mapping[Any, T], Generic[T]):
             return None
         encoded = encode_key(key)
         version = Version(((self.client.shard_of(encoded), row.offset, row.index),))
-        return Item(decode_key(encoded), self._decode(row.value), version, utc(row.expires_ms))
+        return Item(decode_key(encoded), self._value_of(key, row.value), version, utc(row.expires_ms))
 
     def get_many(self, keys: Iterable[Any], *, consistency: Consistency | None = None) -> dict[Any, T]:
         """The values of those keys that are there, under the keys as they were given. One snapshot; of several shards too
@@ -89,7 +97,7 @@ class MapReader(Mapping[Any, T], Generic[T]):
             raise InvalidArgument(f"get_many takes several keys, such as a list; got {keys!r:.100}")
         encoded = [(key, encode_key(key)) for key in keys]
         found = map_reading.read_items(self.client, self._table, [data for _, data in encoded], level)
-        return {key: self._decode(found[data].value) for key, data in encoded if data in found}
+        return {key: self._value_of(key, found[data].value) for key, data in encoded if data in found}
 
     def __contains__(self, key: object) -> bool:
         return self._row(key, None) is not None
@@ -122,17 +130,17 @@ class MapReader(Mapping[Any, T], Generic[T]):
         included, the last not. (None is no bound: the key None, the lowest of all, is ``(None,)`` here.) ``limit``: how many.
 
         It reads page after page, all of them as of the moment of the first one (of each shard), and holds nothing in
-        between; so one that goes on until that moment is beyond the kept history raises TooOld (definite).
+        between; so one that goes on until that moment is beyond the kept history raises TooOld (definite). A value that cannot
+        be read raises InvalidValue, which names its key. After an error the iterator can be continued: behind that value, else
+        where it stood.
         """
-        found = self._scan_rows(prefix, start, stop, limit, reverse, consistency)
-        decode = self._decode
-        return ((decode_key(key), decode(row.value)) for key, row in found)
+        return self._scan_rows(prefix, start, stop, limit, reverse, consistency, self._pair)
 
     def __iter__(self) -> Iterator[Any]:
-        return (decode_key(key) for key, _ in self._scan_rows(None, None, None, None, False, None))
+        return self._scan_rows(None, None, None, None, False, None, _key_of)
 
     def __reversed__(self) -> Iterator[Any]:
-        return (decode_key(key) for key, _ in self._scan_rows(None, None, None, None, True, None))
+        return self._scan_rows(None, None, None, None, True, None, _key_of)
 
     def keys(self) -> MapKeys:
         """A view of the keys."""
@@ -178,6 +186,20 @@ class MapReader(Mapping[Any, T], Generic[T]):
 
     # -- shared
 
+    def _value_of(self, key: object, data: bytes) -> T:
+        """The stored value. Raises InvalidValue, which names the map and the key."""
+        try:
+            return self._decode(data)
+        except InvalidValue as error:
+            raise unreadable(error, self.name, key) from None
+
+    def _pair(self, encoded: bytes, row: Row) -> tuple[Any, T]:
+        key = decode_key(encoded)
+        try:
+            return key, self._decode(row.value)
+        except InvalidValue as error:
+            raise unreadable(error, self.name, key) from None
+
     def _check(self) -> None:
         check_plain(self.client, self._what)
 
@@ -205,7 +227,8 @@ class MapReader(Mapping[Any, T], Generic[T]):
         limit: int | None,
         reverse: bool,
         consistency: Consistency | None,
-    ) -> Iterator[tuple[bytes, Row]]:
+        give: Callable[[bytes, Row], R],
+    ) -> MapScan[R]:
         self._check()
         level = self._level(consistency)
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
@@ -215,4 +238,24 @@ class MapReader(Mapping[Any, T], Generic[T]):
             bounds = bounds._replace(start=max(bounds.start, encode_key(start)))
         if stop is not None:
             bounds = bounds._replace(stop=min(bounds.stop, encode_key(stop)))
-        return map_reading.scan(self.client, self._table, bounds, level, limit=limit, reverse=bool(reverse))
+        pins: dict[int, int] = {}
+
+        def begin(after: bytes | None, given: int) -> Iterator[tuple[bytes, Row]]:
+            left = bounds
+            if after is not None:
+                left = bounds._replace(stop=after) if reverse else bounds._replace(start=after + b"\x00")
+            return map_reading.scan(
+                self.client,
+                self._table,
+                left,
+                level,
+                limit=None if limit is None else limit - given,
+                reverse=bool(reverse),
+                pins=pins,
+            )
+
+        return MapScan(begin, give)
+
+
+def _key_of(key: bytes, row: Row) -> Any:  # noqa: ARG001
+    return decode_key(key)

@@ -156,10 +156,13 @@ def scan(
     *,
     limit: int | None = None,
     reverse: bool = False,
+    pins: dict[int, int] | None = None,
 ) -> Iterator[tuple[bytes, Row]]:
-    """The items in key order. Each shard is read at one offset, that of its first page. Raises TooOld, and as ``ready``."""
+    """The items in key order. Each shard is read at one offset: that in ``pins``, or that of its first page, which is noted
+    there. Raises TooOld, and as ``ready``."""
+    pins = {} if pins is None else pins
     parts = [
-        _scan_shard(client, shard, table, bounds, level, limit=limit, reverse=reverse)
+        _scan_shard(client, shard, table, bounds, level, pins, limit=limit, reverse=reverse)
         for shard in bounds.shards
     ]
     if len(parts) == 1:
@@ -174,6 +177,7 @@ def _scan_shard(
     table: str,
     bounds: Bounds,
     level: Level,
+    pins: dict[int, int],
     *,
     limit: int | None,
     reverse: bool,
@@ -184,7 +188,7 @@ def _scan_shard(
         return
     settle(client, shard, level)
     wall_ms = client.env.wall_ms()
-    offset: int | None = None
+    offset = pins.get(shard)
     size = _FIRST_PAGE_ROWS
     while left is None or left > 0:
         want = size if left is None else min(left, size)
@@ -192,6 +196,7 @@ def _scan_shard(
             with client.view(shard, level) as view:
                 offset = view.offset
                 page = list(view.scan(table, start, stop, limit=want, reverse=reverse))
+            pins[shard] = offset
         else:
             page = read_page(client, shard, table, start, stop, at=offset, limit=want, reverse=reverse)
         page_bytes = 1

@@ -26,13 +26,17 @@ class MapValues(ValuesView[T]):
     _mapping: MapReader[T]
 
     def __iter__(self) -> Iterator[T]:
-        return (value for _, value in self._mapping.scan())
+        return map(_second, self._mapping.scan())
 
     def __reversed__(self) -> Iterator[T]:
-        return (value for _, value in self._mapping.scan(reverse=True))
+        return map(_second, self._mapping.scan(reverse=True))
 
     def __contains__(self, value: object) -> bool:
         return any(found is value or found == value for found in self)
+
+
+def _second(pair: tuple[Any, T]) -> T:
+    return pair[1]
 
 
 class MapItems(ItemsView[Any, T]):

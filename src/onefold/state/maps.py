@@ -151,7 +151,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
                 if default is _ABSENT:
                     raise KeyError(key)
                 return default
-            value = self._decode(row.value)
+            value = self._value_of(key, row.value)
             if self._try(attempt, encoded, Delete, row=row):
                 return value
         raise self._beaten(key)
@@ -166,7 +166,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
             if first is None:
                 raise KeyError("popitem(): the map is empty")
             encoded, row = first
-            pair = decode_key(encoded), self._decode(row.value)
+            pair = self._pair(encoded, row)
             if self._try(attempt, encoded, Delete, row=row):
                 return pair
         raise self._beaten("the first key")
@@ -186,7 +186,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         for attempt in range(config.MAP_ATTEMPTS):
             row = self._strong(encoded)
             if row is not None:
-                return self._decode(row.value)
+                return self._value_of(key, row.value)
             if self._try(attempt, encoded, Put, data):
                 return self._decode(data)
         raise self._beaten(key)
@@ -204,7 +204,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         encoded, ttl_ms = encode_key(key), to_ttl_ms(ttl)
         for attempt in range(config.MAP_ATTEMPTS):
             row = self._strong(encoded)
-            new = fn(copy.deepcopy(default) if row is None else self._decode(row.value))
+            new = fn(copy.deepcopy(default) if row is None else self._value_of(key, row.value))
             data = self._encode(new)
             lasts_ms = ttl_ms
             if ttl is None and row is not None:

@@ -169,7 +169,7 @@ def _streams(views: Sequence[View]) -> Iterator[dict[str, Any]]:
                 if not page.runs:
                     break
                 for run in page.runs:
-                    for record in decode_run(codec, partition, run, offset, head.next):
+                    for record in decode_run(codec, partition, run, offset, head.next, name):
                         line = {"stream": name, "partition": partition, "value": to_json(record.value)}
                         if record.key is not None:
                             line["key"] = key_to_json(record.key)

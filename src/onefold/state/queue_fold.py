@@ -12,6 +12,7 @@ from onefold.fold.api import Context, Store, StoreView
 from onefold.state import queue_rows as q
 from onefold.state.ops import Answer, Outcome, Rejected
 from onefold.state.queue_ops import (
+    QUEUE_RETURNS,
     Ack,
     DropDead,
     ExpireLease,
@@ -67,7 +68,7 @@ def apply(store: Store, context: Context, write: QueueWrite) -> object:
     return _enqueue(store, context, write.queue, write.messages)
 
 
-def apply_op(store: Store, context: Context, op: QueueOp) -> Outcome:
+def apply_op(store: Store, context: Context, op: QueueOp, fold_version: int) -> Outcome:
     """Apply an operation of a taker."""
     if not _is_name(op.queue):
         return Rejected("malformed", op.queue[:100])
@@ -89,6 +90,9 @@ def apply_op(store: Store, context: Context, op: QueueOp) -> Outcome:
         case Ack():
             _ack(store, context, op)
             return Answer(None)
+        case Nack() if not op.counted and fold_version >= QUEUE_RETURNS:
+            _give_back(store, context, op, flight)
+            return Answer(False)
         case Nack():
             return Answer(_fail(store, context, op, flight, op.error, op.delay_ms))
         case ExpireLease():
@@ -227,6 +231,16 @@ def _fail(
         _expose(store, context, op.queue, counts, op.number, due_ms, tries)
     q.write_counts(store, table, counts)
     return dead
+
+
+def _give_back(store: Store, context: Context, op: Nack, flight: q.Flight) -> None:
+    """The message is as it was before it was taken."""
+    table = q.queue_table(op.queue)
+    counts = q.read_counts(store, table)
+    counts.flight -= 1
+    store.delete(table, q.numbered(q.FLIGHT, op.number))
+    _expose(store, context, op.queue, counts, op.number, 0, flight.tries)
+    q.write_counts(store, table, counts)
 
 
 def _remove(

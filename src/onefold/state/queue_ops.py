@@ -11,6 +11,10 @@ Natural = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=(1 << 53) - 1)]
 
 
+QUEUE_RETURNS = 2
+"""The fold version from which a message can be given back without a failed try."""
+
+
 class Message(msgspec.Struct, frozen=True, array_like=True):
     """One message: its value's bytes, the key that orders it among others, and how long it is held back."""
 
@@ -65,6 +69,9 @@ class Nack(msgspec.Struct, frozen=True, array_like=True, tag="nack"):
     epoch: Natural
     error: str
     delay_ms: Natural = 0
+    counted: bool = True
+    """False: nobody was given the message, so this was no try, and it is as before it was taken. Only from fold version
+    ``QUEUE_RETURNS`` on; before, it is a failed try like others."""
 
 
 class Extend(msgspec.Struct, frozen=True, array_like=True, tag="ext"):

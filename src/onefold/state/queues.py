@@ -22,6 +22,7 @@ from onefold.durations import seconds
 from onefold.errors import InvalidArgument, OnefoldError, SpaceError
 from onefold.state import guard, queue_ops
 from onefold.state import queue_rows as q
+from onefold.state.cancelling import Gate
 from onefold.state.client import StateClient, rejection
 from onefold.state.consistency import STRONG
 from onefold.state.keys import Key, encode_key
@@ -160,8 +161,10 @@ class Queue:
         """
         return Delivery(self, None if timeout is None else seconds(timeout, "timeout"), renew=renew)
 
-    def take(self, timeout: _Duration | None = None) -> Message | None:
+    def take(self, timeout: _Duration | None = None, *, gate: Gate | None = None) -> Message | None:
         """The next message, to be ended by ``msg.ack()`` or ``msg.nack()``; None when none came in time. ``get`` is safer.
+
+        ``gate``: by which the wait can be given up from elsewhere (None is returned then).
 
         Raises what ``Space.submit`` raises; after an indefinite error a message may be taken until its lease ends.
         """
@@ -181,8 +184,10 @@ class Queue:
             if self._watcher.settle(seen):
                 continue
             due = seen.next_due_ms is not None and seen.next_due_ms <= client.env.wall_ms()
+            if gate is not None and gate.given_up():
+                return None
             if seen.counts.ready or due or must_ask:
-                message = self._take()
+                message = self._take() if gate is None else self._take_through(gate)
                 if message is not None:
                     return message
             must_ask = False
@@ -194,7 +199,18 @@ class Queue:
                 client.spaces[self._shard].pause(pause_s if left is None else min(pause_s, left))
                 pause_s = min(2 * pause_s, _PAUSE_S[1])
                 continue
-            client.spaces[self._shard].wait(seen.offset, self._wait_s(seen, left))
+            client.spaces[self._shard].wait(seen.offset, self._wait_s(seen, left, gate))
+
+    def _take_through(self, gate: Gate) -> Message | None:
+        if not gate.enter():
+            return None
+        message = None
+        try:
+            message = self._take()
+        finally:
+            if message is None:
+                gate.leave()
+        return message
 
     def _take(self) -> Message | None:
         forward = self._dead_letter is not None and self._dead_shard() != self._shard
@@ -209,9 +225,11 @@ class Queue:
         answer = self.submit(op)
         return None if answer is None else Message(self, answer, self._lease_s)
 
-    def _wait_s(self, seen: Seen, left: float | None) -> float | None:
+    def _wait_s(self, seen: Seen, left: float | None, gate: Gate | None) -> float | None:
         """How long nothing can happen without a record."""
         bounds = [] if left is None else [left]
+        if gate is not None:
+            bounds.append(config.CANCEL_LOOK_S)
         if seen.next_due_ms is not None:
             bounds.append(max(0.001, (seen.next_due_ms - self._client.env.wall_ms()) / 1000))
         if seen.counts.flight or self._client.shards > 1:
@@ -312,6 +330,11 @@ class Queue:
     def client(self) -> StateClient:
         """The core under this handle."""
         return self._client
+
+    @property
+    def shard(self) -> int:
+        """Where it is."""
+        return self._shard
 
     def submit(self, op: queue_ops.QueueOp) -> Any:
         """What the fold answers. Raises Conflict (definite) when the lease that the operation names is over."""

@@ -192,8 +192,10 @@ def offset_at(view: StoreView, stream: str, partition: int, time_ms: int) -> int
     return low
 
 
-def decode_run(codec: Codec, partition: int, run: Run, offset: int, stop: int) -> Iterator[StreamRecord[Any]]:
-    """The run's records with ``offset <= record.offset < stop``."""
+def decode_run(
+    codec: Codec, partition: int, run: Run, offset: int, stop: int, stream: str
+) -> Iterator[StreamRecord[Any]]:
+    """The run's records with ``offset <= record.offset < stop``. Raises InvalidValue for one that cannot be read, which names it."""
     low, high = max(offset - run.offset, 0), min(stop - run.offset, run.count)
     if run.format == stream_frames.RECORDS:
         pairs = stream_frames.decode_records(run.frame)
@@ -201,14 +203,31 @@ def decode_run(codec: Codec, partition: int, run: Run, offset: int, stop: int) -
         for at in range(low, high):
             key, raw = pairs[at]
             found = None if key is None else decode_key(key)
-            yield StreamRecord(codec.decode(bytes(raw)), found, partition, run.offset + at, run.time_ms)
+            try:
+                value = codec.decode(bytes(raw))
+            except InvalidValue as error:
+                raise _unreadable(error, stream, partition, run.offset + at) from None
+            yield StreamRecord(value, found, partition, run.offset + at, run.time_ms)
         return
     check_run(partition, run)
     name, frame = stream_frames.decode_frame(run.frame)
     check_run(partition, run, frame.height)
     for at, row in enumerate(frame.slice(low, high - low).iter_rows(named=True), run.offset + low):
         key_value = None if name is None else row[name]
-        yield StreamRecord(codec.decode_row(row), key_value, partition, at, run.time_ms)
+        try:
+            value = codec.decode_row(row)
+        except InvalidValue as error:
+            raise _unreadable(error, stream, partition, at) from None
+        yield StreamRecord(value, key_value, partition, at, run.time_ms)
+
+
+def _unreadable(error: InvalidValue, stream: str, partition: int, offset: int) -> InvalidValue:
+    found = InvalidValue(
+        f"stream {stream!r}, partition {partition}, offset {offset}: {error}. A reader goes on behind this record, a consumer after "
+        "skip()"
+    )
+    found.stream, found.partition, found.offset = stream, partition, offset
+    return found
 
 
 def check_run(partition: int, run: Run, count: int | None = None) -> None:
@@ -246,7 +265,7 @@ class Cursor:
     def records(self, codec: Codec, offset: int, stop: int) -> Iterator[StreamRecord[Any]]:
         """The records from ``offset`` on, before ``stop``."""
         for run in self.runs(offset, stop):
-            yield from decode_run(codec, self._partition, run, offset, stop)
+            yield from decode_run(codec, self._partition, run, offset, stop, self._stream)
 
 
 def merged(layout: Layout, codec: Codec, spans: Mapping[int, tuple[int, int]]) -> Iterator[StreamRecord[Any]]:

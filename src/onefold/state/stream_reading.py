@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from onefold.errors import InvalidArgument
+from onefold import config
+from onefold.errors import InvalidArgument, InvalidValue
+from onefold.state.cancelling import GivenUp, never
 from onefold.state.positions import Position
 from onefold.state.stream_layout import Layout, wait_any
 from onefold.state.stream_pages import (
@@ -29,6 +31,7 @@ T = TypeVar("T")
 Start = str | Position | datetime
 """``"earliest"``, ``"latest"``, a position or its text, or an aware datetime."""
 _TRAIL = 1024
+_LOOK_S = config.CANCEL_LOOK_S
 
 
 def start_offsets(
@@ -117,30 +120,80 @@ class Reader(Generic[T]):
         self._timeout = timeout
         self._next = opened()
         self._trail = Trail(dict(self._next or {}))
-        self._round: Iterator[StreamRecord[Any]] = iter(())
-        if stops is not None and self._next is not None:
-            self._round = merged(layout, codec, {p: (offset, stops[p]) for p, offset in self._next.items()})
+        self._round: Iterator[StreamRecord[Any]] | None = None
+        """What is read now; None: to be begun where this reader stands."""
+        self._ahead: StreamRecord[Any] | None = None
+        """Found by ``poll``, and not given."""
+        self._closed = False
 
     def __iter__(self) -> Reader[T]:
         return self
 
     def __next__(self) -> StreamRecord[T]:
-        record = next(self._round, None)
+        """The next record. Raises InvalidValue for one that cannot be read, which names it; iteration goes on behind it."""
+        record, self._ahead = self._ahead, None
         if record is None:
-            if self._stops is not None or not self._await_more():
-                raise StopIteration
-            record = next(self._round)
+            record = self._find(never)
+        if record is None:
+            raise StopIteration
+        return self._placed(record)
+
+    def poll(self, given_up: GivenUp = never) -> bool:
+        """Find the next record, without giving it. False: there is none, none came within the timeout, or the wait was given
+        up. Raises as iterating."""
+        if self._ahead is None and not self._closed:
+            self._ahead = self._find(given_up)
+        return self._ahead is not None
+
+    def give(self) -> StreamRecord[T] | None:
+        """The record that ``poll`` has found."""
+        record, self._ahead = self._ahead, None
+        return None if record is None else self._placed(record)
+
+    def close(self) -> None:
+        """End it; a thread that waits in it stops soon."""
+        self._closed = True
+
+    def _placed(self, record: StreamRecord[Any]) -> StreamRecord[T]:
         if len(self._trail.given) >= _TRAIL:
             self._trail = Trail(self._trail.after(_TRAIL))
         record.placed(self._trail, self._layout.tag)
         return record
+
+    def _find(self, given_up: GivenUp) -> StreamRecord[Any] | None:
+        try:
+            record = None if self._round is None else next(self._round, None)
+            while record is None and not self._closed and self._begin_or_wait(given_up):
+                record = next(self._round or iter(()), None)
+        except InvalidValue as error:
+            if error.partition is not None and error.offset is not None:  # it is passed
+                offsets = self._trail.after(len(self._trail.given))
+                self._trail = Trail(offsets | {error.partition: error.offset + 1})
+            self._round = None
+            raise
+        except BaseException:
+            self._round = None  # an iterator that has raised is over: another one goes on from here
+            raise
+        return record
+
+    def _begin_or_wait(self, given_up: GivenUp) -> bool:
+        """Begin a round; False when there is nothing more."""
+        if self._stops is None:
+            return self._await_more(given_up)
+        if self._next is None or self._round is not None:
+            return False
+        at = self._trail.after(len(self._trail.given))
+        self._round = merged(
+            self._layout, self._codec, {p: (offset, self._stops[p]) for p, offset in at.items()}
+        )
+        return True
 
     @property
     def position(self) -> Position:
         """The next record to read in each partition that is read; reading from it goes on after what this reader gave."""
         return Position(self._layout.tag, self._trail.after(len(self._trail.given)))
 
-    def _await_more(self) -> bool:
+    def _await_more(self, given_up: GivenUp) -> bool:
         """Begin another round once there is something for it; False when nothing came within the timeout."""
         client = self._layout.client
         deadline = None if self._timeout is None else client.env.boot_s() + self._timeout
@@ -152,9 +205,9 @@ class Reader(Generic[T]):
             if self._next is not None and self._begin(seen):
                 return True
             left = None if deadline is None else deadline - client.env.boot_s()
-            if left is not None and left <= 0:
+            if self._closed or given_up() or (left is not None and left <= 0):
                 return False
-            wait_any(client, seen, left)
+            wait_any(client, seen, left if given_up is never else min(left or _LOOK_S, _LOOK_S))
 
     def _begin(self, seen: dict[int, int]) -> bool:
         at = self._trail.after(len(self._trail.given))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
@@ -74,7 +73,7 @@ class Transaction:
         self._request_id = request_id
         self._last_try = last_try
         self._validated = validated
-        self._guard: Token[Any] | None = None
+        self._guard: guard.Block | None = None
         self._version: Version | None = None
         self._increments: dict[tuple[str, Key], int | float] = {}
 
@@ -82,13 +81,13 @@ class Transaction:
 
     def __enter__(self) -> Self:
         """The block begins. Raises TransactionError inside another transaction of this database, and the second time."""
-        token = guard.enter(self._core.client)
+        block = guard.enter(self._core.client)
         try:
             self._core.begin()
         except BaseException:
-            guard.leave(token)
+            guard.leave(block)
             raise
-        self._guard = token
+        self._guard = block
         return self
 
     def __exit__(
@@ -105,8 +104,8 @@ class Transaction:
                 core.check_age()
         finally:
             core.end()
-            if here and self._guard is not None:
-                guard.leave(self._guard)
+            if self._guard is not None:
+                guard.leave(self._guard)  # also from elsewhere: the thread in which it began is free again
         if kind is None:
             self._commit()
 

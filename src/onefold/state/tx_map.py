@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
-from onefold.errors import Conflict, InvalidArgument, InvalidValue
+from onefold.errors import Conflict, InvalidArgument, InvalidValue, TransactionError
 from onefold.state.items import Item, Version, utc
 from onefold.state.keys import decode_key, encode_key, encode_prefix, first_element
 from onefold.state.lifetimes import ttl_ms as to_ttl_ms
+from onefold.state.map_scans import MapScan, unreadable
 from onefold.state.map_views import MapItems, MapKeys, MapValues
 from onefold.state.map_writing import Pairs, encode_pairs
 from onefold.state.tx_buffer import Added, Gone, Stored, overlay, value_over
@@ -75,12 +76,12 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         value = self._value(encode_key(key))
         if value is None:
             raise KeyError(key)
-        return self._codec.decode(value)
+        return self._value_of(key, value)
 
     def get(self, key: Any, default: Any = None) -> Any:
         """The value, or ``default``."""
         value = self._value(encode_key(key))
-        return default if value is None else self._codec.decode(value)
+        return default if value is None else self._value_of(key, value)
 
     def get_item(self, key: Any) -> Item[T] | None:
         """The value with its version and end; None when it is not there.
@@ -92,7 +93,7 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         if found is None:
             return None
         return Item(
-            decode_key(encoded), self._codec.decode(found.value), found.version, utc(found.expires_ms)
+            decode_key(encoded), self._value_of(key, found.value), found.version, utc(found.expires_ms)
         )
 
     def get_many(self, keys: Iterable[Any]) -> dict[Any, T]:
@@ -115,7 +116,7 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
             entry = tx.buffer.get(self._name, encoded)
             value = below.get(encoded) if entry is None else value_over(entry, below.get(encoded))
             if value is not None:
-                found[key] = self._codec.decode(value)
+                found[key] = self._value_of(key, value)
         return found
 
     def __contains__(self, key: object) -> bool:
@@ -145,16 +146,15 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
             raise InvalidArgument(f"limit must be a whole number of zero or more; got {limit!r}")
         self._tx.check_readable()
-        pairs = self._scan(low, high, limit, reverse)
-        return ((decode_key(key), self._codec.decode(value)) for key, value in pairs)
+        return MapScan(self._once(self._scan(low, high, limit, reverse)), self._pair)
 
     def __iter__(self) -> Iterator[Any]:
         self._tx.check_readable()
-        return (decode_key(key) for key, _ in self._scan(b"", b"\xff", None, False))
+        return MapScan(self._once(self._scan(b"", b"\xff", None, False)), _key_of)
 
     def __reversed__(self) -> Iterator[Any]:
         self._tx.check_readable()
-        return (decode_key(key) for key, _ in self._scan(b"", b"\xff", None, True))
+        return MapScan(self._once(self._scan(b"", b"\xff", None, True)), _key_of)
 
     def __len__(self) -> int:
         return self.count()
@@ -263,7 +263,7 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         if value is None:
             value = self._codec.encode(default)
             self._tx.buffer.put_many(self._name, [(encoded, value)])
-        return self._codec.decode(value)
+        return self._value_of(key, value)
 
     def modify(
         self,
@@ -282,7 +282,7 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         encoded, ttl_ms = encode_key(key), to_ttl_ms(ttl)
         found = self._find(encoded)
         data = self._codec.encode(
-            fn(copy.deepcopy(default) if found is None else self._codec.decode(found.value))
+            fn(copy.deepcopy(default) if found is None else self._value_of(key, found.value))
         )
         if ttl is None and found is not None:
             self._tx.buffer.replace(self._name, encoded, data, found.expires_ms)
@@ -291,6 +291,32 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         return self._codec.decode(data)
 
     # -- inside
+
+    def _value_of(self, key: object, data: bytes) -> T:
+        """The stored value. Raises InvalidValue, which names the map and the key."""
+        try:
+            return self._codec.decode(data)
+        except InvalidValue as error:
+            raise unreadable(error, self._name, key) from None
+
+    def _pair(self, encoded: bytes, data: bytes) -> tuple[Any, T]:
+        key = decode_key(encoded)
+        return key, self._value_of(key, data)
+
+    def _once(
+        self, pairs: Iterator[tuple[bytes, bytes]]
+    ) -> Callable[[bytes | None, int], Iterator[tuple[bytes, bytes]]]:
+        """A scan that failed does not know what it depends on, so it is not continued."""
+        begun = iter((pairs,))
+
+        def begin(after: bytes | None, given: int) -> Iterator[tuple[bytes, bytes]]:  # noqa: ARG001
+            for scan in begun:
+                return scan
+            raise TransactionError(
+                f"this scan of map {self._name!r} has failed before. Run the transaction again"
+            )
+
+        return begin
 
     def _value(self, key: bytes) -> bytes | None:
         tx = self._tx
@@ -361,6 +387,10 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         tx.check_readable()
         for span in spans:
             span.reach_end()
+
+
+def _key_of(key: bytes, value: bytes) -> Any:  # noqa: ARG001
+    return decode_key(key)
 
 
 def _key(pair: tuple[bytes, bytes]) -> bytes:

@@ -14,14 +14,16 @@ from types import TracebackType
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 from onefold import config
-from onefold.errors import SpaceError, TokenAhead, TokenError, TooOld, Unavailable
+from onefold.errors import InvalidValue, SpaceError, TokenAhead, TokenError, TooOld, Unavailable
 from onefold.fold.needs import takes_needs
 from onefold.state import map_reading, rows
+from onefold.state.cancelling import GivenUp, never
 from onefold.state.client import StateClient
 from onefold.state.consistency import Level
 from onefold.state.items import Change, ChangeKind, Version
 from onefold.state.keys import decode_key
 from onefold.state.map_reading import Bounds
+from onefold.state.map_scans import unreadable
 from onefold.state.rows import read_row
 from onefold.state.tokens import Token, decode_token, encode_token
 from onefold.state.values import ValueCodec
@@ -162,21 +164,34 @@ class Watch(Generic[T]):
         return f"<Watch of {self._name!r}>"
 
     def __next__(self) -> Change[T]:
+        """The next change. Raises InvalidValue for a value that cannot be read, which names its map and key; iteration goes on
+        behind it."""
+        if not self.poll():
+            self._closed = True
+            raise StopIteration
+        return self.give()
+
+    def poll(self, given_up: GivenUp = never) -> bool:
+        """Find the next change, without giving it. False: none came within the timeout, the wait was given up, or it is closed.
+        Raises as iterating."""
         self._client.check_process()
         deadline_s = None if self._timeout is None else self._client.env.boot_s() + self._timeout
         while not self._closed:
             if self._found or self._fetch_any():
-                return self._give()
+                return True
             left_s = None if deadline_s is None else deadline_s - self._client.env.boot_s()
-            if left_s is not None and left_s <= 0:
-                self._closed = True
-                break
+            if given_up() or (left_s is not None and left_s <= 0):
+                return False
             self._wait(left_s)
-        raise StopIteration
+        return False
 
-    def _give(self) -> Change[T]:
-        found = self._found[0]
+    def give(self) -> Change[T]:
+        """The change that ``poll`` has found."""
+        found = self._found.popleft()
+        self._positions[found.shard] = found.after
+        self._client.session.observe(found.shard, found.offset)
         kind: ChangeKind
+        key = decode_key(found.key)
         value: T | None = None
         if found.row is None:
             kind = "expire" if found.place == _EXPIRED else "delete"
@@ -184,12 +199,11 @@ class Watch(Generic[T]):
         else:
             kind = "put"
             row = read_row(found.row)
-            value = self._codec.decode(row.value)  # before it counts as given: an error is not skipped
+            try:
+                value = self._codec.decode(row.value)
+            except InvalidValue as error:
+                raise unreadable(error, self._name, key) from None
             version = Version(((found.shard, row.offset, row.index),))
-        key = decode_key(found.key)
-        self._found.popleft()
-        self._positions[found.shard] = found.after
-        self._client.session.observe(found.shard, found.offset)
         return Change(key, value, version, kind, self.token)
 
     # -- reading

@@ -1,0 +1,253 @@
+"""Iterators of the core as asynchronous ones. A cancelled step skips nothing, and one that raised can be continued."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+
+from onefold.aio.bridge import Bridge, kept
+from onefold.state.cancelling import GivenUp
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+_BATCH = 256
+
+
+class Pulled(AsyncIterator[T], Generic[T]):
+    """An iterator of the core that does not wait for what is to come. It is read in batches, in the threads of the pool.
+
+    Which batch is on its way is kept, so a cancelled step loses nothing: the next one gets it.
+    """
+
+    def __init__(self, bridge: Bridge, source: Callable[[], Iterator[T]]) -> None:
+        """``source``: makes the iterator, in a thread."""
+        self._bridge = bridge
+        self._source = source
+        self._iterator: Iterator[T] | None = None
+        self._pending: Future[_Batch[T]] | None = None
+        self._ready: deque[T] = deque()
+        self._error: Exception | None = None
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        self._bridge.check()
+        while True:
+            if self._closed:
+                raise StopAsyncIteration
+            if self._ready:
+                return self._ready.popleft()
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            if await self._step(self._pull):
+                raise StopAsyncIteration
+
+    async def _step(self, pull: Callable[[], _Batch[T]]) -> bool:
+        """Get the next batch, or the one that a cancelled step has left behind; whether that was the end."""
+        if self._pending is None:
+            self._pending = self._bridge.submit(pull)
+        pending = self._pending
+        batch = await kept(pending)
+        if self._pending is not pending:
+            return False  # another task that iterates has got it
+        self._pending = None
+        self._ready.extend(batch.items)
+        self._error = batch.error
+        return batch.ended
+
+    def _open(self) -> _Batch[T]:
+        try:
+            self._opened()
+        except Exception as error:
+            return _Batch([], error)
+        return _Batch([])
+
+    def _opened(self) -> Iterator[T]:
+        if self._iterator is None:
+            self._iterator = iter(self._source())
+        return self._iterator
+
+    def _pull(self) -> _Batch[T]:
+        items: list[T] = []
+        try:
+            iterator = self._opened()
+            while len(items) < _BATCH:
+                items.append(next(iterator))
+        except StopIteration:
+            return _Batch(items, None, ended=not items)
+        except Exception as error:
+            return _Batch(items, error)  # what came before it is given first
+        return _Batch(items)
+
+    async def __aenter__(self) -> Self:
+        """It begins here: what it shows is of this moment."""
+        self._bridge.check()
+        await self._step(self._open)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End it."""
+        self._closed = True
+        self._ready.clear()
+        self._error = None
+
+
+class _Batch(NamedTuple, Generic[T]):
+    items: list[T]
+    error: Exception | None = None
+    """What came after the items."""
+    ended: bool = False
+
+
+class Feed(Protocol[T_co]):
+    """An iterator of the core that waits for what is to come."""
+
+    def poll(self, given_up: GivenUp) -> bool:
+        """Wait until something can be given. False: nothing came within its timeout, the wait was given up, or it is closed.
+        Raises as iterating does. Nothing counts as given by this."""
+        ...
+
+    def give(self) -> T_co | None:
+        """What the last ``poll`` has found, at once. None: that is not the next any more; poll again."""
+        ...
+
+    def close(self) -> None:
+        """End it, from any thread."""
+        ...
+
+
+class Fed(AsyncIterator[T], Generic[T]):
+    """A feed of the core as an asynchronous iterator. Its thread only waits; what is given is given in the event loop, to a step
+    that was not cancelled."""
+
+    def __init__(
+        self, bridge: Bridge, source: Callable[[], Feed[T]], *, ends: bool = False, holds: bool = False
+    ) -> None:
+        """``source``: opens the feed, in a thread. ``ends``: it is over when nothing came within its timeout. ``holds``: while it
+        is open others wait for it, so it is closed again when its opening was cancelled."""
+        self._bridge = bridge
+        self._source = source
+        self._ends = ends
+        self._holds = holds
+        self._feed: Feed[T] | None = None
+        self._opening: Future[Feed[T]] | None = None
+        self._one_opens = asyncio.Lock()
+        self._waiting: _Wait | None = None
+        self._closed = False
+
+    @property
+    def feed(self) -> Feed[T] | None:
+        """The core's, once it is open."""
+        return self._feed
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        self._bridge.check()
+        if self._closed:
+            raise StopAsyncIteration
+        feed = await self.open()
+        while not self._closed:
+            wait, fresh = self._waiting, self._waiting is None
+            if wait is None:
+                wait = self._waiting = _Wait(self._bridge, feed)
+            try:
+                found = await wait.outcome()
+            except Exception:
+                if self._waiting is wait:
+                    self._waiting = None
+                if fresh:
+                    raise
+                continue  # it failed while nobody waited; whether it still does is seen now
+            if self._waiting is not wait:
+                continue  # another task that iterates has got it
+            self._waiting = None
+            if found:
+                item = feed.give()
+                if item is not None:
+                    return item
+            elif fresh and not wait.was_given_up:
+                self._closed = self._closed or self._ends
+                break  # a timeout that began before this step says nothing about it
+        raise StopAsyncIteration
+
+    async def open(self) -> Feed[T]:
+        """Open it, once."""
+        if self._feed is None:
+            async with self._one_opens:
+                if self._feed is None:
+                    self._feed = await (self._obtained() if self._holds else self._kept())
+        return self._feed
+
+    async def _obtained(self) -> Feed[T]:
+        return await self._bridge.obtain(self._source, lambda feed: feed.close())
+
+    async def _kept(self) -> Feed[T]:
+        """It begins where it was opened first, though that step was cancelled."""
+        if self._opening is None:
+            self._opening = self._bridge.wait(self._source)
+        opening = self._opening
+        try:
+            return await kept(opening)
+        except Exception:
+            self._opening = None
+            raise
+
+    async def __aenter__(self) -> Self:
+        self._bridge.check()
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End it. A thread that waits for it ends soon."""
+        self._closed = True
+        if self._waiting is not None:
+            self._waiting.give_up()
+        if self._feed is not None:
+            if self._holds:
+                await self._bridge.complete(self._feed.close)
+            else:
+                self._feed.close()
+
+
+class _Wait:
+    """A thread that waits for a feed."""
+
+    def __init__(self, bridge: Bridge, feed: Feed[Any]) -> None:
+        self.was_given_up = False
+        """Whether there was a moment when nobody waited."""
+        self._given_up = False
+        self._future = bridge.wait(lambda: feed.poll(lambda: self._given_up))
+
+    def give_up(self) -> None:
+        self._given_up = self.was_given_up = True
+
+    async def outcome(self) -> bool:
+        """Whether something was found. When the caller is cancelled the thread gives up soon, or goes to the next caller."""
+        self._given_up = False
+        try:
+            return await kept(self._future)
+        finally:
+            if not self._future.done():
+                self.give_up()
