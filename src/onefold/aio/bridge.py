@@ -142,6 +142,8 @@ class Bridge:
 
 async def kept(future: Future[T]) -> T:
     """Wait for it. It continues when the waiting task is cancelled."""
+    if future.done():
+        return future.result()  # without a suspension, at which it could be lost again
     return await asyncio.shield(_wrapped(future))
 
 

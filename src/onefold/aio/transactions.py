@@ -85,12 +85,19 @@ class AsyncTransaction:
 
     async def run(self, fn: Callable[..., R], *args: Any, **options: Any) -> R:
         """Run a call of the synchronous transaction in its thread. Raises TransactionError outside of its block and task."""
+        return await ended(self._own_thread().submit(partial(fn, *args, **options)))
+
+    def check(self) -> None:
+        """Raises TransactionError outside of its block and task."""
+        self._own_thread()
+
+    def _own_thread(self) -> ThreadPoolExecutor:
         if self._thread is None:
             raise TransactionError("the transaction is not open: use it inside its `async with` block")
         self._bridge.check()
         if asyncio.current_task() is not self._task:
             raise TransactionError("a transaction belongs to the task that began it; use it there")
-        return await ended(self._thread.submit(partial(fn, *args, **options)))
+        return self._thread
 
     @overload
     def map(self, name: str) -> AsyncTxMap[Any]: ...
@@ -142,12 +149,13 @@ class AsyncTxMap(Generic[T]):
         self._made: TxMap[T] | None = None
 
     async def _call(self, name: str, *args: Any, **options: Any) -> Any:
-        def call() -> Any:
-            if self._made is None:
-                self._made = self._make()
-            return getattr(self._made, name)(*args, **options)
+        return await self._tx.run(lambda: getattr(self._plain(), name)(*args, **options))
 
-        return await self._tx.run(call)
+    def _plain(self) -> TxMap[T]:
+        """The synchronous one; in the transaction's thread."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
 
     async def get(self, key: Any, default: Any = None) -> Any:
         """The value, or ``default``."""
@@ -242,9 +250,9 @@ class _Scan(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        if self._iterator is None:
-            self._iterator = await self._of._call("scan", **self._options)
-        await self._of._tx.run(self._look)
+        self._of._tx.check()
+        if not self._ahead:
+            await self._of._tx.run(self._look)
         found = self._ahead[0]
         if found is _END:
             raise StopAsyncIteration
@@ -253,8 +261,11 @@ class _Scan(Generic[T]):
         return item
 
     def _look(self) -> None:
-        if not self._ahead:
-            self._ahead.append(next(self._iterator, _END))
+        if self._ahead:
+            return  # a cancelled step's
+        if self._iterator is None:
+            self._iterator = self._of._plain().scan(**self._options)
+        self._ahead.append(next(self._iterator, _END))
 
 
 class AsyncTxQueue:

@@ -121,8 +121,10 @@ class Lock:
     def acquire(self, timeout: _Duration | None = None, *, given_up: GivenUp = never) -> None:
         """Wait for the lock and take it. The ``with`` block does this.
 
-        ``timeout``: instead of the lock's own; 0 does not wait. ``given_up``: whether the wait was ended from elsewhere. Raises Timeout (definite: it is not held), Unavailable (definite)
-        when too many wait, InvalidArgument when this object has it already, TransactionError inside a transaction's block.
+        ``timeout``: instead of the lock's own; 0 does not wait. ``given_up``: whether the wait was ended from elsewhere.
+
+        Raises Timeout (definite: it is not held), Unavailable (definite) when too many wait, InvalidArgument when this object has
+        it already, TransactionError inside a transaction's block.
         """
         limit_s = self._timeout_s if timeout is None else seconds(timeout, "timeout")
         try:

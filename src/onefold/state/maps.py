@@ -16,7 +16,7 @@ from onefold.errors import Conflict, InvalidArgument
 from onefold.state import map_reading, map_writing
 from onefold.state.consistency import STRONG
 from onefold.state.items import Version
-from onefold.state.keys import decode_key, encode_key, encode_prefix
+from onefold.state.keys import encode_key, encode_prefix
 from onefold.state.lifetimes import remaining_ms
 from onefold.state.lifetimes import ttl_ms as to_ttl_ms
 from onefold.state.map_reader import Duration, MapReader

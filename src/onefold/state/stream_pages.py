@@ -195,7 +195,7 @@ def offset_at(view: StoreView, stream: str, partition: int, time_ms: int) -> int
 def decode_run(
     codec: Codec, partition: int, run: Run, offset: int, stop: int, stream: str
 ) -> Iterator[StreamRecord[Any]]:
-    """The run's records with ``offset <= record.offset < stop``. Raises InvalidValue for one that cannot be read, which names it."""
+    """The run's records with ``offset <= record.offset < stop``. Raises InvalidValue, which names an unreadable record."""
     low, high = max(offset - run.offset, 0), min(stop - run.offset, run.count)
     if run.format == stream_frames.RECORDS:
         pairs = stream_frames.decode_records(run.frame)
@@ -223,8 +223,8 @@ def decode_run(
 
 def _unreadable(error: InvalidValue, stream: str, partition: int, offset: int) -> InvalidValue:
     found = InvalidValue(
-        f"stream {stream!r}, partition {partition}, offset {offset}: {error}. A reader goes on behind this record, a consumer after "
-        "skip()"
+        f"stream {stream!r}, partition {partition}, offset {offset}: {error}. A reader continues behind this "
+        "record, a consumer after skip()"
     )
     found.stream, found.partition, found.offset = stream, partition, offset
     return found

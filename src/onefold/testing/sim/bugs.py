@@ -150,12 +150,12 @@ def _old_epochs_expire(stack: ExitStack) -> None:
     """An observer's word that a lease is over counts although the lease has been renewed, or is another taker's by now."""
     original = queue_fold.apply_op
 
-    def apply_op(store: Any, context: Any, op: Any) -> Any:
+    def apply_op(store: Any, context: Any, op: Any, fold_version: int) -> Any:
         if isinstance(op, ExpireLease):
             flight = q.read_flight(store, q.queue_table(op.queue), op.number)
             if flight is not None:
                 op = msgspec.structs.replace(op, epoch=flight.epoch)
-        return original(store, context, op)
+        return original(store, context, op, fold_version)
 
     stack.enter_context(patch.object(queue_fold, "apply_op", apply_op))
 
