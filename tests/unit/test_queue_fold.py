@@ -28,8 +28,9 @@ from onefold.testing.memory_store import MemoryStore
 class Machine:
     """The state fold over a store in memory, one operation in each record."""
 
-    def __init__(self):
+    def __init__(self, fold_version=1):
         self.fold = StateFold()
+        self.fold_version = fold_version
         self.store = MemoryStore()
         self.offset = 0
         self.now_ms = 1000
@@ -42,7 +43,9 @@ class Machine:
         self.fold.advance(self.store, Context(self.offset, -1, self.now_ms, "c", None))
         body = state_op(op).body
         return decode_outcome(
-            self.fold.apply(self.store, Context(self.offset, 0, self.now_ms, "c", None), body, 1)
+            self.fold.apply(
+                self.store, Context(self.offset, 0, self.now_ms, "c", None), body, self.fold_version
+            )
         )
 
     def put(self, queue, *messages):
@@ -351,3 +354,25 @@ def test_of_two_who_end_a_lease_one_is_refused():
     ):
         assert machine.do(late("q", number, epoch)) == Rejected("lost", "q")
     assert machine.do(Ack("q", number, again[1])) == Answer(None)
+
+
+@pytest.mark.parametrize("fold_version", [1, 2])
+def test_a_message_given_back_uncounted_is_as_before_from_version_2_on(fold_version):
+    machine = Machine(fold_version)
+    machine.put("q", Message(b"a", b"k"), Message(b"b", b"k"), Message(b"c"))
+    number, epoch, *_ = machine.take("q", max_attempts=2)
+    assert machine.do(Nack("q", number, epoch, "counts")) == Answer(False)
+    number, epoch, attempt, *_ = machine.take("q", max_attempts=2)
+    assert (number, attempt) == (1, 2)
+    before = machine.counts("q").encode()
+    outcome = machine.do(Nack("q", number, epoch, "nobody got it", 0, False))
+    counts = machine.counts("q")
+    if fold_version == 1:  # as programs of the first release fold it
+        assert outcome == Answer(True) and counts.dead == 1
+        return
+    assert outcome == Answer(False) and counts.dead == 0
+    again = machine.take("q", max_attempts=2)
+    # The first again, by number and key.
+    assert (again[0], again[2], again[3], list(again[5])) == (1, 2, b"a", ["counts"])
+    assert machine.counts("q").encode() == before
+    assert machine.do(Nack("q", number, epoch, "late", 0, False)) == Rejected(queue_fold.LOST, "q")

@@ -185,3 +185,37 @@ def test_run_transaction_refuses_functions_that_would_do_nothing(memory):
         with pytest.raises(of.InvalidArgument):
             memory.run_transaction(fn, attempts=attempts)
     assert contents(memory) == {}
+
+
+# -- blocks that end in another order, elsewhere, or never
+
+
+def test_blocks_of_two_connections_end_in_any_order():
+    with of.connect("memory://") as one, of.connect("memory://") as other:
+        for first in (True, False):
+            blocks = [one.transaction(), other.transaction()]
+            for block in blocks:
+                block.__enter__()
+            for block in blocks if first else blocks[::-1]:
+                block.__exit__(None, None, None)
+            for db in (one, other):
+                db.map("m")["free"] = 1
+                put(db, a=1)
+
+
+def test_a_thread_is_free_when_its_block_was_ended_elsewhere_or_lost(db):
+    import gc
+
+    ended = db.transaction()
+    ended.__enter__()
+    with pytest.raises(of.TransactionError, match="must end in the thread"):
+        elsewhere(lambda: ended.__exit__(None, None, None))
+    db.map("m")["a"] = 1
+    lost = db.transaction()
+    lost.__enter__()
+    with pytest.raises(of.TransactionError):
+        db.map("m")["a"] = 2
+    del lost
+    gc.collect()
+    db.map("m")["a"] = 3
+    assert contents(db) == {"a": 3}

@@ -15,7 +15,8 @@
 
 ``db.map()`` and its like are not awaited, their methods are. There is no ``m[key]``, since it could not wait. Scans, watches and
 streams are read with ``async for``; transactions, messages and locks are ``async with`` blocks. A connection and its handles
-belong to the event loop in which they were opened. Cancelling a task that waits for a write leaves open whether it happened.
+belong to the event loop in which they were opened. Cancelling a wait changes nothing that the program was not given; a write
+that was waited for has happened or not, never half.
 """
 
 from __future__ import annotations

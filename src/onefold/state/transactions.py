@@ -109,6 +109,13 @@ class Transaction:
         if kind is None:
             self._commit()
 
+    def __del__(self) -> None:
+        block = getattr(self, "_guard", None)
+        if block is not None:
+            block.over = (
+                True  # a block that was never ended, or its thread could never use plain handles again
+            )
+
     def __repr__(self) -> str:
         name = "" if self._request_id is None else f" {self._request_id!r}"
         return f"<Transaction{name}>"
