@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from onefold.compute.common_types import common_schema, fitted
+from onefold.compute.named_frames import frame_of
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ def frame_of_values(values: Sequence[Any], schema: Schema | None) -> pl.DataFram
 
 def frame_of_dicts(rows: Sequence[dict[Any, Any]], schema: Schema | None) -> pl.DataFrame:
     """The columns are the union of the dicts' keys (in order of appearance), or exactly those of ``schema``."""
-    import polars as pl
 
     if schema is None:
         names = list(dict.fromkeys(name for row in rows for name in row))
@@ -56,7 +56,7 @@ def frame_of_dicts(rows: Sequence[dict[Any, Any]], schema: Schema | None) -> pl.
         )
     types = dict(schema or ())
     columns = [_series(name, [row.get(name) for row in rows], types.get(name)) for name in names]
-    return pl.DataFrame(columns)
+    return frame_of(columns)
 
 
 def _series(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:

@@ -84,6 +84,8 @@ def load(data: bytes, *, code: Code = "pickle") -> Any:
             f"this job was submitted by Python {python}, but this process runs {here}; functions travel only within one minor "
             f"version. Run the workers with Python {python}, or submit the job again from here"
         )
+    # Classes of a program that a spawned child ran say that they are of this module, which is not imported here.
+    sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
     try:
         if code == "reference":
             from onefold.compute import references

@@ -33,11 +33,14 @@ def is_user_module(name: str | None) -> bool:
 
 
 def user_modules() -> list[ModuleType]:
-    """All modules of the submitting program that are imported now, except ``__main__``."""
+    """All modules of the submitting program that are imported now, except ``__main__``.
+
+    In a child that ``multiprocessing`` has spawned, the program's main module is ``__mp_main__``.
+    """
     return [
         module
         for name, module in list(sys.modules.items())
-        if isinstance(module, ModuleType) and name not in ("__main__", "__mp_main__") and is_user_module(name)
+        if isinstance(module, ModuleType) and name != "__main__" and is_user_module(name)
     ]
 
 

@@ -139,4 +139,7 @@ class _Rows:
             pl.Series("_key", self._keys, dtype=pl.String),
         ]
         self._clear()
-        return pl.DataFrame(series)
+        # By number first: a column without a name would be given one.
+        frame = pl.DataFrame([column.alias(str(number)) for number, column in enumerate(series)])
+        frame.columns = [column.name for column in series]
+        return frame

@@ -15,6 +15,7 @@ import polars as pl
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate, State
 from onefold.compute.common_types import common_schema, fitted
 from onefold.compute.lazy import LazyModule
+from onefold.compute.named_frames import frame_of
 from onefold.errors import InvalidPlan, InvalidValue
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _combined(
     for name, agg in aggs:
         for suffix, series in agg.combine(state_of(a, name), state_of(b, name)).items():
             columns[f"{name}:{suffix}"] = series.alias(f"{name}:{suffix}")
-    return pl.DataFrame([columns[column] for column in a.columns])
+    return frame_of(columns[column] for column in a.columns)
 
 
 def _rows(frame: pl.DataFrame, index: NDArray[Any]) -> pl.DataFrame:

@@ -134,6 +134,6 @@ def _by_number(columns: Sequence[pl.Series]) -> tuple[pl.DataFrame, list[NDArray
         there[number] = True
     rank = np.cumsum(there) - 1
     values = np.flatnonzero(there) + low
-    groups = pl.DataFrame([pl.Series(columns[0].name, values).cast(columns[0].dtype)])
+    groups = pl.DataFrame({columns[0].name: pl.Series(values).cast(columns[0].dtype)})
     same = [len(column) == groups.height and column.is_sorted() for column in columns]
     return groups, [None if at_once else rank[number] for at_once, number in zip(same, numbers, strict=True)]

@@ -10,6 +10,7 @@ import polars as pl
 
 from onefold.compute.aggregates.base import Aggregate, ColumnAggregate, State, scattered
 from onefold.compute.lazy import LazyModule
+from onefold.compute.named_frames import frame_of
 from onefold.errors import InvalidPlan
 
 ds = LazyModule("datasketches")
@@ -149,4 +150,4 @@ def distinct_bounds(
         (pl.Series("lo", low, dtype=pl.Float64) + with_null),
         (pl.Series("hi", high, dtype=pl.Float64) + with_null),
     ]
-    return pl.DataFrame([*(partial[key] for key in keys), bounds[0].alias("lo"), bounds[1].alias("hi")])
+    return frame_of([*(partial[key] for key in keys), bounds[0].alias("lo"), bounds[1].alias("hi")])

@@ -13,6 +13,7 @@ import polars as pl
 
 from onefold.compute.aggregates.align import LEFT_UNSORTED_ROWS, in_key_order, state_of
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
+from onefold.compute.named_frames import frame_of
 from onefold.errors import InvalidPlan
 
 Aggs = Sequence[tuple[str, Aggregate]]
@@ -67,7 +68,7 @@ def partial(
             continue
         for suffix, series in agg.collect(groups, [frame[column] for column in used], grouped.height).items():
             columns[f"{name}:{suffix}"] = series.alias(f"{name}:{suffix}")
-    return pl.DataFrame(list(columns.values()))
+    return frame_of(columns.values())
 
 
 def final(
@@ -81,7 +82,7 @@ def final(
     partial = in_key_order(partial, keys)
     columns = [partial[key] for key in keys]
     columns += [agg.finish(state_of(partial, name)).alias(name) for name, agg in aggs]
-    frame = pl.DataFrame(columns)
+    frame = frame_of(columns)
     if schema is None:
         return frame
     casts = [
@@ -137,7 +138,7 @@ def totals(partial: pl.DataFrame, keys: Sequence[str], aggs: Aggs, name: str) ->
     found = agg.totals(state_of(partial, name))
     if found is None:
         return None
-    return pl.DataFrame([*(partial[key] for key in keys), found[0].alias("s"), found[1].alias("c")])
+    return frame_of([*(partial[key] for key in keys), found[0].alias("s"), found[1].alias("c")])
 
 
 def _projected(

@@ -57,7 +57,7 @@ def encode(frame: pl.DataFrame) -> bytes:
     out = io.BytesIO()
     out.write(_MAGIC + _HEAD_BYTES.pack(len(head)) + head)
     compression = "uncompressed" if frame.height >= UNCOMPRESSED_ROWS_MIN else "zstd"
-    packed = pl.DataFrame(list(columns.values())) if columns else pl.DataFrame(height=frame.height)
+    packed = pl.DataFrame(columns) if columns else pl.DataFrame(height=frame.height)
     packed.rechunk().write_ipc_stream(out, compression=compression)  # type: ignore[call-overload]
     return out.getvalue()
 
@@ -77,7 +77,8 @@ def decode(data: bytes | Path) -> pl.DataFrame:
             series.name: series.cast(_WIDE[head.types[series.name]]) if series.name in head.types else series
             for series in packed.get_columns()
         }
-        return pl.DataFrame([wide[head.copies.get(name, name)].alias(name) for name in head.columns])
+        # By name: in a list of series, one without a name would be given one.
+        return pl.DataFrame({name: wide[head.copies.get(name, name)] for name in head.columns})
     except (pl.exceptions.PolarsError, OSError, msgspec.MsgspecError, struct.error, KeyError) as error:
         raise InvalidValue(f"a partial result cannot be read: {error}") from error
 

@@ -11,6 +11,7 @@ import polars as pl
 from onefold.compute.aggregates import kll
 from onefold.compute.aggregates.base import ColumnAggregate, State, replaced, scattered
 from onefold.compute.lazy import LazyModule
+from onefold.compute.named_frames import frame_of
 from onefold.errors import InvalidPlan
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def quantile_states(partial: pl.DataFrame, keys: Sequence[str], name: str) -> pl
         pl.Series("state", packed, dtype=pl.Binary),
         state["n"].alias("n"),
     ]
-    return pl.DataFrame(columns)
+    return frame_of(columns)
 
 
 def quantile_rank(state: bytes, x: float) -> float:

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from onefold.compute.named_frames import frame_of
 from onefold.compute.statistics import rule
 from onefold.compute.statistics.distributions import student_t
 from onefold.compute.statistics.moments import PREFIX, STATE, Moments
@@ -133,7 +134,7 @@ def output(
     reason.
     """
     rows = frame.height
-    return pl.DataFrame(
+    return frame_of(
         [
             *(frame[key].alias(name) for key, name in zip(keys, output_keys(keys), strict=True)),
             *(
