@@ -13,6 +13,7 @@ from onefold import config
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.folds import folds
 from onefold.log import forks
+from onefold.log.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from onefold.compute.dataset import Dataset
@@ -98,8 +99,10 @@ class Database:
 
     def close(self) -> None:
         """Stop this process's work (runs stay and can be resumed) and release the space. Does nothing in a forked process."""
-        if self._pid != forks.process:
-            return
+        if self._pid == forks.process:
+            undisturbed(self._close)  # to its end, even when the caller is interrupted
+
+    def _close(self) -> None:
         if self._jobs is not None:
             self._jobs.close()
         for space in self._spaces:

@@ -53,6 +53,7 @@ def connect(
     """
     from onefold.durations import seconds
     from onefold.fold.shards import open_shards
+    from onefold.log.undisturbed import undisturbed
     from onefold.state.consistency import parse_level
 
     level = parse_level(consistency)
@@ -62,23 +63,27 @@ def connect(
     if region is not None:
         check_text("region", region)
     timeout_s = seconds(timeout, "timeout") if timeout is not None else None
-    spaces = open_shards(
-        target,
-        folds,
-        shards=shards,
-        create=create,
-        read_only=read_only,
-        timeout=timeout_s,
-        replicas=replicas,
-        region=region,
-        base=_fetch_base,
-    )
-    try:
-        return Database(spaces, level=level, token=session, timeout=timeout_s)
-    except BaseException:
-        for space in spaces:
-            space.close()
-        raise
+
+    def opened() -> Database:
+        spaces = open_shards(
+            target,
+            folds,
+            shards=shards,
+            create=create,
+            read_only=read_only,
+            timeout=timeout_s,
+            replicas=replicas,
+            region=region,
+            base=_fetch_base,
+        )
+        try:
+            return Database(spaces, level=level, token=session, timeout=timeout_s)
+        except BaseException:
+            for space in spaces:
+                space.close()
+            raise
+
+    return undisturbed(opened, Database.close)  # an interrupt leaves nothing open
 
 
 def _fetch_base(link: Link, info: SpaceInfo, shard: int, path: Path) -> bool:

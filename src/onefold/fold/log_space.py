@@ -53,7 +53,6 @@ class LogSpace(SpaceOverLog):
         """
         super().__init__(log, env, url=url, read_only=read_only, pause=pause, replicates=replica, turns=turns)
         self._lock = threading.RLock()
-        self._opened = _WhileOpen(self, self._lock)
         self._con = apsw.Connection(":memory:", statementcachesize=256)
         create_store(self._con)
         self._tables = Tables()
@@ -102,6 +101,9 @@ class LogSpace(SpaceOverLog):
         return member == self.member
 
     def close(self) -> None:
+        self._apart(self._close)
+
+    def _close(self) -> None:
         self._closed = True
         self._log.close()
         with self._lock:
@@ -112,19 +114,22 @@ class LogSpace(SpaceOverLog):
     def outcome(self, request_id: str) -> bytes | None:
         """The kept outcome of the operation with this request id; None when there was none within the retention."""
         self.catch_up()
-        with self._opened:
+        with self._lock:
+            self.check_open()
             return exactly_once.requested(self._con, request_id, self._replica.head.now_ms)
 
     def state_digest(self) -> str:
         """A hash of the whole state: equal for all replicas that have applied the same offsets. Reads everything."""
         self.catch_up()
-        with self._opened:
+        with self._lock:
+            self.check_open()
             return state_digest(self._con, self._replica.history)
 
     def snapshot(self, path: str | Path) -> Snapshot:
         """Write the state to a file that replicas can start from. Atomic."""
         self.catch_up()
-        with self._opened:
+        with self._lock:
+            self.check_open()
             return write_snapshot(self._con, Path(path), self._replica.history, self.incarnation)
 
     def verify(self) -> None:
@@ -153,11 +158,13 @@ class LogSpace(SpaceOverLog):
         self.raise_fold_version(version)
 
     def missing(self, ops: Sequence[Op]) -> Op | None:
-        with self._opened:
+        with self._lock:
+            self.check_open()
             return self._replica.missing(ops)
 
     def known(self, client: str) -> Known | None:
-        with self._opened:
+        with self._lock:
+            self.check_open()
             return self._replica.known(client)
 
     # -- applying
@@ -171,6 +178,11 @@ class LogSpace(SpaceOverLog):
     def catch_up(self, own: tuple[int, bytes] | None = None, deadline: float | None = None) -> int:  # noqa: ARG002
         self.check_usable()
         last = self._log.last if own is None else max(own[0], self._log.last)
+        if own is None and self._replica.head.applied >= last:
+            return self._replica.head.applied
+        return self._apart(lambda: self._apply_to(last, own))
+
+    def _apply_to(self, last: int, own: tuple[int, bytes] | None) -> int:
         with self._lock:
             self.check_usable()
             if own is not None and own[0] <= self._replica.head.applied:
@@ -207,60 +219,48 @@ class LogSpace(SpaceOverLog):
     @contextmanager
     def _viewing(self, at: int | None) -> Iterator[PastView]:
         self.catch_up()
-        with self._opened:
+        with self._lock:
+            self.check_open()
             head = self._replica.head
             check_readable(head, self._replica.version_max, at)
-            view = _LockedView(self._con, self._tables, head.applied if at is None else at, self._opened)
+            view = _LockedView(self._con, self._tables, head.applied if at is None else at, self)
         try:
             yield view
         finally:
             view.end()
 
 
-class _WhileOpen:
-    """The space's lock, for who uses its connection: any thread may close it meanwhile, and then this raises SpaceError."""
-
-    def __init__(self, space: LogSpace, lock: threading.RLock) -> None:
-        self._space = weakref.proxy(space)
-        self._lock = lock
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        try:
-            self._space.check_open()
-        except BaseException:
-            self._lock.release()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
 class _LockedView(PastView):
     """Reads the past through a connection that others write to, one call at a time."""
 
-    def __init__(self, con: apsw.Connection, tables: Tables, offset: int, lock: _WhileOpen) -> None:
+    def __init__(self, con: apsw.Connection, tables: Tables, offset: int, space: LogSpace) -> None:
         super().__init__(con, tables, offset)
-        self._lock = lock
+        self._lock = space._lock
+        self._space = weakref.proxy(space)
 
     def get(self, table: str, key: bytes) -> bytes | None:
         with self._lock:
+            self._space.check_open()
             return super().get(table, key)
 
     def get_many(self, table: str, keys: Iterable[bytes]) -> Mapping[bytes, bytes]:
         with self._lock:
+            self._space.check_open()
             return super().get_many(table, keys)
 
     def get_at(self, table: str, key: bytes, offset: int) -> bytes | None:
         with self._lock:
+            self._space.check_open()
             return super().get_at(table, key, offset)
 
     def count(self, table: str, start: bytes = b"", stop: bytes | None = None) -> int:
         with self._lock:
+            self._space.check_open()
             return super().count(table, start, stop)
 
     def head(self) -> Head:
         with self._lock:
+            self._space.check_open()
             return super().head()
 
     def changes(
@@ -274,14 +274,17 @@ class _LockedView(PastView):
         limit: int = 1000,
     ) -> list[Version]:
         with self._lock:
+            self._space.check_open()
             return super().changes(table, after, within=within, start=start, stop=stop, limit=limit)
 
     def changed_since(self, table: str, start: bytes, stop: bytes | None, offset: int) -> bool:
         with self._lock:
+            self._space.check_open()
             return super().changed_since(table, start, stop, offset)
 
     def _page(
         self, table: str, start: bytes, stop: bytes | None, rows: int, reverse: bool
     ) -> list[tuple[bytes, bytes]]:
         with self._lock:
+            self._space.check_open()
             return super()._page(table, start, stop, rows, reverse)

@@ -18,6 +18,7 @@ from onefold.env import SYSTEM, Env
 from onefold.errors import AppendUnknown, LogCorrupt, SpaceError, TooLarge, TooOld, Unavailable
 from onefold.ids import new_id
 from onefold.log.api import Entry
+from onefold.log.undisturbed import Waiters
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class MemoryLog:
         self._env = env
         self._random = random.Random(seed)
         self._incarnation = new_id("i", env)
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        """Of C, so that an interrupt cannot leave it locked, as it could a condition."""
+        self._moved = Waiters()
         self._first = 1
         self._stored: list[_Stored] = []
         self._late: list[bytes] = []
@@ -76,14 +79,14 @@ class MemoryLog:
 
     @property
     def last(self) -> int:
-        with self._changed:
+        with self._lock:
             self._surface()
             return self._end()
 
     def append(self, data: bytes) -> int:
         if len(data) > config.RECORD_BYTES_MAX:
             raise TooLarge(f"a record of {len(data)} bytes; the limit is {config.RECORD_BYTES_MAX}")
-        with self._changed:
+        with self._lock:
             self._check_open()
             self._surface()
             chance = self._random.random()
@@ -94,7 +97,7 @@ class MemoryLog:
             return self._store(data)
 
     def read(self, start: int, max_bytes: int = 1 << 20) -> Sequence[Entry]:
-        with self._changed:
+        with self._lock:
             self._check_open()
             self._surface()
             return self._read(start, max_bytes, self._end())
@@ -109,40 +112,40 @@ class MemoryLog:
                 return
 
     def wait(self, after: int, timeout: float | None) -> int:
-        with self._changed:
+        with self._lock:
             self._surface()
-            self._changed.wait_for(lambda: self._end() > after or self._closed, timeout)
-            return self._end()
+        self._moved.wait_for(lambda: self._end() > after or self._closed, timeout)
+        return self._end()
 
     def trim(self, before: int) -> None:
-        with self._changed:
+        with self._lock:
             before = min(before, self._end() + 1)
             if before > self._first:
                 del self._stored[: before - self._first]
                 self._first = before
 
     def close(self) -> None:
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._moved.notify()
 
     # -- knobs
 
     def surface_all(self) -> None:
         """What was late is in the log now."""
-        with self._changed:
+        with self._lock:
             for data in self._late:
                 self._store(data)
             self._late.clear()
 
     def sync(self) -> None:
         """What has been appended survives a crash."""
-        with self._changed:
+        with self._lock:
             self._synced = self._end()
 
     def crash(self) -> int:
         """Lose what was late or not synced; return how many records were lost."""
-        with self._changed:
+        with self._lock:
             keep = (self._end() if self.syncs else max(self._synced, self._first - 1)) - self._first + 1
             lost = len(self._stored) - keep + len(self._late)
             del self._stored[keep:]
@@ -151,7 +154,7 @@ class MemoryLog:
 
     def flip(self, offset: int, bit: int) -> None:
         """Damage a stored record."""
-        with self._changed:
+        with self._lock:
             stored = self._stored[offset - self._first]
             data = bytearray(stored.data or b"")
             data[bit // 8 % len(data)] ^= 1 << bit % 8
@@ -159,7 +162,7 @@ class MemoryLog:
 
     def lose(self, offset: int) -> None:
         """Make a hole, as a rotten replica has."""
-        with self._changed:
+        with self._lock:
             self._stored[offset - self._first].data = None
 
     def hold(self, upto: int) -> HeldBack:
@@ -177,7 +180,7 @@ class MemoryLog:
 
     def _store(self, data: bytes) -> int:
         self._stored.append(_Stored(data, self._env.wall_ms(), crc32c(data)))
-        self._changed.notify_all()
+        self._moved.notify()
         return self._end()
 
     def _surface(self) -> None:
@@ -226,8 +229,7 @@ class HeldBack:
     def go_on(self, upto: int | None = None) -> None:
         """Show more; None: everything from now on."""
         self._upto = upto
-        with self._log._changed:
-            self._log._changed.notify_all()
+        self._log._moved.notify()
 
     @property
     def incarnation(self) -> str:
@@ -245,7 +247,7 @@ class HeldBack:
         return self._log.append(data)
 
     def read(self, start: int, max_bytes: int = 1 << 20) -> Sequence[Entry]:
-        with self._log._changed:
+        with self._log._lock:
             return self._log._read(start, max_bytes, self._seen(self._log._end()))
 
     def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:
@@ -259,9 +261,8 @@ class HeldBack:
 
     def wait(self, after: int, timeout: float | None) -> int:
         log = self._log
-        with log._changed:
-            log._changed.wait_for(lambda: self._seen(log._end()) > after or log._closed, timeout)
-            return self._seen(log._end())
+        log._moved.wait_for(lambda: self._seen(log._end()) > after or log._closed, timeout)
+        return self._seen(log._end())
 
     def trim(self, before: int) -> None:
         self._log.trim(before)

@@ -62,13 +62,14 @@ def undisturbed(work: Callable[[], T], unwanted: Callable[[T], object] | None = 
         if not _idle:
             _thread.start_new_thread(_serve, ())
         call.turn.acquire()
+        if call.error is not None:
+            raise call.error
+        return call.result  # type: ignore[no-any-return]
     except BaseException:
         call.gone = True
-        mend_later(call)
+        if call.error is None:
+            mend_later(call)
         raise
-    if call.error is not None:
-        raise call.error
-    return call.result  # type: ignore[no-any-return]
 
 
 def is_interrupt(error: BaseException) -> bool:

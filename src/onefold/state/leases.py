@@ -12,15 +12,18 @@ consistency", SOSP 1989.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Hashable, Iterable
+from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
 
 from onefold import config
 from onefold.env import Env, SystemEnv
 from onefold.errors import Conflict, OnefoldError, SpaceError
 from onefold.fold.space import Space
+from onefold.log.undisturbed import undisturbed
 from onefold.state.client import StateClient
 
 _CLOSED_CHECK_S = 1.0
@@ -125,7 +128,8 @@ class Renewer:
         self._client = weakref.ref(client)
         self._env = client.env
         self._mutex = threading.Lock()
-        self._changed = threading.Event()
+        self._changed: SimpleQueue[None] = SimpleQueue()
+        """Wakes the thread. Of C, so that an interrupt cannot leave it locked, as it could an event."""
         self._next: weakref.WeakKeyDictionary[Renewable, _Turn] = weakref.WeakKeyDictionary()
         self._thread: threading.Thread | None = None
 
@@ -140,28 +144,36 @@ class Renewer:
             return
         with self._mutex:
             self._next[held] = _Turn(self._env.boot_s() + held.renew_every_s)
+            starts = self._thread is None
+        if starts:
+            undisturbed(self._start)
+        self._changed.put(None)
+
+    def _start(self) -> None:
+        with self._mutex:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="onefold-renewer", daemon=True)
                 self._thread.start()
-        self._changed.set()
 
     def remove(self, held: Renewable) -> None:
         """Renew it no longer. A renewal that is under way may still happen."""
         with self._mutex:
             self._next.pop(held, None)
-        self._changed.set()
+        self._changed.put(None)
 
     def _run(self) -> None:
         while True:
             with self._mutex:
-                self._changed.clear()
+                while not self._changed.empty():
+                    self._changed.get()
                 if self._is_closed():
                     self._next.clear()
                 due = min((turn.at_s for turn in self._next.values()), default=None)
                 if due is None:
                     self._thread = None
                     return
-            if self._changed.wait(min(max(0.0, due - self._env.boot_s()), _CLOSED_CHECK_S)):
+            with contextlib.suppress(Empty):
+                self._changed.get(timeout=min(max(0.0, due - self._env.boot_s()), _CLOSED_CHECK_S))
                 continue
             now = self._env.boot_s()
             with self._mutex:

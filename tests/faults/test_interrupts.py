@@ -1,0 +1,314 @@
+"""Exceptions of signal handlers, anywhere in the main thread: nothing stays locked, nothing is half done, nobody else notices."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+import onefold as of
+from onefold.node.servers import LocalServers
+
+PROGRAM = Path(__file__).with_name("interrupted_program.py")
+sys.path.insert(0, str(PROGRAM.parent))
+from interrupted_program import INTERRUPTS  # noqa: E402
+
+pytestmark = pytest.mark.faults
+HANDLES = ("/onefold/state/", "/contextlib.py")
+QUEUES = ("/state/queues.py", "/state/messages.py", "/state/queue_watcher.py", "/state/leases.py")
+EVERYTHING = ("/onefold/log/", "/onefold/fold/", *HANDLES)
+WAIT_S = 30
+OTHER = """
+import sys, onefold as of
+m = of.connect(sys.argv[1], timeout=10).map("m")
+for line in sys.stdin:
+    m.put("other", line)
+    print("ok", flush=True)
+"""
+
+
+@contextmanager
+def other_process(folder):
+    """Gives a function that has another process write to the space."""
+    command = [sys.executable, "-c", OTHER, str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+
+        def write():
+            process.stdin.write("x\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip() == "ok"
+
+        yield write
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def is_traced(code, files=EVERYTHING):
+    return any(part in code.co_filename for part in files)
+
+
+def places_of(action, files=EVERYTHING):
+    """Every line, entry and return of those files that the action passes in this thread."""
+    places = {}
+
+    def trace(frame, event, _):
+        if not is_traced(frame.f_code):
+            return None
+        if event != "exception" and is_traced(frame.f_code, files):
+            places[frame.f_code, frame.f_lineno, event] = True
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return list(places)
+
+
+def handler(kind, _frame=None):
+    raise kind
+
+
+def interrupted_at(place, action, kind):
+    """Run the action with an interrupt at that place, as a signal handler makes one."""
+    hit = []
+
+    def trace(frame, event, _):
+        if not is_traced(frame.f_code):
+            return None
+        if not hit and (frame.f_code, frame.f_lineno, event) == place:
+            hit.append(place)
+            sys.settrace(None)
+            handler(kind)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    except INTERRUPTS:
+        pass
+    finally:
+        sys.settrace(before)
+
+
+def in_a_thread(action):
+    """The action's result in another thread; None when it did not come to its end."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(action()), daemon=True)
+    thread.start()
+    thread.join(WAIT_S)
+    return results[0] if results else None
+
+
+class Actions:
+    """What is interrupted. Each write makes ``value`` the value of the key ``k``."""
+
+    def __init__(self, db):
+        self.db = db
+        self.value = 0
+        self.map = db.map("m")
+        self.queue = db.queue("q", lease="1h", max_attempts=1 << 40)
+        self.map["k"] = 0
+
+    def put(self):
+        self.map["k"] = self.value
+
+    def transact(self):
+        with self.db.transaction() as tx:
+            one = tx.map("m")
+            one["k"] = self.value
+
+    def get(self):
+        self.map.get("k")
+
+    def scan(self):
+        list(self.map.items())
+
+    def pass_message(self):
+        self.queue.put(self.value)
+        with self.queue.get(timeout=0):
+            pass
+
+    def write_after(self):
+        """Another thread's write, and what it had found."""
+        found = self.map["k"]
+        self.map["after"] = self.value
+        return found
+
+
+@pytest.fixture(autouse=True)
+def known_handler():
+    before = signal.signal(signal.SIGUSR1, handler)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # in a generator that nobody has any more
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("put", EVERYTHING),
+        ("get", EVERYTHING),
+        ("scan", EVERYTHING),
+        ("transact", HANDLES),
+        ("pass_message", QUEUES),
+    ],
+)
+def test_an_interrupt_at_every_line_breaks_nothing(tmp_path, name, files):
+    kinds = itertools.cycle(INTERRUPTS)
+    with (
+        closing(of.connect(tmp_path / "space", timeout=10)) as db,
+        other_process(tmp_path / "space") as write,
+    ):
+        actions = Actions(db)
+        action = getattr(actions, name)
+        action()
+        places = places_of(action, files)
+        assert len(places) > 50
+        for place in places:
+            old, actions.value = actions.map["k"], actions.value + 1
+            where = (place[0].co_filename, place[0].co_name, place[1:])
+            interrupted_at(place, action, next(kinds))
+            found = in_a_thread(actions.write_after)
+            assert found in (old, actions.value), where
+            assert write(), where
+        del actions
+        file = db._spaces[0]._file
+        assert len(file._readers) <= 4, "connections for reading are taken back"
+
+
+def test_an_interrupt_in_a_fold_is_not_the_folds_fault(tmp_path):
+    from onefold.state.fold import StateFold
+
+    with closing(of.connect(tmp_path / "space")) as db:
+        m = db.map("m")
+        m["k"] = 1
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(StateFold, "apply", lambda *_: handler(INTERRUPTS[1]))
+            with pytest.raises(INTERRUPTS[1]):
+                m["k"] = 2
+            patched.setattr(StateFold, "apply", lambda *_: 1 // 0)
+            with pytest.raises(of.SpaceError, match="ZeroDivisionError"):
+                m["k"] = 2
+        assert m["k"] == 1
+
+
+def test_an_interrupted_open_and_close_leave_nothing_behind(tmp_path):
+    members = tmp_path / "space" / "members"
+    opened = []
+
+    def opens():
+        opened.append(of.connect(tmp_path / "space"))
+
+    def closes():
+        opened[-1].close()
+
+    opens()
+    closes()
+    # Not when it returns: nobody can close what nobody has.
+    places = [place for place in places_of(opens) if place[2] != "return"]
+    closes()
+    assert len(places) > 10
+    for place in places:
+        opened.clear()
+        interrupted_at(place, opens, KeyboardInterrupt)
+        if opened:
+            closes()
+        until(lambda: not list(members.iterdir()))
+    opens()
+    places = places_of(closes)
+    assert len(places) > 10
+    for place in places:
+        opens()
+        interrupted_at(place, closes, KeyboardInterrupt)
+        closes()
+        assert not list(members.iterdir())
+
+
+def until(condition):
+    """Wait for a state that another thread brings about."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_write_in_a_handler_that_interrupts_a_write_is_refused(tmp_path):
+    with closing(of.connect(tmp_path / "space")) as db:
+        m = db.map("m")
+        m["k"] = 1
+        caught = []
+
+        def writes(*_):
+            try:
+                m["h"] = 1
+            except of.Unavailable as error:
+                caught.append(error)
+
+        def trace(frame, _event, _):
+            if frame.f_code.co_name == "append_in":
+                sys.settrace(None)
+                writes()
+
+        sys.settrace(trace)
+        try:
+            m["k"] = 2
+        finally:
+            sys.settrace(None)
+        assert [error.definite for error in caught] == [True]
+        assert m["k"] == 2
+        assert "h" not in m
+
+
+def run_storm(url, seed, wanted, cache):
+    """Let a program be interrupted; then this process writes beside it."""
+    program = subprocess.Popen(
+        [sys.executable, str(PROGRAM), str(url), str(seed), str(wanted)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "ONEFOLD_CACHE": str(cache)},
+        text=True,
+    )
+    try:
+        line = program.stdout.readline()
+        if line:
+            with closing(of.connect(url)) as db:
+                db.map("m")["other"] = 1
+        _, errors = program.communicate("x", timeout=300)
+        assert program.returncode == 0, f"seed {seed}: {errors[-3000:]}"
+        return json.loads(line)["hits"]
+    finally:
+        program.kill()
+        program.wait()
+
+
+def test_a_storm_of_signals_embedded(tmp_path):
+    assert run_storm(tmp_path / "space", 1, 3600, tmp_path / "cache") == 3600
+
+
+def test_a_storm_of_signals_with_a_local_replica(tmp_path, monkeypatch):
+    monkeypatch.setenv("ONEFOLD_CACHE", str(tmp_path / "cache"))
+    servers = LocalServers.start(tmp_path / "server", 1, secure=False)
+    try:
+        url = servers.url("storm")
+        of.connect(url).close()
+        assert run_storm(url, 2, 1500, tmp_path / "cache") == 1500
+    finally:
+        servers.stop(delete=True)
