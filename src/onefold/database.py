@@ -324,14 +324,20 @@ class Database:
         self,
         paths: Paths,
         *,
+        schema: Mapping[str, Any] | None = None,
         include_file_paths: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Dataset:
-        """Rows of Parquet files, cut into tasks by row group. All files must have the same columns."""
+        """Rows of Parquet files, cut into tasks by row group. All files must have the same columns.
+
+        ``schema``: the columns and types that the files must have, in the order that the rows get; columns that are folders
+        take their types from it.
+        """
         return self._read(
             "parquet",
             paths,
+            schema=schema,
             include_file_paths=include_file_paths,
             storage_options=storage_options,
             **options,

@@ -85,13 +85,52 @@ def _parquet_schema(source: Source, files: Sequence[FileInfo]) -> dict[str, Any]
                     f"{display(files[0].path)} and {display(info.path)} have different schemas: {difference}; "
                     f"read them separately and use union"
                 )
-    return {**(schema or {}), **_hive_columns(source, files, schema or {}, notes)}
+    hive = _hive_columns(source, files, schema or {}, notes)
+    if given := dict(source.option("schema") or ()):
+        return _as_given(given, schema or {}, hive, files[0])
+    return {**(schema or {}), **hive}
+
+
+def _as_given(
+    given: dict[str, Any], stored: dict[str, Any], hive: dict[str, Any], first: FileInfo
+) -> dict[str, Any]:
+    """``schema=`` of Parquet files, which have a schema of their own: the same columns and types, in any order. Columns that
+    are folders take the type that is given.
+    """
+    folders = {name for name in hive if name not in stored}
+    asked = {name: dtype for name, dtype in given.items() if name not in folders}
+    if missing := [name for name in asked if name not in stored]:
+        raise InvalidArgument(
+            f"schema= names {', '.join(map(repr, missing))}, which {display(first.path)} does not have"
+        )
+    if extra := [name for name in stored if name not in asked]:
+        raise InvalidArgument(
+            f"schema= lacks {', '.join(map(repr, extra))}, which {display(first.path)} has; leave columns out with select"
+        )
+    if other := [name for name, dtype in asked.items() if stored[name] != dtype]:
+        raise InvalidArgument(
+            "; ".join(
+                f"column {name!r} is {asked[name]} in schema= but {stored[name]} in {display(first.path)}"
+                for name in other
+            )
+            + "; convert it with with_columns(pl.col(...).cast(...))"
+        )
+    return {**given, **{name: dtype for name, dtype in hive.items() if name not in given}}
 
 
 def _hive_columns(
     source: Source, files: Sequence[FileInfo], schema: dict[str, Any], notes: Iterable[bytes | None]
 ) -> dict[str, Any]:
     hive = parquet.hive_schema(source, files, notes)
+    given = dict(source.option("schema") or ())
+    for name in hive.keys() & given.keys() - schema.keys():
+        for info in files:
+            value = parquet.hive_parts(source, info.path)[name]
+            if not partition_values.fits(value, given[name]):
+                raise InvalidArgument(
+                    f"{display(info.path)}: the folder {name}={value} is not {given[name]}, as schema= says"
+                )
+        hive[name] = given[name]
     return {name: schema.get(name, dtype) for name, dtype in hive.items()}
 
 

@@ -33,7 +33,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
         *_COMMON,
     ),
     "jsonl": ("schema", "schema_overrides", "infer_schema_length", *_COMMON),
-    "parquet": _COMMON,
+    "parquet": ("schema", *_COMMON),
     "files": ("storage_options",),
 }
 _NONE_MEANS_SOMETHING = ("quote_char", "infer_schema_length")
