@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from onefold.compute import executor, kernels, tasks, worker
+from onefold.compute import executor, kernels, result_types, tasks, worker
 
-_ASK_FOR_THEMSELVES = (executor, kernels, worker)
+_ASK_FOR_THEMSELVES = (executor, kernels, result_types, worker)
 """Imported before anything is replaced: these hold the question itself, which decides what a partial says of its rows."""
 
 

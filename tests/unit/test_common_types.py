@@ -15,7 +15,15 @@ import pytest
 
 import onefold as of
 from onefold import agg
-from onefold.compute.aggregates import merge_pair, partial, with_row_types
+from onefold.compute.aggregates import (
+    decode,
+    encode,
+    merge_pair,
+    partial,
+    read_schema,
+    row_types,
+    with_row_types,
+)
 from onefold.compute.aggregates.align import ROW_TYPES
 from onefold.compute.common_types import common_type
 from onefold.compute.frames import concat, frame_of_dicts
@@ -242,5 +250,54 @@ def test_a_count_of_what_no_column_holds_is_an_error(db: of.Database, tmp_path: 
     ):
         for splits in (1, 2):
             dataset = job.into(f"{number} {splits}")
-            with pytest.raises(of.OnefoldError, match="column 'v'"):
-                dataset.run(progress=False, workers=1, target_splits=splits).result().to_polars()
+            with pytest.raises(of.JobFailed, match="column 'v'"):
+                dataset.run(progress=False, workers=1, target_splits=splits)
+
+
+def test_a_file_that_does_not_fit_what_is_there_fails_the_run(db: of.Database, tmp_path: Path) -> None:
+    """A run is never done with a result that cannot be read: not with results of an earlier run either."""
+
+    def parsed(record: dict[str, Any]) -> dict[str, Any]:
+        text = record["line"]
+        return {"k": 1, "v": int(text) if text.isdigit() else text}
+
+    rows = db.read_text(f"{tmp_path}/*.txt").map(parsed)
+    for table, job in (("rows", rows), ("groups", rows.group_by("k").agg(n=agg.count()))):
+        (tmp_path / "a.txt").write_text("9\n")
+        (tmp_path / "b.txt").unlink(missing_ok=True)
+        job.into(table).run(progress=False, workers=1, target_splits=1)
+        (tmp_path / "b.txt").write_text("x7\n")
+        for _ in range(2):
+            with pytest.raises(
+                of.JobFailed, match="column 'v' is Int64 in one part of the result and String"
+            ):
+                job.into(table).run(progress=False, workers=1)
+        (tmp_path / "b.txt").write_text("7\n")
+        assert len(job.into(table).run(progress=False, workers=1).result()) > 0
+
+
+def test_the_types_of_a_partial_are_read_without_its_rows(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "n": [1, 2],
+            "same": [1, 2],
+            "big": [2**40, None],
+            "t": [VALUES["berlin"], None],
+            "d": [Decimal("1.5"), None],
+            "l": [[{"p": 1}], None],
+            "e": pl.Series(["a", None], dtype=pl.Enum(["a"])),
+            "c": pl.Series(["a", None], dtype=pl.Categorical),
+            "z": [None, None],
+        }
+    )
+    for height in (0, 2, 30_000):
+        data = encode(with_row_types(frame.head(1).clear(height), frame.schema))
+        (tmp_path / "partial").write_bytes(data)
+        for held in (data, tmp_path / "partial"):
+            assert read_schema(held) == decode(held).schema
+            assert {name: str(dtype) for name, dtype in row_types(read_schema(held)).items()} == {
+                name: str(dtype) for name, dtype in frame.schema.items()
+            }
+    for broken in (b"", b"OFP1", data[:40]):
+        with pytest.raises(InvalidValue):
+            read_schema(broken)

@@ -14,6 +14,7 @@ from onefold.compute.blobs import BlobMissing, BlobsUnavailable
 from onefold.compute.failures import failure_of, of_machine
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.read_rows import RunRow
+from onefold.compute.result_types import ResultTypes
 from onefold.compute.stages import Failure, PublishOutput, Result, Stage, TaskInput
 from onefold.compute.submission import decode_inputs
 from onefold.errors import OnefoldError
@@ -40,6 +41,7 @@ class Attempts:
         self._inputs: dict[int, list[TaskInput]] = {}
         self._avoided: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
+        self._types = ResultTypes(engine, run, stored)
         self.trouble = threading.Event()
         """Set when this machine could not do what others may: wait before the next claim."""
 
@@ -78,6 +80,7 @@ class Attempts:
                 result = publishing.publish_result(self._engine, self._run, stage.output, self._stored)
             else:
                 result = self._execute(stage, item, assignment, inputs, inline, process, on_rows)
+                self._types.check(assignment.stage, result)
         except TaskError as error:
             if stopping():
                 return [ops.Release(*at)]

@@ -8,7 +8,7 @@ with neither inline bytes nor blob: the neutral element of every merge.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from onefold import config
 from onefold.compute import frames, shuffle
@@ -181,6 +181,17 @@ def load_frame(result: Result, blobs: BlobStore) -> pl.DataFrame | None:
     if result.blob is not None:
         return aggregates.decode(blobs.open_path(result.blob))
     return aggregates.decode(result.inline) if result.inline is not None else None
+
+
+def row_types(result: Result, output: Output, blobs: BlobStore) -> dict[str, Any]:
+    """The types of the rows behind a task's result, where it says them. Raises BlobMissing."""
+    from onefold.compute import aggregates
+
+    stored = blobs.open_path(result.blob) if result.blob is not None else result.inline
+    if stored is None or not isinstance(output, PartialOutput | RowsOutput):
+        return {}
+    schema = aggregates.read_schema(stored)
+    return aggregates.row_types(schema) if isinstance(output, PartialOutput) else dict(schema)
 
 
 def collector(

@@ -22,6 +22,7 @@ UNCOMPRESSED_ROWS_MIN = 20_000
 with Zstandard. Smaller ones are, so that they fit into a record.
 """
 _MAGIC = b"OFP1"
+_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 _HEAD_BYTES = struct.Struct(">I")
 _WIDE = {"Int64": pl.Int64, "UInt64": pl.UInt64, "Int32": pl.Int32, "UInt32": pl.UInt32}
 
@@ -79,6 +80,26 @@ def decode(data: bytes | Path) -> pl.DataFrame:
         }
         # By name: in a list of series, one without a name would be given one.
         return pl.DataFrame({name: wide[head.copies.get(name, name)] for name in head.columns})
+    except (pl.exceptions.PolarsError, OSError, msgspec.MsgspecError, struct.error, KeyError) as error:
+        raise InvalidValue(f"a partial result cannot be read: {error}") from error
+
+
+def read_schema(data: bytes | Path) -> pl.Schema:
+    """The columns and types of ``encode``'s bytes, of which only the beginning is read. Raises InvalidValue."""
+    try:
+        with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                raise InvalidValue("a partial result cannot be read: it does not begin as one")
+            (length,) = _HEAD_BYTES.unpack(file.read(_HEAD_BYTES.size))
+            head = msgspec.msgpack.decode(file.read(length), type=_Head)
+            # The stream's first message is its schema: a mark, the length of what follows, and that.
+            begin = file.read(8)
+            message = begin + file.read(int.from_bytes(begin[4:], "little"))
+        packed = pl.read_ipc_stream(io.BytesIO(message + _END_OF_STREAM)).schema
+        types = {
+            name: _WIDE[head.types[name]]() if name in head.types else dtype for name, dtype in packed.items()
+        }
+        return pl.Schema({name: types[head.copies.get(name, name)] for name in head.columns})
     except (pl.exceptions.PolarsError, OSError, msgspec.MsgspecError, struct.error, KeyError) as error:
         raise InvalidValue(f"a partial result cannot be read: {error}") from error
 
