@@ -132,8 +132,7 @@ def split_frame(
 
 
 def cut_frame(frame: pl.DataFrame, key: str | None) -> Iterator[tuple[int, bytes]]:
-    """Pieces (rows, frame) of about ``config.STREAM_FRAME_BYTES_MAX`` at most. Raises TooLarge for a row over the limit of
-    values."""
+    """Pieces (rows, frame) of ``config.VALUE_BYTES_MAX`` at most. Raises TooLarge for a row over that limit."""
     whole = max(int(frame.estimated_size()), 1)
     rows = max(1, frame.height * config.STREAM_FRAME_BYTES_MAX // whole)
     for at in range(0, frame.height, rows):
@@ -142,7 +141,8 @@ def cut_frame(frame: pl.DataFrame, key: str | None) -> Iterator[tuple[int, bytes
 
 def _encoded(frame: pl.DataFrame, key: str | None) -> Iterator[tuple[int, bytes]]:
     data = encode_frame(frame, key)
-    if len(data) > config.STREAM_FRAME_BYTES_MAX and frame.height > 1:
+    # Halved down to one row, if need be: only a row by itself tells that it is over the limit.
+    if len(data) > config.VALUE_BYTES_MAX and frame.height > 1:
         half = frame.height // 2
         yield from _encoded(frame.slice(0, half), key)
         yield from _encoded(frame.slice(half), key)
