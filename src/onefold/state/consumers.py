@@ -109,31 +109,34 @@ class Consumer(Generic[T]):
     def poll(self, given_up: GivenUp = never) -> bool:
         """Find the next record, without giving it: that is ``give``'s. False when none came within the timeout, or when the wait
         was given up. Raises as iterating."""
-        deadline = None if self._timeout is None else self._client.env.boot_s() + self._timeout
-        settled = False
-        while True:
-            with self._mutex:
-                if not settled:
-                    self._check_open()
-                    self._settle()
-                    if self._is_next(self._ahead):
-                        return True
-                    settled = True
-                elif self._closed:
-                    return False  # while it waited
-                seen = self._look()
-            if seen is None:
+        with self._mutex:
+            self._check_open()
+            if self._pending is not None or self._rewind_next:
+                self._settle()
+            if self._ahead is not None and self._is_next(self._ahead):
                 return True
+            seen = self._look()
+        deadline = None
+        while seen is not None:
+            if deadline is None and self._timeout is not None:
+                deadline = self._client.env.boot_s() + self._timeout
             if given_up() or not self._wait(seen, deadline):
                 return False
+            with self._mutex:
+                if self._closed:
+                    return False  # while it waited
+                seen = self._look()
+        return True
 
     def give(self) -> StreamRecord[T] | None:
         """The record that ``poll`` has found; from now on it counts as given. None when it is no longer the next one."""
-        record = self._ahead
-        if record is None or self._pending is not None or self._rewind_next or not self._is_next(record):
+        record, offsets = self._ahead, self._next
+        if record is None or self._pending is not None or self._rewind_next:
+            return None
+        if offsets.get(record.partition) != record.offset:
             return None
         self._ahead = None
-        self._next[record.partition] = record.offset + 1
+        offsets[record.partition] = record.offset + 1
         self._given.add(record.partition)
         record.tagged(self._layout.tag)
         return record
