@@ -22,8 +22,9 @@ CLIENTS_KEPT_MAX: Final = 10_000
 """Above this many known clients the oldest are forgotten by a record that moves the expiry floor."""
 CLIENT_IDLE_OFFSETS: Final = 1_000_000
 """A client is forgotten only when its last record is at least this many offsets back."""
-APPEND_RETRY_S: Final = 15.0
-"""How long an append of unknown outcome is tried again under its number before AppendUnknown reaches the caller."""
+APPEND_RETRY_S: Final = 20.0
+"""How long a write is tried, unless the connection or the call says otherwise: until a leader is there, and under its number
+while its outcome is unknown. Sits out an election."""
 WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 """Above this size of the write-ahead log a writer waits for readers, so that it starts again from its beginning."""
 TRIM_RECORDS_PER_COMMIT: Final = 10_000

@@ -158,7 +158,7 @@ spec.loader.exec_module(bank)
 import onefold as of
 from onefold.fold.sqlite_space import SqliteSpace
 submit, left = SqliteSpace.submit, [{number}]
-def dying(self, ops):
+def dying(self, ops, deadline=None):
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
     left[0] -= 1

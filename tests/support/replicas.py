@@ -23,9 +23,9 @@ class Tail:
     def __getattr__(self, name):
         return getattr(self.held, name)
 
-    def append(self, data):
+    def append(self, data, deadline=None):
         self.appends += 1
-        return self.held.append(data)
+        return self.held.append(data, deadline)
 
     def read(self, start, max_bytes=1 << 20):
         self.reads.append(start)

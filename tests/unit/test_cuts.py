@@ -89,7 +89,7 @@ class Delayed:
             self.here = self.world.random.randint(max(own, self.here), len(log))
             return self.here
 
-    def append(self, data):
+    def append(self, data, deadline=None):
         with self.world.lock:
             self.world.happens()
             record = decode_record(data)

@@ -103,7 +103,7 @@ def test_a_replica_halts_on_a_hole_and_stays_halted():
 
 def test_an_acknowledged_record_that_is_not_there_halts():
     class Liar(MemoryLog):
-        def append(self, data):
+        def append(self, data, deadline=None):
             return super().append(encode_record(Record(client_id(0, SYSTEM), 1, 0, ())))
 
     space = LogSpace(Liar(), [Ledger()], SYSTEM)
@@ -254,7 +254,7 @@ def test_an_interrupted_append_does_not_swallow_the_next(monkeypatch):
         space.submit([entry(b"a")])
         append = log.append
 
-        def interrupted(data):
+        def interrupted(data, deadline=None):
             append(data)
             raise KeyboardInterrupt
 
@@ -276,7 +276,7 @@ def test_a_log_that_cannot_be_read_after_an_append_leaves_it_indefinite(monkeypa
         def unreadable(*_):
             raise Unavailable("the network is down")
 
-        def without_answer(data):
+        def without_answer(data, deadline=None):
             append(data)
             raise AppendUnknown("lost")
 

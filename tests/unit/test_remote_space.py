@@ -93,9 +93,9 @@ def test_parts_for_several_shards_are_on_their_way_together(monkeypatch):
         meeting = threading.Barrier(shards, timeout=SOON_S)
         for log in world.logs:
 
-            def append(data, own=log.append, **options):
+            def append(data, deadline=None, own=log.append):
                 meeting.wait()  # breaks when one shard waits for another
-                return own(data, **options)
+                return own(data, deadline)
 
             monkeypatch.setattr(log, "append", append)
         m.put_many(dict.fromkeys(range(100), 1), atomic=False)
@@ -160,7 +160,7 @@ def test_a_write_whose_outcome_no_node_tells_may_have_happened(world, monkeypatc
 
 def test_a_write_that_cannot_begin_is_definite(world, monkeypatch):
     stop_nodes(world)
-    monkeypatch.setattr(config, "READ_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(config, "APPEND_RETRY_S", 0.1)
     with world.connect() as db, pytest.raises(of.Unavailable) as caught:
         db.map("m").put("k", 1)
     assert caught.value.definite
@@ -173,7 +173,7 @@ def test_a_record_that_is_not_where_it_was_acknowledged_stops_the_program(world,
     space = db._spaces[0]
     log, append = space.log, space.log.append
 
-    def forgetful(data):
+    def forgetful(data, deadline=None):
         """Acknowledges, and loses what it has acknowledged; another record takes its place."""
         offset = append(world.logs[0].read(1)[0].data)
         assert offset
@@ -202,7 +202,7 @@ def test_a_copy_that_an_earlier_try_left_is_no_corruption(world, db):
     log = db._spaces[0].log
     append = log.append
 
-    def twice(data):
+    def twice(data, deadline=None):
         append(data)
         return append(data)
 

@@ -223,7 +223,7 @@ def test_others_of_the_space_are_not_known_to_be_alive_or_dead():
 
 def test_an_acknowledged_record_that_was_replaced_halts_also_when_it_was_already_applied():
     class Liar(MemoryLog):
-        def append(self, data):
+        def append(self, data, deadline=None):
             offset = super().append(encode_record(Record(client_id(0, SYSTEM), 1, 0, ())))
             space.applied  # noqa: B018 - somebody else catches up before the answer comes
             return offset
@@ -297,11 +297,11 @@ def test_real_threads_share_barriers_and_appends():
 
 def test_a_barrier_that_waits_for_a_slow_write_gives_up_in_time():
     class Slow(MemoryLog):
-        def append(self, data):
+        def append(self, data, deadline=None):
             if b"slow" in data:
                 begun.set()
                 assert let_go.wait(30)
-            return super().append(data)
+            return super().append(data, deadline)
 
     begun, let_go = threading.Event(), threading.Event()
     space = LogSpace(Slow(), [Ledger()], SYSTEM, replica=True)

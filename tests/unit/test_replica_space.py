@@ -258,7 +258,7 @@ def test_a_replica_halts_on_a_hole_and_serves_nothing_any_more(opened):
 @pytest.mark.parametrize("before", [True, False])
 def test_an_acknowledged_record_that_was_replaced_halts(before, opened):
     class Liar(MemoryLog):
-        def append(self, data):
+        def append(self, data, deadline=None):
             offset = super().append(encode_record(Record(client_id(0, SYSTEM), 1, 0, ())))
             if before:
                 until(lambda: space.applied == offset)

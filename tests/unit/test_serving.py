@@ -226,7 +226,7 @@ def test_a_barrier_is_appended_after_the_question_came(node):
 
 
 def test_without_the_log_a_strong_read_is_refused_and_a_bounded_one_tells_the_age(node, monkeypatch):
-    def down(data):
+    def down(data, deadline=None):
         raise Unavailable("the log is down")
 
     monkeypatch.setattr(node.delivered, "append", down)
@@ -339,7 +339,7 @@ class Replies:
         self.changed = threading.Condition()
         self.got = []
 
-    def take(self, data):
+    def take(self, data, deadline=None):
         with self.changed:
             self.got.append(protocol.decode_reply(data))
             self.changed.notify_all()
@@ -403,7 +403,7 @@ def test_strong_reads_that_wait_together_share_a_barrier_and_no_later_one_joins_
     desk, replies, late = office(), Replies(), Replies()
     append, began, go = node.delivered.append, threading.Event(), threading.Event()
 
-    def slow(data):
+    def slow(data, deadline=None):
         began.set()
         assert go.wait(SOON_S)
         return append(data)

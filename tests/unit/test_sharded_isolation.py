@@ -136,7 +136,7 @@ def test_a_read_does_not_wait_for_the_undecided(world):
     client, other = world.client(), world.client()
     submit = client.spaces[0].inner.submit
 
-    def stopped(ops):
+    def stopped(ops, deadline=None):
         if b"decide" in ops[0].body:
             raise Killed
         return submit(ops)
@@ -188,7 +188,7 @@ def test_an_item_that_is_due_and_locked_does_not_keep_a_reader(world):
     client.commit(0, (Put("t", item, 10),))
     submit = client.spaces[0].inner.submit
 
-    def stopped(ops):
+    def stopped(ops, deadline=None):
         if b"decide" in ops[0].body:
             raise Killed
         return submit(ops)
@@ -214,7 +214,7 @@ def follow(world, other):
     client = world.client()
     submit = client.spaces[2].inner.submit
 
-    def dying(ops):
+    def dying(ops, deadline=None):
         if b"resolve" in ops[0].body:
             raise Killed
         return submit(ops)
@@ -275,7 +275,7 @@ def decided_and_dead(world):
     for shard in (0, 2):
         submit = client.spaces[shard].inner.submit
 
-        def dying(ops, submit=submit):
+        def dying(ops, deadline=None, submit=submit):
             if b"resolve" in ops[0].body:
                 raise Killed
             return submit(ops)

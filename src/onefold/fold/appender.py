@@ -2,6 +2,11 @@
 
 There is no thread of its own: the first submitter of a batch commits it for all (it *leads*), and then passes the lead to
 the first that waits. So a single thread pays no hand-over, and many share one disk sync.
+
+Every submission has a deadline of its own. One that has not been taken into a batch by then leaves the queue and was certainly
+not appended; one whose batch is being appended leaves with an unknown outcome. A failure that passes (no leader, say) is tried
+again until the leader's deadline; then the others of its batch, which was certainly not appended, wait for the next leader. Those
+that have much more time than a leader are not taken along by it, so that an append in doubt does not end with its time.
 """
 
 from __future__ import annotations
@@ -15,19 +20,20 @@ from typing import Protocol
 
 from onefold import config
 from onefold.codec import Op
-from onefold.errors import OnefoldError, TooLarge, Unavailable
+from onefold.env import Env
+from onefold.errors import AppendUnknown, OnefoldError, Timeout, TooLarge, Unavailable
 from onefold.log import undisturbed
 
 _OP_OVERHEAD_BYTES = 32
 _RECORD_OVERHEAD_BYTES = 1024
 _LINGER_S = 0.0002
+_PAUSE_S, _PAUSE_S_MAX = 0.01, 0.25
+_SHARE = 0.1
+"""A leader takes along those whose deadline is at most this share of its own time later."""
 
-Commit = Callable[[Sequence[Op], float | None], Sequence[bytes]]
-"""Appends the operations as one record and applies it; returns their outcomes in order. Given a time limit in seconds (None:
-as long as it takes), it gives up then."""
-
-Patience = Callable[[], float]
-"""How many seconds are left."""
+Commit = Callable[[Sequence[Op], float], Sequence[bytes]]
+"""Appends the operations as one record and applies it; returns their outcomes in order. Gives up at the deadline, a moment of the
+boot clock."""
 
 
 class Turn(Protocol):
@@ -58,7 +64,7 @@ class _LockTurn:
         self._lock.release()
 
 
-_TAKEN, _GIVEN_UP = "taken", "given up"
+_TAKEN, _HEIR, _GIVEN_UP = "taken", "leads next", "given up"
 
 
 class _Submission:
@@ -69,28 +75,32 @@ class _Submission:
         "_decided",
         "broken",
         "bytes",
+        "cause",
+        "deadline",
         "error",
+        "gone",
         "leads",
         "main",
         "ops",
         "outcomes",
         "over",
-        "patience",
         "turn",
     )
 
-    def __init__(
-        self, appender: Appender, ops: tuple[Op, ...], size: int, patience: Patience | None = None
-    ) -> None:
+    def __init__(self, appender: Appender, ops: tuple[Op, ...], size: int, deadline: float) -> None:
         self._appender = appender
         self._decided: dict[int, str] = {}
         self.ops = ops
         self.bytes = size
-        self.patience = patience
+        self.deadline = deadline
         self.turn: Turn | None = None
         self.leads = False
         self.outcomes: Sequence[bytes] | None = None
         self.error: BaseException | None = None
+        self.cause: OnefoldError | None = None
+        """What the last try that certainly failed ended with."""
+        self.gone = False
+        """Its caller's time was up: it is not appended any more."""
         self.over = False
         """Its caller has an answer, and has passed the lead on if it led."""
         self.broken = False
@@ -103,9 +113,19 @@ class _Submission:
         """Whether what became of it is known."""
         return self.outcomes is not None or self.error is not None
 
-    def take(self) -> bool:
-        """It will be committed now. False when its caller has given up before."""
-        return self._decided.setdefault(0, _TAKEN) is _TAKEN
+    def take(self, why: str = _TAKEN) -> bool:
+        """It will be committed now, or leads. False when its caller has given up before."""
+        return not self.gone and self._decided.setdefault(0, why) is why
+
+    def put_back(self, cause: OnefoldError) -> None:
+        """It was taken, and was certainly not committed: it waits again."""
+        self.cause = cause
+        self._decided = {}
+
+    @property
+    def inherits(self) -> bool:
+        """Whether the lead was given to it."""
+        return self._decided.get(0) is _HEIR
 
     def give_up(self) -> bool:
         """It will never be committed. False when it was taken before."""
@@ -131,12 +151,20 @@ class Appender:
     def __init__(
         self,
         commit: Commit,
+        env: Env,
         turns: Callable[[], Turn] | None = None,
         mend: Callable[[], None] | None = None,
+        *,
+        passes: Callable[[OnefoldError], bool] = lambda _: False,
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:
         """``turns``: makes what a caller waits with; with it nobody lingers (default: threads, and real time). ``mend``: ends a
-        commit that was broken off; without it ``submit`` must not be called where it can be interrupted."""
+        commit that was broken off; without it ``submit`` must not be called where it can be interrupted. ``passes``: whether
+        after this error nothing was written and trying again may succeed. ``pause``: waits between two tries, given seconds."""
         self._commit = commit
+        self._env = env
+        self._passes = passes
+        self._pause = pause
         self._turns = turns or _LockTurn
         self._linger_s = _LINGER_S if turns is None else 0.0
         self._mend_commit = mend
@@ -148,18 +176,19 @@ class Appender:
         self._crowd = 1
         """How many submissions the last batch had."""
 
-    def submit(self, ops: Sequence[Op], patience: Patience | None = None) -> list[bytes]:
-        """Commit the operations together, perhaps beside others', and return their outcomes in order. The append that they are in
-        starts after this call did.
+    def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
+        """Commit the operations together, perhaps with other callers', and return their outcomes in order. The append that they
+        are in starts after this call did. A failure that passes is tried again until the deadline.
 
-        ``patience``: for operations that need not happen (barriers). When it ends before their turn has come, Unavailable
-        is raised, and they may still happen. One that leads takes only its like along, and gives ``commit`` what is left of its
-        patience, so no write is given up with it; a write that leads takes all along, as long as it may take.
+        ``deadline``: a moment of the boot clock; default: ``config.APPEND_RETRY_S`` from now.
 
-        Raises TooLarge before anything is written, and whatever ``commit`` raises; Unavailable (definite) in a signal handler
-        that has interrupted a write of the same space.
+        Raises TooLarge before anything is written, and whatever ``commit`` raises; Timeout (definite) when the deadline came
+        before the operations were appended, AppendUnknown when it came while they were; Unavailable (definite) in a signal
+        handler that has interrupted a write of the same space.
         """
-        mine = _Submission(self, tuple(ops), _size(ops), patience)
+        if deadline is None:
+            deadline = self._env.boot_s() + config.APPEND_RETRY_S
+        mine = _Submission(self, tuple(ops), _size(ops), deadline)
         if not mine.ops:
             return []
         try:
@@ -204,14 +233,27 @@ class Appender:
 
     def _wait_turn(self, mine: _Submission, turn: Turn) -> None:
         try:
-            if not turn.wait(None if mine.patience is None else mine.patience()):
-                raise Unavailable("the appends before this one took too long")
+            if not turn.wait(max(0.0, mine.deadline - self._env.boot_s())):
+                self._time_is_up(mine, turn)
         except BaseException:  # leave nothing behind that others would wait for
             with contextlib.suppress(ValueError):
                 self._waiting.remove(mine)
-            if not mine.main and not mine.give_up() and not mine.answered:
+            if not mine.main and not mine.gone and not mine.give_up() and not mine.answered:
                 self._leave_lead(mine)
             raise
+
+    def _time_is_up(self, mine: _Submission, turn: Turn) -> None:
+        """Raises what its caller gets, except when it was answered, or the lead was given to it, at the same moment."""
+        mine.gone = True
+        if mine.give_up():
+            raise _too_late(mine.cause)
+        if mine.inherits:
+            mine.gone = False
+            turn.wait(None)
+        elif not mine.answered:
+            raise AppendUnknown(
+                "the time was up while the operation was being appended; it may be in the log, or may surface later"
+            )
 
     def _check_not_within(self) -> None:
         """The main thread cannot wait for itself, and would in a signal handler that has interrupted what leads."""
@@ -224,9 +266,11 @@ class Appender:
             )
 
     def _lead(self, mine: _Submission) -> None:
-        batch = [mine]
+        batch, pause_s = [mine], _PAUSE_S
         if mine.main:
-            self._run(batch)
+            while self._fails_for_now(mine, batch, pause_s):
+                self._pause(pause_s)
+                pause_s = min(2 * pause_s, _PAUSE_S_MAX)
             del self._leader[0]
             if self._waiting:
                 undisturbed.mend_later(mine)  # has the next one lead
@@ -234,7 +278,10 @@ class Appender:
         try:
             self._linger()
             self._gather(mine, batch)
-            self._run(batch)
+            while self._fails_for_now(mine, batch, pause_s):
+                self._pause(pause_s)
+                pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+                self._gather(mine, batch)
         finally:
             for other in batch[1:]:
                 if not other.answered:
@@ -244,8 +291,42 @@ class Appender:
                 other.end_turn()
             self._pass_on(mine)
 
+    def _fails_for_now(self, mine: _Submission, batch: list[_Submission], pause_s: float) -> bool:
+        """Commit the batch. Whether that certainly failed, for a reason that passes, and the leader has time to try again;
+        otherwise those that are left in the batch have an answer."""
+        if self._env.boot_s() > mine.deadline:
+            mine.error = _too_late(mine.cause)
+            self._put_back(batch, mine.cause or mine.error)
+            return False
+        error = self._run(batch)
+        if error is None:
+            return False
+        if error.definite and self._passes(error):
+            mine.cause = error
+            self._put_back(batch, error)
+            if self._env.boot_s() + pause_s <= mine.deadline:
+                return True
+            mine.error = error
+        elif len(batch) > 1 and error.definite and not isinstance(error, (Unavailable, TimeoutError)):
+            # Nothing was written, and it may be the fault of one: each alone, so it spoils nobody else's.
+            for one in batch:
+                one.error = self._run([one])
+        else:
+            for one in batch:
+                one.error = _own_copy(error) if len(batch) > 1 else error
+        return False
+
+    def _put_back(self, batch: list[_Submission], cause: OnefoldError) -> None:
+        """All but the leader wait again, before those that came later. Those whose time was up are dropped."""
+        for one in reversed(batch[1:]):
+            if not one.gone:
+                one.put_back(cause)
+                self._waiting.appendleft(one)
+        del batch[1:]
+
     def _gather(self, mine: _Submission, batch: list[_Submission]) -> None:
         """Take along what waits."""
+        latest = mine.deadline + _SHARE * max(0.0, mine.deadline - self._env.boot_s())
         ops, size = len(mine.ops), mine.bytes
         left: list[_Submission] = []
         while self._waiting:
@@ -253,8 +334,8 @@ class Appender:
                 other = self._waiting.popleft()
             except IndexError:
                 break  # it has given up
-            if mine.patience is not None and other.patience is None:
-                left.append(other)  # a write must not end with a barrier's patience: it leads next
+            if other.deadline > latest:
+                left.append(other)  # an append in doubt must not end so much before its time: it leads next
                 continue
             ops += len(other.ops)
             size += other.bytes
@@ -301,7 +382,7 @@ class Appender:
             if not one.main:
                 with contextlib.suppress(ValueError):
                     self._waiting.remove(one)
-                    if one.take():
+                    if one.take(_HEIR):
                         return one
         return None
 
@@ -325,24 +406,27 @@ class Appender:
         if self._waiting and self._leader.setdefault(0, me) is me:
             self._pass_on(me)
 
-    def _run(self, batch: list[_Submission]) -> None:
+    def _run(self, batch: list[_Submission]) -> OnefoldError | None:
+        """Commit the batch and note its outcomes; or what it failed with."""
         try:
-            patience = batch[0].patience
-            left = None if patience is None else patience()
-            outcomes = self._commit([op for one in batch for op in one.ops], left)
+            outcomes = self._commit([op for one in batch for op in one.ops], batch[0].deadline)
         except OnefoldError as error:
-            if len(batch) > 1 and error.definite and not isinstance(error, (Unavailable, TimeoutError)):
-                # Nothing was written, and it may be the fault of one: each alone, so it spoils nobody else's.
-                for one in batch:
-                    self._run([one])
-                return
-            for one in batch:
-                one.error = _own_copy(error) if len(batch) > 1 else error
-            return
+            return error
         at = 0
         for one in batch:
             one.outcomes = outcomes[at : at + len(one.ops)]
             at += len(one.ops)
+        return None
+
+
+def _too_late(cause: OnefoldError | None) -> OnefoldError:
+    """The error of one whose time was up before it was appended."""
+    if cause is not None:
+        return _own_copy(cause)
+    return Timeout(
+        "the appends before this one took too long; nothing was written. Try again, or allow more time (timeout=)",
+        definite=True,
+    )
 
 
 def _own_copy(error: OnefoldError) -> OnefoldError:

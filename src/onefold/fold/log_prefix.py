@@ -93,7 +93,7 @@ class LogPrefix:
     def last(self) -> int:
         return self._end + len(self._own)
 
-    def append(self, data: bytes) -> int:
+    def append(self, data: bytes, deadline: float | None = None) -> int:  # noqa: ARG002
         offset = self.last + 1
         self._own.append(Entry(offset, data, self._env.wall_ms()))
         return offset

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from onefold import config
 from onefold.codec import Op, Record, encode_record
 from onefold.errors import AppendUnknown, Expired, OnefoldError, Timeout, Unavailable
 from onefold.fold import authority
 from onefold.ids import client_id, is_of_node
-from onefold.log.api import TrustedLog
+from onefold.log.api import NoRoom, TrustedLog
 
 if TYPE_CHECKING:
     from onefold.fold.space_over_log import SpaceOverLog
@@ -34,11 +33,16 @@ class LogWriter:
         self._client: str | None = None
         self._number = 0
 
-    def commit(self, ops: Sequence[Op], patience: float | None = None) -> Sequence[bytes]:
-        """Append the operations as one record and apply it; their outcomes. ``patience``: seconds to try for (default
-        ``config.APPEND_RETRY_S``). Called by one thread at a time. Raises as ``Space.submit``."""
+    def passes(self, error: OnefoldError) -> bool:
+        """Whether nothing was appended and trying again soon may succeed: no leader, no connection, a replica that is behind."""
+        usable = self._space.halted is None and not self._space.closed
+        passing = isinstance(error, (Unavailable, Timeout)) and not isinstance(error, NoRoom)
+        return usable and passing and error.definite
+
+    def commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
+        """Append the operations as one record and apply it; their outcomes. ``deadline``: a moment of the boot clock. Called by
+        one thread at a time. Raises as ``Space.submit``."""
         space = self._space
-        deadline = self._env.boot_s() + (config.APPEND_RETRY_S if patience is None else patience)
         applied = space.before_append(deadline)
         first = space.missing(ops)
         batch = tuple(ops) if first is None else (first, *ops)
@@ -76,7 +80,7 @@ class LogWriter:
         for _ in range(_ATTEMPTS_MAX):
             began_s = self._env.boot_s()
             try:
-                offset = self._append_once(data)
+                offset = self._append_once(data, deadline)
             except AppendUnknown:
                 in_doubt = True
             except OnefoldError as error:
@@ -111,11 +115,11 @@ class LogWriter:
         self._client = None
         raise AppendUnknown(f"the log gave no answer to record {number} of {client}; it may surface later")
 
-    def _append_once(self, data: bytes) -> int:
+    def _append_once(self, data: bytes, deadline: float) -> int:
         log = self._space.log
         if self._of_node and isinstance(log, TrustedLog):
-            return log.append_trusted(data)
-        return log.append(data)
+            return log.append_trusted(data, deadline)
+        return log.append(data, deadline)
 
     def _own(
         self, client: str, number: int, offset: int, data: bytes, deadline: float

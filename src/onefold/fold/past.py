@@ -107,7 +107,7 @@ class PastSpace:
     def member(self) -> str:
         return self._space.member
 
-    def submit(self, ops: Sequence[Op]) -> list[bytes]:  # noqa: ARG002
+    def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:  # noqa: ARG002
         raise SpaceError(
             f"this is the database as it was at {as_time(self._env.wall_ms())}: it can only be read. "
             "Write to the database itself"

@@ -43,6 +43,7 @@ _OLD_TRIES = 3
 """So many replicas are asked for a version that is older than what they keep: one that started from a snapshot has less."""
 _ANSWER_S = 0.5
 """An answer is waited for this much longer than the node may take."""
+_QUICK_S = 0.1
 _SURFACED_S = 1.0
 """How long is waited for what became of an append without an answer, before it is tried again."""
 
@@ -329,7 +330,7 @@ class RemoteSpace(SpaceOverLog):
         """A client's id holds an applied offset, so one must be known."""
         self._told, self._append_deadline = None, deadline
         if not self._asked:
-            self._look()
+            self.ask(protocol.Applied(), _SHOWN._replace(timeout=max(0.0, deadline - self._env.boot_s())))
         return self._floor
 
     def catch_up(self, own: tuple[int, bytes] | None = None, deadline: float | None = None) -> int:
@@ -344,8 +345,11 @@ class RemoteSpace(SpaceOverLog):
 
     def _little(self, deadline: float | None) -> float:
         """Seconds to ask for while an append is in doubt and should be tried again soon."""
-        left_s = _SURFACED_S if deadline is None else deadline - self._env.boot_s()
-        return min(_SURFACED_S, max(0.1, left_s))
+        return _SURFACED_S if deadline is None else min(_SURFACED_S, self._left(deadline))
+
+    def _left(self, deadline: float) -> float:
+        """Seconds until the deadline, and time for one quick answer at least."""
+        return max(_QUICK_S, deadline - self._env.boot_s())
 
     def _await_outcome(self, offset: int, data: bytes) -> None:
         """Ask what became of an acknowledged record, and whether it is the one that is there. Raises LogCorrupt and Timeout."""
@@ -353,7 +357,7 @@ class RemoteSpace(SpaceOverLog):
             record = decode_record(data)
         except CorruptRecord as error:
             raise SpaceError(f"this program's own record does not decode: {error}. A bug") from error
-        left_s = max(_SURFACED_S, self._append_deadline - self._env.boot_s())
+        left_s = self._left(self._append_deadline)
         try:
             _, told = self.ask(protocol.Known(record.client, offset), Need(after=offset, timeout=left_s))
         except Unavailable as error:

@@ -86,12 +86,15 @@ class Space(Protocol):
         """This process's id in the space: other processes can ask ``member_alive`` about it."""
         ...
 
-    def submit(self, ops: Sequence[Op]) -> list[bytes]:
-        """Append the operations in one record (perhaps beside other threads' operations), apply it, and return their
+    def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
+        """Append the operations in one record (perhaps with other threads' operations), apply it, and return their
         outcomes in order. They commit together.
 
-        Raises TooLarge, Unavailable, Timeout, SpaceError (definite), AppendUnknown (indefinite; only after it was retried
-        under the same number), LogCorrupt.
+        ``deadline``: a moment of the boot clock (``env.boot_s``); default: ``config.APPEND_RETRY_S`` from now. Until then a
+        failure that passes is tried again, and an append in doubt is tried again under its number.
+
+        Raises TooLarge, Unavailable, Timeout, SpaceError (definite), AppendUnknown (indefinite: the deadline came while it was
+        in doubt), Timeout (indefinite: it is in the log, and its outcome did not arrive), LogCorrupt.
         """
         ...
 

@@ -71,7 +71,7 @@ class SpaceOverLog(ABC):
         """How fresh this replica is known to be."""
         self._writer = LogWriter(self)
         self._node_writer = LogWriter(self, of_node=True)
-        self._appender = Appender(self._commit, turns)
+        self._appender = Appender(self._commit, env, turns, passes=self._writer.passes, pause=self._pause)
         self.member = new_id("r" if read_only else "m", env)
 
     def _apart(self, work: Callable[[], T]) -> T:
@@ -150,11 +150,11 @@ class SpaceOverLog(ABC):
     def strong_reads(self) -> bool:
         return not self._replicates
 
-    def submit(self, ops: Sequence[Op]) -> list[bytes]:
+    def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
         self.check_usable()
         if self._read_only:
             raise SpaceError(f"{self._url} was opened read-only. Open it without read_only to write")
-        return self._apart(lambda: self._appender.submit(ops))
+        return self._apart(lambda: self._appender.submit(ops, deadline))
 
     def barrier(self, timeout: float | None = None) -> int:
         return self._apart(lambda: self._barrier(timeout))
@@ -173,9 +173,7 @@ class SpaceOverLog(ABC):
         while True:
             try:
                 # The appender's next record is one whose append starts after this call, which is what makes the read strong.
-                self._appender.submit(
-                    [system.system_op(system.Tick())], lambda: max(0.0, deadline - self._env.boot_s())
-                )
+                self._appender.submit([system.system_op(system.Tick())], deadline)
             except (Unavailable, Timeout, AppendUnknown, Expired) as error:
                 if self._env.boot_s() + pause_s >= deadline:
                     raise Unavailable(
@@ -274,14 +272,19 @@ class SpaceOverLog(ABC):
     # -- inside
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    @property
     def replicates(self) -> bool:
         """Whether the log is delivered with delay."""
         return self._replicates
 
-    def _commit(self, ops: Sequence[Op], patience: float | None = None) -> Sequence[bytes]:
+    def _commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
         """Append the operations in one record: where nodes publish, if one of them counts only there."""
         trusted = authority.needs_trust(ops, self.fold_version)
-        return (self._node_writer if trusted else self._writer).commit(ops, patience)
+        return (self._node_writer if trusted else self._writer).commit(ops, deadline)
 
     def _demand(self, op: system.SystemOp) -> None:
         if self.submit([system.system_op(op)]) != [system.ACCEPTED]:

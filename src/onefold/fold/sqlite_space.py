@@ -20,7 +20,7 @@ import apsw
 from onefold import config
 from onefold.codec import Op, Record, encode_record
 from onefold.env import Env
-from onefold.errors import AppendUnknown, InvalidArgument, LogCorrupt, OnefoldError, SpaceError
+from onefold.errors import AppendUnknown, InvalidArgument, LogCorrupt, OnefoldError, SpaceError, Timeout
 from onefold.fold import exactly_once, file_views, system
 from onefold.fold.api import Fold
 from onefold.fold.appender import Appender
@@ -100,7 +100,9 @@ class SqliteSpace:
         )
         folds = folds(self._file.shards) if callable(folds) else folds
         self._log = SqliteLog(directory, env=env, file=self._file)
-        self._appender = Appender(lambda ops, _patience: self._commit(ops), mend=self._mend_commit)
+        self._appender = Appender(
+            self._commit, env, mend=self._mend_commit, passes=lambda error: isinstance(error, Timeout)
+        )
         try:
             if read_only:
                 with self._file.reading() as con:
@@ -149,10 +151,10 @@ class SqliteSpace:
     def strong_reads(self) -> bool:
         return True
 
-    def submit(self, ops: Sequence[Op]) -> list[bytes]:
+    def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
         # First: in a forked process, the thread that the appender would wait for is not there.
         self._file.check_usable()
-        return self._appender.submit(ops)
+        return self._appender.submit(ops, deadline)
 
     def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
         return file_views.peek(self._file, self._tables, self._replica.version_max, table, key)
@@ -270,8 +272,8 @@ class SqliteSpace:
 
     # -- committing
 
-    def _commit(self, ops: Sequence[Op]) -> Sequence[bytes]:
-        outcomes = self._commit_once(ops)
+    def _commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
+        outcomes = self._commit_once(ops, deadline)
         applied = self._replica.head.applied
         if applied % _HOUSEKEEPING_EVERY_OFFSETS == 0:
             # The operations have happened, so nothing that fails from here on may be told of them: another time.
@@ -279,9 +281,9 @@ class SqliteSpace:
                 self._forget_clients(applied)
         return outcomes
 
-    def _commit_once(self, ops: Sequence[Op]) -> Sequence[bytes]:
+    def _commit_once(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
         try:
-            return self._commit_in_time(ops)
+            return self._commit_in_time(ops, deadline)
         except (
             BaseException
         ):  # an interrupt too: the next commit must not take that number's outcomes for its own
@@ -289,12 +291,11 @@ class SqliteSpace:
                 self._in_doubt = self._client = None  # that number stays open; a new client has no open one
             raise
 
-    def _commit_in_time(self, ops: Sequence[Op]) -> Sequence[bytes]:
-        deadline = time.monotonic() + config.APPEND_RETRY_S
+    def _commit_in_time(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
         pause_s = 0.01
         while True:
             try:
-                return self._try_commit(ops)
+                return self._try_commit(ops, deadline)
             except OnefoldError as error:
                 if self._in_doubt is None:
                     raise
@@ -302,16 +303,17 @@ class SqliteSpace:
                     raise AppendUnknown(
                         f"a commit may have happened, and trying it again failed: {error}"
                     ) from error
-                if time.monotonic() + pause_s > deadline:
+                if self._env.boot_s() + pause_s > deadline:
                     raise
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, 1.0)
 
-    def _try_commit(self, ops: Sequence[Op]) -> Sequence[bytes]:
+    def _try_commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
         replica, number = self._replica, 0
+        left_s = max(0.0, min(self._file.timeout, deadline - self._env.boot_s()))
         try:
             hold = self._hold = Hold(self._file)
-            with self._log.appending(hold=hold) as con:
+            with self._log.appending(left_s, hold) as con:
                 head = replica.load(self._file.foreign)
                 client = self._client
                 known = None if client is None else replica.known(client)
@@ -372,7 +374,8 @@ class SqliteSpace:
             with self._file.reading() as con:
                 many = exactly_once.count(con) > config.CLIENTS_KEPT_MAX
             if many:
-                self._commit_once([system.system_op(system.ExpireClients(floor))])
+                deadline = self._env.boot_s() + config.APPEND_RETRY_S
+                self._commit_once([system.system_op(system.ExpireClients(floor))], deadline)
 
     # -- opening
 

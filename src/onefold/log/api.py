@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from onefold.errors import Unavailable
+
 
 class Entry(NamedTuple):
     """A record as the log gives it back: its bytes are what was appended, checked only by the reader's decoding."""
@@ -30,7 +32,7 @@ class Entry(NamedTuple):
 class TrustedLog(Protocol):
     """A log whose writers have different rights; other logs trust every record."""
 
-    def append_trusted(self, data: bytes) -> int:
+    def append_trusted(self, data: bytes, deadline: float | None = None) -> int:
         """``Log.append`` where only nodes may publish. Raises SpaceError too (definite), when the credential may not."""
         ...
 
@@ -41,6 +43,10 @@ class TrustedLog(Protocol):
     def first_trusted(self) -> Entry | None:
         """The oldest trusted record that is left; None proves nothing. Raises Unavailable, Timeout, SpaceError."""
         ...
+
+
+class NoRoom(Unavailable):
+    """The engine's disk, or what of it may be used, is full: nothing was appended, and trying again soon does not help."""
 
 
 class Log(Protocol):
@@ -61,8 +67,11 @@ class Log(Protocol):
         """The highest offset known to be appended (0 when empty)."""
         ...
 
-    def append(self, data: bytes) -> int:
+    def append(self, data: bytes, deadline: float | None = None) -> int:
         """Append one record and return its offset, once it is durable as the engine promises.
+
+        ``deadline``: a moment of the boot clock (``Env.boot_s``) at which to stop waiting for the engine; None: only the
+        engine's own limits hold.
 
         Raises TooLarge, Unavailable, Timeout(definite=True) when it certainly was not appended, and AppendUnknown
         when it may surface later (looking and not finding it proves nothing).

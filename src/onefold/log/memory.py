@@ -83,7 +83,7 @@ class MemoryLog:
             self._surface()
             return self._end()
 
-    def append(self, data: bytes) -> int:
+    def append(self, data: bytes, deadline: float | None = None) -> int:  # noqa: ARG002 - it answers at once
         if len(data) > config.RECORD_BYTES_MAX:
             raise TooLarge(f"a record of {len(data)} bytes; the limit is {config.RECORD_BYTES_MAX}")
         with self._lock:
@@ -243,8 +243,8 @@ class HeldBack:
     def last(self) -> int:
         return self._seen(self._log.last)
 
-    def append(self, data: bytes) -> int:
-        return self._log.append(data)
+    def append(self, data: bytes, deadline: float | None = None) -> int:
+        return self._log.append(data, deadline)
 
     def read(self, start: int, max_bytes: int = 1 << 20) -> Sequence[Entry]:
         with self._log._lock:

@@ -99,8 +99,9 @@ class SqliteLog:
         with self.file.reading() as con:
             return _number(con.execute(_LAST).get)
 
-    def append(self, data: bytes) -> int:
-        with self.appending() as con:
+    def append(self, data: bytes, deadline: float | None = None) -> int:
+        left_s = None if deadline is None else max(0.0, deadline - self._env.boot_s())
+        with self.appending(left_s) as con:
             offset = self.append_in(con, data, self._env.wall_ms())
         self.announce(offset)
         return offset

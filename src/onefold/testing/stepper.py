@@ -130,10 +130,10 @@ class SteppedSpace:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def submit(self, ops: Sequence[Op]) -> list[bytes]:
+    def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
         """See ``Space``."""
         self._stepper.step()
-        outcomes = self.inner.submit(ops)
+        outcomes = self.inner.submit(ops, deadline)
         self._stepper.step()
         return outcomes
 

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from onefold.errors import AppendUnknown, SpaceError, TooLarge, Unavailable
+from onefold.log.api import NoRoom
 from onefold.log.jetstream.message import NO_RESPONDERS, Msg
 
 _TOO_LARGE: Final = 10054
@@ -70,8 +71,6 @@ def _refusal(error: _Error, what: str) -> Exception:
         case code if code in _NOT_ENABLED:
             return SpaceError(f"{what}: JetStream is not enabled for this account ({said}). Enable it")
         case code if code in _NO_ROOM:
-            return Unavailable(
-                f"{what} has no room ({said}). Free some disk, or raise max_file, on its servers"
-            )
+            return NoRoom(f"{what} has no room ({said}). Free some disk, or raise max_file, on its servers")
         case _:
             return AppendUnknown(f"{what} refused a record after it may have been taken ({said})")

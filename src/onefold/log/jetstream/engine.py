@@ -86,13 +86,13 @@ class JetStreamLog:
     def last(self) -> int:
         return self._tail().last
 
-    def append(self, data: bytes) -> int:
-        return self._append(self.names.subject, data)
+    def append(self, data: bytes, deadline: float | None = None) -> int:
+        return self._append(self.names.subject, data, deadline)
 
-    def append_trusted(self, data: bytes) -> int:
+    def append_trusted(self, data: bytes, deadline: float | None = None) -> int:
         """``append`` where only nodes may publish: operations that only nodes may append count in such records. Raises SpaceError
         too (definite), when the credential may not."""
-        return self._append(self.names.node_subject, data)
+        return self._append(self.names.node_subject, data, deadline)
 
     def takes_trusted(self) -> bool:
         """Whether its stream takes what ``append_trusted`` publishes; one of an earlier release does after another `init`.
@@ -109,19 +109,21 @@ class JetStreamLog:
         batch: Batch = self._link.run(work, None)
         return next((entry for entry in self._checked(batch.entries) if entry.trusted), None)
 
-    def _append(self, subject: str, data: bytes) -> int:
+    def _append(self, subject: str, data: bytes, deadline: float | None) -> int:
         self._check_usable()
         limit = min(config.RECORD_BYTES_MAX, self._link.max_payload - _HEADER_BYTES_MAX)
         if len(data) > limit:
             raise TooLarge(
                 f"a record of {len(data)} bytes; {self._what} takes {limit} (the servers' max_payload). Write less at once"
             )
-        answer = self._link.append(subject, data, self._headers).wait(config.APPEND_ACK_TIMEOUT_S)
+        answer = self._link.append(subject, data, self._headers).wait(
+            self._within(config.APPEND_ACK_TIMEOUT_S, deadline)
+        )
         offset = acks.offset_of(answer, self.names.stream, self._what)
         keeper = self._keeper
         if keeper is not None:
             keeper.announce(offset)
-            keeper.wait(offset - 1, _DELIVERY_WAIT_S)
+            keeper.wait(offset - 1, self._within(_DELIVERY_WAIT_S, deadline))
         return offset
 
     def read(self, start: int, max_bytes: int = 1 << 20) -> Sequence[Entry]:
@@ -180,6 +182,10 @@ class JetStreamLog:
         with self._starting:
             if self._keeper is not None:
                 self._keeper.close()
+
+    def _within(self, seconds: float, deadline: float | None) -> float:
+        """So many seconds, or fewer when the deadline comes before."""
+        return seconds if deadline is None else max(0.0, min(seconds, deadline - self._env.boot_s()))
 
     # -- the tail
 

@@ -224,8 +224,8 @@ def _lost_batch(stack: ExitStack) -> None:
     """The leader of a batch forgets the operations of the others now and then, and answers for them."""
     original = LogWriter.commit
 
-    def commit(self: LogWriter, ops: Sequence[Op], patience: float | None = None) -> Any:
-        outcomes = original(self, ops[:1], patience)
+    def commit(self: LogWriter, ops: Sequence[Op], deadline: float) -> Any:
+        outcomes = original(self, ops[:1], deadline)
         return [outcomes[-1]] * len(ops)
 
     stack.enter_context(patch.object(LogWriter, "commit", commit))

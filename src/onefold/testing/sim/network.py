@@ -128,7 +128,7 @@ class Endpoint:
             self._scheduler.sleep(self._machine.random.expovariate(1 / DELAY_S))
         return self.deliver()
 
-    def append(self, data: bytes) -> int:
+    def append(self, data: bytes, deadline: float | None = None) -> int:
         server, scheduler, rng = self._server, self._scheduler, self._server.random
         request = _Request(data, scheduler.me())
         self._check_open()
@@ -142,6 +142,8 @@ class Endpoint:
         if rng.random() >= faults.vanished and not self._machine.cut:
             scheduler.call_at(scheduler.now + delay, lambda: self._arrive(request))
         until = scheduler.now + APPEND_TIMEOUT_S
+        if deadline is not None:
+            until = min(until, scheduler.now + max(0.0, deadline - self._machine.boot_s()))
         try:
             while scheduler.now < until and scheduler.now < request.answered_at:
                 scheduler.block(until)
