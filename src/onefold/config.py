@@ -150,6 +150,8 @@ LEASE_LOOK_S: Final = 0.25
 """How often a process that takes from a queue, or waits for a lock, looks for leases that are over."""
 LEASES_LOOKED_AT_MAX: Final = 10_000
 """So many leases of a queue are looked at, those of the oldest messages."""
+LEASES_ENDED_PER_RECORD_MAX: Final = 1000
+"""One record ends at most so many leases, so none is slow to apply."""
 LOCK_WAITERS_MAX: Final = 10_000
 """Longest waiting list of a lock."""
 

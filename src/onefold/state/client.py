@@ -42,6 +42,7 @@ from onefold.state.ops import (
     decode_outcome,
     state_op,
 )
+from onefold.state.time_limits import Call, end_of
 from onefold.state.tokens import Session
 
 _WEAK = ("prefix", "eventual")
@@ -59,14 +60,18 @@ class StateClient:
         timeout: float | None = None,
         token: str | None = None,
     ) -> None:
-        """``spaces``: the shards, in order. ``level``: the connection's default. ``timeout``: seconds that a read may wait for
-        its level (default ``config.READ_TIMEOUT_S``). ``token``: the session to go on with. Raises TokenError."""
+        """``spaces``: the shards, in order. ``level``: the connection's default. ``timeout``: seconds that a call may take
+        (default: ``config.READ_TIMEOUT_S`` for a read, ``config.APPEND_RETRY_S`` for a write). ``token``: the session to
+        continue. Raises TokenError."""
         self._pid = forks.process
         self.spaces = tuple(spaces)
         self.shards = len(self.spaces)
         self.env = self.spaces[0].env
         self.level = level
         self.timeout = config.READ_TIMEOUT_S if timeout is None else timeout
+        self.write_timeout = config.APPEND_RETRY_S if timeout is None else timeout
+        self.limited = timeout is not None
+        """Whether the connection was given a time limit."""
         self.always_strong = all(space.strong_reads for space in self.spaces)
         self.shared: dict[str, Any] = {}
         """What this client's handles share, such as the cache of session reads."""
@@ -107,35 +112,56 @@ class StateClient:
         wanted = range(self.shards) if shards is None else shards
         return {shard: self.spaces[shard].applied for shard in wanted}
 
+    # -- time
+
+    def deadline(self) -> float:
+        """The moment of the boot clock until which a write that begins now may be tried."""
+        end_s = end_of(self)
+        return self.env.boot_s() + self.write_timeout if end_s is None else end_s
+
+    def read_time(self, timeout: float | None = None) -> float:
+        """Seconds that a read which begins now may wait. ``timeout``: instead of the connection's."""
+        timeout = self.timeout if timeout is None else timeout
+        end_s = end_of(self)
+        return timeout if end_s is None else max(0.0, min(timeout, end_s - self.env.boot_s()))
+
     # -- writing
 
     def submit(self, shard: int, op: StateOp, request_id: str | None = None) -> Outcome:
         """Submit one operation until it is not blocked; its outcome. What the outcome saw is noted in the session.
 
-        Raises what ``Space.submit`` raises; Unavailable (definite) when a transaction over several shards blocks it for too long.
+        Raises what ``Space.submit`` raises; Unavailable (definite) when a transaction over several shards blocks it until the
+        deadline.
         """
         wrapped = state_op(op, request_id)
-        deadline: float | None = None
+        deadline = self.deadline()
+        outcome = self.submit_once(shard, wrapped, deadline)
+        if not isinstance(outcome, Blocked):
+            return outcome
+        from onefold.state import recovery
+
         pause_s = 0.001
-        while True:
-            outcome = self.submit_once(shard, wrapped)
-            if not isinstance(outcome, Blocked):
-                return outcome
-            from onefold.state import recovery
+        with Call(self, deadline):
+            while isinstance(outcome, Blocked):
+                if self.env.boot_s() > deadline:
+                    raise Unavailable(
+                        f"a transaction over several shards ({outcome.transactions[0][0]}) blocks this for too long; nothing "
+                        "was written. Try again"
+                    )
+                recovery.unblock(self, shard, outcome.transactions)
+                self.spaces[shard].pause(pause_s * (0.5 + self.env.token(1)[0] / 256))
+                pause_s = min(2 * pause_s, 0.1)
+                outcome = self.submit_once(shard, wrapped, deadline)
+        return outcome
 
-            now = self.env.boot_s()
-            deadline = now + self.timeout + config.TRANSACTION_TIMEOUT_S if deadline is None else deadline
-            if now > deadline:
-                raise Unavailable(
-                    f"a transaction over several shards ({outcome.transactions[0][0]}) blocks this for too long. Try again"
-                )
-            recovery.unblock(self, shard, outcome.transactions)
-            self.spaces[shard].pause(pause_s * (0.5 + self.env.token(1)[0] / 256))
-            pause_s = min(2 * pause_s, 0.1)
+    def submit_together(self, shard: int, ops: Sequence[Op]) -> list[Outcome]:
+        """Submit operations that no transaction can block, in one record; their outcomes."""
+        return [decode_outcome(data) for data in self.spaces[shard].submit(ops, self.deadline())]
 
-    def submit_once(self, shard: int, op: Op) -> Outcome:
+    def submit_once(self, shard: int, op: Op, deadline: float | None = None) -> Outcome:
         """Submit one operation, whatever becomes of it."""
-        outcome = decode_outcome(self.spaces[shard].submit([op])[0])
+        deadline = self.deadline() if deadline is None else deadline
+        outcome = decode_outcome(self.spaces[shard].submit([op], deadline)[0])
         if isinstance(outcome, Committed):
             self.session.observe(shard, outcome.offset)
         return outcome
@@ -158,7 +184,7 @@ class StateClient:
 
     def tick(self, shard: int) -> None:
         """Append a record that does nothing but carry this client's time."""
-        self.spaces[shard].submit([system.system_op(system.Tick())])
+        self.spaces[shard].submit([system.system_op(system.Tick())], self.deadline())
 
     def settle_due(self, shard: int) -> None:
         """Let end what is due by this client's clock, so that expiry works when nothing else happens."""
@@ -215,7 +241,7 @@ class StateClient:
         token is from a future that does not come).
         """
         level = self.level if level is None else level
-        timeout = self.timeout if timeout is None else timeout
+        timeout = self.read_time(timeout)
         space = self.spaces[shard]
         if self.always_strong:
             given = self.session.given
@@ -249,7 +275,7 @@ class StateClient:
     def _need(self, shard: int, level: Level | None, timeout: float | None) -> Need:
         """What a view must show at the level."""
         level = self.level if level is None else level
-        timeout = self.timeout if timeout is None else timeout
+        timeout = self.read_time(timeout)
         match level.kind:
             case "strong":
                 return Need(self.session.given.get(shard, 0), barrier=True, timeout=timeout)

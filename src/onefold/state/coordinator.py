@@ -33,6 +33,10 @@ _PASSING: Final = ("locked", "busy", "aborted", "resolved")
 """Votes and decisions against a transaction that say nothing about what it read."""
 
 
+_GRACE_S: Final = 0.25
+"""Locks that nobody needs any more are released also when the time is up, if that takes no longer than this."""
+
+
 class ShardPart(NamedTuple):
     """What a transaction reads and writes in one shard."""
 
@@ -131,7 +135,7 @@ class Coordinator:
         for shard in self._reached:
             released: Outcome | None = None
             with suppress(OnefoldError):
-                released = self._append(shard, Resolve(self._id, commit=False))[0]
+                released = self._append(shard, Resolve(self._id, commit=False), grace_s=_GRACE_S)[0]
             whole = whole and released == Answer(True)
         return whole
 
@@ -209,9 +213,12 @@ class Coordinator:
         # Committed and not resolved yet: where it will stand and what it gives is not known.
         return Committed(self._offsets[shard], 0, (None,) * len(self._parts[shard].writes))
 
-    def _append(self, shard: int, *ops: StateOp, request_id: str | None = None) -> list[Outcome]:
+    def _append(
+        self, shard: int, *ops: StateOp, request_id: str | None = None, grace_s: float = 0.0
+    ) -> list[Outcome]:
         wrapped = [state_op(op, request_id) for op in ops]
-        return [decode_outcome(data) for data in self._client.spaces[shard].submit(wrapped)]
+        deadline = max(self._client.deadline(), self._client.env.boot_s() + grace_s)
+        return [decode_outcome(data) for data in self._client.spaces[shard].submit(wrapped, deadline)]
 
 
 def earlier(client: StateClient, home: int, kept: Outcome) -> dict[int, Committed]:
@@ -229,7 +236,7 @@ def earlier(client: StateClient, home: int, kept: Outcome) -> dict[int, Committe
                 remembered = shard_fold.standing(view, kept.transaction) != "unknown"
             if remembered:
                 op = state_op(Resolve(kept.transaction, commit=True))
-                outcome = decode_outcome(client.spaces[shard].submit([op])[0])
+                outcome = decode_outcome(client.spaces[shard].submit([op], client.deadline())[0])
                 if isinstance(outcome, Committed):
                     client.session.observe(shard, outcome.offset)
                     found[shard] = outcome

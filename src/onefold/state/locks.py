@@ -25,6 +25,7 @@ from onefold.state.keys import encode_key
 from onefold.state.leases import Lease, keeper
 from onefold.state.names import check_name
 from onefold.state.ops import Answer, Rejected
+from onefold.state.time_limits import Call
 
 _Duration = float | timedelta | str
 _MS_MAX = 1 << 50
@@ -141,7 +142,7 @@ class Lock:
                 )
             self._busy = True
         try:
-            asked_s, token = self._acquire(limit_s, given_up)
+            asked_s, token = self._acquire_in(limit_s, given_up)
         except BaseException:
             self._busy = False
             raise
@@ -193,6 +194,13 @@ class Lock:
         return self._ttl_s / 3
 
     # -- waiting
+
+    def _acquire_in(self, limit_s: float | None, given_up: GivenUp) -> tuple[float, int]:
+        if limit_s is None:
+            return self._acquire(None, given_up)
+        client = self._client
+        with Call(client, client.env.boot_s() + max(limit_s, client.write_timeout)):
+            return self._acquire(limit_s, given_up)
 
     def _acquire(self, limit_s: float | None, given_up: GivenUp) -> tuple[float, int]:
         """The moment before it was asked for or seen to be granted, and the fencing token."""

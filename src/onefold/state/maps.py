@@ -24,6 +24,7 @@ from onefold.state.map_writing import Pairs, version_of
 from onefold.state.names import check_request_id
 from onefold.state.ops import Clear, Committed, Delete, Increment, MapWrite, Put, Read
 from onefold.state.rows import Row
+from onefold.state.time_limits import Call, one_call
 from onefold.state.values import encode_value, is_number
 
 T = TypeVar("T")
@@ -127,6 +128,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         if not self._commit(encode_key(key), Delete).results[0]:
             raise KeyError(key)
 
+    @one_call
     def clear(self) -> None:
         """Remove everything. One operation in each shard, one shard after the other: with several it is not atomic."""
         self._check()
@@ -144,7 +146,10 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         """Remove a key and return its value: one atomic operation. Raises KeyError when it is not there and there is no
         ``default``; Conflict (definite) when others are faster ``config.MAP_ATTEMPTS`` times."""
         self._check()
-        encoded = encode_key(key)
+        with Call(self.client):
+            return self._pop(key, encode_key(key), default)
+
+    def _pop(self, key: Any, encoded: bytes, default: Any) -> Any:
         for attempt in range(config.MAP_ATTEMPTS):
             row = self._strong(encoded)
             if row is None:
@@ -156,6 +161,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
                 return value
         raise self._beaten(key)
 
+    @one_call
     def popitem(self) -> tuple[Any, T]:
         """Remove the first key, in key order, and return it with its value. Raises KeyError when there is none; Conflict as
         ``pop``."""
@@ -181,8 +187,10 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         """The value of a key, which is set to ``default`` first if it is not there: one atomic operation. Raises Conflict as
         ``pop``."""
         self._check()
-        encoded = encode_key(key)
-        data = self._encode(default)
+        with Call(self.client):
+            return self._setdefault(key, encode_key(key), self._encode(default))
+
+    def _setdefault(self, key: Any, encoded: bytes, data: bytes) -> Any:
         for attempt in range(config.MAP_ATTEMPTS):
             row = self._strong(encoded)
             if row is not None:
@@ -191,6 +199,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
                 return self._decode(data)
         raise self._beaten(key)
 
+    @one_call
     def modify(
         self, key: Any, fn: Callable[[Any], T], default: Any = None, *, ttl: Duration | None = None
     ) -> T:

@@ -6,12 +6,14 @@ import contextlib
 from typing import NamedTuple
 
 from onefold import config
+from onefold.codec import Op
 from onefold.errors import OnefoldError
 from onefold.state import queue_ops
 from onefold.state import queue_rows as q
 from onefold.state.client import StateClient
 from onefold.state.keys import encode_key
 from onefold.state.leases import Lease, keeper
+from onefold.state.ops import Commit, Committed, Outcome, state_op
 
 _FORWARD_AT_ONCE = 100
 
@@ -51,36 +53,59 @@ class QueueWatcher:
             next_due_ms = None if due is None else q.read_due_key(due[0])[0]
             return Seen(view.offset, counts, next_due_ms, flights, outbox or [])
 
-    def settle(self, seen: Seen) -> bool:
-        """End the leases that are over and forward dead letters; whether something was done."""
+    def settle(self, seen: Seen, deadline: float | None = None) -> bool:
+        """End the leases that are over and forward dead letters, many in one record; whether something was done. ``deadline``
+        (boot clock): what is left then is left to the next look; the first record of each kind is always appended."""
         forwarded = False
-        for number, letter in seen.outbox:
-            with contextlib.suppress(OnefoldError):  # the other shard cannot be reached: another time
-                self._forward(number, letter)
-                forwarded = True
+        if seen.outbox:
+            forwarded = self._forward(seen.outbox)
         if seen.flights is None:
             return forwarded
         leases = [
             Lease(number, flight.epoch, flight.lease_ms / 1000, flight.member)
             for number, flight in seen.flights
         ]
-        space = self._client.spaces[self._shard]
-        ended = keeper(self._client).observer.look(space, self._subject, leases)
-        for lease, died in ended:
+        client = self._client
+        ended = keeper(client).observer.look(client.spaces[self._shard], self._subject, leases)
+        for start in range(0, len(ended), config.LEASES_ENDED_PER_RECORD_MAX):
+            if start and deadline is not None and client.env.boot_s() >= deadline:
+                break
+            some = ended[start : start + config.LEASES_ENDED_PER_RECORD_MAX]
             # Refused when it was extended, acknowledged or given up meanwhile.
-            op = queue_ops.ExpireLease(self._name, lease.what, lease.epoch, died)
-            self._client.submit(self._shard, op)
+            client.submit_together(
+                self._shard,
+                [
+                    state_op(queue_ops.ExpireLease(self._name, lease.what, lease.epoch, died))
+                    for lease, died in some
+                ],
+            )
         return bool(ended or forwarded)
 
-    def _forward(self, number: int, letter: q.Letter) -> None:
-        """Move a dead letter to its queue in another shard: twice when two do it at once, but its request id lets one count."""
-        if letter.forward_to is None:
-            return
+    def _forward(self, letters: list[tuple[int, q.Letter]]) -> bool:
+        """Move dead letters to their queues in other shards. Two may do it at once: by its request id each counts once."""
         client = self._client
-        message = queue_ops.Message(
-            letter.value, letter.key, 0, (self._name, number, letter.tries.attempts), letter.tries.errors
-        )
-        write = queue_ops.Enqueue(letter.forward_to, (message,))
-        shard = client.shard_of(encode_key(letter.forward_to))
-        client.commit(shard, (write,), request_id=f"dead letter {number} of queue {self._name}")
-        client.submit(self._shard, queue_ops.Forwarded(self._name, number))
+        by_shard: dict[int, list[tuple[int, Op]]] = {}
+        for number, letter in letters:
+            if letter.forward_to is None:
+                continue
+            message = queue_ops.Message(
+                letter.value, letter.key, 0, (self._name, number, letter.tries.attempts), letter.tries.errors
+            )
+            write = queue_ops.Enqueue(letter.forward_to, (message,))
+            op = state_op(Commit((), (), (write,)), f"dead letter {number} of queue {self._name}")
+            by_shard.setdefault(client.shard_of(encode_key(letter.forward_to)), []).append((number, op))
+        moved: list[int] = []
+        for shard, some in by_shard.items():
+            outcomes: list[Outcome] = []
+            with contextlib.suppress(OnefoldError):  # the other shard cannot be reached: another time
+                outcomes = client.submit_together(shard, [op for _, op in some])
+            moved += [
+                number
+                for (number, _), outcome in zip(some, outcomes, strict=False)
+                if isinstance(outcome, Committed)
+            ]
+        with contextlib.suppress(OnefoldError):
+            done = [state_op(queue_ops.Forwarded(self._name, number)) for number in moved]
+            client.submit_together(self._shard, done)
+            return bool(moved)
+        return False

@@ -31,6 +31,7 @@ from onefold.state.messages import Message, shown_key
 from onefold.state.names import check_name, check_request_id
 from onefold.state.ops import Answer
 from onefold.state.queue_watcher import QueueWatcher, Seen
+from onefold.state.time_limits import Call, one_call
 from onefold.state.tx_queue import TxQueue, duration_ms, enqueue
 from onefold.state.values import decode_value
 
@@ -170,8 +171,15 @@ class Queue:
         """
         guard.check_plain(self._client, f"queue({self._name!r})")
         client = self._client
-        limit_s = None if timeout is None else seconds(timeout, "timeout")
-        deadline = None if limit_s is None else client.env.boot_s() + limit_s
+        if timeout is None:
+            return self._wait_for_message(None)
+        now, limit_s = client.env.boot_s(), seconds(timeout, "timeout")
+        # The steps have the connection's time also where the wait for a message is shorter.
+        with Call(client, now + max(limit_s, client.write_timeout)):
+            return self._wait_for_message(now + limit_s)
+
+    def _wait_for_message(self, deadline: float | None) -> Message | None:
+        client, settles = self._client, True
         # Where a view may lag behind, the first look is the take itself: it stands in the log.
         must_ask = not client.always_strong
         pause_s = _PAUSE_S[0]
@@ -181,7 +189,8 @@ class Queue:
                     self._shard, STRONG
                 )  # what a transaction over several shards has put is there once it is decided
             seen = self._watcher.look()
-            if self._watcher.settle(seen):
+            if settles and self._watcher.settle(seen, deadline):
+                settles = deadline is None or client.env.boot_s() < deadline
                 continue
             due = seen.next_due_ms is not None and seen.next_due_ms <= client.env.wall_ms()
             if gate is not None and gate.given_up():
@@ -238,16 +247,19 @@ class Queue:
 
     # -- what is in it
 
+    @one_call
     def __len__(self) -> int:
         """How many messages are still to be acknowledged: ready, delayed, waiting behind another of their key, or in flight. Dead
         letters are not among them."""
         return self._counts().live
 
+    @one_call
     def counts(self) -> QueueCounts:
         """How many messages are where."""
         counts = self._counts()
         return QueueCounts(counts.ready, counts.delayed, counts.waiting, counts.flight, counts.dead)
 
+    @one_call
     def dead(self, limit: int = 1000) -> list[DeadLetter]:
         """The dead letters of this queue, by number, at most ``limit``: those that are kept aside and, with ``dead_letter``,
         those that are in that queue and not yet acknowledged there."""
@@ -273,11 +285,13 @@ class Queue:
         letters.sort(key=lambda letter: letter.id)
         return letters[:limit]
 
+    @one_call
     def retry_dead(self) -> int:
         """Put the dead letters that are kept aside back at the end of the queue, as new messages; how many they were."""
         guard.check_plain(self._client, f"queue({self._name!r})")
         return self._in_parts(queue_ops.RetryDead(self._name, config.EXPIRATIONS_PER_RECORD_MAX))
 
+    @one_call
     def drop_dead(self) -> int:
         """Forget the dead letters that are kept aside; how many they were."""
         guard.check_plain(self._client, f"queue({self._name!r})")

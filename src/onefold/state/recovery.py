@@ -86,7 +86,7 @@ def recover(client: StateClient) -> int:
     are left undecided."""
     left = 0
     for shard, space in enumerate(client.spaces):
-        space.barrier(client.timeout)
+        space.barrier(client.read_time())
         with space.view() as view:
             found = list(shard_fold.prepared_in(view))
         for transaction, prepared in found:
@@ -126,7 +126,7 @@ def look(client: StateClient, transaction: str, home: int) -> shard_fold.Standin
     """What the home shard knows of a transaction, strongly. Raises Unavailable (definite)."""
     space = client.spaces[home]
     if not space.strong_reads:
-        space.barrier(client.timeout)
+        space.barrier(client.read_time())
     with space.view() as view:
         return shard_fold.standing(view, transaction)
 
@@ -191,7 +191,7 @@ def _end(client: StateClient, shard: int, transaction: str, commit: bool) -> Non
         return
     except SpaceError as error:
         cause = error  # opened read-only: whoever may write does it
-    space, deadline = client.spaces[shard], client.env.boot_s() + client.timeout
+    space, deadline = client.spaces[shard], client.env.boot_s() + client.read_time()
     while client.env.boot_s() < deadline:
         with space.view() as view:
             if all(transaction != other for other, _ in shard_fold.prepared_in(view)):
@@ -204,4 +204,5 @@ def _end(client: StateClient, shard: int, transaction: str, commit: bool) -> Non
 
 
 def _append(client: StateClient, shard: int, *ops: StateOp) -> list[Outcome]:
-    return [decode_outcome(data) for data in client.spaces[shard].submit([state_op(op) for op in ops])]
+    submitted = client.spaces[shard].submit([state_op(op) for op in ops], client.deadline())
+    return [decode_outcome(data) for data in submitted]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Final, TypeVar
 
-from onefold import config
 from onefold.errors import Conflict, Unavailable
 from onefold.state import recovery
 from onefold.state.client import StateClient, rejection
@@ -14,6 +13,7 @@ from onefold.state.consistency import STRONG
 from onefold.state.coordinator import Coordinator, Lost, ShardPart, earlier
 from onefold.state.keys import encode_key
 from onefold.state.ops import UNREAD, Committed, Read, Span, decode_outcome
+from onefold.state.time_limits import Call
 from onefold.state.validation import validate
 
 __all__ = ["ShardPart", "commit_over_shards", "snapshot_read", "validate_cut"]
@@ -51,8 +51,19 @@ def commit_over_shards(
     if len(everything) == 1:
         part = everything[home]
         return {home: client.commit(home, part.writes, part.reads, part.spans, request_id, last_try=last_try)}
+    with Call(client):
+        return _commit_everything(client, home, everything, request_id, last_try)
+
+
+def _commit_everything(
+    client: StateClient,
+    home: int,
+    everything: Mapping[int, ShardPart],
+    request_id: str | None,
+    last_try: bool,
+) -> dict[int, Committed]:
     blind = not any(part.reads or part.spans for part in everything.values())
-    deadline = client.env.boot_s() + client.timeout + config.TRANSACTION_TIMEOUT_S
+    deadline = client.deadline()
     pauses, tries = _pauses(client, home), 0
     while True:
         pause_s = next(pauses)

@@ -23,6 +23,7 @@ from onefold.state.stream_layout import Layout
 from onefold.state.stream_ops import Append
 from onefold.state.stream_reading import Reader, Start, check_start, start_offsets
 from onefold.state.stream_rows import Head, StreamRow
+from onefold.state.time_limits import one_call
 from onefold.state.tx_stream import TxStream
 
 if TYPE_CHECKING:
@@ -89,11 +90,13 @@ class Stream(Generic[T]):
         found = self._retention_ms if row is None else row.retention_ms
         return None if found is None else found / 1000
 
+    @one_call
     def create(self) -> None:
         """Make the stream now unless it is there, and set its retention if this handle has one. Raises InvalidArgument."""
         self._check("create")
         self._made()
 
+    @one_call
     def set_retention(self, retention: Duration | None) -> None:
         """Keep records for this long (fold time) from now on; None: for ever. Older ones go with the next append or read.
 
@@ -105,6 +108,7 @@ class Stream(Generic[T]):
 
     # -- writing
 
+    @one_call
     def append(self, value: T, key: object = None, request_id: str | None = None) -> Position:
         """Append one record; reading from the position that is returned gives it and what came after it (from other
         partitions also what has its millisecond).
@@ -119,6 +123,7 @@ class Stream(Generic[T]):
         write = Appending(self.client, self.name, row.partitions, self._codec, request_id).one(value, key)
         return self._commit([write], row, request_id)
 
+    @one_call
     def append_many(self, records: object, key: str | None = None, request_id: str | None = None) -> Position:
         """Append many records, all or nothing; the position returned is that of the first of them in each partition they
         went to (the earliest, when a repeated request over several shards is no longer remembered).

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
@@ -22,6 +23,7 @@ from onefold.state.keys import Key, decode_key, encode_key
 from onefold.state.names import check_name, check_request_id
 from onefold.state.ops import Commit, Committed, Decided, Increment, Write
 from onefold.state.outcomes import outcome
+from onefold.state.time_limits import Call
 from onefold.state.tx_core import Part, TransactionCore
 from onefold.state.tx_map import TxMap, Unmet, decode_number
 from onefold.state.values import ValueCodec
@@ -107,7 +109,8 @@ class Transaction:
             if self._guard is not None:
                 guard.leave(self._guard)  # also from elsewhere: the thread in which it began is free again
         if kind is None:
-            self._commit()
+            with Call(core.client):
+                self._commit()
 
     def __del__(self) -> None:
         block = getattr(self, "_guard", None)
@@ -292,6 +295,17 @@ def run_transaction(
     is returned, without effect; ask ``db.outcome`` first when that matters.
     """
     _check_fn(fn, attempts)
+    with Call(client) if client.limited else nullcontext():
+        return _run(client, fn, attempts, request_id, read_only)
+
+
+def _run(
+    client: StateClient,
+    fn: Callable[[Transaction], R],
+    attempts: int,
+    request_id: str | None,
+    read_only: bool,
+) -> R:
     if read_only and client.shards > 1:
         return _read_over_shards(client, fn)
     pause_s = config.TRANSACTION_BACKOFF_S
@@ -303,7 +317,8 @@ def run_transaction(
                 result = _call(fn, tx)
             return result  # noqa: RET504 - not inside: the commit comes first
         except Conflict as error:
-            if not left or isinstance(error, Unmet):
+            late = client.limited and client.env.boot_s() + pause_s > client.deadline()
+            if not left or late or isinstance(error, Unmet):
                 raise
             if request_id is not None and outcome(client, request_id) == "rejected":
                 raise Conflict(
