@@ -126,6 +126,10 @@ TRANSACTION_TIMEOUT_S: Final = 5.0
 """How long a prepared transaction over several shards is watched before anyone may abort it."""
 READ_TIMEOUT_S: Final = 5.0
 """How long a read waits for its consistency level, unless the connection or the call says otherwise."""
+GIVE_WAY_S: Final = 0.5
+"""How long a transaction over several shards that begins gives way at most to read-only ones that wait for their moment."""
+RELEASE_S: Final = 0.25
+"""Locks that nobody needs any more are released also when the time is up, if that takes no longer than this."""
 SHARDS_MAX: Final = 1024
 """Most shards of a space."""
 NAME_BYTES_MAX: Final = 200

@@ -54,7 +54,15 @@ def read_all(client):
             found |= {key: values.decode_value(rows.read_row(row).value) for key, row in pairs}
         return found, parts
 
-    return snapshot_read(client, read)
+    def read_at(offsets):
+        found = {}
+        for shard, offset in offsets.items():
+            with client.spaces[shard].view(at=offset) as view:
+                pairs = list(view.scan(rows.map_table(MAP)))
+            found |= {key: values.decode_value(rows.read_row(row).value) for key, row in pairs}
+        return found
+
+    return snapshot_read(client, read, read_at)
 
 
 def random_pair(client, rng):

@@ -6,7 +6,8 @@ Coordinators run in threads of which one at a time goes on, from one append, vie
 import pytest
 
 from onefold.errors import OnefoldError
-from onefold.state import coordinator, lock_table, recovery, rows, shard_fold, values
+from onefold.fold import cuts
+from onefold.state import coordinator, lock_table, moments, recovery, rows, shard_fold, values
 from onefold.state.consistency import STRONG
 from onefold.state.keys import encode_key, shard_of
 from onefold.state.ops import Committed, Put, Read, Span
@@ -90,6 +91,16 @@ def read_account(client, key):
     return values.decode_value(row.value), Read(MAP, key, row.offset, row.index)
 
 
+def balances_at(client, offsets):
+    """All balances as of these offsets of the shards."""
+    state = {}
+    for shard, offset in offsets.items():
+        with client.spaces[shard].view(at=offset) as view:
+            pairs = list(view.scan(rows.map_table(MAP)))
+        state |= {key: values.decode_value(rows.read_row(row).value) for key, row in pairs}
+    return state
+
+
 def read_all(client):
     """All balances in one moment's state."""
 
@@ -102,7 +113,7 @@ def read_all(client):
             found |= {key: values.decode_value(rows.read_row(row).value) for key, row in pairs}
         return found, parts
 
-    return snapshot_read(client, read)
+    return snapshot_read(client, read, lambda offsets: balances_at(client, offsets))
 
 
 SOURCE, TARGET = ACCOUNTS[0][0], ACCOUNTS[2][0]
@@ -159,10 +170,13 @@ def planted(monkeypatch, bug):
         monkeypatch.setattr(shard_fold, "decide", last)
     elif bug == "a reader that does not ask the home shard":
         monkeypatch.setattr(recovery, "_decided_in", lambda *_: ())
+        monkeypatch.setattr(moments, "_undone", lambda _: [])
     elif bug == "a no taken for a yes":
         ask = coordinator.Coordinator.prepare
         monkeypatch.setattr(coordinator.Coordinator, "prepare", lambda self: ask(self) and None)
     elif bug == "a cut that is not validated":
-        from onefold.state import sharded
 
-        monkeypatch.setattr(sharded, "validate_cut", lambda *_: None)
+        def whatever(spaces, pin, offset_of, stack, *, locked):
+            return [stack.enter_context(pin(space)) for space in spaces]
+
+        monkeypatch.setattr(cuts, "unmoved", whatever)

@@ -12,6 +12,7 @@ import pytest
 from onefold.errors import AppendUnknown, Conflict, OnefoldError, Unavailable
 from onefold.fold.shards import open_shards
 from onefold.log.memory import Faults
+from onefold.fold import cuts
 from onefold.state import lock_table, recovery, rows, sharded, values
 from onefold.state.client import StateClient
 from onefold.state.consistency import STRONG
@@ -129,7 +130,15 @@ class Program:
                 parts.setdefault(self.client.shard_of(key), []).append(seen)
             return read, {shard: ShardPart(tuple(reads)) for shard, reads in parts.items()}
 
-        self.note([("r", key, None) for key in self.keys], lambda: snapshot_read(self.client, once))
+        def at(offsets):
+            read = {}
+            for key in self.keys:
+                shard = self.client.shard_of(key)
+                with self.client.spaces[shard].view(at=offsets[shard]) as view:
+                    read[key] = self.look(view, key)[0]
+            return read
+
+        self.note([("r", key, None) for key in self.keys], lambda: snapshot_read(self.client, once, at))
 
     def read_shard(self):
         shard = self.rng.randrange(self.client.shards)
@@ -248,6 +257,10 @@ def plant_readers_that_do_not_ask(monkeypatch):
 
 
 def plant_unvalidated_cuts(monkeypatch):
+    def whatever(spaces, pin, offset_of, stack, *, locked):
+        return [stack.enter_context(pin(space)) for space in spaces]
+
+    monkeypatch.setattr(cuts, "unmoved", whatever)
     monkeypatch.setattr(sharded, "validate_cut", lambda *_: None)
 
 

@@ -59,7 +59,7 @@ def cut(
                 marks.barriers()
             with ExitStack() as stack:
                 if strong:
-                    pins = _unmoved(spaces, pin, offset_of, stack, locked=attempt >= _LOOKS)
+                    pins = unmoved(spaces, pin, offset_of, stack, locked=attempt >= _LOOKS)
                 else:
                     pins = _at_the_ends(spaces, pin, offset_of, stack, marks)
                 if pins is not None:
@@ -79,7 +79,7 @@ def cut(
     )
 
 
-def _unmoved(
+def unmoved(
     spaces: Sequence[Space],
     pin: Callable[[Space], AbstractContextManager[P]],
     offset_of: Callable[[P], int],
@@ -87,7 +87,8 @@ def _unmoved(
     *,
     locked: bool,
 ) -> list[P] | None:
-    """Where views show everything: pins, unless a shard has moved meanwhile."""
+    """Where views show everything: pins, or None when a shard has moved meanwhile. ``stack``: holds the pins. ``locked``: nobody
+    writes meanwhile, where the shards are files."""
     with ExitStack() as locks:
         if locked and len(spaces) > 1:
             for space in spaces:

@@ -337,6 +337,10 @@ class StateClient:
         """A session's read resolves only what the session has seen prepared, so that it needs no other shard without cause."""
         return self.session.floor(shard) if level.kind == "session" and not self.always_strong else None
 
+    def reach_given(self, shard: int) -> None:
+        """Wait until the shard shows what the token that the session began with has seen. Raises TokenAhead."""
+        self._reach(self.spaces[shard], shard, self.session.given.get(shard, 0), self.read_time())
+
     def _reach(self, space: Space, shard: int, offset: int, timeout: float) -> None:
         if offset and not space.reach(offset, timeout):
             raise self._not_reached(shard, offset, space.applied, timeout)

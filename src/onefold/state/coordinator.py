@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from onefold import config
 from onefold.errors import AppendUnknown, OnefoldError, Unavailable
-from onefold.state import recovery, shard_fold
+from onefold.state import moments, recovery, shard_fold
 from onefold.state.client import StateClient, rejection
 from onefold.state.ops import (
     Answer,
@@ -31,10 +32,6 @@ from onefold.state.shard_ops import Decide, Forget, Resolve
 
 _PASSING: Final = ("locked", "busy", "aborted", "resolved")
 """Votes and decisions against a transaction that say nothing about what it read."""
-
-
-_GRACE_S: Final = 0.25
-"""Locks that nobody needs any more are released also when the time is up, if that takes no longer than this."""
 
 
 class ShardPart(NamedTuple):
@@ -90,6 +87,7 @@ class Coordinator:
     def prepare(self) -> tuple[int, Voted] | None:
         """Ask every shard, the home shard first; the first no, if any. Whatever it raises is definite, and given up
         everywhere."""
+        moments.give_way(self._client)
         for shard in (self._home, *self._others):
             self._reached.append(shard)
             part = self._parts[shard]
@@ -135,7 +133,7 @@ class Coordinator:
         for shard in self._reached:
             released: Outcome | None = None
             with suppress(OnefoldError):
-                released = self._append(shard, Resolve(self._id, commit=False), grace_s=_GRACE_S)[0]
+                released = self._append(shard, Resolve(self._id, commit=False), grace_s=config.RELEASE_S)[0]
             whole = whole and released == Answer(True)
         return whole
 

@@ -147,6 +147,11 @@ def is_any_held(store: StoreView) -> bool:
     return any(next(store.scan(table, limit=1), None) is not None for table in (LOCKS, RANGES))
 
 
+def range_holders(store: StoreView, name: str) -> list[str]:
+    """The transactions that hold locks on ranges of a map."""
+    return [held.transaction for held in _ranges(store, _map(name), {})]
+
+
 def is_held(store: StoreView, name: str, key: bytes) -> bool:
     """Whether a key of a map is under a lock, of whatever mode."""
     place = _map(name)

@@ -145,7 +145,16 @@ def _read_at_one_moment(
             )
         return found, parts
 
-    return snapshot_read(client, read)
+    def read_at(offsets: Mapping[int, int]) -> dict[bytes, Row]:
+        found: dict[bytes, Row] = {}
+        wall_ms = client.env.wall_ms()
+        for shard, wanted in by_shard.items():
+            with client.spaces[shard].view(at=offsets[shard]) as view:
+                rows = {key: read_row(data) for key, data in view.get_many(table, wanted).items()}
+            found |= {key: row for key, row in rows.items() if not is_due(row, wall_ms)}
+        return found
+
+    return snapshot_read(client, read, read_at)
 
 
 def scan(

@@ -7,12 +7,12 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from onefold.errors import Conflict, Unavailable
-from onefold.state import recovery
 from onefold.state.client import StateClient, rejection
 from onefold.state.consistency import STRONG
 from onefold.state.coordinator import Coordinator, Lost, ShardPart, earlier
 from onefold.state.keys import encode_key
-from onefold.state.ops import UNREAD, Committed, Read, Span, decode_outcome
+from onefold.state.moments import moment
+from onefold.state.ops import Committed, decode_outcome
 from onefold.state.time_limits import Call
 from onefold.state.validation import validate
 
@@ -23,8 +23,7 @@ _PAUSE_S: Final = 0.002
 _PAUSE_S_MAX: Final = 0.2
 _TRIES: Final = 3
 """Of a transaction that has read something, when it meets locks: then it is likely that what it read is being changed."""
-_CUT_TRIES: Final = 3
-_LOCKED_TRIES: Final = 20
+_CUT_TRIES: Final = 2
 
 
 def commit_over_shards(
@@ -102,73 +101,25 @@ def validate_cut(client: StateClient, parts: Mapping[int, ShardPart]) -> None:
             raise rejection(refused)
 
 
-def snapshot_read(client: StateClient, read: Callable[[], tuple[T, Mapping[int, ShardPart]]]) -> T:
-    """Strongly read what is in several shards, all as of one moment.
+def snapshot_read(
+    client: StateClient,
+    read: Callable[[], tuple[T, Mapping[int, ShardPart]]],
+    read_at: Callable[[Mapping[int, int]], T],
+) -> T:
+    """Strongly read what is in several shards, all as of one moment; never refused, whatever others write.
 
     ``read``: does the reads (with ``client.view(shard, STRONG)``) and returns its result, and for each shard what it read: the
-    version of every key (offset 0: not there) and every range with its view's offset. It is called again when what it read
-    was not there at one moment; after a few tries the shards are locked for reading meanwhile. Raises Conflict (definite)
-    when even that does not succeed, and what ``read`` raises.
+    version of every key (offset 0: not there) and every range with its view's offset. On a cluster it is called first, since
+    it locks nothing; when what it read was not there at one moment, ``read_at`` reads at the offsets of a moment. Raises
+    Unavailable (definite), and what these raise.
     """
-    found, parts = read()
-    if len(parts) <= 1:
-        return found
-    for _, _ in zip(range(_CUT_TRIES), _pauses(client, min(parts)), strict=False):
-        with suppress(Conflict):
-            validate_cut(client, parts)
-            return found
-        found, parts = read()
-    for _, _ in zip(range(_LOCKED_TRIES), _pauses(client, min(parts)), strict=False):
-        under_locks = _read_locked(client, parts, read)
-        if under_locks is not None:
-            found, again = under_locks
-            if _covers(parts, again):
+    if not client.always_strong:
+        for _ in range(_CUT_TRIES):
+            found, parts = read()
+            with suppress(Conflict):
+                validate_cut(client, parts)
                 return found
-            parts = again  # what was read depends on what was read
-    raise Conflict(
-        "what is read changes faster than it can be read at one moment. Read less at once, or try again"
-    )
-
-
-def _read_locked(
-    client: StateClient,
-    parts: Mapping[int, ShardPart],
-    read: Callable[[], tuple[T, Mapping[int, ShardPart]]],
-) -> tuple[T, Mapping[int, ShardPart]] | None:
-    """What is read while all of the parts is locked for reading; None when it could not be locked, or not all the time."""
-    locks = {
-        shard: ShardPart(
-            tuple(Read(one.map, one.key, UNREAD, 0) for one in part.reads),
-            tuple(Span(one.map, one.start, one.stop, UNREAD) for one in part.spans),
-        )
-        for shard, part in parts.items()
-    }
-    holder = Coordinator(client, min(parts), locks, None, last_try=False)
-    refused = holder.prepare()
-    if refused is not None:
-        holder.give_up()
-        shard, vote = refused
-        recovery.unblock(client, shard, vote.blockers)
-        return None
-    held = False
-    try:
-        found = read()
-    finally:
-        held = holder.give_up()
-    return found if held else None
-
-
-def _covers(locked: Mapping[int, ShardPart], parts: Mapping[int, ShardPart]) -> bool:
-    """Whether every key and range of ``parts`` is one of ``locked``."""
-    for shard, part in parts.items():
-        of_shard = locked.get(shard, ShardPart())
-        keys = {(one.map, one.key) for one in of_shard.reads}
-        ranges = {(one.map, one.start, one.stop) for one in of_shard.spans}
-        if any((one.map, one.key) not in keys for one in part.reads):
-            return False
-        if any((one.map, one.start, one.stop) not in ranges for one in part.spans):
-            return False
-    return True
+    return read_at(moment(client))
 
 
 def _pauses(client: StateClient, shard: int) -> Iterator[float]:

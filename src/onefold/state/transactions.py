@@ -49,6 +49,9 @@ class Transaction:
     several shards each has its own moment; if they do not fit together, the commit raises Conflict, so a block should not act
     on what it reads there before it has committed.
 
+    One that is ``read_only`` reads one moment of the whole space, that of its first read, over all shards. It never raises
+    Conflict, whatever others write. What was acknowledged before it began is in it.
+
     Leaving the block may also raise: TransactionError (open for longer than ``config.TRANSACTION_AGE_S``), TooOld, InvalidValue
     (an increment of what is no number), Unavailable, all definite; AppendUnknown and Timeout as their ``definite`` says.
 
@@ -63,10 +66,8 @@ class Transaction:
         request_id: str | None = None,
         read_only: bool = False,
         last_try: bool = True,
-        validated: bool = True,
     ) -> None:
-        """Programs call ``db.transaction``. ``last_try``: whether a rejection is kept under the request id. ``validated``: look
-        whether what it only read, in several shards, was there at one moment; else the caller does."""
+        """Programs call ``db.transaction``. ``last_try``: whether a rejection is kept under the request id."""
         if request_id is not None:
             check_request_id(request_id)
             if read_only:
@@ -74,7 +75,6 @@ class Transaction:
         self._core = TransactionCore(client, read_only=read_only)
         self._request_id = request_id
         self._last_try = last_try
-        self._validated = validated
         self._guard: guard.Block | None = None
         self._version: Version | None = None
         self._increments: dict[tuple[str, Key], int | float] = {}
@@ -199,10 +199,6 @@ class Transaction:
         ``request_id`` had been committed before."""
         return self._increments
 
-    def parts_read(self) -> dict[int, Part]:
-        """After the block: what it has read and written, by shard."""
-        return self._core.parts()
-
     # -- committing
 
     def _own(self, kind: str, handle: Any) -> Any:
@@ -218,7 +214,7 @@ class Transaction:
     def _commit(self) -> None:
         client, parts = self._core.client, self._core.parts()
         if not any(part.writes for part in parts.values()):
-            if len(parts) > 1 and self._validated:
+            if len(parts) > 1:
                 from onefold.state.sharded import validate_cut
 
                 validate_cut(client, _shard_parts(parts))
@@ -306,8 +302,6 @@ def _run(
     request_id: str | None,
     read_only: bool,
 ) -> R:
-    if read_only and client.shards > 1:
-        return _read_over_shards(client, fn)
     pause_s = config.TRANSACTION_BACKOFF_S
     left = attempts
     while True:
@@ -340,18 +334,6 @@ def _handle_type(kind: str) -> type[Any]:
     from onefold.state.streams import Stream
 
     return Stream
-
-
-def _read_over_shards(client: StateClient, fn: Callable[[Transaction], R]) -> R:
-    """Run ``fn`` until all that it has read was there at one moment; after a few tries with what it reads locked meanwhile."""
-    from onefold.state.sharded import snapshot_read
-
-    def read() -> tuple[R, Any]:
-        with Transaction(client, read_only=True, validated=False) as tx:
-            result = _call(fn, tx)
-        return result, _shard_parts(tx.parts_read())
-
-    return snapshot_read(client, read)
 
 
 def _call(fn: Callable[[Transaction], R], tx: Transaction) -> R:

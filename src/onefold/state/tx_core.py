@@ -31,8 +31,8 @@ class TransactionCore:
         meter = Meter()
         self.client = client
         self.read_only = read_only
-        # A snapshot of one shard needs no validation, so what a read-only transaction reads there need not be known.
-        self.reads = Reads(client, meter, read_only=read_only, keep=not read_only or client.shards > 1)
+        # All of one moment needs no validation, so what a read-only transaction reads need not be known.
+        self.reads = Reads(client, meter, read_only=read_only, keep=not read_only)
         self.buffer = Buffer(meter)
         self._meter = meter
         self._extra: list[tuple[int, Write]] = []

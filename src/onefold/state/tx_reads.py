@@ -65,7 +65,7 @@ class Reads:
         """``read_only``: append nothing, and take what is due as gone. ``keep``: whether a record is needed at all."""
         self._client = client
         self._meter = meter
-        self._read_only = read_only
+        self._read_only = self._at_one_moment = read_only
         self._keep = keep
         self._offsets: dict[int, int] = {}
         self._now_ms: int | None = None
@@ -75,7 +75,7 @@ class Reads:
     @property
     def shards(self) -> list[int]:
         """The shards of which something was read."""
-        return sorted(self._offsets)
+        return [] if self._at_one_moment else sorted(self._offsets)
 
     # -- reading
 
@@ -170,6 +170,11 @@ class Reads:
         if self._read_only and self._now_ms is None:
             # One moment for all shards and reads, so that nothing ends in the middle.
             self._now_ms = client.env.wall_ms()
+        if self._at_one_moment and client.shards > 1:
+            from onefold.state.moments import moment
+
+            self._offsets.update(moment(client))
+            return self._offsets[shard]
         with client.view(shard, STRONG) as view:
             self._offsets[shard] = view.offset
             return view.offset

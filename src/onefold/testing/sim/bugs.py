@@ -18,7 +18,7 @@ from onefold.fold.freshness import Freshness
 from onefold.fold.log_space import LogSpace
 from onefold.fold.log_writer import LogWriter
 from onefold.state import fold as state_fold
-from onefold.state import leases, maps, queue_fold, recovery, shard_fold, sharded, stream_rows, watch
+from onefold.state import leases, maps, moments, queue_fold, recovery, shard_fold, stream_rows, watch
 from onefold.state import queue_rows as q
 from onefold.state.client import StateClient
 from onefold.state.consistency import STRONG
@@ -119,9 +119,37 @@ def _unresolved_reads(stack: ExitStack) -> None:
     stack.enter_context(patch.object(recovery, "_decided_in", lambda *_: ()))
 
 
-def _cut_not_validated(stack: ExitStack) -> None:
-    """A read-only transaction over several shards takes what it finds in each."""
-    stack.enter_context(patch.object(sharded, "validate_cut", lambda *_: None))
+def _moment_without_locks(stack: ExitStack) -> None:
+    """A read-only transaction over several shards pins each of them though nothing is locked."""
+    stack.enter_context(patch.object(moments._Hold, "_take", _only_noted))
+    stack.enter_context(patch.object(moments._Hold, "release", lambda _: True))
+
+
+def _only_noted(hold: Any, shard: int, claim: Any) -> bool:  # noqa: ARG001
+    client = hold._client
+    hold._offsets[shard] = client.spaces[shard].barrier()
+    with client.spaces[shard].view() as view:
+        hold._maps[shard] = moments._maps(view)
+    return True
+
+
+def _moment_after_release(stack: ExitStack) -> None:
+    """The shards are pinned when the locks have been released."""
+    original = moments._Hold.pin
+
+    def pin(self: Any) -> Any:
+        self._released = self.release()
+        return original(self)
+
+    stack.enter_context(patch.object(moments._Hold, "pin", pin))
+    release = moments._Hold.release
+    stack.enter_context(
+        patch.object(
+            moments._Hold,
+            "release",
+            lambda self: self._released if hasattr(self, "_released") else release(self),
+        )
+    )
 
 
 def _lease_by_log_time(stack: ExitStack) -> None:
@@ -240,7 +268,8 @@ BUGS: dict[str, Patch] = {
     "ranges_not_validated": _ranges_not_validated,
     "prepare_without_locks": _prepare_without_locks,
     "unresolved_reads": _unresolved_reads,
-    "cut_not_validated": _cut_not_validated,
+    "moment_without_locks": _moment_without_locks,
+    "moment_after_release": _moment_after_release,
     "lease_by_log_time": _lease_by_log_time,
     "old_epochs_expire": _old_epochs_expire,
     "fresh_by_the_answer": _fresh_by_the_answer,

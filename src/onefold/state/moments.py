@@ -1,0 +1,288 @@
+"""One moment of the whole space: an offset of every shard, all of one instant, for what reads several shards.
+
+Everything acknowledged before the call is in it, and each transaction over shards is in it whole or not at all.
+
+Where views show everything that was written (one machine), the shards are pinned by a cut (``fold.cuts``). On a cluster replicas
+hear of records late, so an instant must be made: shared locks are taken on all maps of every shard, by the ``Prepare`` of an
+ordinary transaction over shards that writes nothing; every shard is pinned; the locks are released. While all of them are held
+nothing changes, so the pins are of one instant. Writers that meet the locks wait for those few milliseconds. Locks that were
+taken are kept while others are waited for: writers never do that, and shared locks go together, so there is no deadlock. If the
+reader dies meanwhile, others abort it as any transaction.
+
+Transactions over shards could keep a reader out for ever, each new one before the last has ended. So a reader that has met one
+posts a *claim*, a lock on nothing in shard 0, and those that would begin a transaction over shards give way to the claims that
+they find, for ``config.GIVE_WAY_S`` at most. Programs of earlier versions do not; for them it is a matter of luck and of tries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from itertools import count
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from onefold import config
+from onefold.env import SystemEnv
+from onefold.errors import OnefoldError, Unavailable
+from onefold.fold import cuts
+from onefold.fold.needs import Need, takes_needs
+from onefold.fold.space import Space, View
+from onefold.state import lock_table, recovery, rows, shard_fold
+from onefold.state.client import StateClient, rejection
+from onefold.state.keys import encode_prefix
+from onefold.state.ops import UNREAD, Answer, Outcome, Prepare, Span, StateOp, Voted, decode_outcome, state_op
+from onefold.state.shard_ops import Resolve
+from onefold.state.time_limits import Call
+
+T = TypeVar("T")
+CLAIM: Final = "\x00claim"
+"""The name that claims lock. No map has it."""
+_LOCKED_FROM: Final = 10
+"""From this try on the files of a folder are locked while they are pinned."""
+_CUT_TRIES: Final = 30
+_CLAIMED_FROM: Final = 2
+_AT_ONCE_MAX: Final = 16
+_PAUSE_S, _PAUSE_S_MAX = 0.001, 0.02
+
+_Again = Callable[[], object]
+
+
+def moment(client: StateClient) -> dict[int, int]:
+    """The offset of every shard at one instant between this call and its return. The session notes them.
+
+    Raises Unavailable (definite) when a shard cannot be asked, or when the time is up; TokenAhead.
+    """
+    env, pause_s = client.env, _PAUSE_S
+    deadline = env.boot_s() + client.read_time()
+    with Call(client, deadline), _Claim(client, deadline) as claim:
+        for attempt in count():
+            if client.always_strong and attempt < _CUT_TRIES:
+                found = _cut(client, locked=attempt >= _LOCKED_FROM)
+            else:
+                found = _under_locks(client, claim, deadline)
+            if isinstance(found, dict):
+                behind = [shard for shard, at in client.session.given.items() if found.get(shard, 0) < at]
+                if not behind:
+                    for shard, offset in found.items():
+                        client.session.observe(shard, offset)
+                    return found
+                for shard in behind:
+                    client.reach_given(shard)
+                continue
+            if env.boot_s() > deadline:
+                break
+            if attempt + 1 >= _CLAIMED_FROM:
+                claim.post()
+            found()
+            client.spaces[0].pause(pause_s * (0.5 + env.token(1)[0] / 256))
+            pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+    raise Unavailable(
+        "the shards could not be read at one moment in time: transactions over several shards are in the way. Nothing was "
+        "written. Try again, or allow more time (timeout=)",
+        definite=True,
+    )
+
+
+def give_way(client: StateClient) -> None:
+    """Before a transaction over shards begins: let the readers that have claimed a moment have it, for a short time."""
+    space = client.spaces[0]
+    if space.peek(shard_fold.OPEN, shard_fold.OPEN_KEY)[0] is None:
+        return
+    end_s = min(client.env.boot_s() + config.GIVE_WAY_S, client.deadline())
+    first: set[str] | None = None
+    while True:
+        with space.view() as view:
+            claims = set(lock_table.range_holders(view, CLAIM))
+        # Only those that were there before: who comes later waits for this one.
+        first = claims if first is None else first & claims
+        if not first or client.env.boot_s() >= end_s:
+            return
+        space.pause(_PAUSE_S)
+
+
+# -- one machine
+
+
+def _cut(client: StateClient, *, locked: bool) -> dict[int, int] | _Again:
+    locked = locked and not any(_is_read_only(space) for space in client.spaces)
+    with ExitStack() as stack:
+        views = cuts.unmoved(
+            client.spaces, lambda space: space.view(), lambda view: view.offset, stack, locked=locked
+        )
+        if views is None:
+            return _nothing
+        undone = _undone(views)
+        if not undone:
+            return {shard: view.offset for shard, view in enumerate(views)}
+    return lambda: _settle(client, undone)
+
+
+def _is_read_only(space: Space) -> bool:
+    return bool(getattr(getattr(getattr(space, "log", None), "file", None), "read_only", False))
+
+
+# -- a cluster
+
+
+def _under_locks(client: StateClient, claim: _Claim, deadline: float) -> dict[int, int] | _Again:
+    hold = _Hold(client, deadline)
+    held, again = False, _nothing
+    offsets: dict[int, int] = {}
+    try:
+        if hold.take(claim):
+            offsets, again = hold.pin()
+    finally:
+        held = hold.release()
+    return offsets if held and offsets else again
+
+
+class _Hold:
+    """Shared locks on all maps of every shard."""
+
+    def __init__(self, client: StateClient, deadline: float) -> None:
+        self._client = client
+        self._deadline = deadline
+        self._id = client.env.token(16).hex()
+        self._shards = tuple(range(client.shards))
+        self._asked: list[int] = []
+        self._maps: dict[int, frozenset[str]] = {}
+        self._offsets: dict[int, int] = {}
+
+    def take(self, claim: _Claim) -> bool:
+        """Take the locks, the home shard's first; False when somebody has ended it meanwhile. Raises as ``moment``."""
+
+        def take(shard: int) -> bool:
+            with Call(self._client, self._deadline):
+                return self._take(shard, claim)
+
+        return take(0) and all(_each(self._client, take, self._shards[1:]))
+
+    def pin(self) -> tuple[dict[int, int], _Again]:
+        """Pin every shard; the offsets, or none and what to do before the next try."""
+        client = self._client
+        with ExitStack() as stack:
+            views = [stack.enter_context(self._view(shard)) for shard in self._shards]
+            offsets = {shard: view.offset for shard, view in enumerate(views)}
+            undone = _undone(views)
+            if undone:
+                return {}, lambda: _settle(client, undone)
+            if any(_maps(view) - self._maps[shard] for shard, view in enumerate(views)):
+                return {}, _nothing  # a new map, which was not locked
+        return offsets, _nothing
+
+    def release(self) -> bool:
+        """Give the locks up, the home shard's last; whether all of them were still held."""
+        others = [shard for shard in self._asked if shard]
+        whole = all(_each(self._client, self._release, others))
+        if 0 in self._asked:
+            whole = self._release(0) and whole
+        return whole and len(self._asked) == len(self._shards)
+
+    def _take(self, shard: int, claim: _Claim) -> bool:
+        client, pause_s = self._client, _PAUSE_S
+        self._asked.append(shard)
+        while True:
+            with client.spaces[shard].view() as view:
+                maps = _maps(view)
+            start, stop = encode_prefix(())
+            spans = tuple(Span(name, start, stop, UNREAD) for name in sorted(maps))
+            vote = _submit(client, shard, _prepare(client, self._id, self._shards, spans), self._deadline)
+            if not isinstance(vote, Voted):
+                raise rejection(vote)
+            if vote.yes:
+                self._maps[shard], self._offsets[shard] = maps, vote.offset
+                return True
+            if vote.reason == "resolved" or client.env.boot_s() > self._deadline:
+                return False
+            claim.post()
+            recovery.unblock(client, shard, vote.blockers)
+            client.spaces[shard].pause(pause_s * (0.5 + client.env.token(1)[0] / 256))
+            pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+
+    def _view(self, shard: int) -> Any:
+        space = self._client.spaces[shard]
+        if takes_needs(space):
+            need = Need(self._offsets[shard], timeout=self._client.read_time())
+            return space.view(need=need)
+        return space.view()
+
+    def _release(self, shard: int) -> bool:
+        with suppress(OnefoldError):
+            deadline = max(self._deadline, self._client.env.boot_s() + config.RELEASE_S)
+            return _submit(self._client, shard, Resolve(self._id, commit=False), deadline) == Answer(True)
+        return False
+
+
+class _Claim:
+    """The wish of a reader that transactions over shards give way to it."""
+
+    def __init__(self, client: StateClient, deadline: float) -> None:
+        self._client = client
+        self._deadline = deadline
+        self._id = ""
+
+    def post(self) -> None:
+        """Tell the others, once."""
+        if not self._id:
+            self._id = self._client.env.token(16).hex()
+            span = Span(CLAIM, b"", b"\xff", UNREAD)
+            with suppress(OnefoldError):  # opened read-only: then it is a matter of tries
+                _submit(self._client, 0, _prepare(self._client, self._id, (0,), (span,)), self._deadline)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._id:
+            with suppress(OnefoldError):
+                deadline = max(self._deadline, self._client.env.boot_s() + config.RELEASE_S)
+                _submit(self._client, 0, Resolve(self._id, commit=False), deadline)
+
+
+# -- both
+
+
+def _undone(views: Sequence[View]) -> list[int]:
+    """The shards in which something is prepared that is committed at its home, in views of one instant."""
+    found = []
+    for shard, view in enumerate(views):
+        if shard_fold.is_any_prepared(view) and any(
+            0 <= prepared.home < len(views)
+            and shard_fold.standing(views[prepared.home], transaction) == "committed"
+            for transaction, prepared in shard_fold.prepared_in(view)
+        ):
+            found.append(shard)
+    return found
+
+
+def _settle(client: StateClient, shards: Sequence[int]) -> None:
+    for shard in shards:
+        recovery.settle(client, shard)
+
+
+def _nothing() -> None:
+    """There is nothing to do before the next try."""
+
+
+def _maps(view: View) -> frozenset[str]:
+    return frozenset(table.removeprefix(rows.MAPS) for table in view.tables(rows.MAPS))
+
+
+def _prepare(client: StateClient, name: str, shards: tuple[int, ...], spans: tuple[Span, ...]) -> Prepare:
+    return Prepare(name, 0, shards, (), spans, (), client.spaces[0].member)
+
+
+def _submit(client: StateClient, shard: int, op: StateOp, deadline: float) -> Outcome:
+    return decode_outcome(client.spaces[shard].submit([state_op(op)], deadline)[0])
+
+
+def _each(client: StateClient, do: Callable[[int], T], shards: Sequence[int]) -> list[T]:
+    """Do it in these shards, at the same time where there are threads."""
+    if len(shards) > 1 and isinstance(client.env, SystemEnv):
+        with ThreadPoolExecutor(min(len(shards), _AT_ONCE_MAX), "onefold-moment") as pool:
+            return list(pool.map(do, shards))
+    return [do(shard) for shard in shards]
