@@ -4,13 +4,13 @@ import random
 import threading
 
 import pytest
-from support.sharded_bank import ACCOUNTS, ALL, BALANCE, SHARDS, World, balances_at
 
 import onefold as of
 from onefold import config
 from onefold.errors import Conflict, Unavailable
 from onefold.state import moments
 from onefold.testing.sim.bugs import planted
+from support.sharded_bank import ACCOUNTS, ALL, BALANCE, SHARDS, World, balances_at
 
 TOTAL = BALANCE * len(ALL)
 

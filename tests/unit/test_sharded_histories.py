@@ -10,9 +10,9 @@ import threading
 import pytest
 
 from onefold.errors import AppendUnknown, Conflict, OnefoldError, Unavailable
+from onefold.fold import cuts
 from onefold.fold.shards import open_shards
 from onefold.log.memory import Faults
-from onefold.fold import cuts
 from onefold.state import lock_table, recovery, rows, sharded, values
 from onefold.state.client import StateClient
 from onefold.state.consistency import STRONG

@@ -227,8 +227,7 @@ class Appender:
             elif mine.leads:
                 self._lead(mine)
                 break
-            elif not mine.main:
-                break
+            # Else it was called without an answer: by one that stopped leading when this one had just begun to wait.
         mine.over = True
 
     def _wait_turn(self, mine: _Submission, turn: Turn) -> None:

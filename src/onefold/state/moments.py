@@ -128,7 +128,8 @@ def _is_read_only(space: Space) -> bool:
 
 def _under_locks(client: StateClient, claim: _Claim, deadline: float) -> dict[int, int] | _Again:
     hold = _Hold(client, deadline)
-    held, again = False, _nothing
+    held = False
+    again: _Again = _nothing
     offsets: dict[int, int] = {}
     try:
         if hold.take(claim):
