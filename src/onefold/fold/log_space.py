@@ -282,6 +282,10 @@ class _LockedView(PastView):
             self._space.check_open()
             return super().changed_since(table, start, stop, offset)
 
+    def _id(self, table: str) -> int | None:
+        with self._lock:
+            return super()._id(table)
+
     def _page(
         self, table: str, start: bytes, stop: bytes | None, rows: int, reverse: bool
     ) -> list[tuple[bytes, bytes]]:

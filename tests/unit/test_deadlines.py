@@ -1,0 +1,290 @@
+"""One deadline through a write: what leaves in time, what is tried again, and what leaves in doubt."""
+
+import threading
+
+import pytest
+
+import onefold as of
+from onefold import config
+from onefold.db import Database
+from onefold.env import SYSTEM, SeededEnv
+from onefold.fold.log_space import LogSpace
+from onefold.log.memory import MemoryLog
+from onefold.state import queue_ops
+from onefold.state.client import StateClient
+from onefold.state.fold import StateFold
+from onefold.state.sharded import ShardPart, commit_over_shards
+from onefold.testing.ledger import Ledger, entry
+
+SOON_S = 30
+
+
+class Scripted(MemoryLog):
+    """Fails as told, and notes when it was asked and what deadlines it was given."""
+
+    def __init__(self, env, script=()):
+        super().__init__(env=env)
+        self.script, self.deadlines, self.asked = list(script), [], []
+
+    def append(self, data, deadline=None):
+        self.deadlines.append(deadline)
+        self.asked.append(data)
+        step = self.script.pop(0) if self.script else None
+        if step is not None:
+            step(data)
+        return super().append(data)
+
+
+def no_leader(_data):
+    raise of.Unavailable("no leader", definite=True)
+
+
+def lost(_data):
+    raise of.AppendUnknown("no answer")
+
+
+def scripted(script, replica=False):
+    env = SeededEnv(1)
+    log = Scripted(env, script)
+    return env, log, LogSpace(log, [Ledger()], env, pause=env.advance, replica=replica)
+
+
+def test_a_failure_that_passes_is_tried_again():
+    env, log, space = scripted([no_leader] * 7)
+    assert space.submit([entry(b"a")], env.boot_s() + 5)
+    assert len(log.asked) == 8
+
+
+def test_a_failure_that_lasts_is_definite_at_the_deadline():
+    env, log, space = scripted([no_leader] * 1000)
+    with pytest.raises(of.Unavailable, match="no leader") as caught:
+        space.submit([entry(b"a")], env.boot_s() + 5)
+    assert caught.value.definite
+    assert 4.5 <= env.boot_s() <= 5
+    assert log.last == 0
+    assert set(log.deadlines) == {5.0}
+
+
+def test_an_append_in_doubt_ends_at_the_deadline():
+    env, log, space = scripted([lost] * 1000)
+    with pytest.raises(of.AppendUnknown) as caught:
+        space.submit([entry(b"a")], env.boot_s() + 5)
+    assert not caught.value.definite
+    assert 3 <= env.boot_s() <= 5
+    assert len(set(log.asked)) == 1, "always under one number"
+
+
+def test_without_a_limit_a_write_sits_out_an_election():
+    env, _, space = scripted([no_leader] * 1000)
+    with pytest.raises(of.Unavailable):
+        space.submit([entry(b"a")])
+    assert 0.9 * config.APPEND_RETRY_S <= env.boot_s() <= config.APPEND_RETRY_S
+
+
+class Held:
+    """A space whose first append waits, and is let go on."""
+
+    def __init__(self, then=None):
+        self.begun, self.go = threading.Event(), threading.Event()
+
+        def wait(data):
+            self.begun.set()
+            assert self.go.wait(SOON_S)
+            if then is not None:
+                then(data)
+
+        self.log = Scripted(SYSTEM, [wait])
+        self.space = LogSpace(self.log, [Ledger()], SYSTEM)
+        self.outcomes = {}
+
+    def start(self, name, seconds):
+        def run():
+            try:
+                self.outcomes[name] = self.space.submit([entry(name)], SYSTEM.boot_s() + seconds)
+            except of.OnefoldError as error:
+                self.outcomes[name] = error
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+
+def test_one_that_waits_leaves_definitely_and_is_not_appended_later():
+    held = Held()
+    first = held.start(b"first", SOON_S)
+    assert held.begun.wait(SOON_S)
+    held.start(b"waits", 0.05).join()
+    assert isinstance(held.outcomes[b"waits"], of.Timeout)
+    assert held.outcomes[b"waits"].definite
+    held.go.set()
+    first.join()
+    assert isinstance(held.outcomes[b"first"], list)
+    held.space.submit([entry(b"later")])
+    assert not any(b"waits" in data for data in held.log.asked)
+
+
+def test_one_in_the_append_under_way_leaves_in_doubt():
+    held = Held()
+    blocker = held.start(b"blocker", SOON_S)
+    assert held.begun.wait(SOON_S)
+    begun, go = threading.Event(), threading.Event()
+
+    def wait(_data):
+        begun.set()
+        assert go.wait(SOON_S)
+
+    held.log.script = [wait]
+    leader = held.start(b"leader", SOON_S)
+    until(lambda: len(held.space._appender._waiting) == 1)
+    follower = held.start(b"follower", 1.0)
+    until(lambda: len(held.space._appender._waiting) == 2)
+    held.go.set()
+    assert begun.wait(SOON_S)
+    follower.join()
+    assert isinstance(held.outcomes[b"follower"], of.AppendUnknown)
+    assert b"leader" not in held.outcomes
+    go.set()
+    leader.join()
+    blocker.join()
+    assert isinstance(held.outcomes[b"leader"], list)
+
+
+def until(reached):
+    end = SYSTEM.boot_s() + SOON_S
+    while not reached():
+        assert SYSTEM.boot_s() < end
+        threading.Event().wait(0.001)
+
+
+def test_those_with_more_time_continue_when_the_leaders_is_up():
+    held = Held(no_leader)
+    leader = held.start(b"leader", 0.05)
+    assert held.begun.wait(SOON_S)
+    patient = held.start(b"patient", SOON_S)
+    until(lambda: len(held.space._appender._waiting) == 1)
+    until(lambda: SYSTEM.boot_s() > held.log.deadlines[0])
+    held.go.set()
+    leader.join()
+    patient.join()
+    assert isinstance(held.outcomes[b"leader"], of.Unavailable)
+    assert held.outcomes[b"leader"].definite
+    assert isinstance(held.outcomes[b"patient"], list)
+
+
+def test_a_leader_takes_nobody_along_who_has_much_more_time():
+    held = Held()
+    first = held.start(b"first", SOON_S)
+    assert held.begun.wait(SOON_S)
+    short = held.start(b"short", SOON_S / 3)
+    until(lambda: len(held.space._appender._waiting) == 1)
+    patient = held.start(b"patient", SOON_S)
+    until(lambda: len(held.space._appender._waiting) == 2)
+    held.go.set()
+    for thread in (first, short, patient):
+        thread.join()
+    assert len(held.log.asked) == 3
+
+
+# -- calls of many steps
+
+
+def database(env, script, *, shards=1, timeout=3.0):
+    logs = [Scripted(env, script if not shard else ()) for shard in range(shards)]
+    spaces = [LogSpace(log, [StateFold(shards)], env, pause=env.advance, replica=True) for log in logs]
+    return logs, spaces, timeout
+
+
+CALLS = {
+    "put": lambda db: db.map("m").put("k", 1),
+    "modify": lambda db: db.map("m").modify("k", lambda old: 1),
+    "pop": lambda db: db.map("m").pop("k", None),
+    "increment": lambda db: db.map("m").increment("k"),
+    "get": lambda db: db.map("m").get("k"),
+    "clear": lambda db: db.map("m").clear(),
+    "queue put": lambda db: db.queue("q").put(1),
+    "queue take": lambda db: db.queue("q").take(timeout=0),
+    "queue counts": lambda db: db.queue("q").counts(),
+    "lock": lambda db: db.lock("l", timeout=0).acquire(),
+    "stream append": lambda db: db.stream("s").append(1),
+    "run_transaction": lambda db: db.run_transaction(lambda tx: tx.map("m").put("k", len(tx.map("m")))),
+    "outcome": lambda db: db.outcome("r"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_ends_by_the_deadline_without_a_leader(name):
+    env = SeededEnv(1)
+    _, spaces, timeout = database(env, [no_leader] * 100_000)
+    with Database(spaces, level=None, timeout=timeout) as db:
+        began = env.boot_s()
+        with pytest.raises(of.OnefoldError) as caught:
+            CALLS[name](db)
+        assert caught.value.definite
+        assert 0.8 * timeout <= env.boot_s() - began <= timeout + 2 * config.RELEASE_S
+
+
+@pytest.mark.parametrize("fails_in", [0, 1, 2])
+def test_a_transaction_over_shards_has_one_deadline(fails_in):
+    env = SeededEnv(1)
+    logs, spaces, timeout = database(env, (), shards=3)
+    client = StateClient(spaces, timeout=timeout)
+    logs[fails_in].script = [no_leader] * 100_000
+    from onefold.state.keys import encode_key, shard_of
+    from onefold.state.ops import Put
+
+    parts = {}
+    for number in range(100):
+        key = encode_key(number)
+        parts[shard_of(key, 3)] = ShardPart((), (), (Put("m", ((key, b"\x01"),)),))
+    began = env.boot_s()
+    with pytest.raises(of.Unavailable) as caught:
+        commit_over_shards(client, parts)
+    assert caught.value.definite
+    assert env.boot_s() - began <= timeout + 4 * config.RELEASE_S
+
+
+def test_leases_of_a_dead_worker_end_in_few_records(memory_queue_of_a_dead_worker):
+    _, q, records = memory_queue_of_a_dead_worker
+    before = records()
+    message = q.take(timeout=0)
+    assert message is not None
+    assert message.attempt == 2
+    assert records() - before <= 2, "one ends leases, one takes"
+    before = records()
+    q.counts()
+    assert records() - before <= 3
+
+
+@pytest.fixture
+def memory_queue_of_a_dead_worker(monkeypatch):
+    monkeypatch.setattr(config, "LEASES_ENDED_PER_RECORD_MAX", 100)
+    env = SeededEnv(1)
+    log = MemoryLog(env=env)
+    dead = Database([LogSpace(log, [StateFold(1)], env, pause=env.advance)], level=None)
+    q = dead.queue("q")
+    q.put_many(range(250))
+    while q.take(timeout=0) is not None:
+        pass
+    space = LogSpace(log, [StateFold(1)], env, pause=env.advance)
+    monkeypatch.setattr(space, "member_alive", lambda member: member == space.member)
+    db = Database([space], level=None)
+    yield db, db.queue("q"), lambda: log.last
+    db.close()
+
+
+def test_dead_letters_for_another_shard_are_forwarded_together():
+    env = SeededEnv(1)
+    logs, spaces, _ = database(env, (), shards=3)
+    db = Database(spaces, level=None)
+    source = "mail"
+    target = next(f"dead{n}" for n in range(50) if db.queue(f"dead{n}")._shard != db.queue(source)._shard)
+    q = db.queue(source, max_attempts=1, dead_letter=target)
+    q.put_many(range(50))
+    taken = [q.take(timeout=0) for _ in range(50)]
+    home = logs[q._shard]
+    for message in taken[:-1]:
+        q.submit(queue_ops.Nack("mail", message.id, message._epoch, "no"))
+    before = home.last
+    assert q.take(timeout=0) is None
+    assert home.last - before < 10
+    assert len(db.queue(target)) == 49
