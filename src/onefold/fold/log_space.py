@@ -282,7 +282,7 @@ class _LockedView(PastView):
             self._space.check_open()
             return super().changed_since(table, start, stop, offset)
 
-    def _id(self, table: str) -> int | None:
+    def _id(self, table: str) -> int:
         with self._lock:
             return super()._id(table)
 

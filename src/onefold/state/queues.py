@@ -172,13 +172,13 @@ class Queue:
         guard.check_plain(self._client, f"queue({self._name!r})")
         client = self._client
         if timeout is None:
-            return self._wait_for_message(None)
+            return self._wait_for_message(None, gate)
         now, limit_s = client.env.boot_s(), seconds(timeout, "timeout")
         # The steps have the connection's time also where the wait for a message is shorter.
         with Call(client, now + max(limit_s, client.write_timeout)):
-            return self._wait_for_message(now + limit_s)
+            return self._wait_for_message(now + limit_s, gate)
 
-    def _wait_for_message(self, deadline: float | None) -> Message | None:
+    def _wait_for_message(self, deadline: float | None, gate: Gate | None) -> Message | None:
         client, settles = self._client, True
         # Where a view may lag behind, the first look is the take itself: it stands in the log.
         must_ask = not client.always_strong
