@@ -147,7 +147,8 @@ class Actions:
         """Another thread's write, and what it had found."""
         found = self.map["k"]
         self.map["after"] = self.value
-        return found
+        later = self.map["k"]
+        return found if later == found else ("what was broken off came with the next write", found, later)
 
 
 @pytest.fixture(autouse=True)
