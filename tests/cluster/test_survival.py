@@ -50,7 +50,7 @@ def test_what_explain_says_of_lost_servers_is_true(tmp_path: Path, monkeypatch: 
     servers = LocalServers.start(tmp_path / "servers", 3, spaces=["main"])
     try:
         set_up_space(servers.url("main", "admin"))
-        with of.connect(servers.url("main"), timeout=15) as db:
+        with of.connect(servers.url("main"), timeout=6) as db:
             db.map("m")["k"] = db.map("m")["other"] = 1
             url: Any = servers.url("main")
             said = ask("explain", "m", "--json", url=url)
