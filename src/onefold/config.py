@@ -60,8 +60,12 @@ BACKUP_FACTOR: Final = 2.0
 BROADCAST_BYTES_MAX: Final = 32 * 1024 * 1024
 """The small side of a join is broadcast up to this many input bytes; above, both sides are shuffled."""
 SHUFFLE_PARTITIONS_DEFAULT: Final = 16
-DEAD_LETTERS_PER_TASK_MAX: Final = 1000
+DEAD_LETTERS_PER_TASK_MAX: Final = 100_000
 """A task that skips more records than this fails: that is not a few poison records but a broken job."""
+DEAD_LETTERS_CHARS_PER_TASK_MAX: Final = 6_000_000
+"""Likewise one whose skipped records and their errors are longer than this, tracebacks aside: they are kept in the log."""
+DEAD_LETTER_TRACEBACKS_CHARS_MAX: Final = 1_000_000
+"""Skipped records of a task have their tracebacks up to this many characters in all; later ones have the error alone."""
 
 TASKS_AVOIDED_MAX: Final = 1000
 """A node that cannot do more tasks of a run than this (their files are not there) leaves the run to others."""

@@ -90,6 +90,8 @@ def run_object(run: Run, *, errors: bool = False) -> dict[str, Any]:
         "progress": asdict(run.progress()),
     }
     if errors:
-        found["errors"] = [asdict(error) for error in run.errors()]
+        kept = run.errors()
+        found["errors"] = [asdict(error) for error in kept]
+        found["errors_complete"] = kept.complete
         found["refusals"] = [asdict(refusal) for refusal in run.refusals()]
     return found

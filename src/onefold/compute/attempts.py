@@ -84,7 +84,7 @@ class Attempts:
         except TaskError as error:
             if stopping():
                 return [ops.Release(*at)]
-            return [ops.Failed(*at, error.failure)]
+            return [ops.Failed(*at, self._judged(error.failure, assignment))]
         except BlobMissing as error:
             reopened = self._lost_by_name(error.name)
             return [*reopened, ops.Release(*at)] if reopened else self._in_trouble(at, str(error))
@@ -131,13 +131,23 @@ class Attempts:
             seed=task_seed(self._row.seed, self._identity(assignment)),
             inputs=inputs,
             isolate=assignment.isolate,
-            skip_errors=assignment.skip_errors,
+            skip_errors=assignment.skip_errors or self._row.on_error == "skip",
         )
         executor = process if process is not None and (has_python(stage) or assignment.isolate) else inline
         result = executor.run(spec, on_rows)
         if spec.input.partition is not None:  # these rows were counted when they were read from files
             result = msgspec.structs.replace(result, rows_in=0)
         return result
+
+    def _judged(self, failure: Failure, assignment: ops.Assignment) -> Failure:
+        """The failure, final when a record has broken the task for the second time.
+
+        Once is forgiven, for a function that met a passing trouble. More attempts are for processes that die, blobs and files.
+        """
+        again = assignment.attempt > 1 or self._row.max_attempts == 1
+        if not again or failure.died or failure.location is None:
+            return failure
+        return msgspec.structs.replace(failure, final=True)
 
     # -- what this node cannot do
 

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn
 
+import msgspec
+
+from onefold import config
 from onefold.compute import frames, joins, outputs, shuffle
 from onefold.compute.blobs import BlobMissing, BlobStore, BlobsUnavailable
 from onefold.compute.failures import LocatedError, RecordError, cause_of, failure_of, letter_of, safe_repr
 from onefold.compute.pipeline import Pipeline, apply_lazy, raise_letter
 from onefold.compute.plan import PythonNode
-from onefold.compute.python_steps import MAP_BATCH_ROWS, records_of
+from onefold.compute.python_steps import MAP_BATCH_ROWS, Values, records_of
 from onefold.compute.stages import (
     Branch,
     DeadLetter,
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from onefold.compute.reduce import Reducer
+    from onefold.compute.sources import Places
 
 __all__ = ["TaskError", "TaskSpec", "count_rows", "execute", "has_python", "peek"]
 
@@ -79,7 +83,7 @@ def execute(
     began = time.monotonic()
     run = _Run(spec, blobs, rows, on_rows or (lambda _: None), mark or (lambda _lo, _hi: None))
     try:
-        stored = run.whole() if rows is None and run.is_lazy else run.chunked()
+        stored = run.stored()
     except (BlobMissing, BlobsUnavailable, TaskError):
         raise
     except BaseException as error:
@@ -131,6 +135,9 @@ class _Run:
     rows_in: int = 0
     dead: list[DeadLetter] = field(default_factory=list)
     _small: dict[int, pl.DataFrame] = field(default_factory=dict)
+    _places: Places | None = None
+    _traced_chars: int = 0
+    _dead_chars: int = 0
 
     @property
     def branch(self) -> Branch:
@@ -142,7 +149,7 @@ class _Run:
         """Whether the whole split can be one Polars query."""
         functions = any(isinstance(step, PythonNode) for step in self.branch.steps)
         mapped = isinstance(self.spec.stage.output, MapOutput)
-        return isinstance(self.branch.leaf, SourceLeaf) and not (self.careful or functions or mapped)
+        return isinstance(self.branch.leaf, SourceLeaf) and not (self.spec.isolate or functions or mapped)
 
     @property
     def careful(self) -> bool:
@@ -155,6 +162,19 @@ class _Run:
             loaded = [outputs.load_frame(result, self.blobs) for result in self.spec.inputs[stage]]
             self._small[stage] = frames.concat(frame for frame in loaded if frame is not None)
         return self._small[stage]
+
+    def stored(self) -> outputs.Stored:
+        """Do the work and store what comes of it."""
+        if self.rows is None and self.is_lazy:
+            try:
+                return self.whole()
+            except (BlobMissing, BlobsUnavailable):
+                raise
+            except BaseException:
+                if not self.spec.skip_errors:
+                    raise
+            self.rows_in = 0  # a record breaks the query: look for it chunk by chunk
+        return self.chunked()
 
     # -- one query -------------------------------------------------------------------------------------------
 
@@ -256,18 +276,37 @@ class _Run:
             self.on_rows(self.rows_in)
 
     def _work(self, chunk: Chunk, pipeline: Pipeline, collector: outputs.Collector) -> None:
-        if self.careful:
-            for rows in pipeline.run_tracked(
-                chunk.frame, chunk.first, self.locator(chunk), self.on_letter, self.mark or _ignore
-            ):
-                collector.add(rows, chunk.unit)
-            return
+        failed: BaseException | None = None
+        if not self.spec.isolate:
+            try:
+                made = pipeline.run(chunk.frame)
+            except BaseException as error:
+                failed = error
+            else:
+                if made is not None:
+                    self._add(made, chunk, pipeline, collector)
+                return
+        if failed is not None and not self.spec.skip_errors:
+            self._explain(chunk, pipeline, failed)
+        for rows in pipeline.run_tracked(
+            chunk.frame,
+            chunk.first,
+            self.locator(chunk),
+            self.on_letter,
+            self.mark or _ignore,
+            stop_at_first=not self.spec.skip_errors,
+        ):
+            collector.add(rows, chunk.unit)
+
+    def _add(
+        self, rows: pl.DataFrame | Values, chunk: Chunk, pipeline: Pipeline, collector: outputs.Collector
+    ) -> None:
         try:
-            made = pipeline.run(chunk.frame)
-            if made is not None:
-                collector.add(made, chunk.unit)
+            collector.add(rows, chunk.unit)
             return
         except BaseException as error:
+            if self.spec.skip_errors:
+                raise  # some of the rows may have been taken in
             failed = error
         self._explain(chunk, pipeline, failed)
 
@@ -280,7 +319,9 @@ class _Run:
             raise LocatedError(
                 letter_of(error, locate(chunk.first + error.row)), type(cause_of(error)).__name__
             )
-        for _ in pipeline.run_tracked(chunk.frame, chunk.first, locate, raise_letter, _ignore):
+        for _ in pipeline.run_tracked(
+            chunk.frame, chunk.first, locate, raise_letter, _ignore, stop_at_first=True
+        ):
             pass
         several = (
             f" (or one of the {chunk.frame.height - 1} records after it)" if chunk.frame.height > 1 else ""
@@ -355,9 +396,14 @@ class _Run:
         """A record that breaks the task: the end of it, or a dead letter."""
         if not self.spec.skip_errors:
             raise LocatedError(letter, kind)
+        self._traced_chars += len(letter.traceback)
+        if self._traced_chars > config.DEAD_LETTER_TRACEBACKS_CHARS_MAX:
+            letter = msgspec.structs.replace(letter, traceback="")
         self.dead.append(letter)
-        if len(self.dead) > self.spec.dead_letters_max:
-            raise TaskError(too_many_dead(self.spec, letter, kind))
+        self._dead_chars += len(letter.location) + len(letter.record) + len(letter.error)
+        too_long = self._dead_chars > config.DEAD_LETTERS_CHARS_PER_TASK_MAX
+        if len(self.dead) > self.spec.dead_letters_max or too_long:
+            raise TaskError(too_many_dead(self.spec, letter, kind, too_long=too_long))
 
     def locator(self, chunk: Chunk) -> Callable[[int], str]:
         """Row number in the task -> where that is, for people."""
@@ -370,17 +416,25 @@ class _Run:
 
             in_unit = chunk.unit_first + row - chunk.first
             try:
-                return sources.locate(leaf.source, chunk.unit, in_unit)
+                if self._places is None:
+                    self._places = sources.Places(leaf.source)
+                return self._places.locate(chunk.unit, in_unit)
             except Exception:  # the file may be gone by now; the failure itself matters more
                 return f"{chunk.unit.path}: row {in_unit} from {chunk.unit.start}"
 
         return locate
 
 
-def too_many_dead(spec: TaskSpec, letter: DeadLetter, kind: str) -> Failure:
-    """A task that has more dead letters than it may."""
+def too_many_dead(spec: TaskSpec, letter: DeadLetter, kind: str, *, too_long: bool = False) -> Failure:
+    """A task that has more dead letters than it may, or longer ones."""
+    chars = config.DEAD_LETTERS_CHARS_PER_TASK_MAX
+    many = (
+        f"the records of one task that failed take more than {chars} characters"
+        if too_long
+        else f"more than {spec.dead_letters_max} records of one task failed"
+    )
     return Failure(
-        message=f"more than {spec.dead_letters_max} records of one task failed, the last one with {letter.error}",
+        message=f"{many}, the last one with {letter.error}",
         traceback=letter.traceback,
         record=letter.record,
         location=letter.location,

@@ -3,7 +3,7 @@
 Two ways to run a chunk. *Fast*: consecutive expression steps are one lazy query, functions get whole lists of
 records. *Tracked*: step by step, with the number of the input row that each row came from, so that a record
 that raises can be named; a chunk that breaks in a way that names no record (a batch function, an expression,
-a value that fits no column) is halved until it is one record. The fast way falls back to the tracked one to
+a value that fits no column) is cut into smaller ones down to one record. The fast way falls back to the tracked one to
 explain a failure.
 """
 
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from onefold.compute import joins
 from onefold.compute.failures import LocatedError, RecordError, cause_of, letter_of, safe_repr
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 _ORIGIN = "__onefold_origin__"
 
 ExprStep = Select | WithColumns | Filter | Explode | BroadcastJoin
+OnLetter = Callable[[DeadLetter, str], None]
+_SMALLER: Final = 8
+"""A piece that breaks is cut to this part of it."""
 SmallFrames = Callable[[int], "pl.DataFrame"]
 """Stage index -> the whole output of that stage, for broadcast joins."""
 
@@ -120,51 +125,65 @@ class Pipeline:
         frame: pl.DataFrame,
         first: int,
         locate: Callable[[int], str],
-        on_letter: Callable[[DeadLetter, str], None],
+        on_letter: OnLetter,
         mark: Callable[[int, int], None],
+        *,
+        stop_at_first: bool = False,
     ) -> Iterator[pl.DataFrame | Values]:
         """The chunk's rows after all steps, in order, in as many pieces as it had to be cut into.
 
         ``first``: number of the chunk's first row. ``on_letter`` gets (letter, kind) of each record that
-        breaks it and raises or returns. ``mark(lo, hi)`` is told which input rows are about to be worked on.
+        breaks it and raises or returns; ``stop_at_first``: it raises, so no other record is worked on. ``mark(lo, hi)`` is
+        told which input rows are about to be worked on.
+
+        A piece that breaks without naming a record is cut to an eighth, and pieces grow again while they work: each
+        record is worked on a bounded number of times on average, also if every one of them is broken.
         """
-        mark(first, first + frame.height)
-        letters: list[tuple[DeadLetter, str]] = []
+        stop_at_first = stop_at_first or on_letter is raise_letter
+        at, size = 0, frame.height
+        while True:
+            piece = frame.slice(at, size)
+            letters: list[tuple[int, DeadLetter, str]] = []
 
-        def keep(letter: DeadLetter, kind: str) -> None:
-            if on_letter is raise_letter:
-                raise_letter(letter, kind)
-            letters.append((letter, kind))
+            def keep(row: int, letter: DeadLetter, kind: str, held: list[Any] = letters) -> None:
+                if stop_at_first:
+                    on_letter(msgspec.structs.replace(letter, location=locate(row)), kind)
+                held.append((row, letter, kind))
 
-        failed: BaseException | None = None
-        try:
-            tracked = self._tracked(frame, first, locate, keep, mark)
-        except LocatedError:
-            raise
-        except BaseException as error:
-            failed = error
-        if failed is not None:  # outside of the handler: what comes next is not "during handling" of it
-            if frame.height <= 1:
-                letter = letter_of(failed, locate(first), _record_text(frame))
+            tracked: Tracked | None = None
+            failed: BaseException | None = None
+            try:
+                tracked = self._tracked(piece, first + at, keep, mark)
+            except LocatedError:
+                raise
+            except BaseException as error:
+                failed = error
+            if failed is not None and piece.height > 1:
+                size = max(1, piece.height // _SMALLER)
+                continue
+            if failed is not None:  # outside of the handler: what comes next is not "during handling" of it
+                letter = letter_of(failed, locate(first + at), _record_text(piece))
                 on_letter(letter, type(cause_of(failed)).__name__)
+            else:
+                # Only now, so that rows are asked for in order.
+                for row, letter, kind in letters:
+                    on_letter(msgspec.structs.replace(letter, location=locate(row)), kind)
+                if tracked is not None:
+                    yield tracked.rows
+                size = piece.height * 2
+            at += piece.height
+            if at >= frame.height:
                 return
-            half = frame.height // 2
-            for start, piece in ((0, frame.slice(0, half)), (half, frame.slice(half))):
-                yield from self.run_tracked(piece, first + start, locate, on_letter, mark)
-            return
-        for found in letters:
-            on_letter(*found)
-        if tracked is not None:
-            yield tracked.rows
 
     def _tracked(
         self,
         frame: pl.DataFrame,
         first: int,
-        locate: Callable[[int], str],
-        on_letter: Callable[[DeadLetter, str], None],
+        on_letter: Callable[[int, DeadLetter, str], None],
         mark: Callable[[int, int], None],
     ) -> Tracked | None:
+        """``on_letter`` gets the input row with each letter, which says no place yet."""
+        mark(first, first + frame.height)
         tracked = Tracked(frame, list(range(first, first + frame.height)))
         bare = False
         for part in self._parts:
@@ -176,7 +195,7 @@ class Pipeline:
                     position: int, record: object, error: BaseException, origins: list[int] = origins
                 ) -> None:
                     on_letter(
-                        letter_of(error, locate(origins[position]), safe_repr(record)), type(error).__name__
+                        origins[position], letter_of(error, "", safe_repr(record)), type(error).__name__
                     )
 
                 def on_record(position: int, origins: list[int] = origins) -> None:

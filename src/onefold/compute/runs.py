@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from onefold import config
 from onefold.compute import arguments
 from onefold.compute.jobs import ops, state
-from onefold.compute.jobs.read_rows import RunRow
+from onefold.compute.jobs.read_rows import ErrorRow, RunRow
+from onefold.compute.stages import DeadLetter
 from onefold.errors import InvalidArgument, JobFailed, Timeout, Unavailable
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from onefold.compute.engine import Engine
     from onefold.compute.tables import Table
     from onefold.durations import Duration
@@ -69,6 +72,27 @@ class RunError:
     attempt: int
     skipped: bool
     """True for a dead letter: the run went on without this record."""
+
+
+class RunErrors(list[RunError]):
+    """Errors of a run."""
+
+    def __init__(self, errors: Iterable[RunError] = (), *, complete: bool = True) -> None:
+        super().__init__(errors)
+        self.complete = complete
+        """Whether these are all; False when some are not kept."""
+
+
+def _run_error(row: ErrorRow) -> RunError:
+    what = row.failure
+    if what is not None:
+        return RunError(
+            what.message, what.traceback, what.record, what.location, row.stage, row.index, row.attempt, False
+        )
+    letter = row.letter or DeadLetter("", "", "")
+    return RunError(
+        letter.error, letter.traceback, letter.record, letter.location, row.stage, row.index, 0, True
+    )
 
 
 @dataclass(frozen=True)
@@ -320,41 +344,40 @@ class Run:
         self._engine.work(self.id, workers)
         return self
 
-    def errors(self) -> list[RunError]:
-        """Failed attempts and skipped records, oldest first (as many as are kept)."""
+    def errors(self) -> RunErrors:
+        """Failed attempts, oldest first, then the records that were skipped, by task.
+
+        Of failed attempts the latest ``config.ERRORS_PER_RUN_KEPT`` are kept; ``.complete`` of the list tells whether that is
+        all of them. Skipped records are all there.
+        """
         with self._engine.space.view() as view:
-            rows = state.errors(view, self.id)
-        found: list[RunError] = []
-        for row in rows:
-            if row.failure is not None:
-                what = row.failure
-                found.append(
-                    RunError(
-                        what.message,
-                        what.traceback,
-                        what.record,
-                        what.location,
-                        row.stage,
-                        row.index,
-                        row.attempt,
-                        False,
-                    )
-                )
-            elif row.letter is not None:
-                letter = row.letter
-                found.append(
-                    RunError(
-                        letter.error,
-                        letter.traceback,
-                        letter.record,
-                        letter.location,
-                        row.stage,
-                        row.index,
-                        0,
-                        True,
-                    )
-                )
-        return found
+            row = state.read_run(view, self.id)
+            rows = state.errors(view, self.id, all_letters=True)
+        found = [_run_error(one) for one in rows]
+        failed = sum(1 for one in found if not one.skipped)
+        return RunErrors(
+            found,
+            complete=row is not None and failed == row.failed and len(found) - failed == row.dead,
+        )
+
+    def dead_letters(self) -> pl.DataFrame:
+        """Every record that was set aside by ``on_error="skip"``, by task: ``location, record, error, traceback`` (all text).
+
+        Records are their ``repr``, cut to 2,000 characters. Of a task with very many, later ones have an empty traceback.
+        """
+        import polars as pl
+
+        columns = ("location", "record", "error", "traceback")
+        with self._engine.space.view() as view:
+            letters = [
+                one.letter
+                for one in state.errors(view, self.id, limit=0, all_letters=True)
+                if one.letter is not None
+            ]
+        return pl.DataFrame(
+            {name: [getattr(letter, name) for letter in letters] for name in columns},
+            schema=dict.fromkeys(columns, pl.String),
+        )
 
     def __repr__(self) -> str:
         row = self._row()

@@ -7,11 +7,13 @@ before.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Literal, cast
 
 import msgspec
 
+from onefold import config
 from onefold.compute.jobs import rows
 from onefold.compute.jobs.edit import needed_stages
 from onefold.compute.jobs.read_rows import (
@@ -290,19 +292,20 @@ def tries(view: StoreView, run: str) -> dict[tuple[int, int], int]:
     }
 
 
-def errors(view: StoreView, run: str, limit: int = 100) -> list[ErrorRow]:
+def errors(
+    view: StoreView, run: str, limit: int = config.ERRORS_PER_RUN_KEPT, *, all_letters: bool = False
+) -> list[ErrorRow]:
     """The latest failed attempts, oldest first, then the dead letters of finished tasks by stage and index;
-    at most ``limit`` of each."""
+    at most ``limit`` of each, or all letters."""
     key = name_key(run)
     stop = prefix_stop(key)
-    failed = [
-        decode(data, ErrorState) for _, data in view.scan(rows.ERROR, key, stop, limit=limit, reverse=True)
-    ]
+    latest = view.scan(rows.ERROR, key, stop, limit=limit, reverse=True) if limit else ()
+    failed = [decode(data, ErrorState) for _, data in latest]
     found = [
         ErrorRow("failed", one.stage, one.index, one.attempt, one.worker, one.at_ms, one.failure, None)
         for one in reversed(failed)
     ]
-    left = limit
+    left = sys.maxsize if all_letters else limit
     for dead_key, result_id in view.scan(rows.DEAD, key, stop):
         if left <= 0:
             break

@@ -13,12 +13,14 @@
 from __future__ import annotations
 
 from onefold.compute.sources.listing import FileInfo
+from onefold.compute.sources.places import Places
 from onefold.compute.sources.reading import batches, locate, scan, with_file
 from onefold.compute.sources.resolving import Resolved, resolve, units_of
 from onefold.compute.sources.spec import make_source, source_kinds
 
 __all__ = [
     "FileInfo",
+    "Places",
     "Resolved",
     "batches",
     "locate",

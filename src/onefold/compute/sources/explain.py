@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from onefold.compute import foreign
@@ -144,26 +143,3 @@ def line_number(source: Source, unit: Unit, offset: int) -> int:
             if at >= offset:
                 break
     return line
-
-
-def locate_row(source: Source, unit: Unit, row: int) -> str:
-    """See ``onefold.compute.sources.locate``."""
-    where = display(unit.path)
-    if source.kind == "files":
-        return where
-    if source.kind == "parquet":
-        return f"{where}: row {unit.start + row + 1}"
-    from onefold.compute.sources.reading import BATCH_PIECE_BYTES, all_pieces
-
-    left = row
-    comment = (source.option("comment_prefix") or "").encode()
-    for piece in all_pieces(source, [unit], BATCH_PIECE_BYTES):
-        borders = record_borders(source, piece)
-        for begin, end in pairwise(borders):
-            record = piece.data[begin:end]
-            if (source.kind == "jsonl" and not record.strip()) or (comment and record.startswith(comment)):
-                continue
-            if left == 0:
-                return f"{where}: line {line_number(source, unit, piece.offset + begin)}"
-            left -= 1
-    return f"{where}: row {row + 1} from byte {unit.start}"

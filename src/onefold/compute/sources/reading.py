@@ -213,6 +213,6 @@ def locate(source: Source, unit: Unit, row: int) -> str:
 
     Lines and rows are counted from 1. Reads the file up to there, so it is for errors only.
     """
-    from onefold.compute.sources.explain import locate_row
+    from onefold.compute.sources.places import Places
 
-    return locate_row(source, unit, row)
+    return Places(source).locate(unit, row)
