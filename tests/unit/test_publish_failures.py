@@ -214,9 +214,7 @@ def test_a_result_that_no_record_holds_fails_its_task(
 def test_a_stored_job_that_cannot_be_loaded(
     db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pickle
-
-    from onefold.compute import functions
+    from onefold.compute import renames
 
     run = rows(db, tmp_path).into("t").start(workers=0)
     db._engine._stored.clear()
@@ -225,8 +223,7 @@ def test_a_stored_job_that_cannot_be_loaded(
         raise RuntimeError("a class of yours has changed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pickle, "loads", fail)
-        patch.setattr(functions, "pickle", pickle)
+        patch.setattr(renames, "loads", fail)
         with pytest.raises(of.OnefoldError, match="has changed"):
             run.resume(workers=1)
     assert run.resume(workers=1).wait(timeout=60).state == "done"
