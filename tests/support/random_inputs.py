@@ -286,9 +286,15 @@ def _numbers(k: str, v: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
                 break
             except ValueError:
                 continue
+        if isinstance(value, float) and value.is_integer() and len(str(record[k])) % 2:
+            value = int(value)  # 9 in one split, and 9.0 in another
         return {"k": str(record[k])[:1], "v": None if record[v] is None else value}
 
     return parsed
+
+
+def _nines(k: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda record: {"v": 9 if str(record[k]) < "3" else 9.0}
 
 
 def _group(data: Any, k: str, v: str) -> Any:
@@ -370,6 +376,7 @@ JOBS: dict[str, Job] = {
         ),
         None,
     ),
+    "nines": (lambda d, k, v: d.map(_nines(k)).group_by().agg(n=agg.approx_n_unique("v")), None),
     "first by": (lambda d, k, v: d.group_by(k).agg(a=agg.first(k, by=v), z=agg.last(k, by=v)), None),
 }
 
