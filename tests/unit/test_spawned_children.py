@@ -33,6 +33,8 @@ def work(folder, digests):
         job = db.read_csv("a.csv").map(shifted).group_by().agg(s=agg.sum("i")).into("t")
         run = job.run(progress=False, workers=1)
         assert run.result().to_polars().rows() == [(145,)]
+        fresh = db.read_csv("a.csv").map(shifted).group_by().agg(s=agg.sum("i")).into(f"of_{os.getpid()}")
+        assert fresh.run(progress=False, workers=1).result().to_polars().rows() == [(145,)]
         with open(digests, "a") as file:
             file.write(f"{run.progress().reused}\\n")
 
