@@ -24,7 +24,6 @@ CAUGHT_BY = [
     ("unresolved_reads", "bank-sharded", "all"),
     ("unresolved_reads", "session-transactions", "all"),
     ("moment_without_locks", "bank-sharded", "all"),
-    ("moment_after_release", "bank-sharded", "all"),
     ("lease_by_log_time", "queue", "all"),
     ("old_epochs_expire", "queue", "all"),
     ("fresh_by_the_answer", "bounded", STALE),
@@ -48,7 +47,8 @@ def test_planted_bugs_are_caught(bug, workload, faults):
 
 
 def test_every_planted_bug_is_tried():
-    assert {bug for bug, _, _ in CAUGHT_BY} == {*BUGS, "acknowledged_before_sync"}
+    elsewhere = {"moment_after_release"}  # in unit/test_moments.py, where steps come in between more often
+    assert {bug for bug, _, _ in CAUGHT_BY} | elsewhere == {*BUGS, "acknowledged_before_sync"}
 
 
 def test_the_faults_of_these_tests_are_no_bugs():
