@@ -63,7 +63,8 @@ class Replica(LogSpace):
         return self._replica.history
 
     def digests(self) -> Mapping[int, bytes]:
-        with self._opened:
+        with self._lock:
+            self.check_open()
             return dict(self._con.execute("SELECT offset, digest FROM digests").fetchall())  # type: ignore[arg-type]
 
 

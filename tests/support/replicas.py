@@ -32,17 +32,14 @@ class Tail:
         return self.held.read(start, max_bytes)
 
     def wait(self, after, timeout):
-        changed = self.real._changed
-        with changed:
-            changed.wait_for(
-                lambda: self.ended or self.held._seen(self.real._end()) > after or self.real._closed, timeout
-            )
-            return self.held._seen(self.real._end())
+        self.real._moved.wait_for(
+            lambda: self.ended or self.held._seen(self.real._end()) > after or self.real._closed, timeout
+        )
+        return self.held._seen(self.real._end())
 
     def close(self):
-        with self.real._changed:
-            self.ended = True
-            self.real._changed.notify_all()
+        self.ended = True
+        self.real._moved.notify()
 
 
 @pytest.fixture(name="opened")
