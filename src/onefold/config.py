@@ -62,6 +62,10 @@ BROADCAST_BYTES_MAX: Final = 32 * 1024 * 1024
 SHUFFLE_PARTITIONS_DEFAULT: Final = 16
 DEAD_LETTERS_PER_TASK_MAX: Final = 100_000
 """A task that skips more records than this fails: that is not a few poison records but a broken job."""
+DEAD_LETTERS_KEPT_MAX: Final = 100_000
+"""So many skipped records of a task are kept. A rule of the fold: another number takes another fold version."""
+DEAD_LETTERS_KEPT_BEFORE_MAX: Final = 1000
+"""The same at fold version 1."""
 DEAD_LETTERS_CHARS_PER_TASK_MAX: Final = 6_000_000
 """Likewise one whose skipped records and their errors are longer than this, tracebacks aside: they are kept in the log."""
 DEAD_LETTER_TRACEBACKS_CHARS_MAX: Final = 1_000_000

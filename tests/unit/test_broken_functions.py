@@ -21,6 +21,7 @@ from onefold.compute.sources import places
 from onefold.compute.stages import Branch, DeadLetter, RowsOutput, SourceLeaf, Stage, TaskInput
 from onefold.compute.tasks import TaskError, TaskSpec
 from onefold.errors import JobFailed
+from onefold.log import members
 
 NODE = Node()
 ROWS = 4_096
@@ -247,6 +248,23 @@ def test_every_skipped_record_is_kept(db: of.Database, tmp_path: Path, kind: str
         assert calls() <= 3 * lines
         by_line = {int(error.location.rsplit(" ", 1)[1]): error for error in errors if error.location}
         assert by_line[42].message == "ValueError: no 41" and by_line[42].record == "{'line': '41'}"
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_program_of_an_earlier_release_has_the_space_open_too(
+    db: of.Database, tmp_path: Path, together: bool
+) -> None:
+    folder = Path(db.url) / "members"
+    older = members.Member(folder, "m_older", '{"pid": 1, "fold_version_max": 1}') if together else None
+    job, _ = wrong_lines(db, tmp_path, 1_200)
+    run = job.into("t").run(progress=False, workers=1, on_error="skip")
+    with db._spaces[0].view() as view:
+        assert view.head().fold_version == (1 if together else 2)
+    kept = 1_000 if together else 1_200
+    assert run.progress().skipped == 1_200 and run.dead_letters().height == kept
+    assert len(run.errors()) == kept and run.errors().complete is not together
+    if older is not None:
+        older.close()
 
 
 def test_errors_say_when_they_are_not_all(

@@ -21,14 +21,16 @@ _decode = msgspec.msgpack.Decoder(ops.Outcome).decode
 class Log:
     """Applies operations one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, fold_version: int = 1) -> None:
         self.store = MemoryStore()
         self.offset = 0
+        self.fold_version = fold_version
 
     def __call__(self, operation: ops.Operation) -> Any:
         self.offset += 1
         context = Context(self.offset, 0, 1000 + self.offset, "client", None)
-        outcome = _decode(JobsFold().apply(self.store, context, msgspec.msgpack.encode(operation), 1))
+        body = msgspec.msgpack.encode(operation)
+        outcome = _decode(JobsFold().apply(self.store, context, body, self.fold_version))
         assert isinstance(outcome, ops.Accepted), outcome
         return outcome
 
@@ -166,3 +168,16 @@ def test_run_names_that_begin_alike_stay_apart() -> None:
     assert len(state.read_tasks(log.store, "r", 0)) == 2
     assert state.claims(log.store, "r") == []
     assert [task.index for task in log(ops.Claim("r", "m/0", 9)).assignments] == [0, 1]
+
+
+@pytest.mark.parametrize(("fold_version", "kept"), [(1, 1_000), (2, 100_000)])
+def test_the_fold_version_says_how_many_dead_letters_are_kept(fold_version: int, kept: int) -> None:
+    log = Log(fold_version)
+    log(submission("r", "t", 1))
+    (task,) = log(ops.Claim("r", "m1/0", 1)).assignments
+    letters = tuple(DeadLetter(f"file:{number}", "", "") for number in range(kept + 1))
+    log(ops.Done("r", 0, 0, task.epoch, Result(blob="B", dead=letters)))
+    found = [one.letter for one in state.errors(log.store, "r", limit=0, all_letters=True)]
+    assert found == list(letters[:kept])
+    run = state.read_run(log.store, "r")
+    assert run is not None and run.dead == kept + 1

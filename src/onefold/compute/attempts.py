@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from onefold import config
 from onefold.compute import publishing, reachable
 from onefold.compute.blobs import BlobMissing, BlobsUnavailable
 from onefold.compute.failures import failure_of, of_machine
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.read_rows import RunRow
+from onefold.compute.jobs.retention import ALL_LETTERS_VERSION
 from onefold.compute.result_types import ResultTypes
 from onefold.compute.stages import Failure, PublishOutput, Result, Stage, TaskInput
 from onefold.compute.submission import decode_inputs
 from onefold.errors import OnefoldError
+from onefold.fold.versions import reach_version
 
 if TYPE_CHECKING:
     from onefold.compute.engine import Engine
@@ -108,6 +112,10 @@ class Attempts:
             if stopping():
                 return [ops.Release(*at)]
             return [ops.Failed(*at, failure_of(error, final=True))]
+        if len(result.dead) > config.DEAD_LETTERS_KEPT_BEFORE_MAX:
+            # Where programs of an earlier release have the space open, the first ones alone are kept, as they fold it.
+            with suppress(OnefoldError):
+                reach_version(self._engine.space, ALL_LETTERS_VERSION)
         return [ops.Done(*at, result)]
 
     def _execute(

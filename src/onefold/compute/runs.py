@@ -348,7 +348,8 @@ class Run:
         """Failed attempts, oldest first, then the records that were skipped, by task.
 
         Of failed attempts the latest ``config.ERRORS_PER_RUN_KEPT`` are kept; ``.complete`` of the list tells whether that is
-        all of them. Skipped records are all there.
+        all of them. Skipped records are all there, except in a space that a program of an earlier release has open too: it keeps
+        the first 1,000 of a task, and ``.complete`` is False when there were more.
         """
         with self._engine.space.view() as view:
             row = state.read_run(view, self.id)

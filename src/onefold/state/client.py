@@ -7,7 +7,7 @@ the synchronous and the asynchronous API stand on the same core.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from onefold import config
@@ -25,6 +25,7 @@ from onefold.errors import (
 from onefold.fold import system
 from onefold.fold.needs import AskedSpace, Behind, Need, takes_needs
 from onefold.fold.space import Space, View
+from onefold.fold.versions import reach_version
 from onefold.log import forks
 from onefold.state import rows
 from onefold.state.consistency import STRONG, Level
@@ -220,17 +221,7 @@ class StateClient:
     def reach_version(self, shard: int, version: int) -> bool:
         """Whether folds apply by this version in the shard; raises it where it is this program's to raise (embedded, and every
         program that has the space open knows it)."""
-        space = self.spaces[shard]
-        raising = getattr(space, "raise_here", None)
-        if not self._is_at(space, version) and raising is not None:
-            with suppress(OnefoldError):  # an older program has it open, or another thread was faster
-                raising(version)
-        return self._is_at(space, version)
-
-    @staticmethod
-    def _is_at(space: Space, version: int) -> bool:
-        with space.view() as view:
-            return view.head().fold_version >= version
+        return reach_version(self.spaces[shard], version)
 
     # -- reading
 

@@ -177,8 +177,8 @@ class RunEdit:
             if task is not None:
                 self.end_claim(stage, index, task, epoch)
 
-    def finish(self, stage: int, index: int, task: TaskState, result: Result) -> None:
-        """The first result of an open task: it counts, and who else works on the task works in vain."""
+    def finish(self, stage: int, index: int, task: TaskState, result: Result, letters_max: int) -> None:
+        """The first result of an open task: it counts, and others that work on the task do so for nothing."""
         row = self.state.stages[stage]
         for epoch in task.claims:
             self.store.delete(rows.CLAIM, rows.claim_key(self.run, stage, index, epoch))
@@ -190,7 +190,7 @@ class RunEdit:
         task.result = rows.result_id(self.context.offset, self.context.index)
         task.token, task.reused = token, False
         task.rows_in, task.bytes_in, task.dead = result.rows_in, result.bytes_in, len(result.dead)
-        self.retention.keep_result(task.result, result)
+        self.retention.keep_result(task.result, result, letters_max)
         known = Known(task.result, token, row.consumed, task.dead)
         key = name_key(self.state.table) + rows.known_as(task.identity, row.upstream)
         self.store.put(rows.KNOWN, key, encode(known))

@@ -34,7 +34,7 @@ from onefold.compute.jobs.ops import (
     Swept,
     Unfit,
 )
-from onefold.compute.jobs.retention import Retention
+from onefold.compute.jobs.retention import ALL_LETTERS_VERSION, Retention, letters_max
 from onefold.compute.jobs.rows import (
     MemberState,
     RunError,
@@ -65,21 +65,23 @@ class JobsFold:
 
     @property
     def version(self) -> int:
-        return 2
+        return ALL_LETTERS_VERSION
 
     @property
     def history(self) -> frozenset[str]:
         return frozenset()
 
-    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:  # noqa: ARG002
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
         """Apply one operation; see ``onefold.fold.api.Fold.apply``."""
         try:
             operation = decode_anywhere(_decoder.decode, body)
         except (msgspec.MsgspecError, ValueError, OverflowError) as error:
             return encode(Refused("malformed", f"not an operation of the jobs fold: {error}"))
-        return encode(self._apply(store, context, operation, body))
+        return encode(self._apply(store, context, operation, body, fold_version))
 
-    def _apply(self, store: Store, context: Context, operation: Operation, body: bytes) -> Outcome:
+    def _apply(
+        self, store: Store, context: Context, operation: Operation, body: bytes, fold_version: int
+    ) -> Outcome:
         match operation:
             case Submit():
                 return submit(store, context, operation, body)
@@ -94,7 +96,7 @@ class JobsFold:
             case Claim():
                 return self._claim(edit, operation)
             case Done():
-                return self._done(edit, operation)
+                return self._done(edit, operation, fold_version)
             case Failed():
                 return self._failed(edit, operation)
             case Release() | Expire():
@@ -149,7 +151,7 @@ class JobsFold:
         edit.save()
         return Accepted(state="running", assignments=(assignment,), run=edit.run)
 
-    def _done(self, edit: RunEdit, op: Done) -> Outcome:
+    def _done(self, edit: RunEdit, op: Done, fold_version: int) -> Outcome:
         wrong = _malformed_result(op.result)
         if wrong is not None:
             return Refused("malformed", wrong)
@@ -159,7 +161,7 @@ class JobsFold:
         refusal = self._refuse_done(edit, op, task)
         if refusal is not None:
             return refusal
-        edit.finish(op.stage, op.index, task, op.result)
+        edit.finish(op.stage, op.index, task, op.result, letters_max(fold_version))
         edit.settle()
         edit.save()
         return Accepted(state=edit.state.state, run=edit.run)

@@ -27,7 +27,16 @@ from onefold.compute.jobs.rows import (
 from onefold.compute.stages import Result
 from onefold.fold.api import Store, prefix_stop
 
+ALL_LETTERS_VERSION = 2
+"""From this fold version on, all dead letters that a task may have are kept."""
 _RUN_TABLES = (rows.TASK, rows.OPEN, rows.CLAIM, rows.TRIES, rows.CHANGE, rows.DEAD, rows.UNFIT)
+
+
+def letters_max(fold_version: int) -> int:
+    """How many dead letters of a task are kept."""
+    if fold_version < ALL_LETTERS_VERSION:
+        return config.DEAD_LETTERS_KEPT_BEFORE_MAX
+    return config.DEAD_LETTERS_KEPT_MAX
 
 
 class Retention:
@@ -39,11 +48,11 @@ class Retention:
 
     # -- results ---------------------------------------------------------------------------------------------
 
-    def keep_result(self, result_id: bytes, result: Result) -> None:
-        """Store a result that one task names. Its dead letters are kept apart."""
+    def keep_result(self, result_id: bytes, result: Result, letters_max: int) -> None:
+        """Store a result that one task names. Its dead letters, the first ``letters_max``, are kept apart."""
         self._store.put(rows.RESULT, result_id, encode(msgspec.structs.replace(result, dead=())))
         if result.dead:
-            kept = result.dead[: config.DEAD_LETTERS_PER_TASK_MAX]
+            kept = result.dead[:letters_max]
             self._store.put(rows.LETTERS, result_id, encode(kept))
         if result.blob is not None:
             self.name_blob(result.blob)
