@@ -43,7 +43,7 @@ from onefold.state.ops import (
     decode_outcome,
     state_op,
 )
-from onefold.state.time_limits import Call, end_of
+from onefold.state.time_limits import end_of, limited
 from onefold.state.tokens import Session
 
 _WEAK = ("prefix", "eventual")
@@ -142,7 +142,7 @@ class StateClient:
         from onefold.state import recovery
 
         pause_s = 0.001
-        with Call(self, deadline):
+        with limited(self, deadline):
             while isinstance(outcome, Blocked):
                 if self.env.boot_s() > deadline:
                     raise Unavailable(

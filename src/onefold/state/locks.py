@@ -25,7 +25,7 @@ from onefold.state.keys import encode_key
 from onefold.state.leases import Lease, keeper
 from onefold.state.names import check_name
 from onefold.state.ops import Answer, Rejected
-from onefold.state.time_limits import Call
+from onefold.state.time_limits import limited
 
 _Duration = float | timedelta | str
 _MS_MAX = 1 << 50
@@ -199,7 +199,7 @@ class Lock:
         if limit_s is None:
             return self._acquire(None, given_up)
         client = self._client
-        with Call(client, client.env.boot_s() + max(limit_s, client.write_timeout)):
+        with limited(client, client.env.boot_s() + max(limit_s, client.write_timeout)):
             return self._acquire(limit_s, given_up)
 
     def _acquire(self, limit_s: float | None, given_up: GivenUp) -> tuple[float, int]:

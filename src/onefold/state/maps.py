@@ -24,7 +24,7 @@ from onefold.state.map_writing import Pairs, version_of
 from onefold.state.names import check_request_id
 from onefold.state.ops import Clear, Committed, Delete, Increment, MapWrite, Put, Read
 from onefold.state.rows import Row
-from onefold.state.time_limits import Call, one_call
+from onefold.state.time_limits import limited, one_call
 from onefold.state.values import encode_value, is_number
 
 T = TypeVar("T")
@@ -146,7 +146,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         """Remove a key and return its value: one atomic operation. Raises KeyError when it is not there and there is no
         ``default``; Conflict (definite) when others are faster ``config.MAP_ATTEMPTS`` times."""
         self._check()
-        with Call(self.client):
+        with limited(self.client):
             return self._pop(key, encode_key(key), default)
 
     def _pop(self, key: Any, encoded: bytes, default: Any) -> Any:
@@ -187,7 +187,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         """The value of a key, which is set to ``default`` first if it is not there: one atomic operation. Raises Conflict as
         ``pop``."""
         self._check()
-        with Call(self.client):
+        with limited(self.client):
             return self._setdefault(key, encode_key(key), self._encode(default))
 
     def _setdefault(self, key: Any, encoded: bytes, data: bytes) -> Any:

@@ -34,7 +34,7 @@ from onefold.state.client import StateClient, rejection
 from onefold.state.keys import encode_prefix
 from onefold.state.ops import UNREAD, Answer, Outcome, Prepare, Span, StateOp, Voted, decode_outcome, state_op
 from onefold.state.shard_ops import Resolve
-from onefold.state.time_limits import Call
+from onefold.state.time_limits import limited
 
 T = TypeVar("T")
 CLAIM: Final = "\x00claim"
@@ -56,7 +56,7 @@ def moment(client: StateClient) -> dict[int, int]:
     """
     env, pause_s = client.env, _PAUSE_S
     deadline = env.boot_s() + client.read_time()
-    with Call(client, deadline), _Claim(client, deadline) as claim:
+    with limited(client, deadline), _Claim(client, deadline) as claim:
         for attempt in count():
             if client.always_strong and attempt < _CUT_TRIES:
                 found = _cut(client, locked=attempt >= _LOCKED_FROM)
@@ -155,7 +155,7 @@ class _Hold:
         """Take the locks, the home shard's first; False when somebody has ended it meanwhile. Raises as ``moment``."""
 
         def take(shard: int) -> bool:
-            with Call(self._client, self._deadline):
+            with limited(self._client, self._deadline):
                 return self._take(shard, claim)
 
         return take(0) and all(_each(self._client, take, self._shards[1:]))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from onefold.state.consistency import STRONG
 from onefold.state.ops import Blocked, Decided, Outcome, Rejected, Voted, decode_outcome
-from onefold.state.time_limits import Call
+from onefold.state.time_limits import limited
 
 if TYPE_CHECKING:
     from onefold.state.client import StateClient
@@ -19,7 +19,7 @@ def outcome(client: StateClient, request_id: str) -> Literal["committed", "rejec
     None does not mean that it cannot happen any more: an append that failed indefinitely may surface later. Submitting it again
     under the same id settles that. Raises Unavailable (definite) when a shard cannot be asked.
     """
-    with Call(client, client.env.boot_s() + client.timeout):
+    with limited(client, client.env.boot_s() + client.timeout):
         return _outcome(client, request_id)
 
 

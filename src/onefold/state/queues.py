@@ -31,7 +31,7 @@ from onefold.state.messages import Message, shown_key
 from onefold.state.names import check_name, check_request_id
 from onefold.state.ops import Answer
 from onefold.state.queue_watcher import QueueWatcher, Seen
-from onefold.state.time_limits import Call, one_call
+from onefold.state.time_limits import limited, one_call
 from onefold.state.tx_queue import TxQueue, duration_ms, enqueue
 from onefold.state.values import decode_value
 
@@ -175,7 +175,7 @@ class Queue:
             return self._wait_for_message(None, gate)
         now, limit_s = client.env.boot_s(), seconds(timeout, "timeout")
         # The steps have the connection's time also where the wait for a message is shorter.
-        with Call(client, now + max(limit_s, client.write_timeout)):
+        with limited(client, now + max(limit_s, client.write_timeout)):
             return self._wait_for_message(now + limit_s, gate)
 
     def _wait_for_message(self, deadline: float | None, gate: Gate | None) -> Message | None:

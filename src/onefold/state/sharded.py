@@ -13,7 +13,7 @@ from onefold.state.coordinator import Coordinator, Lost, ShardPart, earlier
 from onefold.state.keys import encode_key
 from onefold.state.moments import moment
 from onefold.state.ops import Committed, decode_outcome
-from onefold.state.time_limits import Call
+from onefold.state.time_limits import limited
 from onefold.state.validation import validate
 
 __all__ = ["ShardPart", "commit_over_shards", "snapshot_read", "validate_cut"]
@@ -50,7 +50,7 @@ def commit_over_shards(
     if len(everything) == 1:
         part = everything[home]
         return {home: client.commit(home, part.writes, part.reads, part.spans, request_id, last_try=last_try)}
-    with Call(client):
+    with limited(client):
         return _commit_everything(client, home, everything, request_id, last_try)
 
 

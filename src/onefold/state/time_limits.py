@@ -7,10 +7,12 @@ call by itself has a deadline of its own.
 
 from __future__ import annotations
 
+import _thread
 import functools
+import weakref
 from collections.abc import Callable
-from contextvars import ContextVar, Token
-from types import TracebackType
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -21,11 +23,15 @@ R = TypeVar("R")
 
 
 class _Limit(NamedTuple):
-    client: StateClient
+    client: weakref.ref[StateClient]
     end_s: float
+    under_way: _thread.LockType
+    """Locked while its block runs. A lock enters and leaves the block: it is of C, so an interrupt leaves no limit in force."""
+    outer: _Limit | None
 
 
-_current: ContextVar[_Limit | None] = ContextVar("onefold_limit", default=None)
+_latest: ContextVar[_Limit | None] = ContextVar("onefold_limit", default=None)
+"""Of this context, and perhaps over."""
 
 
 class HasClient(Protocol):
@@ -42,40 +48,35 @@ H = TypeVar("H", bound=HasClient)
 
 def end_of(client: StateClient) -> float | None:
     """The moment of the boot clock at which the call that is under way must end; None: no call that has steps is."""
-    limit = _current.get()
-    return limit.end_s if limit is not None and limit.client is client else None
+    limit = _in_force()
+    return limit.end_s if limit is not None and limit.client() is client else None
 
 
-class Call:
-    """A ``with`` block whose steps have one deadline, unless a call around it has set one."""
+def _in_force() -> _Limit | None:
+    limit = _latest.get()
+    while limit is not None and not limit.under_way.locked():
+        limit = limit.outer
+    return limit
 
-    __slots__ = ("_client", "_end_s", "_token")
 
-    def __init__(self, client: StateClient, end_s: float | None = None) -> None:
-        """``end_s``: a moment of the boot clock; default: what a write of this connection has, from now."""
-        self._client = client
-        self._end_s = end_s
-        self._token: Token[_Limit | None] | None = None
-
-    def __enter__(self) -> None:
-        client = self._client
-        if end_of(client) is None:
-            end_s = client.env.boot_s() + client.write_timeout if self._end_s is None else self._end_s
-            self._token = _current.set(_Limit(client, end_s))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._token is not None:
-            _current.reset(self._token)
+def limited(client: StateClient, end_s: float | None = None) -> AbstractContextManager[object]:
+    """A ``with`` block whose steps have one deadline, unless a call around it has set one. ``end_s``: a moment of the boot clock;
+    default: what a write of this connection has, from now."""
+    outer = _in_force()
+    if outer is not None and outer.client() is client:
+        return nullcontext()
+    end_s = client.env.boot_s() + client.write_timeout if end_s is None else end_s
+    under_way = _thread.allocate_lock()
+    _latest.set(_Limit(weakref.ref(client), end_s, under_way, outer))
+    return under_way
 
 
 def one_call(method: Callable[Concatenate[H, P], R]) -> Callable[Concatenate[H, P], R]:
     """A handle's method whose steps have one deadline."""
 
     @functools.wraps(method)
-    def limited(self: H, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with Call(self.client):
+    def within(self: H, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with limited(self.client):
             return method(self, *args, **kwargs)
 
-    return limited
+    return within

@@ -23,7 +23,7 @@ from onefold.state.keys import Key, decode_key, encode_key
 from onefold.state.names import check_name, check_request_id
 from onefold.state.ops import Commit, Committed, Decided, Increment, Write
 from onefold.state.outcomes import outcome
-from onefold.state.time_limits import Call
+from onefold.state.time_limits import limited
 from onefold.state.tx_core import Part, TransactionCore
 from onefold.state.tx_map import TxMap, Unmet, decode_number
 from onefold.state.values import ValueCodec
@@ -109,7 +109,7 @@ class Transaction:
             if self._guard is not None:
                 guard.leave(self._guard)  # also from elsewhere: the thread in which it began is free again
         if kind is None:
-            with Call(core.client):
+            with limited(core.client):
                 self._commit()
 
     def __del__(self) -> None:
@@ -291,7 +291,7 @@ def run_transaction(
     is returned, without effect; ask ``db.outcome`` first when that matters.
     """
     _check_fn(fn, attempts)
-    with Call(client) if client.limited else nullcontext():
+    with limited(client) if client.limited else nullcontext():
         return _run(client, fn, attempts, request_id, read_only)
 
 
