@@ -173,7 +173,7 @@ def print_cluster(found: dict[str, Any]) -> None:
     only = found.get("nodes_only")
     if only is not None and not only["in_force"]:
         shards = ", ".join(map(str, only["open"][:8]))
-        print(f"nodes    whoever can write passes for a node in shard {shards}. {_OPEN_ADVICE}")
+        print(f"nodes    anybody who can write passes for a node in shard {shards}. {_OPEN_ADVICE}")
     if only is not None and only["refused"]:
         print(f"nodes    {only['refused']:,} operations of programs were refused that only nodes may append")
 
@@ -269,7 +269,7 @@ def _nodes_only(db: Database) -> Check:
         return Check(
             "nodes only",
             "warn",
-            f"whoever can write can join nodes, expire them and trim: in shard {shards}",
+            f"anybody who can write can join nodes, expire them and trim: in shard {shards}",
             _OPEN_ADVICE,
         )
     return Check("nodes only", "ok", "what only nodes may append counts from them alone; nothing was refused")

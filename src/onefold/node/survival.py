@@ -199,15 +199,15 @@ def _works(writes: bool, reads: dict[str, bool]) -> str:
     works = [level for level, there in reads.items() if there]
     stops = [level for level, there in reads.items() if not there]
     if writes and not stops:
-        return "writes and all reads go on"
+        return "writes and all reads continue"
     if not writes and not works:
         return "no writes and no reads"
-    told = "writes go on" if writes else "no writes"
+    told = "writes continue" if writes else "no writes"
     if not stops:
-        return f"{told}; all reads go on"
+        return f"{told}; all reads continue"
     if not works:
         return f"{told}; no reads"
-    return f"{told}; no {' or '.join(stops)} reads; {', '.join(works)} reads go on"
+    return f"{told}; no {' or '.join(stops)} reads; {', '.join(works)} reads continue"
 
 
 # -- a space in a folder

@@ -66,7 +66,7 @@ class Authority:
         if not replica.log.takes_trusted():
             self._log.begins(
                 "programs_pass_for_nodes",
-                "the logs have no subject for nodes alone yet, so whoever can write can append what only nodes should. Run "
+                "the logs have no subject for nodes alone yet, so anybody who can write can append what only nodes should. Run "
                 "`onefold init` again with the admin's credential, after giving the servers the users' new permissions",
             )
             return

@@ -399,7 +399,7 @@ class Consumer(Generic[T]):
             guard.check_plain(self._client, "consumer")
         except TransactionError:
             raise TransactionError(
-                "tx.commit(consumer) was called in this block; go on iterating when the block has ended"
+                "tx.commit(consumer) was called in this block; continue iterating when the block has ended"
             ) from None
 
     def _settle(self) -> None:
