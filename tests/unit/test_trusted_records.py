@@ -17,6 +17,7 @@ from onefold.codec import Op, Record, encode_record
 from onefold.env import SYSTEM
 from onefold.fold import authority, system
 from onefold.fold.backup import backup, restore
+from onefold.fold.log_space import LogSpace
 from onefold.fold.nodes.ops import Join, StateHash, nodes_op
 from onefold.fold.nodes.state import read_nodes
 from onefold.fold.open import open_space
@@ -25,6 +26,7 @@ from onefold.fold.sqlite_space import SqliteSpace
 from onefold.folds import folds
 from onefold.ids import client_id
 from onefold.log.api import Entry
+from onefold.log.memory import MemoryLog
 from onefold.log.sqlite import SqliteLog
 from onefold.node import archive
 from onefold.node.archive import read_archive, write_archive
@@ -178,6 +180,58 @@ def test_a_raise_of_the_fold_version_takes_a_trusted_record(tmp_path: Path) -> N
             space.log.append_in(con, record(op), 1, 1, trusted=False)
         space.catch_up()
         assert space._replica.head.fold_version == 1, "and no program stops"
+
+
+# -- before it is in force, all is folded as by earlier releases
+
+_S = system.system_op
+BEFORE = {
+    "raise": ("90b167d84efd6cdd7f42bedd41d76c57", "c", [_S(system.RaiseFoldVersion(1))]),
+    "raise to nothing": ("d146bef4a979efb143f97e1cdabb0960", "c", [_S(system.RaiseFoldVersion(0))]),
+    "trim, refused": ("68d7411793891b212ce5df0a0b9ad5e5", "c", [_S(system.Trim(0)), _S(system.Trim(99))]),
+    "trim": ("2bec377c16477fa5c307b60c4b99e8c9", "c", [_S(system.Trim(2))]),
+    "expire, refused": (
+        "ecabc1b2b56b7e4dc81dc2432a8d97ba",
+        "c",
+        [_S(system.ExpireClients(0)), _S(system.ExpireClients(99))],
+    ),
+    "expire": ("bfa746ec60801794bd1c017886bd4a72", "c", [_S(system.ExpireClients(2))]),
+    "register": ("bbd0e836c80cc9a7eb2ce7d7e03c9a57", "c", [_S(system.Register(("nodes", "other")))]),
+    "of nodes": (
+        "ae09c3f872f93fabfe34e919993e4f3a",
+        "c",
+        [_S(system.Register(("nodes",))), nodes_op(Join("n", "i", "r", "", "0", "3", 1, 0))],
+    ),
+    "malformed": ("7929998c4651e47ed4503babcc52597d", "c", [Op("onefold", b"\xff"), _S(system.Tick())]),
+    "a node's client": ("f225a835674bdf9156fcf20e2437f32a", "n", [_S(system.Tick())]),
+}
+"""The state's digest as release 0.1 has it after a record with these operations by a client of this kind."""
+
+
+def folded(kind: str, ops: Sequence[Op], *, raised: bool = False) -> tuple[str, dict[str, int]]:
+    """The digest of the state after an untrusted record, and what was noted as refused."""
+    log = MemoryLog()
+    first = system.RaiseFoldVersion(authority.IN_FORCE_VERSION) if raised else system.Tick()
+    log.append(encode_record(Record("c0-" + "2" * 18, 1, 1000, (_S(first),))))
+    log.append(encode_record(Record(f"{kind}0-" + "1" * 18, 1, 1000, tuple(ops))))
+    with closing(LogSpace(MarkedLog(log, {2}), folds(0, 1), SYSTEM)) as space:  # type: ignore[arg-type]
+        space.catch_up()
+        with space.view() as view:
+            return space.state_digest(), authority.refused_ops(view).kinds
+
+
+@pytest.mark.parametrize("case", BEFORE)
+def test_before_it_is_in_force_a_program_of_an_earlier_release_has_the_same_state(case: str) -> None:
+    digest, kind, ops = BEFORE[case]
+    assert folded(kind, ops) == (digest, {})
+
+
+def test_in_force_what_is_refused_is_noted() -> None:
+    noted = {case: folded(kind, ops, raised=True)[1] for case, (_, kind, ops) in BEFORE.items()}
+    assert noted["raise"] == {"onefold.RaiseFoldVersion": 1}
+    assert noted["trim"] == {"onefold.Trim": 1} and noted["expire"] == {"onefold.ExpireClients": 1}
+    assert noted["register"] == noted["of nodes"] == {"onefold.Register": 1}
+    assert noted["malformed"] == noted["a node's client"] == {}
 
 
 # -- a space of an earlier release comes to it by its nodes

@@ -7,6 +7,8 @@ whoever can append can write the file too: there every record is trusted.
 
 This is in force from fold version 2 on, which a new cluster's logs begin with. An earlier cluster comes to it by ``onefold init``
 and its nodes (``node.versions``). Raising the fold version takes a trusted record whatever version is in force.
+What is refused is noted from there on too: before, replicas of earlier releases may fold the same log, and must come to the same
+rows.
 
 The clients of trusted records have ids of their own (``ids.client_id``), so no program can take a node's next number from it.
 """

@@ -258,9 +258,11 @@ class Replica:
         if op is not None and not authority.system_op_allowed(
             op, trusted=trusted, fold_version=head.fold_version
         ):
-            self._store.turn(system.SYSTEM_FOLD, index)
-            kind = type(op).__name__
-            authority.count_refusal(self._store, system.SYSTEM_FOLD, kind, head.applied, record.client)
+            if authority.in_force(head.fold_version):
+                # Before, programs of earlier releases fold the same log; they refuse it too, and write nothing.
+                self._store.turn(system.SYSTEM_FOLD, index)
+                kind = type(op).__name__
+                authority.count_refusal(self._store, system.SYSTEM_FOLD, kind, head.applied, record.client)
             return system.REFUSED
         match op:
             case system.Register(names):
