@@ -1,5 +1,6 @@
 """One deadline through a write: what leaves in time, what is tried again, and what leaves in doubt."""
 
+import asyncio
 import threading
 
 import pytest
@@ -14,6 +15,7 @@ from onefold.state import queue_ops
 from onefold.state.client import StateClient
 from onefold.state.fold import StateFold
 from onefold.state.sharded import ShardPart, commit_over_shards
+from onefold.state.time_limits import limited
 from onefold.testing.ledger import Ledger, entry
 
 SOON_S = 30
@@ -288,3 +290,99 @@ def test_dead_letters_for_another_shard_are_forwarded_together():
     assert q.take(timeout=0) is None
     assert home.last - before < 10
     assert len(db.queue(target)) == 49
+
+
+# -- waits: their limit is for the wait, not for its last step
+
+
+@pytest.mark.parametrize(("lock_s", "connection_s"), [(1.0, 0.5), (0.5, 0.5), (0.3, 20.0)])
+def test_a_timed_wait_leaves_nobody_in_the_line_of_a_lock(lock_s, connection_s):
+    env = SeededEnv(1)
+    log = Scripted(env)
+    holder, other = (Database([in_world(log, env)], level=None, timeout=t) for t in (None, connection_s))
+    held = holder.lock("l")
+    held.acquire()
+    with pytest.raises(of.Timeout):
+        other.lock("l").acquire(timeout=lock_s)
+    assert held.holder().waiting == 0
+    held.release()
+    assert held.holder() is None, "nobody who has left was given it"
+    held.acquire(timeout=0)
+
+
+def test_an_async_timed_wait_leaves_nobody_in_the_line_of_a_lock(tmp_path):
+    async def main():
+        async with of.aio.connect(tmp_path / "s") as a, of.aio.connect(tmp_path / "s", timeout=0.1) as b:
+            async with a.lock("l"):
+                with pytest.raises(of.Timeout):
+                    async with b.lock("l", timeout=0.2):
+                        pass
+            async with a.lock("l", timeout=0):
+                pass
+
+    asyncio.run(main())
+
+
+def in_world(log, env, shards=1):
+    """A shard in a world of one thread, whose waits only let time pass."""
+    space = LogSpace(log, [StateFold(shards)], env, pause=env.advance, replica=True)
+
+    def wait(after, timeout):
+        if space.applied <= after:
+            env.advance(timeout + 0.001)  # as any wait does: a little longer
+        return space.applied
+
+    space.wait = wait
+    return space
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize(("take_s", "connection_s"), [(1.0, 0.5), (0.5, 0.5), (0.3, 20.0)])
+def test_a_take_from_an_idle_queue_ends_with_nothing(shards, take_s, connection_s):
+    env = SeededEnv(1)
+    logs = [Scripted(env) for _ in range(shards)]
+    db = Database([in_world(log, env, shards) for log in logs], level=None, timeout=connection_s)
+    began = env.boot_s()
+    assert db.queue("q").take(timeout=take_s) is None
+    assert take_s <= env.boot_s() - began < take_s + 0.1
+    with db.queue("q").get(timeout=take_s) as message:
+        assert message is None
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize(("take_s", "connection_s"), [(1.0, 0.5), (0.3, 20.0)])
+def test_what_comes_at_the_end_of_a_wait_is_taken_with_the_time_of_a_write(shards, take_s, connection_s):
+    env = SeededEnv(1)
+    logs = [Scripted(env) for _ in range(shards)]
+    db = Database([in_world(log, env, shards) for log in logs], level=None, timeout=connection_s)
+    q = db.queue("q")
+    space, end_s = db._state.spaces[q._shard], env.boot_s() + take_s
+    wait, tries = space.wait, []
+
+    def put_at_the_end(after, timeout):
+        if env.boot_s() + timeout < end_s - 0.01 or tries:
+            return wait(after, timeout)
+        env.advance(end_s - 0.001 - env.boot_s())
+        tries.append(q.put("late"))
+        logs[q._shard].script = [no_leader] * 2  # the take meets a short election
+        return space.applied
+
+    space.wait = put_at_the_end
+    assert q.take(timeout=take_s).value == "late"
+    assert q.counts().in_flight == 1
+
+
+def test_what_cleans_up_has_time_when_the_call_around_it_has_none():
+    env = SeededEnv(1)
+    db = Database([in_world(Scripted(env), env)], level=None, timeout=1.0)
+    q = db.queue("q")
+    q.put(1)
+    with limited(db._state):
+        message = q.take(timeout=0)
+        held = db.lock("l")
+        held.acquire()
+        env.advance(2.0)
+        message.nack()
+        held.release()
+    assert q.counts().ready == 1
+    assert held.holder() is None

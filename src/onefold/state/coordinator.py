@@ -148,7 +148,7 @@ class Coordinator:
             op = Decide(self._id, False, True, vote.reason, vote.detail, vote.key)
             kept: Outcome | None = None
             with suppress(OnefoldError):
-                kept = self._append(self._home, op, request_id=self._request_id)[0]
+                kept = self._append(self._home, op, request_id=self._request_id, grace_s=config.RELEASE_S)[0]
             if kept is not None and not (isinstance(kept, Decided) and kept.transaction == self._id):
                 self.give_up()
                 return earlier(self._client, self._home, kept)
@@ -179,7 +179,10 @@ class Coordinator:
             f"shard {self._home} gave no answer to the decision of the transaction {self._id}; it may be committed: {error}"
         )
         try:
-            answer = self._append(self._home, Decide(self._id, commit=False, reason="aborted"))[0]
+            # Mostly the time was up when the answer did not come.
+            answer = self._append(
+                self._home, Decide(self._id, commit=False, reason="aborted"), grace_s=config.RELEASE_S
+            )[0]
         except OnefoldError as again:
             raise unknown from again
         if isinstance(answer, Decided) and not answer.known:

@@ -25,7 +25,7 @@ from onefold.state.keys import encode_key
 from onefold.state.leases import Lease, keeper
 from onefold.state.names import check_name
 from onefold.state.ops import Answer, Rejected
-from onefold.state.time_limits import limited
+from onefold.state.time_limits import cleaning_up
 
 _Duration = float | timedelta | str
 _MS_MAX = 1 << 50
@@ -142,7 +142,7 @@ class Lock:
                 )
             self._busy = True
         try:
-            asked_s, token = self._acquire_in(limit_s, given_up)
+            asked_s, token = self._acquire(limit_s, given_up)
         except BaseException:
             self._busy = False
             raise
@@ -160,7 +160,9 @@ class Lock:
         keeper(self._client).renewer.remove(self)
         self._token = None
         self._busy = False
-        if isinstance(self._submit(lock_ops.Release(self._name, token)), Rejected):
+        with cleaning_up(self._client):
+            released = self._submit(lock_ops.Release(self._name, token))
+        if isinstance(released, Rejected):
             raise self._was_lost(token)
 
     def check(self) -> None:
@@ -195,15 +197,9 @@ class Lock:
 
     # -- waiting
 
-    def _acquire_in(self, limit_s: float | None, given_up: GivenUp) -> tuple[float, int]:
-        if limit_s is None:
-            return self._acquire(None, given_up)
-        client = self._client
-        with limited(client, client.env.boot_s() + max(limit_s, client.write_timeout)):
-            return self._acquire(limit_s, given_up)
-
     def _acquire(self, limit_s: float | None, given_up: GivenUp) -> tuple[float, int]:
-        """The moment before it was asked for or seen to be granted, and the fencing token."""
+        """The moment before it was asked for or seen to be granted, and the fencing token. ``limit_s`` is for the wait; each
+        operation has the time of a write."""
         client, space = self._client, self._client.spaces[self._shard]
         deadline = None if limit_s is None else client.env.boot_s() + limit_s
         ask = lock_ops.Acquire(
@@ -219,7 +215,11 @@ class Lock:
                 asked_s = client.env.boot_s()
                 self._check_wanted(given_up)
                 standing = True
-                outcome = self._submit(ask)
+                try:
+                    outcome = self._submit(ask)
+                except OnefoldError as error:
+                    standing = not error.definite
+                    raise
                 if isinstance(outcome, Rejected):
                     standing = False
                     raise self._refused(outcome)
@@ -233,7 +233,8 @@ class Lock:
                     return asked_s, int(token)
         finally:
             if standing:
-                with contextlib.suppress(OnefoldError):  # else it is granted some time, and expires
+                # If it fails, the lock is granted to this one some time, and expires.
+                with contextlib.suppress(OnefoldError), cleaning_up(client):
                     self._submit(lock_ops.Withdraw(self._name, ask.holder))
 
     def _wait(

@@ -18,6 +18,7 @@ from onefold.state.ops import Answer
 from onefold.state.stream_layout import Layout
 from onefold.state.stream_ops import Beat, Expire, Join, Leave
 from onefold.state.stream_rows import Group
+from onefold.state.time_limits import cleaning_up
 
 
 class Share(NamedTuple):
@@ -60,7 +61,8 @@ class Membership:
         """Leave the group."""
         if self.joined:
             self.joined = False
-            self._client.submit(self._layout.home, Leave(self._layout.name, self._group, self.id))
+            with cleaning_up(self._client):
+                self._client.submit(self._layout.home, Leave(self._layout.name, self._group, self.id))
 
     def refresh(self) -> Share | None:
         """The share as it is now; joins again when the others took this member for dead. None: not a member yet."""

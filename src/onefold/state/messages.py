@@ -11,6 +11,7 @@ from onefold.durations import seconds
 from onefold.errors import Conflict, InvalidArgument, InvalidKey
 from onefold.state import queue_ops
 from onefold.state.keys import Key, decode_key
+from onefold.state.time_limits import cleaning_up
 from onefold.state.values import decode_value
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ class Message:
 
     def _end(self, op: queue_ops.Ack | queue_ops.Nack) -> None:
         try:
-            self._queue.submit(op)
+            with cleaning_up(self._queue.client):
+                self._queue.submit(op)
         except Conflict:
             self._ended = True
             raise self._lost() from None

@@ -174,32 +174,32 @@ class Queue:
         if timeout is None:
             return self._wait_for_message(None, gate)
         now, limit_s = client.env.boot_s(), seconds(timeout, "timeout")
-        # The steps have the connection's time also where the wait for a message is shorter.
-        with limited(client, now + max(limit_s, client.write_timeout)):
-            return self._wait_for_message(now + limit_s, gate)
+        return self._wait_for_message(now + limit_s, gate)
 
     def _wait_for_message(self, deadline: float | None, gate: Gate | None) -> Message | None:
-        client, settles = self._client, True
+        client, settles, late = self._client, True, False
         # Where a view may lag behind, the first look is the take itself: it stands in the log.
         must_ask = not client.always_strong
         pause_s = _PAUSE_S[0]
         while True:
-            if client.shards > 1:
-                client.ready(
-                    self._shard, STRONG
-                )  # what a transaction over several shards has put is there once it is decided
-            seen = self._watcher.look()
-            if settles and self._watcher.settle(seen, deadline):
-                settles = deadline is None or client.env.boot_s() < deadline
-                continue
-            due = seen.next_due_ms is not None and seen.next_due_ms <= client.env.wall_ms()
-            if gate is not None and gate.given_up():
-                return None
-            if seen.counts.ready or due or must_ask:
-                message = self._take() if gate is None else self._take_through(gate)
-                if message is not None:
-                    return message
-            must_ask = False
+            # Every look, with the take that it leads to, is a call of its own: what comes at the end of the wait is taken with
+            # the same time as what comes at its beginning.
+            with limited(client):
+                if client.shards > 1 and not late:
+                    # What a transaction over several shards has put is there once it is decided.
+                    client.ready(self._shard, STRONG)
+                seen = self._watcher.look()
+                if settles and self._watcher.settle(seen, deadline):
+                    settles = deadline is None or client.env.boot_s() < deadline
+                    continue
+                due = seen.next_due_ms is not None and seen.next_due_ms <= client.env.wall_ms()
+                if gate is not None and gate.given_up():
+                    return None
+                if seen.counts.ready or due or must_ask:
+                    message = self._take() if gate is None else self._take_through(gate)
+                    if message is not None:
+                        return message
+                must_ask = False
             left = None if deadline is None else deadline - client.env.boot_s()
             if left is not None and left <= 0:
                 return None
@@ -207,8 +207,10 @@ class Queue:
                 # Due by this clock and not by the log's: ask again, ever more slowly.
                 client.spaces[self._shard].pause(pause_s if left is None else min(pause_s, left))
                 pause_s = min(2 * pause_s, _PAUSE_S[1])
-                continue
-            client.spaces[self._shard].wait(seen.offset, self._wait_s(seen, left, gate))
+            else:
+                client.spaces[self._shard].wait(seen.offset, self._wait_s(seen, left, gate))
+            # A last look at what is here by then; the limit is no reason to wait for the others once more.
+            late = deadline is not None and client.env.boot_s() >= deadline
 
     def _take_through(self, gate: Gate) -> Message | None:
         if not gate.enter():

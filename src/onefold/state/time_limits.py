@@ -3,6 +3,10 @@
 A call of the API may be many reads and appends: a transaction over shards, a read-modify-write that is tried again, a wait for a
 message. The outermost call sets the deadline, and every step below it, in the same thread, has what is left. A step that is a
 call by itself has a deadline of its own.
+
+How long a caller waits for something to happen (``timeout=`` of a lock, of ``Queue.take``) is no such deadline: the step that
+ends the wait begins when that time is over, or nearly. So each step of a wait is a call of its own. So is a step that cleans up
+after others (``cleaning_up``): it is needed most when their time is over.
 """
 
 from __future__ import annotations
@@ -59,16 +63,23 @@ def _in_force() -> _Limit | None:
     return limit
 
 
-def limited(client: StateClient, end_s: float | None = None) -> AbstractContextManager[object]:
+def limited(
+    client: StateClient, end_s: float | None = None, *, own: bool = False
+) -> AbstractContextManager[object]:
     """A ``with`` block whose steps have one deadline, unless a call around it has set one. ``end_s``: a moment of the boot clock;
-    default: what a write of this connection has, from now."""
+    default: what a write of this connection has, from now. ``own``: also inside another call."""
     outer = _in_force()
-    if outer is not None and outer.client() is client:
+    if not own and outer is not None and outer.client() is client:
         return nullcontext()
     end_s = client.env.boot_s() + client.write_timeout if end_s is None else end_s
     under_way = _thread.allocate_lock()
     _latest.set(_Limit(weakref.ref(client), end_s, under_way, outer))
     return under_way
+
+
+def cleaning_up(client: StateClient) -> AbstractContextManager[object]:
+    """A ``with`` block for what must be undone also when the time of the call around it is over. It has what a write has."""
+    return limited(client, own=True)
 
 
 def one_call(method: Callable[Concatenate[H, P], R]) -> Callable[Concatenate[H, P], R]:
