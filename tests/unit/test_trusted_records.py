@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import apsw
 import msgspec
 import pytest
 
@@ -27,7 +29,7 @@ from onefold.folds import folds
 from onefold.ids import client_id
 from onefold.log.api import Entry
 from onefold.log.memory import MemoryLog
-from onefold.log.sqlite import SqliteLog
+from onefold.log.sqlite import LOG_SCHEMA, SqliteLog, entry_crc, note_untrusted, read_in
 from onefold.node import archive
 from onefold.node.archive import read_archive, write_archive
 from onefold.node.logging import JsonLog
@@ -58,6 +60,63 @@ def test_an_embedded_log_keeps_the_marks(seed: int, tmp_path: Path) -> None:
         for start in range(1, 62, 7):
             found = [entry.trusted for entry in log.read(start)]
             assert found == [*marks, True][start - 1 :], seed
+
+
+def steps_of(con: apsw.Connection, do: Callable[[], object]) -> int:
+    """How much is done: calls in Python, among them each step of a generator, and each tenth instruction of SQLite's machine."""
+    steps = 0
+
+    def count(*_: object) -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    con.set_progress_handler(count, 10)
+    sys.setprofile(count)
+    try:
+        do()
+    finally:
+        sys.setprofile(None)
+        con.set_progress_handler(None)
+    return steps
+
+
+def test_the_work_for_each_record_does_not_grow_with_the_marks() -> None:
+    """A cluster's log: records of nodes between those of programs."""
+    each: dict[str, list[float]] = {"read": [], "write": []}
+    for count in (1_000, 8_000):
+        con = apsw.Connection(":memory:")
+        con.execute(";".join(LOG_SCHEMA))
+        data = b"x" * 200
+        con.executemany(
+            "INSERT INTO log VALUES(?, ?, ?, ?)",
+            ((at, 1, entry_crc(at, 1, data), data) for at in range(1, count + 1)),
+        )
+        noted = steps_of(
+            con, lambda con=con, count=count: note_untrusted(con, "main", range(2, count + 1, 2))
+        )
+        each["write"].append(noted / count)
+        found: list[Entry] = []
+
+        def read(con: apsw.Connection = con, count: int = count, found: list[Entry] = found) -> None:
+            while len(found) < count:
+                found += read_in(con, len(found) + 1, 60_000, "here")
+
+        each["read"].append(steps_of(con, read) / count)
+        assert [entry.trusted for entry in found] == [entry.offset % 2 == 1 for entry in found]
+    for what, (few, many) in each.items():
+        assert many < few * 1.5, (what, each)
+
+
+def test_trimming_removes_the_marks_too(tmp_path: Path) -> None:
+    with closing(SqliteLog(tmp_path)) as log:
+        with log.appending() as con:
+            for at in range(1, 11):
+                log.append_in(con, record(), 1, at, trusted=at not in (1, 2, 4, 5, 6, 9))
+        log.trim(6)
+        with log.file.reading() as con:
+            assert con.execute("SELECT first, last FROM log_untrusted").fetchall() == [(4, 6), (9, 9)]
+        assert [entry.trusted for entry in log.read(6)] == [False, True, True, False, True]
 
 
 def test_a_log_of_an_earlier_release_is_trusted(tmp_path: Path) -> None:

@@ -203,7 +203,6 @@ def _copy_log(con: apsw.Connection, log: Log, applied: int) -> None:
     con.execute("CREATE TABLE copy.log(offset, ms, crc, data)")
     con.execute("CREATE TABLE copy.log_first(id, first)")
     con.execute("CREATE TABLE copy.log_untrusted(first INTEGER PRIMARY KEY, last)")
-    con.execute("CREATE INDEX copy.by_last ON log_untrusted(last)")
     following = 1
     try:
         while log.first == 1 and following <= applied:

@@ -35,6 +35,7 @@ LOG_SCHEMA = (
 )
 """``log_untrusted``: ranges of offsets whose records are not trusted (``Entry.trusted``). What is appended here is;
 others are in the logs of spaces that were restored from a cluster's backup. Files of earlier releases do not have the table."""
+_NO_RANGE = (1 << 63, 1 << 63)
 _FIRST = "SELECT first FROM log_first"
 _LAST = "SELECT max(coalesce((SELECT max(offset) FROM log), 0), (SELECT first - 1 FROM log_first))"
 
@@ -167,6 +168,7 @@ class SqliteLog:
             upto = min(first + config.TRIM_RECORDS_PER_COMMIT, before)
             with self.file.writing() as con:
                 con.execute("DELETE FROM log WHERE offset < ?", (upto,))
+                con.execute("DELETE FROM log_untrusted WHERE first < ?1 AND last < ?1", (upto,))
                 con.execute("UPDATE log_first SET first = max(first, ?)", (upto,))
 
     def close(self) -> None:
@@ -250,19 +252,26 @@ class SqliteLog:
 
 def note_untrusted(con: apsw.Connection, schema: str, offsets: Iterable[int]) -> None:
     """Note that the records at these offsets, in ascending order and beyond those that were noted before, are not trusted."""
+    newest = f"first = (SELECT max(first) FROM {schema}.log_untrusted)"
     for offset in offsets:
-        con.execute(f"UPDATE {schema}.log_untrusted SET last = ?1 WHERE last = ?1 - 1", (offset,))
+        con.execute(
+            f"UPDATE {schema}.log_untrusted SET last = ?1 WHERE {newest} AND last = ?1 - 1", (offset,)
+        )
         if not con.changes():
             con.execute(f"INSERT INTO {schema}.log_untrusted VALUES(?1, ?1)", (offset,))
 
 
-def _untrusted(con: apsw.Connection, start: int) -> list[tuple[int, int]]:
-    """The ranges of untrusted records that end at or beyond ``start``."""
+def _untrusted(con: apsw.Connection, start: int) -> Iterator[tuple[int, int]]:
+    """The ranges of untrusted records that end at or beyond ``start``, ascending; read as far as they are asked for. Perhaps one
+    that ends before comes first. They do not overlap, so the key by ``first`` is enough to find them."""
+    before = "SELECT max(first) FROM log_untrusted WHERE first <= ?1"
+    sql = f"SELECT first, last FROM log_untrusted WHERE first >= coalesce(({before}), ?1) ORDER BY first"
     try:
-        found = con.execute("SELECT first, last FROM log_untrusted WHERE last >= ? ORDER BY first", (start,))
-        return [(_number(first), _number(last)) for first, last in found]
+        found = con.execute(sql, (start,))
     except apsw.SQLError:
-        return []  # of an earlier release, opened for reading
+        return  # of an earlier release, opened for reading
+    for first, last in found:
+        yield _number(first), _number(last)
 
 
 def read_in(con: apsw.Connection, start: int, max_bytes: int, where: str) -> list[Entry]:
@@ -275,6 +284,7 @@ def read_in(con: apsw.Connection, start: int, max_bytes: int, where: str) -> lis
     entries: list[Entry] = []
     size, expected = 0, start
     untrusted = _untrusted(con, start)
+    low, high = next(untrusted, _NO_RANGE)
     for offset, ms, crc, data in con.execute(
         "SELECT offset, ms, crc, data FROM log WHERE offset >= ? ORDER BY offset", (start,)
     ):
@@ -291,8 +301,9 @@ def read_in(con: apsw.Connection, start: int, max_bytes: int, where: str) -> lis
             raise LogCorrupt(
                 f"the record at offset {offset} of {where} is damaged. Restore it from a snapshot or a backup"
             )
-        trusted = not any(low <= offset <= high for low, high in untrusted) if untrusted else True
-        entries.append(Entry(offset, data, ms, trusted))
+        while high < offset:
+            low, high = next(untrusted, _NO_RANGE)
+        entries.append(Entry(offset, data, ms, offset < low))
         size += len(data)
         expected += 1
         if size >= max_bytes:
