@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onefold.compute import schemas
 from onefold.errors import InvalidArgument, InvalidPlan
+from onefold.log.undisturbed import is_interrupt
 
 if TYPE_CHECKING:
     import polars as pl
@@ -131,6 +132,8 @@ def schema(step: str, given: SchemaLike | None) -> tuple[tuple[str, Any], ...] |
         items = schemas.specified(given)
         pairs = tuple((name, dtype() if isinstance(dtype, type) else dtype) for name, dtype in items.items())
     except Exception as error:
+        if is_interrupt(error):
+            raise
         raise InvalidArgument(
             f'{step}: schema must be columns and their Polars types, such as {{"n": pl.Int64}}; got '
             f"{_shown(given)} "
@@ -265,6 +268,8 @@ def _expr(step: str, item: Any) -> pl.Expr:
     try:
         return pl.lit(item)
     except Exception as error:
+        if is_interrupt(error):
+            raise
         raise InvalidArgument(f"{step} takes expressions and column names; got {_shown(item)}") from error
 
 

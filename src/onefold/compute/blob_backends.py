@@ -23,6 +23,7 @@ from onefold import config
 from onefold.compute.blobs import BlobStore, BlobsUnavailable
 from onefold.compute.shared_blobs import Backend
 from onefold.errors import InvalidArgument
+from onefold.log.undisturbed import is_interrupt
 
 T = TypeVar("T")
 JETSTREAM: Final = "jetstream"
@@ -290,6 +291,8 @@ class ObjectStoreBackend:
                     f"a blob cannot be {what}: {error}; give this process credentials for it"
                 ) from error
             except Exception as error:  # client libraries raise errors of their own, such as botocore's
+                if is_interrupt(error):
+                    raise
                 if time.monotonic() + pause_s >= deadline or self._closed.is_set():
                     raise BlobsUnavailable(
                         f"a blob cannot be {what}: {type(error).__name__}: {error}; check endpoint, bucket and credentials"

@@ -19,10 +19,10 @@ import msgspec
 
 from onefold import config
 from onefold.codec import Op
-from onefold.compute import blob_places, foreign, sweeping
+from onefold.compute import blob_places, sweeping
 from onefold.compute.blobs import BlobStore, BlobsUnavailable, blob_name
 from onefold.compute.jobs import ops, state
-from onefold.compute.stages import PublishOutput, Result
+from onefold.compute.stages import Result
 from onefold.env import SYSTEM, Env
 from onefold.errors import (
     Conflict,
@@ -30,11 +30,9 @@ from onefold.errors import (
     InvalidPlan,
     InvalidValue,
     LogCorrupt,
-    OnefoldError,
     SpaceError,
-    Unavailable,
 )
-from onefold.ids import new_id
+from onefold.log.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -118,10 +116,10 @@ class Engine:
     ) -> Run:
         """Submit a job and begin to work on it in the background; see ``PreparedJob.start`` for the arguments.
 
-        ``submitting`` hears the id of each run before the log does.
+        ``submitting`` hears the id of each run before the log does. When a signal handler raises meanwhile, a run whose id
+        was heard may be on the log, and worked on.
         """
-        from onefold.compute import submission
-        from onefold.compute.failures import of_machine
+        from onefold.compute import launching
         from onefold.compute.runner import worker_count
         from onefold.compute.runs import Run, leave_to_nodes
 
@@ -129,44 +127,22 @@ class Engine:
         workers = 0 if leave_to_nodes else worker_count(workers)
         for _ in range(_SUBMIT_TRIES):
             stored_blobs = sweeping.Remembered(self.blobs)
-            try:
-                with foreign.translated(f"the job for {job.table!r} was not submitted", kind=InvalidPlan):
-                    operation, stored = submission.prepare(
-                        job,
-                        space=self.space,
-                        blobs=stored_blobs,
-                        run=new_id("run", self.env),
-                        seed=seed,
-                        target_splits=target_splits,
-                        on_error=on_error,
-                        max_attempts=max_attempts,
-                    )
-            except OSError as error:
-                if isinstance(error, OnefoldError):
-                    raise
-                raise Unavailable(
-                    f"the job was not submitted: {of_machine(error)} and run it again"
-                ) from error
+            operation, stored = undisturbed(
+                partial(
+                    launching.prepared,
+                    self,
+                    job,
+                    stored_blobs,
+                    seed=seed,
+                    target_splits=target_splits,
+                    on_error=on_error,
+                    max_attempts=max_attempts,
+                )
+            )
             if submitting is not None:
                 submitting(operation.run)
-            (outcome,) = self.submit(operation)
-            left = (
-                isinstance(outcome, ops.Accepted)
-                and outcome.run != operation.run
-                and self.abandoned(outcome.run)
-            )
-            busy = isinstance(outcome, ops.Refused) and outcome.code == "busy"
-            # An equal run whose processes are gone is taken over by a run of our own, which re-uses what it finished;
-            # but one that computes everything anew is gone on with, or its finished tasks would be run again.
-            if (left and operation.mode == "continue") or (busy and self._nobody_works(job.table)):
-                operation = msgspec.structs.replace(operation, supersede=True)
-                (outcome,) = self.submit(operation)
+            outcome = launching.submitted(self, operation, stored, stored_blobs, workers)
             if isinstance(outcome, ops.Accepted):
-                stored_blobs.keep()
-                with self._lock:
-                    self._stored.setdefault(operation.plan, stored)
-                self._reopen_lost(outcome.run)
-                self.work(outcome.run, workers)
                 return Run(self, outcome.run)
             if outcome.code in ("table_exists", "different_columns"):
                 raise InvalidArgument(outcome.message)
@@ -179,6 +155,9 @@ class Engine:
 
         ``workers=0``: leave it to other processes. ``host``: the node that works on it.
         """
+        undisturbed(partial(self._work, run, workers, host))
+
+    def _work(self, run: str, workers: int | None, host: Host | None) -> None:
         from onefold.compute.runner import Runner
 
         with self._lock:
@@ -201,6 +180,11 @@ class Engine:
         """This process's runner of a run."""
         with self._lock:
             return self._runners.get(run)
+
+    def keep_stored(self, plan: str, stored: StoredJob) -> None:
+        """Keep in memory what a plan blob holds."""
+        with self._lock:
+            self._stored.setdefault(plan, stored)
 
     def stored(self, plan: str) -> StoredJob:
         """The stored job behind a plan blob."""
@@ -450,37 +434,11 @@ class Engine:
         members.discard(self.space.member)
         return all(self.space.member_alive(member) is False for member in members)
 
-    def _nobody_works(self, table: str) -> bool:
+    def nobody_works(self, table: str) -> bool:
+        """Whether the last run of a table has no live process."""
         with self.space.view() as view:
             row = state.read_table(view, table)
         return row is None or self.abandoned(row.head)
-
-    def _reopen_lost(self, run: str) -> None:
-        """Reopen reused tasks whose blobs are gone, before anybody relies on them."""
-        from onefold.compute import publishing
-
-        with self.space.view() as view:
-            row = state.read_run(view, run)
-            if row is None:
-                return
-            found = [
-                (stage, index, task.result)
-                for stage in range(len(row.stages))
-                for index, task in state.results(view, run, stage).items()
-            ]
-        stored = self.stored(row.plan)
-        missing = self.blobs.missing(result.blob for _, _, result in found if result.blob is not None)
-        lost: list[ops.Operation] = []
-        for stage, index, result in found:
-            output = stored.stages[stage].output
-            if isinstance(output, PublishOutput):
-                gone = not publishing.is_published(self, run, output, stored)
-            else:
-                gone = result.blob in missing
-            if gone:
-                lost.append(ops.Lost(run, stage, index, result.blob or ""))
-        for start in range(0, len(lost), 1000):
-            self.submit(*lost[start : start + 1000])
 
 
 def is_empty(result: Result) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from onefold.compute import frames, row_local
 from onefold.errors import InvalidPlan
+from onefold.log.undisturbed import is_interrupt
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,6 +41,8 @@ def tree(expr: pl.Expr) -> Any:
                 "chains"
             ) from error
         except Exception as error:
+            if is_interrupt(error):
+                raise
             raise InvalidPlan(
                 f"the expression {expr} cannot be stored ({error}); Python functions belong into .map(fn) or "
                 f".map_batches(fn)"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from onefold.errors import InvalidValue, OnefoldError, Unavailable
+from onefold.log.undisturbed import is_interrupt
 
 _CHARS_MAX = 500
 
@@ -24,11 +25,11 @@ def is_foreign(error: BaseException) -> bool:
     """Whether this is to become an error of ours.
 
     Not the errors of files and disks (``OSError``), for which callers have words of their own, and not what ends a program
-    or a task from outside, such as ``KeyboardInterrupt``.
+    or a task from outside: ``KeyboardInterrupt``, and whatever a signal handler raised, such as a soft time limit.
     """
     if isinstance(error, OnefoldError | OSError):
         return False
-    return isinstance(error, Exception) or is_panic(error)
+    return is_panic(error) or (isinstance(error, Exception) and not is_interrupt(error))
 
 
 def why(error: BaseException) -> str:

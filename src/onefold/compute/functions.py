@@ -21,6 +21,7 @@ from onefold.compute import pickling, renames
 from onefold.compute.normal_code import codes, imports, mentioned
 from onefold.compute.user_code import is_user_module, user_modules
 from onefold.errors import InvalidArgument, InvalidValue, OnefoldError
+from onefold.log.undisturbed import is_interrupt
 
 if TYPE_CHECKING:
     from onefold.compute.submission import StoredJob
@@ -43,6 +44,8 @@ def dump(obj: object) -> bytes:
         try:
             return header + pickling.pickle((modules, obj))
         except Exception as error:
+            if is_interrupt(error):
+                raise
             narrowed = _narrowed(obj, modules)
             if narrowed is not None:
                 return header + narrowed
@@ -101,6 +104,8 @@ def load(data: bytes, *, code: Code = "pickle") -> Any:
     except OnefoldError:
         raise
     except Exception as error:  # unpickling runs code of users
+        if is_interrupt(error):
+            raise
         raise InvalidValue(
             f"a stored job cannot be loaded here: {type(error).__name__}: {error}. Submit the job again"
         ) from error
@@ -236,8 +241,10 @@ def _imported(name: str) -> ModuleType | None:
     if name not in sys.modules:
         try:
             importlib.import_module(name)
-        except Exception:  # Not a module, or an import that is optional: the function will see for itself.
-            return None
+        except Exception as error:
+            if is_interrupt(error):
+                raise
+            return None  # not a module, or an import that is optional: the function will see for itself
     return sys.modules.get(name)
 
 
@@ -255,7 +262,9 @@ def _narrowed(obj: object, modules: dict[str, ModuleType]) -> bytes | None:
         names.update(mentioned(fn))
     try:
         return pickling.pickle((modules, obj), frozenset(names))
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         return None
 
 
@@ -283,5 +292,7 @@ def _cannot(value: object) -> Exception | None:
     try:
         pickling.pickle(value)
     except Exception as error:
+        if is_interrupt(error):
+            raise
         return error
     return None

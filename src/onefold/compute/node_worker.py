@@ -20,6 +20,7 @@ from onefold.compute.jobs import ops, state
 from onefold.compute.runner import Runner, cores
 from onefold.compute.slots import Host, Slots
 from onefold.errors import InvalidValue, OnefoldError
+from onefold.log.undisturbed import is_interrupt
 
 if TYPE_CHECKING:
     from onefold.compute.engine import Engine
@@ -247,6 +248,8 @@ class NodeWorkers:
         except InvalidValue as error:
             return str(error)
         except Exception as error:  # unpickling runs code of users
+            if is_interrupt(error):
+                raise
             return f"the job's functions cannot be loaded: {type(error).__name__}: {error}"
         return None
 

@@ -32,6 +32,7 @@ from onefold.compute.normal_code import (
 )
 from onefold.compute.normal_data import bulk_digest, data_form, plain_digest
 from onefold.compute.user_code import is_user_module
+from onefold.log.undisturbed import is_interrupt
 
 _VALUES_MAX = 2_000_000
 """More values than this below one function are not looked through: its digest is random."""
@@ -366,6 +367,8 @@ class Normaliser:
         try:
             reduced = value.__reduce_ex__(4)
         except Exception as error:
+            if is_interrupt(error):
+                raise
             return self._unknown(name, value, str(error))
         if isinstance(reduced, str):
             return hash_parts("global", self.value(type(value), name), reduced)

@@ -10,6 +10,7 @@ from types import CodeType, GetSetDescriptorType, MemberDescriptorType, ModuleTy
 from typing import Any
 
 from onefold.compute.user_code import is_user_module
+from onefold.log.undisturbed import is_interrupt
 
 
 def pickle(obj: object, names: frozenset[str] | None = None) -> bytes:
@@ -79,10 +80,10 @@ def _reduced_struct(cls: Any) -> Any:
     own = vars(cls).get("__annotations__", {})
     try:
         infos = {info.name: info for info in msgspec.structs.fields(cls) if info.name in own}
-    except (
-        Exception
-    ):  # Types that cannot be resolved, such as a class of a function: keep them as they are written.
-        infos = {}
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        infos = {}  # types that cannot be resolved, such as a class of a function: kept as they are written
     required = len(cls.__struct_fields__) - len(cls.__struct_defaults__)
     defaults = dict(zip(cls.__struct_fields__[required:], cls.__struct_defaults__, strict=True))
     encoded = dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))
@@ -125,7 +126,9 @@ def _leads_to(kind: Any, cls: type, seen: set[int]) -> bool:
     if isinstance(kind, type) and _is_struct(kind):
         try:
             inner += [info.type for info in msgspec.structs.fields(kind)]
-        except Exception:
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             return False
     return any(_leads_to(item, cls, seen) for item in inner)
 

@@ -27,6 +27,7 @@ from onefold.compute.keys import encode_key, partition_of
 from onefold.compute.python_steps import Values
 from onefold.compute.shuffle import ShuffleFile, ShuffleWriter
 from onefold.compute.stages import DeadLetter, MapOutput, ReduceLeaf, Result, Unit
+from onefold.log.undisturbed import is_interrupt
 
 if TYPE_CHECKING:
     import polars as pl
@@ -307,7 +308,9 @@ def dumps(value: Any) -> bytes:
     """Pickled; instances of classes that only the submitting program has travel with their class."""
     try:
         return pickle.dumps(value, protocol=5)
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         from onefold.compute import functions
 
         return functions.dump(value)

@@ -20,6 +20,7 @@ from onefold.compute.results import description
 from onefold.compute.results.description import Description, Maker
 from onefold.compute.stages import PartialOutput
 from onefold.errors import InvalidValue
+from onefold.log.undisturbed import is_interrupt
 
 if TYPE_CHECKING:
     from onefold.compute.submission import StoredJob
@@ -34,6 +35,8 @@ def describe(data: bytes) -> Description:
         _, stored = _Reader(io.BytesIO(pickled)).load()
         made = description.describe(stored, keys=_keys(stored))
     except Exception as error:  # whatever a pickle of other releases can lead to
+        if is_interrupt(error):
+            raise
         raise InvalidValue(
             f"the plan, which an earlier release wrote under Python {python}, cannot be read here "
             f"({type(error).__name__}: {error}). Read the table with that release, or run its job again"

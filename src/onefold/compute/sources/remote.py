@@ -7,6 +7,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from onefold.compute.plan import Source
 from onefold.errors import InvalidArgument, InvalidValue, Unavailable
+from onefold.log.undisturbed import is_interrupt
 
 if TYPE_CHECKING:
     from onefold.compute.sources.listing import FileInfo
@@ -92,12 +93,16 @@ def list_remote(source: Source, url: str) -> list[FileInfo]:
     except InvalidArgument:
         raise
     except (OSError, TimeoutError) as error:
+        if is_interrupt(error):
+            raise
         raise Unavailable(f"cannot list {url!r}: {error}; try again") from error
     except ValueError as error:
         raise InvalidArgument(f"cannot list {url!r}: {error}; name a bucket and a path in it") from error
     except (
         Exception
     ) as error:  # what a client library raises of its own, such as botocore's connection errors
+        if is_interrupt(error):
+            raise
         raise Unavailable(
             f"cannot list {url!r}: {error}; check endpoint and credentials (storage_options), then try again"
         ) from error

@@ -1,0 +1,132 @@
+"""From a job to a run on the log: what ``Engine.start`` does where no signal handler can interrupt it."""
+
+from __future__ import annotations
+
+import _thread
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from onefold.compute import foreign
+from onefold.compute.failures import of_machine
+from onefold.compute.jobs import ops, state
+from onefold.compute.stages import PublishOutput
+from onefold.errors import InvalidPlan, OnefoldError, Unavailable
+from onefold.ids import new_id
+from onefold.log.undisturbed import undisturbed
+
+if TYPE_CHECKING:
+    from onefold.compute.engine import Engine
+    from onefold.compute.plan import Job
+    from onefold.compute.submission import StoredJob
+    from onefold.compute.sweeping import Remembered
+
+_LOST_BATCH = 1000
+_BEGINS_S = 1.0
+
+
+def prepared(
+    engine: Engine,
+    job: Job,
+    blobs: Remembered,
+    *,
+    seed: int,
+    target_splits: int | None,
+    on_error: Literal["fail", "skip"],
+    max_attempts: int,
+) -> tuple[ops.Submit, StoredJob]:
+    """What to submit for a job, with its blobs stored."""
+    from onefold.compute import submission
+
+    try:
+        with foreign.translated(f"the job for {job.table!r} was not submitted", kind=InvalidPlan):
+            return submission.prepare(
+                job,
+                space=engine.space,
+                blobs=blobs,
+                run=new_id("run", engine.env),
+                seed=seed,
+                target_splits=target_splits,
+                on_error=on_error,
+                max_attempts=max_attempts,
+            )
+    except OSError as error:
+        if isinstance(error, OnefoldError):
+            raise
+        raise Unavailable(f"the job was not submitted: {of_machine(error)} and run it again") from error
+
+
+def submitted(
+    engine: Engine, operation: ops.Submit, stored: StoredJob, blobs: Remembered, workers: int
+) -> ops.Outcome:
+    """Submit what was prepared, and begin to work on the run when it is accepted.
+
+    What a signal handler raises comes out when the outcome is on the log, so that the caller can look for it there.
+    """
+    begun: list[bool] = []
+    over = _thread.allocate_lock()
+    over.acquire()
+
+    def work() -> ops.Outcome:
+        begun.append(True)
+        try:
+            return _started(engine, operation, stored, blobs, workers)
+        finally:
+            over.release()
+
+    try:
+        return undisturbed(work)
+    except BaseException:
+        # A thread is given time to begin; a second interrupt ends this wait too.
+        if not over.acquire(True, _BEGINS_S) and begun:
+            over.acquire()
+        raise
+
+
+def _started(
+    engine: Engine, operation: ops.Submit, stored: StoredJob, blobs: Remembered, workers: int
+) -> ops.Outcome:
+    (outcome,) = engine.submit(operation)
+    left = (
+        isinstance(outcome, ops.Accepted) and outcome.run != operation.run and engine.abandoned(outcome.run)
+    )
+    busy = isinstance(outcome, ops.Refused) and outcome.code == "busy"
+    # An equal run whose processes are gone is taken over by a run of our own, which re-uses what it finished;
+    # but one that computes everything anew is gone on with, or its finished tasks would be run again.
+    if (left and operation.mode == "continue") or (busy and engine.nobody_works(operation.table)):
+        operation = msgspec.structs.replace(operation, supersede=True)
+        (outcome,) = engine.submit(operation)
+    if isinstance(outcome, ops.Accepted):
+        blobs.keep()
+        engine.keep_stored(operation.plan, stored)
+        _reopen_lost(engine, outcome.run)
+        engine.work(outcome.run, workers)
+    return outcome
+
+
+def _reopen_lost(engine: Engine, run: str) -> None:
+    """Reopen reused tasks whose blobs are gone, before anybody relies on them."""
+    from onefold.compute import publishing
+
+    with engine.space.view() as view:
+        row = state.read_run(view, run)
+        if row is None:
+            return
+        found = [
+            (stage, index, task.result)
+            for stage in range(len(row.stages))
+            for index, task in state.results(view, run, stage).items()
+        ]
+    stored = engine.stored(row.plan)
+    missing = engine.blobs.missing(result.blob for _, _, result in found if result.blob is not None)
+    lost: list[ops.Operation] = []
+    for stage, index, result in found:
+        output = stored.stages[stage].output
+        if isinstance(output, PublishOutput):
+            gone = not publishing.is_published(engine, run, output, stored)
+        else:
+            gone = result.blob in missing
+        if gone:
+            lost.append(ops.Lost(run, stage, index, result.blob or ""))
+    for start in range(0, len(lost), _LOST_BATCH):
+        engine.submit(*lost[start : start + _LOST_BATCH])
