@@ -16,6 +16,7 @@ import pytest
 import onefold as of
 from onefold import agg
 from onefold.compute.aggregates import (
+    align,
     decode,
     encode,
     merge_pair,
@@ -201,6 +202,39 @@ def test_groups_that_no_float_tells_apart_are_one() -> None:
     for left, right in (parts, parts[::-1]):
         found = merge_pair(left, right, ("v",), aggs)
         assert found.select("v", "n:n").rows() == [(0.5, 1), (3.0, 1), (float(2**53), 3)]
+
+
+@pytest.mark.parametrize("two_keys", [False, True])
+def test_thousands_of_groups_that_become_one_take_few_merges(
+    monkeypatch: pytest.MonkeyPatch, two_keys: bool
+) -> None:
+    aggs = (("n", agg.count()), ("last", agg.last("w", by="w")), ("top", agg.max("w")))
+    numbers = [2**62 + number for number in range(5_000)] + [2**61 + number for number in range(7)] + [1]
+    rows = pl.DataFrame({"v": numbers, "o": [7] * len(numbers), "w": range(len(numbers))})
+    other = pl.DataFrame({"v": [0.5], "o": [7], "w": [-1]})
+    keys = ("v", "o") if two_keys else ("v",)
+    a, b = (
+        with_row_types(partial(part.lazy(), [pl.col(key) for key in keys], aggs), part.schema)
+        for part in (rows, other)
+    )
+    one = partial(
+        rows.with_columns(pl.col("v").cast(pl.Float64)).vstack(other).lazy(),
+        [pl.col(key) for key in keys],
+        aggs,
+    )
+    merges = 0
+    combined = align._combined
+
+    def counting(*args: Any) -> pl.DataFrame:
+        nonlocal merges
+        merges += 1
+        return combined(*args)
+
+    monkeypatch.setattr(align, "_combined", counting)
+    found = merge_pair(a, b, keys, aggs)
+    assert merges <= 14
+    assert found.drop(ROW_TYPES).equals(one.select(found.drop(ROW_TYPES).columns))
+    assert found.equals(merge_pair(a, b, keys, aggs))
 
 
 def test_decimals_of_two_scales_are_counted_by_value() -> None:

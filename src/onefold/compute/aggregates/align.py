@@ -197,15 +197,28 @@ def _cast(
     frame = fitted(frame, schema)
     if not changed:
         return frame
-    return _each_group_once(frame.sort(keys), keys, aggs)
+    return _each_group_once(frame.sort(keys, maintain_order=True), keys, aggs)
 
 
 def _each_group_once(
     frame: pl.DataFrame, keys: Sequence[str], aggs: Sequence[tuple[str, Aggregate]]
 ) -> pl.DataFrame:
-    """Whole numbers that no float tells apart are one group of floats."""
-    once = frame.select(pl.struct(keys).is_first_distinct()).to_series()
-    if once.all():
-        return frame
-    rest = _each_group_once(frame.filter(~once), keys, aggs)
-    return merge_pair(frame.filter(once), rest, keys, aggs)
+    """Whole numbers that no float tells apart are one group of floats.
+
+    In rounds: neighbours in pairs, then what they gave in pairs, so that a group of n rows takes log2 n merges.
+    """
+    states = [column for column in frame.columns if column not in keys]
+    if not states:
+        return frame.unique(keys, keep="first", maintain_order=True)
+    while True:
+        place = frame.select(pl.int_range(pl.len()).over(keys)).to_series()
+        if not place.max():
+            return frame
+        second = place % 2 == 1
+        last = frame.select(pl.int_range(pl.len(), 0, -1).over(keys)).to_series() == 1
+        alone = ~second & last
+        left, right = frame.filter(~second & ~last), frame.filter(second)
+        both = left.select(keys).hstack(_combined(left.select(states), right.select(states), (), aggs))
+        rows = pl.int_range(frame.height, eager=True)
+        order = pl.concat([rows.filter(~second & ~last), rows.filter(alone)]).arg_sort()
+        frame = pl.concat([both.select(frame.columns), frame.filter(alone)])[order]
