@@ -11,6 +11,7 @@ that have much more time than a leader are not taken along by it, so that an app
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import threading
 import time
@@ -22,7 +23,7 @@ from onefold import config
 from onefold.codec import Op
 from onefold.env import Env
 from onefold.errors import AppendUnknown, OnefoldError, Timeout, TooLarge, Unavailable
-from onefold.log import undisturbed
+from onefold.log import forks, undisturbed
 
 _OP_OVERHEAD_BYTES = 32
 _RECORD_OVERHEAD_BYTES = 1024
@@ -105,7 +106,7 @@ class _Submission:
         """Its caller has an answer, and has passed the lead on if it led."""
         self.broken = False
         """Its caller was interrupted."""
-        self.main = appender.interruptible and undisturbed.in_main_thread()
+        self.main = appender.interruptible and _thread.get_ident() == forks.main_thread
         """Whether its caller can be interrupted anywhere."""
 
     @property
@@ -192,7 +193,12 @@ class Appender:
         if not mine.ops:
             return []
         try:
-            self._submit(mine)
+            if self._leader.setdefault(0, mine) is mine:
+                mine.leads = True
+                self._lead(mine)
+                mine.over = True
+            else:
+                self._submit(mine)
         except BaseException:
             # Nothing is called before this: a handler that runs now would leave everything as it is.
             if mine.main and not mine.over:

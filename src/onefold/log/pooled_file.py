@@ -6,6 +6,7 @@ What the file is, and how it is opened, is left to its kinds: ``SqliteFile`` (a 
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import os
@@ -31,6 +32,7 @@ _BUSY_MS = (
 _RESTART_WAIT_MS = 200
 _FORK_LOOK_S = 0.0005
 _UNUSED_REFERENCES = 4
+_FRESH_NS = 100_000_000
 FAILED = (apsw.Error, UnicodeDecodeError)
 """What SQLite raises."""
 
@@ -77,7 +79,7 @@ class Hold:
     def __init__(self, file: PooledFile) -> None:
         self._file = file
         self.ask: Ask | None = None
-        self.main = undisturbed.in_main_thread()
+        self.main = _thread.get_ident() == forks.main_thread
         """Whether it can be interrupted, and is then ended by another thread only."""
 
     def mend(self) -> None:
@@ -115,6 +117,10 @@ class PooledFile:
         self._place = (name, f"{name}-wal")
         self._inodes: list[tuple[int, int] | None] = [None, None]
         """Of the file and its write-ahead log as they were when they were first written to."""
+        self._folder = os.path.dirname(name)  # noqa: PTH120
+        self._is_link = os.path.islink(name)  # noqa: PTH114
+        self._folder_seen: tuple[int, int, int] | None = None
+        """What the folder was like when the two were last looked for: each change of a name in it changes its ctime."""
         self._fork_made = False
         self._fork_made_by = object()
         """Holds ``_transacting`` during a fork."""
@@ -258,8 +264,10 @@ class PooledFile:
             lock.acquire(self.timeout if timeout is None else timeout, hold)
             committing = False
             self._transacting.acquire(hold)
-            self._begin_writing(con)
             try:
+                self.check_usable()
+                self.check_place()
+                con.execute("BEGIN IMMEDIATE")
                 if con.data_version() != self._version:
                     self.foreign += 1
                 yield con
@@ -279,14 +287,6 @@ class PooledFile:
             else:
                 self.mend(hold)
             raise
-
-    def _begin_writing(self, con: apsw.Connection) -> None:
-        self.check_usable()
-        self.check_place()
-        try:
-            con.execute("BEGIN IMMEDIATE")
-        except FAILED as error:
-            raise self.translated(error) from error
 
     @contextlib.contextmanager
     def maintaining(self) -> Iterator[apsw.Connection]:
@@ -327,6 +327,21 @@ class PooledFile:
 
     def check_place(self) -> None:
         """Raises SpaceError when the file is no longer where it was opened: what is written to it would be lost."""
+        try:
+            status = os.stat(self._folder)  # noqa: PTH116  # once per commit: a path costs twice as much
+        except OSError:
+            folder = None
+        else:
+            folder = (status.st_ino, status.st_dev, status.st_ctime_ns)
+            if folder == self._folder_seen:
+                return
+        now_ns = time.time_ns()
+        self._look_for_files()
+        # Two changes within the clock's grain have one ctime, so a young one is not kept. The folder of a link says nothing.
+        settled = folder is not None and now_ns - folder[2] > _FRESH_NS and not self._is_link
+        self._folder_seen = folder if settled else None
+
+    def _look_for_files(self) -> None:
         opened = self._inodes
         for at, name in enumerate(self._place):
             found = inherited.inode_at(name)
