@@ -192,7 +192,9 @@ class Database:
     def transaction(self, request_id: str | None = None, *, read_only: bool = False) -> Transaction:
         """One try of a serializable transaction: ``with db.transaction() as tx``. It commits when the block ends and
         raises Conflict (nothing was written) when somebody changed what it had read. ``request_id``: it happens at most
-        once under this name. ``read_only``: a snapshot; appends nothing."""
+        once under this name. ``read_only``: a snapshot, which is never refused. In a folder it appends nothing; on a cluster
+        a strong read appends a record, and a moment of several shards two in each of them (the locks that it takes, and
+        their release)."""
         from onefold.state.transactions import Transaction
 
         return Transaction(self._state, request_id=request_id, read_only=read_only)

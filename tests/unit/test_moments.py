@@ -2,13 +2,22 @@
 
 import random
 import threading
+from contextlib import contextmanager
 
 import pytest
 
 import onefold as of
 from onefold import config
+from onefold.db import Database
+from onefold.env import SeededEnv
 from onefold.errors import Conflict, Unavailable
+from onefold.fold import cuts
+from onefold.fold.log_space import LogSpace
+from onefold.folds import folds
+from onefold.log.pooled_file import PooledFile
 from onefold.state import moments
+from onefold.state.keys import encode_key, shard_of
+from onefold.testing.remote_world import RemoteWorld
 from onefold.testing.sim.bugs import planted
 from support.sharded_bank import ACCOUNTS, ALL, BALANCE, SHARDS, World, balances_at
 
@@ -129,3 +138,130 @@ def test_a_read_only_block_is_one_moment_beside_writers(tmp_path, many):
             stop.set()
             for thread in threads:
                 thread.join()
+
+
+# -- connections opened read-only, which hold up nobody
+
+
+class ReadOnlyBank:
+    """An account in each of three shards of a cluster, and a reader that may not write and has no replica."""
+
+    def __init__(self, monkeypatch):
+        env = SeededEnv(1)
+        self.world = RemoteWorld(shards=3, env=env, pause=env.advance)
+        self.writer = self.world.connect()
+        self.reader = Database(self.world.spaces(read_only=True), level=None)
+        names = [f"a{number}" for number in range(100)]
+        self.accounts = [
+            next(name for name in names if shard_of(encode_key(name), 3) == at) for at in range(3)
+        ]
+        self.writer.map("m").update(dict.fromkeys(self.accounts, BALANCE))
+        self.transfers = 0
+        view_from = moments._view_from
+
+        @contextmanager
+        def then_view(client, shard, offset):
+            if client is self.reader._state and self.transfers:
+                self.transfers -= 1
+                self.transfer()
+            with view_from(client, shard, offset) as view:
+                assert view.offset >= offset  # pins it
+                yield view
+
+        monkeypatch.setattr(moments, "_view_from", then_view)
+
+    def transfer(self):
+        def move(tx):
+            m = tx.map("m")
+            m[self.accounts[0]] -= 1
+            m[self.accounts[2]] += 1
+
+        self.writer.run_transaction(move)
+
+    def read(self):
+        def read(tx):
+            return [tx.map("m")[name] for name in self.accounts]
+
+        return self.reader.run_transaction(read, read_only=True)
+
+
+@pytest.mark.parametrize("transfers", [0, 1, 2, 3, 20])
+def test_a_read_only_connection_finds_a_quiet_moment(monkeypatch, transfers):
+    bank = ReadOnlyBank(monkeypatch)
+    bank.transfer()
+    bank.transfers = transfers
+    assert bank.read() == [BALANCE - 1 - transfers, BALANCE, BALANCE + 1 + transfers]
+
+
+def test_a_moment_that_was_not_quiet_is_found(monkeypatch):
+    bank = ReadOnlyBank(monkeypatch)
+    monkeypatch.setattr(moments, "_is_quiet", lambda *_: True)
+    bank.transfers = 3
+    assert sum(bank.read()) != 3 * BALANCE
+
+
+def test_a_read_only_connection_gives_up_where_nobody_is_ever_quiet(monkeypatch):
+    bank = ReadOnlyBank(monkeypatch)
+    bank.transfers = 10_000
+    with pytest.raises(Unavailable, match="opened read-only holds up nobody") as caught:
+        bank.read()
+    assert caught.value.definite
+    assert 10_000 - bank.transfers <= 3 * moments._QUIET_TRIES
+
+
+def test_a_read_only_replica_says_what_a_transaction_needs():
+    world = RemoteWorld(shards=3)
+    spaces = [
+        LogSpace(log, folds(shard, 3), world.env, replica=True, read_only=True)
+        for shard, log in enumerate(world.logs)
+    ]
+    db = Database(spaces, level=None)
+    with (
+        pytest.raises(Unavailable, match=r"without read_only, or connect with replicas='remote'"),
+        db.transaction(read_only=True) as tx,
+    ):
+        tx.map("m").get("k")
+    assert [log.last for log in world.logs] == [0, 0, 0]
+
+
+def test_a_folder_opened_read_only_is_tried_until_the_time_is_up(tmp_path, monkeypatch):
+    with of.connect(tmp_path, shards=3) as db:
+        db.map("m").update({"a": 1, "b": 2})
+    unmoved, moved = cuts.unmoved, []
+
+    def busy(*args, **options):
+        assert not options["locked"]
+        moved.append(1)
+        return None if len(moved) < 50 else unmoved(*args, **options)
+
+    monkeypatch.setattr(cuts, "unmoved", busy)
+    with of.connect(tmp_path, read_only=True, timeout=30) as db, db.transaction(read_only=True) as tx:
+        assert dict(tx.map("m").items()) == {"a": 1, "b": 2}
+    assert len(moved) == 50
+    monkeypatch.setattr(cuts, "unmoved", lambda *_, **__: None)
+    with (
+        of.connect(tmp_path, read_only=True, timeout=0.1) as db,
+        pytest.raises(Unavailable, match="opened read-only holds up nobody"),
+        db.transaction(read_only=True) as tx,
+    ):
+        len(tx.map("m"))
+
+
+def test_the_locks_of_files_are_waited_for_no_longer_than_the_call_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(moments, "_LOCKED_FROM", 0)
+    asked, maintaining = [], PooledFile.maintaining
+
+    def noted(file, timeout=None):
+        asked.append(timeout)
+        return maintaining(file, timeout)
+
+    with of.connect(tmp_path, shards=3) as other, of.connect(tmp_path, timeout=0.2) as db:
+        db.map("m")["a"] = 1
+        with other._state.spaces[1].log.file.maintaining():
+            monkeypatch.setattr(PooledFile, "maintaining", noted)
+            with pytest.raises(Unavailable), db.transaction(read_only=True) as tx:
+                tx.map("m").get("a")
+        assert asked
+        assert all(timeout is not None and timeout <= 0.2 for timeout in asked)
+        with db.transaction(read_only=True) as tx:
+            assert tx.map("m").get("a") == 1

@@ -86,15 +86,19 @@ def unmoved(
     stack: ExitStack,
     *,
     locked: bool,
+    until_s: float | None = None,
 ) -> list[P] | None:
     """Where views show everything: pins, or None when a shard has moved meanwhile. ``stack``: holds the pins. ``locked``: nobody
-    writes meanwhile, where the shards are files."""
+    writes meanwhile, where the shards are files; until that moment of the boot clock it waits for their locks, and raises Timeout
+    (definite) then."""
+    env = spaces[0].env
     with ExitStack() as locks:
         if locked and len(spaces) > 1:
             for space in spaces:
                 file = getattr(getattr(space, "log", None), "file", None)
                 if file is not None:
-                    locks.enter_context(file.maintaining())
+                    left_s = None if until_s is None else max(0.0, until_s - env.boot_s())
+                    locks.enter_context(file.maintaining(left_s))
         pins = [stack.enter_context(pin(space)) for space in spaces]
         if len(spaces) == 1:
             return pins

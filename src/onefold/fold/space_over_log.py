@@ -150,6 +150,11 @@ class SpaceOverLog(ABC):
     def strong_reads(self) -> bool:
         return not self._replicates
 
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened for reading only."""
+        return self._read_only
+
     def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
         self.check_usable()
         if self._read_only:
@@ -165,7 +170,9 @@ class SpaceOverLog(ABC):
         self.check_usable()
         if self._read_only:
             raise Unavailable(
-                f"{self._url} was opened read-only, and a strong read appends a record. Read with consistency='session' or weaker"
+                f"{self._url} was opened read-only, and a strong read (as of every transaction) appends a record where this "
+                "program has its own replica. Read with consistency='session' or weaker, open it without read_only, or connect "
+                "with replicas='remote'"
             )
         patience = config.READ_TIMEOUT_S if timeout is None else timeout
         deadline = self._env.boot_s() + patience

@@ -151,6 +151,11 @@ class SqliteSpace:
     def strong_reads(self) -> bool:
         return True
 
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened for reading only."""
+        return self._read_only
+
     def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
         # First: in a forked process, the thread that the appender would wait for is not there.
         self._file.check_usable()

@@ -289,14 +289,16 @@ class PooledFile:
             raise
 
     @contextlib.contextmanager
-    def maintaining(self) -> Iterator[apsw.Connection]:
-        """The writing connection outside a transaction, with the write lock held: for what needs its own."""
+    def maintaining(self, timeout: float | None = None) -> Iterator[apsw.Connection]:
+        """The writing connection outside a transaction, with the write lock held: for what needs its own.
+
+        Raises Timeout (definite) when the queue of writers does not move."""
         self.check_usable()
         if self._writer is None or self._lock is None:
             raise SpaceError(f"{self.path} was opened read-only. Open it without read_only to write")
         hold = Hold(self)
         try:
-            self._lock.acquire(self.timeout, hold)
+            self._lock.acquire(self.timeout if timeout is None else timeout, hold)
             self._transacting.acquire(hold)
             self.check_place()
             try:

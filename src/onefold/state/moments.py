@@ -9,6 +9,11 @@ nothing changes, so the pins are of one instant. Writers that meet the locks wai
 taken are kept while others are waited for: writers never do that, and shared locks go together, so there is no deadlock. If the
 reader dies meanwhile, others abort it as any transaction.
 
+A connection that was opened read-only appends nothing, so it takes no locks: neither those of files nor those of maps. On a
+cluster the nodes append for it what every strong read has them append: it asks for barriers of all shards, pins them, and asks
+for barriers once more. Where nothing but such records came in between, the pins are of one instant. It must be lucky with the
+writers, and says so if it is not.
+
 Transactions over shards could keep a reader out for ever, each new one before the last has ended. So a reader that has met one
 posts a *claim*, a lock on nothing in shard 0, and those that would begin a transaction over shards give way to the claims that
 they find, for ``config.GIVE_WAY_S`` at most. Programs of earlier versions do not; for them it is a matter of luck and of tries.
@@ -24,11 +29,13 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from onefold import config
+from onefold.codec import CorruptRecord, UnknownFormat, decode_record
 from onefold.env import SystemEnv
-from onefold.errors import OnefoldError, Unavailable
-from onefold.fold import cuts
+from onefold.errors import OnefoldError, Timeout, Unavailable
+from onefold.fold import cuts, system
 from onefold.fold.needs import Need, takes_needs
 from onefold.fold.space import Space, View
+from onefold.log.api import Log
 from onefold.state import lock_table, recovery, rows, shard_fold
 from onefold.state.client import StateClient, rejection
 from onefold.state.keys import encode_prefix
@@ -42,6 +49,11 @@ CLAIM: Final = "\x00claim"
 _LOCKED_FROM: Final = 10
 """From this try on the files of a folder are locked while they are pinned."""
 _CUT_TRIES: Final = 30
+_QUIET_TRIES: Final = 60
+"""So often a connection opened read-only looks for a moment in which nobody writes on a cluster: each look costs two records a
+shard."""
+_QUIET_RECORDS: Final = 64
+"""So many records are looked at; where there are more, somebody writes."""
 _CLAIMED_FROM: Final = 2
 _AT_ONCE_MAX: Final = 16
 _PAUSE_S, _PAUSE_S_MAX = 0.001, 0.02
@@ -56,10 +68,13 @@ def moment(client: StateClient) -> dict[int, int]:
     """
     env, pause_s = client.env, _PAUSE_S
     deadline = env.boot_s() + client.read_time()
+    reads_only = any(_is_read_only(space) for space in client.spaces)
     with limited(client, deadline), _Claim(client, deadline) as claim:
         for attempt in count():
-            if client.always_strong and attempt < _CUT_TRIES:
-                found = _cut(client, locked=attempt >= _LOCKED_FROM)
+            if client.always_strong and (reads_only or attempt < _CUT_TRIES):
+                found = _cut(client, deadline, locked=attempt >= _LOCKED_FROM and not reads_only)
+            elif reads_only:
+                found = _between_barriers(client)
             else:
                 found = _under_locks(client, claim, deadline)
             if isinstance(found, dict):
@@ -71,13 +86,21 @@ def moment(client: StateClient) -> dict[int, int]:
                 for shard in behind:
                     client.reach_given(shard)
                 continue
-            if env.boot_s() > deadline:
+            if env.boot_s() > deadline or (
+                reads_only and not client.always_strong and attempt + 1 >= _QUIET_TRIES
+            ):
                 break
-            if attempt + 1 >= _CLAIMED_FROM:
+            if attempt + 1 >= _CLAIMED_FROM and not reads_only:
                 claim.post()
             found()
             client.spaces[0].pause(pause_s * (0.5 + env.token(1)[0] / 256))
             pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+    if reads_only:
+        raise Unavailable(
+            "the shards could not be read at one moment in time: others write all the time, and a connection that was opened "
+            "read-only holds up nobody. Try again when less is written, or open the space without read_only",
+            definite=True,
+        )
     raise Unavailable(
         "the shards could not be read at one moment in time: transactions over several shards are in the way. Nothing was "
         "written. Try again, or allow more time (timeout=)",
@@ -105,12 +128,19 @@ def give_way(client: StateClient) -> None:
 # -- one machine
 
 
-def _cut(client: StateClient, *, locked: bool) -> dict[int, int] | _Again:
-    locked = locked and not any(_is_read_only(space) for space in client.spaces)
+def _cut(client: StateClient, deadline: float, *, locked: bool) -> dict[int, int] | _Again:
     with ExitStack() as stack:
-        views = cuts.unmoved(
-            client.spaces, lambda space: space.view(), lambda view: view.offset, stack, locked=locked
-        )
+        try:
+            views = cuts.unmoved(
+                client.spaces,
+                lambda space: space.view(),
+                lambda view: view.offset,
+                stack,
+                locked=locked,
+                until_s=deadline,
+            )
+        except Timeout:
+            return _nothing  # others have the files' locks, and the time is over
         if views is None:
             return _nothing
         undone = _undone(views)
@@ -120,7 +150,7 @@ def _cut(client: StateClient, *, locked: bool) -> dict[int, int] | _Again:
 
 
 def _is_read_only(space: Space) -> bool:
-    return bool(getattr(getattr(getattr(space, "log", None), "file", None), "read_only", False))
+    return bool(getattr(space, "read_only", False))
 
 
 # -- a cluster
@@ -137,6 +167,58 @@ def _under_locks(client: StateClient, claim: _Claim, deadline: float) -> dict[in
     finally:
         held = hold.release()
     return offsets if held and offsets else again
+
+
+def _between_barriers(client: StateClient) -> dict[int, int] | _Again:
+    timeout, shards = client.read_time(), range(client.shards)
+
+    def barrier(shard: int) -> int:
+        return client.spaces[shard].barrier(timeout)
+
+    reached = _each(client, barrier, shards)
+    with ExitStack() as stack:
+        views = [stack.enter_context(_view_from(client, shard, reached[shard])) for shard in shards]
+        offsets = {shard: view.offset for shard, view in enumerate(views)}
+        undone = _undone(views)
+    if undone:
+        return lambda: _settle(client, undone)
+    # What was written before all were pinned stands before the records of these.
+    ends = _each(client, barrier, shards)
+    return (
+        offsets
+        if all(_is_quiet(client, shard, offsets[shard], ends[shard]) for shard in shards)
+        else _nothing
+    )
+
+
+def _is_quiet(client: StateClient, shard: int, after: int, upto: int) -> bool:
+    """Whether the records beyond ``after`` to ``upto`` change nothing but the time."""
+    if not 0 <= upto - after <= _QUIET_RECORDS:
+        return False
+    log: Log = client.spaces[shard].log  # type: ignore[attr-defined]  # every space whose reads are not strong has one
+    while after < upto:
+        entries = log.read(after + 1)
+        if not entries:
+            return False
+        for entry in entries:
+            if entry.offset > upto:
+                break
+            try:
+                record = decode_record(entry.data)
+            except (CorruptRecord, UnknownFormat):
+                return False
+            if entry.offset != after + 1 or any(op.fold != system.SYSTEM_FOLD for op in record.ops):
+                return False
+            after = entry.offset
+    return True
+
+
+def _view_from(client: StateClient, shard: int, offset: int) -> Any:
+    """A view that shows at least this offset, which was reached."""
+    space = client.spaces[shard]
+    if takes_needs(space):
+        return space.view(need=Need(offset, timeout=client.read_time()))
+    return space.view()
 
 
 class _Hold:
@@ -164,7 +246,9 @@ class _Hold:
         """Pin every shard; the offsets, or none and what to do before the next try."""
         client = self._client
         with ExitStack() as stack:
-            views = [stack.enter_context(self._view(shard)) for shard in self._shards]
+            views = [
+                stack.enter_context(_view_from(client, shard, self._offsets[shard])) for shard in self._shards
+            ]
             offsets = {shard: view.offset for shard, view in enumerate(views)}
             undone = _undone(views)
             if undone:
@@ -202,13 +286,6 @@ class _Hold:
             client.spaces[shard].pause(pause_s * (0.5 + client.env.token(1)[0] / 256))
             pause_s = min(2 * pause_s, _PAUSE_S_MAX)
 
-    def _view(self, shard: int) -> Any:
-        space = self._client.spaces[shard]
-        if takes_needs(space):
-            need = Need(self._offsets[shard], timeout=self._client.read_time())
-            return space.view(need=need)
-        return space.view()
-
     def _release(self, shard: int) -> bool:
         with suppress(OnefoldError):
             deadline = max(self._deadline, self._client.env.boot_s() + config.RELEASE_S)
@@ -229,7 +306,7 @@ class _Claim:
         if not self._id:
             self._id = self._client.env.token(16).hex()
             span = Span(CLAIM, b"", b"\xff", UNREAD)
-            with suppress(OnefoldError):  # opened read-only: then it is a matter of tries
+            with suppress(OnefoldError):
                 _submit(self._client, 0, _prepare(self._client, self._id, (0,), (span,)), self._deadline)
 
     def __enter__(self) -> Self:

@@ -50,7 +50,8 @@ class Transaction:
     on what it reads there before it has committed.
 
     One that is ``read_only`` reads one moment of the whole space, that of its first read, over all shards. It never raises
-    Conflict, whatever others write. What was acknowledged before it began is in it.
+    Conflict, whatever others write. What was acknowledged before it began is in it. On a connection that was itself opened
+    read-only it cannot hold up writers, so where they write all the time its first read raises Unavailable.
 
     Leaving the block may also raise: TransactionError (open for longer than ``config.TRANSACTION_AGE_S``), TooOld, InvalidValue
     (an increment of what is no number), Unavailable, all definite; AppendUnknown and Timeout as their ``definite`` says.
