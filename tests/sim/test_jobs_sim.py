@@ -71,9 +71,11 @@ def hands_out_done_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A late result leaves its task in the queue."""
     finish = RunEdit.finish
 
-    def planted(self: RunEdit, stage: int, index: int, task: TaskState, result: Result) -> None:
+    def planted(
+        self: RunEdit, stage: int, index: int, task: TaskState, result: Result, letters_max: int
+    ) -> None:
         queued = None if task.claims else rows.queue_key(self.run, task.queue, stage, index)
-        finish(self, stage, index, task, result)
+        finish(self, stage, index, task, result, letters_max)
         if queued is not None:
             self.store.put(rows.OPEN, queued, b"")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onefold.errors import InvalidValue
 from onefold.state import stream_frames
+from onefold.state.exact_columns import exactly, series_of
 from onefold.state.keys import decode_key
 from onefold.state.stream_frames import RECORDS
 from onefold.state.stream_layout import Layout
@@ -41,21 +42,36 @@ def frames(layout: Layout, spans: Mapping[int, tuple[int, int]]) -> Iterator[pl.
             yield rows.take()
 
 
-def together(found: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """One frame of all. Raises InvalidValue when a column's types do not go together."""
+def together(stream: str, found: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """One frame of all. Raises InvalidValue when a column's types do not go together without changing a value."""
     import polars as pl
 
     parts = list(found)
     if not parts:
         return pl.DataFrame(schema=_own_schema())
     try:
-        whole = pl.concat(parts, how="diagonal_relaxed")
-        own = list(_own_schema())
-        return whole.select(pl.exclude(own), *own)
+        schema = pl.concat([part.clear() for part in parts], how="diagonal_relaxed").schema
     except pl.exceptions.PolarsError as error:
         raise InvalidValue(
-            f"the records' columns do not fit together: {error}. Use read_frames, or read, and bring them into one form"
+            f"the columns of stream {stream!r} do not fit together: {error}. "
+            f"Use read_frames, or read, and bring them into one form"
         ) from None
+    fitted = []
+    for part in parts:
+        columns = []
+        for column in part:
+            wide = exactly(column, schema[column.name])
+            if wide is None:
+                types = (frame.schema.get(column.name, column.dtype) for frame in parts)
+                other = next(dtype for dtype in types if dtype != column.dtype)
+                raise InvalidValue(
+                    f"column {column.name!r} of stream {stream!r} is {column.dtype} in some records and {other} in others; "
+                    f"no type holds the values of both. Use read_frames, or read, and bring them into one form"
+                )
+            columns.append(wide)
+        fitted.append(part.with_columns(columns))
+    whole = pl.concat(fitted, how="diagonal")
+    return whole.select(pl.exclude(list(_own_schema())), *_own_schema())
 
 
 def _own_schema() -> dict[str, Any]:
@@ -127,7 +143,7 @@ class _Rows:
             for name, values in columns.items():
                 values.append(row.get(name))
         try:
-            series = [pl.Series(name, values, strict=True) for name, values in columns.items()]
+            series = [series_of(name, values) for name, values in columns.items()]
         except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
             raise InvalidValue(
                 f"{where} hold values of several types in one column: {error}. Use read"

@@ -210,9 +210,13 @@ class Stream(Generic[T]):
         partitions: int | Collection[int] | None = None,
         consistency: Consistency | None = None,
     ) -> pl.DataFrame:
-        """What ``read_frames`` gives, in one frame; a column that some records do not have is null there."""
+        """What ``read_frames`` gives, in one frame; a column that some records do not have is null there.
+
+        A column whose types differ gets one that holds all its values as they are: whole numbers a wider one, numbers beside
+        floats a float. Raises InvalidValue where there is none, and as ``read``.
+        """
         return stream_batches.together(
-            self.read_frames(start, partitions=partitions, consistency=consistency)
+            self.name, self.read_frames(start, partitions=partitions, consistency=consistency)
         )
 
     def positions(self, consistency: Consistency | None = None) -> dict[int, tuple[int, int]]:
