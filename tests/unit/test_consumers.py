@@ -364,3 +364,39 @@ def test_bad_arguments_are_told(db):
             tx.commit(consumer)
     with pytest.raises(of.SpaceError, match="closed"):
         consumer.commit()
+
+
+class Interposed(dict):
+    """Lets something happen in another thread right after a look."""
+
+    def __init__(self, known, then):
+        super().__init__(known)
+        self.then = then
+
+    def get(self, key, default=None):
+        found = super().get(key, default)
+        then, self.then = self.then, None
+        if then is not None:
+            thread = threading.Thread(target=then)
+            thread.start()
+            thread.join(0.3)  # it may have to wait until the look is over
+            self.thread = thread
+        return found
+
+
+def test_what_is_given_while_another_thread_commits_counts_as_given():
+    """As an event loop does, which gives what was found while a task's commit is in a thread."""
+    with of.connect("memory://") as db:
+        s = db.stream("s", partitions=1)
+        s.append_many(["a", "b", "c"])
+        with s.consumer("g", timeout=SILENCE) as consumer:
+            assert next(consumer).value == "a" and consumer.poll()
+            given = []
+            consumer._next = Interposed(consumer._next, lambda: given.append(consumer.give()))
+            consumer.commit()
+            consumer._next.thread.join(10)
+            assert [record.value for record in given] == ["b"] and consumer.committed == {0: 1}
+            consumer.commit()
+            assert consumer.committed == {0: 2}
+            consumer.rewind()
+            assert values(consumer) == ["c"]

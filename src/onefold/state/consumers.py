@@ -85,6 +85,8 @@ class Consumer(Generic[T]):
         """Partition and offset of a record that raised."""
         self._mutex = threading.Lock()
         """Held over every change of the share and of what is committed; not while it waits."""
+        self._giving = threading.Lock()
+        """Held over every change of what was given, for no longer than that: an event loop gives while another thread commits."""
         self._join()
 
     # -- iterating
@@ -130,14 +132,13 @@ class Consumer(Generic[T]):
 
     def give(self) -> StreamRecord[T] | None:
         """The record that ``poll`` has found; from now on it counts as given. None when it is no longer the next one."""
-        record, offsets = self._ahead, self._next
-        if record is None or self._pending is not None or self._rewind_next:
-            return None
-        if offsets.get(record.partition) != record.offset:
-            return None
-        self._ahead = None
-        offsets[record.partition] = record.offset + 1
-        self._given.add(record.partition)
+        with self._giving:
+            record = self._ahead
+            if record is None or self._pending is not None or self._rewind_next or not self._is_next(record):
+                return None
+            self._ahead = None
+            self._next[record.partition] = record.offset + 1
+            self._given.add(record.partition)
         record.tagged(self._layout.tag)
         return record
 
@@ -150,8 +151,9 @@ class Consumer(Generic[T]):
             if unreadable is None or self._next.get(unreadable[0]) != unreadable[1]:
                 return False
             partition, offset = unreadable
-            self._next[partition] = offset + 1
-            self._given.add(partition)
+            with self._giving:
+                self._next[partition] = offset + 1
+                self._given.add(partition)
             self._round = iter(())
             return True
 
@@ -238,8 +240,10 @@ class Consumer(Generic[T]):
         if row is None or not self._committed:
             return
         heads, _ = self._layout.heads(self._committed)
-        self._next = start_offsets(self._layout, start, heads, row.partitions, whole=True)
-        self._given.update(self._next)
+        offsets = start_offsets(self._layout, start, heads, row.partitions, whole=True)
+        with self._giving:
+            self._next = offsets
+            self._given.update(offsets)
         self._round = iter(())
 
     def close(self) -> None:
@@ -295,21 +299,22 @@ class Consumer(Generic[T]):
         reading."""
         if share is None:
             return
-        old_next, old_committed, given = self._next, self._committed, self._given
-        self._committed = dict(share.committed)
-        self._round = iter(())
         row = self._layout.find()
         heads = {} if row is None else self._layout.kept(row, share.committed)
-        self._next = {}
-        self._given = set()
-        for partition, committed in share.committed.items():
-            stays = not fresh and old_committed.get(partition) == committed
-            if stays:
-                self._next[partition] = old_next[partition]
-                self._given |= given & {partition}
-            else:
-                self._next[partition] = heads[partition].first if committed == _NONE else committed
-        self._lost = not fresh and (self._lost or bool(given - self._given))
+        with self._giving:
+            old_next, old_committed, given = self._next, self._committed, self._given
+            self._committed = dict(share.committed)
+            self._round = iter(())
+            self._next = {}
+            self._given = set()
+            for partition, committed in share.committed.items():
+                stays = not fresh and old_committed.get(partition) == committed
+                if stays:
+                    self._next[partition] = old_next[partition]
+                    self._given |= given & {partition}
+                else:
+                    self._next[partition] = heads[partition].first if committed == _NONE else committed
+            self._lost = not fresh and (self._lost or bool(given - self._given))
 
     # -- rounds
 
@@ -365,11 +370,12 @@ class Consumer(Generic[T]):
             # Iteration rewinds, not this: whoever commits again without going on must be told again.
             self._rewind_next = True
             raise _rebalanced(self._group, self._layout.name)
-        moves = tuple(
-            (partition, self._committed[partition], self._next[partition])
-            for partition in sorted(self._given)
-            if self._committed[partition] != self._next[partition]
-        )
+        with self._giving:
+            moves = tuple(
+                (partition, self._committed[partition], self._next[partition])
+                for partition in sorted(self._given)
+                if self._committed[partition] != self._next[partition]
+            )
         if not moves:
             return None
         return CommitOffsets(
@@ -377,10 +383,11 @@ class Consumer(Generic[T]):
         )
 
     def _note_committed(self, offsets: Mapping[int, int]) -> None:
-        for partition, offset in offsets.items():
-            self._committed[partition] = offset
-            if self._next.get(partition) == offset:
-                self._given.discard(partition)
+        with self._giving:
+            for partition, offset in offsets.items():
+                self._committed[partition] = offset
+                if self._next.get(partition) == offset:
+                    self._given.discard(partition)
 
     def _is_done(self) -> bool:
         """Whether a transaction that was to commit offsets is known to have done so."""
