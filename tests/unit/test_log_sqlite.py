@@ -242,3 +242,71 @@ def test_a_listener_that_cannot_write_still_waits(tmp_path):
     listener.poke()
     assert listener.wait(5)
     listener.close()
+
+
+# -- waiting
+
+
+class Counted(SqliteLog):
+    """Counts how often the end of the file is read by those who wait."""
+
+    looks = 0
+
+    @property
+    def last(self):
+        if threading.current_thread().name == "waiter":
+            self.looks += 1
+        return super().last
+
+
+def queued(log, many):
+    while len(log._changed._waiting) < many:
+        threading.Event().wait(0.001)
+
+
+def wait_for(log, waiters, rounds, commit):
+    """Each waits for every record; how often they looked into the file."""
+    found = []
+
+    def wait():
+        at = 0
+        for _ in range(rounds):
+            at = log.wait(at, 30)
+            found.append(at)
+
+    threads = [threading.Thread(target=wait, name="waiter") for _ in range(waiters)]
+    for thread in threads:
+        thread.start()
+    for number in range(rounds):
+        queued(log, waiters)
+        commit(number)
+        while len(found) < waiters * (number + 1):
+            threading.Event().wait(0.001)
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == sorted(list(range(1, rounds + 1)) * waiters)
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_those_who_wait_read_the_file_once_a_wait_whoever_commits(tmp_path, foreign):
+    with closing(Counted(tmp_path)) as log, closing(SqliteLog(tmp_path)) as other:
+        log.wait(0, 0.001)  # the watch begins
+        writer = other if foreign else log
+        wait_for(log, 8, 10, lambda number: writer.append(b"%d" % number))
+        assert log.looks <= 8 * 10 + 8, "one each when the wait begins; a few are woken by an older commit"
+
+
+def test_one_that_is_woken_by_an_older_offset_looks_into_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "WAKE_POLL_S", 60)  # no look by the watch comes in time
+    with closing(SqliteLog(tmp_path)) as log:
+        log.append(b"1")
+        found = []
+        waiter = threading.Thread(target=lambda: found.append(log.wait(1, 40)))
+        waiter.start()
+        queued(log, 1)
+        with log.appending() as con:
+            log.append_in(con, b"2", 1)
+        log._seen = 0  # set by a thread that had compared it before the other one set it
+        log.announce(1)
+        waiter.join(20)
+        assert found == [2]

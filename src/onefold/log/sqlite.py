@@ -64,6 +64,9 @@ class SqliteLog:
         self._watcher: threading.Thread | None = None
         self._listener: Listener | None = None
         self._closing = False
+        self._seen = 0
+        """An offset that is in the file. Those who wait compare it, instead of all of them reading the file after each commit.
+        Set before they are woken; it may be smaller than what another thread has just set, and then they read the file."""
         wake = self.file.directory / "wake"
         if not self.file.read_only:
             try:
@@ -145,22 +148,34 @@ class SqliteLog:
 
     def wait(self, after: int, timeout: float | None) -> int:
         try:
-            last = [self.last]
-            if last[0] > after or (timeout is not None and timeout <= 0):
-                return last[0]
-            if self._watcher is None:
+            was_watched = self._watcher is not None
+            last = self.last
+            if last > after or (timeout is not None and timeout <= 0):
+                return last
+            if not was_watched:
                 undisturbed(self._watch)
             # What is committed from here on is noticed; looking again finds what came before the watch began.
-            self._changed.wait_for(lambda: self._closing or self._look(last) > after, timeout)
-            return last[0]
+            news = _News(self, after, looks=not was_watched)
+            self._changed.wait_for(news.are_there, timeout)
+            return max(last, news.last)
         except SpaceError:
             if self._closing:
                 return after
             raise
 
-    def _look(self, last: list[int]) -> int:
-        last[0] = self.last
-        return last[0]
+    def note_seen(self, last: int) -> None:
+        """What waits shall know that this offset is in the file. Wake it afterwards."""
+        self._seen = max(self._seen, last)
+
+    @property
+    def seen(self) -> int:
+        """An offset that is in the file, perhaps not the last."""
+        return self._seen
+
+    @property
+    def closing(self) -> bool:
+        """Whether it is being closed, or is."""
+        return self._closing
 
     def trim(self, before: int) -> None:
         before = min(before, self.last + 1)
@@ -216,6 +231,7 @@ class SqliteLog:
     def announce(self, last: int) -> None:
         """Wake who waits, in this process and in others, after a commit."""
         self.file.note_tip(last)
+        self.note_seen(last)
         self._changed.notify()
         self._bell.ring()
 
@@ -246,8 +262,34 @@ class SqliteLog:
                 continue
             if last > seen:
                 seen = last
+                self.note_seen(last)
                 self._changed.notify()
         listener.close()
+
+
+class _News:
+    """What one waiter looks for."""
+
+    __slots__ = ("_after", "_asked", "_log", "_looks", "last")
+
+    def __init__(self, log: SqliteLog, after: int, *, looks: bool) -> None:
+        """``looks``: whether to read the file at once."""
+        self._log = log
+        self._after = after
+        self._looks = looks
+        self._asked = 0
+        self.last = 0
+        """The last offset that is known."""
+
+    def are_there(self) -> bool:
+        """Whether there is a record beyond the offset, or never will be. For ``Waiters.wait_for``, which asks at first, after it
+        has queued up, when it is woken, after it has queued up again, and so on."""
+        self._asked += 1
+        self.last = self._log.seen
+        woken = self._asked > 1 and self._asked % 2
+        if self.last <= self._after and (woken or self._looks) and not self._log.closing:
+            self.last, self._looks = self._log.last, False
+        return self.last > self._after or self._log.closing
 
 
 def note_untrusted(con: apsw.Connection, schema: str, offsets: Iterable[int]) -> None:
