@@ -101,6 +101,16 @@ class Consumer(Generic[T]):
         first that is left. InvalidValue for a record that cannot be read: ``skip()`` passes it. Iteration may be continued after
         any error.
         """
+        with self._mutex:  # one that is at hand, as nearly all are
+            if not (self._closed or self._rewind_next) and self._ahead is None and self._pending is None:
+                self._keep_share()
+                record = self._ahead = self._read_next()
+                if record is not None and self._next.get(record.partition) == record.offset:
+                    self._ahead = None
+                    self._next[record.partition] = record.offset + 1
+                    self._given.add(record.partition)
+                    record.tagged(self._layout.tag)
+                    return record
         while True:
             if not self.poll():
                 raise StopIteration
@@ -322,17 +332,21 @@ class Consumer(Generic[T]):
         """Have the record that comes next, and None; or what was seen, when there is none."""
         while True:
             self._keep_share()
-            try:
-                self._ahead = next(self._round, None)
-            except InvalidValue as error:
-                if error.partition is not None and error.offset is not None:
-                    self._unreadable = error.partition, error.offset
-                raise
+            self._ahead = self._read_next()
             if self._ahead is not None:
                 return None
             seen = self._begin_round()
             if seen is not None:
                 return seen
+
+    def _read_next(self) -> StreamRecord[Any] | None:
+        """The next one of the round, if there is one."""
+        try:
+            return next(self._round, None)
+        except InvalidValue as error:
+            if error.partition is not None and error.offset is not None:
+                self._unreadable = error.partition, error.offset
+            raise
 
     def _is_next(self, record: StreamRecord[Any] | None) -> bool:
         """Whether it is what follows what was given. Not after a rewind, or when its partition was lost."""
