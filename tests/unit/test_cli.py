@@ -104,6 +104,7 @@ def test_the_space_comes_from_the_option_the_environment_or_the_folder(space: Pa
             "exact": True,
             "key_columns": ["line"],
             "value_columns": ["n", "longest"],
+            "error": None,
         }
     ]
 

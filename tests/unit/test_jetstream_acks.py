@@ -5,6 +5,7 @@ import json
 import pytest
 
 from onefold.errors import AppendUnknown, OnefoldError, SpaceError, TooLarge, Unavailable
+from onefold.log.api import NoRoom
 from onefold.log.jetstream.acks import offset_of
 from onefold.log.jetstream.message import Msg
 
@@ -31,8 +32,8 @@ def test_an_acknowledgement() -> None:
         (refusal(10054), TooLarge),
         (refusal(10060), SpaceError),
         (refusal(10039), SpaceError),
-        (refusal(10002), Unavailable),
-        (refusal(10023), Unavailable),
+        (refusal(10002), NoRoom),
+        (refusal(10023), NoRoom),
     ],
 )
 def test_definite_refusals(given: Msg, raised: type[OnefoldError]) -> None:
