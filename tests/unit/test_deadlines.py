@@ -1,6 +1,7 @@
 """One deadline through a write: what leaves in time, what is tried again, and what leaves in doubt."""
 
 import asyncio
+import random
 import threading
 
 import pytest
@@ -185,6 +186,43 @@ def test_a_leader_takes_nobody_along_who_has_much_more_time():
     for thread in (first, short, patient):
         thread.join()
     assert len(held.log.asked) == 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_those_with_more_time_lead_next_and_together(seed):
+    """Nobody is passed over by more than one append, however many with little time come meanwhile."""
+    held = Held()
+    first = held.start(b"first", SOON_S)
+    assert held.begun.wait(SOON_S)
+    gates = [(threading.Event(), threading.Event()) for _ in range(2)]
+    held.log.script = [lambda _, gate=gate: (gate[0].set(), gate[1].wait(SOON_S)) for gate in gates]
+    waiting, threads = held.space._appender._waiting, [first]
+
+    def queue_up(name, seconds):
+        before = len(waiting)
+        threads.append(held.start(name, seconds))
+        until(lambda: len(waiting) == before + 1)
+
+    queue_up(b"short 0", SOON_S / 3)
+    rest = [(b"patient %d" % number, SOON_S) for number in range(8)]
+    rest += [(b"short %d" % number, SOON_S / 3) for number in range(1, 5)]
+    random.Random(seed).shuffle(rest)
+    for name, seconds in rest:
+        queue_up(name, seconds)
+    held.go.set()
+    assert gates[0][0].wait(SOON_S)  # one with little time leads
+    for number in range(5, 9):
+        queue_up(b"short %d" % number, SOON_S / 3)  # more of those come
+    gates[0][1].set()
+    assert gates[1][0].wait(SOON_S)
+    gates[1][1].set()
+    for thread in threads:
+        thread.join()
+    assert len(held.log.asked) == 3
+    assert all(b"short %d" % number in held.log.asked[1] for number in range(5))
+    assert not any(b"patient" in data for data in held.log.asked[:2])
+    assert all(b"patient %d" % number in held.log.asked[2] for number in range(8))
+    assert all(b"short %d" % number in held.log.asked[2] for number in range(5, 9))
 
 
 # -- calls of many steps
