@@ -12,9 +12,11 @@ from onefold.db import Database
 from onefold.env import SYSTEM, SeededEnv
 from onefold.fold.log_space import LogSpace
 from onefold.log.memory import MemoryLog
-from onefold.state import queue_ops
+from onefold.state import queue_ops, rows, shard_fold
 from onefold.state.client import StateClient
 from onefold.state.fold import StateFold
+from onefold.state.keys import encode_key, shard_of
+from onefold.state.ops import Put
 from onefold.state.sharded import ShardPart, commit_over_shards
 from onefold.state.time_limits import limited
 from onefold.testing.ledger import Ledger, entry
@@ -269,9 +271,6 @@ def test_a_transaction_over_shards_has_one_deadline(fails_in):
     logs, spaces, timeout = database(env, (), shards=3)
     client = StateClient(spaces, timeout=timeout)
     logs[fails_in].script = [no_leader] * 100_000
-    from onefold.state.keys import encode_key, shard_of
-    from onefold.state.ops import Put
-
     parts = {}
     for number in range(100):
         key = encode_key(number)
@@ -281,6 +280,34 @@ def test_a_transaction_over_shards_has_one_deadline(fails_in):
         commit_over_shards(client, parts)
     assert caught.value.definite
     assert env.boot_s() - began <= timeout + 4 * config.RELEASE_S
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_decision_at_the_last_moment_is_carried_out_or_ruled_out(answered):
+    env = SeededEnv(1)
+    logs, spaces, timeout = database(env, (), shards=3)
+    client = StateClient(spaces, timeout=timeout)
+    keys = [next(encode_key(n) for n in range(100) if shard_of(encode_key(n), 3) == at) for at in range(3)]
+    parts = {at: ShardPart((), (), (Put("m", ((key, b"\x01"),)),)) for at, key in enumerate(keys)}
+
+    def late(data):
+        env.advance(timeout + 1)
+        if not answered:
+            lost(data)
+
+    client.spaces[0].barrier()  # what comes with the first record is over
+    logs[0].script = [None, late]  # the vote of the home shard, and the decision
+    if answered:
+        commit_over_shards(client, parts)
+    else:
+        with pytest.raises(of.OnefoldError) as caught:
+            commit_over_shards(client, parts)
+        assert caught.value.definite, "it was settled that it did not happen"
+    for space, key in zip(spaces, keys, strict=True):
+        space.barrier()
+        with space.view() as view:
+            assert not shard_fold.is_any_prepared(view)
+            assert (view.get(rows.map_table("m"), key) is not None) == answered
 
 
 def test_leases_of_a_dead_worker_end_in_few_records(memory_queue_of_a_dead_worker):

@@ -197,12 +197,12 @@ class Coordinator:
         client.session.observe(home, decided.offset)
         for shard in self._others:
             with suppress(OnefoldError):
-                done[shard] = self._append(shard, Resolve(self._id, commit=True))[0]
+                done[shard] = self._append(shard, Resolve(self._id, commit=True), grace_s=config.RELEASE_S)[0]
         last: tuple[StateOp, ...] = (Resolve(self._id, commit=True),)
         if len(done) == len(self._others):
             last = (*last, Forget(self._id))
         with suppress(OnefoldError):
-            done[home] = self._append(home, *last)[0]
+            done[home] = self._append(home, *last, grace_s=config.RELEASE_S)[0]
         with suppress(OnefoldError):
             recovery.sweep(client, home)
         return {shard: self._committed(shard, done.get(shard)) for shard in sorted(self._parts)}
