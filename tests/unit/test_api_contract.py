@@ -259,7 +259,7 @@ def test_progress_while_tasks_fail_and_are_tried_again(db: of.Database, source: 
     def sometimes(record: dict[str, str]) -> dict[str, str]:
         if not marker.exists():
             marker.touch()
-            raise RuntimeError("the first time only")
+            raise ConnectionError("the first time only")
         return record
 
     run = db.read_text(source).map(sometimes).into("t").run(progress=False, workers=1)

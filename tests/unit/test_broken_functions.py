@@ -206,9 +206,73 @@ def test_a_job_that_fails_stops_at_its_first_record(db: of.Database, tmp_path: P
     with pytest.raises(JobFailed, match="no ") as caught:
         job.into("t").run(progress=False, workers=1)
     assert caught.value.record is not None and "line " in str(caught.value.location)
-    assert calls() <= 4, "the first record of a task or two, and once more"
+    assert calls() <= 2, "the first record of a task or two"
     (run,) = db.runs(table="t")
-    assert 1 <= len(run.errors()) <= 4 and run.errors().complete
+    assert 1 <= len(run.errors()) <= 2 and run.errors().complete
+    assert run.progress().retried == 0
+
+
+@pytest.mark.parametrize("step", ["map", "map_batches", "reduce"])
+def test_a_function_is_not_tried_again(db: of.Database, tmp_path: Path, step: str) -> None:
+    (tmp_path / "in.txt").write_text("one\n")
+    mark = tmp_path / "calls"
+
+    def once(*given: Any) -> Any:
+        with mark.open("a") as file:
+            file.write("x")
+        if step == "map_batches" or mark.stat().st_size > 1:
+            raise ValueError("no")
+        raise RuntimeError("the first time")
+
+    rows = db.read_text(tmp_path / "in.txt")
+    if step == "reduce":
+        with pytest.raises(JobFailed):
+            db.map_reduce(
+                rows,
+                map=lambda record: [(record["line"], 1)],
+                reduce=once,
+                into="t",
+                workers=1,
+            ).result()
+    else:
+        job = rows.map(once) if step == "map" else rows.map_batches(once)
+        with pytest.raises(JobFailed):
+            job.into("t").run(progress=False, workers=1)
+    (run,) = db.runs(table="t")
+    assert (run.progress().failed, run.progress().retried) == (1, 0)
+    # A batch is tried once more in the same attempt, to tell which of its records it is.
+    assert mark.stat().st_size <= (2 if step == "map_batches" else 1)
+
+
+@pytest.mark.parametrize("kind", [MemoryError, ConnectionError, TimeoutError])
+@pytest.mark.parametrize("step", ["map", "map_batches", "reduce"])
+def test_what_may_pass_is_tried_again(
+    db: of.Database, tmp_path: Path, step: str, kind: type[BaseException]
+) -> None:
+    (tmp_path / "in.txt").write_text("one\n")
+    mark = tmp_path / "calls"
+
+    def twice(*given: Any) -> Any:
+        with mark.open("a") as file:
+            file.write("x")
+        if mark.stat().st_size <= (4 if step == "map_batches" else 2):
+            raise kind("for a moment")
+        return 1 if step == "reduce" else given[0]
+
+    rows = db.read_text(tmp_path / "in.txt")
+    if step == "reduce":
+        run = db.map_reduce(
+            rows,
+            map=lambda record: [(record["line"], 1)],
+            reduce=twice,
+            into="t",
+            workers=1,
+        )
+        run.wait()
+    else:
+        job = rows.map(twice) if step == "map" else rows.map_batches(twice)
+        run = job.into("t").run(progress=False, workers=1)
+    assert run.state == "done" and run.progress().failed == 2
 
 
 def test_a_function_that_fails_in_passing_gets_another_call(db: of.Database, tmp_path: Path) -> None:

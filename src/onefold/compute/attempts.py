@@ -13,7 +13,7 @@ import msgspec
 from onefold import config
 from onefold.compute import publishing, reachable
 from onefold.compute.blobs import BlobMissing, BlobsUnavailable
-from onefold.compute.failures import failure_of, of_machine
+from onefold.compute.failures import failure_of, is_passing, of_machine
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.read_rows import RunRow
 from onefold.compute.jobs.retention import ALL_LETTERS_VERSION
@@ -97,7 +97,8 @@ class Attempts:
         except OnefoldError as error:
             if stopping():  # it is closing that the task met, nothing of its own
                 return [ops.Release(*at)]
-            return [ops.Failed(*at, Failure(message=str(error), kind=type(error).__name__, final=True))]
+            final = not is_passing(error)
+            return [ops.Failed(*at, Failure(message=str(error), kind=type(error).__name__, final=final))]
         except OSError as error:
             if stopping():
                 return [ops.Release(*at)]
@@ -111,7 +112,7 @@ class Attempts:
         ) as error:  # of Polars, of a library, of ours: the run ends with it, and says what it was
             if stopping():
                 return [ops.Release(*at)]
-            return [ops.Failed(*at, failure_of(error, final=True))]
+            return [ops.Failed(*at, failure_of(error, final=not is_passing(error)))]
         if len(result.dead) > config.DEAD_LETTERS_KEPT_BEFORE_MAX:
             # Where programs of an earlier release have the space open, the first ones alone are kept, as they fold it.
             with suppress(OnefoldError):
@@ -148,12 +149,8 @@ class Attempts:
         return result
 
     def _judged(self, failure: Failure, assignment: ops.Assignment) -> Failure:
-        """The failure, final when a record has broken the task for the second time.
-
-        Once is forgiven, for a function that met a passing trouble. More attempts are for processes that die, blobs and files.
-        """
-        again = assignment.attempt > 1 or self._row.max_attempts == 1
-        if not again or failure.died or failure.location is None:
+        """The failure, final with the last attempt when its record is known: there is nothing to isolate any more."""
+        if assignment.attempt < self._row.max_attempts or failure.died or failure.location is None:
             return failure
         return msgspec.structs.replace(failure, final=True)
 

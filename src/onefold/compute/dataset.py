@@ -314,7 +314,7 @@ class PreparedJob:
         ``workers``: processes and threads of this program that work on it (None: by the machine's cores; 0:
         none, other processes do). ``seed``: of the dispatch order. ``target_splits``: about how many tasks to
         cut the input into.
-        ``on_error``: a record that fails twice fails the job, or with ``"skip"`` it is kept aside in
+        ``on_error``: a record for which a function raises fails the job, or with ``"skip"`` it is kept aside in
         ``run.dead_letters()``.
         ``max_attempts``: how often a task is tried whose process dies, or that cannot read its input.
         """

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import onefold
 from onefold.compute.stages import DeadLetter, Failure
-from onefold.errors import InvalidArgument, InvalidPlan, InvalidValue, OnefoldError
+from onefold.errors import InvalidArgument, InvalidPlan, InvalidValue, OnefoldError, Unavailable
 
 MESSAGE_CHARS_MAX: Final = 1_000
 RECORD_CHARS_MAX: Final = 2_000
@@ -41,12 +41,16 @@ class RecordError(Exception):
 
 
 class LocatedError(Exception):
-    """The record that breaks a task has been found; ``letter`` says which and why."""
+    """The record that breaks a task has been found; ``letter`` says which and why.
 
-    def __init__(self, letter: DeadLetter, kind: str) -> None:
+    ``passing``: what it met may be gone at the next attempt.
+    """
+
+    def __init__(self, letter: DeadLetter, kind: str, *, passing: bool = False) -> None:
         super().__init__(letter.error)
         self.letter = letter
         self.kind = kind
+        self.passing = passing
 
 
 def cut(text: str, chars_max: int) -> str:
@@ -139,13 +143,16 @@ def of_machine(error: OSError) -> str:
 def failure_of(error: BaseException, *, final: bool = False) -> Failure:
     """What the log is told of this exception.
 
-    It is final, whatever is asked, where trying again or looking for the record cannot help: a broken file, a full disk.
+    It is final, whatever is asked, where trying again or looking for the record cannot help: a broken file, a full disk, a
+    function that raised for a record. Memory that runs out never is: another machine may have more.
     """
     if isinstance(error, OSError) and not isinstance(error, OnefoldError) and error.errno in _DISK_FULL:
         return Failure(message=of_machine(error), final=True, kind=type(error).__name__)
     final = final or isinstance(error, InvalidArgument | InvalidPlan | InvalidValue)
     if isinstance(error, LocatedError):
         letter = error.letter
+        passing = error.passing or (error.__context__ is not None and is_passing(error.__context__))
+        final = final or not passing
         return Failure(
             message=letter.error,
             traceback=letter.traceback,
@@ -165,6 +172,11 @@ def failure_of(error: BaseException, *, final: bool = False) -> Failure:
         final=final,
         kind=type(error).__name__,
     )
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether this is a trouble of the machine, a file, a store or the network, which may be gone at the next attempt."""
+    return isinstance(cause_of(error), MemoryError | OSError | Unavailable)
 
 
 def cause_of(error: BaseException) -> BaseException:

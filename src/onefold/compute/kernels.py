@@ -18,7 +18,15 @@ import msgspec
 from onefold import config
 from onefold.compute import frames, joins, outputs, shuffle
 from onefold.compute.blobs import BlobMissing, BlobStore, BlobsUnavailable
-from onefold.compute.failures import LocatedError, RecordError, cause_of, failure_of, letter_of, safe_repr
+from onefold.compute.failures import (
+    LocatedError,
+    RecordError,
+    cause_of,
+    failure_of,
+    is_passing,
+    letter_of,
+    safe_repr,
+)
 from onefold.compute.pipeline import Pipeline, apply_lazy, raise_letter
 from onefold.compute.plan import PythonNode
 from onefold.compute.python_steps import MAP_BATCH_ROWS, Values, records_of
@@ -110,7 +118,7 @@ def count_rows(spec: TaskSpec, blobs: BlobStore) -> int:
     except (BlobMissing, BlobsUnavailable):
         raise
     except BaseException as error:
-        raise TaskError(failure_of(error, final=True)) from error
+        raise TaskError(failure_of(error, final=not is_passing(error))) from error
 
 
 def peek(spec: TaskSpec, blobs: BlobStore, row: int) -> tuple[str, str]:
@@ -317,16 +325,26 @@ class _Run:
         locate = self.locator(chunk)
         if isinstance(error, RecordError) and error.row is not None:
             raise LocatedError(
-                letter_of(error, locate(chunk.first + error.row)), type(cause_of(error)).__name__
+                letter_of(error, locate(chunk.first + error.row)),
+                type(cause_of(error)).__name__,
+                passing=is_passing(error),
             )
-        for _ in pipeline.run_tracked(
-            chunk.frame, chunk.first, locate, raise_letter, _ignore, stop_at_first=True
-        ):
-            pass
+        try:
+            for _ in pipeline.run_tracked(
+                chunk.frame, chunk.first, locate, raise_letter, _ignore, stop_at_first=True
+            ):
+                pass
+        except LocatedError as located:
+            located.passing = is_passing(error)
+            raise
         several = (
             f" (or one of the {chunk.frame.height - 1} records after it)" if chunk.frame.height > 1 else ""
         )
-        raise LocatedError(letter_of(error, locate(chunk.first) + several), type(cause_of(error)).__name__)
+        raise LocatedError(
+            letter_of(error, locate(chunk.first) + several),
+            type(cause_of(error)).__name__,
+            passing=is_passing(error),
+        )
 
     def _nothing(self, pipeline: Pipeline, collector: outputs.Collector) -> None:
         """An input without a record: its columns still say what the output's are."""

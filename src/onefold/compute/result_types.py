@@ -2,18 +2,29 @@
 
 Where functions make the rows, their types are found from values, task by task. A table whose tasks do not fit together
 could never be read, so the task that does not fit fails, and the run with it: as it would if all rows were in one task.
+
+Two processes may finish tasks at the same time, each before the other's result is on the log. So types are announced before
+they are compared, once for all tasks that give the same, and results are recorded after that: of two announcements one comes
+later on the log, and the process that made it sees the other. An announcement is an ``Unfit`` of no node; it moves nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from onefold import config
 from onefold.compute import outputs
 from onefold.compute.blobs import BlobMissing
 from onefold.compute.common_types import common_schema
-from onefold.compute.jobs import state
+from onefold.compute.jobs import ops, state
+from onefold.compute.results import data_types
 from onefold.compute.tasks import has_python
+from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
     from onefold.compute.engine import Engine
@@ -39,13 +50,26 @@ class ResultTypes:
         if not has_python(self._stored.stages[stage]):
             return
         with self._lock:
-            self._follow()
             mine = self._of(stage, result)
-            self._types[stage] = common_schema([self._types.get(stage, {}), mine])
+            self._announce(stage, mine)
+            announced = self._follow().get(stage, {})
+            self._types[stage] = common_schema([self._types.get(stage, {}), announced, mine])
 
-    def _follow(self) -> None:
+    def _announce(self, stage: int, types: Mapping[str, Any]) -> None:
+        wanted = announcements(stage, types)
+        with self._engine.space.view() as view:
+            known = state.announced(view, self._run)
+        missing = [
+            ops.Unfit(self._run, name, text, stage) for name, text in wanted.items() if name not in known
+        ]
+        if missing:
+            self._engine.submit(*missing)
+
+    def _follow(self) -> dict[int, dict[str, Any]]:
+        """Take in what is on the log; the types that were announced, by stage."""
         with self._engine.space.view() as view:
             changes = state.changes(view, self._run, self._seen)
+            announced = state.announced(view, self._run)
         for change in changes:
             self._seen = change.sequence
             if change.result is None or not has_python(self._stored.stages[change.stage]):
@@ -55,6 +79,40 @@ class ResultTypes:
             except BlobMissing:  # lost, and made again then
                 continue
             self._types[change.stage] = common_schema([self._types.get(change.stage, {}), found])
+        found_types: dict[int, dict[str, Any]] = {}
+        for stage, text in announced.values():
+            found_types[stage] = common_schema([found_types.get(stage, {}), _types_of(text)])
+        return found_types
 
     def _of(self, stage: int, result: Result) -> dict[str, Any]:
         return outputs.row_types(result, self._stored.stages[stage].output, self._engine.blobs)
+
+
+def announcements(stage: int, types: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> text of the announcements that say these types. Types that cannot be written down are left out."""
+    texts: list[str] = []
+    some: list[Any] = []
+    for name, dtype in types.items():
+        try:
+            one = [name, data_types.to_data(dtype)]
+        except InvalidValue:
+            continue
+        if some and len(_text([*some, one])) > config.FAILURE_TEXT_CHARS_MAX:
+            texts.append(_text(some))
+            some = []
+        some.append(one)
+    if some:
+        texts.append(_text(some))
+    return {
+        f"{state.ANNOUNCED}{stage} {hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}": text
+        for text in texts
+        if len(text) <= config.FAILURE_TEXT_CHARS_MAX
+    }
+
+
+def _text(types: list[Any]) -> str:
+    return msgspec.json.encode(types).decode()
+
+
+def _types_of(text: str) -> dict[str, Any]:
+    return {name: data_types.from_data(data) for name, data in msgspec.json.decode(text)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 import msgspec
 
@@ -317,8 +317,21 @@ def errors(
     return found
 
 
+ANNOUNCED: Final = "\x01types "
+"""What the names of announcements (see ``compute.result_types``) begin with; no node has such a name."""
+
+
 def unfit(view: StoreView, run: str) -> list[UnfitRow]:
     """What nodes said of why they do not work on the run, by node."""
+    return [row for row in _unfit(view, run) if not row.node.startswith(ANNOUNCED)]
+
+
+def announced(view: StoreView, run: str) -> dict[str, tuple[int, str]]:
+    """(stage, text) of the announcements of a run's result types, by name."""
+    return {row.node: (row.stage, row.reason) for row in _unfit(view, run) if row.node.startswith(ANNOUNCED)}
+
+
+def _unfit(view: StoreView, run: str) -> list[UnfitRow]:
     prefix = name_key(run)
     found: list[UnfitRow] = []
     for key, data in view.scan(rows.UNFIT, prefix, prefix_stop(prefix)):
