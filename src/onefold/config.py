@@ -81,6 +81,8 @@ NODE_RUN_LOOK_S: Final = 0.25
 """How often a node looks at most for runs to work on."""
 NODE_RETRY_S: Final = 2.0
 """How long a node waits before it goes on with a run that its workers had to stop working on."""
+SWEPT_KEPT_S: Final = 60.0
+"""A blob that was swept is kept aside for this long: one who had found it there before may name it, and die before looking."""
 GARBAGE_SWEEP_S: Final = 60.0
 """A node removes blobs that it has seen unnamed for this long, so often."""
 

@@ -351,12 +351,16 @@ def test_a_hidden_blob_comes_back_or_goes(
     data = content(size)
     name = sweeper.put(data)
     ticket = sweeper.hide(name)
+    assert sweeper.hidden() == {(name, ticket)}
     assert sweeper.unhide(name, ticket)  # it was named again
+    assert sweeper.hidden() == set()
     assert machine(tmp_path, "a", opener()).get(name) == data
     ticket = sweeper.hide(name)
     writer = machine(tmp_path, "writer", opener())
     assert writer.put(data) == name  # again, since it is hidden
+    assert sweeper.hidden() == {(name, ticket)}
     sweeper.drop(name, ticket)
+    assert sweeper.hidden() == set()
     assert writer.keeps(name) and machine(tmp_path, "b", opener()).get(name) == data
     sweeper.drop(name, sweeper.hide(name))
     assert not sweeper.backend.exists(name)

@@ -5,6 +5,7 @@ Each side is cut where another process may come in between: at every call of the
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,7 @@ class World:
 
     def __init__(self, stores: Sequence[BlobStore], order: Sequence[int]) -> None:
         self.fold, self.offset = MemoryStore(), 0
+        self._mutex = threading.Lock()  # those whose turns are used up run beside each other
         self.turns = Turns(order)
         self.stores = [Stepping(store, self, me) for me, store in enumerate(stores)]
         name = stores[0].put(DATA)  # of a run that has been replaced since
@@ -66,11 +68,13 @@ class World:
         assert self.garbage() == [NAME]
 
     def record(self, do: Callable[[Retention], object]) -> object:
-        self.offset += 1
-        return do(Retention(self.fold, self.offset))
+        with self._mutex:
+            self.offset += 1
+            return do(Retention(self.fold, self.offset))
 
     def garbage(self) -> list[str]:
-        return [*state.garbage(self.fold)]
+        with self._mutex:
+            return [*state.garbage(self.fold)]
 
     def named(self) -> bool:
         return bool(state.named(self.fold, [NAME]))
@@ -80,18 +84,53 @@ class Stepping:
     """A store of which each call is a step of its process."""
 
     def __init__(self, store: BlobStore, world: World, me: int) -> None:
-        self._store, self._world, self._me = store, world, me
+        self.store, self._world, self._me = store, world, me
 
     def __getattr__(self, name: str):
         def call(*arguments):
             self._world.turns.step(self._me)
-            return getattr(self._store, name)(*arguments)
+            return getattr(self.store, name)(*arguments)
 
         return call
 
     def record(self, do: Callable[[Retention], object]) -> object:
         self._world.turns.step(self._me)
         return self._world.record(do)
+
+
+class Died(Exception):
+    """Of a process that is killed."""
+
+
+def dies_after(steps: int) -> Callable[[World, int], None]:
+    """A writer that is killed after so many steps."""
+
+    def role(world: World, me: int) -> None:
+        store, left = world.stores[me], steps
+
+        def live() -> None:
+            nonlocal left
+            if not left:
+                raise Died
+            left -= 1
+
+        with contextlib.suppress(Died):
+            live()
+            store.put(DATA)
+            live()
+            store.record(lambda kept: kept.name_blob(NAME))
+            live()
+            store.keeps(NAME)
+
+    return role
+
+
+def settle(world: World, *, kept_s: float = -1.0) -> None:
+    """What ``Engine.sweep`` does when copies have been kept long enough, in each process that is left."""
+    for stepping in world.stores:
+        sweeping.tidy(
+            stepping.store, world.garbage(), lambda asked: state.named(world.fold, [*asked]), kept_s=kept_s
+        )
 
 
 def writes(world: World, me: int, *, checks: bool = True) -> None:
@@ -124,16 +163,32 @@ def sweeps(world: World, me: int, *, hides: bool = True) -> None:
 
 
 def tidies(world: World, me: int) -> None:
-    """What ``Engine.sweep`` does in the end."""
+    """What ``Engine.sweep`` does in the end, when copies were not kept for long enough: others are still at work."""
     store = world.stores[me]
     world.turns.step(me)
     sweeping.tidy(
-        store, world.garbage(), lambda asked: store.record(lambda _: state.named(world.fold, [*asked]))
+        store,
+        world.garbage(),
+        lambda asked: store.record(lambda _: state.named(world.fold, [*asked])),
+        kept_s=-1.0,
     )
 
 
-def run(stores: Sequence[BlobStore], roles: Sequence[Callable[..., None]], order: Sequence[int]) -> bool:
-    """Whether every process can read what is named, after all have ended."""
+def sweeps_at_once(world: World, me: int) -> None:
+    """A sweeper that keeps no copy after its record, or whose writers take longer than it keeps them."""
+    sweeps(world, me)
+    tidies(world, me)
+
+
+def run(
+    stores: Sequence[BlobStore],
+    roles: Sequence[Callable[..., None]],
+    order: Sequence[int],
+    *,
+    is_named: bool | None = True,
+) -> bool:
+    """Whether every process can read what is named, after all have ended and what was swept is settled. ``is_named``: whether
+    something is named in the end, if that is known."""
     world = World(stores, order)
     problems: list[BaseException] = []
 
@@ -152,8 +207,14 @@ def run(stores: Sequence[BlobStore], roles: Sequence[Callable[..., None]], order
         thread.join(30)
     if problems:
         raise problems[0]
-    assert world.named()
-    return all(store.exists(NAME) and store.get(NAME) == DATA for store in stores)
+    assert is_named is None or world.named() == is_named
+    readable = not world.named() or all(store.exists(NAME) and store.get(NAME) == DATA for store in stores)
+    settle(world, kept_s=3600.0)
+    settle(world)
+    assert not any(store.hidden() for store in stores) or world.garbage(), "what is settled takes no space"
+    if not world.named():
+        return True
+    return readable and all(store.exists(NAME) and store.get(NAME) == DATA for store in stores)
 
 
 def orders(steps: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -199,6 +260,29 @@ def test_nothing_named_is_swept_in_any_interleaving(make, tmp_path):
 
 
 @MAKERS
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+def test_a_writer_that_dies_at_any_point_leaves_nothing_unreadable(steps, make, tmp_path):
+    for number, order in enumerate(orders((3, 4))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        roles = (dies_after(steps), sweeps)
+        assert run(make(folder, 2), roles, order, is_named=steps >= 2), (steps, order)
+
+
+@MAKERS
+def test_a_copy_that_is_dropped_at_once_is_missed_when_its_writer_dies(make, tmp_path):
+    lost = 0
+    for number, order in enumerate(orders((3, 7))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        try:
+            lost += not run(make(folder, 2), (dies_after(2), sweeps_at_once), order)
+        except of.Unavailable:
+            lost += 1
+    assert lost
+
+
+@MAKERS
 def test_two_sweepers_and_a_writer(make, tmp_path):
     every = list(orders((3, 4, 4)))
     assert len(every) == 11550
@@ -229,11 +313,11 @@ def test_each_half_of_the_protocol_is_needed(planted, make, tmp_path):
 
     roles = {
         "deletes after the record": (writes, careless_sweeper),
-        "does not look again": (careless_writer, sweeps),
+        "does not look again": (careless_writer, sweeps_at_once),
         "both, as it was": (careless_writer, careless_sweeper),
     }[planted]
     lost = 0
-    for number, order in enumerate(orders((3, 3))):
+    for number, order in enumerate(orders((3, 7))):
         folder = tmp_path / str(number)
         folder.mkdir()
         try:

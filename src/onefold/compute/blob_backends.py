@@ -134,6 +134,10 @@ class DirectoryBackend:
         """Remove what was moved aside."""
         self._now(lambda: self._files.drop(name, ticket))
 
+    def hidden(self, folder: Path) -> set[tuple[str, str]]:  # noqa: ARG002
+        """What is moved aside."""
+        return self._now(self._files.hidden)
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -236,6 +240,18 @@ class ObjectStoreBackend:
     def drop(self, name: str, ticket: str, folder: Path) -> None:  # noqa: ARG002
         """Remove what was copied aside."""
         self._remove(self._aside(name, ticket))
+
+    def hidden(self, folder: Path) -> set[tuple[str, str]]:  # noqa: ARG002
+        """What is copied aside."""
+
+        def look() -> list[str]:
+            try:
+                return [str(key) for key in self._fs.find(f"{self._root}/hidden")]
+            except FileNotFoundError:
+                return []
+
+        keys = [key.split("/") for key in self._patiently(f"looked for in {self._url}", look)]
+        return {(parts[-2], parts[-1]) for parts in keys if len(parts) > 2 and parts[-3] == "hidden"}
 
     def _found_aside(self, name: str) -> bool:
         """Put back any copy of a hidden object; whether there was one."""

@@ -124,6 +124,11 @@ class JetStreamBackend:
         """Remove the copy."""
         (folder / f"{name}.{ticket}").unlink(missing_ok=True)
 
+    def hidden(self, folder: Path) -> set[tuple[str, str]]:
+        """The copies in the folder. Those of other machines cannot be seen."""
+        files = [file.name.partition(".") for file in folder.iterdir()] if folder.exists() else []
+        return {(name, ticket) for name, dot, ticket in files if dot}
+
     def _purge(self, what: dict[str, Any]) -> None:
         def purge() -> None:
             answer = self._link.request(

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from onefold.compute.sweeping import new_ticket
 from onefold.errors import Unavailable
 
 _ABANDONED_AFTER_S = 3600.0
@@ -156,7 +157,7 @@ class BlobStore:
 
     def hide(self, name: str) -> str:
         """Take a blob away, but keep a copy, whose ticket is returned (see ``sweeping``)."""
-        ticket = os.urandom(8).hex()
+        ticket = new_ticket()
         self.move_aside(name, ticket)
         return ticket
 
@@ -174,7 +175,7 @@ class BlobStore:
         self._aside(name, ticket).unlink(missing_ok=True)
 
     def hidden(self) -> set[tuple[str, str]]:
-        """(name, ticket) of what is hidden here: being swept now, or left by a process that died over it."""
+        """(name, ticket) of what is hidden: being swept now, or not long ago, or left by a process that died over it."""
         found = set()
         with contextlib.suppress(FileNotFoundError):
             for file in (self.directory / _HIDDEN).iterdir():

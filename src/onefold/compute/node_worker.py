@@ -264,7 +264,7 @@ class NodeWorkers:
         last, before = self._garbage
         if not self._engine.blobs.shared or now - last < config.GARBAGE_SWEEP_S:
             return
-        swept = self._engine.sweep(before) if before else 0
+        swept = self._engine.sweep(before)
         self._garbage = now, frozenset(self._engine.garbage())
         if swept:
             self._tell("blobs_swept", count=swept)

@@ -18,6 +18,7 @@ from typing import ClassVar, Protocol
 
 from onefold import config
 from onefold.compute.blobs import BlobMissing, BlobStore, BlobsUnavailable, blob_name
+from onefold.compute.sweeping import new_ticket
 
 _TIDY_EVERY_BYTES = 256 * 1024 * 1024
 """The cache is measured again when this much has come into it."""
@@ -60,6 +61,10 @@ class Backend(Protocol):
 
     def drop(self, name: str, ticket: str, folder: Path) -> None:
         """Remove the copy of a hidden blob."""
+        ...
+
+    def hidden(self, folder: Path) -> set[tuple[str, str]]:
+        """(name, ticket) of the copies in the place, or in that folder."""
         ...
 
     def close(self) -> None:
@@ -168,7 +173,7 @@ class SharedBlobs(CachedBlobs):
 
     def hide(self, name: str) -> str:
         """Take a blob away for everybody, but keep a copy. Caches stay: no writer looks into another machine's."""
-        ticket = os.urandom(8).hex()
+        ticket = new_ticket()
         folder = self.directory / "hidden"
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.hide(name, ticket, folder)
@@ -179,6 +184,10 @@ class SharedBlobs(CachedBlobs):
         if ticket is None:
             return self.backend.exists(name)
         return self.backend.unhide(name, ticket, self.directory / "hidden")
+
+    def hidden(self) -> set[tuple[str, str]]:
+        """(name, ticket) of what is hidden, as far as copies can be seen from here."""
+        return self.backend.hidden(self.directory / "hidden")
 
     def drop(self, name: str, ticket: str) -> None:
         """Remove the copy of a hidden blob."""

@@ -4,18 +4,28 @@ A blob's name is its content's hash, so a writer whose blob is there already wri
 The fold decides whether a blob is named; the store cannot be asked together with it. So both sides make their move first and look
 at the other's after it, and at least one of them sees the other:
 
-- The sweeper *hides* the blob, which keeps a copy aside, and only then appends ``Swept``. Accepted: nothing named it at that
-  point of the log, and the copy is dropped. Not accepted: it was named again, and the copy is put back.
-- The writer stores the blob, appends the record that names it, and only then looks whether the blob is there (``keeps``). If not,
-  it was hidden before the record and dropped: the writer stores it again, or reopens its task with ``Lost``.
+- The sweeper *hides* the blob, which keeps a copy aside, and only then appends ``Swept``. Not accepted: it was named again, and
+  the copy is put back. Accepted: nothing named it at that point of the log.
+- The writer stores the blob, appends the record that names it, and only then looks whether the blob is there (``keeps``). A copy
+  that is aside is put back by that. If there is none, the writer stores the blob again, or reopens its task with ``Lost``.
 
-A sweeper that dies between hiding and the answer leaves the copy, and whoever misses the blob puts it back.
+A writer may die between its record and the look. So the sweeper drops no copy: that is left to whoever tidies up
+``config.SWEPT_KEPT_S`` later, and puts back what was named meanwhile. Whoever misses the blob before puts it back, too.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
+
+from onefold import config
+
+TASKS, SNAPSHOTS = "t", "v"
+"""Whose copies they are, where both are kept in one place: the names of tickets begin with it."""
+_TICKET = re.compile("([a-z])([0-9a-f]+)-[0-9a-f]{16}")
 
 
 class Blobs(Protocol):
@@ -76,10 +86,15 @@ class Hiding(Protocol):
 
 
 class HidingHere(Hiding, Protocol):
-    """One that can tell what is hidden."""
+    """One that can tell what is hidden, by any process."""
 
     def hidden(self) -> set[tuple[str, str]]:
         """(name, ticket) of every copy."""
+
+
+def new_ticket(kind: str = TASKS) -> str:
+    """A ticket of its own, which tells when it was made."""
+    return f"{kind}{int(time.time() * 1000):x}-{os.urandom(8).hex()}"
 
 
 def sweep(
@@ -88,32 +103,40 @@ def sweep(
     swept: Callable[[Sequence[str]], Collection[str]],
     named: Callable[[Iterable[str]], Collection[str]],
 ) -> int:
-    """Remove those of the blobs that nothing names; returns how many.
+    """Hide those of the blobs that nothing names; returns how many. ``tidy`` removes them later.
 
     ``swept`` appends ``Swept`` and gives the names that it was accepted for. ``named`` tells which blobs something names now.
     """
     tickets = {name: store.hide(name) for name in names}
     taken = set(swept(names))
-    for name in taken:
-        store.drop(name, tickets[name])
     others = [name for name in names if name not in taken]
-    kept = set(named(others)) if others else set()
-    for name in others:
-        if name in kept:
-            store.unhide(name, tickets[name])
-        else:  # another sweeper has taken it off the list
-            store.drop(name, tickets[name])
+    # What nothing names either was taken off the list by another sweeper.
+    for name in named(others) if others else ():
+        store.unhide(name, tickets[name])
     return len(taken)
 
 
 def tidy(
-    store: HidingHere, garbage: Collection[str], named: Callable[[Iterable[str]], Collection[str]]
+    store: HidingHere,
+    garbage: Collection[str],
+    named: Callable[[Iterable[str]], Collection[str]],
+    *,
+    kind: str = TASKS,
+    kept_s: float | None = None,
 ) -> None:
-    """Settle what a sweeper that died has left hidden: put back what is named, and drop what nothing names.
+    """Settle what has been hidden for ``kept_s`` (``config.SWEPT_KEPT_S``): put back what is named, and drop what nothing names.
 
-    ``garbage``: what is still to be swept stays as it is. A living sweeper's copy is treated as it would treat it.
+    ``garbage``: what is still to be swept stays as it is.
     """
-    left = {(name, ticket) for name, ticket in store.hidden() if name not in garbage}
+    hidden_before = time.time() * 1000 - 1000 * (config.SWEPT_KEPT_S if kept_s is None else kept_s)
+    left = {
+        (name, ticket)
+        for name, ticket in store.hidden()
+        if name not in garbage
+        and (found := _TICKET.fullmatch(ticket)) is not None
+        and found[1] == kind
+        and int(found[2], 16) <= hidden_before
+    }
     kept = set(named(name for name, _ in left)) if left else set()
     for name, ticket in left:
         if name in kept:

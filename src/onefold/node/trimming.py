@@ -50,6 +50,8 @@ class Trimming:
         self._log = log
         self._tracing = tracing
         self._env = env
+        self._tidied_s = env.boot_s()
+        """When what was swept was settled last."""
 
     def look(self, now: Round) -> None:
         """Archive, trim and delete what is due. Raises as ``Space.submit``, ``Log`` and ``Vault``."""
@@ -130,7 +132,8 @@ class Trimming:
     def _sweep(self, now: Round, vault: Vault) -> None:
         with now.view() as view:
             blobs = state.garbage(view, config.SWEPT_BLOBS_MAX)
-        if not blobs:
+        passed_s = self._env.boot_s() - self._tidied_s
+        if not blobs and passed_s < config.GARBAGE_SWEEP_S:
             return
 
         def swept(names: Sequence[str]) -> tuple[str, ...]:
@@ -141,7 +144,11 @@ class Trimming:
             with now.view() as view:
                 return state.named(view, names)
 
-        self.counts.swept += sweeping.sweep(vault, blobs, swept, named)
+        if blobs:
+            self.counts.swept += sweeping.sweep(vault, blobs, swept, named)
+        if passed_s >= config.GARBAGE_SWEEP_S:
+            self._tidied_s += passed_s
+            sweeping.tidy(vault, blobs, named, kind=sweeping.SNAPSHOTS)
 
 
 def _range(log: Log, start: int, stop: int) -> Iterator[Entry]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from onefold.compute.blob_backends import JETSTREAM, check_place, open_backend
 from onefold.compute.blobs import blob_name, file_blob_name
+from onefold.compute.sweeping import SNAPSHOTS, new_ticket
 from onefold.errors import InvalidArgument, LogCorrupt, Unavailable
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Vault:
 
     def hide(self, name: str) -> str:
         """Take a blob away, but keep a copy, whose ticket is returned."""
-        ticket = os.urandom(8).hex()
+        ticket = new_ticket(SNAPSHOTS)
         self._backend.hide(name, ticket, self.scratch)
         return ticket
 
@@ -90,6 +90,10 @@ class Vault:
         if ticket is None:
             return self._backend.exists(name)
         return self._backend.unhide(name, ticket, self.scratch)
+
+    def hidden(self) -> set[tuple[str, str]]:
+        """(name, ticket) of what is hidden."""
+        return self._backend.hidden(self.scratch)
 
     def drop(self, name: str, ticket: str) -> None:
         """Remove the copy of a hidden blob."""
