@@ -387,3 +387,20 @@ def test_a_plan_swept_before_its_record_is_stored_again(tmp_path, monkeypatch):
         with db._engine.space.view() as view:
             named = {key.decode() for key, _ in view.scan(rows.BLOB)}
         assert named and not db._engine.blobs.missing(named)
+
+
+def test_what_a_run_replaced_is_kept_aside_for_a_while(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("b\na\nb\n")
+    with of.connect(tmp_path / "space") as db:
+        engine = db._engine
+        for version in ("1", "2"):
+            job = db.read_text(tmp_path / "a.txt").group_by("line").agg(n=agg.count())
+            job.into("t", version=version).run(progress=False, workers=1)
+        hidden = {name for name, _ in engine.blobs.hidden()}
+        assert hidden and not engine.garbage()
+        engine.sweep()
+        assert {name for name, _ in engine.blobs.hidden()} == hidden
+        monkeypatch.setattr(config, "SWEPT_KEPT_S", -1.0)
+        engine.sweep()
+        assert engine.blobs.hidden() == set()
+        assert all(not engine.blobs.path(name).exists() for name in hidden)
