@@ -185,3 +185,64 @@ def test_types_from_all_rows(tmp_path: Path) -> None:
     (tmp_path / "bare.csv").write_text("1,2\n3,4\n")
     bare = sources.make_source("csv", tmp_path / "bare.csv", infer_schema_length=None, has_header=False)
     assert [kind for _, kind in sources.resolve(bare).schema] == [pl.Int64, pl.Int64]
+
+
+RAGGED = (
+    b"1,2,3\n4,5,6,7\n8,9,1\n",
+    b"1,2,3\n4,5,6,\n8,9,1\n",
+    b"1,2,3\n4,5,6,,9\n8,9,1\n",
+    b"1,2,3\n4,5\n8,9,1,2\n",
+    b"1,,3\n4,,,\n8,9,1\n",
+    b'1,"x,y",3\n4,"x",6,"7"\n',
+    b'1,"x,y",3\n4,"x",6,\n',
+    b'1,"x,y",3\n4,"",,""\n',
+    b'1,"x\ny",3\n4\n5,6,7,8\n',
+)
+
+
+@pytest.mark.parametrize("body", RAGGED)
+@pytest.mark.parametrize("options", [{}, {"null_values": ["7", "9"]}, {"comment_prefix": "#"}])
+def test_too_many_fields_whatever_columns_are_read(
+    tmp_path: Path, body: bytes, options: dict[str, object]
+) -> None:
+    path = tmp_path / "ragged.csv"
+    for data in (body, body.replace(b"\n", b"\r\n"), body.removesuffix(b"\n"), b"# a,b,c,d,e\n" + body):
+        path.write_bytes(b"a,b,c\n" + data)
+        if data.startswith(b"#") and "comment_prefix" not in options:
+            continue
+        if b'"' in data and "comment_prefix" in options:
+            continue  # read with all columns anyhow
+        for columns in (None, ["a"], ["c"], ["b", "a"], ["c", "a"]):
+            with pytest.raises(InvalidValue, match=r"ragged\.csv: line \d: found more fields"):
+                read(path, 1, columns, **options)
+        cut = read(path, 1, truncate_ragged_lines=True, **options)
+        assert read(path, 1, ["c"], truncate_ragged_lines=True, **options).equals(cut.select("c"))
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_some_columns_give_what_all_give(tmp_path: Path, tiny: None, block: int) -> None:
+    rng = random.Random(8_100 + block)
+    path = tmp_path / "drawn.csv"
+    read_rows = refused = 0
+    for _ in range(50):
+        fields = ("1", "x", "", "é") if rng.random() < 0.5 else ("1", "", '""', '"q,r"', '"l\nm"', '"d""d"')
+        widths = rng.choice(((3,), (3, 3, 2, 1), (3, 3, 3, 3, 2, 4)))
+        rows = [
+            ",".join(rng.choice(fields) for _ in range(rng.choice(widths)))
+            for _ in range(rng.randrange(1, 9))
+        ]
+        end = rng.choice(("\n", "\r\n"))
+        path.write_text("a,b,c" + end + end.join(rows) + rng.choice(("", end)), newline="")
+        options = rng.choice(({}, {"null_values": "1"}))
+        whole = outcome(path, 1, **options)
+        assert outcome(path, 5, **options) == whole
+        for columns in (["a"], ["c"], ["c", "b"]):
+            expected = (
+                whole
+                if isinstance(whole, str)
+                else [tuple(row["abc".index(c)] for c in columns) for row in whole]
+            )
+            assert outcome(path, rng.choice((1, 5)), columns, **options) == expected, path.read_bytes()
+        refused += whole == "refused"
+        read_rows += whole != "refused"
+    assert read_rows > 15 and refused > 5

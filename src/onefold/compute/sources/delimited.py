@@ -203,6 +203,75 @@ def parse(source: Source, schema: Sequence[tuple[str, pl.DataType]], group: Sequ
     return frame if safe == names else frame.rename(dict(zip(safe, names, strict=True)))
 
 
+def parse_some(
+    source: Source, schema: Sequence[tuple[str, pl.DataType]], group: Sequence[Piece], names: Sequence[str]
+) -> pl.DataFrame:
+    """Some of the columns of these pieces; fails for records with too many fields as reading all columns does.
+
+    Polars looks for such fields only when it reads all columns, which may cost several times as much. So it does only where
+    no cheaper way shows that there are none.
+    """
+    import polars as pl
+
+    if source.option("truncate_ragged_lines", False):
+        return parse(source, schema, group).select(names).collect()
+    separator, quote, comment = _marks(source)
+    last = schema[-1][0]
+    if not any((quote and quote in p.data) or (comment and comment in p.data) for p in group):
+        # Were a record too long, either the separators would be too many or another too short, which has no last field.
+        texts = schema if last in names else [*schema[:-1], (last, pl.String())]
+        frame = parse(source, texts, group).select(list(dict.fromkeys([*names, last]))).collect()
+        full = frame[last].null_count() == 0
+        if full and sum(_count(p.data, separator) for p in group) == frame.height * (len(schema) - 1):
+            return frame.select(names)
+        if not any(_has_surplus(p.data, separator, len(schema)) for p in group):
+            return frame.select(names)
+    elif not source.option("null_values") and not any(_has_empty_fields(p.data, separator) for p in group):
+        # A column more than the file has is null but where a record is too long.
+        surplus = "surplus"
+        while any(surplus == name for name, _ in schema):
+            surplus += "_"
+        frame = parse(source, [*schema, (surplus, pl.String())], group).select([*names, surplus]).collect()
+        if frame[surplus].null_count() == frame.height:
+            return frame.select(names)
+    texts = [(name, dtype if name in names else pl.String()) for name, dtype in schema]
+    return parse(source, texts, group).collect().select(names)
+
+
+_CACHED_BYTES = 128 * 1024
+"""Vectors of this size stay in the processor's cache."""
+
+
+def _count(data: bytes, separator: bytes) -> int:
+    import numpy as np
+
+    held = np.frombuffer(data, dtype=np.uint8)
+    return sum(
+        int(np.count_nonzero(held[at : at + _CACHED_BYTES] == separator[0]))
+        for at in range(0, len(data), _CACHED_BYTES)
+    )
+
+
+def _has_empty_fields(data: bytes, separator: bytes) -> bool:
+    """Whether an empty field without quotes stands after a separator (or what may be one: after a control character)."""
+    import numpy as np
+
+    held = np.frombuffer(data, dtype=np.uint8)
+    for at in range(0, len(data), _CACHED_BYTES):
+        part = held[at : at + _CACHED_BYTES + 1]
+        ends = part == separator[0]
+        if (ends[:-1] & (ends | (part <= 13))[1:]).any():
+            return True
+    return data.endswith(separator)
+
+
+def _has_surplus(data: bytes, separator: bytes, columns: int) -> bool:
+    """Whether a line without quotes has more fields than there are columns."""
+    kept = separator + b"\n"
+    marks = data.translate(None, bytes(byte for byte in range(256) if byte not in kept))
+    return separator * columns in marks
+
+
 def _options_for(source: Source, names: Sequence[str], safe: Sequence[str]) -> dict[str, Any]:
     """The reader's options for data under a header of ours, which has no lines to skip before it."""
     options = reader_options(source)

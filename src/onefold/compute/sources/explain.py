@@ -40,9 +40,12 @@ def parse_group(
     source: Source, schema: Schema, wanted: Sequence[str], group: Sequence[Piece]
 ) -> pl.DataFrame:
     """The wanted columns of these pieces; the first column if none is wanted, so that the rows are counted."""
-    rows: pl.LazyFrame = _FORMATS[source.kind].parse(source, schema, group)
     names = list(wanted) or [schema[0][0]]
-    if source.kind != "csv" or all(piece.sound for piece in group):
+    sound = all(piece.sound for piece in group)
+    if source.kind == "csv" and sound and len(names) < len(schema):
+        return delimited.parse_some(source, schema, group, names)
+    rows: pl.LazyFrame = _FORMATS[source.kind].parse(source, schema, group)
+    if source.kind != "csv" or sound:
         return rows.select(names).collect()
     # Polars tells records apart in two ways, by the columns that it reads: rows are certain only when all are read.
     frame = rows.collect()
