@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 import onefold as of
+from onefold.log import undisturbed
+from onefold.log.pooled_file import Hold
 from onefold.node.servers import LocalServers
 from onefold.state.time_limits import end_of
 
@@ -247,6 +249,24 @@ def test_an_interrupted_open_and_close_leave_nothing_behind(tmp_path):
         interrupted_at(place, closes, KeyboardInterrupt)
         closes()
         assert not list(members.iterdir())
+
+
+def test_closing_what_nobody_wants_does_not_delay_the_mending_of_a_write(tmp_path):
+    """The close queues for the write lock that the broken-off write holds, and comes before it in the mending."""
+    with closing(of.connect(tmp_path / "space", timeout=2)) as db:
+        m = db.map("m")
+        m["k"] = 1
+        two = of.connect(tmp_path / "space", timeout=WAIT_S)
+        file = db._spaces[0]._file
+        hold = Hold(file)
+        write = file.writing(hold=hold)
+        write.__enter__()
+        call = undisturbed._Call(lambda: two, of.Database.close)
+        call.run()
+        undisturbed.mend_later(call)
+        undisturbed.mend_later(hold)
+        assert in_a_thread(lambda: m.put("k", 2)) is not None
+        until(lambda: two._spaces[0]._file._writer is None)
 
 
 def until(condition):

@@ -10,6 +10,10 @@ that thread, in one of two ways:
 it holds. When it is broken off, ``mend_later`` gives that to a thread which ends it. It is a function of C, so that no handler
 runs between the exception and the call when nothing else is called before it. ``Held`` is a lock for such work: taking it and
 noting who took it is one step.
+
+That thread is what everybody waits for who waits for a lock of a broken-off write, so nothing in it may wait for one: ``mend``
+gives back, rolls back and wakes, and never takes a lock that another holder has. Results that nobody wants (``unwanted``: a space
+to be closed, which queues for its write lock) are disposed of in threads of their own.
 """
 
 from __future__ import annotations
@@ -38,7 +42,8 @@ class Mendable(Protocol):
     """Something that was broken off in the middle."""
 
     def mend(self) -> None:
-        """Bring it to an end. Runs in a thread that no signal interrupts, possibly when there is nothing left to do."""
+        """Bring it to an end. Runs in a thread that no signal interrupts, possibly when there is nothing left to do. Must not
+        wait for anything that another one's ``mend`` releases: they are called one after the other."""
         ...
 
 
@@ -121,8 +126,9 @@ class _Call:
             self.mend()
 
     def mend(self) -> None:
-        """Dispose of the result, once. Or have it called now, when the caller was interrupted before it started a thread for it:
-        in the queue it would wait for the next call, and be made at a time when nobody expects it."""
+        """Dispose of the result, once, in a thread of its own: that may wait for locks. Or have it called now, when the caller was
+        interrupted before it started a thread for it: in the queue it would wait for the next call, and be made at a time when
+        nobody expects it."""
         if not self.finished and not _calls.empty() and not _idle:
             _thread.start_new_thread(_serve, ())
         me = object()
@@ -132,6 +138,10 @@ class _Call:
             and self._unwanted is not None
             and self._disposed.setdefault(0, me) is me
         ):
+            _thread.start_new_thread(self._dispose, ())
+
+    def _dispose(self) -> None:
+        if self._unwanted is not None:
             with contextlib.suppress(Exception):
                 self._unwanted(self.result)
 
