@@ -126,9 +126,9 @@ class _Call:
             self.mend()
 
     def mend(self) -> None:
-        """Dispose of the result, once, in a thread of its own: that may wait for locks. Or have it called now, when the caller was
-        interrupted before it started a thread for it: in the queue it would wait for the next call, and be made at a time when
-        nobody expects it."""
+        """Dispose of the result, once, in a thread of its own: that may wait for locks. Or have it called now, when the caller
+        was interrupted before it started a thread for it: in the queue it would wait for the next call, and be made at a time
+        when nobody expects it."""
         if not self.finished and not _calls.empty() and not _idle:
             _thread.start_new_thread(_serve, ())
         me = object()
