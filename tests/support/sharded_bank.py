@@ -176,7 +176,7 @@ def planted(monkeypatch, bug):
         monkeypatch.setattr(coordinator.Coordinator, "prepare", lambda self: ask(self) and None)
     elif bug == "a cut that is not validated":
 
-        def whatever(spaces, pin, offset_of, stack, *, locked):
+        def whatever(spaces, pin, offset_of, stack, *, locked, until_s=None):
             return [stack.enter_context(pin(space)) for space in spaces]
 
         monkeypatch.setattr(cuts, "unmoved", whatever)

@@ -257,7 +257,7 @@ def plant_readers_that_do_not_ask(monkeypatch):
 
 
 def plant_unvalidated_cuts(monkeypatch):
-    def whatever(spaces, pin, offset_of, stack, *, locked):
+    def whatever(spaces, pin, offset_of, stack, *, locked, until_s=None):
         return [stack.enter_context(pin(space)) for space in spaces]
 
     monkeypatch.setattr(cuts, "unmoved", whatever)
