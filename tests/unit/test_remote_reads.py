@@ -193,7 +193,7 @@ def test_what_the_session_has_seen_and_no_replica_has_is_unavailable(world, db):
 
 
 def test_bounded_reads_tell_the_age_when_nothing_fresh_enough_answers(world, monkeypatch):
-    def down(data):
+    def down(data, deadline=None):
         raise of.Unavailable("the log is down")
 
     with world.connect(timeout=0.3) as db:

@@ -305,6 +305,7 @@ def test_a_disk_that_is_full_for_a_while_halts_nothing(opened, monkeypatch):
 
 
 def test_closing_ends_waits_and_uses(opened, tmp_path):
+    before = set(threading.enumerate())
     space = opened(MemoryLog())
     ended = []
     waiter = threading.Thread(target=lambda: ended.append(space.wait(0, None)))
@@ -322,7 +323,7 @@ def test_closing_ends_waits_and_uses(opened, tmp_path):
     ):
         with pytest.raises(of.SpaceError, match="closed"):
             use()
-    names = {thread.name for thread in threading.enumerate()}
+    names = {thread.name for thread in set(threading.enumerate()) - before}
     assert not names & {"onefold-apply", "onefold-watch"}
     assert not list((tmp_path / "replica" / "wake").iterdir())
     assert not list((tmp_path / "replica" / "members").iterdir())
