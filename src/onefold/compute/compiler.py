@@ -67,6 +67,7 @@ def compile_job(job: Job, *, schema_of: SchemaOf, bytes_of: BytesOf) -> Compiled
     final = compiler.stage(rows.branches, output)
     if isinstance(job.sink, WriteParquet):
         _check_partitions(job.sink, rows.names, rows.schema)
+        _check_append(job.sink, rows.branches, output)
         sink = job.sink
         compiler.stage((), PublishOutput(sink.path, sink.partition_by, sink.mode), needs=(final,))
     return Compiled(tuple(compiler.stages), tuple(compiler.sources), rows.names, rows.schema)
@@ -319,6 +320,18 @@ def _check_doubles(step: str, names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise InvalidPlan(f"{step}: the column {name!r} is made twice; give one of them another name")
+
+
+def _check_append(sink: WriteParquet, branches: Sequence[Branch], output: Output) -> None:
+    """Raise InvalidPlan for a result of which no task's rows stay as they are when input is added."""
+    made = {ReduceLeaf: "the result of map_reduce", JoinLeaf: "a join of two large sides"}
+    what = "a grouped result" if isinstance(output, PartialOutput) else None
+    what = what or next((made[type(each.leaf)] for each in branches if type(each.leaf) in made), None)
+    if sink.mode == "append" and what is not None:
+        raise InvalidPlan(
+            f'write_parquet: mode="append" cannot be used for {what}, since new input changes rows that were published '
+            f'before, which would stay beside them and be counted twice; use mode="replace"'
+        )
 
 
 def _check_partitions(sink: WriteParquet, names: Names | None, schema: Schema | None) -> None:

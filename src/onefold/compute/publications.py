@@ -7,9 +7,10 @@ metadata. It comes and goes with its file, so it can never tell of rows that are
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,8 @@ class Publication:
     earlier: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Runs whose own word is gone with their files, and how many files and rows they had published."""
     format: int = FORMAT
+    inputs: dict[str, list[str]] = field(default_factory=dict)
+    """By the name of a task: digests of the files that it read (see ``digest_of``). Not for what earlier releases published."""
 
     def encode(self) -> dict[str, str]:
         """As the file's metadata."""
@@ -44,6 +47,12 @@ class Publication:
 
 
 _decoder = msgspec.json.Decoder(Publication)
+
+
+def digest_of(job: str, path: str) -> str:
+    """A file as ``inputs`` has it, by its path and the job that read it; short, however long the path is."""
+    key = hashlib.blake2b(job.encode(), digest_size=32).digest()
+    return hashlib.blake2b(path.encode("utf-8", "surrogatepass"), key=key, digest_size=8).hexdigest()
 
 
 def files_of(folder: Path) -> Iterator[Path]:
@@ -94,6 +103,15 @@ class Folder:
         return {name for publication in self.publications.values() for name in publication.contains}
 
     @property
+    def inputs(self) -> dict[str, list[str]]:
+        """What the tasks read whose rows are there, as far as it is known."""
+        return {
+            name: read
+            for publication in self.publications.values()
+            for name, read in publication.inputs.items()
+        }
+
+    @property
     def partition_by(self) -> list[str] | None:
         """The columns that are folders; None when nothing says so."""
         return next((publication.partition_by for publication in self.publications.values()), None)
@@ -108,6 +126,7 @@ class Folder:
         contains: Iterable[str],
         kept: Iterable[Path],
         replaces_all: bool,
+        inputs: Mapping[str, list[str]] | None = None,
     ) -> Publication:
         """The next publication. It takes on what those publications knew whose files do not stay."""
         staying = set(kept)
@@ -115,8 +134,10 @@ class Folder:
         earlier = {name: counts for known in gone for name, counts in known.earlier.items()}
         earlier |= {known.run: (known.files, known.rows) for known in gone}
         names = set(contains)
+        read = dict(inputs or {})
         if not replaces_all:
             names.update(name for known in gone for name in known.contains)
+            read = {name: paths for known in gone for name, paths in known.inputs.items()} | read
         return Publication(
             run,
             files,
@@ -124,6 +145,7 @@ class Folder:
             list(partition_by),
             sorted(names),
             dict(list(earlier.items())[-RUNS_REMEMBERED:]),
+            inputs=read,
         )
 
 

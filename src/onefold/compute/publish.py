@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,11 +32,17 @@ _KNOWN_FILES: Final = {"_SUCCESS", "_metadata", "_common_metadata"}
 
 
 def publish_folder(
-    parts: Iterable[pl.DataFrame], output: PublishOutput, *, run: str, contains: Iterable[str] = ()
+    parts: Iterable[pl.DataFrame],
+    output: PublishOutput,
+    *,
+    run: str,
+    contains: Iterable[str] = (),
+    inputs: Mapping[str, list[str]] | None = None,
 ) -> Published:
     """Publish these rows as the sink says.
 
-    ``contains``: names of the tasks that the rows come from, for ``contained``.
+    ``contains``: names of the tasks that the rows come from, for ``contained``. ``inputs``: digests of what they read, by
+    name, for ``check_append``.
 
     ``replace`` makes the folder hold these rows only, ``append`` adds files, ``replace_partitions`` replaces
     the partitions that occur in the rows. Doing it again for the same run changes nothing. Raises
@@ -83,6 +89,7 @@ def publish_folder(
                     contains=contains,
                     kept=kept,
                     replaces_all=output.mode == "replace",
+                    inputs=inputs,
                 )
             )
             _sync_folders(staging.path)
@@ -129,6 +136,28 @@ def check(output: PublishOutput) -> Path:
         )
     _check_target(target, output, publications.read(target))
     return target
+
+
+def check_append(output: PublishOutput, job: str, reads: Mapping[str, Iterable[str]]) -> None:
+    """Raise InvalidArgument when appending would add rows of a file of which the folder holds rows of the same job (its
+    version or digest). ``reads``: the paths that each task reads, by the task's name.
+
+    A task that the folder does not hold would add all its rows, also those that came from the same file under another name
+    of the task: of a file that has changed since, or whose rows are joined, typed or cut in another way.
+    """
+    there = publications.read(local_path(output.path))
+    held = {path for name, paths in there.inputs.items() if name not in reads for path in paths}
+    if not held:
+        return
+    contained = there.contains
+    for name, paths in reads.items():
+        for path in () if name in contained else sorted(paths):
+            if publications.digest_of(job, path) in held:
+                raise InvalidArgument(
+                    f'{output.path} holds rows of {path} already, and mode="append" would add its rows again: the file '
+                    f"has changed since, or a file that was read with it, the types of its columns or what it is joined "
+                    f'with. Use mode="replace", or append other files only'
+                )
 
 
 def local_path(path: str) -> Path:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from onefold.compute import publish
+from onefold.compute import publications, publish
 from onefold.compute.jobs import state
 from onefold.compute.stages import PublishOutput, Result
+from onefold.compute.submission import decode_inputs
 from onefold.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -55,7 +56,18 @@ def publish_result(engine: Engine, run: str, output: PublishOutput, stored: Stor
     if output.mode == "append" and finished and not wanted:
         made = publish.Published(0, 0)  # somebody who was killed since has published it all
     else:
-        made = publish.publish_folder(parts(), output, run=run, contains=[names[index] for index in wanted])
+        job = row.version or row.digest
+        read = decode_inputs(engine.blobs.get(row.stages[stage].inputs))
+        made = publish.publish_folder(
+            parts(),
+            output,
+            run=run,
+            contains=[names[index] for index in wanted],
+            inputs={
+                names[index]: sorted({publications.digest_of(job, unit.path) for unit in read[index].units})
+                for index in wanted
+            },
+        )
     note = msgspec.msgpack.encode({"path": output.path, "run": run, "files": made.files, "rows": made.rows})
     return Result(
         blob=engine.blobs.put(

@@ -30,7 +30,7 @@ from onefold.compute.stages import (
     Unit,
 )
 from onefold.compute.sweeping import Blobs
-from onefold.errors import TooLarge
+from onefold.errors import InvalidPlan, TooLarge
 
 if TYPE_CHECKING:
     from onefold.compute.plan import Source
@@ -130,7 +130,7 @@ def prepare(
 
     Raises InvalidPlan, InvalidArgument, InvalidValue (broken input files) and TooLarge (too many tasks).
     """
-    from onefold.compute import compiler, functions, own_folders
+    from onefold.compute import compiler, functions, own_folders, publish
 
     resolved = _Sources()
     compiled = compiler.compile_job(job, schema_of=resolved.schema_of, bytes_of=resolved.bytes_of)
@@ -144,6 +144,8 @@ def prepare(
 
     specs: list[StageSpec] = []
     names_by_stage: list[tuple[bytes, ...]] = []
+    reads: dict[str, set[str]] = {}
+    """What the result's tasks read, by their names."""
     for stage in compiled.stages:
         upstream = [task for need in stage.needs for task in names_by_stage[need]]
         gives = (compiled.schema or ()) if stage.index == result_stage else ()
@@ -166,6 +168,14 @@ def prepare(
                 costs=tuple(sum(unit.cost for unit in item.units) for item in inputs),
             )
         )
+        if stage.index == result_stage:
+            reads = {
+                task.hex(): {unit.path for unit in item.units}
+                for task, item in zip(names, inputs, strict=True)
+            }
+        if isinstance(stage.output, PublishOutput) and stage.output.mode == "append":
+            _check_named(digest, version)
+            publish.check_append(stage.output, name, reads)
     total = sum(len(spec.tasks) for spec in specs)
     if total > config.TASKS_PER_JOB_MAX:
         raise TooLarge(
@@ -195,6 +205,16 @@ def prepare(
         explain=blobs.put(explanation.encode(fingerprint)),
     )
     return submit, stored
+
+
+def _check_named(digest: identity.Digest, version: str | None) -> None:
+    """Raise InvalidPlan for a job whose tasks are called otherwise in every run, so that each would append everything."""
+    unstable = [part for part in digest.parts if part.startswith(identity.UNSTABLE)]
+    if unstable and version is None:
+        raise InvalidPlan(
+            f'write_parquet: mode="append" cannot tell which rows are there already, because '
+            f'{unstable[0].removeprefix(identity.UNSTABLE)}; give the job version=, or use mode="replace"'
+        )
 
 
 def _previous(space: Space, blobs: Blobs, job: Job, version: str | None, digest: str) -> _Previous:
