@@ -1,5 +1,6 @@
 """Exceptions of signal handlers, anywhere in the main thread: nothing stays locked, nothing is half done, nobody else notices."""
 
+import functools
 import itertools
 import json
 import os
@@ -21,13 +22,13 @@ from onefold.state.time_limits import end_of
 
 PROGRAM = Path(__file__).with_name("interrupted_program.py")
 sys.path.insert(0, str(PROGRAM.parent))
-from interrupted_program import INTERRUPTS  # noqa: E402
+from interrupted_program import INTERRUPTS, SoftLimit  # noqa: E402
 
 pytestmark = pytest.mark.faults
 HANDLES = ("/onefold/state/", "/contextlib.py")
 QUEUES = ("/state/queues.py", "/state/messages.py", "/state/queue_watcher.py", "/state/leases.py")
 LIMITS = ("/state/time_limits.py", "/state/maps.py")
-EVERYTHING = ("/onefold/log/", "/onefold/fold/", *HANDLES)
+EVERYTHING = ("/onefold/log/", "/onefold/fold/", "/onefold/codec.py", *HANDLES)
 WAIT_S = 30
 OTHER = """
 import sys, onefold as of
@@ -158,13 +159,6 @@ class Actions:
         return found if later == found else ("what was broken off came with the next write", found, later)
 
 
-@pytest.fixture(autouse=True)
-def known_handler():
-    before = signal.signal(signal.SIGUSR1, handler)
-    yield
-    signal.signal(signal.SIGUSR1, before)
-
-
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # in a generator that nobody has any more
@@ -203,19 +197,74 @@ def test_an_interrupt_at_every_line_breaks_nothing(tmp_path, name, files):
         assert len(file._readers) <= 4, "connections for reading are taken back"
 
 
-def test_an_interrupt_in_a_fold_is_not_the_folds_fault(tmp_path):
+def wrapped(function):
+    @functools.wraps(function)
+    def calls(*args, **named):
+        return function(*args, **named)
+
+    return calls
+
+
+def once(*_):
+    """The usual soft limit: it is not installed any more when its exception arrives."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    raise SoftLimit
+
+
+@wrapped
+def decorated(*_):
+    raise SoftLimit
+
+
+@wrapped
+def decorated_once(number, _frame):
+    signal.signal(number, signal.SIG_DFL)
+    raise SoftLimit
+
+
+def without_its_frame(number, frame):
+    del frame
+    raise SoftLimit(number)
+
+
+class Limit:
+    def __call__(self, _number, frame=None):
+        raise SoftLimit
+
+    def told(self, kind, _number, _frame):
+        raise kind
+
+
+HANDLERS = [
+    once,
+    decorated,
+    decorated_once,
+    without_its_frame,
+    Limit(),
+    functools.partial(Limit().told, SoftLimit),
+    lambda *_: wrapped(lambda: handler(SoftLimit))(),
+]
+
+
+@pytest.mark.parametrize("installed", HANDLERS)
+def test_an_interrupt_in_a_fold_is_not_the_folds_fault(tmp_path, installed):
     from onefold.state.fold import StateFold
 
+    before = signal.getsignal(signal.SIGUSR1)
     with closing(of.connect(tmp_path / "space")) as db:
         m = db.map("m")
         m["k"] = 1
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(StateFold, "apply", lambda *_: handler(INTERRUPTS[1]))
-            with pytest.raises(INTERRUPTS[1]):
-                m["k"] = 2
-            patched.setattr(StateFold, "apply", lambda *_: 1 // 0)
-            with pytest.raises(of.SpaceError, match="ZeroDivisionError"):
-                m["k"] = 2
+        try:
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(StateFold, "apply", lambda *_: signal.raise_signal(signal.SIGUSR1))
+                signal.signal(signal.SIGUSR1, installed)
+                with pytest.raises(SoftLimit):
+                    m["k"] = 2
+                patched.setattr(StateFold, "apply", lambda *_: 1 // 0)
+                with pytest.raises(of.SpaceError, match="ZeroDivisionError"):
+                    m["k"] = 2
+        finally:
+            signal.signal(signal.SIGUSR1, before)
         assert m["k"] == 1
 
 

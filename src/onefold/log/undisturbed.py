@@ -27,6 +27,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
+from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 from onefold.log import forks
@@ -78,16 +79,34 @@ def undisturbed(work: Callable[[], T], unwanted: Callable[[T], object] | None = 
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether a signal handler raised it, and not the code that it came out of."""
+    """Whether a signal handler raised it, and not the code that it came out of.
+
+    Known by how handlers are called: with the very frame that they interrupt. Nothing is asked of the handlers that are installed
+    now, since one may have replaced itself before it raised, or be wrapped in other functions. A trace function is the same.
+    """
     if not in_main_thread():
         return False
+    if not isinstance(error, Exception):
+        return True
     codes = {_code(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
     trace = error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code in codes:
+        # Installed handlers are asked too: one may have deleted its argument.
+        if trace.tb_frame.f_code in codes or _has_callers_frame(trace.tb_frame):
             return True
         trace = trace.tb_next
-    return not isinstance(error, Exception)
+    return False
+
+
+def _has_callers_frame(frame: FrameType) -> bool:
+    """Whether a function was called with its caller's frame as an argument."""
+    caller = frame.f_back
+    if caller is None:
+        return False
+    for value in frame.f_locals.values():
+        if value is caller or (type(value) is tuple and any(one is caller for one in value)):
+            return True
+    return False
 
 
 def _code(handler: Any) -> object:
