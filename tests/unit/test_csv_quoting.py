@@ -246,3 +246,15 @@ def test_some_columns_give_what_all_give(tmp_path: Path, tiny: None, block: int)
         refused += whole == "refused"
         read_rows += whole != "refused"
     assert read_rows > 15 and refused > 5
+
+
+def test_a_header_that_is_not_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "latin.csv"
+    path.write_bytes("k\u00e9y,v\n1,2\n".encode("latin-1"))
+    for options in ({}, {"schema": {"k\ufffdy": pl.Int64, "v": pl.Int64}}):
+        with pytest.raises(
+            InvalidValue, match=r"latin\.csv: the header: byte 2 .*not valid UTF-8.*utf8-lossy"
+        ):
+            sources.resolve(sources.make_source("csv", path, **options))
+    lossy = sources.resolve(sources.make_source("csv", path, encoding="utf8-lossy"))
+    assert [name for name, _ in lossy.schema] == ["k\ufffdy", "v"]

@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -143,3 +144,18 @@ def test_broken_bytes_give_rows_or_an_error_of_ours(tmp_path: Path, kind: str) -
             refused += 1
             assert path.name in str(error)  # noqa: PT017
     assert refused > 10
+
+
+@pytest.mark.parametrize("wrap", [lambda t: t, pl.List, lambda t: pl.Struct({"x": t})])
+def test_a_time_zone_that_does_not_exist(db: of.Database, tmp_path: Path, wrap: Any) -> None:
+    (tmp_path / "t.csv").write_text("t\n2024-01-01T00:00:00\n")
+    (tmp_path / "t.jsonl").write_text('{"t": null}\n')
+    kind = wrap(pl.Datetime("us", "Mars/X"))
+    for make in (
+        lambda: db.read_csv(tmp_path / "t.csv", schema_overrides={"t": kind}),
+        lambda: db.read_csv(tmp_path / "t.csv", schema={"t": kind}),
+        lambda: db.read_jsonl(tmp_path / "t.jsonl", schema={"t": kind}),
+        lambda: db.read_jsonl(tmp_path / "t.jsonl").map(dict, schema={"t": kind}),
+    ):
+        with pytest.raises(of.InvalidArgument, match="Mars/X"):
+            make()

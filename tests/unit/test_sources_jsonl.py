@@ -108,3 +108,31 @@ def test_path_column_and_pushdown(tmp_path: Path) -> None:
     ]
     assert frame.select(pl.len()).collect().item() == 4
     assert frame.filter(pl.col("k") == "b").select("v").collect().height == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r"\ud83d\ude00", "\U0001f600"),
+        (r"\\ud800", r"\ud800"),
+        (r"\\\ud83d\ude00", "\\\U0001f600"),
+        (r"\ud800x", None),
+        (r"\uDBFF", None),
+        (r"\udc00x", None),
+        (r"\\\ud800x", None),
+        (r"\ud83d\ud83d\ude00", None),
+        (r"\ud83d\\ude00", None),
+    ],
+)
+def test_half_of_a_surrogate_pair(tmp_path: Path, text: str, value: str | None) -> None:
+    path = tmp_path / "half.jsonl"
+    path.write_text('{"a": "x"}\n{"a": "' + text + '"}\n')
+    source = sources.make_source("jsonl", path, schema={"a": pl.String})
+    resolved = sources.resolve(source)
+    units = sources.units_of(source, resolved, split_bytes=1 << 40, min_units=1)
+    rows = sources.scan(source, resolved.schema, units)
+    if value is None:
+        with pytest.raises(InvalidValue, match=r"half\.jsonl: line 2"):
+            rows.collect()
+    else:
+        assert rows.collect()["a"].to_list() == ["x", value]

@@ -21,15 +21,17 @@ Names = tuple[str, ...]
 def specified(given: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> pl.Schema:
     """The schema, in which a type may stand without its parameters where Polars' readers have defaults for them.
 
-    Raises what ``pl.Schema`` raises.
+    Raises what ``pl.Schema`` raises, and what a frame of it does.
     """
     import polars as pl
 
     defaults: dict[type, Any] = {kind: kind() for kind in (pl.Datetime, pl.Duration, pl.Categorical)}
     pairs = given.items() if isinstance(given, Mapping) else given
-    return pl.Schema(
+    schema = pl.Schema(
         (name, defaults.get(dtype, dtype) if isinstance(dtype, type) else dtype) for name, dtype in pairs
     )
+    pl.DataFrame(schema=schema)  # a time zone is looked up only when there is a column
+    return schema
 
 
 def describe(step: object) -> str:

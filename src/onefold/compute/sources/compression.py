@@ -60,6 +60,22 @@ _REFUSED = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office document (.xls)"),
     (b"%PDF-", "a PDF document"),
     (b"\x7fELF", "a program"),
+    (b"\xcf\xfa\xed\xfe", "a program"),
+    (b"\xca\xfe\xba\xbe", "a program or a Java class"),
+    (b"\x00asm", "WebAssembly"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GIF87a", "a GIF picture"),
+    (b"GIF89a", "a GIF picture"),
+    (b"II*\x00", "a TIFF picture"),
+    (b"MM\x00*", "a TIFF picture"),
+    (b"RIFF", "a RIFF file (WebP, WAV or AVI)"),
+    (b"OggS\x00", "an Ogg file"),
+    (b"fLaC\x00", "a FLAC file"),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM film"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x80\x04\x95", "a pickle"),
+    (b"\x80\x05\x95", "a pickle"),
 )
 _BY_NAME = {
     ".br": "compressed by brotli",
@@ -91,29 +107,42 @@ def kind_of(path: str, head: bytes) -> str | None:
 
     Raises ``InvalidValue`` for what is known to be something else, naming it.
     """
-    for magic, kind in _READ:
-        if head.startswith(magic) and (kind != "bzip2" or _is_bzip2(head)):
-            return kind
-    for magic, what in _REFUSED:
-        if head.startswith(magic) and (not magic.strip().isalnum() or _is_binary(head)):
-            raise InvalidValue(
-                f"{path} is {what}; unpack or convert it first: gzip, zstd, bzip2, xz and zip are read as they are"
-            )
-    if head[257:262] == b"ustar":
-        raise InvalidValue(f"{path} is a tar archive; unpack it first")
+    if kind := _packed_as(head):
+        return kind
+    if what := _refused_as(head):
+        raise InvalidValue(f"{path} is {what}; unpack or convert it first: {_WHAT_IS_READ}")
     suffix = path[path.rfind(".") :].lower() if "." in path else ""
     if suffix in (".zz", ".zlib") and _is_zlib(head):
         return "zlib"
     if suffix == ".lzma" and head.startswith(b"\x5d\x00"):
         return "lzma"
     if suffix in _BY_NAME and head:
-        raise InvalidValue(
-            f"{path} is {_BY_NAME[suffix]}; unpack it first: gzip, zstd, bzip2, xz and zip are read as they are"
-        )
+        raise InvalidValue(f"{path} is {_BY_NAME[suffix]}; unpack it first: {_WHAT_IS_READ}")
     if suffix in _UNPACKED_SUFFIXES and head and _is_binary(head):
         raise InvalidValue(
             f"{path} is not {_UNPACKED_SUFFIXES[suffix]} and not text either: it is damaged; replace the file and run again"
         )
+    return None
+
+
+_WHAT_IS_READ = "gzip, zstd, bzip2, xz and zip are read as they are"
+
+
+def _packed_as(head: bytes) -> str | None:
+    for magic, kind in _READ:
+        if head.startswith(magic) and (kind != "bzip2" or _is_bzip2(head)):
+            return kind
+    return None
+
+
+def _refused_as(head: bytes) -> str | None:
+    for magic, what in _REFUSED:
+        if head.startswith(magic) and (not magic.strip().isalnum() or _is_binary(head)):
+            return what
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    if head[4:8] == b"ftyp" and head[:1] == b"\0":
+        return "an MP4 film or one of its kin"
     return None
 
 
@@ -144,6 +173,28 @@ def blocks(
     kind = kind_of(path, head)
     if kind is None:
         return _stored(read_at, start, size, block_bytes)
+    return _known_plain(path, kind, _unpacked(path, kind, read_at, size, block_bytes))
+
+
+def _known_plain(path: str, kind: str, unpacked: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks as they are. Raises ``InvalidValue`` if what was packed is packed again, or known to be no text."""
+    held: list[bytes] = []
+    size = 0
+    for block in unpacked:
+        held.append(block)
+        size += len(block)
+        if size >= HEAD_BYTES:
+            break
+    head = b"".join(held)[:HEAD_BYTES]
+    if inner := _packed_as(head):
+        raise InvalidValue(f"{path} is compressed twice ({inner} inside {kind}); unpack it once first")
+    if what := _refused_as(head):
+        raise InvalidValue(f"{path} is {what} inside {kind}; unpack or convert it first")
+    yield from held
+    yield from unpacked
+
+
+def _unpacked(path: str, kind: str, read_at: ReadAt, size: int, block_bytes: int) -> Iterator[bytes]:
     if kind == "zip":
         return _zip_member(path, read_at, size, block_bytes)
     stored = _stored(read_at, 0, size, _STORED_BYTES)

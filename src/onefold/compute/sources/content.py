@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from onefold.compute.plan import Source
-from onefold.compute.sources import compression, etags, remote
+from onefold.compute.sources import charsets, compression, etags, remote
 from onefold.compute.stages import Unit
 from onefold.errors import InvalidValue
 
@@ -36,7 +36,7 @@ class RawFile:
 
     def __init__(self, source: Source, unit: Unit) -> None:
         self._unit = unit
-        self._source = source
+        self.source = source
         self._fd = -1
         self._handle: IO[bytes] | None = None
         if remote.is_remote(unit.path):
@@ -126,7 +126,11 @@ def stored_blocks(raw: RawFile, unit: Unit, start: int, block_bytes: int) -> Ite
 
 def is_packed(raw: RawFile, unit: Unit) -> bool:
     """Whether the file is compressed. Raises ``InvalidValue`` for one that is known to be no text."""
-    return compression.kind_of(display(unit.path), raw.read_at(0, compression.HEAD_BYTES)) is not None
+    head = raw.read_at(0, compression.HEAD_BYTES)
+    if compression.kind_of(display(unit.path), head) is not None:
+        return True
+    charsets.check_head(raw.source, display(unit.path), head)
+    return False
 
 
 def content_blocks(raw: RawFile, unit: Unit, start: int, block_bytes: int) -> Iterator[bytes]:
@@ -137,11 +141,18 @@ def content_blocks(raw: RawFile, unit: Unit, start: int, block_bytes: int) -> It
     """
     if not is_whole(unit):
         return stored_blocks(raw, unit, start, block_bytes)
-    return compression.blocks(
-        display(unit.path),
-        raw.read_at(0, compression.HEAD_BYTES),
-        raw.read_at,
-        unit.size,
-        start,
-        block_bytes,
-    )
+    head = raw.read_at(0, compression.HEAD_BYTES)
+    blocks = compression.blocks(display(unit.path), head, raw.read_at, unit.size, start, block_bytes)
+    return blocks if start else _checked_text(raw, unit, blocks)
+
+
+def _checked_text(raw: RawFile, unit: Unit, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    held, size = list[bytes](), 0
+    for block in blocks:
+        held.append(block)
+        size += len(block)
+        if size >= compression.HEAD_BYTES:
+            break
+    charsets.check_head(raw.source, display(unit.path), b"".join(held)[: compression.HEAD_BYTES])
+    yield from held
+    yield from blocks

@@ -9,6 +9,7 @@ from onefold.compute.plan import Source
 from onefold.compute.sources.content import RawFile, display
 from onefold.compute.sources.quoting import lawful, lines
 from onefold.compute.sources.records import BOM, Piece, QuoteScanner, csv_pieces
+from onefold.compute.sources.text import why_invalid
 from onefold.compute.stages import Unit
 from onefold.errors import InvalidValue
 
@@ -114,11 +115,20 @@ def head_bytes(source: Source, data: bytes) -> int:
 
 
 def check_head(source: Source, path: str, head: bytes) -> None:
-    """Raise ``InvalidValue`` if the quotes of a header follow no rule and make it run into the lines after it."""
+    """Raise ``InvalidValue`` for a header that is not UTF-8 (unless the rest may be something else, too), and for one whose
+    quotes follow no rule and make it run into the lines after it.
+    """
     quote = (source.option("quote_char", '"') or "").encode()
-    if not quote or not source.option("has_header", True):
+    if not source.option("has_header", True):
         return
     names = head[_header_start(source, head) :]
+    if source.option("encoding") != "utf8-lossy" and (why := why_invalid(names, "utf-8")):
+        shown = names[:200].decode("utf-8", "backslashreplace").rstrip("\r\n")
+        raise InvalidValue(
+            f"{display(path)}: the header: {why}: {shown!r}; convert the file to UTF-8, or give encoding='utf8-lossy'"
+        )
+    if not quote:
+        return
     if names.count(quote, 0, _line_end(names, 0)) % 2 and not lawful(names, *_marks(source)).records:
         shown = names[: _line_end(names, 0)][:200].decode("utf-8", "backslashreplace").rstrip("\r\n")
         raise InvalidValue(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 _SHOWN_BYTES = 200
+_HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_HALF_PAIR = re.compile(rb"%b(?!%b)|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})%b" % (_HIGH, _LOW, _LOW))
 
 
 def pieces(source: Source, raw: RawFile, unit: Unit, piece_bytes: int) -> Iterator[Piece]:  # noqa: ARG001
@@ -32,10 +35,22 @@ def parse(source: Source, schema: Sequence[tuple[str, pl.DataType]], group: Sequ
     """The objects of these pieces; blank lines give nothing; a key that is not in the schema is left out."""
     import polars as pl
 
-    rows = pl.scan_ndjson(
-        join_lines([body(p) for p in group]), schema={name: _readable(dtype) for name, dtype in schema}
-    )
+    data = join_lines([body(p) for p in group])
+    if half := _half_pair(data):
+        raise ValueError(f"{half} is half of a pair of escapes, and no character")
+    rows = pl.scan_ndjson(data, schema={name: _readable(dtype) for name, dtype in schema})
     return rows.with_columns(pl.col(name).cast(dtype) for name, dtype in schema if _readable(dtype) != dtype)
+
+
+def _half_pair(data: bytes) -> str:
+    """Half of a surrogate pair, of which Polars makes other characters; empty if there is none."""
+    if b"\\" not in data or not (b"\\ud" in data or b"\\uD" in data):
+        return ""
+    for half in _HALF_PAIR.finditer(data):
+        before = data[max(0, half.start() - _SHOWN_BYTES) : half.start()]
+        if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:  # else the backslash is escaped itself
+            return half[0].decode()
+    return ""
 
 
 def _readable(dtype: Any) -> Any:
