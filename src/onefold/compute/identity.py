@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onefold.compute import keys
 from onefold.compute.explain import function_name
 from onefold.compute.normal import Normaliser
 from onefold.compute.normal_code import hash_parts
@@ -155,7 +156,7 @@ def stage_shape(stage: Stage) -> bytes:
         case ShuffleOutput():
             parts.append(hash_parts("shuffle", *output.keys, output.partitions))
         case MapOutput():
-            parts.append(hash_parts("map", output.partitions))
+            parts.append(hash_parts("map", output.partitions, keys.VERSION))
         case PartialOutput():
             # With a version the plan itself does not count, but states of another kind never meet these.
             kinds = [hash_parts(name, agg.kind, len(agg.expressions())) for name, agg in output.aggs]

@@ -1,10 +1,10 @@
-"""Keys of ``map_reduce``: any hashable plain value, compared as Python compares them, in a form that is
+"""Keys of ``map_reduce``: any hashable plain value, compared as a column of them compares, in a form that is
 stable.
 
-Equal keys have equal bytes in every process and release: numbers by their exact ratio (so 1, 1.0, True and
-Decimal(1) are one key), text, bytes, None, dates and times (aware ones by their instant), and tuples of
-these. NaN equals itself here. The order of the bytes is the order of the keys in the files, and means nothing
-else.
+Equal keys have equal bytes in every process and release: whole numbers and floats by their exact ratio (so 1 and 1.0
+are one key), text, bytes, None, dates and times (aware ones by their zone and instant; fixed offsets are UTC), and
+tuples of these. What no one column can hold is never equal, though Python has it so: not 1, True and Decimal(1). NaN
+equals itself here. The order of the bytes is the order of the keys in the files, and means nothing else.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import math
 import zlib
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from onefold.errors import InvalidKey
 
+VERSION: Final = 2
+"""Of the bytes: part of the names of the tasks that write them. 1 had Python's equality."""
 _pack = msgspec.msgpack.Encoder().encode
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -30,8 +32,12 @@ def encode_key(key: Any) -> bytes:
         return b"s" + key.encode("utf-8", "surrogatepass")
     if key is None:
         return b"0"
-    if isinstance(key, int | float | Decimal | Fraction):
+    if isinstance(key, bool):
+        return b"B%d" % key
+    if isinstance(key, int | float):
         return _number(key)
+    if isinstance(key, Decimal | Fraction):
+        return (b"m" if isinstance(key, Decimal) else b"f") + _number(key)
     if isinstance(key, str):
         return b"s" + str.__str__(key).encode("utf-8", "surrogatepass")
     if isinstance(key, bytes):
@@ -40,7 +46,8 @@ def encode_key(key: Any) -> bytes:
         return b"t" + _pack([encode_key(part) for part in key])
     if isinstance(key, dt.datetime):
         if key.tzinfo is not None and key.utcoffset() is not None:
-            return b"i" + str((key - _EPOCH) // dt.timedelta(microseconds=1)).encode()
+            zone = "" if isinstance(key.tzinfo, dt.timezone) or str(key.tzinfo) == "UTC" else f"{key.tzinfo}@"
+            return b"i" + f"{zone}{(key - _EPOCH) // dt.timedelta(microseconds=1)}".encode()
         return b"d" + key.replace(fold=0, tzinfo=None).isoformat().encode()
     if isinstance(key, dt.date):
         return b"D" + key.isoformat().encode()
@@ -56,6 +63,19 @@ def check_key(key: Any) -> None:
     """Raise InvalidKey unless ``encode_key`` takes it."""
     if type(key) is not str and type(key) is not int:
         encode_key(key)
+
+
+def has_float(key: Any) -> bool:
+    """Whether the key is a float or has one inside: it then stands for the equal keys with whole numbers."""
+    return isinstance(key, float) or (isinstance(key, tuple) and any(map(has_float, key)))
+
+
+def widest(left: Any, right: Any) -> Any:
+    """Of two keys with equal bytes, the one of the common type: a float where either has a float. Never -0.0."""
+    if isinstance(left, tuple):
+        return tuple(map(widest, left, right))
+    either = right if isinstance(right, float) else left
+    return either + 0.0 if isinstance(either, float) else either
 
 
 def partition_of(encoded: bytes, partitions: int) -> int:

@@ -4,7 +4,8 @@ A map task leaves one shuffle file (see ``onefold.compute.shuffle``) whose block
 (canonical bytes, ascending within a partition), ``original`` (the key itself, pickled) and ``values`` (a
 pickled list). A key may take several rows in a row. Reduce tasks merge the files of all map tasks; the values
 of a key come in dispatch order of their tasks and, within a task, in the order in which they were yielded. Of
-keys that are equal but not the same (1, 1.0) the first is reported.
+keys that are equal but not the same (1, 1.0) the float is reported, whichever comes first: a key with a float has one
+row without values before all others (``_MARK``), so that it is known before ``reduce`` is called.
 
 ``combine(key, values)`` is the classic combiner: it makes one value of some values of a key, any number of
 times, before ``reduce`` sees them. What ``reduce`` returns is the key's value; of a generator, the list of
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from onefold.compute import frames, renames, shuffle
 from onefold.compute.blobs import BlobStore
 from onefold.compute.failures import cause_of, letter_of, safe_repr
-from onefold.compute.keys import encode_key, partition_of
+from onefold.compute.keys import encode_key, has_float, partition_of, widest
 from onefold.compute.python_steps import Values
 from onefold.compute.shuffle import ShuffleFile, ShuffleWriter
 from onefold.compute.stages import DeadLetter, MapOutput, ReduceLeaf, Result, Unit
@@ -42,6 +43,8 @@ BLOCK_BYTES: Final = 512 * 1024
 RUNS_MERGED_MAX: Final = 128
 """More runs than this are first merged into fewer."""
 KEYS_PER_CHUNK: Final = 8_192
+_MARK: Final = b""
+"""Instead of values, in the row that says that a float is among the equal keys."""
 
 Row = tuple[bytes, bytes, bytes]
 """(canonical key, pickled key, pickled list of values)"""
@@ -70,6 +73,8 @@ class PairCollector:
                 groups[encoded] = (key, [value])
             else:
                 group[1].append(value)
+                if encoded[:1] in b"nt" and has_float(key):
+                    groups[encoded] = (widest(group[0], key), group[1])
         self._pairs += len(rows.items)
         self._held += len(rows.items)
         if self._held > PAIRS_HELD_MAX + self._held_after_combining:
@@ -108,6 +113,8 @@ class PairCollector:
             for partition, encoded in keys:
                 key, values = self._groups[encoded]
                 pickled = dumps(key)
+                if has_float(key):
+                    writer.add(partition, (encoded, pickled, _MARK))
                 for batch in _batched(values):
                     writer.add(partition, (encoded, pickled, dumps(batch)))
         except BaseException:
@@ -180,7 +187,7 @@ def _merged(names: Sequence[str], partition: int, blobs: BlobStore) -> Iterator[
     files: list[ShuffleFile] = []
     try:
         files.extend(shuffle.open_file(blobs, name) for name in names)
-        yield from heapq.merge(*(_rows_of(file, partition) for file in files), key=_row_key)
+        yield from heapq.merge(*(_rows_of(file, partition) for file in files), key=_row_order)
     finally:
         for file in files:
             file.close()
@@ -188,6 +195,10 @@ def _merged(names: Sequence[str], partition: int, blobs: BlobStore) -> Iterator[
 
 def _row_key(row: Row) -> bytes:
     return row[0]
+
+
+def _row_order(row: Row) -> tuple[bytes, bool]:
+    return row[0], row[2] != _MARK
 
 
 class Reducer:
@@ -258,7 +269,11 @@ class Reducer:
                 if number < lo:
                     continue
                 head = next(rows)
-                yield number, loads(head[1]), _values(itertools.chain([head], rows))
+                key = widest(loads(head[1]), loads(head[1]))
+                while head[2] == _MARK:  # and the row with the values comes after it
+                    key = widest(key, loads(head[1]))
+                    head = next(rows)
+                yield number, key, _values(itertools.chain([head], rows))
         finally:
             for name in self._made:
                 self._blobs.scratch.delete(name)
