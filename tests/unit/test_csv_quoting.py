@@ -213,7 +213,9 @@ def test_too_many_fields_whatever_columns_are_read(
         if b'"' in data and "comment_prefix" in options:
             continue  # read with all columns anyhow
         for columns in (None, ["a"], ["c"], ["b", "a"], ["c", "a"]):
-            with pytest.raises(InvalidValue, match=r"ragged\.csv: line \d: found more fields"):
+            with pytest.raises(
+                InvalidValue, match=r"ragged\.csv: line \d: found more fields.*truncate_ragged"
+            ):
                 read(path, 1, columns, **options)
         cut = read(path, 1, truncate_ragged_lines=True, **options)
         assert read(path, 1, ["c"], truncate_ragged_lines=True, **options).equals(cut.select("c"))

@@ -115,7 +115,10 @@ def _explain_piece(
         "csv": "give schema_overrides= for the column, or repair the file",
         "jsonl": "give schema= for the columns, or repair the file",
     }[source.kind]
-    return InvalidValue(f"{where}: {foreign.why(alone or error)}: {shown!r}; {hint}")
+    why = foreign.why(alone or error)
+    if source.kind == "csv" and "found more fields" in why:
+        hint = "give truncate_ragged_lines=True to drop what is too much, or repair the file"
+    return InvalidValue(f"{where}: {why}: {shown!r}; {hint}")
 
 
 def record_borders(source: Source, piece: Piece) -> list[int]:
