@@ -10,6 +10,7 @@ from typing import Any
 
 from onefold import config
 from onefold.compute import folder_writer, outputs, partition_values, schemas
+from onefold.compute.named_frames import is_pattern
 from onefold.compute.plan import (
     GroupAggregate,
     Job,
@@ -127,6 +128,7 @@ class _Compiler:
         keys = tuple(key.meta.output_name() for key in node.keys)
         names = (*keys, *(name for name, _ in node.aggs))
         _check_doubles("group_by", names)
+        _check_patterns("group_by", names)
         if rows.schema is not None:
             if node.keys:
                 schemas.evaluate(rows.schema, node.keys, "group_by")
@@ -166,11 +168,13 @@ class _Compiler:
                 if schema is None
                 else tuple(name for name, _ in schema)
             )
+            _check_patterns(schemas.describe(step), names or ())
             rows = rows.then(_detached(step), schema, names)
         return rows
 
     def source(self, source: Source) -> _Rows:
         schema = tuple(self.schema_of(source))
+        _check_patterns(f"read_{source.kind}", (name for name, _ in schema))
         self.sources.append(source)
         leaf = Branch(SourceLeaf(source, schema))
         return _Rows((leaf,), schema, tuple(name for name, _ in schema), self.bytes_of(source))
@@ -314,6 +318,16 @@ def _joined_names(left: _Rows, right: _Rows, node: Join) -> Names | None:
     taken = set(left.names)
     added = [name for name in right.names if name not in node.on]
     return (*left.names, *(f"{name}_right" if name in taken else name for name in added))
+
+
+def _check_patterns(step: str, names: Iterable[str]) -> None:
+    """Raise InvalidPlan for a column that Polars' expressions cannot name: they would mean others, or all."""
+    for name in names:
+        if is_pattern(name):
+            raise InvalidPlan(
+                f"{step}: a column cannot be called {name!r}, which means a pattern of names; rename it in its file "
+                f"or where it is made"
+            )
 
 
 def _check_doubles(step: str, names: Sequence[str]) -> None:

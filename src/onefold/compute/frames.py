@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from onefold.compute.common_types import common_schema, fitted
-from onefold.compute.named_frames import frame_of
+from onefold.compute.named_frames import frame_of, is_pattern
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ def frame_of_dicts(rows: Sequence[dict[Any, Any]], schema: Schema | None) -> pl.
     for name in names:
         if not isinstance(name, str):
             raise InvalidValue(f"the keys of a record must be column names (str); got {name!r}")
+        if is_pattern(name):
+            raise InvalidValue(
+                f"a column cannot be called {name!r}, which means a pattern of names; rename it"
+            )
     if rows and not names:
         raise InvalidValue(
             "the function gave dicts without keys, which make no row; give a column, or leave records out with flat_map"

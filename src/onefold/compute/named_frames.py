@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+def is_pattern(name: str) -> bool:
+    """Whether Polars takes the name for a pattern of names, so that no expression can mean this column alone."""
+    return name == "*" or (name.startswith("^") and name.endswith("$"))
+
+
 def frame_of(columns: Iterable[pl.Series]) -> pl.DataFrame:
     """A frame of these series under their names.
 

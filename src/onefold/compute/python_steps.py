@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from onefold.compute import frames
 from onefold.compute.failures import RecordError, safe_repr
 from onefold.compute.keys import check_key
+from onefold.compute.named_frames import is_pattern
 from onefold.compute.plan import FlatMap, Map, MapBatches, Node
 from onefold.errors import InvalidValue
 
@@ -234,6 +235,10 @@ class BatchStep:
             hint = "; call .collect() on it" if isinstance(given, pl.LazyFrame) else ""
             raise TypeError(
                 f"the function of map_batches must give a polars DataFrame; it gave {type(given).__name__}{hint}"
+            )
+        for name in filter(is_pattern, given.columns):
+            raise InvalidValue(
+                f"a column cannot be called {name!r}, which means a pattern of names; rename it"
             )
         if self._schema is None:
             return given
