@@ -16,6 +16,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Hashable, Iterable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
 
@@ -142,21 +143,21 @@ class Renewer:
         """Renew it from now on. Does nothing under a simulator, which has no threads: there ``renew`` is called otherwise."""
         if not isinstance(self._env, SystemEnv):
             return
+        undisturbed(partial(self._add, held))
+
+    def _add(self, held: Renewable) -> None:
         with self._mutex:
             self._next[held] = _Turn(self._env.boot_s() + held.renew_every_s)
-            starts = self._thread is None
-        if starts:
-            undisturbed(self._start)
-        self._changed.put(None)
-
-    def _start(self) -> None:
-        with self._mutex:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="onefold-renewer", daemon=True)
                 self._thread.start()
+        self._changed.put(None)
 
     def remove(self, held: Renewable) -> None:
         """Renew it no longer. A renewal that is under way may still happen."""
+        undisturbed(partial(self._remove, held))
+
+    def _remove(self, held: Renewable) -> None:
         with self._mutex:
             self._next.pop(held, None)
         self._changed.put(None)
@@ -220,6 +221,11 @@ _making = threading.Lock()
 
 def keeper(client: StateClient) -> Keeper:
     """The observer and the renewer that all handles of the client share."""
+    found = _keepers.get(client)
+    return undisturbed(partial(_made, client)) if found is None else found
+
+
+def _made(client: StateClient) -> Keeper:
     with _making:
         found = _keepers.get(client)
         if found is None:

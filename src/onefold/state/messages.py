@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from onefold import config
 from onefold.durations import seconds
 from onefold.errors import Conflict, InvalidArgument, InvalidKey
 from onefold.state import queue_ops
+from onefold.state.handover import apart
 from onefold.state.keys import Key, decode_key
 from onefold.state.time_limits import cleaning_up
 from onefold.state.values import decode_value
@@ -40,6 +42,11 @@ class Message:
         # Read at once: what cannot be read fails in the `with` line and not at a random place of the block.
         self._key = shown_key(answer[4])
         self._value = decode_value(answer[3])
+
+    @property
+    def queue(self) -> Queue:
+        """The queue that it was taken from."""
+        return self._queue
 
     @property
     def id(self) -> int:
@@ -89,18 +96,14 @@ class Message:
         if lease_s <= 0:
             raise InvalidArgument(f"lease must be longer than nothing; got {lease!r}")
         self._queue.client.check_process()
-        with self._mutex:
-            self._check_open()
-            self._extend(lease_s)
+        self._apart(lambda: self._extend(lease_s))
 
     def ack(self) -> None:
         """It is done with and never given out again. Leaving the ``with`` block does this.
 
         Raises Conflict (definite) when the lease is over: then it is or will be given to somebody else."""
         self._queue.client.check_process()
-        with self._mutex:
-            self._check_open()
-            self._end(queue_ops.Ack(self._queue.name, self.id, self._epoch))
+        self._apart(lambda: self._end(queue_ops.Ack(self._queue.name, self.id, self._epoch)))
 
     def nack(self, *, error: str = "given back", delay: float | timedelta | str | None = None) -> None:
         """Give it back as a failed attempt: it is given out again, after ``delay``, or goes to the dead letters.
@@ -109,9 +112,7 @@ class Message:
         delay_ms = 0 if delay is None else min(round(seconds(delay, "delay") * 1000), _MS_MAX)
         self._queue.client.check_process()
         text = str(error)[: config.QUEUE_ERROR_CHARS_MAX].encode(errors="replace").decode()
-        with self._mutex:
-            self._check_open()
-            self._end(queue_ops.Nack(self._queue.name, self.id, self._epoch, text, delay_ms))
+        self._apart(lambda: self._end(queue_ops.Nack(self._queue.name, self.id, self._epoch, text, delay_ms)))
         self._queue.forward_dead()
 
     def give_back(self) -> None:
@@ -125,6 +126,16 @@ class Message:
                 self._end(queue_ops.Nack(self._queue.name, self.id, self._epoch, "nobody got it", 0, counted))
         if counted:
             self._queue.forward_dead()
+
+    def _apart(self, work: Callable[[], None]) -> None:
+        """One change of the lease after the other, to its end also when the caller is interrupted: what it did is known here."""
+
+        def alone() -> None:
+            with self._mutex:
+                self._check_open()
+                work()
+
+        apart(self._queue.client, alone)
 
     def _end(self, op: queue_ops.Ack | queue_ops.Nack) -> None:
         try:

@@ -10,21 +10,25 @@ acknowledged (or is dead); a delayed or failed one holds back those behind it. M
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from onefold import config
 from onefold.durations import seconds
 from onefold.errors import InvalidArgument, OnefoldError, SpaceError
+from onefold.log import undisturbed
 from onefold.state import guard, queue_ops
 from onefold.state import queue_rows as q
 from onefold.state.cancelling import Gate
 from onefold.state.client import StateClient, rejection
 from onefold.state.consistency import STRONG
+from onefold.state.handover import Handover, apart
 from onefold.state.keys import Key, encode_key
 from onefold.state.leases import keeper
 from onefold.state.messages import Message, shown_key
@@ -169,14 +173,28 @@ class Queue:
 
         Raises what ``Space.submit`` raises; after an indefinite error a message may be taken until its lease ends.
         """
-        guard.check_plain(self._client, f"queue({self._name!r})")
-        client = self._client
-        if timeout is None:
-            return self._wait_for_message(None, gate)
-        now, limit_s = client.env.boot_s(), seconds(timeout, "timeout")
-        return self._wait_for_message(now + limit_s, gate)
+        handover = self.handover()
+        try:
+            self.take_for(handover, None if timeout is None else seconds(timeout, "timeout"), gate)
+            return handover.result
+        except BaseException:
+            handover.unwanted = True
+            undisturbed.mend_later(handover)
+            raise
 
-    def _wait_for_message(self, deadline: float | None, gate: Gate | None) -> Message | None:
+    def handover(self) -> Handover[Message]:
+        """For ``take_for``: what its caller does not get is as before it was taken."""
+        return Handover(self._client, Message.give_back)
+
+    def take_for(self, handover: Handover[Message], timeout: float | None, gate: Gate | None = None) -> None:
+        """Wait for the next message and put it into the handover, which the caller gives up when it is interrupted."""
+        guard.check_plain(self._client, f"queue({self._name!r})")
+        deadline = None if timeout is None else self._client.env.boot_s() + timeout
+        self._wait_for_message(deadline, gate, handover)
+
+    def _wait_for_message(
+        self, deadline: float | None, gate: Gate | None, handover: Handover[Message]
+    ) -> None:
         client, settles, late = self._client, True, False
         # Where a view may lag behind, the first look is the take itself: it stands in the log.
         must_ask = not client.always_strong
@@ -194,15 +212,15 @@ class Queue:
                     continue
                 due = seen.next_due_ms is not None and seen.next_due_ms <= client.env.wall_ms()
                 if gate is not None and gate.given_up():
-                    return None
+                    return
                 if seen.counts.ready or due or must_ask:
-                    message = self._take() if gate is None else self._take_through(gate)
-                    if message is not None:
-                        return message
+                    apart(client, partial(self._take, gate, handover))
+                    if handover.result is not None:
+                        return
                 must_ask = False
             left = None if deadline is None else deadline - client.env.boot_s()
             if left is not None and left <= 0:
-                return None
+                return
             if due and not seen.counts.ready:
                 # Due by this clock and not by the log's: ask again, ever more slowly.
                 client.spaces[self._shard].pause(pause_s if left is None else min(pause_s, left))
@@ -212,18 +230,20 @@ class Queue:
             # A last look at what is here by then; the limit is no reason to wait for the others once more.
             late = deadline is not None and client.env.boot_s() >= deadline
 
-    def _take_through(self, gate: Gate) -> Message | None:
-        if not gate.enter():
-            return None
+    def _take(self, gate: Gate | None, handover: Handover[Message]) -> None:
+        """Take one now, if there is one."""
+        if handover.unwanted or (gate is not None and not gate.enter()):
+            return
         message = None
         try:
-            message = self._take()
+            message = self._taken()
         finally:
-            if message is None:
+            if message is None and gate is not None:
                 gate.leave()
-        return message
+        if message is not None:
+            handover.keep(message)
 
-    def _take(self) -> Message | None:
+    def _taken(self) -> Message | None:
         forward = self._dead_letter is not None and self._dead_shard() != self._shard
         op = queue_ops.Take(
             self._name,
@@ -363,32 +383,82 @@ class Queue:
 class Delivery:
     """What ``Queue.get`` gives, for one ``with`` block at a time."""
 
-    __slots__ = ("_message", "_queue", "_renew", "_timeout")
+    __slots__ = ("_end", "_queue", "_renew", "_timeout")
 
     def __init__(self, queue: Queue, timeout: float | None, *, renew: bool) -> None:
         self._queue = queue
         self._timeout = timeout
         self._renew = renew
-        self._message: Message | None = None
+        self._end = _NO_END
 
     def __enter__(self) -> Message | None:
-        if self._message is not None:
+        if self._end.message is not None:
             raise InvalidArgument("this delivery is in use; call get() for each message")
-        self._message = self._queue.take(self._timeout)
-        if self._message is not None and self._renew:
-            keeper(self._queue.client).renewer.add(self._message)
-        return self._message
+        queue = self._queue
+        handover = queue.handover()
+        try:
+            queue.take_for(handover, self._timeout)
+            message = handover.result
+            if message is not None and self._renew:
+                keeper(queue.client).renewer.add(message)
+            self._end = _End(message, renewed=self._renew)
+            return message
+        except BaseException:
+            self._end = _NO_END
+            handover.unwanted = True
+            undisturbed.mend_later(handover)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        message, self._message = self._message, None
-        if message is None:
+        end = self._end
+        try:
+            end.error = error
+            self._end = _NO_END
+            if end.message is not None:
+                apart(self._queue.client, end.reach)
+        except BaseException:
+            undisturbed.mend_later(end)
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"get() gives what a `with` block needs, not a message: with q.get() as msg: msg.{name}"
+        )
+
+
+class _End:
+    """The end of a block, which is reached also when it is interrupted."""
+
+    __slots__ = ("_begun", "_renewed", "error", "message")
+
+    def __init__(self, message: Message | None, *, renewed: bool) -> None:
+        self.message = message
+        self.error: BaseException | None = None
+        """What the block raised."""
+        self._renewed = renewed
+        self._begun: dict[int, object] = {}
+
+    def mend(self) -> None:
+        """Reach it in a thread of its own, unless that was begun."""
+        if self.message is not None and not self._begun:
+            _thread.start_new_thread(self._reach_quietly, ())
+
+    def _reach_quietly(self) -> None:
+        with contextlib.suppress(Exception):
+            self.reach()
+
+    def reach(self) -> None:
+        """Acknowledge the message, or give it back when the block raised."""
+        me, message, error = object(), self.message, self.error
+        if message is None or self._begun.setdefault(0, me) is not me:
             return
+        client = message.queue.client
         if error is None:
-            self._queue.client.check_process()
-        if self._renew and not self._queue.client.forked:
-            keeper(self._queue.client).renewer.remove(message)
+            client.check_process()
+        if self._renewed and not client.forked:
+            keeper(client).renewer.remove(message)
         if message.ended:
             return  # by msg.ack() or msg.nack() in the block
         if error is None:
@@ -399,10 +469,8 @@ class Delivery:
         ):  # the block's own error is the one to see; the lease ends by itself
             message.nack(error=f"{type(error).__name__}: {error}")
 
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"get() gives what a `with` block needs, not a message: with q.get() as msg: msg.{name}"
-        )
+
+_NO_END = _End(None, renewed=False)
 
 
 def _positive(value: _Duration, name: str) -> float:

@@ -1,0 +1,149 @@
+"""Exceptions of signal handlers while something is taken in the main thread: it is the caller's, or it is as before."""
+
+import itertools
+import random
+import signal
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import onefold as of
+
+sys.path.insert(0, str(Path(__file__).parent))
+from interrupted_program import INTERRUPTS
+
+pytestmark = pytest.mark.faults
+WAIT_S = 30
+FILES = ("/state/queues.py", "/state/messages.py", "/state/handover.py", "/state/locks.py")
+
+
+def handler(kind, _frame=None):
+    raise kind
+
+
+@pytest.fixture(autouse=True)
+def known_handler():
+    before = signal.signal(signal.SIGUSR1, handler)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+def is_place(frame, event):
+    """Where CPython may run a handler. It does not when a block's ``__enter__`` or what its caller called returns."""
+    code = frame.f_code
+    if event == "exception" or not code.co_filename.endswith(FILES):
+        return False
+    return event != "return" or frame.f_back.f_code.co_filename.endswith(FILES)
+
+
+def traced(action, hit):
+    """Run it, and call ``hit`` with each place's number and the place, for which the n-th pass of a line counts as one."""
+    count = itertools.count()
+
+    def trace(frame, event, _):
+        if is_place(frame, event):
+            hit(next(count), (frame.f_code.co_name, frame.f_lineno, event))
+        return trace if "/onefold/" in frame.f_code.co_filename else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return next(count)
+
+
+def interrupts(action):
+    """Runs it again and again, interrupted at one place after the other; gives the place each time."""
+    kinds = itertools.cycle(INTERRUPTS)
+    for chosen in itertools.count():
+        where = []
+
+        def hit(number, place, chosen=chosen, where=where):
+            if number == chosen:
+                where.append(place)
+                sys.settrace(None)
+                handler(next(kinds))
+
+        try:
+            traced(action, hit)
+        except INTERRUPTS:
+            pass
+        if not where:
+            assert chosen > 30
+            return
+        yield where[0]
+
+
+@pytest.mark.parametrize("renew", [False, True])
+def test_a_message_that_no_block_saw_was_not_tried(tmp_path, renew):
+    with closing(of.connect(tmp_path / "space")) as db:
+        seen, names = [], itertools.count()
+
+        def queue_with_one():
+            made = db.queue(f"q{next(names)}", lease="1h", max_attempts=1)
+            made.put("x")
+            return made
+
+        def action():
+            with q.get(timeout=0, renew=renew) as message:
+                seen.append(q)
+                assert message.value == "x"
+
+        q = queue_with_one()
+        for place in interrupts(action):
+            if q not in seen:
+                message = q.take(timeout=WAIT_S)
+                assert message is not None, place
+                assert message.attempt == 1, place
+                message.ack()
+            elif place[0] != "__exit__":
+                # At the entry of __exit__ the block is over and nothing has been called that could know it.
+                until(lambda q=q: q.counts().in_flight == 0, place)
+            q = queue_with_one()
+
+
+def until(condition, what):
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.001)
+
+
+def test_a_storm_of_signals_makes_no_dead_letters(tmp_path):
+    rng = random.Random(7)
+    hits = 0
+
+    def alarm(*_):
+        raise INTERRUPTS[1]
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with closing(of.connect(tmp_path / "space")) as db:
+            q = db.queue("q", max_attempts=1, lease="1h")
+            q.put_many(range(200))
+            entered = 0
+            for _ in range(20000):
+                if entered == 200:
+                    break
+                began = False
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0001, 0.004))
+                    with q.get(timeout=0) as message:
+                        began = message is not None
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except INTERRUPTS:
+                    hits += 1
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                entered += began
+            assert hits > 20
+            assert len(q.dead()) <= entered
+            assert entered == 200
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
