@@ -433,4 +433,4 @@ def test_a_job_does_not_publish_over_its_input_or_into_it(
 
 def test_a_job_does_not_read_its_own_space(db: of.Database, tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "x\n")
-    refused(db, lambda: db.read_text(tmp_path), "the space itself", "name the files")
+    refused(db, lambda: db.read_text(tmp_path), "the space itself", "keep the space in another folder")

@@ -218,3 +218,9 @@ def test_a_year_that_python_does_not_have(tmp_path: Path, mode: Any) -> None:
     values = pl.Series([-(10**15), 10**15]).cast(pl.Datetime(mode))
     put(tmp_path / "out", rows_of(values))
     assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_date_that_cannot_be_written_is_named_with_its_column() -> None:
+    far = pl.Series("day", [2**30], dtype=pl.Int32).cast(pl.Date)
+    with pytest.raises(InvalidValue, match=r"'day' \(1073741824.*out of range"):
+        partition_values.text(far)

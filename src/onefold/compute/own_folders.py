@@ -28,7 +28,7 @@ def check(compiled: Compiled, files: Iterable[str], space: Path | None) -> None:
     real = functools.lru_cache(os.path.realpath)
     folders = {real(os.path.dirname(file)) for file in files if not remote.is_remote(file)}  # noqa: PTH120
     if space is not None:
-        _refuse(folders, space, "the space itself; name the files, or keep the space in another folder")
+        _refuse(folders, space, "the space itself; keep the space in another folder")
     for stage in compiled.stages:
         if isinstance(stage.output, PublishOutput):
             from onefold.compute import publish

@@ -159,7 +159,13 @@ def text(value: pl.Series) -> str | None:
         value = value + 0.0  # -0.0 is 0.0, as for group_by
     if dtype == pl.Time:
         value = value.dt.to_string("%H:%M:%S%.f")
-    found = str(value.cast(pl.String).item())
+    try:
+        found = str(value.cast(pl.String).item())
+    except pl.exceptions.PanicException as error:  # years that Polars cannot write
+        raise InvalidValue(
+            f"the value of the partition column {value.name!r} ({int(value.to_physical().item())} as a number of {dtype}) "
+            f"makes no folder name: it is out of range"
+        ) from error
     if not dtype.is_temporal() or _is_exactly(found, value, dtype):
         return found
     if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
