@@ -116,6 +116,8 @@ class Case:
                 heads = [part.index(b"\n") + 1 for part in parts]
                 bodies = [part[head:] for part, head in zip(parts, heads, strict=True)]
                 data = parts[0][: heads[0]] + b"".join(bodies)
+                # Documented: too many fields are an error whatever columns are used.
+                pl.scan_csv(data, infer_schema=False).collect()
                 return pl.scan_csv(data, infer_schema_length=None).select(columns).collect()
             case "jsonl":
                 data = b"".join(parts)
@@ -148,7 +150,21 @@ def case_of(seed: int) -> Case:
     jobs = [job for job in JOBS if kind == "parquet" or not job.startswith("typed")]
     job = chance.choice(jobs)
     make = {"csv": _csv_files, "jsonl": _json_files, "parquet": _parquet_files}[kind]
-    return Case(seed, kind, dict(zip(order, make(chance, count, names), strict=True)), names, job)
+    made = make(chance, count, names)
+    if kind == "csv":
+        made = _ragged(random.Random(f"ragged {seed}"), made)
+    return Case(seed, kind, dict(zip(order, made, strict=True)), names, job)
+
+
+def _ragged(chance: random.Random, files: list[bytes]) -> list[bytes]:
+    """Now and then a file whose last record has a field too many."""
+    place = chance.randrange(len(files))
+    data = files[place]
+    if chance.random() > 0.1 or data.count(b"\n") < 2:
+        return files
+    line = data.rstrip(b"\r\n")
+    longer = line + chance.choice((b",", b",7", b',"x"')) + data[len(line) :]
+    return [*files[:place], longer, *files[place + 1 :]]
 
 
 def _profiles(chance: random.Random, all_of: dict[str, Profile], count: int) -> list[Profile]:
