@@ -67,5 +67,13 @@ def test_what_explain_says_of_lost_servers_is_true(tmp_path: Path, monkeypatch: 
             assert what_works(db) == (survives["server"]["writes"], survives["server"]["reads"])
             servers.kill(other)
             assert what_works(db) == (survives["two servers"]["writes"], survives["two servers"]["reads"])
+        # It says so too when it can be asked only what this machine knows.
+        said = ask("explain", "m", "--json", url=url)
+        assert said.returncode == 0, said.stderr
+        answer = json.loads(said.stdout)
+        (now,) = answer["collections"]
+        assert answer["unread"] and (now["kind"], now["count"]) == ("map", 2)
+        assert [(one["failure"], one["writes"]) for one in now["survives"]] == [("server", "no")]
+        assert now["survives"][0]["reads"] == survives["two servers"]["reads"]
     finally:
         servers.stop(delete=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onefold.cli import output
-from onefold.cli.options import JsonOption, UrlOption, place
+from onefold.cli.options import JsonOption, Place, UrlOption, place
 
 if TYPE_CHECKING:
     from onefold.db import Database
+    from onefold.fold.nodes.state import Node
     from onefold.node.cluster_facts import ClusterFacts
     from onefold.node.survival import Survival
     from onefold.state.catalog import Collection
@@ -26,18 +28,55 @@ def explain(
     """Say what has that name, where it is kept, and which failures it survives; of a table how it is made, and why its last
     run computed something again.
 
-    JSON: {name, collections: [{kind, count, shards, sentences, mode, survives: [{failure, writes, reads: {level: bool}, why,
-    remote: {writes, reads}, kept}]}]}; when there is a table also {table, sentences}. writes and reads are of programs with a
-    replica of their own, remote of others; kept: whether all that was acknowledged is there when what failed never comes back.
+    JSON: {name, unread, collections: [{kind, count, shards, sentences, mode, survives: [{failure, writes, reads: {level: bool},
+    why, remote: {writes, reads}, kept}]}]}; when there is a table also {table, sentences}. writes and reads are of programs with
+    a replica of their own, remote of others; kept: whether all that was acknowledged is there when what failed never comes back.
+    unread: null, or why the collections are told as this machine's replica knows them; one that it does not know has kind, count
+    and mode null.
     """
     from onefold.cli import cluster
-    from onefold.errors import InvalidArgument
+    from onefold.errors import Unavailable
 
     where = place(ctx, url, as_json)
     target = cluster.cluster_url(where)
     facts = None if target is None else cluster.facts(target)
+    unread = None if facts is None else _without_leader(facts)
+    if unread is None:
+        try:
+            found = _found(where, name, facts)
+        except Unavailable as error:
+            if facts is None:
+                raise
+            unread = str(error)
+    if unread is not None and facts is not None:
+        found = _found_weakly(where, name, facts, unread)
+    if where.json:
+        output.emit(found)
+        return
+    if unread is not None:
+        print(f"What is in it now could not be read: {unread}")
+    for collection in found["collections"]:
+        for sentence in collection["sentences"]:
+            print(sentence)
+    for sentence in found.get("sentences", ()):
+        print(sentence)
+
+
+def _without_leader(facts: ClusterFacts) -> str | None:
+    """Why reading now would only wait: nobody leads a log. None when each has a leader."""
+    away = [one for one in facts.streams if one.log is not None and one.info is None]
+    if not away:
+        return None
+    shards = ", ".join(str(one.log.shard) for one in away if one.log is not None)
+    return f"nobody leads the log of shard {shards}, since a majority of its copies is away"
+
+
+def _found(where: Place, name: str, facts: ClusterFacts | None) -> dict[str, Any]:
+    """What there is. Raises Unavailable when the log does not answer."""
+    from onefold.errors import InvalidArgument
+
     with where.open() as db:
-        found: dict[str, Any] = {"name": name}
+        found: dict[str, Any] = {"name": name, "unread": None}
         there = [collection for collection in db.collections() if collection.name == name]
         others = [collection for collection in there if collection.kind != "table"]
         if len(others) < len(there) or not others:
@@ -50,41 +89,69 @@ def explain(
                     f"there is nothing called {name!r} in {db.url}; `onefold ls` and `onefold tables` list what there is"
                 ) from error
         found["collections"] = [_collection(db, collection, facts) for collection in there]
-    if where.json:
-        output.emit(found)
-        return
-    for collection in found["collections"]:
-        for sentence in collection["sentences"]:
-            print(sentence)
-    for sentence in found.get("sentences", ()):
-        print(sentence)
+    return found
 
 
-def _collection(db: Database, collection: Collection, facts: ClusterFacts | None) -> dict[str, Any]:
+def _found_weakly(where: Place, name: str, facts: ClusterFacts, unread: str) -> dict[str, Any]:
+    """The same of what this machine's replica knows, which may be nothing; and what any collection there stands on."""
+    from onefold.errors import OnefoldError
+
+    found: dict[str, Any] = {"name": name, "unread": unread, "collections": []}
+    try:
+        with where.open(weakly=True) as db:
+            there = [collection for collection in db.collections() if collection.name == name]
+            found["collections"] = [_collection(db, collection, facts, weakly=True) for collection in there]
+    except OnefoldError as error:
+        found["unread"] = f"{unread}; this machine's replica: {error}"
+    if not found["collections"] and facts.space is not None:
+        survives, told = _on_cluster(facts, [], list(range(facts.space.shards)), is_table=False)
+        unknown = f"Whether there is something called {name!r} is not known here; it would be in these logs."
+        found["collections"] = [
+            {
+                "kind": None,
+                "count": None,
+                "shards": list(range(facts.space.shards)),
+                "sentences": [unknown, *told],
+                "mode": None,
+                "survives": _survives_json(survives),
+            }
+        ]
+    return found
+
+
+def _collection(
+    db: Database, collection: Collection, facts: ClusterFacts | None, *, weakly: bool = False
+) -> dict[str, Any]:
     survives, told = _survives(db, collection, facts)
     return {
         "kind": collection.kind,
         "count": collection.count,
         "shards": list(collection.shards),
-        "sentences": [*_sentences(db, collection), *told],
+        "sentences": [*_sentences(db, collection, weakly=weakly), *told],
         "mode": "consistent",
-        "survives": [
-            {
-                "failure": one.failure,
-                "writes": "yes" if one.writes else "no",
-                "reads": one.reads,
-                "why": one.why,
-                "remote": {"writes": "yes" if one.remote_writes else "no", "reads": one.remote_reads},
-                "kept": one.kept,
-            }
-            for one in survives
-        ],
+        "survives": _survives_json(survives),
     }
 
 
-def _sentences(db: Database, collection: Collection) -> list[str]:
+def _survives_json(survives: list[Survival]) -> list[dict[str, Any]]:
+    return [
+        {
+            "failure": one.failure,
+            "writes": "yes" if one.writes else "no",
+            "reads": one.reads,
+            "why": one.why,
+            "remote": {"writes": "yes" if one.remote_writes else "no", "reads": one.remote_reads},
+            "kept": one.kept,
+        }
+        for one in survives
+    ]
+
+
+def _sentences(db: Database, collection: Collection, *, weakly: bool) -> list[str]:
     name, count, shards = collection.name, collection.count, len(db._spaces)
     match collection.kind:
+        case kind if weakly:
+            what = f"{kind.capitalize()} {name!r}: this machine's replica knows {count:,} entries of it."
         case "map":
             what = f"Map {name!r}: {count:,} items."
         case "queue":
@@ -121,15 +188,23 @@ def _survives(
             nodes = read_nodes(view)
         spread = collection.kind in ("map", "stream")  # what is written next may go to any shard
         shards = list(range(len(db._spaces))) if spread else list(collection.shards)
-        is_table = collection.kind == "table"
-        standing = survival_facts.standing_of(facts, nodes, shards, with_blobs=is_table)
-        told = survival.sentences(standing)
-        if is_table and facts.space.blobs != "jetstream":
-            told.append(f"Its results are in {facts.space.blobs}, whose failures are not counted here.")
-        return survival.survivals(standing), [consistency, *told]
+        found, told = _on_cluster(facts, nodes, shards, is_table=collection.kind == "table")
+        return found, [consistency, *told]
     if db.url.startswith("memory:"):
         found = survival.of_memory()
     else:
         folder = Path(db.url.removeprefix("sqlite://"))
         found = survival.of_folder(in_memory=survival_facts.is_in_memory(folder))
     return found, [consistency, *survival.folder_sentences(found)]
+
+
+def _on_cluster(
+    facts: ClusterFacts, nodes: Iterable[Node], shards: list[int], *, is_table: bool
+) -> tuple[list[Survival], list[str]]:
+    from onefold.node import survival, survival_facts
+
+    standing = survival_facts.standing_of(facts, nodes, shards, with_blobs=is_table)
+    told = survival.sentences(standing)
+    if is_table and facts.space is not None and facts.space.blobs != "jetstream":
+        told.append(f"Its results are in {facts.space.blobs}, whose failures are not counted here.")
+    return survival.survivals(standing), told

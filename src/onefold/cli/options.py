@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -24,6 +24,9 @@ JsonOption = Annotated[
 ]
 
 
+_WEAK_TIMEOUT_S: Final = 5.0
+
+
 @dataclass(frozen=True)
 class Place:
     """Which space, and how to answer."""
@@ -31,13 +34,17 @@ class Place:
     url: str | None = None
     json: bool = False
 
-    def open(self, *, create: bool = False) -> Database:
+    def open(self, *, create: bool = False, weakly: bool = False) -> Database:
         """Connect. A command that reads makes nothing: SpaceError when there is no space. Ends with wrong usage for a URL that
-        cannot be one."""
+        cannot be one. ``weakly``: for reading only what can be read without waiting for servers that are away."""
         from onefold.db import connect
         from onefold.errors import InvalidArgument
 
         try:
+            if weakly:
+                return connect(
+                    self.url, create=False, read_only=True, consistency="eventual", timeout=_WEAK_TIMEOUT_S
+                )
             return connect(self.url, create=create)
         except InvalidArgument as error:
             raise typer.BadParameter(str(error), param_hint="--url") from None
