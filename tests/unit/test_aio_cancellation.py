@@ -163,3 +163,14 @@ def test_an_iterator_that_was_dropped_while_it_waited_is_no_member(tmp_path):
             assert await db.map("m").get("a") == 1
 
     asyncio.run(main())
+
+
+def test_a_consumer_that_is_not_open_has_nothing_to_rewind(tmp_path):
+    async def main():
+        async with of.aio.connect(tmp_path / "space") as db:
+            consumer = db.stream("s", partitions=1).consumer("g")
+            await consumer.rewind()
+            with pytest.raises(of.InvalidArgument, match="open it first"):
+                await consumer.commit()
+
+    asyncio.run(main())

@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from onefold.aio.bridge import Bridge
 from onefold.aio.iterators import Fed, Pulled
+from onefold.errors import InvalidArgument
 from onefold.state.consistency import Consistency
 from onefold.state.consumers import Consumer
 from onefold.state.positions import Position
@@ -109,7 +110,7 @@ class AsyncConsumer(Generic[T]):
         """The synchronous consumer, once it is open."""
         found = self._fed.feed
         if not isinstance(found, Consumer):
-            raise RuntimeError("open it first: async with stream.consumer(...) as consumer")
+            raise InvalidArgument("open it first: async with stream.consumer(...) as consumer")
         return found
 
     async def __aenter__(self) -> Self:
@@ -141,8 +142,11 @@ class AsyncConsumer(Generic[T]):
         return await self._bridge.complete(self.sync.skip)
 
     async def rewind(self) -> None:
-        """Forget what was given and not committed: iteration continues after what was committed last."""
+        """Forget what was given and not committed: iteration continues after what was committed last. Not open yet, it has given
+        nothing, and this does nothing."""
         self._check()
+        if self._fed.feed is None:
+            return
         await self._bridge.complete(self.sync.rewind)
 
     async def seek(self, start: Start) -> None:
