@@ -111,7 +111,7 @@ def test_an_exception_names_record_place_and_the_users_lines(bench: Bench) -> No
     assert failure.location.endswith("numbers.txt: line 6790")
     assert 'raise LookupError("no such thing")' in failure.traceback
     assert "onefold/compute" not in failure.traceback
-    assert not failure.died and not failure.final
+    assert not failure.died and failure.final, "a function is not tried again"
     assert bench.failure(broken, isolate=True).final
 
 
