@@ -1,12 +1,15 @@
 """The asynchronous API over the same core."""
 
 import asyncio
+import contextlib
 import inspect
+import threading
 
 import pytest
 
 import onefold as of
 from onefold.errors import Conflict, InvalidArgument, SpaceError, Timeout, TransactionError
+from onefold.state import map_reader
 
 SOON_S = 20
 
@@ -299,3 +302,31 @@ def test_every_public_method_of_a_map_is_there():
         there = inspect.signature(getattr(of.Map, name)).parameters
         here = inspect.signature(getattr(of.aio.AsyncMap, name)).parameters
         assert set(there) <= set(here) | {"self"}, name
+
+
+def test_a_watch_begins_with_its_call_also_when_its_first_step_is_cancelled(tmp_path, monkeypatch):
+    held = threading.Event()
+    opening = map_reader.open_watch
+
+    def late(*args, **options):
+        held.wait(10)
+        return opening(*args, **options)
+
+    async def program():
+        async with of.aio.connect(tmp_path / "space") as db:
+            m = db.map("m")
+            await m.put("before", 0)
+            monkeypatch.setattr(map_reader, "open_watch", late)
+            changes = m.watch()
+            step = asyncio.create_task(anext(changes))
+            await asyncio.sleep(0)
+            step.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await step
+            await m.put("x", 1)
+            held.set()
+            change = await asyncio.wait_for(anext(changes), 10)
+            assert (change.key, change.value) == ("x", 1)
+            await changes.aclose()
+
+    asyncio.run(program())

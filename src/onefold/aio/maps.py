@@ -12,6 +12,7 @@ from onefold.state.consistency import Consistency
 from onefold.state.items import Change, Item, Version
 from onefold.state.map_writing import Pairs
 from onefold.state.maps import Map
+from onefold.state.watch import moment_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -167,10 +168,12 @@ class AsyncMap(Generic[T]):
         initial: bool = False,
         timeout: Duration | None = None,
     ) -> Fed[Change[T]]:
-        """The changes, for ``async for`` and ``async with``. They begin where the first step or the ``async with`` is."""
+        """The changes, for ``async for`` and ``async with``. They begin with this call; with
+        ``replicas="remote"`` when the first step or the ``async with`` has come to its end."""
         self._bridge.check(self.sync.client, self._what)
+        begun = moment_of(self.sync.client)
         return Fed(
             self._bridge,
-            lambda: self.sync.watch(prefix, start=start, initial=initial, timeout=timeout),
+            lambda: self.sync._watch_since(begun, prefix, start, initial, timeout),
             ends=True,
         )

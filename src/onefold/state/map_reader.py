@@ -173,6 +173,17 @@ class MapReader(Mapping[Any, T], Generic[T]):
         Raises TokenError (malformed, foreign), TokenAhead (from a future that does not come), TooOld when what followed the token
         is no longer kept, now or when the iterator has fallen behind. All are definite.
         """
+        return self._watch_since(None, prefix, start, initial, timeout)
+
+    def _watch_since(
+        self,
+        begun: Mapping[int, int] | None,
+        prefix: Any,
+        start: str | None,
+        initial: bool,
+        timeout: Duration | None,
+    ) -> Watch[T]:
+        """``begun``: of ``watch.moment_of``, when the watch is opened later than it was asked for."""
         self._check()
         timeout_s = None if timeout is None else seconds(timeout, "timeout")
         if start is not None and initial:
@@ -181,7 +192,15 @@ class MapReader(Mapping[Any, T], Generic[T]):
             )
         bounds = map_reading.bounds_of(self.client, prefix)
         return open_watch(
-            self.client, self.name, self.codec, bounds, self.level, start, initial=initial, timeout=timeout_s
+            self.client,
+            self.name,
+            self.codec,
+            bounds,
+            self.level,
+            start,
+            initial=initial,
+            timeout=timeout_s,
+            begun=begun,
         )
 
     # -- shared

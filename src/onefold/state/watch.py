@@ -9,13 +9,14 @@ record.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 from onefold import config
 from onefold.errors import InvalidValue, SpaceError, TokenAhead, TokenError, TooOld, Unavailable
 from onefold.fold.needs import takes_needs
+from onefold.fold.space import is_read_here
 from onefold.state import map_reading, rows
 from onefold.state.cancelling import GivenUp, never
 from onefold.state.client import StateClient
@@ -62,8 +63,9 @@ def open_watch(
     *,
     initial: bool,
     timeout: float | None,
+    begun: Mapping[int, int] | None = None,
 ) -> Watch[T]:
-    """See ``Map.watch``."""
+    """See ``Map.watch``. ``begun``: what ``moment_of`` gave when the program asked for the watch, where that was earlier."""
     if start is not None:
         positions = _positions_of(client, name, bounds, start)
     else:
@@ -72,8 +74,22 @@ def open_watch(
             if initial:
                 map_reading.settle(client, shard, level)
             with client.view(shard, level) as view:
-                positions[shard] = Position(view.offset, (_INITIAL, b"") if initial else None)
+                if initial:
+                    positions[shard] = Position(view.offset, (_INITIAL, b""))
+                else:
+                    offset = view.offset if begun is None else begun.get(shard, view.offset)
+                    positions[shard] = Position(min(offset, view.offset))
     return Watch(client, name, codec, bounds, positions, timeout)
+
+
+def moment_of(client: StateClient) -> dict[int, int]:
+    """How far each shard is known here, without waiting for anything: what is acknowledged later is beyond it. Shards of which
+    this process keeps no state are left out."""
+    return {
+        shard: max(space.applied, client.session.floor(shard))
+        for shard, space in enumerate(client.spaces)
+        if is_read_here(space)
+    }
 
 
 def _positions_of(client: StateClient, name: str, bounds: Bounds, text: str) -> dict[int, Position]:
