@@ -147,6 +147,7 @@ class Database:
         level = None if consistency is None else parse_level(consistency)
         return Map(self._state, name, type=type, level=level)
 
+    @overload
     def queue(
         self,
         name: str,
@@ -154,13 +155,36 @@ class Database:
         lease: float | timedelta | str = "30s",
         max_attempts: int = 5,
         dead_letter: str | None = None,
-    ) -> Queue:
+    ) -> Queue[Any]: ...
+
+    @overload
+    def queue(
+        self,
+        name: str,
+        *,
+        type: type[T],
+        lease: float | timedelta | str = "30s",
+        max_attempts: int = 5,
+        dead_letter: str | None = None,
+    ) -> Queue[T]: ...
+
+    def queue(
+        self,
+        name: str,
+        *,
+        type: type[Any] | None = None,
+        lease: float | timedelta | str = "30s",
+        max_attempts: int = 5,
+        dead_letter: str | None = None,
+    ) -> Queue[Any]:
         """A durable queue. A message that is taken and not acknowledged within ``lease`` is given out again, up to
         ``max_attempts`` times; then it goes to the queue ``dead_letter`` (default: kept aside in this one, see
-        ``Queue.dead``)."""
+        ``Queue.dead``). ``type``: of its values, as for ``map``."""
         from onefold.state.queues import Queue
 
-        return Queue(self._state, name, lease=lease, max_attempts=max_attempts, dead_letter=dead_letter)
+        return Queue(
+            self._state, name, lease=lease, max_attempts=max_attempts, dead_letter=dead_letter, type=type
+        )
 
     def lock(
         self,

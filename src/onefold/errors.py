@@ -79,6 +79,10 @@ class InvalidValue(OnefoldError, ValueError):
     """... the partition ..."""
     offset: int | None = None
     """... and the record's offset."""
+    queue: str | None = None
+    """The queue ..."""
+    id: int | None = None
+    """... and the message's id."""
 
 
 class InvalidArgument(OnefoldError, ValueError):

@@ -136,7 +136,7 @@ def test_transactions():
 
 @pytest.mark.parametrize("database", [of.Database, aio.AsyncDatabase])
 def test_queues_and_locks(database):
-    takes(database.queue, name=REQUIRED, lease="30s", max_attempts=5, dead_letter=None)
+    takes(database.queue, name=REQUIRED, type=None, lease="30s", max_attempts=5, dead_letter=None)
     assert by_position(database.queue) == ["name"]
     takes(database.lock, name=REQUIRED, ttl="30s", timeout=None)
     for queue in (Queue, aio.AsyncQueue):

@@ -111,12 +111,36 @@ class AsyncDatabase:
             return AsyncMap(self._bridge, self.sync.map(name, consistency=consistency))
         return AsyncMap(self._bridge, self.sync.map(name, type=type, consistency=consistency))
 
+    @overload
     def queue(
         self, name: str, *, lease: Duration = "30s", max_attempts: int = 5, dead_letter: str | None = None
-    ) -> AsyncQueue:
+    ) -> AsyncQueue[Any]: ...
+
+    @overload
+    def queue(
+        self,
+        name: str,
+        *,
+        type: type[T],
+        lease: Duration = "30s",
+        max_attempts: int = 5,
+        dead_letter: str | None = None,
+    ) -> AsyncQueue[T]: ...
+
+    def queue(
+        self,
+        name: str,
+        *,
+        type: type[Any] | None = None,
+        lease: Duration = "30s",
+        max_attempts: int = 5,
+        dead_letter: str | None = None,
+    ) -> AsyncQueue[Any]:
         """A durable queue; see ``Database.queue``."""
-        plain = self.sync.queue(name, lease=lease, max_attempts=max_attempts, dead_letter=dead_letter)
-        return AsyncQueue(self._bridge, plain)
+        options: dict[str, Any] = {"lease": lease, "max_attempts": max_attempts, "dead_letter": dead_letter}
+        if type is None:
+            return AsyncQueue(self._bridge, self.sync.queue(name, **options))
+        return AsyncQueue(self._bridge, self.sync.queue(name, type=type, **options))
 
     def lock(self, name: str, *, ttl: Duration = "30s", timeout: Duration | None = None) -> AsyncLock:
         """A lock; see ``Database.lock``."""

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from onefold.aio.bridge import Bridge
 from onefold.durations import seconds
@@ -18,14 +18,15 @@ from onefold.state.locks import Lock
 from onefold.state.messages import Message
 from onefold.state.queues import DeadLetter, Queue, QueueCounts
 
+T = TypeVar("T")
 R = TypeVar("R")
 Duration = float | timedelta | str
 
 
-class AsyncQueue:
+class AsyncQueue(Generic[T]):
     """A durable queue."""
 
-    def __init__(self, bridge: Bridge, plain: Queue) -> None:
+    def __init__(self, bridge: Bridge, plain: Queue[T]) -> None:
         """Programs call ``AsyncDatabase.queue``."""
         self._bridge = bridge
         self.sync = plain
@@ -45,7 +46,7 @@ class AsyncQueue:
 
     async def put(
         self,
-        value: object,
+        value: T,
         *,
         key: object = None,
         delay: Duration | None = None,
@@ -56,7 +57,7 @@ class AsyncQueue:
 
     async def put_many(
         self,
-        values: Iterable[object],
+        values: Iterable[T],
         *,
         key: object = None,
         delay: Duration | None = None,
@@ -65,7 +66,7 @@ class AsyncQueue:
         """Put messages, all or none; their ids."""
         return await self._call(self.sync.put_many, values, key=key, delay=delay, request_id=request_id)
 
-    def get(self, timeout: Duration | None = None, *, renew: bool = False) -> AsyncDelivery:
+    def get(self, timeout: Duration | None = None, *, renew: bool = False) -> AsyncDelivery[T]:
         """The next message, for ``async with q.get(timeout="5s") as msg``; ``msg`` is None when none came in time. It is
         acknowledged when the block ends, and given back when it raises."""
         self._bridge.check(self.sync.client, f"queue({self.name!r})")
@@ -81,15 +82,15 @@ class AsyncQueue:
         """How many messages are where."""
         return await self._call(self.sync.counts)
 
-    async def dead(self, limit: int = 1000) -> list[DeadLetter]:
+    async def dead(self, limit: int = 1000) -> list[DeadLetter[T]]:
         """The dead letters."""
         return await self._call(self.sync.dead, limit)
 
 
-class AsyncMessage:
+class AsyncMessage(Generic[T]):
     """A message in hand."""
 
-    def __init__(self, bridge: Bridge, message: Message) -> None:
+    def __init__(self, bridge: Bridge, message: Message[T]) -> None:
         self._bridge = bridge
         self.sync = message
         self.id = message.id
@@ -110,17 +111,17 @@ class AsyncMessage:
         await self._bridge.complete(self.sync.nack, error=error, delay=delay)
 
 
-class AsyncDelivery:
+class AsyncDelivery(Generic[T]):
     """What ``AsyncQueue.get`` gives, for one ``async with`` block."""
 
-    def __init__(self, bridge: Bridge, queue: Queue, timeout: float | None, renew: bool) -> None:
+    def __init__(self, bridge: Bridge, queue: Queue[T], timeout: float | None, renew: bool) -> None:
         self._bridge = bridge
         self._queue = queue
         self._timeout = timeout
         self._renew = renew
-        self._message: AsyncMessage | None = None
+        self._message: AsyncMessage[T] | None = None
 
-    async def __aenter__(self) -> AsyncMessage | None:
+    async def __aenter__(self) -> AsyncMessage[T] | None:
         if self._message is not None:
             raise InvalidArgument("this delivery is in use; call get() for each message")
         gate = Gate()
@@ -208,11 +209,11 @@ class AsyncLock:
                 raise
 
 
-def _give_back(message: Message | None) -> None:
+def _give_back(message: Message[Any] | None) -> None:
     if message is not None:
         message.give_back()
 
 
-def _ack(message: Message) -> None:
+def _ack(message: Message[Any]) -> None:
     if not message.ended:  # by a cancelled msg.ack() that has come to its end meanwhile
         message.ack()

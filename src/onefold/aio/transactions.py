@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 from onefold import config
 from onefold.aio.bridge import Bridge, ended
 from onefold.aio.maps import AsyncMap
+from onefold.aio.queues import AsyncQueue
 from onefold.errors import Conflict, InvalidArgument, TransactionError
 from onefold.state import guard
 from onefold.state.items import Item, Version
@@ -25,9 +26,9 @@ from onefold.state.transactions import Transaction
 from onefold.state.tx_map import TxMap, Unmet
 
 if TYPE_CHECKING:
-    from onefold.aio.queues import AsyncQueue
     from onefold.aio.streams import AsyncConsumer, AsyncStream
     from onefold.state.client import StateClient
+    from onefold.state.queues import Queue
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -117,9 +118,9 @@ class AsyncTransaction:
 
         return AsyncTxMap(self, make)
 
-    def queue(self, name: str | AsyncQueue) -> AsyncTxQueue:
-        """A queue inside this transaction."""
-        return AsyncTxQueue(self, name if isinstance(name, str) else name.sync.name)
+    def queue(self, name: str | AsyncQueue[Any]) -> AsyncTxQueue:
+        """A queue inside this transaction, by its name or plain handle."""
+        return AsyncTxQueue(self, name.sync if isinstance(name, AsyncQueue) else name)
 
     def stream(self, name: str | AsyncStream[Any]) -> AsyncTxStream:
         """A stream inside this transaction."""
@@ -271,7 +272,7 @@ class _Scan(Generic[T]):
 class AsyncTxQueue:
     """A queue in a transaction."""
 
-    def __init__(self, tx: AsyncTransaction, name: str) -> None:
+    def __init__(self, tx: AsyncTransaction, name: str | Queue[Any]) -> None:
         self._tx = tx
         self._name = name
 

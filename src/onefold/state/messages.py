@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from onefold import config
 from onefold.durations import seconds
-from onefold.errors import Conflict, InvalidArgument, InvalidKey
+from onefold.errors import Conflict, InvalidArgument, InvalidKey, InvalidValue
 from onefold.state import queue_ops
 from onefold.state.handover import apart
 from onefold.state.keys import Key, decode_key
 from onefold.state.time_limits import cleaning_up
-from onefold.state.values import decode_value
+from onefold.state.values import ValueCodec
 
 if TYPE_CHECKING:
     from onefold.state.queues import Queue
 
+T = TypeVar("T")
+
 _MS_MAX = 1 << 50
 
 
-class Message:
+class Message(Generic[T]):
     """A message and the lease on it. Thread-safe.
 
     From the last ``extend`` (or the taking) on it is this process's for the lease's length at least. Afterwards it may be given
@@ -31,20 +34,24 @@ class Message:
 
     __slots__ = ("__weakref__", "_data", "_ended", "_epoch", "_key", "_lease_s", "_mutex", "_queue", "_value")
 
-    def __init__(self, queue: Queue, answer: Any, lease_s: float) -> None:
-        """``Queue.take`` makes them. ``answer``: of the fold."""
+    def __init__(self, queue: Queue[T], answer: Any, lease_s: float) -> None:
+        """``received`` makes them. ``answer``: of the fold."""
         self._queue = queue
         self._data = answer
         self._epoch = int(answer[1])
         self._lease_s = lease_s
         self._ended = False
         self._mutex = threading.Lock()
-        # Read at once: what cannot be read fails in the `with` line and not at a random place of the block.
-        self._key = shown_key(answer[4])
-        self._value = decode_value(answer[3])
+        self._key: Key = None
+        self._value: Any = None
+
+    def read(self) -> None:
+        """Raises InvalidValue, which names queue and message."""
+        self._key = shown_key(self._data[4])
+        self._value = read_value(self._queue.codec, self._queue.name, self.id, self._data[3])
 
     @property
-    def queue(self) -> Queue:
+    def queue(self) -> Queue[T]:
         """The queue that it was taken from."""
         return self._queue
 
@@ -54,9 +61,10 @@ class Message:
         return int(self._data[0])
 
     @property
-    def value(self) -> Any:
+    def value(self) -> T:
         """What was put; a copy of this message's own."""
-        return self._value
+        found: T = self._value
+        return found
 
     @property
     def key(self) -> Key:
@@ -169,6 +177,39 @@ class Message:
 
     def __repr__(self) -> str:
         return f"<Message {self.id} of {self._queue.name!r}, attempt {self.attempt}>"
+
+
+def received(queue: Queue[T], answer: Any, lease_s: float) -> Message[T]:
+    """The message of a take's answer. It is read at once: what cannot be read fails in the `with` line and not at a random place
+    of the block, and is nobody's then.
+
+    A queue with a type gives it back as it was, for a handle without one to take. Without a type nobody here could read it: that
+    counts as a failed attempt, so that it does not hold up the queue forever.
+
+    Raises InvalidValue, which names queue and message.
+    """
+    message = Message(queue, answer, lease_s)
+    try:
+        message.read()
+    except Exception as error:
+        # What cannot be given back ends with its lease.
+        with contextlib.suppress(Exception), cleaning_up(queue.client):
+            if queue.typed:
+                message.give_back()
+            else:
+                message.nack(error=f"{type(error).__name__}: {error}")
+        raise
+    return message
+
+
+def read_value(codec: ValueCodec[T], queue: str, number: int, data: bytes) -> T:
+    """The value of a message. Raises InvalidValue, which names queue and message."""
+    try:
+        return codec.decode(data)
+    except InvalidValue as error:
+        found = InvalidValue(f"queue {queue!r}, message {number}: {error}")
+        found.queue, found.id = queue, number
+        raise found from None
 
 
 def shown_key(key: bytes | None) -> Key:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from onefold import config
 from onefold.durations import seconds
@@ -31,27 +31,28 @@ from onefold.state.consistency import STRONG
 from onefold.state.handover import Handover, apart
 from onefold.state.keys import Key, encode_key
 from onefold.state.leases import keeper
-from onefold.state.messages import Message, shown_key
+from onefold.state.messages import Message, read_value, received, shown_key
 from onefold.state.names import check_name, check_request_id
 from onefold.state.ops import Answer
 from onefold.state.queue_watcher import QueueWatcher, Seen
 from onefold.state.time_limits import limited, one_call
 from onefold.state.tx_queue import TxQueue, duration_ms, enqueue
-from onefold.state.values import decode_value
+from onefold.state.values import ValueCodec
 
 __all__ = ["DeadLetter", "Delivery", "Queue", "QueueCounts", "TxQueue"]
 
+T = TypeVar("T")
 _Duration = float | timedelta | str
 _PAUSE_S = (0.002, 0.1)
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(Generic[T]):
     """A message whose last attempt has failed."""
 
     id: int
     """Its number in the queue that it was put into."""
-    value: Any
+    value: T
     key: Key
     attempts: int
     """How often it was tried."""
@@ -77,7 +78,7 @@ class QueueCounts(NamedTuple):
     """Dead letters that are kept aside."""
 
 
-class Queue:
+class Queue(Generic[T]):
     """A durable queue of a space. Thread-safe, and shared by all programs that open the space."""
 
     def __init__(
@@ -88,6 +89,7 @@ class Queue:
         lease: _Duration = "30s",
         max_attempts: int = 5,
         dead_letter: str | None = None,
+        type: type[T] | None = None,
     ) -> None:
         """Programs call ``db.queue``. ``lease``, ``max_attempts`` and ``dead_letter`` hold for what is taken through this handle.
 
@@ -101,6 +103,8 @@ class Queue:
         self._dead_letter = None if dead_letter is None else check_name("queue", dead_letter)
         if dead_letter == name:
             raise InvalidArgument(f"the dead letters of queue {name!r} cannot go into itself; name another")
+        self._codec: ValueCodec[T] = ValueCodec(type)
+        self._typed = type is not None
         self._shard = client.shard_of(encode_key(name))
         self._table = q.queue_table(name)
         self._watcher = QueueWatcher(client, name, self._shard)
@@ -117,7 +121,7 @@ class Queue:
 
     def put(
         self,
-        value: object,
+        value: T,
         *,
         key: object = None,
         delay: _Duration | None = None,
@@ -134,7 +138,7 @@ class Queue:
 
     def put_many(
         self,
-        values: Iterable[object],
+        values: Iterable[T],
         *,
         key: object = None,
         delay: _Duration | None = None,
@@ -143,7 +147,7 @@ class Queue:
         """Put messages in this order, all or none, in one record; their ids. Otherwise as ``put``."""
         guard.check_plain(self._client, f"queue({self._name!r})")
         check_request_id(request_id)
-        write = enqueue(self._name, values, key, delay)
+        write = enqueue(self._name, values, key, delay, self._codec)
         if not write.messages:
             return range(0)
         done = self._client.commit(self._shard, (write,), request_id=request_id)
@@ -156,22 +160,26 @@ class Queue:
 
     # -- taking
 
-    def get(self, timeout: _Duration | None = None, *, renew: bool = False) -> Delivery:
+    def get(self, timeout: _Duration | None = None, *, renew: bool = False) -> Delivery[T]:
         """The next message, for a ``with`` block: ``with q.get(timeout="5s") as msg``; ``msg`` is None when none came in time.
 
         It is acknowledged when the block ends and given back when the block raises. When the lease was over before the
         acknowledgement, leaving the block raises Conflict: the message was or will be given to somebody else.
 
         ``timeout``: None waits for ever, 0 not at all. ``renew``: extend the lease in the background while the block runs.
+
+        Entering the block raises InvalidValue, which names queue and message, when the value is not of the queue's type. The
+        message is back in the queue then, as it was before, and a handle without ``type`` takes it.
         """
         return Delivery(self, None if timeout is None else seconds(timeout, "timeout"), renew=renew)
 
-    def take(self, timeout: _Duration | None = None, *, gate: Gate | None = None) -> Message | None:
+    def take(self, timeout: _Duration | None = None, *, gate: Gate | None = None) -> Message[T] | None:
         """The next message, to be ended by ``msg.ack()`` or ``msg.nack()``; None when none came in time. ``get`` is safer.
 
         ``gate``: by which the wait can be given up from elsewhere (None is returned then).
 
-        Raises what ``Space.submit`` raises; after an indefinite error a message may be taken until its lease ends.
+        Raises InvalidValue as ``get``, and what ``Space.submit`` raises; after an indefinite error a message may be taken until
+        its lease ends.
         """
         handover = self.handover()
         try:
@@ -182,18 +190,20 @@ class Queue:
             undisturbed.mend_later(handover)
             raise
 
-    def handover(self) -> Handover[Message]:
+    def handover(self) -> Handover[Message[T]]:
         """For ``take_for``: what its caller does not get is as before it was taken."""
         return Handover(self._client, Message.give_back)
 
-    def take_for(self, handover: Handover[Message], timeout: float | None, gate: Gate | None = None) -> None:
+    def take_for(
+        self, handover: Handover[Message[T]], timeout: float | None, gate: Gate | None = None
+    ) -> None:
         """Wait for the next message and put it into the handover, which the caller gives up when it is interrupted."""
         guard.check_plain(self._client, f"queue({self._name!r})")
         deadline = None if timeout is None else self._client.env.boot_s() + timeout
         self._wait_for_message(deadline, gate, handover)
 
     def _wait_for_message(
-        self, deadline: float | None, gate: Gate | None, handover: Handover[Message]
+        self, deadline: float | None, gate: Gate | None, handover: Handover[Message[T]]
     ) -> None:
         client, settles, late = self._client, True, False
         # Where a view may lag behind, the first look is the take itself: it stands in the log.
@@ -230,7 +240,7 @@ class Queue:
             # A last look at what is here by then; the limit is no reason to wait for the others once more.
             late = deadline is not None and client.env.boot_s() >= deadline
 
-    def _take(self, gate: Gate | None, handover: Handover[Message]) -> None:
+    def _take(self, gate: Gate | None, handover: Handover[Message[T]]) -> None:
         """Take one now, if there is one."""
         if handover.unwanted or (gate is not None and not gate.enter()):
             return
@@ -243,7 +253,7 @@ class Queue:
         if message is not None:
             handover.keep(message)
 
-    def _taken(self) -> Message | None:
+    def _taken(self) -> Message[T] | None:
         forward = self._dead_letter is not None and self._dead_shard() != self._shard
         op = queue_ops.Take(
             self._name,
@@ -254,7 +264,7 @@ class Queue:
             self._dead_letter if forward else None,
         )
         answer = self.submit(op)
-        return None if answer is None else Message(self, answer, self._lease_s)
+        return None if answer is None else received(self, answer, self._lease_s)
 
     def _wait_s(self, seen: Seen, left: float | None, gate: Gate | None) -> float | None:
         """How long nothing can happen without a record."""
@@ -282,9 +292,9 @@ class Queue:
         return QueueCounts(counts.ready, counts.delayed, counts.waiting, counts.flight, counts.dead)
 
     @one_call
-    def dead(self, limit: int = 1000) -> list[DeadLetter]:
+    def dead(self, limit: int = 1000) -> list[DeadLetter[T]]:
         """The dead letters of this queue, by number, at most ``limit``: those that are kept aside and, with ``dead_letter``,
-        those that are in that queue and not yet acknowledged there."""
+        those that are in that queue and not yet acknowledged there. Raises InvalidValue (see ``get``)."""
         guard.check_plain(self._client, f"queue({self._name!r})")
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise InvalidArgument(f"limit must be a whole number from 1 on; got {limit!r}")
@@ -330,11 +340,11 @@ class Queue:
             if done < op.limit:
                 return total
 
-    @staticmethod
     def _letter(
-        number: int, value: bytes, key: bytes | None, attempts: int, errors: tuple[str, ...]
-    ) -> DeadLetter:
-        return DeadLetter(number, decode_value(value), shown_key(key), attempts, errors)
+        self, number: int, value: bytes, key: bytes | None, attempts: int, errors: tuple[str, ...]
+    ) -> DeadLetter[T]:
+        found = read_value(self._codec, self._name, number, value)
+        return DeadLetter(number, found, shown_key(key), attempts, errors)
 
     def _counts(self) -> q.Counts:
         guard.check_plain(self._client, f"queue({self._name!r})")
@@ -368,6 +378,16 @@ class Queue:
         return self._client
 
     @property
+    def codec(self) -> ValueCodec[T]:
+        """What encodes and decodes its values."""
+        return self._codec
+
+    @property
+    def typed(self) -> bool:
+        """Whether this handle has a type."""
+        return self._typed
+
+    @property
     def shard(self) -> int:
         """Where it is."""
         return self._shard
@@ -380,18 +400,18 @@ class Queue:
         raise rejection(outcome)
 
 
-class Delivery:
+class Delivery(Generic[T]):
     """What ``Queue.get`` gives, for one ``with`` block at a time."""
 
     __slots__ = ("_end", "_queue", "_renew", "_timeout")
 
-    def __init__(self, queue: Queue, timeout: float | None, *, renew: bool) -> None:
+    def __init__(self, queue: Queue[T], timeout: float | None, *, renew: bool) -> None:
         self._queue = queue
         self._timeout = timeout
         self._renew = renew
         self._end = _NO_END
 
-    def __enter__(self) -> Message | None:
+    def __enter__(self) -> Message[T] | None:
         if self._end.message is not None:
             raise InvalidArgument("this delivery is in use; call get() for each message")
         queue = self._queue
@@ -433,7 +453,7 @@ class _End:
 
     __slots__ = ("_begun", "_renewed", "error", "message")
 
-    def __init__(self, message: Message | None, *, renewed: bool) -> None:
+    def __init__(self, message: Message[Any] | None, *, renewed: bool) -> None:
         self.message = message
         self.error: BaseException | None = None
         """What the block raised."""

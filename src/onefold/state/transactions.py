@@ -146,14 +146,16 @@ class Transaction:
         handle = self._own("map", name)
         return TxMap(self._core, handle.name, handle.codec if type is None else ValueCodec(type))
 
-    def queue(self, name: str | Queue) -> TxQueue:
-        """A queue inside this transaction: what is put into it is there once the transaction has committed."""
+    def queue(self, name: str | Queue[Any]) -> TxQueue:
+        """A queue inside this transaction: what is put into it is there once the transaction has committed. Given by its plain
+        handle, it takes values of that one's type."""
         from onefold.state.queues import TxQueue
 
         self._core.check_readable()
-        return TxQueue(
-            self, check_name("queue", name if isinstance(name, str) else self._own("queue", name).name)
-        )
+        if isinstance(name, str):
+            return TxQueue(self, check_name("queue", name), _UNTYPED)
+        handle = self._own("queue", name)
+        return TxQueue(self, handle.name, handle.codec)
 
     def stream(self, name: str | Stream[Any]) -> TxStream:
         """A stream inside this transaction: what is appended to it is there once the transaction has committed."""

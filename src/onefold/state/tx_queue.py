@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onefold.durations import seconds
 from onefold.errors import InvalidArgument
 from onefold.state import queue_ops
 from onefold.state.keys import encode_key
 from onefold.state.names import check_name
-from onefold.state.values import encode_value
+from onefold.state.values import ValueCodec
 
 if TYPE_CHECKING:
     from onefold.state.transactions import Transaction
@@ -22,9 +22,10 @@ _Duration = float | timedelta | str
 class TxQueue:
     """A queue inside a transaction: what is put is there once the transaction commits, together with all else it wrote."""
 
-    def __init__(self, tx: Transaction, name: str) -> None:
+    def __init__(self, tx: Transaction, name: str, codec: ValueCodec[Any]) -> None:
         self._tx = tx
         self._name = check_name("queue", name)
+        self._codec = codec
 
     def put(self, value: object, *, key: object = None, delay: _Duration | None = None) -> None:
         """Put a message when the transaction commits; see ``Queue.put``."""
@@ -34,7 +35,7 @@ class TxQueue:
         self, values: Iterable[object], *, key: object = None, delay: _Duration | None = None
     ) -> None:
         """Put messages, in this order, when the transaction commits."""
-        write = enqueue(self._name, values, key, delay)
+        write = enqueue(self._name, values, key, delay, self._codec)
         if write.messages:
             size = sum(len(message.value) + len(message.key or b"") for message in write.messages)
             self._tx.add_write(self._tx.client.shard_of(encode_key(self._name)), write, size)
@@ -43,7 +44,9 @@ class TxQueue:
         return f"<TxQueue {self._name!r}>"
 
 
-def enqueue(name: str, values: Iterable[object], key: object, delay: _Duration | None) -> queue_ops.Enqueue:
+def enqueue(
+    name: str, values: Iterable[Any], key: object, delay: _Duration | None, codec: ValueCodec[Any]
+) -> queue_ops.Enqueue:
     """The write that puts these values into the queue of that name.
 
     Raises InvalidValue, InvalidKey, TooLarge, InvalidArgument.
@@ -55,7 +58,7 @@ def enqueue(name: str, values: Iterable[object], key: object, delay: _Duration |
     encoded = None if key is None else encode_key(key)
     delay_ms = 0 if delay is None else duration_ms(seconds(delay, "delay"))
     return queue_ops.Enqueue(
-        name, tuple([queue_ops.Message(encode_value(value), encoded, delay_ms) for value in values])
+        name, tuple([queue_ops.Message(codec.encode(value), encoded, delay_ms) for value in values])
     )
 
 

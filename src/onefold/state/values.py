@@ -134,7 +134,7 @@ class ValueCodec(Generic[T]):
         except msgspec.MsgspecError as error:
             raise InvalidValue(
                 f"a stored value is no {self._name}: {error}. If the type was changed: new fields need defaults, and "
-                "fields keep their names and types; open the map without a type to see what is stored"
+                "fields keep their names and types; open it without a type to see what is stored"
             ) from None
 
     def _read(self, data: bytes, natives: tuple[type, ...]) -> T:

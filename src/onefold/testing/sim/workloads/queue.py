@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import pairwise
+from typing import Any
 
 from onefold.db import Database
 from onefold.errors import Conflict
@@ -109,5 +110,5 @@ class Queue(Workload):
                     )
         return invalid(early)
 
-    def _queue(self, db: Database) -> Queues:
+    def _queue(self, db: Database) -> Queues[Any]:
         return db.queue("work", lease=LEASE_S, max_attempts=10_000)
