@@ -127,6 +127,7 @@ def test_draining_finishes_what_is_in_hand_and_others_go_on(
     with machine(tmp_path, "n1", slots=1) as one, machine(tmp_path, "n2", slots=1, start=False) as two:
         run = counting(db, lines, slow).start(workers=0)
         until(lambda: one.workers.busy == 1)
+        until(lambda: bool(workers_of(db, run)))  # busy is what looks for a task, too
         done: list[bool] = []
         draining = threading.Thread(target=lambda: done.append(one.workers.drain(PATIENCE_S)))
         draining.start()
