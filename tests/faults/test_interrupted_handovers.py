@@ -4,6 +4,7 @@ import itertools
 import random
 import signal
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,14 @@ from interrupted_program import INTERRUPTS
 
 pytestmark = pytest.mark.faults
 WAIT_S = 30
-FILES = ("/state/queues.py", "/state/messages.py", "/state/handover.py", "/state/locks.py")
+FILES = (
+    "/state/queues.py",
+    "/state/messages.py",
+    "/state/handover.py",
+    "/state/locks.py",
+    "/state/holds.py",
+    "/state/leases.py",
+)
 
 
 def handler(kind, _frame=None):
@@ -147,3 +155,56 @@ def test_a_storm_of_signals_makes_no_dead_letters(tmp_path):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_interrupted_lock_is_free(tmp_path, kept):
+    with closing(of.connect(tmp_path / "space")) as db:
+        names = itertools.count()
+        name = "first"
+        lock = None
+
+        def forgotten():
+            with db.lock(name, ttl="1h"):
+                pass
+
+        def remembered():
+            with lock:
+                pass
+
+        lock = db.lock(name, ttl="1h")
+        for place in interrupts(remembered if kept else forgotten):
+            if kept and place[0] == "__exit__" and lock.held:
+                lock.release()  # at whose entry nothing has been called that could know it
+            until(lambda name=name: db.lock(name).holder() is None, place)
+            with db.lock(name, timeout=0):
+                pass
+            if kept:
+                with lock:
+                    assert lock.held, place
+            assert db.lock(name).holder() is None, place
+            name = f"lock-{next(names)}"
+            lock = db.lock(name, ttl="1h")
+
+
+def test_a_lock_that_was_acquired_and_forgotten_is_not_released(tmp_path):
+    with closing(of.connect(tmp_path / "space")) as db:
+        db.lock("a", ttl="1h").acquire()
+        with db.lock("b"):
+            pass
+        with pytest.raises(of.Timeout):
+            db.lock("a").acquire(timeout=0.2)
+
+
+def test_another_threads_wrong_release_does_not_end_a_wait(tmp_path):
+    with closing(of.connect(tmp_path / "space")) as db:
+        waiter = db.lock("a")
+        with db.lock("a") as holder:
+            thread = threading.Thread(target=waiter.acquire)
+            thread.start()
+            until(lambda: holder.holder().waiting == 1, "waiting")
+            with pytest.raises(of.InvalidArgument):
+                waiter.release()
+        thread.join()
+        assert waiter.held
+        waiter.release()

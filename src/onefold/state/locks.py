@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -18,9 +20,12 @@ from onefold import config
 from onefold.durations import seconds
 from onefold.errors import Conflict, InvalidArgument, OnefoldError, Timeout, TransactionError, Unavailable
 from onefold.fold.space import Space
+from onefold.log import undisturbed
 from onefold.state import guard, lock_fold, lock_ops
 from onefold.state.cancelling import GivenUp, never
 from onefold.state.client import StateClient, rejection
+from onefold.state.handover import apart
+from onefold.state.holds import Hold
 from onefold.state.keys import encode_key
 from onefold.state.leases import Lease, keeper
 from onefold.state.names import check_name
@@ -29,6 +34,8 @@ from onefold.state.time_limits import cleaning_up
 
 _Duration = float | timedelta | str
 _MS_MAX = 1 << 50
+_ENDS_WITHIN_S = 10.0
+"""How long one who takes it again waits for what an interrupt left behind."""
 
 
 class LockInfo(NamedTuple):
@@ -72,6 +79,10 @@ class Lock:
         self._shard = client.shard_of(encode_key(name))
         self._subject = ("lock", self._shard, name)
         self._mutex = threading.Lock()
+        self._ending = threading.Lock()
+        """Held while it is given up. Only where no signal arrives."""
+        self._hold: Hold | None = None
+        """Of the latest wait for it."""
         self._busy = False
         """Somebody has it through this object, or waits for it."""
         self._token: int | None = None
@@ -107,16 +118,29 @@ class Lock:
     # -- the block
 
     def __enter__(self) -> Self:
-        self.acquire()
-        return self
+        hold = Hold(self, self._client)
+        try:
+            hold.in_block = True
+            self._acquire_for(hold, None, never)
+            return self
+        except BaseException:
+            hold.unwanted = True
+            undisturbed.mend_later(hold)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        hold, token = self._hold, self._token
         try:
             self.release()
-        except OnefoldError:
-            if error is None:  # else the block's own error is the one to see
+        except BaseException as failure:
+            if hold is not None and token is not None and hold.token == token:  # it was interrupted
+                hold.unwanted = True
+                undisturbed.mend_later(hold)
+            if error is None or not isinstance(
+                failure, OnefoldError
+            ):  # else the block's own error is the one to see
                 raise
 
     def acquire(self, timeout: _Duration | None = None, *, given_up: GivenUp = never) -> None:
@@ -127,6 +151,15 @@ class Lock:
         Raises Timeout (definite: it is not held), Unavailable (definite) when too many wait, InvalidArgument when this object has
         it already, TransactionError inside a transaction's block.
         """
+        hold = Hold(self, self._client)
+        try:
+            self._acquire_for(hold, timeout, given_up)
+        except BaseException:
+            hold.unwanted = True
+            undisturbed.mend_later(hold)
+            raise
+
+    def _acquire_for(self, hold: Hold, timeout: _Duration | None, given_up: GivenUp) -> None:
         limit_s = self._timeout_s if timeout is None else seconds(timeout, "timeout")
         try:
             guard.check_plain(self._client, f"lock({self._name!r})")
@@ -134,34 +167,68 @@ class Lock:
             raise TransactionError(
                 f"the lock {self._name!r} was asked for inside a transaction's block. Take it around the transaction"
             ) from None
-        with self._mutex:
-            if self._busy:
+        apart(self._client, partial(self._take, hold, limit_s, given_up))
+
+    def _take(self, hold: Hold, limit_s: float | None, given_up: GivenUp) -> None:
+        """Wait for it, hold it and have it renewed; until the caller is interrupted."""
+        while True:
+            with self._mutex:
+                if not self._busy:
+                    self._busy, self._hold = True, hold
+                    break
+                latest = self._hold
+            if latest is None or not latest.unwanted or not latest.wait_until_over(_ENDS_WITHIN_S):
                 raise InvalidArgument(
                     f"this object holds the lock {self._name!r} already (or waits for it), and locks are not re-entrant. "
                     "To wait for it, use another db.lock(...)"
                 )
-            self._busy = True
         try:
-            asked_s, token = self._acquire(limit_s, given_up)
+            asked_s, token = self._acquire(limit_s, lambda: hold.unwanted or given_up())
+            self._renewed_s, self._lost, self._token = asked_s, False, token
+            if self._renew:
+                keeper(self._client).renewer.add(self)
         except BaseException:
             self._busy = False
+            hold.end()
             raise
-        self._renewed_s, self._lost, self._token = asked_s, False, token
-        if self._renew:
-            keeper(self._client).renewer.add(self)
+        hold.keep(token)
 
     def release(self) -> None:
         """Give it up. Leaving the ``with`` block does this.
 
         Raises Conflict (definite) when it was lost before, so that somebody else may have had it meanwhile; InvalidArgument when
         it was not held."""
+        hold, token = self._hold, self._token
+        try:
+            apart(self._client, self._release)
+        except BaseException:
+            if hold is not None and token is not None and hold.token == token:  # it was interrupted
+                hold.unwanted = True
+                undisturbed.mend_later(hold)
+            raise
+
+    def releaser(self) -> Callable[[int], Any]:
+        """What releases a grant in the space, without a reference to this object."""
+        return partial(_release_grant, self._client, self._shard, self._name)
+
+    def give_up(self, token: int) -> None:
+        """Release that grant, if it is held still: for ``Hold``, when its holder was interrupted."""
+        self._release(token)
+
+    def _release(self, only: int | None = None) -> None:
         self._client.check_process()
-        token = self.fencing_token
-        keeper(self._client).renewer.remove(self)
-        self._token = None
-        self._busy = False
-        with cleaning_up(self._client):
-            released = self._submit(lock_ops.Release(self._name, token))
+        with self._ending:
+            if only is not None and self._token != only:
+                return
+            hold, token = self._hold, self.fencing_token
+            keeper(self._client).renewer.remove(self)
+            self._token = None
+            try:
+                released = self.releaser()(token)
+            finally:
+                self._busy = False
+                if hold is not None:
+                    hold.end()
         if isinstance(released, Rejected):
             raise self._was_lost(token)
 
@@ -283,13 +350,7 @@ class Lock:
             )
 
     def _submit(self, op: lock_ops.LockOp) -> Any:
-        """What the fold answers; the rejection when the grant that the operation names is over."""
-        outcome = self._client.submit(self._shard, op)
-        if isinstance(outcome, Answer):
-            return outcome.value
-        if isinstance(outcome, Rejected) and outcome.reason in (lock_fold.LOST, lock_fold.CROWDED):
-            return outcome
-        raise rejection(outcome)
+        return _submit(self._client, self._shard, op)
 
     def _refused(self, outcome: Rejected) -> OnefoldError:
         if outcome.reason == lock_fold.CROWDED:
@@ -307,3 +368,18 @@ class Lock:
     def __repr__(self) -> str:
         state = "free" if self._token is None else f"fencing token {self._token}"
         return f"<Lock {self._name!r}, {state}>"
+
+
+def _submit(client: StateClient, shard: int, op: lock_ops.LockOp) -> Any:
+    """What the fold answers; the rejection when the grant that the operation names is over."""
+    outcome = client.submit(shard, op)
+    if isinstance(outcome, Answer):
+        return outcome.value
+    if isinstance(outcome, Rejected) and outcome.reason in (lock_fold.LOST, lock_fold.CROWDED):
+        return outcome
+    raise rejection(outcome)
+
+
+def _release_grant(client: StateClient, shard: int, name: str, token: int) -> Any:
+    with cleaning_up(client):
+        return _submit(client, shard, lock_ops.Release(name, token))
