@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 IMPORTS = "import onefold as of\n"
 GIVEN = {
+    "docs/asyncio.md": "",
     "docs/cluster.md": "url: str = ''",
     "docs/consistency.md": "url = 'space'\ndb = of.connect(url)\nm = db.map('m')\nm['k'] = 1",
     "docs/maps.md": "def apply(key: object, value: object) -> None: ...\ndef save(token: str) -> None: ...",
@@ -38,6 +39,7 @@ GIVEN = {
 UNTYPED = ("docs/testing.md",)
 """Tests, whose arguments are fixtures."""
 ENDLESS = {
+    "docs/asyncio.md": ('timeout="5s"', "timeout=0"),
     "docs/maps.md": ("initial=True)", "initial=True, timeout=0.1)"),
     "docs/queues.md": ("follow=True):", "follow=False):"),
 }
@@ -99,6 +101,7 @@ def test_all_programs_type_check(tmp_path: Path) -> None:
     "name",
     [
         "README.md",
+        "docs/asyncio.md",
         "docs/consistency.md",
         "docs/jobs.md",
         "docs/maps.md",
