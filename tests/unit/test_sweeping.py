@@ -333,7 +333,9 @@ def test_a_sweeper_that_dies_over_it_leaves_what_can_be_put_back(tmp_path):
     assert store.put(DATA) == NAME
     ticket = store.hide(NAME)
     assert not store.path(NAME).exists() and store.hidden() == {(NAME, ticket)}
-    assert store.get(NAME) == DATA and store.hidden() == set()
+    assert store.get(NAME) == DATA and store.hidden() == {(NAME, ticket)}  # who read it does not know if it is named
+    assert store.unhide(NAME, ticket) and store.hidden() == set()
+    assert store.get(NAME) == DATA
     first = store.hide(NAME)
     store.put(DATA)  # a writer stores it again, and another sweeper hides that
     second = store.hide(NAME)
@@ -404,3 +406,25 @@ def test_what_a_run_replaced_is_kept_aside_for_a_while(tmp_path, monkeypatch):
         engine.sweep()
         assert engine.blobs.hidden() == set()
         assert all(not engine.blobs.path(name).exists() for name in hidden)
+
+
+@MAKERS
+def test_what_a_late_reader_put_back_takes_no_space(make, tmp_path):
+    (store,) = make(tmp_path, 1)
+    store.put(DATA)
+    store.hide(NAME)
+    if isinstance(store, SharedBlobs):
+        BlobStore.delete(store, NAME)  # its cache
+    assert store.get(NAME) == DATA
+    for named in ((), (NAME,)):
+        for _ in range(2):  # hidden again, then dropped
+            sweeping.tidy(store, (), lambda asked, named=named: named, kept_s=-1.0)
+        assert not store.hidden()
+        assert kept_for_all(store) == bool(named)
+        store.put(DATA)
+        store.hide(NAME)
+
+
+def kept_for_all(store: BlobStore) -> bool:
+    """Whether the blob is where all processes look, its cached copies apart."""
+    return store.backend.exists(NAME) if isinstance(store, SharedBlobs) else store.exists(NAME)

@@ -254,7 +254,7 @@ class ObjectStoreBackend:
         return {(parts[-2], parts[-1]) for parts in keys if len(parts) > 2 and parts[-3] == "hidden"}
 
     def _found_aside(self, name: str) -> bool:
-        """Put back any copy of a hidden object; whether there was one."""
+        """Put back any copy of a hidden object; whether there was one. It stays aside, as in ``BlobStore.unhide``."""
 
         def tickets() -> list[str]:
             try:
@@ -265,7 +265,7 @@ class ObjectStoreBackend:
                 return []
 
         found = self._patiently(f"looked for in {self._url}", tickets)
-        return any(self.unhide(name, ticket, Path()) for ticket in found if ticket)
+        return any(self._copy(self._aside(name, ticket), self._key(name)) for ticket in found if ticket)
 
     def _copy(self, source: str, target: str) -> bool:
         def copy() -> bool:

@@ -162,11 +162,31 @@ class BlobStore:
         return ticket
 
     def unhide(self, name: str, ticket: str | None = None) -> bool:
-        """Put a hidden blob back (without a ticket: any copy of it); whether there was one."""
-        found = [ticket] if ticket is not None else [one for blob, one in self.hidden() if blob == name]
-        for one in found:
+        """Put a hidden blob back; whether there was one.
+
+        Without a ticket: from any copy, which stays aside. Whether something names the blob is not known then, so ``tidy``
+        settles later whether it stays.
+        """
+        target = self.path(name)
+        if ticket is not None:
+            copy = self._aside(name, ticket)
+            try:
+                copy.replace(target)
+            except FileNotFoundError:
+                return False
+            copy.unlink(missing_ok=True)  # renaming one link of a file to another one leaves both
+            return True
+        for one in [one for blob, one in self.hidden() if blob == name]:
+            copy = self._aside(name, one)
             with contextlib.suppress(FileNotFoundError):
-                self._aside(name, one).replace(self.path(name))
+                try:
+                    os.link(copy, target)
+                except FileExistsError:
+                    return True
+                except FileNotFoundError:
+                    raise
+                except OSError:  # a file system without links
+                    copy.replace(target)
                 return True
         return False
 

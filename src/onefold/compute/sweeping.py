@@ -10,7 +10,9 @@ at the other's after it, and at least one of them sees the other:
   that is aside is put back by that. If there is none, the writer stores the blob again, or reopens its task with ``Lost``.
 
 A writer may die between its record and the look. So the sweeper drops no copy: that is left to whoever tidies up
-``config.SWEPT_KEPT_S`` later, and puts back what was named meanwhile. Whoever misses the blob before puts it back, too.
+``config.SWEPT_KEPT_S`` later, and puts back what was named meanwhile. Whoever misses the blob before puts it back, too, without
+knowing whether something names it: a reader may have begun before the run was replaced. So the copy stays aside as well, and what
+was put back and is still not named is hidden again when the copy is settled.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ class Hiding(Protocol):
         """
 
     def unhide(self, name: str, ticket: str | None = None) -> bool:
-        """Put a hidden blob back (without a ticket: any copy of it); whether there was one."""
+        """Put a hidden blob back; whether there was one. Without a ticket: from any copy of it, which stays aside."""
 
     def drop(self, name: str, ticket: str) -> None:
         """Remove the copy of a hidden blob. One that was stored since stays."""
@@ -142,4 +144,5 @@ def tidy(
         if name in kept:
             store.unhide(name, ticket)
         else:
+            store.hide(name)  # a reader that began before it was swept may have put it back
             store.drop(name, ticket)
