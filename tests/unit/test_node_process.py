@@ -22,11 +22,12 @@ from onefold.fold.nodes.state import Node as NodeRow
 from onefold.fold.nodes.state import read_nodes
 from onefold.folds import folds as space_folds
 from onefold.log.memory import MemoryLog
-from onefold.node.hosting import Plan, handed_over, placement_of, plan
+from onefold.node.hosting import Hosting, Plan, handed_over, placement_of, plan
 from onefold.node.logging import JsonLog
 from onefold.node.membership import Identity, NodeReplaced
 from onefold.node.placement import place
 from onefold.node.process import Node, Phase
+from onefold.node.tracing import NoTracing
 
 SHARDS = 6
 
@@ -61,6 +62,7 @@ class MemoryGround:
     opened: dict[int, Replica] = field(default_factory=dict)
     serving: set[int] = field(default_factory=set)
     removed: list[int] = field(default_factory=list)
+    stored: set[int] = field(default_factory=set)
     opening: Callable[[int], None] = lambda _: None
 
     @property
@@ -68,7 +70,13 @@ class MemoryGround:
         return len(self.logs)
 
     def open_replica(self, shard: int) -> Replica:
-        self.opening(shard)
+        assert shard not in self.stored, "two copies in one place"
+        self.stored.add(shard)
+        try:
+            self.opening(shard)
+        except BaseException:
+            self.stored.discard(shard)
+            raise
         folds = space_folds(shard, self.shards)
         self.opened[shard] = Replica(self.logs[shard].hold(1 << 60), folds, SYSTEM, replica=True)
         return self.opened[shard]
@@ -81,6 +89,7 @@ class MemoryGround:
         raise AssertionError(why)
 
     def remove(self, shard: int) -> None:
+        self.stored.discard(shard)
         self.removed.append(shard)
 
 
@@ -109,11 +118,11 @@ class Running:
 
     def end(self) -> None:
         self.node.stop()
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 20.0) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "it did not come about"
@@ -148,27 +157,37 @@ class World:
         return found
 
     def settled(self, *names: str) -> bool:
-        """Whether just these nodes (default: all that were started) are members, and each answers for exactly what is placed
-        there, and says so."""
+        """Whether just these nodes (default: all that were started) are members, and each stores and answers for exactly what is
+        placed there, and says so."""
         rows_ = self.rows()
         if set(names or self.nodes) != {name for name, node in rows_.items() if node.member}:
             return False
         placement = placement_of(SHARDS, rows_.values())
         live = {name for name, node in rows_.items() if node.member}
         wanted = {shard: set(names) if shard else live for shard, names in placement.items()}
-        return self.hosts() == wanted and all(self.nodes[name].node.ready()["ok"] for name in live)
+        stored = {
+            shard: {name for name in live if shard in self.nodes[name].ground.stored} for shard in wanted
+        }
+        return self.hosts() == stored == wanted and all(self.nodes[name].node.ready()["ok"] for name in live)
 
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(config, "NODE_BEAT_S", 0.05)
-    monkeypatch.setattr(config, "NODE_LEASE_S", 0.6)
+    monkeypatch.setattr(config, "NODE_LEASE_S", 60)  # nobody is taken for dead because the machine is busy
+    monkeypatch.setattr(config, "UPKEEP_LOOK_S", 0.05)
     monkeypatch.setattr(config, "NODE_LOOK_S", 0.01)
     made = World()
     yield made
     for running in made.nodes.values():
         running.end()
     made.space.close()
+
+
+@pytest.fixture
+def short_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is silent is soon expired."""
+    monkeypatch.setattr(config, "NODE_LEASE_S", 0.6)
 
 
 # -- planning, pure
@@ -262,7 +281,7 @@ def test_while_a_copy_moves_somebody_always_answers(world: World) -> None:
 
 
 def test_a_silent_node_is_expired_and_comes_back_as_another(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, short_lease: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("n1", "n2", "n3"):
         world.start(name)
@@ -315,6 +334,41 @@ def test_of_two_processes_of_one_name_the_later_stays(world: World) -> None:
     assert "--name" in str(first.failed)
     wait_for(world.settled)
     first.end()
+
+
+def test_a_shard_that_comes_back_waits_for_the_end_of_its_old_copy() -> None:
+    """A copy is dropped while it is still being opened, and its shard is placed here again: its end must not remove the new one."""
+    go_on, opening = threading.Event(), threading.Event()
+    stood: list[str] = []
+
+    class Ground(MemoryGround):
+        def open_replica(self, shard: int) -> Replica:
+            stood.append("open")
+            if len(stood) == 1:
+                opening.set()
+                go_on.wait()
+            return super().open_replica(shard)
+
+        def remove(self, shard: int) -> None:
+            stood.append("remove")
+            super().remove(shard)
+
+    ground, changed = Ground([MemoryLog(), MemoryLog()]), threading.Event()
+    hosting = Hosting(ground, JsonLog("n", stream=io.StringIO()), NoTracing(), changed=changed.set)
+    try:
+        hosting.apply(Plan(frozenset({1}), frozenset()))
+        opening.wait()
+        hosting.apply(Plan(frozenset(), frozenset({1})))
+        hosting.apply(Plan(frozenset({1}), frozenset()))
+        assert stood == ["open"] and not hosting.shards
+        go_on.set()
+        assert changed.wait(60)
+        hosting.apply(Plan(frozenset({1}), frozenset()))
+        wait_for(lambda: hosting.ready())
+        assert stood == ["open", "remove", "open"] and ground.stored == {1}
+    finally:
+        go_on.set()
+        hosting.close()
 
 
 def test_a_halted_replica_is_told_and_the_rest_goes_on(world: World) -> None:
@@ -382,7 +436,7 @@ def test_digests_are_testified(world: World, monkeypatch: pytest.MonkeyPatch) ->
     wait_for(lambda: {(0, 32, "n1"), (0, 32, "n2")} <= set(said()))
 
 
-def test_it_lives_through_a_log_that_does_not_answer(world: World) -> None:
+def test_it_lives_through_a_log_that_does_not_answer(world: World, short_lease: None) -> None:
     running = world.start("n1")
     wait_for(world.settled)
     submit = running.ground.opened[0].submit

@@ -333,7 +333,9 @@ def test_a_sweeper_that_dies_over_it_leaves_what_can_be_put_back(tmp_path):
     assert store.put(DATA) == NAME
     ticket = store.hide(NAME)
     assert not store.path(NAME).exists() and store.hidden() == {(NAME, ticket)}
-    assert store.get(NAME) == DATA and store.hidden() == {(NAME, ticket)}  # who read it does not know if it is named
+    assert store.get(NAME) == DATA and store.hidden() == {
+        (NAME, ticket)
+    }  # who read it does not know if it is named
     assert store.unhide(NAME, ticket) and store.hidden() == set()
     assert store.get(NAME) == DATA
     first = store.hide(NAME)

@@ -157,13 +157,15 @@ class Hosting:
     def __init__(
         self, ground: Ground, log: JsonLog, tracing: Tracing, *, changed: Callable[[], None] = lambda: None
     ) -> None:
-        """``changed``: called when a replica has become ready or has halted."""
+        """``changed``: called when a replica has become ready, has halted, or was dropped while it was being opened."""
         self._ground = ground
         self._log = log
         self._tracing = tracing
         self._changed = changed
         self._lock = threading.Lock()
         self._hosted: dict[int, _Hosted] = {}
+        self._ending: set[int] = set()
+        """Shards whose dropped copy is still there, because it was being opened: it goes before another one is opened."""
         self._closing = False
         self._pool = ThreadPoolExecutor(config.OPENINGS_AT_ONCE, thread_name_prefix="onefold-opening")
 
@@ -206,6 +208,8 @@ class Hosting:
         for shard in sorted(wanted.open - self.shards):
             hosted = _Hosted()
             with self._lock:
+                if shard in self._ending:
+                    continue  # its end removes what is stored; ``changed`` tells when that is over
                 self._hosted[shard] = hosted
             self._pool.submit(self._bring_up, shard, hosted)
         for shard in sorted(wanted.drop):
@@ -253,6 +257,8 @@ class Hosting:
     def _drop(self, shard: int) -> None:
         with self._lock:
             hosted = self._hosted.pop(shard, None)
+            if hosted is not None:
+                self._ending.add(shard)
         if hosted is not None:
             hosted.unwanted.set()
             if hosted.phase in ("ready", "halted"):  # else who brings it up ends it
@@ -264,13 +270,17 @@ class Hosting:
                 return  # who is still opening it ends it
             hosted.ended = True
             serving, hosted.serving = hosted.serving, None
-        if serving is not None:
-            serving.close()
-        if hosted.replica is not None:
-            hosted.replica.close()
-        if not self._closing:
-            self._ground.remove(shard)
-            self._log.info("replica_dropped", shard=shard)
+        try:
+            if serving is not None:
+                serving.close()
+            if hosted.replica is not None:
+                hosted.replica.close()
+            if not self._closing:
+                self._ground.remove(shard)
+                self._log.info("replica_dropped", shard=shard)
+        finally:
+            with self._lock:
+                self._ending.discard(shard)
 
     def _bring_up(self, shard: int, hosted: _Hosted) -> None:
         """Open a replica and let it answer once it has all that was acknowledged; tried until it is unwanted."""
@@ -289,13 +299,14 @@ class Hosting:
                     )
                     if not passes:
                         self.halt(shard, f"{type(error).__name__}: {error}")
-                        return
+                        break
                     self._log.begins(waits, str(error), shard=shard)
                 hosted.unwanted.wait(pause_s)
                 pause_s = min(2 * pause_s, _RETRY_S_MAX)
         self._log.ends(waits, shard=shard)
         if hosted.unwanted.is_set():
             self._end(shard, hosted)
+            self._changed()
 
     def _catch_up(self, replica: Replica, unwanted: threading.Event) -> None:
         """Wait until what the log has now is applied, as long as it goes on. Raises Unavailable when it does not."""
