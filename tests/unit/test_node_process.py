@@ -337,7 +337,7 @@ def test_of_two_processes_of_one_name_the_later_stays(world: World) -> None:
 
 
 def test_a_shard_that_comes_back_waits_for_the_end_of_its_old_copy() -> None:
-    """A copy is dropped while it is still being opened, and its shard is placed here again: its end must not remove the new one."""
+    """A copy is dropped while it is still being opened, and its shard comes back: its end must not remove the new one."""
     go_on, opening = threading.Event(), threading.Event()
     stood: list[str] = []
 
@@ -364,7 +364,7 @@ def test_a_shard_that_comes_back_waits_for_the_end_of_its_old_copy() -> None:
         go_on.set()
         assert changed.wait(60)
         hosting.apply(Plan(frozenset({1}), frozenset()))
-        wait_for(lambda: hosting.ready())
+        wait_for(hosting.ready)
         assert stood == ["open", "remove", "open"] and ground.stored == {1}
     finally:
         go_on.set()
