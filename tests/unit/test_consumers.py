@@ -16,6 +16,7 @@ from onefold.fold.log_space import LogSpace
 from onefold.log.memory import MemoryLog
 from onefold.state.client import StateClient
 from onefold.state.fold import StateFold
+from onefold.state.stream_ops import CommitOffsets
 from onefold.state.streams import Stream
 from support.filled_streams import fill
 
@@ -234,6 +235,50 @@ def test_a_retried_transaction_commits_the_same_records_once(db):
         assert next(consumer).value == 4
         assert consumer.committed == {0: 4}
     assert db.map("m")["n"] == 4
+
+
+def test_offsets_that_another_has_moved_are_no_proof_that_a_transaction_committed(db):
+    """A transaction of the partition's earlier owner may be decided after the partition was given to this member."""
+    s = fill(db, 10, partitions=1)
+    tries = 0
+
+    def work(tx):
+        nonlocal tries
+        tries += 1
+        tx.map("m")["n"] = tx.map("m").get("n", 0) + len(batch)
+        tx.commit(consumer)
+        if tries == 1:
+            members = consumer._members
+            move = CommitOffsets("s", "g", members.id, members.generation, ((0, -1, 4),))
+            _in_thread(lambda: s.client.commit(s.layout.home, (move,)))
+
+    with s.consumer("g", timeout=SILENCE) as consumer:
+        batch = [next(consumer) for _ in range(4)]
+        with pytest.raises(of.Conflict):
+            db.run_transaction(work, attempts=3)
+        assert tries == 3
+        assert db.map("m").get("n") is None
+        assert next(consumer).value == 4
+        assert consumer.committed == {0: 4}
+
+
+def test_a_rewind_that_fails_is_made_up_for_by_the_next_step(db, monkeypatch):
+    s = fill(db, 10, partitions=1)
+    with s.consumer("g", timeout=SILENCE) as consumer:
+        batch = [next(consumer) for _ in range(4)]
+        with pytest.raises(RuntimeError), db.transaction() as tx:  # noqa: PT012
+            tx.commit(consumer)
+            raise RuntimeError("changed its mind")
+        with monkeypatch.context() as patched:
+            patched.setattr(consumer._members, "refresh", _unreachable)
+            with pytest.raises(of.Unavailable):
+                next(consumer)
+        assert [next(consumer).value for _ in range(5)] == [*(record.value for record in batch), 4]
+        consumer.commit()
+
+
+def _unreachable():
+    raise of.Unavailable("no answer", definite=True)
 
 
 def test_transactions_one_after_the_other_without_a_record_between(db):

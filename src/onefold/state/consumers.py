@@ -78,6 +78,8 @@ class Consumer(Generic[T]):
         self._rewind_next = False
         self._pending: dict[int, int] | None = None
         """What a transaction was asked to commit, by partition."""
+        self._confirmed: dict[int, int] | None = None
+        """That of the last transaction that said it had committed."""
         self._round: Iterator[StreamRecord[Any]] = iter(())
         self._ahead: StreamRecord[Any] | None = None
         """Found by ``poll``, and not given."""
@@ -218,12 +220,16 @@ class Consumer(Generic[T]):
             raise TransactionError(f"{self!r} belongs to another connection than the transaction")
         with self._mutex:
             self._check_open()
-            if self._is_done():
+            # Offsets that moved as the one before would have moved them prove nothing here: somebody else may have moved them,
+            # and then what is in this transaction has been done already. The fold refuses to move them twice.
+            if self._is_confirmed():
                 self._note_pending()
             write = self._commit_write()
             if write is not None:
+                moved = {partition: to for partition, _, to in write.moves}
                 tx.add_write(self._layout.home, write, 64 + 32 * len(write.moves))
-                self._pending = {partition: to for partition, _, to in write.moves}
+                tx.when_committed(lambda: self._confirm(moved))
+                self._pending = moved
 
     def rewind(self) -> None:
         """Forget what was given and not committed: iteration goes on from what was committed last."""
@@ -232,9 +238,10 @@ class Consumer(Generic[T]):
             self._rewind()
 
     def _rewind(self) -> None:
+        self._take_share(self._members.refresh(), fresh=True)
+        # Not before it succeeded: what was given and not committed must not count as given afterwards.
         self._pending = None
         self._rewind_next = False
-        self._take_share(self._members.refresh(), fresh=True)
 
     def seek(self, start: Start) -> None:
         """Go on from ``start`` (as ``Stream.read`` takes it) in this member's partitions, with the next record. Raises as
@@ -403,10 +410,18 @@ class Consumer(Generic[T]):
                 if self._next.get(partition) == offset:
                     self._given.discard(partition)
 
+    def _confirm(self, moved: dict[int, int]) -> None:
+        """The transaction that was to move the offsets has committed. In any thread."""
+        self._confirmed = moved
+
+    def _is_confirmed(self) -> bool:
+        """Whether the transaction that was to commit offsets has said that it did."""
+        return self._pending is not None and self._pending is self._confirmed
+
     def _is_done(self) -> bool:
-        """Whether a transaction that was to commit offsets is known to have done so."""
+        """Whether the offsets that a transaction was to commit are committed, by it or by another."""
         pending = self._pending
-        return pending is not None and self._members.has_committed(pending)
+        return pending is not None and (self._is_confirmed() or self._members.has_committed(pending))
 
     def _note_pending(self) -> None:
         self._note_committed(self._pending or {})

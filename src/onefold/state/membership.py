@@ -85,10 +85,10 @@ class Membership:
         )
 
     def has_committed(self, offsets: Mapping[int, int]) -> bool:
-        """Whether this member is known to have moved its partitions to these offsets.
+        """Whether its partitions stand at these offsets, and are still its own.
 
-        Only while the generation is the one that it knows: the offsets alone prove nothing, since whoever was given a partition
-        later may have moved it to the same one.
+        Who moved them there is not known: the transaction of an earlier owner may have been prepared before the partition was
+        given to this member, and decided after.
         """
         keys = {p: stream_rows.offset_key(self._layout.name, self._group, p) for p in offsets}
         with self._client.view(self._layout.home, STRONG) as view:

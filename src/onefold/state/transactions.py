@@ -79,6 +79,7 @@ class Transaction:
         self._guard: guard.Block | None = None
         self._version: Version | None = None
         self._increments: dict[tuple[str, Key], int | float] = {}
+        self._tell: list[Callable[[], None]] = []
 
     # -- the block
 
@@ -188,6 +189,10 @@ class Transaction:
         """Make a write part of it. ``size``: its bytes, about. Raises TransactionError, TooLarge (definite)."""
         self._core.add_write(shard, write, size)
 
+    def when_committed(self, tell: Callable[[], None]) -> None:
+        """Have this called once the transaction is known to have committed. It must not raise."""
+        self._tell.append(tell)
+
     # -- afterwards
 
     @property
@@ -243,6 +248,8 @@ class Transaction:
         self._version = Version(tuple((shard, done.offset, done.index) for shard, done in committed.items()))
         fresh = {shard: done for shard, done in committed.items() if done.offset > before.get(shard, 0)}
         self._note_increments(parts, fresh)
+        for tell in self._tell:
+            tell()
 
     def _submit(self, parts: dict[int, Part]) -> dict[int, Committed]:
         client, request_id = self._core.client, self._request_id

@@ -18,11 +18,10 @@ from onefold.fold.freshness import Freshness
 from onefold.fold.log_space import LogSpace
 from onefold.fold.log_writer import LogWriter
 from onefold.state import fold as state_fold
-from onefold.state import leases, maps, moments, queue_fold, recovery, shard_fold, stream_rows, watch
+from onefold.state import leases, maps, moments, queue_fold, recovery, shard_fold, watch
 from onefold.state import queue_rows as q
 from onefold.state.client import StateClient
-from onefold.state.consistency import STRONG
-from onefold.state.membership import Membership
+from onefold.state.consumers import Consumer
 from onefold.state.ops import Commit
 from onefold.state.queue_ops import ExpireLease
 from onefold.state.tokens import encode_token
@@ -233,19 +232,11 @@ def _watch_token_without_place(stack: ExitStack) -> None:
 def _offsets_prove_commits(stack: ExitStack) -> None:
     """A consumer takes its transaction for committed when the group's offsets are as it would have made them, whoever did."""
 
-    def has_committed(self: Any, offsets: Any) -> bool:
-        with self._client.view(self._layout.home, STRONG) as view:
-            return all(
-                stream_rows.read_offset(
-                    view.get(
-                        stream_rows.OFFSETS, stream_rows.offset_key(self._layout.name, self._group, partition)
-                    )
-                )
-                == to
-                for partition, to in offsets.items()
-            )
+    def is_confirmed(self: Any) -> bool:
+        pending = self._pending
+        return pending is not None and self._members.has_committed(pending)
 
-    stack.enter_context(patch.object(Membership, "has_committed", has_committed))
+    stack.enter_context(patch.object(Consumer, "_is_confirmed", is_confirmed))
 
 
 def _lost_batch(stack: ExitStack) -> None:
