@@ -16,7 +16,8 @@ writers, and says so if it is not.
 
 Transactions over shards could keep a reader out for ever, each new one before the last has ended. So a reader that has met one
 posts a *claim*, a lock on nothing in shard 0, and those that would begin a transaction over shards give way to the claims that
-they find, for ``config.GIVE_WAY_S`` at most. Programs of earlier versions do not; for them it is a matter of luck and of tries.
+they find, for ``config.GIVE_WAY_S`` at most, and once to each; a reader that needs longer renews its claim. Programs of earlier
+versions do not; for them it is a matter of luck and of tries.
 """
 
 from __future__ import annotations
@@ -109,20 +110,42 @@ def moment(client: StateClient) -> dict[int, int]:
 
 
 def give_way(client: StateClient) -> None:
-    """Before a transaction over shards begins: let the readers that have claimed a moment have it, for a short time."""
+    """Before a transaction over shards begins: let the readers that have claimed a moment have it, for a short time.
+
+    To each claim once: the reader may be dead, and one that is not renews its claim. What stands for long is ended as any
+    transaction is.
+    """
     space = client.spaces[0]
     if space.peek(shard_fold.OPEN, shard_fold.OPEN_KEY)[0] is None:
         return
-    end_s = min(client.env.boot_s() + config.GIVE_WAY_S, client.deadline())
+    passed: dict[str, float] = client.shared.setdefault("given_way", {})
+    now_s = began_s = client.env.boot_s()
+    end_s, pause_s = min(began_s + config.GIVE_WAY_S, client.deadline()), _PAUSE_S
     first: set[str] | None = None
     while True:
         with space.view() as view:
             claims = set(lock_table.range_holders(view, CLAIM))
         # Only those that were there before: who comes later waits for this one.
-        first = claims if first is None else first & claims
-        if not first or client.env.boot_s() >= end_s:
-            return
-        space.pause(_PAUSE_S)
+        first = claims - passed.keys() if first is None else first & claims
+        if not first or now_s >= end_s:
+            break
+        space.pause(pause_s)
+        now_s, pause_s = client.env.boot_s(), min(2 * pause_s, _PAUSE_S_MAX)
+    for gone in passed.keys() - claims:
+        passed.pop(gone, None)
+    if now_s >= began_s + config.GIVE_WAY_S:
+        passed.update(dict.fromkeys(first, now_s))
+        _end_old_claims(client, sorted(first))
+    old = [claim for claim, since_s in passed.items() if now_s - since_s >= config.TRANSACTION_TIMEOUT_S]
+    if old:
+        passed.update(dict.fromkeys(old, now_s))
+        _end_old_claims(client, old)
+
+
+def _end_old_claims(client: StateClient, claims: Sequence[str]) -> None:
+    """End those of dead readers, and those that have been watched for too long; begin to watch the others."""
+    with suppress(OnefoldError):
+        recovery.unblock(client, 0, [(claim, 0) for claim in claims])
 
 
 # -- one machine
@@ -300,14 +323,26 @@ class _Claim:
         self._client = client
         self._deadline = deadline
         self._id = ""
+        self._renew_s = 0.0
 
     def post(self) -> None:
-        """Tell the others, once."""
-        if not self._id:
-            self._id = self._client.env.token(16).hex()
-            span = Span(CLAIM, b"", b"\xff", UNREAD)
+        """Tell the others, and again when they have given way and it was not enough."""
+        now_s = self._client.env.boot_s()
+        if self._id and now_s < self._renew_s:
+            return
+        self._withdraw()
+        self._id = self._client.env.token(16).hex()
+        self._renew_s = now_s + 2 * config.GIVE_WAY_S
+        span = Span(CLAIM, b"", b"\xff", UNREAD)
+        with suppress(OnefoldError):
+            _submit(self._client, 0, _prepare(self._client, self._id, (0,), (span,)), self._deadline)
+
+    def _withdraw(self) -> None:
+        if self._id:
             with suppress(OnefoldError):
-                _submit(self._client, 0, _prepare(self._client, self._id, (0,), (span,)), self._deadline)
+                deadline = max(self._deadline, self._client.env.boot_s() + config.RELEASE_S)
+                _submit(self._client, 0, Resolve(self._id, commit=False), deadline)
+            self._id = ""
 
     def __enter__(self) -> Self:
         return self
@@ -315,10 +350,7 @@ class _Claim:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._id:
-            with suppress(OnefoldError):
-                deadline = max(self._deadline, self._client.env.boot_s() + config.RELEASE_S)
-                _submit(self._client, 0, Resolve(self._id, commit=False), deadline)
+        self._withdraw()
 
 
 # -- both
