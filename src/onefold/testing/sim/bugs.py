@@ -18,9 +18,10 @@ from onefold.fold.freshness import Freshness
 from onefold.fold.log_space import LogSpace
 from onefold.fold.log_writer import LogWriter
 from onefold.state import fold as state_fold
-from onefold.state import leases, maps, moments, queue_fold, recovery, shard_fold, watch
+from onefold.state import leases, maps, moments, queue_fold, recovery, shard_fold, stream_rows, watch
 from onefold.state import queue_rows as q
 from onefold.state.client import StateClient
+from onefold.state.consistency import STRONG
 from onefold.state.consumers import Consumer
 from onefold.state.ops import Commit
 from onefold.state.queue_ops import ExpireLease
@@ -233,8 +234,13 @@ def _offsets_prove_commits(stack: ExitStack) -> None:
     """A consumer takes its transaction for committed when the group's offsets are as it would have made them, whoever did."""
 
     def is_confirmed(self: Any) -> bool:
-        pending = self._pending
-        return pending is not None and self._members.has_committed(pending)
+        layout, group, pending = self._layout, self._group, self._pending
+        if pending is None:
+            return False
+        keys = {partition: stream_rows.offset_key(layout.name, group, partition) for partition in pending}
+        with self._client.view(layout.home, STRONG) as view:
+            found = view.get_many(stream_rows.OFFSETS, keys.values())
+        return all(stream_rows.read_offset(found.get(keys[p])) == to for p, to in pending.items())
 
     stack.enter_context(patch.object(Consumer, "_is_confirmed", is_confirmed))
 
