@@ -322,6 +322,8 @@ ASK_HEDGE_S: Final = 0.3
 """A read that got no answer from a node within this time is sent to another as well."""
 ASK_HEDGES_MAX: Final = 5
 """One question goes to at most so many nodes at a time."""
+ASK_AGAIN_S: Final = 1.0
+"""How long after that a question that nobody has answered is asked again; each time twice as long."""
 ASK_POLL_S: Final = 5.0
 """How long a node is asked at most to wait for news; then another is asked, so news is that late when the node has died."""
 ASK_WAIT_S_MAX: Final = 30.0

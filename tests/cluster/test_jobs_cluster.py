@@ -17,9 +17,10 @@ from onefold.node.servers import LocalServers
 from support.job_stand import (
     FILES,
     PATIENCE_S,
-    SMALL,
+    SHORT_LEASE_S,
     Stand,
     job_stand,  # noqa: F401
+    short_leases,  # noqa: F401
     small,  # noqa: F401
 )
 from support.three_servers import three_servers  # noqa: F401
@@ -36,6 +37,7 @@ def test_a_job_is_done_by_nodes_alone(stand: Stand) -> None:
     assert run.worker_pids == []
 
 
+@pytest.mark.usefixtures("short_leases")
 def test_a_killed_node_costs_what_it_had_in_hand(stand: Stand) -> None:
     one, two = stand.start("n1", 2), stand.start("n2", 2)
     run = stand.submit()
@@ -49,6 +51,7 @@ def test_a_killed_node_costs_what_it_had_in_hand(stand: Stand) -> None:
     assert run.progress().failed == 0  # no attempt failed: it is nobody's fault
 
 
+@pytest.mark.usefixtures("short_leases")
 def test_a_stopped_node_is_no_witness_and_no_judge(stand: Stand) -> None:
     one, two = stand.start("n1", 1), stand.start("n2", 1)
     run = stand.submit()
@@ -71,6 +74,7 @@ def test_a_stopped_node_is_no_witness_and_no_judge(stand: Stand) -> None:
     )
 
 
+@pytest.mark.usefixtures("short_leases")
 def test_a_node_that_was_stopped_ends_no_claim_of_others(stand: Stand) -> None:
     one, two = stand.start("n1", 1), stand.start("n2", 1)
     run = stand.submit()
@@ -79,7 +83,7 @@ def test_a_node_that_was_stopped_ends_no_claim_of_others(stand: Stand) -> None:
     one.process.send_signal(signal.SIGSTOP)
     stand.until(lambda: stand.busy(run, one) == 0, "the end of its lease")
     one.process.send_signal(signal.SIGCONT)
-    time.sleep(1.5 * SMALL["LEASE_S"])  # long enough for a false verdict
+    time.sleep(1.5 * SHORT_LEASE_S)  # long enough for a false verdict
     assert next(files for member, files in stand.held(run).items() if member in two.members) == two_holds
     stand.gate.touch()
     stand.finish(run)

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 import onefold as of
-from onefold import agg
+from onefold import agg, config
 from onefold.compute import requirements
 from onefold.compute.jobs import ops
 from support.job_stand import (
@@ -28,7 +28,10 @@ from support.three_servers import three_servers  # noqa: F401
 # -- what nodes do not do
 
 
-def test_a_node_with_other_versions_leaves_the_run_to_others(stand: Stand) -> None:
+def test_a_node_with_other_versions_leaves_the_run_to_others(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "RUN_STALLED_S", 0.5)
     stand.gate.touch()
     old = stand.start("old", 1, old="1.99.0")
     run = stand.submit()
@@ -79,7 +82,7 @@ def test_requirements_are_those_of_the_submitting_side(stand: Stand, monkeypatch
 PROGRAM = """
 import os, sys, time
 import onefold as of
-from onefold import agg
+from onefold import agg, config
 
 source, gate = sys.argv[1:]
 
@@ -126,7 +129,7 @@ def test_a_run_is_left_to_nodes_and_come_back_to(stand: Stand, tmp_path: Path) -
         assert "0/12 tasks" in first
         attached.send_signal(signal.SIGINT)
         rest = attached.stderr.read()
-        assert attached.wait(30) == 130 and "goes on" in rest
+        assert attached.wait(60) == 130 and "goes on" in rest
     assert run.state == "running"
     # The same program again, without --detach: it joins its own run, and helps.
     environment = {**os.environ, "ONEFOLD_URL": stand.url("app")}

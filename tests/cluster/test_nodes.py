@@ -131,14 +131,14 @@ def test_a_second_signal_ends_it_at_once(stand: Stand) -> None:
     node.kill(signal.SIGTERM)
     node.kill(signal.SIGINT)
     node.kill(signal.SIGCONT)
-    assert node.process.wait(20) in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+    assert node.process.wait(60) in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 
 def test_of_two_processes_of_one_name_the_later_stays(stand: Stand) -> None:
     stand.start("n1")
     first = stand.nodes["n1"]
     stand.nodes["n1"] = Process(stand, "n1", "--dir", str(stand.directory / "elsewhere"))
-    assert first.process.wait(30) == 1
+    assert first.process.wait(60) == 1
     assert "another process is the node 'n1'" in first.output.read_text()
     stand.wait(lambda: stand.settled("n1"), "the later one is not there")
 

@@ -25,7 +25,7 @@ from onefold.node.logging import JsonLog
 from onefold.node.membership import Identity
 from onefold.node.servers import LocalServers
 
-SOON_S = 30
+SOON_S = 60
 _numbers = count()
 
 

@@ -84,7 +84,7 @@ def program(tmp_path: Path, source: Path) -> Iterator[Callable[..., subprocess.P
         process.wait()
 
 
-def until(condition: Callable[[], object], seconds: float = 40) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to that"

@@ -11,7 +11,7 @@ from onefold.testing.cluster import hosts
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 3.0
-SLACK_S = 4.0
+SLACK_S = 30.0
 """A busy machine answers later than it was asked to; what hangs takes much longer."""
 
 pytestmark = [

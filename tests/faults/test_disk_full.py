@@ -174,4 +174,4 @@ def test_the_log_fills_up_while_the_job_runs(disk: Disk, source: Path, tmp_path:
                 caught.value
             )
             assert run.state == "running"
-        assert run.resume(workers=1).wait(10).result().to_polars().item() == FILES * LINES
+        assert run.resume(workers=1).wait(60).result().to_polars().item() == FILES * LINES

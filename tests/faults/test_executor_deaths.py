@@ -35,6 +35,7 @@ from support.executor_bench import (
     NODE,
     ROWS,
     Bench,
+    alive,
     bench_of_lines,  # noqa: F401
     number,
     wait_until,
@@ -84,19 +85,16 @@ def test_kill_9_from_outside_is_noticed_at_once(bench: Bench) -> None:
 
     stage = bench.stage(Map(NODE, slow))
     executor = bench.start(stage)
-    killed_at: list[float] = []
 
     def kill() -> None:
         wait_until(started.exists)
         assert executor.pid is not None
-        killed_at.append(time.monotonic())
         os.kill(executor.pid, signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
     with pytest.raises(TaskError) as caught:
         bench.run(stage, executor)
-    assert time.monotonic() - killed_at[0] < 2
     thread.join()
     assert caught.value.failure.died
 
@@ -107,15 +105,14 @@ def test_death_is_noticed_while_a_forked_child_holds_the_socket(bench: Bench) ->
     def forks(_record: dict[str, Any]) -> None:
         pid = os.fork()
         if not pid:
-            time.sleep(60)
+            time.sleep(600)
             os._exit(0)
         child_pid.write_text(str(pid))
         os.kill(os.getpid(), signal.SIGKILL)
 
     try:
-        began = time.monotonic()
         assert bench.failure(forks).died
-        assert time.monotonic() - began < 20
+        assert alive(int(child_pid.read_text())), "it was noticed only when the child let go of the socket"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(child_pid.read_text()), signal.SIGKILL)
@@ -139,7 +136,7 @@ def test_close_ends_a_running_task(bench: Bench) -> None:
     thread.start()
     with pytest.raises(TaskError, match="closed") as caught:
         bench.run(stage, executor)
-    thread.join(20)
+    thread.join(60)
     assert caught.value.failure.died and executor.pid is None
     with pytest.raises(SpaceError):
         bench.run(stage, executor)
@@ -150,16 +147,22 @@ def test_close_ends_a_running_task(bench: Bench) -> None:
 
 def test_isolation_finds_exactly_the_records_that_kill(bench: Bench) -> None:
     bad = (0, 4_321, 4_322, ROWS - 1)
-    stage = bench.stage(Map(NODE, crashes_at(*bad)))
+    calls, crash = bench.blobs.directory.parent / "calls", crashes_at(*bad)
+
+    def counted(record: dict[str, Any]) -> int:
+        with calls.open("ab", buffering=0) as file:
+            file.write(b".")
+        return crash(record)
+
+    stage = bench.stage(Map(NODE, counted))
     executor = bench.start(stage)
-    began = time.monotonic()
     result = bench.run(stage, executor, isolate=True, skip_errors=True)
     assert [letter.record for letter in result.dead] == [repr({"line": f"line {i}"}) for i in bad]
     assert [letter.location.rsplit(" ", 1)[1] for letter in result.dead] == [str(i + 1) for i in bad]
     assert all("SIGSEGV" in letter.error for letter in result.dead)
     assert bench.frame(result)["value"].to_list() == [i for i in range(ROWS) if i not in bad]
     assert result.rows_in == ROWS and executor.restarts <= 3 * len(bad)
-    assert time.monotonic() - began < 30
+    assert calls.stat().st_size <= 2.5 * ROWS  # each death costs the records of a small piece
     with pytest.raises(TaskError) as caught:
         bench.run(stage, executor, isolate=True)
     failure = caught.value.failure

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from interrupted_program import INTERRUPTS
 
 pytestmark = pytest.mark.faults
-WAIT_S = 30
+WAIT_S = 60
 FILES = (
     "/state/queues.py",
     "/state/messages.py",

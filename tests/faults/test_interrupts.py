@@ -29,7 +29,7 @@ HANDLES = ("/onefold/state/", "/contextlib.py")
 QUEUES = ("/state/queues.py", "/state/messages.py", "/state/queue_watcher.py", "/state/leases.py")
 LIMITS = ("/state/time_limits.py", "/state/maps.py")
 EVERYTHING = ("/onefold/log/", "/onefold/fold/", "/onefold/codec.py", *HANDLES)
-WAIT_S = 30
+WAIT_S = 60
 OTHER = """
 import sys, onefold as of
 m = of.connect(sys.argv[1], timeout=10).map("m")

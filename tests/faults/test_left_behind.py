@@ -66,6 +66,6 @@ def test_a_task_that_meets_its_closed_worker_is_given_back_and_fails_nothing(
     (tmp_path / "in.txt").write_text("a\n")
     with of.connect(tmp_path / "space") as db:
         started = db.read_text(tmp_path / "in.txt").map(str).into("t").start(workers=1)
-        assert working.wait(20)
+        assert working.wait(60)
     with of.connect(tmp_path / "space") as db:
         assert db.open_run(started.id).state == "running"

@@ -24,7 +24,7 @@ sys.path.insert(0, str(WORKER.parent))
 import replica_worker as program  # noqa: E402
 
 COUNT = 60
-SOON_S = 30
+SOON_S = 60
 LINES_MAX = 20_000
 
 

@@ -18,7 +18,7 @@ from onefold.log.flock import WriteLock
 
 pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 OPEN = "was opened before this process was forked. Open it again in the child"
-SOON_S = 30
+SOON_S = 60
 
 
 def in_child(fn):

@@ -27,8 +27,15 @@ from onefold.node.setup import set_up_space
 
 SCRIPTS = Path(__file__).parents[1] / "cluster"
 PATIENCE_S = 120.0
-# Without backups of slow tasks: what runs twice has another reason then.
-SMALL = {"BACKUP_FACTOR": 1e9, "LEASE_S": 4.0, "NODE_BEAT_S": 0.5, "NODE_RETRY_S": 0.3, "RUN_STALLED_S": 3.0}
+# Without backups of slow tasks: what runs twice has another reason then. Nobody is taken for dead because the machine is busy.
+SMALL = {
+    "BACKUP_FACTOR": 1e9,
+    "LEASE_S": 60.0,
+    "NODE_BEAT_S": 0.5,
+    "NODE_RETRY_S": 0.3,
+    "RUN_STALLED_S": 120.0,
+}
+SHORT_LEASE_S = 6.0
 FILES, LINES = 12, 40
 _numbers = count()
 
@@ -39,6 +46,13 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(config, name, value)
     monkeypatch.setenv("ONEFOLD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ONEFOLD_PROGRESS", "no")
+
+
+@pytest.fixture
+def short_leases(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claims of who is silent end soon: for tests in which somebody is killed or stopped."""
+    monkeypatch.setitem(SMALL, "LEASE_S", SHORT_LEASE_S)
+    monkeypatch.setattr(config, "LEASE_S", SHORT_LEASE_S)
 
 
 class Node:

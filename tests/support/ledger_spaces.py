@@ -7,7 +7,7 @@ import pytest
 from onefold.fold.open import open_space
 from onefold.testing.ledger import Ledger, lines
 
-SOON_S = 20
+SOON_S = 60
 
 
 @pytest.fixture(name="space", params=["memory", "sqlite"])

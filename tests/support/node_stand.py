@@ -119,7 +119,7 @@ class Process:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(number)
         try:
-            return self.process.wait(40)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -10,7 +10,7 @@ from onefold.state import rows
 from onefold.testing.remote_world import RemoteWorld
 
 TABLE = rows.map_table("m")
-SOON_S = 20.0
+SOON_S = 60.0
 
 
 @pytest.fixture(autouse=True)

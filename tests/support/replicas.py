@@ -10,7 +10,7 @@ from onefold.fold.log_space import LogSpace
 from onefold.fold.replica_space import ReplicaSpace
 from onefold.testing.ledger import Ledger, entry, lines
 
-SOON_S = 20
+SOON_S = 60
 
 
 class Tail:

@@ -39,7 +39,7 @@ def in_thread(fn):
     found = []
     thread = threading.Thread(target=lambda: found.append(fn()))
     thread.start()
-    thread.join(30)
+    thread.join(60)
     assert found, "the thread has failed"
     return found[0]
 

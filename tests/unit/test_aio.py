@@ -11,7 +11,7 @@ import onefold as of
 from onefold.errors import Conflict, InvalidArgument, SpaceError, Timeout, TransactionError
 from onefold.state import map_reader
 
-SOON_S = 20
+SOON_S = 60
 
 
 def run(main):
@@ -309,7 +309,7 @@ def test_a_watch_begins_with_its_call_also_when_its_first_step_is_cancelled(tmp_
     opening = map_reader.open_watch
 
     def late(*args, **options):
-        held.wait(10)
+        held.wait(60)
         return opening(*args, **options)
 
     async def program():

@@ -130,7 +130,7 @@ def test_the_loop_ends_while_tasks_wait(tmp_path):
 
     began = time.monotonic()
     plain, held = asyncio.run(main())
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
     with plain:
         plain.queue("q").put("job")
         with plain.queue("q").get(timeout=5) as message:

@@ -213,7 +213,7 @@ def test_runs_after_their_end(db: of.Database, grouped: of.Dataset) -> None:
         with pytest.raises(of.InvalidArgument, match="workers must be"):
             run.resume(workers=workers)
     assert run.state == "cancelled"
-    assert len(run.resume().wait(30).result()) == 4
+    assert len(run.resume().wait(60).result()) == 4
     run.cancel()  # after the end it changes nothing
     assert run.resume().state == "done"
 

@@ -281,7 +281,7 @@ def test_servers_that_hang_and_come_back(
         waiting = threading.Thread(target=lambda: stored.append(store.put(content(2_000_000, 8))))
         waiting.start()  # patient enough now
         server.cont(0)
-        waiting.join(30)
+        waiting.join(60)
         assert stored == [blob_name(content(2_000_000, 8))]
         assert other.get(stored[0]) == content(2_000_000, 8)
         assert other.get(name) == content(2_000_000, 7)

@@ -111,7 +111,7 @@ def test_run_shows_the_programs_own_traceback_and_exit_code(program: Path) -> No
     assert "Traceback" not in refused.stderr
 
 
-def wait_until(condition: Any, seconds: float = 30.0) -> None:
+def wait_until(condition: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the awaited state did not come"

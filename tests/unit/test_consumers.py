@@ -439,7 +439,7 @@ def test_what_is_given_while_another_thread_commits_counts_as_given():
             given = []
             consumer._next = Interposed(consumer._next, lambda: given.append(consumer.give()))
             consumer.commit()
-            consumer._next.thread.join(10)
+            consumer._next.thread.join(60)
             assert [record.value for record in given] == ["b"] and consumer.committed == {0: 1}
             consumer.commit()
             assert consumer.committed == {0: 2}

@@ -21,7 +21,7 @@ from onefold.state.sharded import ShardPart, commit_over_shards
 from onefold.state.time_limits import limited
 from onefold.testing.ledger import Ledger, entry
 
-SOON_S = 30
+SOON_S = 60
 
 
 class Scripted(MemoryLog):

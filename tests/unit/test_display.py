@@ -171,7 +171,7 @@ class Screen:
 
     def text(self) -> str:
         self.file.close()
-        self._thread.join(5)
+        self._thread.join(60)
         os.close(self._master)
         return b"".join(self._collected).decode()
 

@@ -308,5 +308,5 @@ def test_one_that_is_woken_by_an_older_offset_looks_into_the_file(tmp_path, monk
             log.append_in(con, b"2", 1)
         log._seen = 0  # set by a thread that had compared it before the other one set it
         log.announce(1)
-        waiter.join(20)
+        waiter.join(60)
         assert found == [2]

@@ -11,7 +11,7 @@ from onefold import config
 from onefold.env import SYSTEM
 from onefold.errors import SpaceError
 
-SOON_S = 20
+SOON_S = 60
 
 CHILD = """
 import sys, onefold as of
@@ -75,8 +75,11 @@ def test_session_reads_follow_another_process_within_the_caches_time(tmp_path):
             tell(other, f"put k {number}")
             assert answer(other) == str(number)
             end_s = SYSTEM.boot_s() + config.SESSION_CACHE_FRESH_S
-            while (seen := m["k"]) != number:
-                assert seen == number - 1 and SYSTEM.boot_s() < end_s + 0.2
+            seen = None
+            while seen != number:
+                began_s = SYSTEM.boot_s()
+                seen = m["k"]
+                assert seen == number or (seen == number - 1 and began_s <= end_s)
 
 
 def test_processes_and_threads_lose_no_update(tmp_path):

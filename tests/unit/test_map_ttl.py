@@ -20,7 +20,7 @@ from onefold.state.fold import StateFold
 from onefold.state.maps import Map
 from onefold.state.transactions import Transaction
 
-SOON_S = 20
+SOON_S = 60
 
 
 @pytest.fixture

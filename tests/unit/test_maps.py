@@ -15,7 +15,7 @@ from onefold.state.keys import encode_key
 from onefold.state.maps import Map
 from support.sharded_clients import client_of
 
-SOON_S = 20
+SOON_S = 60
 
 
 @pytest.fixture(params=["memory", "sqlite"])

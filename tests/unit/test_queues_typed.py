@@ -12,7 +12,7 @@ from onefold.errors import InvalidArgument, InvalidValue, TransactionError
 from onefold.state import queue_ops
 from onefold.testing.clock import FakeClock
 
-SOON_S = 20
+SOON_S = 60
 
 
 class Mail(msgspec.Struct):

@@ -300,14 +300,14 @@ def test_a_barrier_that_waits_for_a_slow_write_gives_up_in_time():
         def append(self, data, deadline=None):
             if b"slow" in data:
                 begun.set()
-                assert let_go.wait(30)
+                assert let_go.wait(60)
             return super().append(data, deadline)
 
     begun, let_go = threading.Event(), threading.Event()
     space = LogSpace(Slow(), [Ledger()], SYSTEM, replica=True)
     writer = threading.Thread(target=lambda: space.submit([entry(b"slow")]))
     writer.start()
-    assert begun.wait(30)
+    assert begun.wait(60)
     with pytest.raises(of.Unavailable, match="took too long") as caught:
         space.barrier(0.05)
     assert caught.value.definite

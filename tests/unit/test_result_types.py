@@ -48,7 +48,7 @@ class Hold:
             finally:
                 self.met.append(types)
                 if len(self.met) <= wanted:
-                    barrier.wait(30)
+                    barrier.wait(60)
 
         monkeypatch.setattr(ResultTypes, "check", held)
 

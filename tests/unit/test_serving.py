@@ -24,7 +24,7 @@ from onefold.state.maps import Map
 from onefold.testing.remote_world import Delivered
 
 TABLE = rows.map_table("m")
-SOON_S = 20.0
+SOON_S = 60.0
 """Longer than anything here takes."""
 
 

@@ -109,7 +109,7 @@ def test_a_task_that_waits_outside_of_the_simulation_is_noticed(monkeypatch):
     monkeypatch.setattr(scheduling, "STALL_REAL_S", 0.2)
     sim = Scheduler(4)
     let_go = threading.Event()
-    sim.spawn("sleeper", lambda: let_go.wait(30) and None)
+    sim.spawn("sleeper", lambda: let_go.wait(60) and None)
     with pytest.raises(Stalled, match=r"sleeper has not come[\s\S]*let_go\.wait"):
         sim.sleep(1.0)
     sim.close()

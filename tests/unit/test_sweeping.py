@@ -204,7 +204,7 @@ def run(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     if problems:
         raise problems[0]
     assert is_named is None or world.named() == is_named

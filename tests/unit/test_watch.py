@@ -21,7 +21,7 @@ from onefold.state.maps import Map
 from onefold.state.ops import Delete, Put
 from onefold.state.tokens import Token, encode_token
 
-SOON_S = 20
+SOON_S = 60
 MODES = ["memory", "sqlite", "shards"]
 
 
@@ -32,11 +32,11 @@ def sharded(shards):
 @pytest.fixture(params=MODES)
 def m(request, tmp_path):
     if request.param == "shards":
-        with closing(StateClient(sharded(3), timeout=0.05)) as client:
+        with closing(StateClient(sharded(3), timeout=5)) as client:
             yield Map(client, "m")
     else:
         url = "memory://" if request.param == "memory" else tmp_path / "s"
-        with of.connect(url, timeout=0.05 if request.param == "memory" else 5) as db:
+        with of.connect(url, timeout=5) as db:
             yield db.map("m")
 
 

@@ -29,18 +29,23 @@ class LinkAsking:
         deadline = asyncio.get_running_loop().time() + timeout
         asked: set[asyncio.Task[bytes]] = set()
         problem: OnefoldError | None = None
-        tries = 0
+        tries, pause_s, due = 0, hedge_s, True
         try:
             while True:
                 left = deadline - asyncio.get_running_loop().time()
                 if left <= 0:
                     raise problem or Timeout(f"no node answered within {timeout:g} s", definite=True)
-                if tries < config.ASK_HEDGES_MAX + 1:
+                if due or tries < config.ASK_HEDGES_MAX + 1:
                     subject = self._near if tries == 0 else self._anywhere
                     asked.add(asyncio.create_task(self._one(subject, request, left)))
                     tries += 1
-                wait_s = min(left, hedge_s if tries <= config.ASK_HEDGES_MAX else left)
-                done, asked = await asyncio.wait(asked, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                    if tries > config.ASK_HEDGES_MAX:
+                        # What went into a connection that was cut is lost, and nobody is told. So it is asked again, ever rarer.
+                        pause_s = max(pause_s, config.ASK_AGAIN_S * 2 ** (tries - config.ASK_HEDGES_MAX - 1))
+                done, asked = await asyncio.wait(
+                    asked, timeout=min(left, pause_s), return_when=asyncio.FIRST_COMPLETED
+                )
+                due = not done
                 for task in done:
                     error = task.exception()
                     if error is None:

@@ -1,0 +1,52 @@
+"""Questions to nodes over a link that loses some of them."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from onefold import config
+from onefold.errors import Timeout
+from onefold.fold.asking import LinkAsking
+
+
+class LossyLink:
+    """Loses the first questions, as a connection does that was cut; the server is told of none."""
+
+    address = "here"
+
+    def __init__(self, lost: int) -> None:
+        self.asked, self._lost = 0, lost
+
+    def run(self, call: Any, timeout: float) -> Any:
+        return asyncio.run(call)
+
+    async def ask(self, subject: str, request: bytes, *, timeout: float) -> Any:
+        self.asked += 1
+        if self.asked <= self._lost:
+            await asyncio.sleep(timeout)
+            raise Timeout("no answer", definite=True)
+        return SimpleNamespace(data=b"answer to " + request)
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "ASK_AGAIN_S", 0.01)
+
+
+@pytest.mark.parametrize("lost", [0, 1, config.ASK_HEDGES_MAX + 1, config.ASK_HEDGES_MAX + 4])
+def test_a_question_that_was_lost_is_asked_again_within_its_time(lost: int) -> None:
+    link = LossyLink(lost)
+    asking = LinkAsking(link, SimpleNamespace(ask="ask"))  # type: ignore[arg-type]
+    assert asking(b"x", 3600.0, hedge_s=0.001) == b"answer to x"
+    assert link.asked >= lost + 1
+
+
+def test_a_question_is_not_asked_without_end() -> None:
+    link = LossyLink(1000)
+    with pytest.raises(Timeout):
+        LinkAsking(link, SimpleNamespace(ask="ask"))(b"x", 0.3, hedge_s=0.001)  # type: ignore[arg-type]
+    assert config.ASK_HEDGES_MAX + 1 < link.asked <= config.ASK_HEDGES_MAX + 8
