@@ -1,8 +1,8 @@
 """Ends all programs that tests have started when the process of the tests ends, however it ends.
 
-A process that is killed cleans nothing up: what it had started would run on, some of it for ever. So each process of the tests has
-a *guardian*, which waits for its end and then kills what is left. What was started is known by an environment variable, which all
-descendants inherit, daemons too; what was only forked by a pipe that it has open.
+A process that is killed cleans nothing up: what it had started would keep running, some of it forever. So each process of the
+tests has a *guardian*, which waits for its end and then kills what is left. Programs that were started are known by an environment
+variable, which all descendants inherit, daemons too; forked children by a pipe that they have open.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ for _ in range(100):  # what starts others while they are killed
 
 def watch() -> None:
     """Guard what this process starts from now on; a second call does nothing. Only where there is ``/proc``."""
-    if not hasattr(os, "pidfd_open") or not Path("/proc/self/environ").exists() or guarded():
+    if not possible() or guarded():
         return
     mark = f"{VARIABLE}={os.getpid()}-{secrets.token_hex(8)}"
     pipe, _ = os.pipe()  # inherited by what is forked, and closed in what is started
@@ -83,6 +83,11 @@ def watch() -> None:
     guardian.returncode = 0  # it outlives this process, and nobody waits for it
     os.environ[VARIABLE] = mark.partition("=")[2]
     subprocess.Popen.__init__ = _marked(subprocess.Popen.__init__)  # type: ignore[method-assign]
+
+
+def possible() -> bool:
+    """Whether processes can be watched here."""
+    return hasattr(os, "pidfd_open") and Path("/proc/self/environ").exists()
 
 
 def guarded() -> bool:
