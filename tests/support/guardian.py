@@ -1,8 +1,8 @@
 """Ends all programs that tests have started when the process of the tests ends, however it ends.
 
 A process that is killed cleans nothing up: what it had started would keep running, some of it forever. So each process of the
-tests has a *guardian*, which waits for its end and then kills what is left. Programs that were started are known by an environment
-variable, which all descendants inherit, daemons too; forked children by a pipe that they have open.
+tests has a *guardian*, which waits for its end and kills what is left then. Programs that were started are known by a variable
+of their environment, which all descendants inherit, daemons too; forked children by a pipe that they have open.
 """
 
 from __future__ import annotations
