@@ -1,6 +1,6 @@
 """Spaces that releases filled with every kind of shared state: read as they were written, folded again, and written to.
 
-They were made by ``support/space_of_state.py``. A difference here is not a broken test but a changed format. See ``docs/formats.md``.
+``support/space_of_state.py`` made them. A difference here is a changed format, not a broken test; see ``docs/formats.md``.
 """
 
 import json
