@@ -142,7 +142,11 @@ def _expr(col: Any) -> pl.Expr:
         raise InvalidArgument(f"{col!r}: an aggregate takes a column's name or a pl.Expr")
     expr = as_expr(col)
     if expr.meta.has_multiple_outputs():
-        raise InvalidArgument(f"{expr}: an aggregate takes one column; write one aggregate for each")
+        shown = repr(col) if isinstance(col, str) else str(col)
+        raise InvalidArgument(
+            f"{shown} stands for several columns, and an aggregate takes one: name one column for each aggregate. "
+            "To count rows, write agg.count() without a column"
+        )
     return expr
 
 

@@ -81,6 +81,8 @@ NODE_RUN_LOOK_S: Final = 0.25
 """How often a node looks at most for runs to work on."""
 NODE_RETRY_S: Final = 2.0
 """How long a node waits before it goes on with a run that its workers had to stop working on."""
+PARTITION_FOLDER_BYTES_MAX: Final = 255
+"""The longest name of a folder ``column=value`` that ``write_parquet`` makes: what nearly all file systems take."""
 SWEPT_KEPT_S: Final = 60.0
 """A blob that was swept is kept aside for this long: one who had found it there before may name it, and die before looking."""
 GARBAGE_SWEEP_S: Final = 60.0

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import onefold as of
@@ -104,6 +105,8 @@ def test_the_space_comes_from_the_option_the_environment_or_the_folder(space: Pa
             "exact": True,
             "key_columns": ["line"],
             "value_columns": ["n", "longest"],
+            "columns": ["line", "n", "longest"],
+            "columns_complete": True,
             "error": None,
         }
     ]
@@ -210,3 +213,33 @@ def test_json_has_only_what_json_knows(capsys: pytest.CaptureFixture[str]) -> No
         "many": {"1": [1, 2]},
         "text": "ümlaut\n",
     }
+
+
+def test_tables_shows_the_columns_of_every_kind_of_result(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("a,b\n1,x\n2,y\n")
+    with of.connect(tmp_path / "space") as db:
+        rows = db.read_csv(tmp_path / "in.csv")
+        rows.filter(pl.col("a") > 0).into("rows").run(progress=False)
+        rows.map(lambda record: {"c": 1, "d": record["b"]}).into("function").run(progress=False, workers=1)
+        rows.map(lambda record: record["a"]).into("values").run(progress=False, workers=1)
+        rows.group_by("b").agg(n=agg.count()).into("groups").run(progress=False)
+        db.map_reduce(
+            rows,
+            map=lambda record: [(record["b"], 1)],
+            reduce=lambda key, values: sum(values),
+            into="pairs",
+            workers=1,
+        ).wait()
+        rows.map(lambda record: {"c": 1}).into("begun").start(workers=0).cancel()
+    found = {head["name"]: head for head in document(ask("tables", "--json", url=tmp_path / "space"))}
+    assert {name: head["columns"] for name, head in found.items()} == {
+        "begun": [],
+        "function": ["c", "d"],
+        "groups": ["b", "n"],
+        "pairs": ["key", "value"],
+        "rows": ["a", "b"],
+        "values": ["value"],
+    }
+    assert [name for name, head in found.items() if not head["columns_complete"]] == ["begun"]
+    shown = ask("tables", url=tmp_path / "space").stdout
+    assert "c, d" in shown and "a, b" in shown and "key, value" in shown and "…" in shown

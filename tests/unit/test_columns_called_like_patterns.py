@@ -10,7 +10,7 @@ import pytest
 
 import onefold as of
 from onefold import agg
-from onefold.errors import InvalidPlan, JobFailed
+from onefold.errors import InvalidArgument, InvalidPlan, JobFailed
 
 
 @pytest.mark.parametrize("name", ["*", "^a.*$"])
@@ -41,3 +41,51 @@ def test_steps_that_make_it(tmp_path: Path, made: Callable[[of.Dataset], of.Data
     (tmp_path / "in.csv").write_text("ab,c\n1,2\n")
     with of.connect("memory://") as db, pytest.raises((InvalidPlan, JobFailed), match="pattern of names"):
         made(db.read_csv(tmp_path / "in.csv")).into("t").run(progress=False, workers=1)
+
+
+AGGREGATES = {
+    "count": agg.count,
+    "sum": agg.sum,
+    "mean": agg.mean,
+    "min": agg.min,
+    "max": agg.max,
+    "std": agg.std,
+    "var": agg.var,
+    "first": agg.first,
+    "first by": lambda col: agg.first("ab", by=col),
+    "last": agg.last,
+    "last by": lambda col: agg.last("ab", by=col),
+    "approx_n_unique": agg.approx_n_unique,
+    "approx_quantile": lambda col: agg.approx_quantile(col, 0.5),
+    "most_frequent": lambda col: agg.most_frequent(col, 2),
+    "fold": lambda col: agg.fold(int, lambda s, v: s + v, lambda a, b: a + b, col=col),
+}
+
+
+def test_every_aggregate_is_tried() -> None:
+    assert {name.partition(" ")[0] for name in AGGREGATES} == {*agg.__all__} - {"Aggregate"}
+
+
+@pytest.mark.parametrize("name", AGGREGATES)
+@pytest.mark.parametrize("pattern", ["*", "^a.*$"])
+def test_aggregates_refuse_a_pattern_by_its_name(name: str, pattern: str) -> None:
+    """Also where the rows have one column only, so that it would stand for just that."""
+    for col in (pattern, pl.col(pattern)):
+        with pytest.raises(
+            InvalidArgument, match=r"name one column .* agg\.count\(\) without a column"
+        ) as caught:
+            AGGREGATES[name](col)
+        assert not isinstance(col, str) or str(caught.value).startswith(repr(pattern))
+
+
+@pytest.mark.parametrize("pattern", ["*", "^a.*$"])
+def test_group_by_refuses_a_pattern_by_its_name(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "in.csv").write_text("ab\n1\n")
+    with of.connect("memory://") as db:
+        rows = db.read_csv(tmp_path / "in.csv")
+        for keys, named in (((pattern,), {}), ((), {"k": pattern}), ((["ab", pattern],), {})):
+            with pytest.raises(InvalidPlan, match=r"group_by\(\) without keys") as caught:
+                rows.group_by(*keys, **named)
+            assert f"group_by: {pattern!r} may stand for several columns" in str(caught.value)
+        with pytest.raises(InvalidPlan, match="may stand for several columns"):
+            rows.group_by(pl.all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 
 import onefold as of
+from onefold import config
 from onefold.compute import folder_writer, partition_values
 from onefold.compute.publish import publish_folder
 from onefold.compute.stages import PublishOutput
@@ -224,3 +226,34 @@ def test_a_date_that_cannot_be_written_is_named_with_its_column() -> None:
     far = pl.Series("day", [2**30], dtype=pl.Int32).cast(pl.Date)
     with pytest.raises(InvalidValue, match=r"'day' \(1073741824.*out of range"):
         partition_values.text(far)
+
+
+@pytest.mark.parametrize("mode", ["replace", "append", "replace_partitions"])
+@pytest.mark.parametrize("name", ["p", "a/b"])
+def test_values_that_no_folder_can_stand_for_are_named_and_nothing_is_published(
+    tmp_path: Path, mode: Any, name: str
+) -> None:
+    out, room = tmp_path / "out", config.PARTITION_FOLDER_BYTES_MAX - len("p=") - 2 * (name == "a/b") * 2
+    good = pl.DataFrame({name: ["x" * room, "y"], "i": [0, 1]})
+    put(out, good, by=(name,))
+    before = sorted(out.rglob("*"))
+    bad = {
+        "x" * (room + 1): f"{room + 1} characters, '{'x' * 60}…'",
+        "é" * (room // 2 + 1): "characters, 'éé",
+        "%" * (room // 3 + 1): "characters, '%%",
+        partition_values.NULL_PARTITION: "has the value '__HIVE_DEFAULT_PARTITION__'",
+    }
+    for value, said in bad.items():
+        part = pl.DataFrame({name: ["y", value], "i": [2, 3]})
+        with pytest.raises(InvalidValue, match=re.escape(f"column {name!r} has ")) as caught:
+            put(out, good, part, run="r2", by=(name,), mode=mode)
+        assert said in str(caught.value) and "nothing was published" in str(caught.value)
+        assert sorted(out.rglob("*")) == before and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_name_that_is_too_long_for_a_folder_is_refused_in_the_plan(db: of.Database, tmp_path: Path) -> None:
+    name = "x" * 255
+    pl.DataFrame({name: [1], "i": [1]}).write_parquet(tmp_path / "in.parquet")
+    with pytest.raises(InvalidPlan, match="too long for the name of a folder"):
+        db.read_parquet(tmp_path / "in.parquet").write_parquet(tmp_path / "out", partition_by=name).start()
+    assert not (tmp_path / "out").exists()

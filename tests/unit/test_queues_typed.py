@@ -159,9 +159,10 @@ def test_bytes_that_nobody_can_read_are_given_back_and_become_a_dead_letter(db):
         assert q.counts() == counts
     with untyped.get(timeout=0) as msg:
         assert msg.value == "next"
-    with pytest.raises(InvalidValue) as caught:
-        untyped.dead()
-    assert (caught.value.queue, caught.value.id) == ("mail", number)
+    (letter,) = untyped.dead()
+    assert (letter.problem.queue, letter.problem.id) == ("mail", number)
+    with pytest.raises(InvalidValue):
+        _ = letter.value
     assert untyped.drop_dead() == 1
 
 
@@ -176,12 +177,28 @@ def test_dead_letters_have_the_type(db, dead_letter):
     number = untyped.put("no mail")
     with pytest.raises(ZeroDivisionError), untyped.get(timeout=0):
         _ = 1 / 0
-    with pytest.raises(InvalidValue, match=rf"queue 'mail', message {number}: ") as caught:
-        q.dead()
-    assert (caught.value.queue, caught.value.id) == ("mail", number)
+    q.put(Mail("cy"))
+    with pytest.raises(ZeroDivisionError), q.get(timeout=0):
+        _ = 1 / 0
+    first, bad, last = q.dead()
+    assert [letter.problem for letter in (first, last)] == [None, None]
+    assert [letter.value for letter in (first, last)] == [Mail("ann"), Mail("cy")]
+    assert (bad.id, bad.key, bad.attempts, bad.error) == (
+        number,
+        None,
+        1,
+        "ZeroDivisionError: division by zero",
+    )
+    for _ in range(2):
+        with pytest.raises(InvalidValue, match=rf"queue 'mail', message {number}: ") as caught:
+            _ = bad.value
+        assert (caught.value.queue, caught.value.id) == ("mail", number)
+    assert bad.problem is caught.value and f"message {number}" in repr(bad)
+    assert bad == q.dead()[1] != first and hash(bad) == hash(q.dead()[1])
     assert [letter.value for letter in untyped.dead()] == [
         {"to": "ann", "at": None, "copies": 1},
         "no mail",
+        {"to": "cy", "at": None, "copies": 1},
     ]
 
 
@@ -212,9 +229,8 @@ def test_async_queues_have_types_too(tmp_path):
             async with db.queue("mail", max_attempts=1).get(timeout=0) as msg:
                 assert (msg.value, msg.attempt) == ({"to": 7}, 1)
                 await msg.nack()
-            with pytest.raises(InvalidValue) as caught:
-                await q.dead()
-            assert (caught.value.queue, caught.value.id) == ("mail", number)
+            (letter,) = await q.dead()
+            assert (letter.problem.queue, letter.problem.id) == ("mail", number)
             assert [letter.value for letter in await db.queue("mail").dead()] == [{"to": 7}]
 
     run(main)

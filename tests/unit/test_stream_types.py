@@ -1,13 +1,16 @@
 """A stream's records in one frame have the values that were appended, or there is an error that names the column."""
 
+import asyncio
 import datetime as dt
 import random
 from decimal import Decimal
 
+import msgspec
 import polars as pl
 import pytest
 
 import onefold as of
+from onefold.errors import InvalidValue
 from onefold.state.exact_columns import exactly
 
 DAY = dt.date(2020, 1, 2)
@@ -116,3 +119,40 @@ def test_single_records_are_never_changed(db):
             assert all(map(same, found, given)), (given, found)
             read += 1
     assert read > 50 and refused > 50
+
+
+class Click(msgspec.Struct):
+    user: str
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_handle_in_a_transaction_keeps_its_type(tmp_path, shards):
+    with of.connect(tmp_path / "space", shards=shards) as db:
+        s = db.stream("clicks", type=Click, partitions=2, retention="7d")
+        for wrong in ({"user": "ann"}, 7, None):
+            with pytest.raises(InvalidValue), db.transaction() as tx:
+                tx.stream(s).append(wrong)
+            with pytest.raises(InvalidValue), db.transaction() as tx:
+                tx.stream(s).append_many([Click("ann"), wrong])
+        with pytest.raises(InvalidValue), db.transaction() as tx:
+            tx.stream(s).append_many(pl.DataFrame({"user": [1]}))
+        assert len(s) == 0 and s.retention == 7 * 86_400 and s.partitions == 2
+        with db.transaction() as tx:
+            tx.stream(s).append(Click("ann"), key="k")
+            tx.stream(s).append_many([Click("bob")], key="user")
+            tx.stream("clicks").append({"user": "cy"})
+        assert sorted(record.value.user for record in s.read()) == ["ann", "bob", "cy"]
+
+
+def test_an_async_handle_in_a_transaction_keeps_its_type():
+    async def main():
+        async with of.aio.connect("memory://") as db:
+            s = db.stream("clicks", type=Click)
+            with pytest.raises(InvalidValue):
+                async with db.transaction() as tx:
+                    await tx.stream(s).append({"user": "ann"})
+            async with db.transaction() as tx:
+                await tx.stream(s).append(Click("ann"))
+            assert [record.value async for record in s.read()] == [Click("ann")]
+
+    asyncio.run(main())

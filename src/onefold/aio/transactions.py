@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onefold.aio.streams import AsyncConsumer, AsyncStream
     from onefold.state.client import StateClient
     from onefold.state.queues import Queue
+    from onefold.state.streams import Stream
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -123,8 +124,8 @@ class AsyncTransaction:
         return AsyncTxQueue(self, name.sync if isinstance(name, AsyncQueue) else name)
 
     def stream(self, name: str | AsyncStream[Any]) -> AsyncTxStream:
-        """A stream inside this transaction."""
-        return AsyncTxStream(self, name if isinstance(name, str) else name.sync.name)
+        """A stream inside this transaction, by its name or plain handle."""
+        return AsyncTxStream(self, name if isinstance(name, str) else name.sync)
 
     async def commit(self, consumer: AsyncConsumer[Any]) -> None:
         """Make a consumer's progress part of this transaction."""
@@ -284,7 +285,7 @@ class AsyncTxQueue:
 class AsyncTxStream:
     """A stream in a transaction."""
 
-    def __init__(self, tx: AsyncTransaction, name: str) -> None:
+    def __init__(self, tx: AsyncTransaction, name: str | Stream[Any]) -> None:
         self._tx = tx
         self._name = name
 

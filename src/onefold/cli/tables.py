@@ -27,8 +27,9 @@ def tables(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
 
     A table that cannot be read here is listed with the reason; it hides no other.
 
-    JSON: a list of {name, done, total, exact, key_columns, value_columns, error}; done and total count tasks, error says why
-    the table cannot be read here (else null).
+    JSON: a list of {name, done, total, exact, key_columns, value_columns, columns, columns_complete, error}; done and total
+    count tasks, columns are those that are known without reading rows (not complete: others may come), error says why the
+    table cannot be read here (else null).
     """
     where = place(ctx, url, as_json)
     with where.open() as db:
@@ -42,7 +43,7 @@ def tables(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
         rows = []
         for head in map(_head, found):
             exact = "exact" if head["exact"] else "so far"
-            columns = ", ".join([*head["key_columns"], *head["value_columns"]])
+            columns = ", ".join([*head["columns"], *([] if head["columns_complete"] else ["…"])])
             if head["error"] is not None:
                 exact, columns = "unreadable", head["error"]
             rows.append((head["name"], f"{head['done']:,}/{head['total']:,}", exact, columns))
@@ -108,8 +109,11 @@ def _head(table: Table) -> dict[str, Any]:
     problem = table.problem
     keys: list[str] = []
     values: list[str] = []
+    columns: list[str] = []
+    complete = False
     with contextlib.suppress(OnefoldError):
         keys, values = list(table.key_columns), list(table.value_columns)
+        columns, complete = table.known_columns()
     return {
         "name": table.name,
         "done": status.done,
@@ -117,6 +121,8 @@ def _head(table: Table) -> dict[str, Any]:
         "exact": status.exact,
         "key_columns": keys,
         "value_columns": values,
+        "columns": columns,
+        "columns_complete": complete,
         "error": problem,
     }
 

@@ -65,11 +65,23 @@ def group_keys(keys: Iterable[Any], named: Mapping[str, Any]) -> tuple[pl.Expr, 
     for key in given:
         check_row_local(key, "group_by")
         if key.meta.has_multiple_outputs() or key.meta.output_name(raise_if_undetermined=False) is None:
-            raise InvalidPlan(f"group_by: {key} may be several columns; name each key")
+            names = [item for item in (*_flat(keys), *named.values()) if isinstance(item, str)]
+            shown = next((repr(name) for name in names if _is_pattern(name)), str(key))
+            raise InvalidPlan(
+                f"group_by: {shown} may stand for several columns; name each key. For one group of all rows, "
+                "write group_by() without keys"
+            )
         if not names_columns(key):
             raise InvalidPlan(f"group_by: {key} is a constant, so all rows are one group; leave it out")
     _refuse_doubles("group_by", given)
     return tuple(given)
+
+
+def _is_pattern(name: str) -> bool:
+    """Whether Polars takes the name for a pattern of names."""
+    import polars as pl
+
+    return pl.col(name).meta.has_multiple_outputs()
 
 
 def aggregates(

@@ -364,6 +364,13 @@ class Engine:
             return pl.DataFrame(schema=stored.empty_schema)
         return frames.concat(parts)
 
+    def columns_of(self, result: Result) -> list[str]:
+        """The columns of a task's rows, of which only the beginning is read. Raises BlobMissing, InvalidValue."""
+        from onefold.compute import aggregates
+
+        stored = self.blobs.open_path(result.blob) if result.blob is not None else result.inline
+        return [] if stored is None else aggregates.read_schema(stored).names()
+
     def scan_rows(self, results: Sequence[Result], stored: StoredResult) -> pl.LazyFrame:
         """The same as a lazy frame that reads a task's rows when they are wanted, where the plan tells their types."""
         import polars as pl

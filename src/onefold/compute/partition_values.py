@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from onefold import config
 from onefold.errors import InvalidPlan, InvalidValue
 
 if TYPE_CHECKING:
     import polars as pl
 
 NULL_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
+_SHOWN_CHARS: Final = 60
 METADATA_KEY: Final = "onefold.partitions"
 """Under which a published file has its partition columns' types: a JSON map from the column to its kind."""
 _ESCAPED: Final = re.compile(r"[\x00-\x1f\x7f\"#%'*/:=?\\{}\[\]^<>|]")
@@ -76,6 +78,11 @@ def check_types(by: Iterable[str], schema: Mapping[str, Any]) -> None:
         if not name:
             raise InvalidPlan(
                 "write_parquet: partition_by: a column without a name makes no folder; rename it"
+            )
+        if len(_escape_name(name).encode()) >= config.PARTITION_FOLDER_BYTES_MAX:
+            raise InvalidPlan(
+                f"write_parquet: partition_by: the column's name {name[:_SHOWN_CHARS]!r}… is too long for the name of a folder; "
+                f"rename it"
             )
         dtype = schema.get(name)
         if dtype is None or dtype == pl.Unknown or kind_of(dtype) is not None:
@@ -138,9 +145,7 @@ def folder_of(row: pl.DataFrame, *, escape_names: bool = True) -> str:
 
     ``escape_names=False``: as earlier releases named it, which left the names of columns as they are.
     """
-    return "/".join(
-        f"{_escape_name(name) if escape_names else name}={_escape(text(row[name]))}" for name in row.columns
-    )
+    return "/".join(_level(name, text(row[name]), escape_names) for name in row.columns)
 
 
 def null_folder(by: Iterable[str]) -> str:
@@ -285,12 +290,26 @@ def _clock(found: str, per_second: int) -> int:
 # -- escaping ------------------------------------------------------------------------------------------------
 
 
-def _escape(value: str | None) -> str:
+def _level(name: str, value: str | None, escape_name: bool) -> str:
+    """The folder of one column's value. Raises InvalidValue, naming both, for a value that no folder can stand for."""
+    shown = _escape_name(name) if escape_name else name
     if value is None:
-        return NULL_PARTITION
+        return f"{shown}={NULL_PARTITION}"
     if value == NULL_PARTITION:
-        raise InvalidValue(f"the value {NULL_PARTITION!r} cannot be a partition: it stands for null")
-    return _ESCAPED.sub(_percent, value)
+        raise InvalidValue(
+            f"write_parquet: partition_by: column {name!r} has the value {NULL_PARTITION!r}, which cannot be a partition: as the "
+            f"name of a folder it stands for null. Replace it before write_parquet; nothing was published"
+        )
+    folder = f"{shown}={_ESCAPED.sub(_percent, value)}"
+    size = len(folder.encode())
+    if size > config.PARTITION_FOLDER_BYTES_MAX:
+        start = value if len(value) <= _SHOWN_CHARS else f"{value[:_SHOWN_CHARS]}…"
+        raise InvalidValue(
+            f"write_parquet: partition_by: column {name!r} has a value of {len(value)} characters, {start!r}, whose folder would "
+            f"have a name of {size} bytes, and file systems take {config.PARTITION_FOLDER_BYTES_MAX}. Shorten it before "
+            f"write_parquet, for example by a hash; nothing was published"
+        )
+    return folder
 
 
 def _escape_name(name: str) -> str:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from onefold.durations import Duration
 
 
+_TASKS_LOOKED_AT = 8
+"""Of so many tasks the columns are looked up, where the plan does not tell them: each may have to be fetched."""
+
+
 @dataclass(frozen=True)
 class TableStatus:
     """How far a table's run is. ``exact``: every task is in it, so nothing in it is an estimate."""
@@ -130,6 +134,22 @@ class Table:
         except (InvalidValue, Unavailable) as error:
             return str(error)
         return None
+
+    def known_columns(self) -> tuple[list[str], bool]:
+        """Column names as far as they can be told without reading rows, and whether these are all of them for certain.
+
+        Where the plan does not tell, as after a function without ``schema=``, they are those of the first finished tasks.
+        """
+        contents = self.contents()
+        stored = self._result(contents)
+        if stored.grouped:
+            return [*stored.key_columns, *stored.value_columns], True
+        if stored.description.columns is not None:
+            return [*stored.description.columns], True
+        results = self._ordered(contents)
+        looked_at = results[:_TASKS_LOOKED_AT]
+        names = dict.fromkeys(name for result in looked_at for name in self._engine.columns_of(result))
+        return [*names], len(looked_at) == contents.total
 
     @property
     def columns(self) -> list[str]:

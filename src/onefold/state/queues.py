@@ -13,7 +13,6 @@ from __future__ import annotations
 import _thread
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
@@ -28,10 +27,11 @@ from onefold.state import queue_rows as q
 from onefold.state.cancelling import Gate
 from onefold.state.client import StateClient, rejection
 from onefold.state.consistency import STRONG
+from onefold.state.dead_letters import DeadLetter, read_letter
 from onefold.state.handover import Handover, apart
-from onefold.state.keys import Key, encode_key
+from onefold.state.keys import encode_key
 from onefold.state.leases import keeper
-from onefold.state.messages import Message, read_value, received, shown_key
+from onefold.state.messages import Message, received
 from onefold.state.names import check_name, check_request_id
 from onefold.state.ops import Answer
 from onefold.state.queue_watcher import QueueWatcher, Seen
@@ -44,25 +44,6 @@ __all__ = ["DeadLetter", "Delivery", "Queue", "QueueCounts", "TxQueue"]
 T = TypeVar("T")
 _Duration = float | timedelta | str
 _PAUSE_S = (0.002, 0.1)
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter(Generic[T]):
-    """A message whose last attempt has failed."""
-
-    id: int
-    """Its number in the queue that it was put into."""
-    value: T
-    key: Key
-    attempts: int
-    """How often it was tried."""
-    errors: tuple[str, ...]
-    """What the latest tries ended with, oldest first."""
-
-    @property
-    def error(self) -> str:
-        """What the last try ended with."""
-        return self.errors[-1] if self.errors else ""
 
 
 class QueueCounts(NamedTuple):
@@ -294,7 +275,10 @@ class Queue(Generic[T]):
     @one_call
     def dead(self, limit: int = 1000) -> list[DeadLetter[T]]:
         """The dead letters of this queue, by number, at most ``limit``: those that are kept aside and, with ``dead_letter``,
-        those that are in that queue and not yet acknowledged there. Raises InvalidValue (see ``get``)."""
+        those that are in that queue and not yet acknowledged there.
+
+        One whose value does not fit the queue's type hides no other: its ``problem`` says why, and its ``value`` raises that.
+        """
         guard.check_plain(self._client, f"queue({self._name!r})")
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise InvalidArgument(f"limit must be a whole number from 1 on; got {limit!r}")
@@ -343,8 +327,7 @@ class Queue(Generic[T]):
     def _letter(
         self, number: int, value: bytes, key: bytes | None, attempts: int, errors: tuple[str, ...]
     ) -> DeadLetter[T]:
-        found = read_value(self._codec, self._name, number, value)
-        return DeadLetter(number, found, shown_key(key), attempts, errors)
+        return read_letter(self._codec, self._name, number, value, key, attempts, errors)
 
     def _counts(self) -> q.Counts:
         guard.check_plain(self._client, f"queue({self._name!r})")

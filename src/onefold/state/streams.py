@@ -84,6 +84,11 @@ class Stream(Generic[T]):
         return (self._layout.wanted or 1) if row is None else row.partitions
 
     @property
+    def wanted_retention_ms(self) -> int | None:
+        """The retention that this handle gives the stream, in milliseconds; None: it leaves it as it is."""
+        return self._retention_ms
+
+    @property
     def retention(self) -> float | None:
         """How many seconds records are kept; None: for ever."""
         row = self._layout.find()

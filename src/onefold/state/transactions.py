@@ -159,14 +159,16 @@ class Transaction:
         return TxQueue(self, handle.name, handle.codec)
 
     def stream(self, name: str | Stream[Any]) -> TxStream:
-        """A stream inside this transaction: what is appended to it is there once the transaction has committed."""
+        """A stream inside this transaction: what is appended to it is there once the transaction has committed. Given by its
+        plain handle, it takes records of that one's type, and is made with its partitions and retention."""
+        from onefold.state.stream_appending import StreamCodec
         from onefold.state.streams import TxStream
 
         self._core.check_readable()
         if isinstance(name, str):
-            return TxStream(self, check_name("stream", name), None)
+            return TxStream(self, check_name("stream", name), None, StreamCodec(None))
         handle = self._own("stream", name)
-        return TxStream(self, handle.name, handle.partitions)
+        return TxStream(self, handle.name, handle.partitions, handle.codec, handle.wanted_retention_ms)
 
     def commit(self, consumer: Any) -> None:
         """Make a stream consumer's progress part of this transaction: it moves on iff the transaction commits."""

@@ -17,13 +17,21 @@ if TYPE_CHECKING:
 class TxStream:
     """A stream inside a transaction: records are appended when it commits, together with all else it wrote."""
 
-    def __init__(self, tx: Transaction, name: str, partitions: int | None) -> None:
+    def __init__(
+        self,
+        tx: Transaction,
+        name: str,
+        partitions: int | None,
+        codec: StreamCodec,
+        retention_ms: int | None = None,
+    ) -> None:
         """``partitions``: how many it gets if it is not there; it is then made at the first append, whatever becomes of the
-        transaction."""
+        transaction. ``retention_ms``: what it then has, if that is given."""
         self._tx = tx
         self._layout = Layout(tx.client, name)
         self._partitions = check_partitions(partitions)
-        self._codec = StreamCodec(None)
+        self._codec = codec
+        self._retention_ms = retention_ms
 
     def append(self, value: object, key: object = None) -> None:
         """Append a record when the transaction commits; see ``Stream.append``."""
@@ -40,7 +48,9 @@ class TxStream:
 
     def _appending(self) -> tuple[StreamRow, Appending]:
         self._tx._core.check_writable()
-        row = self._layout.make(self._partitions)
+        row = self._layout.make(self._partitions, self._retention_ms)
+        if self._retention_ms is not None and row.retention_ms != self._retention_ms:
+            row = self._layout.set_retention(self._retention_ms)  # as the plain handle does
         return row, Appending(self._tx.client, self._layout.name, row.partitions, self._codec, None)
 
     def _add(self, writes: Sequence[Append], row: StreamRow) -> None:
