@@ -9,7 +9,13 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
+
+_boot_s: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
 
 
 class Env(Protocol):
@@ -35,8 +41,7 @@ class SystemEnv:
         return time.time_ns() // 1_000_000
 
     def boot_s(self) -> float:
-        clock = getattr(time, "CLOCK_BOOTTIME", None)
-        return time.clock_gettime(clock) if clock is not None else time.monotonic()
+        return _boot_s()
 
     def token(self, nbytes: int) -> bytes:
         return os.urandom(nbytes)

@@ -37,12 +37,11 @@ from onefold.fold.store import (
 )
 from onefold.fold.store_formats import EARLIER
 from onefold.ids import born_at, client_id, new_id
-from onefold.log import members, wake
+from onefold.log import members, undisturbed, wake
 from onefold.log.api import Entry
-from onefold.log.pooled_file import Hold
+from onefold.log.pooled_file import FAILED, Hold
 from onefold.log.sqlite import LOG_SCHEMA, SqliteLog, read_in
 from onefold.log.sqlite_file import SqliteFile
-from onefold.log.undisturbed import undisturbed
 
 _HOUSEKEEPING_EVERY_OFFSETS = 1024
 _CATCH_UP_BYTES = 16 << 20
@@ -73,9 +72,11 @@ class SqliteSpace:
         self._in_doubt: int | None = None
         self._hold: Hold | None = None
         """Of the commit that is under way."""
+        self._until_s = 0.0
+        """Its deadline."""
         self._closing = threading.Lock()
         self._member: members.Member | None = None
-        undisturbed(
+        undisturbed.undisturbed(
             lambda: self._open(folds, create=create, timeout=timeout, shards=shards), lambda _: self.close()
         )
 
@@ -202,7 +203,7 @@ class SqliteSpace:
         return members.alive(self._directory / "members", member)
 
     def close(self) -> None:
-        undisturbed(self._close)
+        undisturbed.undisturbed(self._close)
 
     def _close(self) -> None:
         with self._closing:  # one that was interrupted continues; the next one waits for it
@@ -249,7 +250,7 @@ class SqliteSpace:
     def trim(self, before: int) -> None:
         """Forget the records below ``before``; the state stays. Raises InvalidArgument."""
         self._demand(system.Trim(before))
-        undisturbed(lambda: self._log.trim(before))
+        undisturbed.undisturbed(lambda: self._log.trim(before))
 
     def state_digest(self) -> str:
         """A hash of the whole state: equal for all replicas that have applied the same offsets. Reads everything."""
@@ -314,12 +315,13 @@ class SqliteSpace:
                 pause_s = min(2 * pause_s, 1.0)
 
     def _try_commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
-        replica, number = self._replica, 0
-        left_s = max(0.0, min(self._file.timeout, deadline - self._env.boot_s()))
+        replica, file, number = self._replica, self._file, 0
+        self._until_s = deadline
+        hold = self._hold = Hold(file)
         try:
-            hold = self._hold = Hold(self._file)
-            with self._log.appending(left_s, hold) as con:
-                head = replica.load(self._file.foreign)
+            con = file.begin(hold, self._lock_time)
+            try:
+                head = replica.load(file.foreign)
                 client = self._client
                 known = None if client is None else replica.known(client)
                 if client is None or (known is None and born_at(client) < head.client_floor):
@@ -330,7 +332,15 @@ class SqliteSpace:
                 else:
                     outcomes = self._append(con, head, client, known, ops)
                     replica.flush()
+            except FAILED as error:
+                raise file.translated(error) from error
+            file.commit(con, hold)
         except BaseException as error:
+            # Nothing is called before this: a handler that runs now would leave everything as it is.
+            if hold.main:
+                undisturbed.mend_later(hold)
+            else:
+                file.mend(hold)
             replica.rollback()
             if isinstance(error, AppendUnknown) and self._in_doubt is None:
                 self._in_doubt = number
@@ -339,6 +349,10 @@ class SqliteSpace:
         replica.commit()
         self._log.announce(replica.head.applied)
         return outcomes[len(outcomes) - len(ops) :]
+
+    def _lock_time(self) -> float:
+        """Seconds that the commit which is under way may queue."""
+        return max(0.0, min(self._file.timeout, self._until_s - self._env.boot_s()))
 
     def _mend_commit(self) -> None:
         """End a commit that was broken off by an interrupt. Whether it happened is for the file to say, so nothing that is
@@ -367,7 +381,7 @@ class SqliteSpace:
         return applied.outcomes
 
     def _demand(self, op: system.SystemOp) -> None:
-        if undisturbed(lambda: self.submit([system.system_op(op)])) != [system.ACCEPTED]:
+        if undisturbed.undisturbed(lambda: self.submit([system.system_op(op)])) != [system.ACCEPTED]:
             raise InvalidArgument(
                 f"the space refused {op}: it is behind what is in force, or ahead of the log"
             )

@@ -13,6 +13,7 @@ import _thread
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol
@@ -21,6 +22,7 @@ from onefold.errors import Timeout
 from onefold.log import forks, undisturbed
 from onefold.log.undisturbed import Held
 
+_TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
 _GRANTED, _GIVEN_UP = "granted", "given up"
 
 
@@ -105,31 +107,41 @@ class WriteLock:
         self._asks: SimpleQueue[Ask | _Stop] | None = None
         forks.track(self)
 
-    def acquire(self, timeout: float, holder: Holder | None = None) -> None:
-        """Take the lock. Raises Timeout (definite) after ``timeout`` seconds.
+    def acquire(self, timeout: float | Callable[[], float], holder: Holder | None = None) -> None:
+        """Take the lock. Raises Timeout (definite) after ``timeout`` seconds; a function is asked for them when it has to wait.
 
         ``holder``: gives it back by ``release``; ``mend`` does when it was interrupted here or later. In the main thread ``mend``
         is called for it when this raises.
         """
         holder = holder or _Plain(self)
-        deadline = time.monotonic() + timeout
         try:
-            if not self._mutex.acquire(holder, timeout):
-                raise self._too_long(timeout)
-            if self._asked is None or self._asked.settled:
-                try:
-                    fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._mutex.take(holder) and self._try():
+                return
+            timeout_s = timeout if isinstance(timeout, (int, float)) else timeout()
+            deadline = time.monotonic() + timeout_s
+            if not self._mutex.held_by(holder):
+                if not self._mutex.acquire(holder, timeout_s):
+                    raise self._too_long(timeout_s)
+                if self._try():
                     return
-                except BlockingIOError:
-                    pass
             if not self._ask(holder).wait(deadline - time.monotonic()):
-                raise self._too_long(timeout)
+                raise self._too_long(timeout_s)
         except BaseException:
             if holder.main:
                 undisturbed.mend_later(holder)
             else:
                 self.mend(holder)
             raise
+
+    def _try(self) -> bool:
+        """Take the lock between processes if it is free."""
+        if self._asked is not None and not self._asked.settled:
+            return False
+        try:
+            fcntl.flock(self._fd, _TRY)
+        except BlockingIOError:
+            return False
+        return True
 
     def _ask(self, holder: Holder) -> Ask:
         """Have the waiting thread take the lock for the holder."""

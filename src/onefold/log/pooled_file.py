@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apsw
@@ -255,31 +255,14 @@ class PooledFile:
         was written), SpaceError when the file was removed or replaced, AppendUnknown when the commit itself failed in a way that
         may surface later.
         """
-        self.check_usable()
-        con, lock = self._writer, self._lock
-        if con is None or lock is None:
-            raise SpaceError(f"{self.path} was opened read-only. Open it without read_only to write")
         hold = hold or Hold(self)
         try:
-            lock.acquire(self.timeout if timeout is None else timeout, hold)
-            committing = False
-            self._transacting.acquire(hold)
+            con = self.begin(hold, self.timeout if timeout is None else timeout)
             try:
-                self.check_usable()
-                self.check_place()
-                con.execute("BEGIN IMMEDIATE")
-                if con.data_version() != self._version:
-                    self.foreign += 1
                 yield con
-                committing = True
-                con.execute("COMMIT")
-                self._version = con.data_version()
-                if self._wal_pages >= self.checkpoint_pages:
-                    self._checkpoint(con)
             except FAILED as error:
-                raise self.translated(error, committing=committing) from error
-            self._transacting.release(hold)
-            lock.release(hold)
+                raise self.translated(error) from error
+            self.commit(con, hold)
         except BaseException:
             # Nothing is called before this: a handler that runs now would leave everything as it is.
             if hold.main:
@@ -287,6 +270,41 @@ class PooledFile:
             else:
                 self.mend(hold)
             raise
+
+    def begin(self, hold: Hold, timeout: float | Callable[[], float]) -> apsw.Connection:
+        """Begin the write transaction: the first half of ``writing``, without the cost of a generator. The caller calls ``commit``,
+        and when anything raises, this included, has the hold mended: by ``mend_later`` when it is the main thread's.
+
+        ``timeout``: seconds that it queues, or what says so, asked only when it has to queue. Raises as ``writing``.
+        """
+        self.check_usable()
+        con, lock = self._writer, self._lock
+        if con is None or lock is None:
+            raise SpaceError(f"{self.path} was opened read-only. Open it without read_only to write")
+        lock.acquire(timeout, hold)
+        self._transacting.acquire(hold)
+        try:
+            self.check_usable()
+            self.check_place()
+            con.execute("BEGIN IMMEDIATE")
+            if con.data_version() != self._version:
+                self.foreign += 1
+        except FAILED as error:
+            raise self.translated(error) from error
+        return con
+
+    def commit(self, con: apsw.Connection, hold: Hold) -> None:
+        """Commit what was begun, durably, and let the next writer in. Raises as ``writing``."""
+        try:
+            con.execute("COMMIT")
+            self._version = con.data_version()
+            if self._wal_pages >= self.checkpoint_pages:
+                self._checkpoint(con)
+        except FAILED as error:
+            raise self.translated(error, committing=True) from error
+        self._transacting.release(hold)
+        if self._lock is not None:
+            self._lock.release(hold)
 
     @contextlib.contextmanager
     def maintaining(self, timeout: float | None = None) -> Iterator[apsw.Connection]:

@@ -22,7 +22,6 @@ from onefold.env import SYSTEM, Env
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError, TooLarge, TooOld
 from onefold.ids import new_id
 from onefold.log.api import Entry
-from onefold.log.pooled_file import Hold
 from onefold.log.sqlite_file import TIP_NAME, SqliteFile
 from onefold.log.undisturbed import Waiters, undisturbed
 from onefold.log.wake import Bell, Listener
@@ -200,11 +199,9 @@ class SqliteLog:
 
     # -- the transaction that others join
 
-    def appending(
-        self, timeout: float | None = None, hold: Hold | None = None
-    ) -> AbstractContextManager[apsw.Connection]:
+    def appending(self, timeout: float | None = None) -> AbstractContextManager[apsw.Connection]:
         """The write transaction (see ``SqliteFile.writing``). Call ``announce`` after it."""
-        return self.file.writing(timeout, hold)
+        return self.file.writing(timeout)
 
     def append_in(
         self,

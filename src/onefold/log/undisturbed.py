@@ -177,6 +177,10 @@ class Held:
         self._holder: dict[int, object] = {}
         self._waiting: deque[_thread.LockType] = deque()
 
+    def take(self, holder: object) -> bool:
+        """Take it if it is free; whether it was."""
+        return self._holder.setdefault(0, holder) is holder
+
     def acquire(self, holder: object, timeout: float | None = None) -> bool:
         """Take it within ``timeout`` seconds (None: wait as long as it takes); whether that succeeded."""
         if self._holder.setdefault(0, holder) is holder:

@@ -44,6 +44,7 @@ class Block:
         return not self.over
 
 
+_running_loop = asyncio._get_running_loop
 _open: ContextVar[tuple[Block, ...]] = ContextVar("onefold_transaction", default=())
 
 
@@ -51,7 +52,7 @@ def enter(database: StateClient) -> Block:
     """A transaction's block begins. Raises TransactionError inside another one of the same database, SpaceError in a forked
     process."""
     database.check_process()
-    if _is_inside(database):
+    if _open.get() and _is_inside(database):
         raise TransactionError(
             "a transaction inside a transaction: use the outer one (pass its `tx` on), or end it first"
         )
@@ -70,7 +71,7 @@ def check_plain(database: StateClient, what: str) -> None:
     """Raises TransactionError when a plain handle is used inside a transaction's block of this thread or task, SpaceError in a
     process that was forked after the database was opened."""
     database.check_process()
-    if _is_inside(database):
+    if _open.get() and _is_inside(database):  # nearly always empty, and every use of a handle asks
         raise TransactionError(
             f"{what} was used inside a transaction's block, outside of the transaction. Use tx.{what} there; what a transaction "
             "does not have (taking messages, reading streams, watching, locks) goes before or after the block"
@@ -78,19 +79,17 @@ def check_plain(database: StateClient, what: str) -> None:
 
 
 def _is_inside(database: object) -> bool:
-    blocks = _open.get()
-    return bool(blocks) and any(block.holds(database) for block in blocks)
+    return any(block.holds(database) for block in _open.get())
 
 
 def _still_open() -> tuple[Block, ...]:
-    return tuple(block for block in _open.get() if not block.over)
+    blocks = _open.get()
+    return blocks and tuple([block for block in blocks if not block.over])
 
 
 def _task() -> object:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
+    loop = _running_loop()  # asking for the task where no loop runs raises an error, which costs much more
+    return None if loop is None else asyncio.current_task(loop)
 
 
 def here() -> tuple[int, object]:

@@ -34,6 +34,7 @@ class _Limit(NamedTuple):
     outer: _Limit | None
 
 
+_WITHIN: AbstractContextManager[object] = nullcontext()
 _latest: ContextVar[_Limit | None] = ContextVar("onefold_limit", default=None)
 """Of this context, and perhaps over."""
 
@@ -52,15 +53,10 @@ H = TypeVar("H", bound=HasClient)
 
 def end_of(client: StateClient) -> float | None:
     """The moment of the boot clock at which the call that is under way must end; None: no call that has steps is."""
-    limit = _in_force()
-    return limit.end_s if limit is not None and limit.client() is client else None
-
-
-def _in_force() -> _Limit | None:
     limit = _latest.get()
     while limit is not None and not limit.under_way.locked():
         limit = limit.outer
-    return limit
+    return limit.end_s if limit is not None and limit.client() is client else None
 
 
 def limited(
@@ -68,9 +64,11 @@ def limited(
 ) -> AbstractContextManager[object]:
     """A ``with`` block whose steps have one deadline, unless a call around it has set one. ``end_s``: a moment of the boot clock;
     default: what a write of this connection has, from now. ``own``: also inside another call."""
-    outer = _in_force()
+    outer = _latest.get()
+    while outer is not None and not outer.under_way.locked():
+        outer = outer.outer
     if not own and outer is not None and outer.client() is client:
-        return nullcontext()
+        return _WITHIN
     end_s = client.env.boot_s() + client.write_timeout if end_s is None else end_s
     under_way = _thread.allocate_lock()
     _latest.set(_Limit(weakref.ref(client), end_s, under_way, outer))
