@@ -22,7 +22,7 @@ def seconds(value: Duration, name: str) -> float:
         if not re.fullmatch(rf"(?:{_PART.pattern})+", text):
             raise InvalidArgument(f"{name} must be a duration such as '5s', '1m' or '1h30m'; got {value!r}")
         result = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
-    elif isinstance(value, bool) or not isinstance(value, int | float):
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidArgument(f"{name} must be seconds, a timedelta or text such as '5s'; got {value!r}")
     else:
         result = float(value)

@@ -71,22 +71,19 @@ _TAKEN, _HEIR, _GIVEN_UP = "taken", "leads next", "given up"
 class _Submission:
     """What one caller submitted; committed with others, answered alone."""
 
-    __slots__ = (
-        "_appender",
-        "_decided",
-        "broken",
-        "bytes",
-        "cause",
-        "deadline",
-        "error",
-        "gone",
-        "leads",
-        "main",
-        "ops",
-        "outcomes",
-        "over",
-        "turn",
-    )
+    # Defaults of the class: most are never changed, and there is one submission for each write.
+    turn: Turn | None = None
+    leads = False
+    outcomes: Sequence[bytes] | None = None
+    error: BaseException | None = None
+    cause: OnefoldError | None = None
+    """What the last try that certainly failed ended with."""
+    gone = False
+    """Its caller's time was up: it is not appended any more."""
+    over = False
+    """Its caller has an answer, and has passed the lead on if it led."""
+    broken = False
+    """Its caller was interrupted."""
 
     def __init__(self, appender: Appender, ops: tuple[Op, ...], size: int, deadline: float) -> None:
         self._appender = appender
@@ -94,18 +91,6 @@ class _Submission:
         self.ops = ops
         self.bytes = size
         self.deadline = deadline
-        self.turn: Turn | None = None
-        self.leads = False
-        self.outcomes: Sequence[bytes] | None = None
-        self.error: BaseException | None = None
-        self.cause: OnefoldError | None = None
-        """What the last try that certainly failed ended with."""
-        self.gone = False
-        """Its caller's time was up: it is not appended any more."""
-        self.over = False
-        """Its caller has an answer, and has passed the lead on if it led."""
-        self.broken = False
-        """Its caller was interrupted."""
         self.main = appender.interruptible and _thread.get_ident() == forks.main_thread
         """Whether its caller can be interrupted anywhere."""
 
@@ -281,7 +266,8 @@ class Appender:
                 undisturbed.mend_later(mine)  # has the next one lead
             return
         try:
-            self._linger()
+            if self._crowd > 1 and self._linger_s:
+                self._linger()
             self._gather(mine, batch)
             while self._fails_for_now(mine, batch, pause_s):
                 self._pause(pause_s)
@@ -331,6 +317,9 @@ class Appender:
 
     def _gather(self, mine: _Submission, batch: list[_Submission]) -> None:
         """Take along what waits."""
+        if not self._waiting:
+            self._crowd = len(batch)
+            return
         latest = mine.deadline + _SHARE * max(0.0, mine.deadline - self._env.boot_s())
         ops, size = len(mine.ops), mine.bytes
         left: list[_Submission] = []
@@ -358,24 +347,24 @@ class Appender:
         Without it batches of n - 1 and 1 alternate, as whoever was answered first finds the queue empty. A single
         thread never waits here.
         """
-        if self._crowd > 1 and self._linger_s:
-            end = time.perf_counter() + self._linger_s
-            while len(self._waiting) + 1 < self._crowd and time.perf_counter() < end:
-                time.sleep(0)
+        end = time.perf_counter() + self._linger_s
+        while len(self._waiting) + 1 < self._crowd and time.perf_counter() < end:
+            time.sleep(0)
 
     def _pass_on(self, leader: object) -> None:
         """Have the next one lead. By who leads, where it cannot be interrupted."""
         while True:
-            heir = self._next()
-            if heir is not None:
-                self._leader[0] = heir
-                heir.leads = True
-                heir.end_turn()
-                return
-            called = []
-            with contextlib.suppress(IndexError):
-                while True:
-                    called.append(self._waiting.popleft())  # of the main thread: it takes the lead itself
+            called: list[_Submission] = []
+            if self._waiting:
+                heir = self._next()
+                if heir is not None:
+                    self._leader[0] = heir
+                    heir.leads = True
+                    heir.end_turn()
+                    return
+                with contextlib.suppress(IndexError):
+                    while True:
+                        called.append(self._waiting.popleft())  # of the main thread: it takes the lead itself
             del self._leader[0]
             for one in called:
                 one.end_turn()
@@ -413,6 +402,13 @@ class Appender:
 
     def _run(self, batch: list[_Submission]) -> OnefoldError | None:
         """Commit the batch and note its outcomes; or what it failed with."""
+        if len(batch) == 1:
+            one = batch[0]
+            try:
+                one.outcomes = self._commit(one.ops, one.deadline)
+            except OnefoldError as error:
+                return error
+            return None
         try:
             outcomes = self._commit([op for one in batch for op in one.ops], batch[0].deadline)
         except OnefoldError as error:
@@ -448,7 +444,9 @@ def _size(ops: Sequence[Op]) -> int:
         )
     size = _RECORD_OVERHEAD_BYTES
     for op in ops:
-        size += len(op.body) + len(op.fold) + len(op.request_id or "") + _OP_OVERHEAD_BYTES
+        size += len(op.body) + len(op.fold) + _OP_OVERHEAD_BYTES
+        if op.request_id is not None:
+            size += len(op.request_id)
     if size > config.RECORD_BYTES_MAX:
         raise TooLarge(
             f"{size} bytes of operations; a record takes {config.RECORD_BYTES_MAX}. Submit them in parts, large values as blobs"

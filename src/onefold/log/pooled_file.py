@@ -277,14 +277,16 @@ class PooledFile:
 
         ``timeout``: seconds that it queues, or what says so, asked only when it has to queue. Raises as ``writing``.
         """
-        self.check_usable()
+        if self._closed or self._pid != forks.process:
+            self.check_usable()
         con, lock = self._writer, self._lock
         if con is None or lock is None:
             raise SpaceError(f"{self.path} was opened read-only. Open it without read_only to write")
         lock.acquire(timeout, hold)
         self._transacting.acquire(hold)
         try:
-            self.check_usable()
+            if self._closed or self._pid != forks.process:
+                self.check_usable()
             self.check_place()
             con.execute("BEGIN IMMEDIATE")
             if con.data_version() != self._version:

@@ -61,7 +61,8 @@ def undisturbed(work: Callable[[], T], unwanted: Callable[[T], object] | None = 
     """
     if _thread.get_ident() != forks.main_thread:
         return work()
-    prepare()
+    if not _mending:
+        prepare()
     call = _Call(work, unwanted)
     try:
         _calls.put(call)

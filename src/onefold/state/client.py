@@ -161,7 +161,8 @@ class StateClient:
 
     def submit_once(self, shard: int, op: Op, deadline: float | None = None) -> Outcome:
         """Submit one operation, whatever becomes of it."""
-        deadline = self.deadline() if deadline is None else deadline
+        if deadline is None:
+            deadline = self.deadline()
         outcome = decode_outcome(self.spaces[shard].submit([op], deadline)[0])
         if isinstance(outcome, Committed):
             self.session.observe(shard, outcome.offset)
@@ -232,19 +233,19 @@ class StateClient:
         token is from a future that does not come).
         """
         level = self.level if level is None else level
-        timeout = self.read_time(timeout)
         space = self.spaces[shard]
         if self.always_strong:
             given = self.session.given
             if given and level.kind not in _WEAK:
-                self._reach(space, shard, given.get(shard, 0), timeout)
+                self._reach(space, shard, given.get(shard, 0), self.read_time(timeout))
         elif level.kind == "strong":
+            timeout = self.read_time(timeout)
             space.barrier(timeout)
             self._reach(space, shard, self.session.given.get(shard, 0), timeout)
         elif level.kind == "bounded":
-            space.fresh(level.seconds, timeout)
+            space.fresh(level.seconds, self.read_time(timeout))
         elif level.kind == "session":
-            self._reach(space, shard, self.session.floor(shard), timeout)
+            self._reach(space, shard, self.session.floor(shard), self.read_time(timeout))
         if self.shards > 1 and level.kind not in _WEAK:
             from onefold.state import recovery
 

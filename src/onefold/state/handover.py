@@ -27,7 +27,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from onefold.env import SystemEnv
-from onefold.log import undisturbed
+from onefold.log import forks, undisturbed
 
 if TYPE_CHECKING:
     from onefold.state.client import StateClient
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 def apart(client: StateClient, work: Callable[[], T]) -> T:
     """Do it to its end, also when the caller is interrupted meanwhile. The deadline of the call around it holds."""
-    if not undisturbed.in_main_thread() or not isinstance(client.env, SystemEnv):
+    if _thread.get_ident() != forks.main_thread or not isinstance(client.env, SystemEnv):
         return work()
     return undisturbed.undisturbed(partial(copy_context().run, work))
 
@@ -45,19 +45,16 @@ def apart(client: StateClient, work: Callable[[], T]) -> T:
 class Handover(Generic[T]):
     """Something that was taken and that the caller may not get. Then it is undone, in a thread of its own, once."""
 
-    __slots__ = ("_interruptible", "_kept", "_mutex", "_undo", "over", "result", "unwanted")
+    __slots__ = ("_interruptible", "_kept", "_mutex", "_undo", "result", "unwanted")
 
     def __init__(self, client: StateClient, undo: Callable[[T], object]) -> None:
         self._undo = undo
         self._mutex = _thread.allocate_lock()
         self._kept = False
-        self._interruptible = undisturbed.in_main_thread() and isinstance(client.env, SystemEnv)
+        self._interruptible = _thread.get_ident() == forks.main_thread and isinstance(client.env, SystemEnv)
         self.result: T | None = None
         self.unwanted = False
         """The caller was interrupted: there is no need to begin."""
-        self.over = _thread.allocate_lock()
-        """Held until what the caller did not get has been undone."""
-        self.over.acquire()
         undisturbed.prepare()
 
     def keep(self, result: T) -> None:
@@ -77,5 +74,3 @@ class Handover(Generic[T]):
     def _undone(self) -> None:
         with contextlib.suppress(Exception):  # what cannot be undone ends with its lease
             self._undo(self.result)  # type: ignore[arg-type]
-        with contextlib.suppress(RuntimeError):
-            self.over.release()

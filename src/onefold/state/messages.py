@@ -110,8 +110,14 @@ class Message(Generic[T]):
         """It is done with and never given out again. Leaving the ``with`` block does this.
 
         Raises Conflict (definite) when the lease is over: then it is or will be given to somebody else."""
-        self._queue.client.check_process()
-        self._apart(lambda: self._end(queue_ops.Ack(self._queue.name, self.id, self._epoch)))
+        client = self._queue.client
+        client.check_process()
+        apart(client, self._ack)
+
+    def _ack(self) -> None:
+        with self._mutex:
+            self._check_open()
+            self._end(queue_ops.Ack(self._queue.name, self.id, self._epoch))
 
     def nack(self, *, error: str = "given back", delay: float | timedelta | str | None = None) -> None:
         """Give it back as a failed attempt: it is given out again, after ``delay``, or goes to the dead letters.

@@ -78,6 +78,7 @@ class Queue(Generic[T]):
         self._client = client
         self._name = check_name("queue", name)
         self._lease_s = _positive(lease, "lease")
+        self._lease_ms = max(1, duration_ms(self._lease_s))
         if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or max_attempts < 1:
             raise InvalidArgument(f"max_attempts must be a whole number from 1 on; got {max_attempts!r}")
         self._max_attempts = min(max_attempts, 1 << 50)
@@ -239,7 +240,7 @@ class Queue(Generic[T]):
         op = queue_ops.Take(
             self._name,
             self._client.spaces[self._shard].member,
-            max(1, duration_ms(self._lease_s)),
+            self._lease_ms,
             self._max_attempts,
             None if forward else self._dead_letter,
             self._dead_letter if forward else None,

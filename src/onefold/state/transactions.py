@@ -60,6 +60,8 @@ class Transaction:
     effect. If it lost, it stays rejected under the name. A transaction that writes nothing leaves no trace, nor its name.
     """
 
+    _guard: guard.Block | None = None
+
     def __init__(
         self,
         client: StateClient,
@@ -76,7 +78,6 @@ class Transaction:
         self._core = TransactionCore(client, read_only=read_only)
         self._request_id = request_id
         self._last_try = last_try
-        self._guard: guard.Block | None = None
         self._version: Version | None = None
         self._increments: dict[tuple[str, Key], int | float] = {}
         self._tell: list[Callable[[], None]] = []
@@ -110,12 +111,16 @@ class Transaction:
             core.end()
             if self._guard is not None:
                 guard.leave(self._guard)  # also from elsewhere: the thread in which it began is free again
-        if kind is None:
+        if kind is not None:
+            return
+        if core.client.shards == 1:
+            self._commit()  # one append, with a deadline of its own
+        else:
             with limited(core.client):
                 self._commit()
 
     def __del__(self) -> None:
-        block = getattr(self, "_guard", None)
+        block = self._guard
         if block is not None:
             block.over = (
                 True  # a block that was never ended, or its thread could never use plain handles again

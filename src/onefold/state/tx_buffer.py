@@ -138,8 +138,9 @@ class Buffer:
                 shard = shard_of(key)
                 match entry:
                     case Stored():
-                        kept_ms = remaining_ms(entry.expires_ms, wall_ms)
-                        ttl_ms = entry.ttl_ms if kept_ms is None else kept_ms
+                        ttl_ms = entry.ttl_ms
+                        if entry.expires_ms is not None:
+                            ttl_ms = remaining_ms(entry.expires_ms, wall_ms)
                         puts.setdefault((shard, name, ttl_ms), []).append((key, entry.value))
                     case Gone():
                         deletes.setdefault((shard, name), []).append(key)
