@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -10,7 +11,9 @@ import onefold as of
 from onefold import config
 from onefold.db import Database
 from onefold.env import SYSTEM, SeededEnv
+from onefold.fold import sqlite_space
 from onefold.fold.log_space import LogSpace
+from onefold.fold.sqlite_space import SqliteSpace
 from onefold.log.memory import MemoryLog
 from onefold.state import queue_ops, rows, shard_fold
 from onefold.state.client import StateClient
@@ -77,6 +80,47 @@ def test_an_append_in_doubt_ends_at_the_deadline():
     assert not caught.value.definite
     assert 3 <= env.boot_s() <= 5
     assert len(set(log.asked)) == 1, "always under one number"
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "tries"),
+    [
+        ([lost] * 1000, of.AppendUnknown, 12),
+        ([lost] + [no_leader] * 1000, of.AppendUnknown, 12),
+        ([no_leader] * 1000, of.Unavailable, 25),
+    ],
+)
+def test_the_last_try_is_made_when_the_time_is_up(script, error, tries):
+    """Not one pause before: the last pause is cut to what is left."""
+    env, log, space = scripted(script)
+    with pytest.raises(error):
+        space.submit([entry(b"a")], env.boot_s() + 5)
+    assert env.boot_s() == 5
+    assert len(log.asked) == tries
+
+
+def test_an_answer_at_the_deadline_is_taken():
+    env, log, space = scripted([lost] * 11)
+    assert space.submit([entry(b"a")], env.boot_s() + 5)
+    assert env.boot_s() == 5
+    assert log.last == 1
+
+
+def test_a_commit_in_doubt_is_tried_until_its_time_is_up(tmp_path, monkeypatch):
+    env, tries = SeededEnv(1), []
+
+    def no_answer(timeout=None, hold=None):
+        tries.append(env.boot_s())
+        raise of.AppendUnknown("the disk failed")
+
+    with closing(SqliteSpace(tmp_path / "space", [Ledger()], env)) as space:
+        monkeypatch.setattr(sqlite_space.time, "sleep", env.advance)
+        monkeypatch.setattr(space.log, "appending", no_answer)
+        with pytest.raises(of.AppendUnknown):
+            space.submit([entry(b"a")], env.boot_s() + 5)
+        monkeypatch.undo()
+    assert len(tries) == 12
+    assert tries[-1] == 5
 
 
 def test_without_a_limit_a_write_sits_out_an_election():

@@ -258,8 +258,8 @@ class Appender:
     def _lead(self, mine: _Submission) -> None:
         batch, pause_s = [mine], _PAUSE_S
         if mine.main:
-            while self._fails_for_now(mine, batch, pause_s):
-                self._pause(pause_s)
+            while self._fails_for_now(mine, batch):
+                self._pause_within(mine, pause_s)
                 pause_s = min(2 * pause_s, _PAUSE_S_MAX)
             del self._leader[0]
             if self._waiting:
@@ -269,8 +269,8 @@ class Appender:
             if self._crowd > 1 and self._linger_s:
                 self._linger()
             self._gather(mine, batch)
-            while self._fails_for_now(mine, batch, pause_s):
-                self._pause(pause_s)
+            while self._fails_for_now(mine, batch):
+                self._pause_within(mine, pause_s)
                 pause_s = min(2 * pause_s, _PAUSE_S_MAX)
                 self._gather(mine, batch)
         finally:
@@ -282,7 +282,11 @@ class Appender:
                 other.end_turn()
             self._pass_on(mine)
 
-    def _fails_for_now(self, mine: _Submission, batch: list[_Submission], pause_s: float) -> bool:
+    def _pause_within(self, mine: _Submission, pause_s: float) -> None:
+        """Wait before the next try: the last one is made when the leader's time is up, not one pause before."""
+        self._pause(max(0.0, min(pause_s, mine.deadline - self._env.boot_s())))
+
+    def _fails_for_now(self, mine: _Submission, batch: list[_Submission]) -> bool:
         """Commit the batch. Whether that certainly failed, for a reason that passes, and the leader has time to try again;
         otherwise those that are left in the batch have an answer."""
         if self._env.boot_s() > mine.deadline:
@@ -295,7 +299,7 @@ class Appender:
         if error.definite and self._passes(error):
             mine.cause = error
             self._put_back(batch, error)
-            if self._env.boot_s() + pause_s <= mine.deadline:
+            if self._env.boot_s() < mine.deadline:
                 return True
             mine.error = error
         elif len(batch) > 1 and error.definite and not isinstance(error, (Unavailable, TimeoutError)):

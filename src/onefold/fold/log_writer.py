@@ -86,8 +86,11 @@ class LogWriter:
             except OnefoldError as error:
                 if not in_doubt:
                     raise
-                if isinstance(error, (Unavailable, Timeout)) and self._env.boot_s() + pause_s <= deadline:
-                    self._space.pause(pause_s)  # this try did not happen, but an earlier one may have
+                left_s = deadline - self._env.boot_s()
+                if isinstance(error, (Unavailable, Timeout)) and left_s > 0:
+                    self._space.pause(
+                        min(pause_s, left_s)
+                    )  # this try did not happen, but an earlier one may have
                     pause_s = min(2 * pause_s, 1.0)
                     continue
                 self._client = None  # its number stays open; a new client has no open one
@@ -108,9 +111,12 @@ class LogWriter:
             if outcomes is not None:
                 self._space.freshness.prove(first_s)  # which try it was is not known
                 return outcomes  # it had surfaced
-            if self._env.boot_s() + pause_s > deadline:
+            left_s = deadline - self._env.boot_s()
+            if left_s <= 0:
                 break
-            self._space.pause(pause_s)
+            self._space.pause(
+                min(pause_s, left_s)
+            )  # the last try is made when the time is up, not one pause before
             pause_s = min(2 * pause_s, 1.0)
         self._client = None
         raise AppendUnknown(f"the log gave no answer to record {number} of {client}; it may surface later")

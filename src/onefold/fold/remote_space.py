@@ -227,9 +227,10 @@ class RemoteSpace(SpaceOverLog):
             old += isinstance(problem, TooOld)
             if old >= _OLD_TRIES:
                 raise problem
-            if self._env.boot_s() + pause_s >= deadline:
+            left_s = deadline - self._env.boot_s()
+            if left_s <= 0:
                 raise self._given_up(problem, need, patience_s)
-            self._pause(pause_s)
+            self._pause(min(pause_s, left_s))
             pause_s = min(2 * pause_s, 0.5)
 
     def _ask_once(self, ask: Ask, timeout: float, hedge_s: float) -> Answer | OnefoldError:

@@ -15,7 +15,8 @@ from onefold.errors import AppendUnknown, LogCorrupt, OnefoldError, SpaceError, 
 from onefold.fold.store import STORE_SCHEMA, read_head
 from onefold.log import checksums, inherited, undisturbed
 from onefold.log.flock import WriteLock
-from onefold.log.pooled_file import FAILED, Hold, PooledFile
+from onefold.log.pooled_file import Hold, PooledFile
+from onefold.log.sqlite_errors import FAILED
 
 FILE_NAME = "replica.db"
 LOCK_NAME = "apply.lock"

@@ -37,11 +37,12 @@ from onefold.fold.store import (
 )
 from onefold.fold.store_formats import EARLIER
 from onefold.ids import born_at, client_id, new_id
-from onefold.log import members, undisturbed, wake
+from onefold.log import members, wake
 from onefold.log.api import Entry
-from onefold.log.pooled_file import FAILED, Hold
+from onefold.log.pooled_file import Hold
 from onefold.log.sqlite import LOG_SCHEMA, SqliteLog, read_in
 from onefold.log.sqlite_file import SqliteFile
+from onefold.log.undisturbed import undisturbed
 
 _HOUSEKEEPING_EVERY_OFFSETS = 1024
 _CATCH_UP_BYTES = 16 << 20
@@ -76,7 +77,7 @@ class SqliteSpace:
         """Its deadline."""
         self._closing = threading.Lock()
         self._member: members.Member | None = None
-        undisturbed.undisturbed(
+        undisturbed(
             lambda: self._open(folds, create=create, timeout=timeout, shards=shards), lambda _: self.close()
         )
 
@@ -203,7 +204,7 @@ class SqliteSpace:
         return members.alive(self._directory / "members", member)
 
     def close(self) -> None:
-        undisturbed.undisturbed(self._close)
+        undisturbed(self._close)
 
     def _close(self) -> None:
         with self._closing:  # one that was interrupted continues; the next one waits for it
@@ -250,7 +251,7 @@ class SqliteSpace:
     def trim(self, before: int) -> None:
         """Forget the records below ``before``; the state stays. Raises InvalidArgument."""
         self._demand(system.Trim(before))
-        undisturbed.undisturbed(lambda: self._log.trim(before))
+        undisturbed(lambda: self._log.trim(before))
 
     def state_digest(self) -> str:
         """A hash of the whole state: equal for all replicas that have applied the same offsets. Reads everything."""
@@ -309,9 +310,10 @@ class SqliteSpace:
                     raise AppendUnknown(
                         f"a commit may have happened, and trying it again failed: {error}"
                     ) from error
-                if self._env.boot_s() + pause_s > deadline:
+                left_s = deadline - self._env.boot_s()
+                if left_s <= 0:
                     raise
-                time.sleep(pause_s)
+                time.sleep(min(pause_s, left_s))
                 pause_s = min(2 * pause_s, 1.0)
 
     def _try_commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
@@ -319,8 +321,7 @@ class SqliteSpace:
         self._until_s = deadline
         hold = self._hold = Hold(file)
         try:
-            con = file.begin(hold, self._lock_time)
-            try:
+            with self._log.appending(self._lock_time, hold) as con:
                 head = replica.load(file.foreign)
                 client = self._client
                 known = None if client is None else replica.known(client)
@@ -332,15 +333,7 @@ class SqliteSpace:
                 else:
                     outcomes = self._append(con, head, client, known, ops)
                     replica.flush()
-            except FAILED as error:
-                raise file.translated(error) from error
-            file.commit(con, hold)
         except BaseException as error:
-            # Nothing is called before this: a handler that runs now would leave everything as it is.
-            if hold.main:
-                undisturbed.mend_later(hold)
-            else:
-                file.mend(hold)
             replica.rollback()
             if isinstance(error, AppendUnknown) and self._in_doubt is None:
                 self._in_doubt = number
@@ -381,7 +374,7 @@ class SqliteSpace:
         return applied.outcomes
 
     def _demand(self, op: system.SystemOp) -> None:
-        if undisturbed.undisturbed(lambda: self.submit([system.system_op(op)])) != [system.ACCEPTED]:
+        if undisturbed(lambda: self.submit([system.system_op(op)])) != [system.ACCEPTED]:
             raise InvalidArgument(
                 f"the space refused {op}: it is behind what is in force, or ahead of the log"
             )

@@ -15,55 +15,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
 
 import apsw
 
 from onefold import config
-from onefold.errors import AppendUnknown, LogCorrupt, OnefoldError, SpaceError, Timeout, TooLarge, Unavailable
+from onefold.errors import OnefoldError, SpaceError, Timeout
 from onefold.log import checksums, forks, inherited, undisturbed
 from onefold.log.flock import Ask, WriteLock
+from onefold.log.sqlite_errors import BUSY_MS, FAILED, translate
 from onefold.log.undisturbed import Held
 
 _IDLE_READERS_MAX = 8
-_BUSY_MS = (
-    5000  # never needed between writers; covers recovery by an opener and a checkpoint that restarts the WAL
-)
 _RESTART_WAIT_MS = 200
 _FORK_LOOK_S = 0.0005
 _UNUSED_REFERENCES = 4
 _FRESH_NS = 100_000_000
-FAILED = (apsw.Error, UnicodeDecodeError)
-"""What SQLite raises."""
-
-
-def translate(error: Exception, path: Path, *, committing: bool = False) -> OnefoldError:
-    """The error of Onefold for an error of SQLite, with what to do."""
-    if isinstance(error, apsw.FullError):
-        return Unavailable(
-            f"the disk with {path} is full; nothing was written. Free some space and try again"
-        )
-    if isinstance(error, (apsw.BusyError, apsw.LockedError)):
-        return Timeout(f"{path} stayed locked for {_BUSY_MS} ms; nothing was done. Try again", definite=True)
-    if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
-        return LogCorrupt(
-            f"{path} is damaged: the checksum of a page does not match. Restore it from a snapshot or a backup"
-        )
-    if isinstance(error, apsw.IOError) and committing:
-        return AppendUnknown(f"committing to {path} failed ({error}): the record may surface after a restart")
-    if isinstance(error, apsw.IOError):
-        return Unavailable(f"the disk failed under {path}: {error}")
-    if isinstance(error, apsw.NotADBError):
-        return SpaceError(f"{path} is not a space's file. Use another directory")
-    if isinstance(error, (apsw.CorruptError, UnicodeDecodeError)):
-        return LogCorrupt(f"{path} is damaged ({error}). Restore it from a snapshot or a backup")
-    if isinstance(error, (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError)):
-        return SpaceError(
-            f"{path} cannot be opened for writing. Check its owner and mode, or use another place"
-        )
-    if isinstance(error, apsw.TooBigError):
-        return TooLarge(f"a value is too large for {path}")
-    return SpaceError(f"SQLite failed on {path}: {type(error).__name__}: {error}")
 
 
 def _in_uri(path: Path) -> str:
@@ -84,6 +53,86 @@ class Hold:
 
     def mend(self) -> None:
         self._file.mend(self)
+
+
+class _Writing:
+    """The ``with`` block of a write transaction. Not a generator: that costs as much as all else that a commit does in Python."""
+
+    __slots__ = ("_con", "_file", "_hold", "_over", "_timeout")
+
+    def __init__(self, file: PooledFile, timeout: float | Callable[[], float], hold: Hold) -> None:
+        self._over = True
+        self._file = file
+        self._timeout = timeout
+        self._hold = hold
+
+    def __enter__(self) -> apsw.Connection:
+        file, hold = self._file, self._hold
+        self._over = False
+        try:
+            if file._closed or file._pid != forks.process:
+                file.check_usable()
+            con, lock = file._writer, file._lock
+            if con is None or lock is None:
+                raise SpaceError(f"{file.path} was opened read-only. Open it without read_only to write")
+            lock.acquire(self._timeout, hold)
+            file._transacting.acquire(hold)
+            if file._closed or file._pid != forks.process:
+                file.check_usable()
+            file.check_place()
+            con.execute("BEGIN IMMEDIATE")
+            if con.data_version() != file._version:
+                file.foreign += 1
+            self._con = con
+            return con
+        except BaseException as error:
+            # Nothing is called before this: a handler that runs now would leave everything as it is.
+            if hold.main:
+                undisturbed.mend_later(hold)
+            else:
+                file.mend(hold)
+            self._over = True
+            if isinstance(error, FAILED):
+                raise file.translated(error) from error
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        file, hold = self._file, self._hold
+        if kind is not None:
+            if hold.main:
+                undisturbed.mend_later(hold)
+            else:
+                file.mend(hold)
+            self._over = True
+            if isinstance(error, FAILED):
+                raise file.translated(error) from error
+            return
+        try:
+            con, lock = self._con, file._lock
+            con.execute("COMMIT")
+            file._version = con.data_version()
+            if file._wal_pages >= file.checkpoint_pages:
+                file._checkpoint(con)
+            file._transacting.release(hold)
+            if lock is not None:
+                lock.release(hold)
+            self._over = True
+        except BaseException as failure:
+            if hold.main:
+                undisturbed.mend_later(hold)
+            else:
+                file.mend(hold)
+            self._over = True
+            if isinstance(failure, FAILED):
+                raise file.translated(failure, committing=True) from failure
+            raise
+
+    def __del__(self) -> None:
+        # A signal handler can raise at the entry of ``__exit__``, where nothing was called that could end the block.
+        if not self._over:
+            undisturbed.mend_later(self._hold)
 
 
 class PooledFile:
@@ -142,7 +191,7 @@ class PooledFile:
         con = apsw.Connection(
             name, flags=flags, vfs=checksums.VFS if checksums.available() else None, statementcachesize=256
         )
-        con.set_busy_timeout(_BUSY_MS)
+        con.set_busy_timeout(BUSY_MS)
         # Statements are planned without looking at bound values, so none is planned anew because a value changed.
         con.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         con.execute("PRAGMA cache_size=-8000; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF")
@@ -180,7 +229,7 @@ class PooledFile:
                     vfs=checksums.VFS if checksums.available() else None,
                 )
                 self._readers.add(con)
-            con.set_busy_timeout(_BUSY_MS)
+            con.set_busy_timeout(BUSY_MS)
             self._prepare(con)
             yield con
         except FAILED as error:
@@ -245,68 +294,19 @@ class PooledFile:
 
     # -- writing
 
-    @contextlib.contextmanager
-    def writing(self, timeout: float | None = None, hold: Hold | None = None) -> Iterator[apsw.Connection]:
+    def writing(
+        self, timeout: float | Callable[[], float] | None = None, hold: Hold | None = None
+    ) -> AbstractContextManager[apsw.Connection]:
         """The write transaction: commits durably when the block ends, rolls back when it raises.
 
-        ``hold``: what keeps track of it, for a caller that can be interrupted outside of the block too.
+        ``timeout``: seconds that it queues, or a function that gives them, called only when it has to queue. ``hold``: what keeps
+        track of it, for a caller that can be interrupted outside of the block too.
 
         Raises Timeout (definite) when the queue of writers does not move, Unavailable when the disk is full (nothing
         was written), SpaceError when the file was removed or replaced, AppendUnknown when the commit itself failed in a way that
         may surface later.
         """
-        hold = hold or Hold(self)
-        try:
-            con = self.begin(hold, self.timeout if timeout is None else timeout)
-            try:
-                yield con
-            except FAILED as error:
-                raise self.translated(error) from error
-            self.commit(con, hold)
-        except BaseException:
-            # Nothing is called before this: a handler that runs now would leave everything as it is.
-            if hold.main:
-                undisturbed.mend_later(hold)
-            else:
-                self.mend(hold)
-            raise
-
-    def begin(self, hold: Hold, timeout: float | Callable[[], float]) -> apsw.Connection:
-        """Begin the write transaction: the first half of ``writing``, without the cost of a generator. The caller calls ``commit``,
-        and when anything raises, this included, has the hold mended: by ``mend_later`` when it is the main thread's.
-
-        ``timeout``: seconds that it queues, or what says so, asked only when it has to queue. Raises as ``writing``.
-        """
-        if self._closed or self._pid != forks.process:
-            self.check_usable()
-        con, lock = self._writer, self._lock
-        if con is None or lock is None:
-            raise SpaceError(f"{self.path} was opened read-only. Open it without read_only to write")
-        lock.acquire(timeout, hold)
-        self._transacting.acquire(hold)
-        try:
-            if self._closed or self._pid != forks.process:
-                self.check_usable()
-            self.check_place()
-            con.execute("BEGIN IMMEDIATE")
-            if con.data_version() != self._version:
-                self.foreign += 1
-        except FAILED as error:
-            raise self.translated(error) from error
-        return con
-
-    def commit(self, con: apsw.Connection, hold: Hold) -> None:
-        """Commit what was begun, durably, and let the next writer in. Raises as ``writing``."""
-        try:
-            con.execute("COMMIT")
-            self._version = con.data_version()
-            if self._wal_pages >= self.checkpoint_pages:
-                self._checkpoint(con)
-        except FAILED as error:
-            raise self.translated(error, committing=True) from error
-        self._transacting.release(hold)
-        if self._lock is not None:
-            self._lock.release(hold)
+        return _Writing(self, self.timeout if timeout is None else timeout, hold or Hold(self))
 
     @contextlib.contextmanager
     def maintaining(self, timeout: float | None = None) -> Iterator[apsw.Connection]:
@@ -394,7 +394,7 @@ class PooledFile:
             try:
                 con.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
             finally:
-                con.set_busy_timeout(_BUSY_MS)
+                con.set_busy_timeout(BUSY_MS)
 
     # -- the end
 

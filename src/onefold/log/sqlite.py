@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from onefold.env import SYSTEM, Env
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError, TooLarge, TooOld
 from onefold.ids import new_id
 from onefold.log.api import Entry
+from onefold.log.pooled_file import Hold
 from onefold.log.sqlite_file import TIP_NAME, SqliteFile
 from onefold.log.undisturbed import Waiters, undisturbed
 from onefold.log.wake import Bell, Listener
@@ -199,9 +200,11 @@ class SqliteLog:
 
     # -- the transaction that others join
 
-    def appending(self, timeout: float | None = None) -> AbstractContextManager[apsw.Connection]:
+    def appending(
+        self, timeout: float | Callable[[], float] | None = None, hold: Hold | None = None
+    ) -> AbstractContextManager[apsw.Connection]:
         """The write transaction (see ``SqliteFile.writing``). Call ``announce`` after it."""
-        return self.file.writing(timeout)
+        return self.file.writing(timeout, hold)
 
     def append_in(
         self,

@@ -26,7 +26,8 @@ from onefold.errors import LogCorrupt, OnefoldError, SpaceError
 from onefold.ids import new_id
 from onefold.log import checksums, inherited
 from onefold.log.flock import WriteLock
-from onefold.log.pooled_file import FAILED, PooledFile, sync_directory
+from onefold.log.pooled_file import PooledFile, sync_directory
+from onefold.log.sqlite_errors import FAILED
 
 FILE_NAME = "space.db"
 FORMAT = 4
