@@ -318,6 +318,36 @@ def test_closing_what_nobody_wants_does_not_delay_the_mending_of_a_write(tmp_pat
         until(lambda: two._spaces[0]._file._writer is None)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_write_block_that_is_interrupted_anywhere_lets_the_next_writer_in(tmp_path, fails):
+    """Nobody but the block keeps track of it."""
+    with closing(of.connect(tmp_path / "space", timeout=WAIT_S)) as db:
+        m = db.map("m")
+        m["k"] = 1
+        file = db._spaces[0]._file
+
+        def write():
+            try:
+                with file.writing() as con:
+                    con.execute("CREATE TABLE IF NOT EXISTS t(a)")
+                    if fails:
+                        raise ZeroDivisionError
+            except ZeroDivisionError:
+                pass
+
+        # Handlers run at entries and between lines, and not where a function returns or an exception enters a generator.
+        files = ("/log/pooled_file.py", "/log/flock.py")
+        places = [
+            (code, line, event)
+            for code, line, event in places_of(write, files)
+            if event != "return" and not (fails and event == "call" and line > code.co_firstlineno + 1)
+        ]
+        assert len(places) > 20
+        for place in places:
+            interrupted_at(place, write, KeyboardInterrupt)
+            assert in_a_thread(lambda: m.put("k", 2)) is not None, place
+
+
 def until(condition):
     """Wait for a state that another thread brings about."""
     deadline = time.monotonic() + WAIT_S

@@ -56,19 +56,18 @@ class Hold:
 
 
 class _Writing:
-    """The ``with`` block of a write transaction. Not a generator: that costs as much as all else that a commit does in Python."""
+    """The ``with`` block of a write transaction that its caller keeps track of: an interrupt can hit the entry of ``__exit__``,
+    before anything could be called that ends the block. A class, since every commit has one, and a generator costs more."""
 
-    __slots__ = ("_con", "_file", "_hold", "_over", "_timeout")
+    __slots__ = ("_con", "_file", "_hold", "_timeout")
 
     def __init__(self, file: PooledFile, timeout: float | Callable[[], float], hold: Hold) -> None:
-        self._over = True
         self._file = file
         self._timeout = timeout
         self._hold = hold
 
     def __enter__(self) -> apsw.Connection:
         file, hold = self._file, self._hold
-        self._over = False
         try:
             if file._closed or file._pid != forks.process:
                 file.check_usable()
@@ -91,7 +90,6 @@ class _Writing:
                 undisturbed.mend_later(hold)
             else:
                 file.mend(hold)
-            self._over = True
             if isinstance(error, FAILED):
                 raise file.translated(error) from error
             raise
@@ -105,7 +103,6 @@ class _Writing:
                 undisturbed.mend_later(hold)
             else:
                 file.mend(hold)
-            self._over = True
             if isinstance(error, FAILED):
                 raise file.translated(error) from error
             return
@@ -118,21 +115,14 @@ class _Writing:
             file._transacting.release(hold)
             if lock is not None:
                 lock.release(hold)
-            self._over = True
         except BaseException as failure:
             if hold.main:
                 undisturbed.mend_later(hold)
             else:
                 file.mend(hold)
-            self._over = True
             if isinstance(failure, FAILED):
                 raise file.translated(failure, committing=True) from failure
             raise
-
-    def __del__(self) -> None:
-        # A signal handler can raise at the entry of ``__exit__``, where nothing was called that could end the block.
-        if not self._over:
-            undisturbed.mend_later(self._hold)
 
 
 class PooledFile:
@@ -299,14 +289,28 @@ class PooledFile:
     ) -> AbstractContextManager[apsw.Connection]:
         """The write transaction: commits durably when the block ends, rolls back when it raises.
 
-        ``timeout``: seconds that it queues, or a function that gives them, called only when it has to queue. ``hold``: what keeps
-        track of it, for a caller that can be interrupted outside of the block too.
+        ``timeout``: seconds that it queues, or a function that gives them, called only when it has to queue. ``hold``: for a
+        caller that keeps track of it, and mends it when it was interrupted outside of the block too; that is cheaper.
 
         Raises Timeout (definite) when the queue of writers does not move, Unavailable when the disk is full (nothing
         was written), SpaceError when the file was removed or replaced, AppendUnknown when the commit itself failed in a way that
         may surface later.
         """
-        return _Writing(self, self.timeout if timeout is None else timeout, hold or Hold(self))
+        timeout = self.timeout if timeout is None else timeout
+        return self._writing(timeout) if hold is None else _Writing(self, timeout, hold)
+
+    @contextlib.contextmanager
+    def _writing(self, timeout: float | Callable[[], float]) -> Iterator[apsw.Connection]:
+        hold = Hold(self)
+        try:
+            with _Writing(self, timeout, hold) as con:
+                yield con
+        except BaseException:
+            if hold.main:
+                undisturbed.mend_later(hold)
+            else:
+                self.mend(hold)
+            raise
 
     @contextlib.contextmanager
     def maintaining(self, timeout: float | None = None) -> Iterator[apsw.Connection]:
