@@ -179,32 +179,31 @@ class Replica:
                 ) from error
             except CorruptRecord as error:
                 return self._refuse(entry, digest, str(error))
-        if is_of_node(record.client) and not (entry.trusted and authority.in_force(head.fold_version)):
-            return self._refuse(entry, digest, f"only nodes are clients like {record.client!r}")
-        known = known or self.known(record.client)
-        verdict = exactly_once.judge(
-            record.client, record.number, known, offset=entry.offset, floor=head.client_floor
-        )
+        client, number, offset = record.client, record.number, entry.offset
+        if is_of_node(client) and not (entry.trusted and authority.in_force(head.fold_version)):
+            return self._refuse(entry, digest, f"only nodes are clients like {client!r}")
+        known = known or self.known(client)
+        verdict = exactly_once.judge(client, number, known, offset=offset, floor=head.client_floor)
         if verdict is Verdict.MALFORMED:
-            return self._refuse(entry, digest, f"no client has the id {record.client!r}")
+            return self._refuse(entry, digest, f"no client has the id {client!r}")
         now_ms = max(head.now_ms, min(entry.engine_ms, record.stamp_ms))
         self._head = Head(
-            entry.offset, now_ms, head.fold_version, head.client_floor, head.log_first, digest, head.refused
+            offset, now_ms, head.fold_version, head.client_floor, head.log_first, digest, head.refused
         )
-        self._store.start(entry.offset)
+        self._store.start(offset)
         if now_ms > head.now_ms:
-            self._advance(record.client)
+            self._advance(client)
         outcomes: tuple[bytes, ...] = ()
         if verdict is Verdict.APPLY:
             trusted = entry.trusted
             outcomes = tuple(
                 [self._apply_op(record, index, op, trusted=trusted) for index, op in enumerate(record.ops)]
             )
-            self._memory.save(record.client, Known(record.number, entry.offset, outcomes))
-        elif verdict is Verdict.DUPLICATE and known is not None and known.number == record.number:
+            self._memory.save(client, Known(number, offset, outcomes))
+        elif verdict is Verdict.DUPLICATE and known is not None and known.number == number:
             outcomes = known.outcomes
         self._finish()
-        return Applied(entry.offset, record.client, record.number, verdict, outcomes)
+        return Applied(offset, client, number, verdict, outcomes)
 
     def _advance(self, client: str) -> None:
         for fold in self._timed:

@@ -341,7 +341,7 @@ class SqliteSpace:
         self._in_doubt = None
         replica.commit()
         self._log.announce(replica.head.applied)
-        return outcomes[len(outcomes) - len(ops) :]
+        return outcomes if len(outcomes) == len(ops) else outcomes[len(outcomes) - len(ops) :]
 
     def _lock_time(self) -> float:
         """Seconds that the commit which is under way may queue."""

@@ -22,6 +22,7 @@ from onefold.errors import Timeout
 from onefold.log import forks, undisturbed
 from onefold.log.undisturbed import Held
 
+_UNLOCK = fcntl.LOCK_UN
 _TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
 _GRANTED, _GIVEN_UP = "granted", "given up"
 
@@ -155,10 +156,11 @@ class WriteLock:
 
     def release(self, holder: Holder | None = None) -> None:
         """Give the lock to the next in the queue."""
-        held = holder or self._mutex.holder()
-        if self._mutex.held_by(held):
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-            self._mutex.release(held)
+        mutex = self._mutex
+        held = mutex.holder() if holder is None else holder
+        if mutex.held_by(held):
+            fcntl.flock(self._fd, _UNLOCK)
+            mutex.release(held)
 
     def mend(self, holder: Holder) -> None:
         """Release what an interrupted holder has of it. Not by an interrupted thread."""

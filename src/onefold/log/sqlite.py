@@ -231,7 +231,7 @@ class SqliteLog:
     def announce(self, last: int) -> None:
         """Wake who waits, in this process and in others, after a commit."""
         self.file.note_tip(last)
-        self.note_seen(last)
+        self._seen = max(self._seen, last)
         self._changed.notify()
         self._bell.ring()
 

@@ -130,7 +130,8 @@ class Session:
         """A read or write has seen this offset."""
         if offset > self._offsets.get(shard, 0):
             with self._lock:
-                self._offsets[shard] = max(offset, self._offsets.get(shard, 0))
+                if offset > self._offsets.get(shard, 0):
+                    self._offsets[shard] = offset
 
     def floor(self, shard: int) -> int:
         """The offset that a read must show at least."""
