@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 import onefold as of
+from support.command_line import ask
 from support.state_places import elsewhere, folder_of_space, in_thread, refused, state_db  # noqa: F401
 
 # -- connecting
@@ -389,16 +390,16 @@ def test_wrong_usage_is_2_and_a_failed_operation_is_1(tmp_path):
         ["nope"],
     ]
     for args in [*wrong, ["watch", "m", "--timeout", "x"]]:
-        ended = onefold(*args, url=url)
+        ended = ask(*args, url=url)
         assert ended.returncode == 2 and ended.stdout == "" and "Usage" in ended.stderr, args
-    assert onefold("ls", url="nats://h").returncode == 2
+    assert onefold("nope", url=url).returncode == ask("ls", url="nats://h").returncode == 2
     for args, says in [
         (["get", "m", "8"], "there is no 8 in map 'm' (the text; --json-key looks for 8 as JSON)"),
         (["put", "m", "7", "v", "--if-absent"], "'7' is in 'm' already"),
         (["explain", "nope"], "there is nothing called 'nope'"),
     ]:
-        ended = onefold(*args, url=url)
+        ended = ask(*args, url=url)
         assert ended.returncode == 1 and ended.stdout == "" and says in ended.stderr
-    missing = onefold("ls", url=tmp_path / "none")
+    missing = ask("ls", url=tmp_path / "none")
     assert missing.returncode == 1 and "--url" in missing.stderr and not (tmp_path / "none").exists()
     assert json.loads(onefold("--json", "doctor", url=url).stdout)["url"] == str(url)

@@ -21,6 +21,7 @@ import zstandard
 
 import onefold as of
 from onefold import agg
+from support.in_process import functions_in_process  # noqa: F401
 
 
 @pytest.fixture
@@ -203,16 +204,25 @@ def test_a_column_that_is_not_there(db: of.Database, sales: of.Dataset, step: st
     assert message.endswith(f"column {name!r} is not there; there are: {there}")
 
 
-def test_a_column_that_is_not_there_after_a_function(sales: of.Dataset) -> None:
+@pytest.mark.parametrize("where", ["in this process", "in a worker"])
+def test_a_column_that_is_not_there_after_a_function(
+    sales: of.Dataset, where: str, request: pytest.FixtureRequest
+) -> None:
+    if where == "in this process":
+        request.getfixturevalue("functions_in_process")
     made = sales.map(lambda record: {"a": record["n"]})
     for step in (
-        "select",
-        "filter",
-        "with_columns",
-        "group_by",
-        "agg 'x'",
-        "explode",
-        "join: on the left side",
+        ("select",)
+        if where == "in a worker"
+        else (
+            "select",
+            "filter",
+            "with_columns",
+            "group_by",
+            "agg 'x'",
+            "explode",
+            "join: on the left side",
+        )
     ):
         dataset = made.group_by("a").agg(x=agg.sum("zz")) if step == "agg 'x'" else COLUMNS[step](made)
         message = str(fails(dataset, "zz"))
@@ -354,6 +364,7 @@ def test_functions_that_break(db: of.Database, lines: of.Dataset, case: str) -> 
 # -- no rows -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("functions_in_process")
 def test_files_without_rows(db: of.Database, folder: Path, tmp_path: Path) -> None:
     write(folder / "a.csv", "k,n\n")
     write(folder / "b.csv", "k,n\n")

@@ -237,6 +237,7 @@ def test_an_object_store_that_does_not_answer(
     tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("s3fs", reason="s3fs is not installed")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # it has pauses of its own
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "topsecret")
     with contextlib.closing(socket.socket()) as probe:

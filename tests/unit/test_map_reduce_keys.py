@@ -16,6 +16,7 @@ import pytest
 import onefold as of
 from onefold.compute.keys import encode_key
 from onefold.errors import InvalidValue, JobFailed
+from support.in_process import functions_in_process  # noqa: F401
 
 NOON = dt.datetime(2024, 1, 1, 12, tzinfo=dt.UTC)
 
@@ -41,6 +42,7 @@ def reduced(
         return run.result().to_polars()
 
 
+@pytest.mark.usefixtures("functions_in_process")
 @pytest.mark.parametrize(("splits", "combine"), [(1, False), (1, True), (4, False), (4, True)])
 @pytest.mark.parametrize(
     "keys", [[True, 1], [("a", 1), ("a", True)], [0, False, 1.0], [1, Decimal(1)]], ids=repr
@@ -53,6 +55,7 @@ def test_keys_that_no_column_holds(tmp_path: Path, keys: list[Any], splits: int,
             reduced(folder, order, splits, combine)
 
 
+@pytest.mark.usefixtures("functions_in_process")
 def test_equal_numbers_are_one_float(tmp_path: Path) -> None:
     keys: list[Any] = [1, 1.0, 2, 2, 0, -0.0, 1]
     for number, (splits, combine) in enumerate([(1, False), (1, True), (7, False), (7, True)]):

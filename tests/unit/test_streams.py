@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import msgspec
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onefold as of
@@ -83,51 +85,61 @@ APPENDS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+NUMBERS = count()
+
+
+@pytest.fixture(scope="module")
+def of_shards(tmp_path_factory):
+    """By number of shards: a space that all examples share. Each has a stream of its own."""
+    with ExitStack() as opened:
+        yield {
+            shards: opened.enter_context(of.connect(tmp_path_factory.mktemp("space"), shards=shards))
+            for shards in (None, 3)
+        }
+
+
+@settings(max_examples=40, deadline=None)
 @given(appends=APPENDS, data=st.data())
 @pytest.mark.parametrize("shards", [None, 3])
-def test_what_is_read_is_what_was_appended_in_the_order_of_each_key(tmp_path_factory, shards, appends, data):
-    folder = tmp_path_factory.mktemp("space")
-    with of.connect(folder, shards=shards) as db:
-        s = db.stream("s", partitions=3)
-        expected = {}
-        for how, batch in appends:
-            records = [{"k": key, "n": number} for key, number in batch]
-            if how == "single":
-                for record in records:
-                    s.append(record, key=record["k"])
-            elif how == "list":
-                s.append_many(records, key="k")
-            else:
-                s.append_many(pl.DataFrame(records, schema={"k": pl.String, "n": pl.Int64}), key="k")
+def test_what_is_read_is_what_was_appended_in_the_order_of_each_key(of_shards, shards, appends, data):
+    db = of_shards[shards]
+    s = db.stream(f"s{next(NUMBERS)}", partitions=3)
+    expected = {}
+    for how, batch in appends:
+        records = [{"k": key, "n": number} for key, number in batch]
+        if how == "single":
             for record in records:
-                expected.setdefault(record["k"], []).append(record)
-        records = list(s.read())
-        assert [record.time_ms for record in records] == sorted(record.time_ms for record in records)
-        found = {}
+                s.append(record, key=record["k"])
+        elif how == "list":
+            s.append_many(records, key="k")
+        else:
+            s.append_many(pl.DataFrame(records, schema={"k": pl.String, "n": pl.Int64}), key="k")
         for record in records:
-            assert record.key == record.value["k"]
-            found.setdefault(record.key, []).append(record.value)
-            if record.key is not None:
-                assert record.partition == crc32c(encode_key(record.key)) % 3
-        loose = sorted(record["n"] for record in expected.pop(None, []))
-        assert sorted(record["n"] for record in found.pop(None, [])) == loose
-        assert found == expected
-        for partition, part in by_partition(records).items():
-            assert [offset for offset, _, _ in part] == list(range(len(part)))
-            assert s.positions()[partition] == (0, len(part))
-        frame = s.to_polars()
-        assert frame.height == len(records) == len(s)
-        if records:
-            ordered = sorted(records, key=lambda record: (record.partition, record.offset))
-            got = frame.select("k", "n", "_partition", "_offset", "_time", "_key").rows()
-            assert got == [
-                (r.value["k"], r.value["n"], r.partition, r.offset, r.time, r.key) for r in ordered
-            ]
-            place = data.draw(st.integers(0, len(records) - 1))
-            rest = list(s.read(records[place].position))
-            assert rows(rest) == rows(records[place + 1 :])
-            assert rows(s.read(str(records[place].position))) == rows(rest)
+            expected.setdefault(record["k"], []).append(record)
+    records = list(s.read())
+    assert [record.time_ms for record in records] == sorted(record.time_ms for record in records)
+    found = {}
+    for record in records:
+        assert record.key == record.value["k"]
+        found.setdefault(record.key, []).append(record.value)
+        if record.key is not None:
+            assert record.partition == crc32c(encode_key(record.key)) % 3
+    loose = sorted(record["n"] for record in expected.pop(None, []))
+    assert sorted(record["n"] for record in found.pop(None, [])) == loose
+    assert found == expected
+    for partition, part in by_partition(records).items():
+        assert [offset for offset, _, _ in part] == list(range(len(part)))
+        assert s.positions()[partition] == (0, len(part))
+    frame = s.to_polars()
+    assert frame.height == len(records) == len(s)
+    if records:
+        ordered = sorted(records, key=lambda record: (record.partition, record.offset))
+        got = frame.select("k", "n", "_partition", "_offset", "_time", "_key").rows()
+        assert got == [(r.value["k"], r.value["n"], r.partition, r.offset, r.time, r.key) for r in ordered]
+        place = data.draw(st.integers(0, len(records) - 1))
+        rest = list(s.read(records[place].position))
+        assert rows(rest) == rows(records[place + 1 :])
+        assert rows(s.read(str(records[place].position))) == rows(rest)
 
 
 def test_values_are_what_maps_hold_and_private_copies(db):
