@@ -19,7 +19,7 @@ import pytest
 import onefold as of
 from onefold import agg
 from onefold.log import checksums
-from support.command_line import ask
+from support.command_line import ask as in_process
 
 
 @pytest.fixture
@@ -368,12 +368,12 @@ def test_commands_that_fail_exit_1_without_a_traceback(db: of.Database, grouped:
         (["runs", "--state", "odd"], "unknown state 'odd'"),
     ):
         for as_json in ([], ["--json"]):
-            ended = ask(*args, *space, *as_json)
+            ended = in_process(*args, *space, *as_json)
             assert (ended.returncode, ended.stdout) == (1, "")
             assert ended.stderr.startswith("onefold: ") and words in ended.stderr
             assert "Traceback" not in ended.stderr
     for args in (["table"], ["table", "t", "--top", "x"], ["table", "t", "--level", "2"], ["run", "nix.py"]):
-        ended = ask(*args, *space)
+        ended = in_process(*args, *space)
         assert (ended.returncode, ended.stdout) == (2, "") and "Traceback" not in ended.stderr
 
 
