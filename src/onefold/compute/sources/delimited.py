@@ -226,23 +226,35 @@ def parse_some(
     if source.option("truncate_ragged_lines", False):
         return parse(source, schema, group).select(names).collect()
     separator, quote, comment = _marks(source)
-    last = schema[-1][0]
-    if not any((quote and quote in p.data) or (comment and comment in p.data) for p in group):
-        # Were a record too long, either the separators would be too many or another too short, which has no last field.
-        texts = schema if last in names else [*schema[:-1], (last, pl.String())]
-        frame = parse(source, texts, group).select(list(dict.fromkeys([*names, last]))).collect()
-        full = frame[last].null_count() == 0
-        if full and sum(_count(p.data, separator) for p in group) == frame.height * (len(schema) - 1):
-            return frame.select(names)
-        if not any(_has_surplus(p.data, separator, len(schema)) for p in group):
-            return frame.select(names)
-    elif not source.option("null_values") and not any(_has_empty_fields(p.data, separator) for p in group):
+    last, most = schema[-1][0], len(schema) - 1
+    plain = not any((quote and quote in p.data) or (comment and comment in p.data) for p in group)
+    if not (plain and last in names) and not (
+        source.option("null_values") or any(_has_empty_fields(p.data, separator) for p in group)
+    ):
         # A column more than the file has is null but where a record is too long.
         surplus = "surplus"
         while any(surplus == name for name, _ in schema):
             surplus += "_"
         frame = parse(source, [*schema, (surplus, pl.String())], group).select([*names, surplus]).collect()
         if frame[surplus].null_count() == frame.height:
+            return frame.select(names)
+    elif plain:
+        # Were a record too long, either the separators would be too many or another too short, which has no last field.
+        texts = schema if last in names else [*schema[:-1], (last, pl.String())]
+        frame = parse(source, texts, group).select(list(dict.fromkeys([*names, last]))).collect()
+        full = frame[last].null_count() == 0
+        if full and sum(_count(p.data, separator) for p in group) == frame.height * most:
+            return frame.select(names)
+        if not any(_has_surplus(_borders(p.data, separator), separator, len(schema)) for p in group):
+            return frame.select(names)
+    elif sum(_count(p.data, separator) for p in group) <= sum(_count(p.data, b"\n") for p in group) * most:
+        # Hardly a separator stands in quotes. If each line is a record, none may have too many, in quotes or not.
+        frame = parse(source, schema, group).select(names).collect()
+        marks = [_borders(p.data, separator) for p in group]
+        lines_all = sum(
+            m.count(b"\n") + (not p.data.endswith(b"\n")) for m, p in zip(marks, group, strict=True)
+        )
+        if lines_all == frame.height and not any(_has_surplus(m, separator, len(schema)) for m in marks):
             return frame.select(names)
     texts = [(name, dtype if name in names else pl.String()) for name, dtype in schema]
     return parse(source, texts, group).collect().select(names)
@@ -269,17 +281,25 @@ def _has_empty_fields(data: bytes, separator: bytes) -> bool:
     held = np.frombuffer(data, dtype=np.uint8)
     for at in range(0, len(data), _CACHED_BYTES):
         part = held[at : at + _CACHED_BYTES + 1]
+        if separator < b"-":  # what words and numbers are made of is greater: half of the work mostly says no
+            low = part <= max(separator[0], 13)
+            if not (low[:-1] & low[1:]).any():
+                continue
         ends = part == separator[0]
         if (ends[:-1] & (ends | (part <= 13))[1:]).any():
             return True
     return data.endswith(separator)
 
 
-def _has_surplus(data: bytes, separator: bytes, columns: int) -> bool:
-    """Whether a line without quotes has more fields than there are columns."""
+def _borders(data: bytes, separator: bytes) -> bytes:
+    """The separators and ends of lines alone."""
     kept = separator + b"\n"
-    marks = data.translate(None, bytes(byte for byte in range(256) if byte not in kept))
-    return separator * columns in marks
+    return data.translate(None, bytes(byte for byte in range(256) if byte not in kept))
+
+
+def _has_surplus(borders: bytes, separator: bytes, columns: int) -> bool:
+    """Whether a line has more separators than a record may have."""
+    return separator * columns in borders
 
 
 def _options_for(source: Source, names: Sequence[str], safe: Sequence[str]) -> dict[str, Any]:
