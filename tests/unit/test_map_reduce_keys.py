@@ -100,3 +100,10 @@ def test_keys_with_equal_bytes_are_those_that_a_column_holds_as_one() -> None:
     assert sorted(groups.values()) == [1] * 20 + [2] * 4  # 1 and 1.0, 0 and -0.0, and these in tuples
     for same in (dt.UTC, ZoneInfo("UTC"), dt.timezone(dt.timedelta(hours=2))):
         assert encode_key(NOON.astimezone(same)) == encode_key(NOON)
+
+
+def test_floats_of_several_tasks_are_one_key(tmp_path: Path) -> None:
+    inf = float("inf")
+    keys: list[Any] = [inf, -inf, 0.5, inf, -inf, 0.5, 5, 5.0, 5 / 3, inf]
+    found = reduced(tmp_path, keys, len(keys), False)
+    assert sorted(found.rows()) == [(-inf, 2), (0.5, 2), (5 / 3, 1), (5.0, 2), (inf, 3)]

@@ -46,6 +46,9 @@ KEYS_PER_CHUNK: Final = 8_192
 _MARK: Final = b""
 """Instead of values, in the row that says that a float is among the equal keys."""
 
+_TEXT: Final = ord("s")
+"""The canonical bytes of text begin with it: of most keys, and of none that holds a float."""
+
 Row = tuple[bytes, bytes, bytes]
 """(canonical key, pickled key, pickled list of values)"""
 
@@ -73,7 +76,7 @@ class PairCollector:
                 groups[encoded] = (key, [value])
             else:
                 group[1].append(value)
-                if encoded[:1] in b"nt" and has_float(key):
+                if encoded[0] != _TEXT and has_float(key):
                     groups[encoded] = (widest(group[0], key), group[1])
         self._pairs += len(rows.items)
         self._held += len(rows.items)
@@ -197,8 +200,10 @@ def _row_key(row: Row) -> bytes:
     return row[0]
 
 
-def _row_order(row: Row) -> tuple[bytes, bool]:
-    return row[0], row[2] != _MARK
+def _row_order(row: Row) -> bytes:
+    """Keys in order, and of equal ones the marks first. (No key that may hold a float is another one and a zero byte.)"""
+    encoded = row[0]
+    return encoded if encoded[0] == _TEXT or not row[2] else encoded + b"\0"
 
 
 class Reducer:
@@ -269,7 +274,9 @@ class Reducer:
                 if number < lo:
                     continue
                 head = next(rows)
-                key = widest(loads(head[1]), loads(head[1]))
+                key = loads(head[1])
+                if head[0][0] != _TEXT and has_float(key):
+                    key = widest(key, key)
                 while head[2] == _MARK:  # and the row with the values comes after it
                     key = widest(key, loads(head[1]))
                     head = next(rows)
@@ -334,7 +341,10 @@ def dumps(value: Any) -> bytes:
 def loads(data: bytes) -> Any:
     """What ``dumps`` made bytes of."""
     if data[:1] == pickle.PROTO:
-        return renames.loads_value(data)
+        try:
+            return pickle.loads(data)
+        except (ImportError, AttributeError):
+            return renames.loads_value(data)
     from onefold.compute import functions
 
     return functions.load(data)
