@@ -81,7 +81,7 @@ def test_moments_are_whole_and_strict(seed, replica):
 @pytest.mark.parametrize("bug", ["moment_without_locks", "moment_after_release"])
 def test_moments_that_are_not_pinned_under_locks_are_found(bug):
     with planted(bug):
-        for seed in range(200):
+        for seed in (13, *range(200)):  # the first that has found it
             _, sums, stale = bank(seed, replica=True)
             if set(sums) != {TOTAL} or stale:
                 return

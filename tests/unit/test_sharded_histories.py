@@ -268,9 +268,9 @@ def plant_unvalidated_cuts(monkeypatch):
     ("plant", "first_seed"),
     [
         (plant_no_locks, 0),
-        (plant_no_shared_locks, 40),
-        (plant_readers_that_do_not_ask, 0),
-        (plant_unvalidated_cuts, 0),
+        (plant_no_shared_locks, 52),
+        (plant_readers_that_do_not_ask, 12),
+        (plant_unvalidated_cuts, 48),
     ],
 )
 def test_planted_bugs_are_found(monkeypatch, plant, first_seed):
