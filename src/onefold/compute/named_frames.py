@@ -23,6 +23,8 @@ def frame_of(columns: Iterable[pl.Series]) -> pl.DataFrame:
     import polars as pl
 
     series = list(columns)
+    if all(column.name for column in series):
+        return pl.DataFrame(series)
     frame = pl.DataFrame([column.alias(str(number)) for number, column in enumerate(series)])
     frame.columns = [column.name for column in series]
     return frame

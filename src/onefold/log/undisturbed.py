@@ -24,9 +24,9 @@ import functools
 import os
 import signal
 import time
+from _queue import SimpleQueue  # as ``queue`` has it, without what that imports: connecting is quick
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
+from onefold.compute.named_frames import frame_of
 from onefold.errors import InvalidValue
 
 UNCOMPRESSED_ROWS_MIN = 20_000
@@ -58,7 +59,7 @@ def encode(frame: pl.DataFrame) -> bytes:
     out = io.BytesIO()
     out.write(_MAGIC + _HEAD_BYTES.pack(len(head)) + head)
     compression = "uncompressed" if frame.height >= UNCOMPRESSED_ROWS_MIN else "zstd"
-    packed = pl.DataFrame(columns) if columns else pl.DataFrame(height=frame.height)
+    packed = frame_of(columns.values()) if columns else pl.DataFrame(height=frame.height)
     packed.rechunk().write_ipc_stream(out, compression=compression)  # type: ignore[call-overload]
     return out.getvalue()
 
