@@ -2,6 +2,8 @@
 
 # ruff: noqa: PT012 - what raises is the end of the transaction's block
 
+import gc
+
 import pytest
 
 import onefold as of
@@ -219,3 +221,27 @@ def test_a_thread_is_free_when_its_block_was_ended_elsewhere_or_lost(db):
     gc.collect()
     db.map("m")["a"] = 3
     assert contents(db) == {"a": 3}
+
+
+def test_a_transaction_leaves_nothing_to_the_garbage_collector(tmp_path):
+    """Its block refers to the frame around it, whose variables refer to the transaction."""
+    with of.connect(tmp_path / "space") as db:
+        counter, queue = db.map("m"), db.queue("q")
+
+        def use():
+            with db.transaction() as tx:
+                tx.map("m")["k"] = 1
+            counter.put("other", counter["k"])
+            queue.put("message")
+            with queue.get(timeout=0) as message, db.lock("l"):
+                assert message is not None
+
+        use()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                use()
+            assert gc.collect() == 0
+        finally:
+            gc.enable()

@@ -107,12 +107,14 @@ class Consumer(Generic[T]):
             if not (self._closed or self._rewind_next) and self._ahead is None and self._pending is None:
                 self._keep_share()
                 record = self._ahead = self._read_next()
-                if record is not None and self._next.get(record.partition) == record.offset:
-                    self._ahead = None
-                    self._next[record.partition] = record.offset + 1
-                    self._given.add(record.partition)
-                    record.tagged(self._layout.tag)
-                    return record
+                if record is not None:
+                    positions, partition, offset = self._next, record.partition, record.offset
+                    if positions.get(partition) == offset:
+                        self._ahead = None
+                        positions[partition] = offset + 1
+                        self._given.add(partition)
+                        record.tagged(self._layout.tag)
+                        return record
         while True:
             if not self.poll():
                 raise StopIteration

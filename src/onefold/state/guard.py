@@ -39,7 +39,8 @@ class Block:
         its context, but is not the block."""
         if self.over or self.database is not database or (self.thread, self.task) != here():
             return False
-        if self.place is not None and self.place.is_over():
+        place = self.place  # another thread may end the block meanwhile
+        if place is not None and place.is_over():
             self.over = True
         return not self.over
 
@@ -64,6 +65,7 @@ def enter(database: StateClient) -> Block:
 def leave(block: Block) -> None:
     """The block has ended. From any thread and task; again, it does nothing."""
     block.over = True
+    block.place = None  # it refers to the frame, whose variables refer to the transaction: only the collector would free them
     _open.set(_still_open())
 
 

@@ -200,14 +200,14 @@ def decode_run(
     if run.format == stream_frames.RECORDS:
         pairs = stream_frames.decode_records(run.frame)
         check_run(partition, run, len(pairs))
-        for at in range(low, high):
-            key, raw = pairs[at]
+        time_ms = run.time_ms
+        for at, (key, raw) in enumerate(pairs[low:high], run.offset + low):
             found = None if key is None else decode_key(key)
             try:
                 value = codec.decode(bytes(raw))
             except InvalidValue as error:
-                raise _unreadable(error, stream, partition, run.offset + at) from None
-            yield StreamRecord(value, found, partition, run.offset + at, run.time_ms)
+                raise _unreadable(error, stream, partition, at) from None
+            yield StreamRecord(value, found, partition, at, time_ms)
         return
     check_run(partition, run)
     name, frame = stream_frames.decode_frame(run.frame)

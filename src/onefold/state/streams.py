@@ -23,7 +23,7 @@ from onefold.state.stream_layout import Layout
 from onefold.state.stream_ops import Append
 from onefold.state.stream_reading import Reader, Start, check_start, start_offsets
 from onefold.state.stream_rows import Head, StreamRow
-from onefold.state.time_limits import one_call
+from onefold.state.time_limits import limited, one_call
 from onefold.state.tx_stream import TxStream
 
 if TYPE_CHECKING:
@@ -113,7 +113,6 @@ class Stream(Generic[T]):
 
     # -- writing
 
-    @one_call
     def append(self, value: T, key: object = None, request_id: str | None = None) -> Position:
         """Append one record; reading from the position that is returned gives it and what came after it (from other
         partitions also what has its millisecond).
@@ -124,6 +123,12 @@ class Stream(Generic[T]):
         """
         self._check("append")
         check_request_id(request_id)
+        if self._row is not None and self.client.shards == 1:
+            return self._append(value, key, request_id)  # one operation, with a deadline of its own
+        with limited(self.client):
+            return self._append(value, key, request_id)
+
+    def _append(self, value: T, key: object, request_id: str | None) -> Position:
         row = self._made()
         write = Appending(self.client, self.name, row.partitions, self._codec, request_id).one(value, key)
         return self._commit([write], row, request_id)
