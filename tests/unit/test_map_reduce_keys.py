@@ -107,3 +107,22 @@ def test_floats_of_several_tasks_are_one_key(tmp_path: Path) -> None:
     keys: list[Any] = [inf, -inf, 0.5, inf, -inf, 0.5, 5, 5.0, 5 / 3, inf]
     found = reduced(tmp_path, keys, len(keys), False)
     assert sorted(found.rows()) == [(-inf, 2), (0.5, 2), (5 / 3, 1), (5.0, 2), (inf, 3)]
+
+
+@pytest.mark.parametrize("splits", [1, 12])
+def test_whole_numbers_that_no_float_holds_are_not_made_floats(tmp_path: Path, splits: int) -> None:
+    # As floats 2**53 and 2**53 + 1 are one number. A map task sees all of its keys, a reduce task those of its partition.
+    floats = [number + 0.5 for number in range(splits)]
+    for name, keys in (
+        ("plain", [2**53 + 1, *floats]),
+        ("tuple", [("a", 2**60 + 1), *(("a", f) for f in floats)]),
+    ):
+        (tmp_path / name).mkdir()
+        with pytest.raises((JobFailed, InvalidValue), match="no float holds"):
+            reduced(tmp_path / name, keys, splits, False)
+
+
+def test_whole_numbers_of_other_places_stay_exact(tmp_path: Path) -> None:
+    keys: list[Any] = [(2**53 + 1, 0.5), (2**53, 0.5), (2**60, 1.5)]
+    found = reduced(tmp_path, keys, 1, False)
+    assert sorted(tuple(key.values()) for key in found["key"].to_list()) == sorted(keys)

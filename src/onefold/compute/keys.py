@@ -18,10 +18,11 @@ from typing import Any, Final
 
 import msgspec
 
-from onefold.errors import InvalidKey
+from onefold.errors import InvalidKey, InvalidValue
 
 VERSION: Final = 2
 """Of the bytes: part of the names of the tasks that write them. 1 had Python's equality."""
+_WHOLE_FLOATS_MAX: Final = 2**53
 _pack = msgspec.msgpack.Encoder().encode
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -76,6 +77,40 @@ def widest(left: Any, right: Any) -> Any:
         return tuple(map(widest, left, right))
     either = right if isinstance(right, float) else left
     return either + 0.0 if isinstance(either, float) else either
+
+
+class Columns:
+    """What numbers keys hold, by their place in the key: of one place, floats and whole numbers become floats in a column."""
+
+    def __init__(self) -> None:
+        self._floats: set[tuple[int, ...]] = set()
+        self._whole: dict[tuple[int, ...], int] = {}
+        """A whole number that no float holds."""
+
+    def add(self, key: Any, place: tuple[int, ...] = ()) -> None:
+        """Take a key in. Raises InvalidValue where different numbers could become equal ones."""
+        if isinstance(key, tuple):
+            for number, part in enumerate(key):
+                self.add(part, (*place, number))
+            return
+        if isinstance(key, float):
+            self._floats.add(place)
+        elif isinstance(key, int) and abs(key) > _WHOLE_FLOATS_MAX and not _is_float(key):
+            self._whole[place] = key
+        else:
+            return
+        if place in self._floats and place in self._whole:
+            raise InvalidValue(
+                f"the key {self._whole[place]} of map_reduce is a whole number that no float holds, and other keys are floats: "
+                f"in one column with them it would become another number; give only whole numbers, or text"
+            )
+
+
+def _is_float(number: int) -> bool:
+    try:
+        return int(float(number)) == number
+    except OverflowError:
+        return False
 
 
 def partition_of(encoded: bytes, partitions: int) -> int:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from onefold.compute import frames, renames, shuffle
 from onefold.compute.blobs import BlobStore
 from onefold.compute.failures import cause_of, letter_of, safe_repr
-from onefold.compute.keys import encode_key, has_float, partition_of, widest
+from onefold.compute.keys import Columns, encode_key, has_float, partition_of, widest
 from onefold.compute.python_steps import Values
 from onefold.compute.shuffle import ShuffleFile, ShuffleWriter
 from onefold.compute.stages import DeadLetter, MapOutput, ReduceLeaf, Result, Unit
@@ -64,6 +64,7 @@ class PairCollector:
         self._held_after_combining = 0
         self._runs: list[str] = []
         self._pairs = 0
+        self._columns = Columns()
 
     def add(self, rows: pl.DataFrame | Values, unit: Unit | None) -> None:  # noqa: ARG002
         """Pairs that come next."""
@@ -115,6 +116,8 @@ class PairCollector:
         try:
             for partition, encoded in keys:
                 key, values = self._groups[encoded]
+                if encoded[0] != _TEXT:
+                    self._columns.add(key)
                 pickled = dumps(key)
                 if has_float(key):
                     writer.add(partition, (encoded, pickled, _MARK))
@@ -266,6 +269,7 @@ class Reducer:
 
     def _groups(self) -> Iterator[tuple[int, Any, Iterator[Any]]]:
         lo, hi = self._range if self._range is not None else (0, None)
+        columns = Columns()
         try:
             merged = _merged(self._fewer_runs(), self._partition, self._blobs)
             for number, (_, rows) in enumerate(itertools.groupby(merged, key=_row_key)):
@@ -280,6 +284,8 @@ class Reducer:
                 while head[2] == _MARK:  # and the row with the values comes after it
                     key = widest(key, loads(head[1]))
                     head = next(rows)
+                if head[0][0] != _TEXT:
+                    columns.add(key)
                 yield number, key, _values(itertools.chain([head], rows))
         finally:
             for name in self._made:
