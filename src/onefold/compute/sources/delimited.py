@@ -279,12 +279,14 @@ def _has_empty_fields(data: bytes, separator: bytes) -> bool:
     import numpy as np
 
     held = np.frombuffer(data, dtype=np.uint8)
+    quick = separator < b"-"  # what words and numbers are made of is greater: half of the work may say no
     for at in range(0, len(data), _CACHED_BYTES):
         part = held[at : at + _CACHED_BYTES + 1]
-        if separator < b"-":  # what words and numbers are made of is greater: half of the work mostly says no
+        if quick:
             low = part <= max(separator[0], 13)
             if not (low[:-1] & low[1:]).any():
                 continue
+            quick = False  # as of quotes and spaces after separators, of which there will be more
         ends = part == separator[0]
         if (ends[:-1] & (ends | (part <= 13))[1:]).any():
             return True
