@@ -318,6 +318,9 @@ def _group(data: Any, k: str, v: str) -> Any:
 
 
 def _plain_group(data: pl.DataFrame, k: str, v: str) -> pl.DataFrame:
+    if isinstance(data.schema[v], pl.Struct):
+        # In groups, Polars' engine in memory says null where its streaming one, and both without groups, refuse.
+        raise pl.exceptions.InvalidOperationError("struct")
     low, high = pl.col(v).min().alias("low"), pl.col(v).max().alias("high")
     return data.group_by(_one_zero(data, k)).agg(
         pl.len().alias("rows"), pl.col(v).count().alias("some"), low, high
