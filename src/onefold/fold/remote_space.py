@@ -227,10 +227,10 @@ class RemoteSpace(SpaceOverLog):
             old += isinstance(problem, TooOld)
             if old >= _OLD_TRIES:
                 raise problem
-            left_s = deadline - self._env.boot_s()
-            if left_s <= 0:
+            if self._env.boot_s() + pause_s >= deadline:
+                # A question without time for its answer would only hide why the last one failed.
                 raise self._given_up(problem, need, patience_s)
-            self._pause(min(pause_s, left_s))
+            self._pause(pause_s)
             pause_s = min(2 * pause_s, 0.5)
 
     def _ask_once(self, ask: Ask, timeout: float, hedge_s: float) -> Answer | OnefoldError:

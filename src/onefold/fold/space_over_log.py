@@ -182,8 +182,7 @@ class SpaceOverLog(ABC):
                 # The appender's next record is one whose append starts after this call, which is what makes the read strong.
                 self._appender.submit([system.system_op(system.Tick())], deadline)
             except (Unavailable, Timeout, AppendUnknown, Expired) as error:
-                left_s = deadline - self._env.boot_s()
-                if left_s <= 0:
+                if self._env.boot_s() + pause_s >= deadline:
                     raise Unavailable(
                         f"{self._url} gave no answer within {patience:g} s, so what is here may be old: {error}. "
                         "Try again, or read with a weaker consistency",
@@ -191,7 +190,7 @@ class SpaceOverLog(ABC):
                     ) from error
             else:
                 return self._position()
-            self._pause(min(pause_s, left_s))
+            self._pause(pause_s)
             pause_s = min(2 * pause_s, 1.0)
 
     def fresh(self, seconds: float, timeout: float | None = None) -> None:
