@@ -387,10 +387,12 @@ class Appender:
     def _leave_lead(self, mine: _Submission) -> None:
         """Pass on the lead that was given to one that has stopped waiting for it. When it was taken into a batch instead, there
         is nothing to pass on."""
-        if mine.turn is not None:
-            mine.turn.wait(None)
-        if mine.leads:
-            self._pass_on(mine)
+        try:
+            if mine.turn is not None:
+                mine.turn.wait(None)
+        finally:  # its thread may be stopped in this wait too
+            if mine.leads:
+                self._pass_on(mine)
 
     def mend(self, broken: _Submission) -> None:
         """Pass on the lead of a submission whose caller was interrupted. Not by an interrupted thread."""
