@@ -27,7 +27,7 @@ WRITERS = 8
 SECONDS = 3
 STALL_S = 0.1
 TURNS_P99 = 5 * WRITERS
-TRIES = 3
+TRIES = 10
 """While other programs keep all processors busy, who has the lock writes on before the woken one runs (138 turns with three such
 programs), whatever the lock does. So one try of these without such company is enough; a lock that is not fair fails in each."""
 SHARE_MIN = 0.33
