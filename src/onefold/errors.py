@@ -43,6 +43,10 @@ class Timeout(OnefoldError, TimeoutError):
     definite = False
 
 
+ASK_LATER = "Ask db.outcome(request_id) later, if it had a request_id; else read what it was to write"
+"""What to do about a write of which nobody knows whether it happened."""
+
+
 class AppendUnknown(OnefoldError):
     """An append whose outcome is unknown: the record may be in the log, or may surface later."""
 

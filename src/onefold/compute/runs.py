@@ -300,7 +300,7 @@ class Run:
         parts = [f"run {self.id} of {row.table!r} failed: {failure.message}"]
         if failure.location:
             parts.append(f"at {failure.location}")
-        if failure.record is not None:
+        if failure.record:
             parts.append(f"record: {failure.record}")
         if failure.traceback:
             parts.append(failure.traceback.rstrip())

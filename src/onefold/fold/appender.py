@@ -22,7 +22,7 @@ from typing import Protocol
 from onefold import config
 from onefold.codec import Op
 from onefold.env import Env
-from onefold.errors import AppendUnknown, OnefoldError, Timeout, TooLarge, Unavailable
+from onefold.errors import ASK_LATER, AppendUnknown, OnefoldError, Timeout, TooLarge, Unavailable
 from onefold.log import forks, undisturbed
 
 _OP_OVERHEAD_BYTES = 32
@@ -242,7 +242,7 @@ class Appender:
             turn.wait(None)
         elif not mine.answered:
             raise AppendUnknown(
-                "the time was up while the operation was being appended; it may be in the log, or may surface later"
+                f"the time was up while the operation was being appended; it may be in the log, or may surface later. {ASK_LATER}"
             )
 
     def _check_not_within(self) -> None:

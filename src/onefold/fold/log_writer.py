@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from onefold.codec import Op, Record, encode_record
-from onefold.errors import AppendUnknown, Expired, OnefoldError, Timeout, Unavailable
+from onefold.errors import ASK_LATER, AppendUnknown, Expired, OnefoldError, Timeout, Unavailable
 from onefold.fold import authority
 from onefold.ids import client_id, is_of_node
 from onefold.log.api import NoRoom, TrustedLog
@@ -95,7 +95,7 @@ class LogWriter:
                     continue
                 self._client = None  # its number stays open; a new client has no open one
                 raise AppendUnknown(
-                    f"an append may have happened, and trying it again failed: {error}"
+                    f"an append may have happened, and trying it again failed: {error}. {ASK_LATER}"
                 ) from error
             else:
                 outcomes = self._own(client, number, offset, data, deadline)
@@ -119,7 +119,9 @@ class LogWriter:
             )  # the last try is made when the time is up, not one pause before
             pause_s = min(2 * pause_s, 1.0)
         self._client = None
-        raise AppendUnknown(f"the log gave no answer to record {number} of {client}; it may surface later")
+        raise AppendUnknown(
+            f"the log gave no answer to record {number} of {client}; it may surface later. {ASK_LATER}"
+        )
 
     def _append_once(self, data: bytes, deadline: float) -> int:
         log = self._space.log
@@ -151,7 +153,7 @@ class LogWriter:
             if not error.definite:
                 raise
             raise AppendUnknown(
-                f"the operation may be in the log of {self._space.url}, which could not be read: {error}"
+                f"the operation may be in the log of {self._space.url}, which could not be read: {error}. {ASK_LATER}"
             ) from error
 
     def _await_own(self, offset: int, data: bytes, deadline: float) -> None:
@@ -162,7 +164,7 @@ class LogWriter:
                     self._client = None
                     raise Timeout(
                         f"the operation is in the log of {self._space.url} at offset {offset}, and was not delivered here in "
-                        "time: its outcome is not known. Ask db.outcome(request_id) later, if it had a request_id"
+                        f"time: its outcome is not known. {ASK_LATER}"
                     )
                 self._space.check_usable()
         self._space.catch_up((offset, data), deadline)

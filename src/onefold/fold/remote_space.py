@@ -19,6 +19,7 @@ from onefold import config
 from onefold.codec import CorruptRecord, Op, decode_record
 from onefold.env import Env, SystemEnv
 from onefold.errors import (
+    ASK_LATER,
     InvalidArgument,
     OnefoldError,
     SpaceError,
@@ -364,7 +365,7 @@ class RemoteSpace(SpaceOverLog):
         except Unavailable as error:
             raise Timeout(
                 f"the operation is in the log of {self._url} at offset {offset}, and no node has told its outcome in time: "
-                f"{error}. Ask db.outcome(request_id) later, if it had a request_id"
+                f"{error}. {ASK_LATER}"
             ) from error
         standing = Standing(*told)
         if not _is_there(standing, record.number, offset, data):

@@ -26,7 +26,7 @@ import apsw
 from onefold import config
 from onefold.codec import Op
 from onefold.env import Env
-from onefold.errors import LogCorrupt, OnefoldError, SpaceError, Timeout, TooOld, Unavailable
+from onefold.errors import ASK_LATER, LogCorrupt, OnefoldError, SpaceError, Timeout, TooOld, Unavailable
 from onefold.fold import exactly_once, file_views
 from onefold.fold.api import Fold
 from onefold.fold.boundaries import Boundaries, Boundary, Missed
@@ -411,7 +411,7 @@ class ReplicaSpace(SpaceOverLog):
             )
         raise Timeout(
             f"the operation is in the log of {self._url} at offset {own[0]}, and was not applied here in time{why}: its outcome "
-            "is not known. Ask db.outcome(request_id) later, if it had a request_id"
+            f"is not known. {ASK_LATER}"
         )
 
     def _apply_next(self, target: int, timeout: float) -> int:

@@ -20,7 +20,15 @@ import apsw
 from onefold import config
 from onefold.codec import Op, Record, encode_record
 from onefold.env import Env
-from onefold.errors import AppendUnknown, InvalidArgument, LogCorrupt, OnefoldError, SpaceError, Timeout
+from onefold.errors import (
+    ASK_LATER,
+    AppendUnknown,
+    InvalidArgument,
+    LogCorrupt,
+    OnefoldError,
+    SpaceError,
+    Timeout,
+)
 from onefold.fold import exactly_once, file_views, system
 from onefold.fold.api import Fold
 from onefold.fold.appender import Appender
@@ -308,7 +316,7 @@ class SqliteSpace:
                     raise
                 if not isinstance(error, AppendUnknown):
                     raise AppendUnknown(
-                        f"a commit may have happened, and trying it again failed: {error}"
+                        f"a commit may have happened, and trying it again failed: {error}. {ASK_LATER}"
                     ) from error
                 left_s = deadline - self._env.boot_s()
                 if left_s <= 0:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import apsw
 
-from onefold.errors import AppendUnknown, LogCorrupt, OnefoldError, SpaceError, Timeout, TooLarge, Unavailable
+from onefold.errors import (
+    ASK_LATER,
+    AppendUnknown,
+    LogCorrupt,
+    OnefoldError,
+    SpaceError,
+    Timeout,
+    TooLarge,
+    Unavailable,
+)
 
 BUSY_MS = 5000
 """How long SQLite waits for a lock of its own. Never needed between writers; covers recovery by an opener and a checkpoint that
@@ -28,7 +37,9 @@ def translate(error: Exception, path: Path, *, committing: bool = False) -> Onef
             f"{path} is damaged: the checksum of a page does not match. Restore it from a snapshot or a backup"
         )
     if isinstance(error, apsw.IOError) and committing:
-        return AppendUnknown(f"committing to {path} failed ({error}): the record may surface after a restart")
+        return AppendUnknown(
+            f"committing to {path} failed ({error}): the record may surface after a restart. {ASK_LATER}"
+        )
     if isinstance(error, apsw.IOError):
         return Unavailable(f"the disk failed under {path}: {error}")
     if isinstance(error, apsw.NotADBError):

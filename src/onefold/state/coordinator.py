@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from onefold import config
-from onefold.errors import AppendUnknown, OnefoldError, Unavailable
+from onefold.errors import ASK_LATER, AppendUnknown, OnefoldError, Unavailable
 from onefold.state import moments, recovery, shard_fold
 from onefold.state.client import StateClient, rejection
 from onefold.state.ops import (
@@ -176,7 +176,8 @@ class Coordinator:
     def _ask(self, error: OnefoldError) -> Outcome:
         """The outcome of the Decide is unknown: an abort after it brings out what was decided, since the first wins."""
         unknown = AppendUnknown(
-            f"shard {self._home} gave no answer to the decision of the transaction {self._id}; it may be committed: {error}"
+            f"shard {self._home} gave no answer to the decision of the transaction {self._id}; it may be committed: {error}. "
+            f"{ASK_LATER}"
         )
         try:
             # Mostly the time was up when the answer did not come.

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from onefold import config
-from onefold.errors import Conflict, InvalidArgument, OnefoldError, TransactionError
+from onefold.errors import ASK_LATER, Conflict, InvalidArgument, OnefoldError, TransactionError
 from onefold.state import guard
 from onefold.state.client import rejection
 from onefold.state.items import Version
@@ -247,8 +247,9 @@ class Transaction:
             ) from error
         except OnefoldError as error:
             if self._request_id is not None and not error.definite:
+                what = str(error).removesuffix(f". {ASK_LATER}")
                 error.args = (
-                    f"{error}. db.outcome({self._request_id!r}) tells what became of it, and running it again under this "
+                    f"{what}. db.outcome({self._request_id!r}) tells what became of it, and running it again under this "
                     "request_id cannot make it happen twice",
                 )
             raise
