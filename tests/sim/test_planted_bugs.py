@@ -17,11 +17,11 @@ from onefold.testing.sim.bugs import BUGS
 from onefold.testing.sim.faults import Faults
 from onefold.testing.sim.workloads import run_workload
 
-SEEDS = int(os.environ.get("ONEFOLD_PLANTED_SEEDS", "40"))
+SEEDS = int(os.environ.get("ONEFOLD_PLANTED_SEEDS", "100"))
 SEARCH = "ONEFOLD_PLANTED_SEEDS" in os.environ
 STALE = Faults(lost_answer=0.15, hold_back=10.0, lasts_s=2.0, partition=0.0, crash=0.0)
 CAUGHT_BY = [
-    ("shared_stale_barrier", "register", "all", 14),
+    ("shared_stale_barrier", "register", "all", 50),
     ("no_barrier", "register", "all", 2),
     ("no_dedupe", "counter", "all", 5),
     ("ignored_token", "session", "all", 4),
