@@ -35,7 +35,8 @@ class HalfWay:
 
         self.db = of.connect(folder / "space")
         job = self.db.read_text(f"{source}/*.txt").map(parse).group_by("value").agg(made=made).into("t")
-        self.run = job.start(workers=2, seed=3)
+        # The one that waits may get a backup, which waits too.
+        self.run = job.start(workers=3, seed=3)
         self.table = self.db.table("t")
 
     def reach(self, done: int) -> None:

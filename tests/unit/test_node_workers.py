@@ -117,17 +117,18 @@ def test_runs_of_a_node_share_its_slots(tmp_path: Path, db: of.Database, lines: 
 def test_draining_finishes_what_is_in_hand_and_others_go_on(
     tmp_path: Path, db: of.Database, lines: str
 ) -> None:
-    gate = tmp_path / "gate"
+    gate, begun = tmp_path / "gate", tmp_path / "begun"
 
     def slow(record: dict[str, Any]) -> dict[str, Any]:
+        begun.touch()
         while not gate.exists():
             time.sleep(0.01)
         return {"line": record["line"]}
 
     with machine(tmp_path, "n1", slots=1) as one, machine(tmp_path, "n2", slots=1, start=False) as two:
         run = counting(db, lines, slow).start(workers=0)
-        until(lambda: one.workers.busy == 1)
-        until(lambda: bool(workers_of(db, run)))  # busy is what looks for a task, too
+        until(begun.exists)  # what was claimed and not begun is given back
+        assert one.workers.busy == 1 and workers_of(db, run)
         done: list[bool] = []
         draining = threading.Thread(target=lambda: done.append(one.workers.drain(PATIENCE_S)))
         draining.start()
