@@ -27,6 +27,7 @@ from onefold.compute.failures import (
     letter_of,
     safe_repr,
 )
+from onefold.compute.found_types import Found
 from onefold.compute.pipeline import Pipeline, apply_lazy, raise_letter
 from onefold.compute.plan import PythonNode
 from onefold.compute.python_steps import MAP_BATCH_ROWS, Values, records_of
@@ -43,6 +44,7 @@ from onefold.compute.stages import (
     Unit,
 )
 from onefold.compute.tasks import TaskError, TaskSpec, has_python
+from onefold.compute.type_sensitive import LEAF, needs_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -262,21 +264,22 @@ class _Run:
     def chunked(self) -> outputs.Stored:
         """Run the steps on one chunk of rows after another."""
         output = self.spec.stage.output
+        found = Found(self.spec.input.branch, needs_of(self.branch, output))
         pipeline = Pipeline(
-            self.branch.steps, self.small, output.map if isinstance(output, MapOutput) else None
+            self.branch.steps, self.small, output.map if isinstance(output, MapOutput) else None, found
         )
         first_row = self.rows[0] << _RANGE_ORDER_SHIFT if self.rows is not None else 0
         typed = has_python(self.spec.stage)
         collector = outputs.collector(output, self.blobs, self.spec.input.partition, first_row, typed)
         if isinstance(self.branch.leaf, ReduceLeaf):
-            self._reduced(pipeline, collector)
+            self._reduced(pipeline, collector, found)
         else:
             for chunk in self.chunks(pipeline.batch_rows):
                 self._work(chunk, pipeline, collector)
                 self._read(chunk.frame.height)
         if not self.rows_in:
             self._nothing(pipeline, collector)
-        return collector.finish()
+        return collector.finish(found.names())
 
     def _read(self, rows: int) -> None:
         self.rows_in += rows
@@ -366,12 +369,16 @@ class _Run:
             leaf, self.spec.input.partition or 0, self.spec.inputs[leaf.stage], self.blobs, self.rows
         )
 
-    def _reduced(self, pipeline: Pipeline, collector: outputs.Collector) -> None:
+    def _reduced(self, pipeline: Pipeline, collector: outputs.Collector, found: Found) -> None:
         on_letter = self.on_letter if self.careful else raise_letter
-        for first, keys, frame in self.reducer().run(on_letter, self.mark or _ignore):
+        reducer = self.reducer()
+        for first, keys, frame in reducer.run(on_letter, self.mark or _ignore):
             if frame is not None:
+                found.take(LEAF, frame)
+                found.through()
                 self._work(Chunk(frame, first), pipeline, collector)
             self._read(keys)
+        found.keys(reducer.columns)
 
     def chunks(self, batch_rows: int = 0) -> Iterator[Chunk]:
         """The task's input rows in order, in pieces that depend on the input alone."""

@@ -83,8 +83,8 @@ class Columns:
     """What numbers keys hold, by their place in the key: of one place, floats and whole numbers become floats in a column."""
 
     def __init__(self) -> None:
-        self._floats: set[tuple[int, ...]] = set()
-        self._whole: dict[tuple[int, ...], int] = {}
+        self.floats: set[tuple[int, ...]] = set()
+        self.whole: dict[tuple[int, ...], int] = {}
         """A whole number that no float holds."""
 
     def add(self, key: Any, place: tuple[int, ...] = ()) -> None:
@@ -94,16 +94,21 @@ class Columns:
                 self.add(part, (*place, number))
             return
         if isinstance(key, float):
-            self._floats.add(place)
+            self.floats.add(place)
         elif isinstance(key, int) and abs(key) > _WHOLE_FLOATS_MAX and not _is_float(key):
-            self._whole[place] = key
+            self.whole[place] = key
         else:
             return
-        if place in self._floats and place in self._whole:
-            raise InvalidValue(
-                f"the key {self._whole[place]} of map_reduce is a whole number that no float holds, and other keys are floats: "
-                f"in one column with them it would become another number; give only whole numbers, or text"
-            )
+        if place in self.floats and place in self.whole:
+            raise no_float_holds(self.whole[place])
+
+
+def no_float_holds(number: object) -> InvalidValue:
+    """The error for a key that would become another number."""
+    return InvalidValue(
+        f"the key {number} of map_reduce is a whole number that no float holds, and other keys are floats: "
+        f"in one column with them it would become another number; give only whole numbers, or text"
+    )
 
 
 def _is_float(number: int) -> bool:

@@ -52,8 +52,8 @@ class Collector(Protocol):
     def add(self, rows: pl.DataFrame | Values, unit: Unit | None) -> None:
         """Rows that come next, of this unit."""
 
-    def finish(self) -> Stored:
-        """Store the output."""
+    def finish(self, notes: Sequence[str] = ()) -> Stored:
+        """Store the output, with the notes of the task (see ``compute.found_types``)."""
 
 
 class RowsCollector:
@@ -70,17 +70,17 @@ class RowsCollector:
         if frame.height or not self._frames:
             self._frames.append(frame)
 
-    def finish(self) -> Stored:
+    def finish(self, notes: Sequence[str] = ()) -> Stored:
         """Store all rows."""
         frame = frames.concat(self._frames)
         self._frames = []
         if isinstance(self._output, RowsOutput):
-            return store_frame(frame, self._blobs)
+            return store_frame(frame, self._blobs, notes)
         if not frame.width:
             return None, None, 0
         return (
             None,
-            shuffle.write_frame(frame, self._output.keys, self._output.partitions, self._blobs),
+            shuffle.write_frame(frame, self._output.keys, self._output.partitions, self._blobs, notes),
             frame.height,
         )
 
@@ -122,12 +122,12 @@ class PartialCollector:
         if self._pending_rows > max(PENDING_ROWS_MAX, groups) or self._pending_bytes > PENDING_BYTES_MAX:
             self._aggregate()
 
-    def finish(self) -> Stored:
+    def finish(self, notes: Sequence[str] = ()) -> Stored:
         """Store the partial."""
         self._aggregate()
         if self._partial is None:
             return None, None, 0
-        return store_frame(self._partial, self._blobs)
+        return store_frame(self._partial, self._blobs, notes)
 
     def _aggregate(self) -> None:
         from onefold.compute import aggregates
@@ -158,13 +158,13 @@ class PartialCollector:
         return frame.with_columns(order_struct(unit, self._partition, row))
 
 
-def store_frame(frame: pl.DataFrame, blobs: BlobStore) -> Stored:
+def store_frame(frame: pl.DataFrame, blobs: BlobStore, notes: Sequence[str] = ()) -> Stored:
     """A small frame inline, a larger one as a blob."""
     from onefold.compute import aggregates
 
     if not frame.width:
         return None, None, 0
-    return (*store_bytes(aggregates.encode(frame), blobs), frame.height)
+    return (*store_bytes(aggregates.encode(frame, notes), blobs), frame.height)
 
 
 def store_bytes(data: bytes, blobs: BlobStore) -> tuple[bytes | None, str | None]:
@@ -194,6 +194,19 @@ def row_types(result: Result, output: Output, blobs: BlobStore) -> dict[str, Any
     return aggregates.row_types(schema) if isinstance(output, PartialOutput) else dict(schema)
 
 
+def notes(result: Result, output: Output, blobs: BlobStore) -> list[str]:
+    """What the task of a result noted (see ``compute.found_types``). Raises BlobMissing."""
+    from onefold.compute import aggregates
+
+    if isinstance(output, PartialOutput | RowsOutput):
+        stored = blobs.open_path(result.blob) if result.blob is not None else result.inline
+        return aggregates.read_notes(stored) if stored is not None else []
+    if result.blob is None or not isinstance(output, ShuffleOutput | MapOutput):
+        return []
+    with shuffle.open_file(blobs, result.blob) as file:
+        return list(file.notes)
+
+
 def collector(
     output: Output, blobs: BlobStore, partition: int | None, first_row: int, typed: bool = False
 ) -> Collector:
@@ -218,6 +231,7 @@ def merge_parts(output: Output, parts: Sequence[Result], blobs: BlobStore) -> St
         return None, None, 0
     if len(held) == 1:
         return held[0].inline, held[0].blob, rows
+    noted = sorted({note for part in held for note in notes(part, output, blobs)})
     match output:
         case PartialOutput():
             merger = PartialCollector(output, blobs, None, 0)
@@ -225,14 +239,15 @@ def merge_parts(output: Output, parts: Sequence[Result], blobs: BlobStore) -> St
                 frame = load_frame(part, blobs)
                 if frame is not None:
                     merger.merge(frame)
-            return merger.finish()
+            return merger.finish(noted)
         case RowsOutput():
             loaded = [load_frame(part, blobs) for part in held]
-            return store_frame(frames.concat(frame for frame in loaded if frame is not None), blobs)
+            return store_frame(frames.concat(frame for frame in loaded if frame is not None), blobs, noted)
         case ShuffleOutput():
-            return None, shuffle.concat_files([part.blob for part in held if part.blob], blobs), rows
+            return None, shuffle.concat_files([part.blob for part in held if part.blob], blobs, noted), rows
         case MapOutput():
             from onefold.compute.reduce import merge_runs
 
-            return None, merge_runs([part.blob for part in held if part.blob], output.partitions, blobs), rows
+            names = [part.blob for part in held if part.blob]
+            return None, merge_runs(names, output.partitions, blobs, noted), rows
     raise InvalidPlan("this output is not made of parts")

@@ -17,6 +17,7 @@ import msgspec
 
 from onefold.compute import joins
 from onefold.compute.failures import LocatedError, RecordError, cause_of, letter_of, safe_repr
+from onefold.compute.found_types import Found
 from onefold.compute.plan import Explode, Filter, FlatMap, Map, MapBatches, Select, WithColumns
 from onefold.compute.python_steps import BatchStep, PairStep, RecordStep, Values, records_of
 from onefold.compute.stages import BroadcastJoin, DeadLetter, Step
@@ -64,15 +65,22 @@ class Pipeline:
     """The steps of one branch for one task."""
 
     def __init__(
-        self, steps: Sequence[Step], small: SmallFrames, pairs: Callable[..., Any] | None = None
+        self,
+        steps: Sequence[Step],
+        small: SmallFrames,
+        pairs: Callable[..., Any] | None = None,
+        found: Found | None = None,
     ) -> None:
         """``pairs``: the map function of a map stage, which comes after all steps and gives (key, value)
-        pairs.
+        pairs. ``found`` notes the types of what functions give.
         """
         self._small = small
+        self._found = found if found is not None else Found(0, {})
+        self._numbers: list[int] = []
         self._gives_pairs = pairs is not None
         self._parts: list[list[ExprStep] | RecordStep | BatchStep] = []
-        for step in steps:
+        for number, step in enumerate(steps):
+            before = len(self._parts)
             match step:
                 case Map() | FlatMap():
                     self._parts.append(RecordStep(step))
@@ -82,8 +90,11 @@ class Pipeline:
                     self._parts[-1].append(step)
                 case _:
                     self._parts.append([step])
+            if len(self._parts) > before:
+                self._numbers.append(number)
         if pairs is not None:
             self._parts.append(PairStep(pairs))
+            self._numbers.append(len(steps))
 
     @property
     def batch_rows(self) -> int:
@@ -94,8 +105,9 @@ class Pipeline:
         """A chunk's rows after all steps; None when there are none and their columns are unknown."""
         rows: pl.DataFrame | Values | None = frame
         bare = False
+        self._found.again()
         aligned = True  # row i is still made of the chunk's row i
-        for part in self._parts:
+        for index, part in enumerate(self._parts):
             assert rows is not None
             if isinstance(part, RecordStep):
                 try:
@@ -117,8 +129,14 @@ class Pipeline:
                 bare = False
                 aligned = aligned and all(isinstance(step, Select | WithColumns) for step in part)
             if rows is None:
-                return None
+                break
+            rows = self._noted(index, rows)
+        self._found.through()
         return rows
+
+    def _noted(self, index: int, rows: pl.DataFrame | Values) -> pl.DataFrame | Values:
+        follows = self._parts[index + 1] if index + 1 < len(self._parts) else None
+        return self._found.take(self._numbers[index], rows, stays_bare=isinstance(follows, RecordStep))
 
     def run_tracked(
         self,
@@ -186,7 +204,8 @@ class Pipeline:
         mark(first, first + frame.height)
         tracked = Tracked(frame, list(range(first, first + frame.height)))
         bare = False
-        for part in self._parts:
+        self._found.again()
+        for index, part in enumerate(self._parts):
             origins = tracked.origins
             if isinstance(part, RecordStep):
                 records = _records(tracked.rows, bare)
@@ -208,7 +227,9 @@ class Pipeline:
                 )
                 rows = part.gather(given)
                 if rows is None:
+                    self._found.through()
                     return None
+                rows = self._noted(index, rows)
                 tracked = Tracked(rows, [origins[position] for position in positions])
                 bare = part.gives_bare
                 continue
@@ -217,7 +238,7 @@ class Pipeline:
                 batch = part.call(_frame(tracked.rows))
                 # Which rows of a batch came from which is the function's secret; one record at a time it is
                 # known.
-                tracked = Tracked(batch, [first] * batch.height)
+                tracked = Tracked(self._noted(index, batch), [first] * batch.height)
             else:
                 mark(first, first + frame.height)
                 for step in part:
@@ -225,6 +246,7 @@ class Pipeline:
             bare = False
         if isinstance(tracked.rows, Values) and not self._gives_pairs:
             tracked.rows = tracked.rows.to_frame()
+        self._found.through()
         return tracked
 
     def _tracked_expr(self, step: ExprStep, rows: pl.DataFrame, origins: list[int]) -> Tracked:

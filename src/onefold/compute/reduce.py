@@ -86,15 +86,17 @@ class PairCollector:
             if self._held > PAIRS_HELD_MAX // 2:
                 self._spill()
 
-    def finish(self) -> Stored:
+    def finish(self, notes: Sequence[str] = ()) -> Stored:
         """Write one sorted file of everything."""
         self._combine()
+        noted = not notes
         if self._groups or not self._runs:
-            self._spill()
+            self._spill(notes)
+            noted = True
         scratch = self._blobs.scratch
-        if len(self._runs) == 1:
+        if len(self._runs) == 1 and noted:
             return None, self._blobs.share(self._runs[0]), self._pairs
-        blob = merge_runs(self._runs, self._output.partitions, scratch)
+        blob = merge_runs(self._runs, self._output.partitions, scratch, notes)
         for run in self._runs:
             if run != blob:
                 scratch.delete(run)
@@ -109,10 +111,10 @@ class PairCollector:
                 self._groups[encoded] = (key, [_plain(combine(key, iter(values)))])
         self._held = self._held_after_combining = sum(len(values) for _, values in self._groups.values())
 
-    def _spill(self) -> None:
+    def _spill(self, notes: Sequence[str] = ()) -> None:
         partitions = self._output.partitions
         keys = sorted((partition_of(encoded, partitions), encoded) for encoded in self._groups)
-        writer = _RunWriter(self._blobs.scratch, partitions)
+        writer = _RunWriter(self._blobs.scratch, partitions, notes)
         try:
             for partition, encoded in keys:
                 key, values = self._groups[encoded]
@@ -139,11 +141,12 @@ def _batched(values: list[Any]) -> Iterator[list[Any]]:
 class _RunWriter:
     """Writes rows, given by (partition, key), as blocks of bounded size."""
 
-    def __init__(self, blobs: BlobStore, partitions: int) -> None:
+    def __init__(self, blobs: BlobStore, partitions: int, notes: Sequence[str] = ()) -> None:
         import polars as pl
 
         self._schema = {"key": pl.Binary, "original": pl.Binary, "values": pl.Binary}
         self._writer = ShuffleWriter(blobs, partitions)
+        self._writer.notes = notes
         self._writer.columns(pl.DataFrame(schema=self._schema))
         self._rows: list[Row] = []
         self._bytes = 0
@@ -171,9 +174,9 @@ class _RunWriter:
         self._rows, self._bytes = [], 0
 
 
-def merge_runs(names: Sequence[str], partitions: int, blobs: BlobStore) -> str:
+def merge_runs(names: Sequence[str], partitions: int, blobs: BlobStore, notes: Sequence[str] = ()) -> str:
     """One sorted file out of several; rows of equal keys in the order of the files. The files stay."""
-    writer = _RunWriter(blobs, partitions)
+    writer = _RunWriter(blobs, partitions, notes)
     try:
         for partition in range(partitions):
             for row in _merged(names, partition, blobs):
@@ -226,6 +229,8 @@ class Reducer:
         self._blobs = blobs
         self._range = rows
         self._made: list[str] = []
+        self.columns = Columns()
+        """What numbers the keys hold that were read last."""
 
     def count(self) -> int:
         """How many keys the partition has."""
@@ -269,7 +274,7 @@ class Reducer:
 
     def _groups(self) -> Iterator[tuple[int, Any, Iterator[Any]]]:
         lo, hi = self._range if self._range is not None else (0, None)
-        columns = Columns()
+        columns = self.columns = Columns()
         try:
             merged = _merged(self._fewer_runs(), self._partition, self._blobs)
             for number, (_, rows) in enumerate(itertools.groupby(merged, key=_row_key)):

@@ -2,6 +2,8 @@
 
 Where functions make the rows, their types are found from values, task by task. A table whose tasks do not fit together
 could never be read, so the task that does not fit fails, and the run with it: as it would if all rows were in one task.
+The same holds for the notes of tasks on types that their own later steps depend on (``compute.found_types``): tasks that differ
+in them would give another result than one task with all rows. Notes are announced as columns of nulls.
 
 Two processes may finish tasks at the same time, each before the other's result is on the log. So types are announced before
 they are compared, once for all tasks that give the same, and results are recorded after that: of two announcements one comes
@@ -18,12 +20,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from onefold import config
-from onefold.compute import outputs
+from onefold.compute import found_types, outputs
 from onefold.compute.blobs import BlobMissing
 from onefold.compute.common_types import common_schema
 from onefold.compute.jobs import ops, state
 from onefold.compute.results import data_types
+from onefold.compute.stages import PartialOutput, RowsOutput
+from onefold.compute.submission import decode_inputs
 from onefold.compute.tasks import has_python
+from onefold.compute.type_sensitive import is_sensitive
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -44,6 +49,7 @@ class ResultTypes:
         self._lock = threading.Lock()
         self._seen = 0
         self._types: dict[int, dict[str, Any]] = {}
+        self._sensitive = [is_sensitive(stage) for stage in stored.stages]
 
     def check(self, stage: int, result: Result) -> None:
         """Take the types of a task's result in, or raise InvalidValue: then it does not fit to those before it."""
@@ -54,6 +60,20 @@ class ResultTypes:
             self._announce(stage, mine)
             announced = self._follow().get(stage, {})
             self._types[stage] = common_schema([self._types.get(stage, {}), announced, mine])
+            self._compare(stage, self._types[stage])
+
+    def _compare(self, stage: int, types: Mapping[str, Any]) -> None:
+        conflict = found_types.conflict(types)
+        # The chunks of one task may differ: then it is the only one, and there is nothing to be different from.
+        if conflict is not None and self._tasks(stage, conflict[0][0]) > 1:
+            raise found_types.explained(*conflict, self._stored.stages[stage])
+
+    def _tasks(self, stage: int, branch: int) -> int:
+        with self._engine.space.view() as view:
+            run = state.read_run(view, self._run)
+        assert run is not None
+        inputs = decode_inputs(self._engine.blobs.get(run.stages[stage].inputs))
+        return sum(item.branch == branch for item in inputs)
 
     def _announce(self, stage: int, types: Mapping[str, Any]) -> None:
         wanted = announcements(stage, types)
@@ -74,6 +94,10 @@ class ResultTypes:
             self._seen = change.sequence
             if change.result is None or not has_python(self._stored.stages[change.stage]):
                 continue
+            if not isinstance(self._stored.stages[change.stage].output, PartialOutput | RowsOutput) and not (
+                change.reused and self._sensitive[change.stage]
+            ):
+                continue  # a large file, whose task has announced what it says
             try:
                 found = self._of(change.stage, change.result)
             except BlobMissing:  # lost, and made again then
@@ -85,7 +109,13 @@ class ResultTypes:
         return found_types
 
     def _of(self, stage: int, result: Result) -> dict[str, Any]:
-        return outputs.row_types(result, self._stored.stages[stage].output, self._engine.blobs)
+        output = self._stored.stages[stage].output
+        types = outputs.row_types(result, output, self._engine.blobs)
+        if not self._sensitive[stage]:
+            return types
+        import polars as pl
+
+        return types | dict.fromkeys(outputs.notes(result, output, self._engine.blobs), pl.Null())
 
 
 def announcements(stage: int, types: Mapping[str, Any]) -> dict[str, str]:

@@ -42,8 +42,16 @@ class _Footer(msgspec.Struct, frozen=True, array_like=True):
     partitions: tuple[tuple[tuple[int, int, int], ...], ...]
 
 
+class _NotedFooter(msgspec.Struct, frozen=True, array_like=True):
+    """The footer with notes (see ``compute.found_types``). Only files that have some get it, so others keep their bytes."""
+
+    schema: tuple[int, int]
+    partitions: tuple[tuple[tuple[int, int, int], ...], ...]
+    notes: tuple[str, ...] = ()
+
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Footer)
+_decoder = msgspec.msgpack.Decoder(_NotedFooter)
 
 
 # -- which partition -----------------------------------------------------------------------------------------
@@ -137,6 +145,7 @@ class ShuffleWriter:
         self._blocks: list[list[tuple[int, int, int]]] = [[] for _ in range(partitions)]
         self._schema: pl.DataFrame | None = None
         self.rows = 0
+        self.notes: Sequence[str] = ()
 
     def add(self, partition: int, frame: pl.DataFrame) -> None:
         """Append one block to a partition."""
@@ -158,7 +167,10 @@ class ShuffleWriter:
 
         try:
             schema = self._stream(self._schema if self._schema is not None else pl.DataFrame())
-            footer = _encoder.encode(_Footer(schema, tuple(tuple(blocks) for blocks in self._blocks)))
+            blocks = tuple(tuple(blocks) for blocks in self._blocks)
+            footer = _encoder.encode(
+                _NotedFooter(schema, blocks, tuple(self.notes)) if self.notes else _Footer(schema, blocks)
+            )
             self._file.write(footer + len(footer).to_bytes(4, "little") + _MAGIC)
             self._file.close()
             return self._blobs.put_file(self._path)
@@ -179,7 +191,9 @@ class ShuffleWriter:
         return offset, self._file.tell() - offset
 
 
-def write_frame(frame: pl.DataFrame, keys: Sequence[str], partitions: int, blobs: BlobStore) -> str:
+def write_frame(
+    frame: pl.DataFrame, keys: Sequence[str], partitions: int, blobs: BlobStore, notes: Sequence[str] = ()
+) -> str:
     """Store a frame cut by its keys; rows of a partition keep their order. Returns the blob's name."""
     import numpy as np
 
@@ -188,6 +202,7 @@ def write_frame(frame: pl.DataFrame, keys: Sequence[str], partitions: int, blobs
     bounds = np.concatenate(([0], np.cumsum(np.bincount(numbers, minlength=partitions))))
     ordered = frame[order] if frame.height else frame
     writer = ShuffleWriter(blobs, partitions)
+    writer.notes = notes
     try:
         writer.columns(frame)
         for partition in range(partitions):
@@ -230,6 +245,11 @@ class ShuffleFile:
     def columns(self) -> pl.DataFrame:
         """No rows, with the file's columns."""
         return self._frame(*self._footer.schema)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the task that made it noted (see ``compute.found_types``)."""
+        return self._footer.notes
 
     @property
     def partitions(self) -> int:
@@ -283,13 +303,14 @@ def open_file(blobs: BlobStore, name: str) -> ShuffleFile:
         raise BlobMissing(name) from None
 
 
-def concat_files(names: Sequence[str], blobs: BlobStore) -> str:
+def concat_files(names: Sequence[str], blobs: BlobStore, notes: Sequence[str] = ()) -> str:
     """One shuffle file out of several of the same columns: each partition's blocks in the order of the files."""
     files: list[ShuffleFile] = []
     try:
         files.extend(open_file(blobs, name) for name in names)
         common = frames.concat([file.columns() for file in files])
         writer = ShuffleWriter(blobs, files[0].partitions)
+        writer.notes = notes
         try:
             writer.columns(common)
             for partition in range(files[0].partitions):

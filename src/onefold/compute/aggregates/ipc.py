@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -36,8 +37,17 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
     types: dict[str, str]
 
 
-def encode(frame: pl.DataFrame) -> bytes:
-    """The frame as bytes. Equal frames give equal bytes."""
+class _NotedHead(msgspec.Struct, frozen=True, array_like=True):
+    """The head with notes (see ``compute.found_types``). Only frames that have some get it, so others keep their bytes."""
+
+    columns: list[str]
+    copies: dict[str, str]
+    types: dict[str, str]
+    notes: list[str] = []
+
+
+def encode(frame: pl.DataFrame, notes: Sequence[str] = ()) -> bytes:
+    """The frame as bytes, with the notes of the task that made it. Equal frames and notes give equal bytes."""
     columns: dict[str, pl.Series] = {}
     copies: dict[str, str] = {}
     types: dict[str, str] = {}
@@ -55,7 +65,11 @@ def encode(frame: pl.DataFrame) -> bytes:
             columns[series.name] = narrow
         else:
             columns[series.name] = series
-    head = msgspec.msgpack.encode(_Head(frame.columns, copies, types))
+    head = msgspec.msgpack.encode(
+        _NotedHead(frame.columns, copies, types, list(notes))
+        if notes
+        else _Head(frame.columns, copies, types)
+    )
     out = io.BytesIO()
     out.write(_MAGIC + _HEAD_BYTES.pack(len(head)) + head)
     compression = "uncompressed" if frame.height >= UNCOMPRESSED_ROWS_MIN else "zstd"
@@ -102,6 +116,18 @@ def read_schema(data: bytes | Path) -> pl.Schema:
         }
         return pl.Schema({name: types[head.copies.get(name, name)] for name in head.columns})
     except (pl.exceptions.PolarsError, OSError, msgspec.MsgspecError, struct.error, KeyError) as error:
+        raise InvalidValue(f"a partial result cannot be read: {error}") from error
+
+
+def read_notes(data: bytes | Path) -> list[str]:
+    """The notes among ``encode``'s bytes. Raises InvalidValue."""
+    try:
+        with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                raise InvalidValue("a partial result cannot be read: it does not begin as one")
+            (length,) = _HEAD_BYTES.unpack(file.read(_HEAD_BYTES.size))
+            return msgspec.msgpack.decode(file.read(length), type=_NotedHead).notes
+    except (OSError, msgspec.MsgspecError, struct.error) as error:
         raise InvalidValue(f"a partial result cannot be read: {error}") from error
 
 

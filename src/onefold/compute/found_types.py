@@ -1,0 +1,223 @@
+"""Notes of a task on what it found in values: the types that its own later steps depend on, and numbers in keys.
+
+A note stands among the names of a result's columns, in a form that no column can have, since Polars takes it for a pattern.
+It has no values. ``compute.result_types`` compares the notes of all tasks of a stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from onefold.compute.keys import Columns, no_float_holds
+from onefold.compute.python_steps import Values
+from onefold.compute.results import data_types
+from onefold.compute.type_sensitive import EXACT, FLOAT, LEAF, NULLS, Needs
+from onefold.errors import InvalidValue
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from onefold.compute.stages import Stage
+
+Note = tuple[int, int, str, str, Any]
+"""(branch, step, column or place, kind, what). Kind: a mode of ``type_sensitive``, ``shape`` or ``key``."""
+
+_BEGIN: Final = "^found "
+_END: Final = "$"
+_SHAPE, _KEY = "shape", "key"
+_CHARS_MAX: Final = 2_000
+"""Longer types, and lists of columns, are noted by their digest."""
+_WHOLE: Final = frozenset(
+    {"Int8", "Int16", "Int32", "Int64", "Int128", "UInt8", "UInt16", "UInt32", "UInt64", "UInt128"}
+)
+_FLOATS: Final = frozenset({"Float16", "Float32", "Float64"})
+
+
+class Found:
+    """The notes of one task. A chunk's are held until it is through, so that one that is run again counts once."""
+
+    def __init__(self, branch: int, needs: Mapping[int, Needs]) -> None:
+        self._branch = branch
+        self._needs = needs
+        self._notes: set[str] = set()
+        self._held: set[str] = set()
+        self._last: dict[int, object] = {}
+
+    def needs(self, step: int) -> bool:
+        """Whether types of what this step gives matter."""
+        return step in self._needs
+
+    def take(
+        self, step: int, rows: pl.DataFrame | Values, *, stays_bare: bool = False
+    ) -> pl.DataFrame | Values:
+        """Note what a step gave. ``stays_bare``: the function that comes next is handed bare values as they are."""
+        needs = self._needs.get(step)
+        if needs is None:
+            return rows
+        if isinstance(rows, Values):
+            if stays_bare:
+                self._held.add(_written((self._branch, step, "", _SHAPE, "bare values")))
+                return rows
+            rows = rows.to_frame()
+        if not rows.height:
+            return rows
+        schema = rows.schema
+        for column, dtype in schema.items():
+            mode = needs.mode(column)
+            if mode is not None:
+                self._held.add(_written((self._branch, step, column, mode, _type_data(dtype))))
+        if needs.all_columns:
+            self._held.add(_written((self._branch, step, "", _SHAPE, _short(", ".join(schema)))))
+        return rows
+
+    def through(self) -> None:
+        """The chunk is done: its notes count."""
+        self._notes |= self._held
+        self._held = set()
+
+    def again(self) -> None:
+        """The chunk is run in another way: forget what it has noted."""
+        self._held = set()
+
+    def keys(self, columns: Columns) -> None:
+        """Note what numbers the keys of ``map_reduce`` hold."""
+        for place in columns.floats:
+            self._notes.add(_written((self._branch, LEAF, _place(place), _KEY, ["float"])))
+        for place, number in columns.whole.items():
+            self._notes.add(_written((self._branch, LEAF, _place(place), _KEY, ["whole", str(number)])))
+
+    def names(self) -> list[str]:
+        """The notes, in order."""
+        return sorted(self._notes)
+
+
+def read(name: str) -> Note | None:
+    """The note that a name is; None for a column's name."""
+    if not (name.startswith(_BEGIN) and name.endswith(_END)):
+        return None
+    try:
+        branch, step, column, kind, what = json.loads(name[len(_BEGIN) : -len(_END)])
+    except ValueError:
+        return None
+    return branch, step, column, kind, what
+
+
+def conflict(names: Iterable[str]) -> tuple[Note, Note] | None:
+    """Two notes that do not fit together, if there are any."""
+    groups: defaultdict[tuple[int, int, str, str], dict[str, Note]] = defaultdict(dict)
+    for name in sorted(names):
+        note = read(name)
+        if note is not None:
+            groups[note[:4]][name] = note
+    # Types before shapes: a column's type says more.
+    for (_, _, _, kind), notes in sorted(groups.items(), key=lambda item: item[0][3] == _SHAPE):
+        held = list(notes.values())
+        for number, one in enumerate(held):
+            for other in held[number + 1 :]:
+                if not _fit(kind, one[4], other[4]):
+                    return one, other
+    return None
+
+
+def explained(one: Note, other: Note, stage: Stage) -> InvalidValue:
+    """The error for two notes that do not fit together."""
+    branch, step, column, kind, _ = one
+    if kind == _KEY:
+        number = next(what[1] for what in (one[4], other[4]) if what[0] == "whole")
+        return no_float_holds(number)
+    function = _function(stage, branch, step)
+    if kind == _SHAPE:
+        return InvalidValue(
+            f"{function} gives {_shown(one)} in one task and {_shown(other)} in another, and the steps after it see "
+            f"the difference: the result would depend on how the input is split. Give schema= to the function"
+        )
+    return InvalidValue(
+        f"column {column!r}, which {function} gives, is {_shown(one)} in one task and {_shown(other)} in another, and "
+        f"the steps after it depend on its type: the result would depend on how the input is split. "
+        f"Give schema= to the function"
+    )
+
+
+def _function(stage: Stage, branch: int, step: int) -> str:
+    if step == LEAF:
+        leaf = stage.branches[branch].leaf
+        return f"the function {_name(getattr(leaf, 'reduce', None))} of map_reduce's reduce"
+    node = stage.branches[branch].steps[step]
+    kind = {"Map": "map", "FlatMap": "flat_map", "MapBatches": "map_batches"}.get(type(node).__name__, "map")
+    return f"the function {_name(getattr(node, 'fn', None))} of {kind}"
+
+
+def _name(fn: object) -> str:
+    return str(getattr(fn, "__name__", None) or type(fn).__name__)
+
+
+def _shown(note: Note) -> str:
+    *_, kind, what = note
+    if kind == _SHAPE:
+        return what if what == "bare values" else f"the columns {what}"
+    try:
+        return str(data_types.from_data(what))
+    except InvalidValue:
+        return str(what[-1])
+
+
+def _fit(kind: str, one: Any, other: Any) -> bool:
+    """Whether what follows gives the same for both."""
+    if one == other:
+        return True
+    if kind == _KEY:
+        return bool(one[0] == other[0])
+    if kind in (EXACT, _SHAPE):
+        return False
+    if one[0] == "Null" or other[0] == "Null":
+        return True
+    if kind == NULLS:
+        return False
+    if kind == FLOAT:
+        return {one[0], other[0]} <= _WHOLE | _FLOATS
+    return _same_values(one, other)
+
+
+def _same_values(one: Any, other: Any) -> bool:
+    """Whether values of both types are the same in Python."""
+    if one == other or one[0] == "Null" or other[0] == "Null":
+        return True
+    names = {one[0], other[0]}
+    if names <= _WHOLE or names <= _FLOATS:
+        return True
+    if names == {"List"}:
+        return _same_values(one[1], other[1])
+    if names == {"Struct"}:
+        (fields, others) = (one[1], other[1])
+        return [name for name, _ in fields] == [name for name, _ in others] and all(
+            _same_values(left, right) for (_, left), (_, right) in zip(fields, others, strict=True)
+        )
+    return False
+
+
+def _written(note: Note) -> str:
+    return f"{_BEGIN}{json.dumps(note, separators=(',', ':'))}{_END}"
+
+
+def _place(place: tuple[int, ...]) -> str:
+    return ".".join(map(str, place))
+
+
+def _type_data(dtype: Any) -> Any:
+    try:
+        data = data_types.to_data(dtype)
+    except InvalidValue:
+        data = ["other", str(dtype)]
+    text = json.dumps(data)
+    return data if len(text) <= _CHARS_MAX else ["long", _short(text)]
+
+
+def _short(text: str) -> str:
+    if len(text) <= _CHARS_MAX:
+        return text
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return f"{text[:200]}... ({len(text)} characters, {digest})"
