@@ -126,3 +126,22 @@ def test_whole_numbers_of_other_places_stay_exact(tmp_path: Path) -> None:
     keys: list[Any] = [(2**53 + 1, 0.5), (2**53, 0.5), (2**60, 1.5)]
     found = reduced(tmp_path, keys, 1, False)
     assert sorted(tuple(key.values()) for key in found["key"].to_list()) == sorted(keys)
+
+
+@pytest.mark.usefixtures("functions_in_process")
+@pytest.mark.parametrize("splits", [1, 2, 4])
+@pytest.mark.parametrize("combine", [False, True])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [2**53 + 1, 2**53 + 1, float(2**53), float(2**53)],
+        [2**53, 2**53 + 1, 0.5, 2**53 + 1],
+        [("a", 2**60 + 1), ("b", 2**60 + 1), ("c", 0.5), ("d", 1.5)],
+    ],
+    ids=repr,
+)
+def test_floats_and_whole_numbers_of_any_two_reduce_tasks_are_refused(
+    tmp_path: Path, keys: list[Any], splits: int, combine: bool
+) -> None:
+    with pytest.raises((JobFailed, InvalidValue), match=r"is a whole number that no float holds"):
+        reduced(tmp_path, keys, splits, combine)

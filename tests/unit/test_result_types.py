@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,19 @@ import polars as pl
 import pytest
 
 import onefold as of
+from onefold import agg
+from onefold.compute import outputs
+from onefold.compute.blobs import BlobStore
+from onefold.compute.found_types import Found
 from onefold.compute.jobs import ops, state
+from onefold.compute.python_steps import Values
+from onefold.compute.reduce import PairCollector
 from onefold.compute.result_types import ResultTypes, announcements
+from onefold.compute.stages import MapOutput, PartialOutput, Result, RowsOutput, ShuffleOutput
+from onefold.compute.type_sensitive import EXACT, Needs
 from onefold.config import FAILURE_TEXT_CHARS_MAX
+from onefold.errors import JobFailed
+from support.in_process import functions_in_process  # noqa: F401
 
 
 @pytest.fixture
@@ -107,3 +118,206 @@ def test_types_of_many_columns_are_announced_in_parts() -> None:
     types = {f"column {number}": pl.List(pl.Int64()) for number in range(3_000)}
     said = announcements(0, types)
     assert len(said) > 1 and all(len(text) <= FAILURE_TEXT_CHARS_MAX for text in said.values())
+
+
+# -- types that a task's own later steps depend on ---------------------------------------------------------------
+
+Build = Callable[[of.Dataset], Any]
+VALUES: list[Any] = [9, 9, 9.0, 0.5]
+BIG: list[Any] = [9, 2**53 + 1, 9.0, 0.5]
+SENSITIVE: dict[str, tuple[list[Any], Build]] = {
+    "text": (
+        VALUES,
+        lambda rows: rows.with_columns(t=pl.col("k").cast(pl.String)).group_by("t").agg(n=agg.count()),
+    ),
+    "odd": (BIG, lambda rows: rows.with_columns(t=pl.col("k") % 2 == 1).group_by("t").agg(n=agg.count())),
+    "renamed first": (BIG, lambda rows: rows.select(j=pl.col("k")).filter(pl.col("j") % 2 == 1)),
+    "filter": (BIG, lambda rows: rows.filter(pl.col("k") == 2**53).select("k")),
+    "expression as key": (
+        VALUES,
+        lambda rows: rows.group_by(t=pl.col("k").cast(pl.String)).agg(n=agg.count()),
+    ),
+    "aggregate of an expression": (
+        VALUES,
+        lambda rows: rows.group_by().agg(n=agg.max(pl.col("k").cast(pl.String))),
+    ),
+    "function": (VALUES, lambda rows: rows.map(lambda r: {"t": str(r["k"])})),
+    "function after an expression": (
+        VALUES,
+        lambda rows: rows.with_columns(z=pl.lit(1)).map(lambda r: {"t": str(r["k"])}),
+    ),
+    "batches": (
+        VALUES,
+        lambda rows: rows.map_batches(lambda frame: frame.select(pl.col("k").cast(pl.String))),
+    ),
+    "map_reduce": (
+        VALUES,
+        lambda rows: rows.map_reduce(map=lambda r: [(str(r["k"]), 1)], reduce=lambda _k, v: sum(v)),
+    ),
+    "join": (
+        [9, 2**53 + 1, 9.0, 0.5],
+        lambda rows: rows.join(rows.filter(pl.col("k") == 2**53), on="k").select("k"),
+    ),
+    "fold": (
+        VALUES,
+        lambda rows: rows.group_by().agg(
+            n=agg.fold(lambda: "", lambda a, r: a + str(r["k"]), lambda a, b: a + b)
+        ),
+    ),
+    "distinct": ([2**53, 2**53 + 1, 0.5, 0.5], lambda rows: rows.group_by().agg(n=agg.approx_n_unique("k"))),
+    "null filled": (
+        [None, None, 9.0, 0.5],
+        lambda rows: rows.select(t=pl.col("k").fill_null(0).cast(pl.String)),
+    ),
+    "times": (
+        [dt.timedelta(1), None, None, 3],
+        lambda rows: rows.select(t=pl.col("k").cast(pl.Int64)),
+    ),
+}
+"""Given ``k`` of these types in the first half of the lines and in the second, what follows sees the difference."""
+
+
+def split_over(folder: Path, values: list[Any], files: int) -> None:
+    folder.mkdir()
+    size = len(values) // files
+    for number in range(files):
+        lines = range(number * size, (number + 1) * size)
+        (folder / f"{number}.txt").write_text("".join(f"{line}\n" for line in lines))
+
+
+def outcome(db: of.Database, folder: Path, values: list[Any], build: Build) -> list[Any] | str:
+    """The rows, or the message of the error."""
+    rows = db.read_text(str(folder / "*.txt")).map(lambda record: {"k": values[int(record["line"])]})
+    try:
+        run = build(rows).into("t").run(progress=False, workers=1, target_splits=8)
+        return sorted(run.result().to_polars().rows(), key=repr)
+    except (JobFailed, of.InvalidValue) as error:
+        return str(error)
+
+
+@pytest.mark.usefixtures("functions_in_process")
+@pytest.mark.parametrize("case", SENSITIVE)
+def test_steps_that_see_types_give_one_result_or_an_error(tmp_path: Path, case: str) -> None:
+    values, build = SENSITIVE[case]
+    for files in (1, 2, 4):
+        split_over(tmp_path / str(files), values, files)
+        with of.connect("memory://") as db:
+            found = outcome(db, tmp_path / str(files), values, build)
+        if files == 1:
+            one = found
+        elif isinstance(found, str):
+            if not isinstance(one, str):
+                assert "column 'k', which the function" in found and "schema=" in found
+        else:
+            assert found == one
+
+
+PLAIN: dict[str, tuple[list[Any], Build]] = {
+    "grouped by": (
+        VALUES,
+        lambda rows: rows.group_by("k").agg(n=agg.count(), s=agg.sum("k"), m=agg.max("k")),
+    ),
+    "kept": (VALUES, lambda rows: rows.select("k")),
+    "renamed": (VALUES, lambda rows: rows.select(j=pl.col("k")).group_by("j").agg(n=agg.count())),
+    "as floats": (
+        VALUES,
+        lambda rows: rows.select(k=pl.col("k").cast(pl.Float64)).map(lambda r: str(r["k"])),
+    ),
+    "another column": (
+        VALUES,
+        lambda rows: rows.with_columns(z=pl.lit(2) + 1).group_by("z").agg(n=agg.count()),
+    ),
+    "nulls": ([None, None, 2, 3], lambda rows: rows.filter(pl.col("k") > 2).select("k")),
+    "nulls to a function": ([None, None, 2, 3], lambda rows: rows.map(lambda r: {"t": str(r["k"])})),
+    "wide numbers to a function": ([1, 2, 2**63, 3], lambda rows: rows.map(lambda r: {"t": str(r["k"])})),
+}
+
+
+@pytest.mark.usefixtures("functions_in_process")
+@pytest.mark.parametrize("case", PLAIN)
+def test_steps_that_do_not_see_types_are_not_refused(tmp_path: Path, case: str) -> None:
+    values, build = PLAIN[case]
+    found = []
+    for files in (1, 2, 4):
+        split_over(tmp_path / str(files), values, files)
+        with of.connect("memory://") as db:
+            found.append(outcome(db, tmp_path / str(files), values, build))
+    assert isinstance(found[0], list) and found == [found[0]] * 3
+
+
+@pytest.mark.usefixtures("functions_in_process")
+@pytest.mark.parametrize("kept", [[0, 1], [2, 3]])
+def test_results_of_earlier_runs_are_compared(tmp_path: Path, kept: list[int]) -> None:
+    values, build = SENSITIVE["text"]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with of.connect("memory://") as db:
+        (folder / "0.txt").write_text("".join(f"{line}\n" for line in kept))
+        assert isinstance(outcome(db, folder, values, build), list)
+        (folder / "1.txt").write_text("".join(f"{line}\n" for line in range(4) if line not in kept))
+        assert "column 'k', which the function" in str(outcome(db, folder, values, build))
+
+
+@pytest.mark.usefixtures("functions_in_process")
+def test_records_with_other_columns_in_another_task(tmp_path: Path) -> None:
+    given: list[dict[str, Any]] = [{"a": 1}, {"a": 1}, {"a": 1, "b": 2}, {"a": 1}]
+    found = []
+    for files in (1, 2):
+        split_over(tmp_path / str(files), given, files)
+        with of.connect("memory://") as db:
+            rows = db.read_text(str(tmp_path / str(files) / "*.txt")).map(lambda r: given[int(r["line"])])
+            named = rows.filter(pl.col("a") > 0).select("a").into("named")
+            assert named.run(progress=False, workers=1).result().to_polars().height == 4
+            run = rows.map(lambda r: {"n": len(r)}).into("t").start(workers=1)
+            run.wait(timeout=60)
+            found.append(run)
+            if files == 1:
+                assert run.result().to_polars()["n"].to_list() == [2, 2, 2, 2]
+            else:
+                assert run.state == "failed"
+                assert "gives the columns a" in str(run.errors()[0].message)
+
+
+@pytest.mark.usefixtures("functions_in_process")
+def test_types_of_steps_of_two_programs_at_once(
+    db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = db.read_text(str(tmp_path / "*.txt")).map(lambda r: {"k": 9 if r["line"] == "a" else 9.0})
+    run = rows.select(t=pl.col("k").cast(pl.String)).into("t").start(workers=0, target_splits=2)
+    hold = Hold(monkeypatch, 2)
+    with of.connect(tmp_path / "space") as other:
+        programs = [run, other.open_run(run.id)]
+        for program in programs:
+            program.resume(workers=1)
+        for program in programs:
+            program.wait(timeout=60)
+    assert len(set(hold.met)) == 2
+    assert run.state == "failed"
+    assert "column 'k', which the function <lambda> of map gives, is " in str(run.errors()[0].message)
+
+
+def test_notes_travel_with_every_kind_of_output(tmp_path: Path) -> None:
+    blobs = BlobStore(tmp_path / "blobs")
+    frame = pl.DataFrame({"k": [1, 2]})
+    found = Found(0, {0: Needs({"k": EXACT})})
+    found.take(0, frame)
+    found.through()
+    for output in (RowsOutput(), ShuffleOutput(("k",), 2), PartialOutput((pl.col("k"),), ())):
+        for names in ([], found.names()):
+            held = outputs.collector(output, blobs, None, 0)
+            held.add(frame, None)
+            inline, blob, count = held.finish(names)
+            part = Result(inline=inline, blob=blob, rows_out=count)
+            assert outputs.notes(part, output, blobs) == names
+            inline, blob, count = outputs.merge_parts(output, [part, part], blobs)
+            assert outputs.notes(Result(inline=inline, blob=blob), output, blobs) == names
+    mapped = MapOutput(lambda _r: [], None, 2)
+    for spills in (0, 1, 2):
+        pairs = PairCollector(mapped, blobs)
+        for number in range(spills):
+            pairs.add(Values([(number, 1)]), None)
+            pairs._spill()
+        if spills != 1:
+            pairs.add(Values([("last", 1)]), None)
+        _, blob, _ = pairs.finish(found.names())
+        assert outputs.notes(Result(blob=blob), mapped, blobs) == found.names()

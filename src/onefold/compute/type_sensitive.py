@@ -37,7 +37,7 @@ _BY_VALUE: Final = frozenset({"fold", "approx_n_unique"})
 _RIGHT: Final = "_right"
 """What a join appends to a name that both sides have."""
 _NULL_FUNCTIONS: Final = frozenset(
-    [
+    {
         "Abs",
         "Ceil",
         "Exp",
@@ -50,10 +50,8 @@ _NULL_FUNCTIONS: Final = frozenset(
         "Sign",
         "Trigonometry",
         "Pow",
-        "TemporalExpr",
-        "StringExpr",
-        "Boolean",
-    ]
+    }
+    | {"TemporalExpr", "StringExpr", "Boolean"}
 )
 """Functions and families that give null for null, whatever its type, but for those that look at several columns:"""
 _OF_SEVERAL: Final = frozenset({"ConcatHorizontal", "Format", "AllHorizontal", "AnyHorizontal"})
@@ -156,7 +154,9 @@ class _Walk:
             if not expr.meta.has_multiple_outputs():
                 name = expr.meta.output_name(raise_if_undetermined=False)
             if isinstance(name, str):
-                made[name] = frozenset().union(*map(self._behind, expr.meta.root_names()))
+                fixed = _is_cast(tree(expr))  # of one type in every task
+                behind = [] if fixed else [self._behind(root) for root in expr.meta.root_names()]
+                made[name] = frozenset[str]().union(*behind)
             else:
                 closed = False
         self._made = made if closed else {**self._made, **made}
@@ -199,6 +199,15 @@ def _mode(node: Any) -> str | None:
         case {"Cast": {"expr": {"Column": _}, "dtype": {"Literal": "Float64"}}}:
             return FLOAT
     return NULLS if _null_gives_null(node) else EXACT
+
+
+def _is_cast(node: Any) -> bool:
+    match node:
+        case {"Alias": [inner, _]}:
+            return _is_cast(inner)
+        case {"Cast": _}:
+            return True
+    return False
 
 
 def _null_gives_null(node: Any) -> bool:
