@@ -217,6 +217,7 @@ PLAIN: dict[str, tuple[list[Any], Build]] = {
         VALUES,
         lambda rows: rows.group_by("k").agg(n=agg.count(), s=agg.sum("k"), m=agg.max("k")),
     ),
+    "distinct": (VALUES, lambda rows: rows.group_by().agg(n=agg.approx_n_unique("k"))),
     "kept": (VALUES, lambda rows: rows.select("k")),
     "renamed": (VALUES, lambda rows: rows.select(j=pl.col("k")).group_by("j").agg(n=agg.count())),
     "as floats": (

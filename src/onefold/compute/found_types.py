@@ -12,10 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from onefold.compute.keys import Columns, no_float_holds
+from onefold.compute.keys import WHOLE_FLOATS_MAX, Columns, is_float, no_float_holds
 from onefold.compute.python_steps import Values
 from onefold.compute.results import data_types
-from onefold.compute.type_sensitive import EXACT, FLOAT, LEAF, NULLS, Needs
+from onefold.compute.type_sensitive import EXACT, FLOAT, LEAF, NULLS, NUMBER, Needs
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ Note = tuple[int, int, str, str, Any]
 _BEGIN: Final = "^found "
 _END: Final = "$"
 _SHAPE, _KEY = "shape", "key"
+_NOT_HELD: Final = "not held"
+"""Instead of a type: whole numbers, some of which no float holds."""
 _CHARS_MAX: Final = 2_000
 """Longer types, and lists of columns, are noted by their digest."""
 _WHOLE: Final = frozenset(
@@ -69,7 +71,8 @@ class Found:
         for column, dtype in schema.items():
             mode = needs.mode(column)
             if mode is not None:
-                self._held.add(_written((self._branch, step, column, mode, _type_data(dtype))))
+                what = _numbers(rows[column]) if mode == NUMBER else _type_data(dtype)
+                self._held.add(_written((self._branch, step, column, mode, what)))
         if needs.all_columns:
             self._held.add(_written((self._branch, step, "", _SHAPE, _short(", ".join(schema)))))
         return rows
@@ -159,6 +162,8 @@ def _shown(note: Note) -> str:
     *_, kind, what = note
     if kind == _SHAPE:
         return what if what == "bare values" else f"the columns {what}"
+    if what[0] == _NOT_HELD:
+        return f"of whole numbers that no float holds ({what[1]})"
     try:
         return str(data_types.from_data(what))
     except InvalidValue:
@@ -177,6 +182,8 @@ def _fit(kind: str, one: Any, other: Any) -> bool:
         return True
     if kind == NULLS:
         return False
+    if kind == NUMBER:
+        return not (_NOT_HELD in (one[0], other[0]) and {one[0], other[0]} & _FLOATS)
     if kind == FLOAT:
         return {one[0], other[0]} <= _WHOLE | _FLOATS
     return _same_values(one, other)
@@ -205,6 +212,20 @@ def _written(note: Note) -> str:
 
 def _place(place: tuple[int, ...]) -> str:
     return ".".join(map(str, place))
+
+
+def _numbers(series: pl.Series) -> Any:
+    """The column's type, but of whole numbers only whether there are some that no float holds."""
+    if not series.dtype.is_integer():
+        return _type_data(series.dtype)
+    low, high = series.min(), series.max()
+    assert isinstance(low, int | None)
+    assert isinstance(high, int | None)
+    if max(-(low or 0), high or 0) > WHOLE_FLOATS_MAX:
+        wide = [number for number in series.drop_nulls().unique().to_list() if not is_float(number)]
+        if wide:
+            return [_NOT_HELD, str(min(wide))]
+    return ["Null"]
 
 
 def _type_data(dtype: Any) -> Any:

@@ -22,7 +22,8 @@ from onefold.errors import InvalidKey, InvalidValue
 
 VERSION: Final = 2
 """Of the bytes: part of the names of the tasks that write them. 1 had Python's equality."""
-_WHOLE_FLOATS_MAX: Final = 2**53
+WHOLE_FLOATS_MAX: Final = 2**53
+"""All whole numbers up to it are floats."""
 _pack = msgspec.msgpack.Encoder().encode
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -95,7 +96,7 @@ class Columns:
             return
         if isinstance(key, float):
             self.floats.add(place)
-        elif isinstance(key, int) and abs(key) > _WHOLE_FLOATS_MAX and not _is_float(key):
+        elif isinstance(key, int) and abs(key) > WHOLE_FLOATS_MAX and not is_float(key):
             self.whole[place] = key
         else:
             return
@@ -111,7 +112,8 @@ def no_float_holds(number: object) -> InvalidValue:
     )
 
 
-def _is_float(number: int) -> bool:
+def is_float(number: int) -> bool:
+    """Whether a float holds the whole number."""
     try:
         return int(float(number)) == number
     except OverflowError:

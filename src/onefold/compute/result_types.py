@@ -60,7 +60,9 @@ class ResultTypes:
             self._announce(stage, mine)
             announced = self._follow().get(stage, {})
             self._types[stage] = common_schema([self._types.get(stage, {}), announced, mine])
-            self._compare(stage, self._types[stage])
+            for number, types in self._types.items():  # also of stages whose tasks were all done before
+                if self._sensitive[number]:
+                    self._compare(number, types)
 
     def _compare(self, stage: int, types: Mapping[str, Any]) -> None:
         conflict = found_types.conflict(types)

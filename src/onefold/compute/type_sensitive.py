@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 LEAF: Final = -1
 """The number of the step that a ``ReduceLeaf`` is."""
-FLOAT, RECORD, NULLS, EXACT = "frnx"
-"""How a column matters, from the least: as Float64; as Python values; by its type, where a null is a null of any; by its type."""
-_ORDER: Final = FLOAT + RECORD + NULLS + EXACT
-_BY_VALUE: Final = frozenset({"fold", "approx_n_unique"})
+FLOAT, NUMBER, RECORD, NULLS, EXACT = "fvrnx"
+"""How a column matters, from the least: as Float64; as numbers, in which 9 and 9.0 are one; as Python values; by its type, where
+a null is a null of any type; by its type.
+"""
+_ORDER: Final = FLOAT + NUMBER + RECORD + NULLS + EXACT
+_BY_VALUE: Final = {"fold": RECORD, "approx_n_unique": NUMBER}
 """Aggregates that are made of Python values: their states do not tell of what types these were."""
 _RIGHT: Final = "_right"
 """What a join appends to a name that both sides have."""
@@ -143,7 +145,7 @@ class _Walk:
                     for expr in agg.expressions():
                         self._use_expr(expr)
                         if agg.kind in _BY_VALUE and not expr.meta.has_multiple_outputs():
-                            self._use(expr.meta.root_names(), RECORD)
+                            self._use(expr.meta.root_names(), _BY_VALUE[agg.kind])
         return Needs(self._modes, self._rest)
 
     def _make(self, exprs: Iterable[pl.Expr], *, closed: bool) -> None:
