@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -322,3 +323,46 @@ def test_notes_travel_with_every_kind_of_output(tmp_path: Path) -> None:
             pairs.add(Values([("last", 1)]), None)
         _, blob, _ = pairs.finish(found.names())
         assert outputs.notes(Result(blob=blob), mapped, blobs) == found.names()
+
+
+ANY: list[Any] = [
+    9,
+    9.0,
+    0.5,
+    None,
+    2**53 + 1,
+    2**53,
+    float(2**53),
+    2**63,
+    -1,
+    "x",
+    [1],
+    [1.5],
+    [None],
+    {"a": 1},
+]
+BUILDS: list[Build] = [
+    lambda rows: rows.select(t=pl.col("k").cast(pl.String, strict=False)),
+    lambda rows: rows.with_columns(j=pl.col("k").fill_null(0)).select(t=pl.col("j").cast(pl.String)),
+    lambda rows: rows.with_columns(j=pl.col("k") * 2).map(repr),
+    lambda rows: rows.map(repr),
+    lambda rows: rows.group_by("k").agg(n=agg.count()),
+    lambda rows: rows.group_by().agg(n=agg.approx_n_unique("k")),
+    lambda rows: rows.map_reduce(map=lambda r: [(r["k"], 1)], reduce=lambda _k, v: sum(v)),
+    lambda rows: rows.map_reduce(map=lambda r: [(r["k"], 1)], reduce=lambda k, _v: k).map(repr),
+]
+
+
+@pytest.mark.usefixtures("functions_in_process")
+@pytest.mark.parametrize("seed", range(16))
+def test_random_values_give_one_result_or_an_error(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    values = rng.choices(ANY[:9] if rng.random() < 0.7 else ANY, k=4)
+    build = BUILDS[seed % len(BUILDS)]
+    found = []
+    for files in (1, 4):
+        split_over(tmp_path / str(files), values, files)
+        with of.connect("memory://") as db:
+            found.append(outcome(db, tmp_path / str(files), values, build))
+    one, several = found
+    assert isinstance(several, str) or several == one, (seed, values, found)
