@@ -323,7 +323,7 @@ SNAPSHOT_EVERY_OFFSETS: Final = 65_536
 ASK_HEDGE_S: Final = 0.3
 """A read that got no answer from a node within this time is sent to another as well."""
 ASK_HEDGES_MAX: Final = 5
-"""One question goes to at most so many nodes at a time."""
+"""So many more nodes are asked, one after another, while a question has no answer."""
 ASK_AGAIN_S: Final = 1.0
 """How long after that a question that nobody has answered is asked again; each time twice as long."""
 ASK_POLL_S: Final = 5.0

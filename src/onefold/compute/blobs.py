@@ -164,8 +164,8 @@ class BlobStore:
     def unhide(self, name: str, ticket: str | None = None) -> bool:
         """Put a hidden blob back; whether there was one.
 
-        Without a ticket: from any copy, which stays aside. Whether something names the blob is not known then, so ``tidy``
-        settles later whether it stays.
+        Without a ticket: from any copy, which stays aside where the file system has links. Whether something names the
+        blob is not known then, so ``tidy`` settles later whether it stays.
         """
         target = self.path(name)
         if ticket is not None:

@@ -79,7 +79,7 @@ def check_types(by: Iterable[str], schema: Mapping[str, Any]) -> None:
             raise InvalidPlan(
                 "write_parquet: partition_by: a column without a name makes no folder; rename it"
             )
-        if len(_escape_name(name).encode()) >= config.PARTITION_FOLDER_BYTES_MAX:
+        if len(f"{_escape_name(name)}={NULL_PARTITION}".encode()) > config.PARTITION_FOLDER_BYTES_MAX:
             raise InvalidPlan(
                 f"write_parquet: partition_by: the column's name {name[:_SHOWN_CHARS]!r}… is too long for the name of a folder; "
                 f"rename it"

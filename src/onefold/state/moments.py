@@ -136,7 +136,9 @@ def give_way(client: StateClient) -> None:
     if now_s >= began_s + config.GIVE_WAY_S:
         passed.update(dict.fromkeys(first, now_s))
         _end_old_claims(client, sorted(first))
-    old = [claim for claim, since_s in passed.items() if now_s - since_s >= config.TRANSACTION_TIMEOUT_S]
+    old = [
+        claim for claim, since_s in list(passed.items()) if now_s - since_s >= config.TRANSACTION_TIMEOUT_S
+    ]
     if old:
         passed.update(dict.fromkeys(old, now_s))
         _end_old_claims(client, old)

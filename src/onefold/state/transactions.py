@@ -256,7 +256,7 @@ class Transaction:
         self._version = Version(tuple((shard, done.offset, done.index) for shard, done in committed.items()))
         fresh = {shard: done for shard, done in committed.items() if done.offset > before.get(shard, 0)}
         self._note_increments(parts, fresh)
-        for tell in self._tell:
+        for tell in self._tell if fresh else ():  # what an earlier try committed may be something else
             tell()
 
     def _submit(self, parts: dict[int, Part]) -> dict[int, Committed]:
