@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -286,7 +287,13 @@ def test_a_process_that_ends_says_nothing(space: Space) -> None:
     for program in (ENDING, ENDING.replace("opened += ", "kept = ")):
         command = [sys.executable, "-X", "dev", "-c", program, space.servers.url(space.info.space)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SOON_S, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
+        # That a callback took long is said of a busy machine.
+        said = [
+            line
+            for line in done.stderr.splitlines()
+            if not re.fullmatch(r"Executing <.*> took .* seconds", line)
+        ]
+        assert (done.returncode, said) == (0, [])
 
 
 def test_a_forked_child_is_told(space: Space) -> None:
