@@ -14,7 +14,7 @@ from onefold.fold.asking import LinkAsking
 
 
 class LossyLink:
-    """Loses the first questions, as a connection does that was cut; the server is told of none."""
+    """Loses the first questions, as a connection does that was cut; the server receives none."""
 
     address = "here"
 

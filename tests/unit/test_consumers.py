@@ -262,6 +262,27 @@ def test_offsets_that_another_has_moved_are_no_proof_that_a_transaction_committe
         assert consumer.committed == {0: 4}
 
 
+def test_a_commit_that_was_not_confirmed_is_not_done_twice(db, monkeypatch):
+    """As when the program was broken off between the commit and the word of it."""
+    s = fill(db, 10, partitions=1)
+
+    def count(tx):
+        tx.map("m")["n"] = tx.map("m").get("n", 0) + len(batch)
+        tx.commit(consumer)
+
+    with s.consumer("g", timeout=SILENCE) as consumer:
+        batch = [next(consumer) for _ in range(4)]
+        with monkeypatch.context() as patched:
+            patched.setattr(consumer, "_confirm", lambda _: None)
+            db.run_transaction(count)
+        with pytest.raises(of.Conflict):
+            db.run_transaction(count, attempts=2)
+        assert db.map("m")["n"] == 4
+        assert next(consumer).value == 4
+        consumer.commit()
+        assert consumer.committed == {0: 5}
+
+
 def test_a_rewind_that_fails_is_made_up_for_by_the_next_step(db, monkeypatch):
     s = fill(db, 10, partitions=1)
     with s.consumer("g", timeout=SILENCE) as consumer:

@@ -15,7 +15,7 @@ from onefold.fold import cuts
 from onefold.fold.log_space import LogSpace
 from onefold.folds import folds
 from onefold.log.pooled_file import PooledFile
-from onefold.state import moments
+from onefold.state import lock_table, moments
 from onefold.state.keys import encode_key, shard_of
 from onefold.testing.remote_world import RemoteWorld
 from onefold.testing.sim.bugs import planted
@@ -109,6 +109,47 @@ def test_a_claim_is_given_way_to_and_not_for_ever():
     before = world.env.boot_s()
     moments.give_way(writer)
     assert world.env.boot_s() == before
+
+
+def test_the_claim_of_a_reader_that_died_is_given_way_to_once_and_ended():
+    world = World(3)
+    world.open_accounts()
+    reader, writer = world.client(replica=True), world.client(replica=True)
+    moments._Claim(reader, reader.deadline()).post()  # and it is never withdrawn
+
+    def waited():
+        before = world.env.boot_s()
+        moments.give_way(writer)
+        return world.env.boot_s() - before
+
+    def claims():
+        writer.spaces[0].barrier()
+        with writer.spaces[0].view() as view:
+            return lock_table.range_holders(view, moments.CLAIM)
+
+    assert len(claims()) == 1
+    assert waited() >= config.GIVE_WAY_S
+    assert [waited() for _ in range(3)] == [0, 0, 0]
+    assert len(claims()) == 1
+    world.env.advance(config.TRANSACTION_TIMEOUT_S + 1)
+    waited()
+    assert claims() == []
+
+
+def test_a_reader_that_still_waits_renews_its_claim():
+    world = World(3)
+    world.open_accounts()
+    reader, writer = world.client(replica=True), world.client(replica=True)
+    with moments._Claim(reader, reader.deadline()) as claim:
+        claim.post()
+        first = claim._id
+        claim.post()
+        assert claim._id == first
+        world.env.advance(2 * config.GIVE_WAY_S)
+        claim.post()
+        writer.spaces[0].barrier()
+        with writer.spaces[0].view() as view:
+            assert lock_table.range_holders(view, moments.CLAIM) == [claim._id] != [first]
 
 
 @pytest.mark.parametrize("many", [1, 6])

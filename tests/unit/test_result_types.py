@@ -65,17 +65,22 @@ class Hold:
         monkeypatch.setattr(ResultTypes, "check", held)
 
 
-def test_tasks_that_end_at_the_same_time_do_not_both_pass(
-    db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = started(db, tmp_path)
-    hold = Hold(monkeypatch, 2)
-    with of.connect(tmp_path / "space") as other:
+def run_by_two(run: of.Run, folder: Path) -> None:
+    """Have two programs carry the run out at once."""
+    with of.connect(folder / "space") as other:
         programs = [run, other.open_run(run.id)]
         for program in programs:
             program.resume(workers=1)
         for program in programs:
             program.wait(timeout=60)
+
+
+def test_tasks_that_end_at_the_same_time_do_not_both_pass(
+    db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = started(db, tmp_path)
+    hold = Hold(monkeypatch, 2)
+    run_by_two(run, tmp_path)
     assert len(set(hold.met)) == 2
     assert run.state == "failed"
     assert "column 'v' is " in str(run.errors()[0].message)
@@ -287,12 +292,7 @@ def test_types_of_steps_of_two_programs_at_once(
     rows = db.read_text(str(tmp_path / "*.txt")).map(lambda r: {"k": 9 if r["line"] == "a" else 9.0})
     run = rows.select(t=pl.col("k").cast(pl.String)).into("t").start(workers=0, target_splits=2)
     hold = Hold(monkeypatch, 2)
-    with of.connect(tmp_path / "space") as other:
-        programs = [run, other.open_run(run.id)]
-        for program in programs:
-            program.resume(workers=1)
-        for program in programs:
-            program.wait(timeout=60)
+    run_by_two(run, tmp_path)
     assert len(set(hold.met)) == 2
     assert run.state == "failed"
     assert "column 'k', which the function <lambda> of map gives, is " in str(run.errors()[0].message)

@@ -10,9 +10,9 @@ at the other's after it, and at least one of them sees the other:
   that is aside is put back by that. If there is none, the writer stores the blob again, or reopens its task with ``Lost``.
 
 A writer may die between its record and the look. So the sweeper drops no copy: that is left to whoever tidies up
-``config.SWEPT_KEPT_S`` later, and puts back what was named meanwhile. Whoever misses the blob before puts it back, too, without
-knowing whether something names it: a reader may have begun before the run was replaced. So the copy stays aside as well, and what
-was put back and is still not named is hidden again when the copy is settled.
+``config.SWEPT_KEPT_S`` later, and puts back what was named meanwhile. A process that misses the blob before puts it back, too,
+without knowing whether something names it: a reader may have begun before the run was replaced. So the copy stays aside as well,
+and what was put back and is still not named is hidden again when the copy is settled.
 """
 
 from __future__ import annotations

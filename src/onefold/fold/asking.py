@@ -40,7 +40,7 @@ class LinkAsking:
                     asked.add(asyncio.create_task(self._one(subject, request, left)))
                     tries += 1
                     if tries > config.ASK_HEDGES_MAX:
-                        # What went into a connection that was cut is lost, and nobody is told. So it is asked again, ever rarer.
+                        # What went into a connection that was cut is lost without an error. So it is asked again, ever rarer.
                         pause_s = max(pause_s, config.ASK_AGAIN_S * 2 ** (tries - config.ASK_HEDGES_MAX - 1))
                 done, asked = await asyncio.wait(
                     asked, timeout=min(left, pause_s), return_when=asyncio.FIRST_COMPLETED
