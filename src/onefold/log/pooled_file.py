@@ -181,11 +181,15 @@ class PooledFile:
         con = apsw.Connection(
             name, flags=flags, vfs=checksums.VFS if checksums.available() else None, statementcachesize=256
         )
-        con.set_busy_timeout(BUSY_MS)
-        # Statements are planned without looking at bound values, so none is planned anew because a value changed.
-        con.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-        con.execute("PRAGMA cache_size=-8000; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF")
-        self._prepare(con)
+        try:
+            con.set_busy_timeout(BUSY_MS)
+            # Statements are planned without looking at bound values, so none is planned again because a value changed.
+            con.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+            con.execute("PRAGMA cache_size=-8000; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF")
+            self._prepare(con)
+        except BaseException:
+            con.close()
+            raise
         return con
 
     def _prepare(self, con: apsw.Connection) -> None:

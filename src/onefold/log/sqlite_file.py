@@ -213,27 +213,32 @@ class SqliteFile(PooledFile):
 
     def _open_reading(self) -> None:
         try:
-            con = self._connect(apsw.SQLITE_OPEN_READONLY)
-            unfinished = self._check_format(con)
+            con = self._connect_reading()
         except (apsw.CantOpenError, apsw.ReadOnlyError):
             # The folder cannot be written and has no WAL: nobody is writing, so the file stands still.
             self._immutable = True
-            con = self._connect(apsw.SQLITE_OPEN_READONLY)
-            unfinished = self._check_format(con)
-        if unfinished:
-            con.close()
-            raise SpaceError(f"there is no space in {self.directory} yet. Open it for writing once")
-        if self._earlier is not None and con.execute("PRAGMA user_version").get in _EARLIER:
-            self._views = self._earlier.views
-            self._prepare(con)
+            con = self._connect_reading()
+        self._readers.add(con)
+        self._idle.append(con)
         with contextlib.suppress(OSError):
             wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(wal)  # as the opening commit does for a writer
             finally:
                 os.close(wal)
-        self._readers.add(con)
-        self._idle.append(con)
+
+    def _connect_reading(self) -> apsw.Connection:
+        con = self._connect(apsw.SQLITE_OPEN_READONLY)
+        try:
+            if self._check_format(con):
+                raise SpaceError(f"there is no space in {self.directory} yet. Open it for writing once")
+            if self._earlier is not None and con.execute("PRAGMA user_version").get in _EARLIER:
+                self._views = self._earlier.views
+                self._prepare(con)
+        except BaseException:
+            con.close()
+            raise
+        return con
 
     # -- the tip
 
