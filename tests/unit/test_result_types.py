@@ -266,6 +266,36 @@ def test_results_of_earlier_runs_are_compared(tmp_path: Path, kept: list[int]) -
 
 
 @pytest.mark.usefixtures("functions_in_process")
+@pytest.mark.parametrize("case", ["text", "function", "map_reduce", "kept"])
+def test_results_that_several_earlier_runs_left_are_compared(tmp_path: Path, case: str) -> None:
+    build = {**SENSITIVE, **PLAIN}[case][1]
+    for name, lines in (("whole", "0\n1\n"), ("floats", "2\n3\n"), ("broken", "no number\n")):
+        (tmp_path / f"{name}.txt").write_text(lines)
+    with of.connect("memory://") as db:
+
+        def run(*names: str, seed: int = 7) -> of.Run:
+            lines = db.read_text([str(tmp_path / f"{name}.txt") for name in names])
+            rows = lines.map(lambda record: {"k": VALUES[int(record["line"])]})
+            return build(rows).into("t").start(workers=1, target_splits=8, seed=seed)
+
+        run("whole").result()
+        failed = run("floats", "broken", seed=1).wait(timeout=60)  # in this order
+        assert failed.state == "failed" and failed.progress().done == 1
+        if case == "kept":  # whole numbers and floats may be in one column
+            again = run("whole", "floats")
+            assert again.progress().reused == again.progress().total
+            assert sorted(again.result().to_polars()["k"]) == [0.5, 9, 9, 9]
+            return
+        runs = len(db.runs())
+        if case == "map_reduce":  # its second stage has work to do, which compares
+            assert run("whole", "floats").wait(timeout=60).state == "failed"
+            return
+        with pytest.raises(of.InvalidValue, match=r"'t' was not submitted: all its tasks were .* column 'k'"):
+            run("whole", "floats")
+        assert len(db.runs()) == runs
+
+
+@pytest.mark.usefixtures("functions_in_process")
 def test_records_with_other_columns_in_another_task(tmp_path: Path) -> None:
     given: list[dict[str, Any]] = [{"a": 1}, {"a": 1}, {"a": 1, "b": 2}, {"a": 1}]
     found = []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from onefold.compute import foreign
+from onefold.compute import foreign, result_types
 from onefold.compute.failures import of_machine
 from onefold.compute.jobs import ops, state
 from onefold.compute.stages import PublishOutput
@@ -86,6 +86,7 @@ def submitted(
 def _started(
     engine: Engine, operation: ops.Submit, stored: StoredJob, blobs: Remembered, workers: int
 ) -> ops.Outcome:
+    result_types.check_taken_over(engine, operation, stored)
     (outcome,) = engine.submit(operation)
     left = (
         isinstance(outcome, ops.Accepted) and outcome.run != operation.run and engine.abandoned(outcome.run)
@@ -95,6 +96,7 @@ def _started(
     # but one that computes everything anew is gone on with, or its finished tasks would be run again.
     if (left and operation.mode == "continue") or (busy and engine.nobody_works(operation.table)):
         operation = msgspec.structs.replace(operation, supersede=True)
+        result_types.check_taken_over(engine, operation, stored)
         (outcome,) = engine.submit(operation)
     if isinstance(outcome, ops.Accepted):
         blobs.keep()

@@ -8,13 +8,15 @@ in them would give another result than one task with all rows. Notes are announc
 Two processes may finish tasks at the same time, each before the other's result is on the log. So types are announced before
 they are compared, once for all tasks that give the same, and results are recorded after that: of two announcements one comes
 later on the log, and the process that made it sees the other. An announcement is an ``Unfit`` of no node; it moves nothing.
+
+A run that takes all these tasks over from earlier ones has none that would compare them; its submitter does, beforehand.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +26,7 @@ from onefold.compute import found_types, outputs
 from onefold.compute.blobs import BlobMissing
 from onefold.compute.common_types import common_schema
 from onefold.compute.jobs import ops, state
+from onefold.compute.jobs.submit import taken_over
 from onefold.compute.results import data_types
 from onefold.compute.stages import PartialOutput, RowsOutput
 from onefold.compute.submission import decode_inputs
@@ -33,8 +36,9 @@ from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
     from onefold.compute.engine import Engine
-    from onefold.compute.stages import Result
+    from onefold.compute.stages import Output, Result, Stage
     from onefold.compute.submission import StoredJob
+    from onefold.fold.api import StoreView
 
 
 class ResultTypes:
@@ -65,17 +69,10 @@ class ResultTypes:
                     self._compare(number, types)
 
     def _compare(self, stage: int, types: Mapping[str, Any]) -> None:
-        conflict = found_types.conflict(types)
-        # The chunks of one task may differ: then it is the only one, and there is nothing to be different from.
-        if conflict is not None and self._tasks(stage, conflict[0][0]) > 1:
-            raise found_types.explained(*conflict, self._stored.stages[stage])
-
-    def _tasks(self, stage: int, branch: int) -> int:
         with self._engine.space.view() as view:
             run = state.read_run(view, self._run)
         assert run is not None
-        inputs = decode_inputs(self._engine.blobs.get(run.stages[stage].inputs))
-        return sum(item.branch == branch for item in inputs)
+        _compare(self._engine, self._stored.stages[stage], types, run.stages[stage].inputs)
 
     def _announce(self, stage: int, types: Mapping[str, Any]) -> None:
         wanted = announcements(stage, types)
@@ -111,13 +108,80 @@ class ResultTypes:
         return found_types
 
     def _of(self, stage: int, result: Result) -> dict[str, Any]:
-        output = self._stored.stages[stage].output
-        types = outputs.row_types(result, output, self._engine.blobs)
-        if not self._sensitive[stage]:
-            return types
-        import polars as pl
+        return _types_and_notes(
+            self._engine, self._stored.stages[stage].output, result, self._sensitive[stage]
+        )
 
-        return types | dict.fromkeys(outputs.notes(result, output, self._engine.blobs), pl.Null())
+
+def check_taken_over(engine: Engine, operation: ops.Submit, stored: StoredJob) -> None:
+    """Raise InvalidValue where a run would take over results of several earlier runs that do not fit together, and has no
+    task with Python of its own that would find it. To be called before it is submitted.
+    """
+    python = [stage for stage in stored.stages if has_python(stage)]
+    if not python:
+        return
+    with engine.space.view() as view:
+        taken = taken_over(view, operation)
+        if any(len(taken[stage.index]) < len(operation.stages[stage.index].tasks) for stage in python):
+            return
+        if _all_of_one_run(view, operation, [stage.index for stage in python]):
+            return
+        results = state.results_by_id(
+            view, {name for stage in python for name in taken[stage.index].values()}
+        )
+    for stage in python:
+        sensitive = is_sensitive(stage)
+        if not sensitive and not isinstance(stage.output, PartialOutput | RowsOutput):
+            continue
+        types: dict[str, Any] = {}
+        try:
+            for name in taken[stage.index].values():
+                found = _types_and_notes(engine, stage.output, results[name], sensitive)
+                types = common_schema([types, found])
+            if sensitive:
+                _compare(engine, stage, types, operation.stages[stage.index].inputs)
+        except BlobMissing:  # its task is run again, and compared then
+            return
+        except InvalidValue as error:
+            raise InvalidValue(
+                f"the job for {operation.table!r} was not submitted: all its tasks were finished by earlier runs, over "
+                f"other files each, and their results do not fit together: {error}"
+            ) from error
+
+
+def _all_of_one_run(view: StoreView, operation: ops.Submit, stages: Iterable[int]) -> bool:
+    """Whether the run before, which is done, has had all these tasks: then they have been compared."""
+    before = state.read_run(view, operation.expect) if operation.expect is not None else None
+    if before is None or before.state != "done" or len(before.stages) != len(operation.stages):
+        return False
+    return all(
+        {task.identity for task in state.read_tasks(view, before.id, stage)}.issuperset(
+            operation.stages[stage].tasks
+        )
+        for stage in stages
+    )
+
+
+def _compare(engine: Engine, stage: Stage, types: Mapping[str, Any], inputs: str) -> None:
+    """Raise InvalidValue for notes that do not fit together. ``inputs``: the blob of the stage's inputs."""
+    conflict = found_types.conflict(types)
+    if conflict is None:
+        return
+    branch = conflict[0][0]
+    tasks = sum(item.branch == branch for item in decode_inputs(engine.blobs.get(inputs)))
+    # The chunks of one task may differ: then it is the only one, and there is nothing to be different from.
+    if tasks > 1:
+        raise found_types.explained(*conflict, stage)
+
+
+def _types_and_notes(engine: Engine, output: Output, result: Result, sensitive: bool) -> dict[str, Any]:
+    """The types that a result says, with its notes as columns of nulls where they matter. Raises BlobMissing."""
+    types = outputs.row_types(result, output, engine.blobs)
+    if not sensitive:
+        return types
+    import polars as pl
+
+    return types | dict.fromkeys(outputs.notes(result, output, engine.blobs), pl.Null())
 
 
 def announcements(stage: int, types: Mapping[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ moves it goes through here, so that queue, claims, counters and the change seque
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from onefold import config
 from onefold.compute.jobs import rows
@@ -336,7 +336,7 @@ def needed_stages(stages: list[StageState]) -> list[bool]:
     return needed
 
 
-def inputs_digest(stages: list[StageState], stage: int) -> bytes:
+def inputs_digest(stages: Sequence[StageState], stage: int) -> bytes:
     """Says which data the tasks of a stage read; empty for a stage that needs no other."""
     needs = stages[stage].needs
     if not needs:

@@ -226,6 +226,11 @@ def results(view: StoreView, run: str, stage: int) -> dict[int, TaskResult]:
     }
 
 
+def results_by_id(view: StoreView, names: Iterable[bytes]) -> dict[bytes, Result]:
+    """Results by their ids; those that are kept."""
+    return {name: decode(data, Result) for name, data in view.get_many(rows.RESULT, names).items()}
+
+
 def changes(view: StoreView, run: str, after: int = 0, limit: int | None = None) -> list[Change]:
     """What became of tasks after sequence number ``after``, in order; at most ``limit`` of it.
 

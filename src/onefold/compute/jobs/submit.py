@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from onefold import config
 from onefold.compute.jobs import rows
@@ -22,7 +22,7 @@ from onefold.compute.jobs.rows import (
     encode,
     name_key,
 )
-from onefold.fold.api import Context, Store, prefix_stop
+from onefold.fold.api import Context, Store, StoreView, prefix_stop
 
 NAME_CHARS_MAX = 512
 NUMBER_MAX = 1 << 45
@@ -180,15 +180,12 @@ def _make(
 def _make_stage(edit: RunEdit, op: Submit, number: int, lineages: tuple[bytes, ...]) -> None:
     """The rows of one stage; needs its upstream stages to be there."""
     spec, store, state = op.stages[number], edit.store, edit.state
-    stage = StageState(len(spec.tasks), spec.needs, cost=sum(spec.costs))
-    if spec.needs:
-        stage.upstream = _digest([lineages[need] for need in spec.needs])
+    stage = _stage(op, number, lineages)
     state.stages.append(stage)
-    reuse = _reusable(edit, op, number) if op.mode != "replace" else {}
+    reuse = _reusable(store, op, number, state.stages)
     tasks: list[tuple[bytes, bytes]] = []
     changes: list[tuple[bytes, bytes]] = []
     queued: list[tuple[bytes, bytes]] = []
-    content = int.from_bytes(stage.content, "big")
     for index, identity in enumerate(spec.tasks):
         task = TaskState(identity, cost=spec.costs[index] if spec.costs else 0)
         known = reuse.get(index)
@@ -198,41 +195,72 @@ def _make_stage(edit: RunEdit, op: Submit, number: int, lineages: tuple[bytes, .
             state.changes += 1
             task.result, task.token, task.dead = known.result, known.token, known.dead
             task.reused, task.sequence = True, state.changes
-            content += int.from_bytes(known.token, "big")
             changes.append((rows.sequence_key(op.run, task.sequence), encode((number, index))))
             stage.cost_done += task.cost
-            stage.consumed = known.consumed
             if known.dead:
                 state.dead += known.dead
                 store.put(rows.DEAD, rows.task_key(op.run, number, index), known.result)
         tasks.append((rows.task_key(op.run, number, index), encode(task)))
-    stage.done = stage.reused = len(reuse)
-    stage.content = (content & ((1 << 128) - 1)).to_bytes(16, "big")
+    _count(stage, reuse)
     store.put_many(rows.TASK, tasks)
     store.put_many(rows.OPEN, queued)
     store.put_many(rows.CHANGE, changes)
     edit.retention.share_results([known.result for known in reuse.values()])
 
 
-def _reusable(edit: RunEdit, op: Submit, number: int) -> dict[int, Known]:
+def taken_over(store: StoreView, op: Submit) -> list[dict[int, bytes]]:
+    """What the run of this submission would take over as things are: for each stage the result ids, by index."""
+    lineages = _lineages(op)
+    stages: list[StageState] = []
+    found: list[dict[int, bytes]] = []
+    for number in range(len(op.stages)):
+        stages.append(_stage(op, number, lineages))
+        reuse = _reusable(store, op, number, stages)
+        _count(stages[number], reuse)
+        found.append({index: known.result for index, known in reuse.items()})
+    return found
+
+
+def _stage(op: Submit, number: int, lineages: tuple[bytes, ...]) -> StageState:
+    """A stage of which nothing is done."""
+    spec = op.stages[number]
+    stage = StageState(len(spec.tasks), spec.needs, cost=sum(spec.costs))
+    if spec.needs:
+        stage.upstream = _digest([lineages[need] for need in spec.needs])
+    return stage
+
+
+def _reusable(store: StoreView, op: Submit, number: int, stages: Sequence[StageState]) -> dict[int, Known]:
     """Which tasks of a stage the table has done, by index.
 
     All of them have read the same data: what the upstream stages give now when those are complete, else what
     the first one has read (should the upstream stages run again and give something else, the stage starts
     again).
     """
-    spec, stage = op.stages[number], edit.state.stages[number]
+    if op.mode == "replace":
+        return {}
+    spec, stage = op.stages[number], stages[number]
     prefix = name_key(op.table)
     keys = [prefix + rows.known_as(identity, stage.upstream) for identity in spec.tasks]
-    found = edit.store.get_many(rows.KNOWN, keys)
+    found = store.get_many(rows.KNOWN, keys)
     reuse = {index: decode(found[key], Known) for index, key in enumerate(keys) if key in found}
     if not reuse or not spec.needs:
         return reuse
-    if all(edit.complete(need) for need in spec.needs):
-        consumed = inputs_digest(edit.state.stages, number)
+    if all(stages[need].done == stages[need].count for need in spec.needs):
+        consumed = inputs_digest(stages, number)
     else:
         consumed = reuse[min(reuse)].consumed
     return {index: known for index, known in reuse.items() if known.consumed == consumed}
+
+
+def _count(stage: StageState, reuse: Mapping[int, Known]) -> None:
+    """Count what a new stage takes over."""
+    stage.done = stage.reused = len(reuse)
+    content = int.from_bytes(stage.content, "big")
+    for known in reuse.values():
+        content += int.from_bytes(known.token, "big")
+        stage.consumed = known.consumed
+    stage.content = (content & ((1 << 128) - 1)).to_bytes(16, "big")
 
 
 def _lineages(op: Submit) -> tuple[bytes, ...]:
