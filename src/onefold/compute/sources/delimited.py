@@ -9,6 +9,7 @@ from onefold.compute.plan import Source
 from onefold.compute.sources.content import RawFile, display
 from onefold.compute.sources.quoting import lawful, lines
 from onefold.compute.sources.records import BOM, Piece, QuoteScanner, csv_pieces
+from onefold.compute.sources.surplus import has_surplus
 from onefold.compute.sources.text import why_invalid
 from onefold.compute.stages import Unit
 from onefold.errors import InvalidValue
@@ -199,13 +200,8 @@ def parse(source: Source, schema: Sequence[tuple[str, pl.DataType]], group: Sequ
     # With a header in front, every piece is read by the same rules, whatever its first record looks like.
     names = [name for name, _ in schema]
     safe = _safe_names(source, names)
-    parts = [header_line(source, safe)]
-    for piece in group:
-        parts.append(piece.data)
-        if piece.sound and not piece.data.endswith(b"\n"):
-            parts.append(b"\n")
     frame = pl.scan_csv(
-        b"".join(parts),
+        b"".join([header_line(source, safe), *_records(group)]),
         has_header=True,
         schema=dict(zip(safe, (dtype for _, dtype in schema), strict=True)),
         **_options_for(source, names, safe),
@@ -216,92 +212,30 @@ def parse(source: Source, schema: Sequence[tuple[str, pl.DataType]], group: Sequ
 def parse_some(
     source: Source, schema: Sequence[tuple[str, pl.DataType]], group: Sequence[Piece], names: Sequence[str]
 ) -> pl.DataFrame:
-    """Some of the columns of these pieces; fails for records with too many fields as reading all columns does.
+    """Some of the columns of these sound pieces; fails for records with too many fields as reading all columns does.
 
-    Polars looks for such fields only when it reads all columns, which may cost several times as much. So it does only where
-    no cheaper way shows that there are none.
+    Polars looks for such fields only when it reads all columns. So it does that for pieces that seem to have some: where a
+    comment has as many separators, there are none.
     """
     import polars as pl
 
-    if source.option("truncate_ragged_lines", False):
-        return parse(source, schema, group).select(names).collect()
-    separator, quote, comment = _marks(source)
-    last, most = schema[-1][0], len(schema) - 1
-    plain = not any((quote and quote in p.data) or (comment and comment in p.data) for p in group)
-    if not (plain and last in names) and not (
-        source.option("null_values") or any(_has_empty_fields(p.data, separator) for p in group)
-    ):
-        # A column more than the file has is null but where a record is too long.
-        surplus = "surplus"
-        while any(surplus == name for name, _ in schema):
-            surplus += "_"
-        frame = parse(source, [*schema, (surplus, pl.String())], group).select([*names, surplus]).collect()
-        if frame[surplus].null_count() == frame.height:
-            return frame.select(names)
-    elif plain:
-        # Were a record too long, either the separators would be too many or another too short, which has no last field.
-        texts = schema if last in names else [*schema[:-1], (last, pl.String())]
-        frame = parse(source, texts, group).select(list(dict.fromkeys([*names, last]))).collect()
-        full = frame[last].null_count() == 0
-        if full and sum(_count(p.data, separator) for p in group) == frame.height * most:
-            return frame.select(names)
-        if not any(_has_surplus(_borders(p.data, separator), separator, len(schema)) for p in group):
-            return frame.select(names)
-    elif sum(_count(p.data, separator) for p in group) <= sum(_count(p.data, b"\n") for p in group) * most:
-        # Hardly a separator stands in quotes. If each line is a record, none may have too many, in quotes or not.
-        frame = parse(source, schema, group).select(names).collect()
-        marks = [_borders(p.data, separator) for p in group]
-        lines_all = sum(
-            m.count(b"\n") + (not p.data.endswith(b"\n")) for m, p in zip(marks, group, strict=True)
-        )
-        if lines_all == frame.height and not any(_has_surplus(m, separator, len(schema)) for m in marks):
-            return frame.select(names)
-    texts = [(name, dtype if name in names else pl.String()) for name, dtype in schema]
-    return parse(source, texts, group).collect().select(names)
+    if not source.option("truncate_ragged_lines", False):
+        separator, quote, _ = _marks(source)
+        records = _records(group)
+        if has_surplus(records[0] if len(records) == 1 else b"".join(records), separator, quote, len(schema)):
+            schema = [(name, dtype if name in names else pl.String()) for name, dtype in schema]
+            return parse(source, schema, group).collect().select(names)
+    return parse(source, schema, group).select(names).collect()
 
 
-_CACHED_BYTES = 128 * 1024
-"""Vectors of this size stay in the processor's cache."""
-
-
-def _count(data: bytes, separator: bytes) -> int:
-    import numpy as np
-
-    held = np.frombuffer(data, dtype=np.uint8)
-    return sum(
-        int(np.count_nonzero(held[at : at + _CACHED_BYTES] == separator[0]))
-        for at in range(0, len(data), _CACHED_BYTES)
-    )
-
-
-def _has_empty_fields(data: bytes, separator: bytes) -> bool:
-    """Whether an empty field without quotes stands after a separator (or what may be one: after a control character)."""
-    import numpy as np
-
-    held = np.frombuffer(data, dtype=np.uint8)
-    quick = separator < b"-"  # what words and numbers are made of is greater: half of the work may say no
-    for at in range(0, len(data), _CACHED_BYTES):
-        part = held[at : at + _CACHED_BYTES + 1]
-        if quick:
-            low = part <= max(separator[0], 13)
-            if not (low[:-1] & low[1:]).any():
-                continue
-            quick = False  # as of quotes and spaces after separators, of which there will be more
-        ends = part == separator[0]
-        if (ends[:-1] & (ends | (part <= 13))[1:]).any():
-            return True
-    return data.endswith(separator)
-
-
-def _borders(data: bytes, separator: bytes) -> bytes:
-    """The separators and ends of lines alone."""
-    kept = separator + b"\n"
-    return data.translate(None, bytes(byte for byte in range(256) if byte not in kept))
-
-
-def _has_surplus(borders: bytes, separator: bytes, columns: int) -> bool:
-    """Whether a line has more separators than a record may have."""
-    return separator * columns in borders
+def _records(group: Sequence[Piece]) -> list[bytes]:
+    """The bytes of the pieces; a sound one ends with a newline."""
+    parts = []
+    for piece in group:
+        parts.append(piece.data)
+        if piece.sound and not piece.data.endswith(b"\n"):
+            parts.append(b"\n")
+    return parts
 
 
 def _options_for(source: Source, names: Sequence[str], safe: Sequence[str]) -> dict[str, Any]:
