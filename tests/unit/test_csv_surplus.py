@@ -57,7 +57,7 @@ def drawn(rng: random.Random, separator: str, quote: str | None) -> str:
 def test_the_same_as_a_reader_of_fields(way: str, block: int) -> None:
     rng = random.Random(3_400 + block)
     found = {True: 0, False: 0}
-    for _ in range(250):
+    for _ in range(120):
         separator, quote = rng.choice((",", ";", "\t", "|")), rng.choice(('"', '"', "'", None))
         records = drawn(rng, separator, quote)
         most = fields_at_most(records, separator, quote)
@@ -66,7 +66,7 @@ def test_the_same_as_a_reader_of_fields(way: str, block: int) -> None:
             seen = has_surplus(records.encode(), separator.encode(), (quote or "").encode(), columns)
             assert seen == expected, (records, separator, quote, columns)
             found[expected] += 1
-    assert min(found.values()) > 100
+    assert min(found.values()) > 40
 
 
 @pytest.mark.parametrize("columns", [2, 5, 10, 11, 30])
