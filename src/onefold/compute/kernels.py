@@ -223,7 +223,14 @@ class _Run:
         if isinstance(output, PartialOutput):
             from onefold.compute import aggregates
 
-            partial = aggregates.partial(rows, output.keys, output.aggs)
+            known = len(
+                counts
+            )  # those that the files' own metadata tells; others are counted as they are read
+
+            def uncount() -> None:
+                del counts[known:]
+
+            partial = aggregates.partial(rows, output.keys, output.aggs, again=uncount)
             if has_python(
                 self.spec.stage
             ):  # another branch's types are told by values, which have to meet these

@@ -46,6 +46,7 @@ def merge_pair(
     if ROW_TYPES in a.columns:
         types = row_types(a.schema)
         return with_row_types(merge_pair(a.drop(ROW_TYPES), b.drop(ROW_TYPES), keys, aggs), types)
+    a, b = _with_room(a, b, aggs)
     if not keys:
         return _combined(a, b, keys, aggs)
     a, b = in_key_order(a, keys), in_key_order(b, keys)
@@ -92,9 +93,29 @@ def _combined(
 ) -> pl.DataFrame:
     columns: dict[str, pl.Series] = {key: a[key] for key in keys}
     for name, agg in aggs:
-        for suffix, series in agg.combine(state_of(a, name), state_of(b, name)).items():
+        try:
+            combined = agg.combine(state_of(a, name), state_of(b, name))
+        except InvalidValue as error:
+            raise InvalidValue(f"column {name!r}: {error}") from error
+        for suffix, series in combined.items():
             columns[f"{name}:{suffix}"] = series.alias(f"{name}:{suffix}")
     return frame_of(columns[column] for column in a.columns)
+
+
+def _with_room(
+    a: pl.DataFrame, b: pl.DataFrame, aggs: Sequence[tuple[str, Aggregate]]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Both frames, of one schema, with states that have room for their combinations."""
+    for name, agg in aggs:
+        if not agg.fits(state_of(a, name), state_of(b, name)):
+            a, b = (
+                frame.with_columns(
+                    series.alias(f"{name}:{suffix}")
+                    for suffix, series in agg.widened(state_of(frame, name)).items()
+                )
+                for frame in (a, b)
+            )
+    return a, b
 
 
 def _rows(frame: pl.DataFrame, index: NDArray[Any]) -> pl.DataFrame:
@@ -174,6 +195,9 @@ def _conformed(
     except InvalidValue as error:
         raise InvalidPlan(f"the partial results of two splits do not fit together: {error}") from error
     a, b = (_cast(frame, top, keys, aggs) for frame in (a, b))
+    if a.schema != b.schema:  # sums of one needed room when groups of it became one
+        top = common_schema([_marked(a, b.schema), _marked(b, a.schema)])
+        a, b = fitted(a, top), fitted(b, top)
     return (with_row_types(a, types), with_row_types(b, types)) if types else (a, b)
 
 
@@ -218,6 +242,10 @@ def _each_group_once(
         last = frame.select(pl.int_range(pl.len(), 0, -1).over(keys)).to_series() == 1
         alone = ~second & last
         left, right = frame.filter(~second & ~last), frame.filter(second)
+        left, right = _with_room(left, right, aggs)
+        if left.schema != frame.schema:
+            frame, _ = _with_room(frame, frame, aggs)
+            states = [column for column in frame.columns if column not in keys]
         both = left.select(keys).hstack(_combined(left.select(states), right.select(states), (), aggs))
         rows = pl.int_range(frame.height, eager=True)
         order = pl.concat([rows.filter(~second & ~last), rows.filter(alone)]).arg_sort()

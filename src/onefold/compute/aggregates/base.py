@@ -7,7 +7,7 @@ lacks keeps its state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -81,6 +81,30 @@ class Aggregate:
         """
         raise NotImplementedError
 
+    def bounds(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:  # noqa: ARG002
+        """Native aggregates: aggregations over the whole split, whatever the group, for ``is_exact``."""
+        return {}
+
+    def is_exact(self, state: State, bounds: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        """Whether what ``states`` gave is right for certain; otherwise it is computed again, with ``witness``."""
+        return True
+
+    def witness(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:  # noqa: ARG002
+        """Native aggregates: more states, from which ``settled`` makes right ones."""
+        return {}
+
+    def settled(self, state: State) -> State:
+        """The states without those of ``witness``. Raises InvalidValue where no state can be right."""
+        return state
+
+    def fits(self, left: State, right: State) -> bool:  # noqa: ARG002
+        """Whether ``combine`` of any rows of these two has room in the types of their columns."""
+        return True
+
+    def widened(self, state: State) -> State:
+        """The same states with room for what ``fits`` found too large."""
+        return state
+
     def collect(self, groups: pl.Series, inputs: Sequence[pl.Series], count: int) -> State:
         """Other aggregates: the states of ``count`` groups, where row i belongs to group ``groups[i]``
         (UInt32).
@@ -127,11 +151,6 @@ def zero_filled(values: pl.Series) -> pl.Series:
         return values
     zero = pl.Series(values.name, [0], dtype=pl.Int64).cast(values.dtype)
     return values.zip_with(values.is_not_null(), zero.new_from_index(0, len(values)))
-
-
-def added(left: pl.Series, right: pl.Series) -> pl.Series:
-    """``left + right`` row by row, nulls as zero."""
-    return zero_filled(left) + zero_filled(right)
 
 
 def as_index(counts: pl.Series) -> pl.Series:

@@ -47,12 +47,15 @@ def merge_all(
     if not adds_up(aggs):
         return None
     frames = [frame.drop(ROW_TYPES, strict=False) for frame in frames]  # which are those of all
-    states = [column for column in frames[0].columns if column not in keys]
+    markers = [column for column in frames[0].columns if column not in keys and column.endswith(":t")]
+    states = [column for column in frames[0].columns if column not in keys and column not in markers]
     if any(
         frame.schema[state] not in _ADDABLE or frame[state].null_count()
         for frame in frames
         for state in states
     ):
+        return None
+    if not all(_has_room([frame[state] for frame in frames]) for state in states):
         return None
     found = _positions(frames, keys)
     if found is None:
@@ -83,7 +86,20 @@ def merge_all(
         pl.Series(state, column, dtype=frames[0].schema[state])
         for state, column in zip(states, sums, strict=True)
     ]
+    made += [
+        pl.Series(name, [None], dtype=frames[0].schema[name]).new_from_index(0, groups.height)
+        for name in markers
+    ]
     return groups.hstack(made).select(frames[0].columns)
+
+
+def _has_room(columns: Sequence[pl.Series]) -> bool:
+    """Whether no sum of a value of each wraps around."""
+    dtype = columns[0].dtype
+    if not dtype.is_integer():
+        return True
+    largest = [max(abs(int(one.min() or 0)), int(one.max() or 0)) for one in columns]  # type: ignore[arg-type]
+    return bool(sum(largest) <= np.iinfo(str(dtype).lower()).max)
 
 
 def _laid_out(column: NDArray[Any], place: NDArray[Any], count: int) -> NDArray[Any]:

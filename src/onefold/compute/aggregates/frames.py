@@ -6,15 +6,16 @@ A partial frame has one row per group, sorted by the keys unless it is large: th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import polars as pl
 
+from onefold.compute.aggregates import whole_sums
 from onefold.compute.aggregates.align import LEFT_UNSORTED_ROWS, in_key_order, state_of
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
 from onefold.compute.named_frames import frame_of
-from onefold.errors import InvalidPlan
+from onefold.errors import InvalidPlan, InvalidValue
 
 Aggs = Sequence[tuple[str, Aggregate]]
 Engine = Literal["auto", "in-memory", "streaming"]
@@ -23,13 +24,19 @@ _GROUP, _INPUT = "__onefold_group", "__onefold_in"
 
 
 def partial(
-    rows: pl.LazyFrame, keys: Sequence[pl.Expr], aggs: Aggs, *, engine: Engine = "auto"
+    rows: pl.LazyFrame,
+    keys: Sequence[pl.Expr],
+    aggs: Aggs,
+    *,
+    engine: Engine = "auto",
+    again: Callable[[], None] = lambda: None,
 ) -> pl.DataFrame:
     """The partial frame of these rows.
 
     Null is a key like any other, so is NaN, and -0.0 is 0.0. ``engine="auto"`` is Polars' streaming engine,
-    which takes half the time of the in-memory one. Raises InvalidPlan when a key or an aggregate does not fit the
-    rows' schema.
+    which takes half the time of the in-memory one. ``again`` is called before the rows are read a second time,
+    as for sums that may have wrapped around. Raises InvalidPlan when a key or an aggregate does not fit the
+    rows' schema, InvalidValue for a sum that no type holds.
     """
     chosen: Any = "streaming" if engine == "auto" else engine
     key_names, inputs, projected = _projected(rows, keys, aggs)
@@ -45,30 +52,106 @@ def partial(
         projected = projected.with_columns(**derived)
     if any(collected):
         projected = projected.collect(engine=chosen).lazy()
-    states = [
-        expr.alias(f"{name}:{suffix}")
-        for (name, agg), columns, types in zip(aggs, inputs, dtypes, strict=True)
-        if agg.native
-        for suffix, expr in agg.states(columns, types).items()
-    ]
-    if key_names:
-        grouped = projected.group_by(key_names).agg(states).collect(engine=chosen)
-        if grouped.height < LEFT_UNSORTED_ROWS:
-            # Sorting afterwards takes half the time of a sort inside the streaming plan.
-            grouped = grouped.sort(key_names)
-    else:
-        grouped = projected.select(states or [pl.len()]).collect(engine=chosen)
+    grouped = _grouped(projected, key_names, aggs, inputs, dtypes, chosen, again)
     if not any(collected):
         return grouped
     frame = projected.collect()
     groups = _group_numbers(frame, grouped, key_names)
-    columns = {name: grouped[name] for name in grouped.columns} if states or key_names else {}
+    columns = {name: grouped[name] for name in grouped.columns} if key_names or not all(collected) else {}
     for (name, agg), used in zip(aggs, inputs, strict=True):
         if agg.native:
             continue
         for suffix, series in agg.collect(groups, [frame[column] for column in used], grouped.height).items():
             columns[f"{name}:{suffix}"] = series.alias(f"{name}:{suffix}")
     return frame_of(columns.values())
+
+
+def _grouped(
+    projected: pl.LazyFrame,
+    keys: Sequence[str],
+    aggs: Aggs,
+    inputs: Sequence[Sequence[str]],
+    dtypes: Sequence[Sequence[pl.DataType]],
+    engine: Any,
+    again: Callable[[], None],
+) -> pl.DataFrame:
+    """The states of the native aggregates by group."""
+    native = [
+        (name, agg, columns, types)
+        for (name, agg), columns, types in zip(aggs, inputs, dtypes, strict=True)
+        if agg.native
+    ]
+    states = [
+        expr.alias(f"{name}:{suffix}")
+        for name, agg, columns, types in native
+        for suffix, expr in agg.states(columns, types).items()
+    ]
+    bounds = [
+        expr.alias(f"{name}:{suffix}")
+        for name, agg, columns, types in native
+        for suffix, expr in agg.bounds(columns, types).items()
+    ]
+    if not bounds:
+        (grouped,) = _collected([_query(projected, keys, states)], engine)
+        return _in_order(grouped, keys)
+    grouped, extremes = _collected([_query(projected, keys, states), projected.select(bounds)], engine)
+    doubtful = [
+        (name, agg, columns, types)
+        for name, agg, columns, types in native
+        if not agg.is_exact(
+            state_of(grouped, name), {suffix: one.item() for suffix, one in state_of(extremes, name).items()}
+        )
+    ]
+    if not doubtful:
+        return _in_order(grouped, keys)
+    again()
+    more = [
+        expr.alias(f"{name}:{suffix}")
+        for name, agg, columns, types in doubtful
+        for suffix, expr in agg.witness(columns, types).items()
+    ]
+    (grouped,) = _collected([_query(projected, keys, [*states, *more])], engine)
+    return _in_order(_settled(grouped, aggs), keys)
+
+
+def _query(projected: pl.LazyFrame, keys: Sequence[str], states: Sequence[pl.Expr]) -> pl.LazyFrame:
+    return projected.group_by(keys).agg(states) if keys else projected.select(states or [pl.len()])
+
+
+def _in_order(grouped: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    if keys and grouped.height < LEFT_UNSORTED_ROWS:
+        # Sorting afterwards takes half the time of a sort inside the streaming plan.
+        return grouped.sort(keys)
+    return grouped
+
+
+def _collected(queries: Sequence[pl.LazyFrame], engine: Any) -> list[pl.DataFrame]:
+    """The results of queries over the same rows, which are read once."""
+    try:
+        if len(queries) == 1:
+            return [queries[0].collect(engine=engine)]
+        return pl.collect_all(queries, engine=engine)
+    except pl.exceptions.ComputeError as error:
+        if "overflow in decimal" in str(error):
+            raise whole_sums.decimals_too_large() from error
+        raise
+
+
+def _settled(grouped: pl.DataFrame, aggs: Aggs) -> pl.DataFrame:
+    """The partial with the states that its aggregates keep. Raises InvalidValue."""
+    for name, agg in aggs:
+        if not agg.native:
+            continue
+        before = state_of(grouped, name)
+        try:
+            after = agg.settled(before)
+        except InvalidValue as error:
+            raise InvalidValue(f"column {name!r}: {error}") from error
+        if after is not before:
+            gone = [f"{name}:{suffix}" for suffix in before if suffix not in after]
+            kept = [series.alias(f"{name}:{suffix}") for suffix, series in after.items()]
+            grouped = grouped.drop(gone).with_columns(kept)
+    return grouped
 
 
 def final(
@@ -94,6 +177,8 @@ def final(
 
 
 def _narrower(found: pl.DataType, wanted: pl.DataType) -> bool:
+    if wanted.is_integer() and found in (pl.Int64, pl.Int128) and found != wanted:
+        return False  # a sum that its own type does not hold
     return found != wanted and not (found == pl.UInt64 and wanted == pl.UInt32)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import polars as pl
 
+from onefold.compute.aggregates import whole_sums
 from onefold.compute.aggregates.base import (
     Aggregate,
     ColumnAggregate,
     State,
-    added,
     as_index,
     zero_filled,
 )
@@ -23,6 +23,11 @@ def marker(dtype: pl.DataType | type[pl.DataType]) -> pl.Expr:
     Float64).
     """
     return pl.lit(None, dtype=dtype).first()
+
+
+def marked_as(dtype: pl.DataType, rows: int) -> pl.Series:
+    """What ``marker`` gives, for a state that is there already."""
+    return pl.Series([None], dtype=dtype).new_from_index(0, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +59,8 @@ class Count(Aggregate):
 
 @dataclass(frozen=True, eq=False)
 class Sum(ColumnAggregate):
-    """The sum of non-null values, 0 without any. Integers wrap around as in Polars; Float32 is summed in
-    Float64.
+    """The sum of non-null values, 0 without any, and never a number that has wrapped around: a sum of whole numbers that
+    its type does not hold comes as Int128 (see ``aggregates.whole_sums``). Float32 is summed in Float64.
     """
 
     kind: ClassVar[str] = "sum"
@@ -67,17 +72,41 @@ class Sum(ColumnAggregate):
             return {"s": column.cast(pl.Float64).sum(), "c": count, "t": marker(dtype)}
         if dtype == pl.Boolean:
             return {"s": column.sum().cast(pl.UInt64), "c": count, "t": marker(dtype)}
+        if dtype in (pl.Int32, pl.UInt32):
+            return {"s": column.cast(pl.Int64).sum(), "c": count, "t": marker(dtype)}
         return {"s": column.sum(), "c": count}
 
+    def bounds(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:
+        return whole_sums.bounds(pl.col(inputs[0]), dtypes[0])
+
+    def is_exact(self, state: State, bounds: Mapping[str, Any]) -> bool:
+        return whole_sums.is_exact(state, bounds)
+
+    def witness(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:
+        return whole_sums.witness(pl.col(inputs[0]), dtypes[0])
+
+    def settled(self, state: State) -> State:
+        return whole_sums.settled(state)
+
+    def fits(self, left: State, right: State) -> bool:
+        return whole_sums.fit(left["s"], right["s"])
+
+    def widened(self, state: State) -> State:
+        marked = state if "t" in state else {**state, "t": marked_as(state["s"].dtype, len(state["s"]))}
+        return {**marked, "s": state["s"].cast(pl.Int128)}
+
     def combine(self, left: State, right: State) -> State:
-        merged = {"s": added(left["s"], right["s"]), "c": left["c"] + right["c"]}
+        merged = {"s": whole_sums.added(left["s"], right["s"]), "c": left["c"] + right["c"]}
         return merged | {"t": left["t"]} if "t" in left else merged
 
     def finish(self, state: State) -> pl.Series:
         total = zero_filled(state["s"])
         if "t" not in state or total.dtype == pl.Null:
             return total
-        return as_index(total) if state["t"].dtype == pl.Boolean else total.cast(state["t"].dtype)
+        wanted = state["t"].dtype
+        if wanted == pl.Boolean:
+            return as_index(total)
+        return whole_sums.narrowed(total, wanted) if wanted.is_integer() else total.cast(wanted)
 
     def reference(self, inputs: Sequence[str]) -> pl.Expr:
         return pl.col(inputs[0]).sum()
@@ -108,8 +137,21 @@ class Mean(ColumnAggregate):
             return {"s": column.cast(wide).sum(), "c": count}
         return {"s": column.sum(), "c": count}
 
+    def bounds(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:
+        wide = dtypes[0] in (pl.Int128, pl.UInt128)
+        return whole_sums.bounds(pl.col(inputs[0]), dtypes[0]) if wide else {}
+
+    def is_exact(self, state: State, bounds: Mapping[str, Any]) -> bool:
+        return whole_sums.is_exact(state, bounds)
+
+    def witness(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:
+        return whole_sums.witness(pl.col(inputs[0]), dtypes[0])
+
+    def settled(self, state: State) -> State:
+        return whole_sums.settled(state)
+
     def combine(self, left: State, right: State) -> State:
-        merged = {"s": added(left["s"], right["s"]), "c": left["c"] + right["c"]}
+        merged = {"s": whole_sums.added(left["s"], right["s"]), "c": left["c"] + right["c"]}
         return merged | {"t": left["t"]} if "t" in left else merged
 
     def finish(self, state: State) -> pl.Series:
