@@ -80,7 +80,7 @@ def holes(space: Space, offset: int) -> list[bool]:
         await asyncio.sleep(0)
         return [not batch.entries or batch.entries[0].offset != offset for batch in batches]
 
-    return space.link.run(ask(), None)
+    return space.link.run(ask, None)
 
 
 def await_rot(space: Space, enough: Callable[[list[bool]], bool] = any) -> list[bool]:

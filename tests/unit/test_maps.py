@@ -91,7 +91,8 @@ def test_maps_of_different_names_are_apart(db):
 
 def test_inside_a_transactions_block_plain_handles_refuse(db):
     m = db.map("m")
-    token = guard.enter(m.client)
+    held = set()  # stands for the transaction
+    token = guard.enter(m.client, held)
     try:
         for operation in (
             lambda: m["a"], lambda: m.get("a"), lambda: "a" in m, lambda: len(m), m.scan, m.watch,

@@ -3,6 +3,7 @@
 # ruff: noqa: PT012 - what raises is the end of the transaction's block
 
 import gc
+import sys
 
 import pytest
 
@@ -245,3 +246,27 @@ def test_a_transaction_leaves_nothing_to_the_garbage_collector(tmp_path):
             assert gc.collect() == 0
         finally:
             gc.enable()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_what_a_handler_raises_while_a_transaction_goes_away_is_not_lost(db):
+    """Python throws away what a signal handler raises in a finalizer: none of them may run Python code."""
+
+    class Handler(BaseException):
+        pass
+
+    def trace(frame, event, arg):
+        if frame.f_code.co_name == "__del__":
+            raise Handler
+
+    tx = db.transaction()
+    tx.__enter__()
+    tx.map("m")["a"] = 1
+    sys.settrace(trace)
+    try:
+        del tx
+        gc.collect()
+    finally:
+        sys.settrace(None)
+    assert contents(db) == {}  # the thread is free
+    assert not hasattr(of.Transaction, "__del__") and not hasattr(of.aio.AsyncTransaction, "__del__")

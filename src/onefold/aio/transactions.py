@@ -52,7 +52,7 @@ class AsyncTransaction:
     async def __aenter__(self) -> Self:
         """The block begins. Cancelled, nothing is left of it."""
         self._bridge.check()
-        block = guard.enter(self.sync.client)
+        block = guard.enter(self.sync.client, self)
         thread = self._bridge.hold_thread()
         entering = thread.submit(self.sync.__enter__)
         try:
@@ -78,12 +78,6 @@ class AsyncTransaction:
             await ended(thread.submit(self.sync.__exit__, kind, error, trace))
         finally:
             self._bridge.give_thread(thread)
-
-    def __del__(self) -> None:
-        if self._block is not None:
-            self._block.over = True  # or the task could never use plain handles again
-        if self._thread is not None:
-            self._thread.shutdown(wait=False)
 
     async def run(self, fn: Callable[..., R], *args: Any, **options: Any) -> R:
         """Run a call of the synchronous transaction in its thread. Raises TransactionError outside of its block and task."""

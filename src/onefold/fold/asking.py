@@ -23,7 +23,7 @@ class LinkAsking:
         self._near = names.ask if region is None else names.ask_region(region)
 
     def __call__(self, request: bytes, timeout: float, *, hedge_s: float) -> bytes:
-        return self._link.run(self._ask(request, timeout, hedge_s), timeout)
+        return self._link.run(lambda: self._ask(request, timeout, hedge_s), timeout)
 
     async def _ask(self, request: bytes, timeout: float, hedge_s: float) -> bytes:
         deadline = asyncio.get_running_loop().time() + timeout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from onefold.errors import OnefoldError, SpaceError
@@ -98,7 +99,7 @@ def _untrimmed(link: Link, stream: StreamFacts, findings: list[Finding]) -> list
         return findings
     from onefold.log.jetstream.streams import stream_state
 
-    first = link.run(stream_state(link, stream.name), None).first
+    first = link.run(partial(stream_state, link, stream.name), None).first
     return [finding for finding in findings if finding.offset >= first]
 
 

@@ -156,14 +156,14 @@ def look(link: Link) -> ClusterFacts:
     details, copies, earlier, ahead = _ask_system(link)
     servers = [
         server._replace(ahead_s=ahead.get(server.name or ""))
-        for server in link.run(_servers(link, details or {}), None)
+        for server in link.run(lambda: _servers(link, details or {}), None)
     ]
     space, problem = None, None
     try:
         space = admin.read_space(link)
     except OnefoldError as error:
         problem = str(error)
-    streams = link.run(_streams(link, space, copies), None) if space is not None else []
+    streams = link.run(lambda: _streams(link, space, copies), None) if space is not None else []
     return ClusterFacts(link.address, servers, space, problem, streams, details is not None, earlier)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -78,7 +79,7 @@ class Comparer:
         for start, stop in ranges:
             for at in range(start, stop + 1, STEP_RECORDS):
                 end = min(at + STEP_RECORDS - 1, stop)
-                self._link.run(self._step(log, servers, at, end, result), None)
+                self._link.run(partial(self._step, log, servers, at, end, result), None)
         return result
 
     async def _step(

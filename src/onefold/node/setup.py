@@ -120,7 +120,7 @@ def check_led(link: Link, stream: str) -> None:
     """Raises Unavailable while a stream has no leader."""
     from onefold.log.jetstream.streams import stream_state
 
-    state = link.run(stream_state(link, stream), config.ENGINE_REQUEST_TIMEOUT_S)
+    state = link.run(lambda: stream_state(link, stream), config.ENGINE_REQUEST_TIMEOUT_S)
     if state.leader is None and state.replicas > 1:
         raise Unavailable(
             f"{link.address}: stream {stream} has no leader. Look at its servers with `onefold doctor`"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -25,14 +26,26 @@ class Block:
     and in other threads and tasks than those in which they began.
     """
 
-    __slots__ = ("database", "over", "place", "task", "thread")
+    __slots__ = ("_ended", "_transaction", "database", "place", "task", "thread")
 
-    def __init__(self, database: object, place: WithPlace | None) -> None:
-        """``place``: of its ``with`` statement, when an interrupt may have left the block past its end."""
+    def __init__(self, database: object, place: WithPlace | None, transaction: object) -> None:
+        """``place``: of its ``with`` statement, when an interrupt may have left the block past its end. ``transaction``: is not
+        kept; a block is over when nobody has its transaction any more, or its thread could never use plain handles again."""
         self.database = database
         self.place = place
         self.thread, self.task = here()
-        self.over = False
+        # Not a finalizer: a signal handler may raise in one, and Python throws such an exception away.
+        self._transaction = weakref.ref(transaction)
+        self._ended = False
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self._ended or self._transaction() is None
+
+    def end(self) -> None:
+        """It has ended."""
+        self._ended = True
 
     def holds(self, database: object) -> bool:
         """Whether it is open, of that database, and of this thread and task. A task or thread that the block starts inherits
@@ -41,7 +54,7 @@ class Block:
             return False
         place = self.place  # another thread may end the block meanwhile
         if place is not None and place.is_over():
-            self.over = True
+            self.end()
         return not self.over
 
 
@@ -49,7 +62,7 @@ _running_loop = asyncio._get_running_loop
 _open: ContextVar[tuple[Block, ...]] = ContextVar("onefold_transaction", default=())
 
 
-def enter(database: StateClient) -> Block:
+def enter(database: StateClient, transaction: object) -> Block:
     """A transaction's block begins. Raises TransactionError inside another one of the same database, SpaceError in a forked
     process."""
     database.check_process()
@@ -57,14 +70,14 @@ def enter(database: StateClient) -> Block:
         raise TransactionError(
             "a transaction inside a transaction: use the outer one (pass its `tx` on), or end it first"
         )
-    block = Block(database, None if _task() else with_place(2))
+    block = Block(database, None if _task() else with_place(2), transaction)
     _open.set((*_still_open(), block))
     return block
 
 
 def leave(block: Block) -> None:
     """The block has ended. From any thread and task; again, it does nothing."""
-    block.over = True
+    block.end()
     block.place = None  # it refers to the frame, whose variables refer to the transaction: only the collector would free them
     _open.set(_still_open())
 

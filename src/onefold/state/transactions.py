@@ -86,7 +86,7 @@ class Transaction:
 
     def __enter__(self) -> Self:
         """The block begins. Raises TransactionError inside another transaction of this database, and the second time."""
-        block = guard.enter(self._core.client)
+        block = guard.enter(self._core.client, self)
         try:
             self._core.begin()
         except BaseException:
@@ -118,13 +118,6 @@ class Transaction:
         else:
             with limited(core.client):
                 self._commit()
-
-    def __del__(self) -> None:
-        block = self._guard
-        if block is not None:
-            block.over = (
-                True  # a block that was never ended, or its thread could never use plain handles again
-            )
 
     def __repr__(self) -> str:
         name = "" if self._request_id is None else f" {self._request_id!r}"

@@ -197,7 +197,7 @@ def find_space(link: Link, space: str) -> SpaceInfo | None:
     except Unavailable:
         pass  # nobody keeps such a stream, or nobody who does can be reached: its leader knows
     try:
-        state = link.run(stream_state(link, stream), config.ENGINE_REQUEST_TIMEOUT_S)
+        state = link.run(lambda: stream_state(link, stream), config.ENGINE_REQUEST_TIMEOUT_S)
     except Refused as error:
         if error.code == NOT_FOUND:
             return None
@@ -315,7 +315,7 @@ def _delete(link: Link, stream: str) -> None:
 
 
 def _ask(link: Link, subject: str, body: Mapping[str, object] | None, what: str) -> dict[str, object]:
-    return link.run(ask_api(link, subject, body, what), config.ENGINE_REQUEST_TIMEOUT_S)
+    return link.run(lambda: ask_api(link, subject, body, what), config.ENGINE_REQUEST_TIMEOUT_S)
 
 
 def _write_record(link: Link, made: SpaceInfo) -> SpaceInfo:

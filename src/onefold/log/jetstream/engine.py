@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from onefold import config
@@ -98,14 +99,16 @@ class JetStreamLog:
         """Whether its stream takes what ``append_trusted`` publishes; one of an earlier release does after another `init`.
 
         Raises Unavailable, Timeout, SpaceError."""
-        work = ask_api(self._link, STREAM_INFO + self.names.stream, None, self._what)
+        work = partial(ask_api, self._link, STREAM_INFO + self.names.stream, None, self._what)
         found = self._link.run(work, config.ENGINE_REQUEST_TIMEOUT_S)
         return streams.takes_node_records(found.get("config") or {}, self.names)
 
     def first_trusted(self) -> Entry | None:
         """The oldest record that is left of those published where only nodes may publish. None: the server that was asked has
         none, which proves nothing. Raises Unavailable, Timeout, SpaceError."""
-        work = fetch(self._link, self.names, 1, max_records=1, max_bytes=1, subject=self.names.node_subject)
+        work = partial(
+            fetch, self._link, self.names, 1, max_records=1, max_bytes=1, subject=self.names.node_subject
+        )
         batch: Batch = self._link.run(work, None)
         return next((entry for entry in self._checked(batch.entries) if entry.trusted), None)
 
@@ -171,7 +174,9 @@ class JetStreamLog:
         before = min(before, self.last + 1)  # beyond its end the engine would skip offsets
         if before <= self._first:
             return
-        self._link.run(streams.purge(self._link, self.names.stream, before), config.ENGINE_REQUEST_TIMEOUT_S)
+        self._link.run(
+            lambda: streams.purge(self._link, self.names.stream, before), config.ENGINE_REQUEST_TIMEOUT_S
+        )
         self._first = max(self._first, before)
 
     def close(self) -> None:
@@ -228,7 +233,7 @@ class JetStreamLog:
         for pause_s in (0.0, 0.01, 0.05):  # the server may not have applied yet what others have
             time.sleep(pause_s)
             records = max(1, min(config.FETCH_BATCH_RECORDS, stop - start))
-            work = fetch(self._link, self.names, start, max_records=records, max_bytes=max_bytes)
+            work = partial(fetch, self._link, self.names, start, max_records=records, max_bytes=max_bytes)
             batch: Batch = self._link.run(work, None)
             found = _contiguous(batch.entries, start)
             if entries := self._checked(found):
@@ -242,7 +247,7 @@ class JetStreamLog:
         """Fetch what comes next while the caller works on what it got."""
         if start < stop:
             records = min(config.FETCH_BATCH_RECORDS, stop - start)
-            work = fetch(self._link, self.names, start, max_records=records, max_bytes=max_bytes)
+            work = partial(fetch, self._link, self.names, start, max_records=records, max_bytes=max_bytes)
             self._ahead = ReadAhead(start, self._link, work)
 
     def _checked(self, entries: list[Entry]) -> list[Entry]:
@@ -254,7 +259,8 @@ class JetStreamLog:
 
     def _survey(self, start: int, max_bytes: int, *, thorough: bool = False) -> list[Entry]:
         """Entries from ``start`` on, from all copies together. Raises TooOld, LogCorrupt, Unavailable."""
-        work = survey.settle(
+        work = partial(
+            survey.settle,
             self._link,
             self.names,
             start,

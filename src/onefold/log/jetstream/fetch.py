@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from onefold import config
@@ -112,16 +111,21 @@ def entry_of(block: bytes | None, data: bytes, origin: Origin) -> Entry | None:
 class ReadAhead:
     """A batch that is on its way. At most one reader waits for it; one that nobody wants is forgotten."""
 
-    def __init__(self, start: int, link: Link, work: Coroutine[Any, Any, Batch]) -> None:
+    def __init__(self, start: int, link: Link, work: Callable[[], Coroutine[Any, Any, Batch]]) -> None:
         self.start = start
         self._link = link
-        self._future = asyncio.run_coroutine_threadsafe(work, link.loop)
-        self._future.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self._call = link.started(work)
 
     def wait(self) -> list[Entry]:
         """Its entries; none when it failed, which says nothing: ask again."""
-        try:
-            return self._future.result(_WAIT_S).entries
-        except (OnefoldError, TimeoutError, CancelledError):
-            self._future.cancel()
+        call = self._call
+        if call is None:
             return []
+        if not call.turn.acquire(timeout=_WAIT_S):
+            self._link.post(call.cancel)
+            return []
+        try:
+            batch: Any = call.result()
+        except (OnefoldError, asyncio.CancelledError):
+            return []
+        return [] if batch is None else list(batch.entries)

@@ -42,7 +42,7 @@ class Keeper:
     def begin(self) -> int:
         """Subscribe and look where the log stands; return its first offset. Raises Unavailable, Timeout, SpaceError."""
         self._subscription = self._link.subscribe_raw(self._names.tail, self._on_delivery)
-        return self._link.run(self._begin(), 2 * config.ENGINE_REQUEST_TIMEOUT_S)
+        return self._link.run(self._begin, 2 * config.ENGINE_REQUEST_TIMEOUT_S)
 
     @property
     def last(self) -> int:

@@ -60,7 +60,7 @@ class Link:
         self._closed = False
         self._users = 1
         self._shared = False
-        self.run(self._begin(), config.CONNECT_TIMEOUT_S)
+        self.run(self._begin, config.CONNECT_TIMEOUT_S)
 
     # -- sharing
 
@@ -107,7 +107,7 @@ class Link:
         Raises Unavailable when nobody took it or there is no connection (definite), or when it broke meanwhile (not definite);
         Timeout (not definite); SpaceError when it is not permitted.
         """
-        return self.run(self.ask(subject, payload, headers=headers, timeout=timeout), timeout)
+        return self.run(lambda: self.ask(subject, payload, headers=headers, timeout=timeout), timeout)
 
     def request_many(
         self,
@@ -122,7 +122,7 @@ class Link:
         silence, in seconds. Raises as ``request``."""
         self.check_usable()
         return self.run(
-            self.ask_many(subject, payload, timeout=timeout, is_last=is_last, headers=headers), None
+            lambda: self.ask_many(subject, payload, timeout=timeout, is_last=is_last, headers=headers), None
         )
 
     def publish(
@@ -167,7 +167,7 @@ class Link:
         """``subscribe`` without parsing: the handler gets subject, reply, payload and header block as bytes."""
         self.check_usable()
         subscription = Subscription(self, subject, handler, queue)
-        self.run(self._listen(subscription), config.ENGINE_REQUEST_TIMEOUT_S)
+        self.run(lambda: self._listen(subscription), config.ENGINE_REQUEST_TIMEOUT_S)
         return subscription
 
     def on_change(self, callback: Callable[[bool], None]) -> Callable[[], None]:
@@ -191,18 +191,16 @@ class Link:
 
     # -- for the engine: on the loop's thread
 
-    def run(self, work: Coroutine[Any, Any, T], timeout: float | None) -> T:
-        """Run a coroutine on the loop and wait for it; ``timeout``: what it bounds itself to, in seconds."""
-        try:
-            self.check_usable()
-            if loops.on_loop():
-                raise SpaceError("a callback of a NATS connection must not wait for the same connection")
-        except BaseException:
-            work.close()
-            raise
-        call = _Call(work)
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]], timeout: float | None) -> T:
+        """Run a coroutine on the loop and wait for it; ``timeout``: what it bounds itself to, in seconds.
+
+        ``work`` makes the coroutine, on the loop's thread: an interrupted caller leaves none that is never awaited.
+        """
+        self.check_usable()
+        if loops.on_loop():
+            raise SpaceError("a callback of a NATS connection must not wait for the same connection")
+        call = Call(work)
         if not self.post(call.begin):
-            work.close()
             raise SpaceError(f"this process is ending: {self.address} is not asked any more")
         try:
             if not call.turn.acquire(timeout=-1 if timeout is None else timeout + _SLACK_S):
@@ -213,6 +211,11 @@ class Link:
         finally:
             if not call.ended:
                 self.post(call.cancel)
+
+    def started(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Call | None:
+        """Begin a coroutine as ``run`` does, and do not wait for it. None when the loop has ended."""
+        call = Call(work)
+        return call if self.post(call.begin) else None
 
     def post(self, callback: Callable[..., object], *args: object) -> bool:
         """Have something called on the loop's thread. False when the loop has ended, as it does with the process."""
@@ -427,10 +430,10 @@ class Link:
             self._tell(False)
 
 
-class _Call:
+class Call:
     """A coroutine that one thread waits for. Not a future: an interrupt could leave its lock held, and the loop takes it."""
 
-    def __init__(self, work: Coroutine[Any, Any, Any]) -> None:
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         self._work = work
         self._task: asyncio.Task[Any] | None = None
         self.turn = threading.Lock()
@@ -439,7 +442,7 @@ class _Call:
 
     def begin(self) -> None:
         """On the loop's thread, as the following."""
-        self._task = asyncio.get_running_loop().create_task(self._work)
+        self._task = asyncio.get_running_loop().create_task(self._work())
         self._task.add_done_callback(self._end)
 
     def cancel(self) -> None:

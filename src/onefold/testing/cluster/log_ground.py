@@ -89,7 +89,7 @@ class Space:
 
     def state(self) -> StreamState:
         """What the log's leader says."""
-        return until(lambda: self.link.run(stream_state(self.link, self.names.stream), None))
+        return until(lambda: self.link.run(lambda: stream_state(self.link, self.names.stream), None))
 
     def leader(self) -> int:
         """The server that leads the log."""

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -237,7 +238,7 @@ class Stand:
         stream = LogNames(self.info.space, self.info.incarnation, shard).stream
         with self._admin() as link:
             try:
-                leader = link.run(stream_state(link, stream), _ASK_S).leader
+                leader = link.run(partial(stream_state, link, stream), _ASK_S).leader
             except OnefoldError:
                 leader = None
         names = [server.name for server in self.servers.servers]
