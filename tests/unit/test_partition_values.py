@@ -257,3 +257,60 @@ def test_a_name_that_is_too_long_for_a_folder_is_refused_in_the_plan(db: of.Data
     with pytest.raises(InvalidPlan, match="too long for the name of a folder"):
         db.read_parquet(tmp_path / "in.parquet").write_parquet(tmp_path / "out", partition_by=name).start()
     assert not (tmp_path / "out").exists()
+
+
+BAD: dict[str, pl.Series] = {
+    "long": pl.Series(["x" * 300, "a"]),
+    "escaped": pl.Series(["%" * 90, "a"]),
+    "the null's name": pl.Series([partition_values.NULL_PARTITION, None]),
+    "category": pl.Series(["x" * 300, "a"], dtype=pl.Categorical),
+    "date": pl.Series([2**30, 0], dtype=pl.Int32).cast(pl.Date),
+}
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_value_fails_the_first_task_that_gives_it(
+    db: of.Database, tmp_path: Path, case: str, grouped: bool
+) -> None:
+    bad = BAD[case]
+    for number in range(4):
+        pl.DataFrame({"p": bad, "i": [number, 0]}).write_parquet(tmp_path / f"{number}.parquet")
+    rows: Any = db.read_parquet(str(tmp_path / "*.parquet"))
+    if grouped:
+        rows = rows.group_by("p").agg(n=of.agg.count())
+    run = rows.write_parquet(tmp_path / "out", partition_by="p").start(workers=1, target_splits=4)
+    assert run.wait(timeout=60).state == "failed"
+    (error,) = run.errors()
+    assert error.stage == 0 and run.progress().done == 0 and "'p'" in error.message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_values_that_make_folders_pass_the_check_of_tasks(name: str) -> None:
+    partition_values.check_values(COLUMNS[name].alias("p").to_frame())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tasks_check_values_as_the_publication_does(seed: int) -> None:
+    rng = random.Random(seed)
+    letters = ["a", "é", "%", "/", "\U0001f600"]
+    for _ in range(40):
+        value = "".join(rng.choices(letters, k=rng.randint(50, 300)))
+        row = pl.DataFrame({"p": [value]})
+        try:
+            partition_values.folder_of(row)
+        except InvalidValue:
+            with pytest.raises(InvalidValue):
+                partition_values.check_values(pl.DataFrame({"p": ["a", value, None]}))
+        else:
+            partition_values.check_values(pl.DataFrame({"p": ["a", value, None]}))
+
+
+def test_zero_below_zero_is_published_as_zero(db: of.Database, tmp_path: Path) -> None:
+    pl.DataFrame({"p": [-0.0, 0.0], "i": [1, 2]}).write_parquet(tmp_path / "in.parquet")
+    db.read_parquet(tmp_path / "in.parquet").write_parquet(tmp_path / "out", partition_by="p").run(
+        progress=False
+    )
+    found = db.read_parquet(tmp_path / "out").into("t").run(progress=False).result().to_polars()
+    assert [str(value) for value in found["p"]] == ["0.0", "0.0"] and found.height == 2

@@ -85,6 +85,7 @@ class Attempts:
             else:
                 result = self._execute(stage, item, assignment, inputs, inline, process, on_rows)
                 self._types.check(assignment.stage, result)
+                publishing.check_partitions(self._engine, assignment.stage, result, self._stored)
         except TaskError as error:
             if stopping():
                 return [ops.Release(*at)]

@@ -148,6 +148,31 @@ def folder_of(row: pl.DataFrame, *, escape_names: bool = True) -> str:
     return "/".join(_level(name, text(row[name]), escape_names) for name in row.columns)
 
 
+def check_values(frame: pl.DataFrame) -> None:
+    """Raise InvalidValue for a value in these columns that makes no folder name, InvalidPlan for a type that makes none.
+
+    Looks only at those values that may make none: text that is long or the null's, and the ends of times.
+    """
+    import polars as pl
+
+    check_types(frame.columns, frame.schema)
+    for column in frame.get_columns():
+        if column.dtype.is_temporal():
+            numbers = column.to_physical()
+            doubtful = column.filter((numbers == numbers.min()) | (numbers == numbers.max()))
+        elif column.dtype == pl.String or isinstance(column.dtype, pl.Categorical | pl.Enum):
+            values = column.unique().cast(pl.String)
+            longest = config.PARTITION_FOLDER_BYTES_MAX - len(f"{_escape_name(column.name)}=".encode())
+            doubtful = values.filter(
+                (values == NULL_PARTITION) | (values.str.len_bytes() * len("%00") > longest)
+            )
+        else:
+            continue
+        doubtful = doubtful.unique()
+        for row in range(len(doubtful)):
+            folder_of(doubtful.slice(row, 1).to_frame())
+
+
 def null_folder(by: Iterable[str]) -> str:
     """The folder of a row of nulls."""
     return "/".join(f"{_escape_name(name)}={NULL_PARTITION}" for name in by)
@@ -160,8 +185,8 @@ def text(value: pl.Series) -> str | None:
     if value.null_count():
         return None
     dtype = value.dtype
-    if dtype.is_float():
-        value = value + 0.0  # -0.0 is 0.0, as for group_by
+    if dtype.is_float() and value.item() == 0:
+        value = value.abs()  # -0.0 is 0.0, as for group_by; adding 0.0 is nothing that Polars does
     if dtype == pl.Time:
         value = value.dt.to_string("%H:%M:%S%.f")
     try:

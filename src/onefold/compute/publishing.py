@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from onefold.compute import publications, publish
+from onefold.compute import partition_values, publications, publish
 from onefold.compute.jobs import state
-from onefold.compute.stages import PublishOutput, Result
+from onefold.compute.stages import PartialOutput, PublishOutput, Result
 from onefold.compute.submission import decode_inputs
 from onefold.errors import Unavailable
 
@@ -76,6 +76,24 @@ def publish_result(engine: Engine, run: str, output: PublishOutput, stored: Stor
         rows_out=made.rows,
         elapsed_ms=int((time.monotonic() - started) * 1000),
     )
+
+
+def check_partitions(engine: Engine, stage: int, result: Result, stored: StoredJob) -> None:
+    """Raise InvalidValue, or InvalidPlan for a type, when values that a task gives make no folders of the publication.
+
+    So the first task that gives one fails, and not the publication after all others. Aggregates have their values at the end.
+    """
+    sink = stored.stages[-1].output
+    if stage != stored.result_stage or not isinstance(sink, PublishOutput) or not sink.partition_by:
+        return
+    if result.blob is None and result.inline is None:
+        return
+    frame = engine.partial(result)
+    final = stored.key_columns if isinstance(stored.stages[stage].output, PartialOutput) else None
+    if frame is None:
+        return
+    names = [name for name in sink.partition_by if name in frame.columns and (final is None or name in final)]
+    partition_values.check_values(frame.select(names))
 
 
 def is_published(engine: Engine, run: str, output: PublishOutput, stored: StoredJob) -> bool:
