@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import onefold as of
 from onefold import agg
 from onefold.compute import identity
+from onefold.compute.folder_writer import FolderWriter
 from onefold.errors import InvalidArgument, InvalidPlan
 
 
@@ -154,3 +156,34 @@ def test_a_job_that_has_another_name_in_every_run(
         append(rows, out)
     assert not out.exists()
     assert append(rows, out, version="1") == append(rows, out, version="1") == [(1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("overlap", ["same files", "one file of two"])
+def test_two_programs_that_append_at_once_add_each_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overlap: str
+) -> None:
+    """Of two spaces, so that no log puts them in order: both have all rows ready before one of them publishes."""
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        put(tmp_path, number, f"k,v\n{number},1\n")
+    barrier = threading.Barrier(2)
+    ready = threading.local()
+    finish = FolderWriter.finish
+
+    def both_ready(writer: FolderWriter, existing: Any) -> None:
+        finish(writer, existing)
+        if not getattr(ready, "once", False):  # whoever is second makes its rows again
+            ready.once = True
+            barrier.wait(60)
+
+    monkeypatch.setattr(FolderWriter, "finish", both_ready)
+    first, second = ("012", "012") if overlap == "same files" else ("01", "12")
+    with of.connect("memory://") as one, of.connect("memory://") as other:
+        runs = [
+            db.read_csv([tmp_path / "in" / f"{number}.csv" for number in numbers])
+            .write_parquet(tmp_path / "out", mode="append")
+            .start(workers=1, target_splits=3)
+            for db, numbers in ((one, first), (other, second))
+        ]
+        assert [run.wait(timeout=60).state for run in runs] == ["done", "done"]
+    assert sorted(pl.read_parquet(tmp_path / "out")["k"]) == [0, 1, 2]

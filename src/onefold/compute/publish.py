@@ -31,6 +31,10 @@ __all__ = ["Published", "check", "contained", "is_published", "local_path", "pub
 _KNOWN_FILES: Final = {"_SUCCESS", "_metadata", "_common_metadata"}
 
 
+class Overtaken(Exception):
+    """Another program has appended rows of the same tasks since ``contained`` was asked; nothing was published."""
+
+
 def publish_folder(
     parts: Iterable[pl.DataFrame],
     output: PublishOutput,
@@ -48,8 +52,9 @@ def publish_folder(
     the partitions that occur in the rows. Doing it again for the same run changes nothing. Raises
     InvalidArgument for a target that is no local folder or holds files that are not Parquet, InvalidPlan for
     partition columns that are not there, InvalidValue for rows that do not fit together or to the rows that
-    are kept, OSError when the disk is full: the folder is as it was then.
+    are kept, OSError when the disk is full, Overtaken (``append``): the folder is as it was then.
     """
+    contains = frozenset(contains)
     target = local_path(output.path)
     if output.mode == "replace_partitions" and not output.partition_by:
         raise InvalidArgument('write_parquet(mode="replace_partitions") needs partition_by')
@@ -76,6 +81,8 @@ def publish_folder(
             before = there.by_run(run)
             if before is not None:
                 return Published(*before)
+            if output.mode == "append" and not there.contains.isdisjoint(contains):
+                raise Overtaken
             _check_target(target, output, there)
             kept = _kept(target, output, writer.folders)
             writer.check_fits(_schema_of(target, kept), there.types if kept else None)

@@ -7,7 +7,8 @@ made again, and ``append`` adds exactly the tasks whose rows are not there yet, 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -36,14 +37,11 @@ def publish_result(engine: Engine, run: str, output: PublishOutput, stored: Stor
         row = state.read_run(view, run)
         finished = state.results(view, run, stage)
         names = {task.index: task.identity.hex() for task in state.read_tasks(view, run, stage)}
-    there = publish.contained(output.path) if output.mode == "append" else set()
-    wanted = [index for index in sorted(finished) if names[index] not in there]
-
     if row is None:
         raise Unavailable(f"run {run} is gone")
     result = engine.result_of(row.plan)
 
-    def parts() -> Iterator[pl.DataFrame]:
+    def parts(wanted: Sequence[int]) -> Iterator[pl.DataFrame]:
         if result.grouped:
             yield engine.finished({index: task.result for index, task in finished.items()}, result)
             return
@@ -53,21 +51,28 @@ def publish_result(engine: Engine, run: str, output: PublishOutput, stored: Stor
             if frame is not None:
                 yield frame
 
-    if output.mode == "append" and finished and not wanted:
-        made = publish.Published(0, 0)  # somebody who was killed since has published it all
-    else:
-        job = row.version or row.digest
-        read = decode_inputs(engine.blobs.get(row.stages[stage].inputs))
-        made = publish.publish_folder(
-            parts(),
-            output,
-            run=run,
-            contains=[names[index] for index in wanted],
-            inputs={
-                names[index]: sorted({publications.digest_of(job, unit.path) for unit in read[index].units})
-                for index in wanted
-            },
-        )
+    job = row.version or row.digest
+    read = decode_inputs(engine.blobs.get(row.stages[stage].inputs))
+    made: publish.Published | None = None
+    while made is None:
+        there = publish.contained(output.path) if output.mode == "append" else set()
+        wanted = [index for index in sorted(finished) if names[index] not in there]
+        if output.mode == "append" and finished and not wanted:
+            made = publish.Published(0, 0)  # somebody else, or one who was killed since, has published it all
+            break
+        with suppress(publish.Overtaken):  # then there is less to add
+            made = publish.publish_folder(
+                parts(wanted),
+                output,
+                run=run,
+                contains=[names[index] for index in wanted],
+                inputs={
+                    names[index]: sorted(
+                        {publications.digest_of(job, unit.path) for unit in read[index].units}
+                    )
+                    for index in wanted
+                },
+            )
     note = msgspec.msgpack.encode({"path": output.path, "run": run, "files": made.files, "rows": made.rows})
     return Result(
         blob=engine.blobs.put(
