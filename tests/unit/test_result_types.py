@@ -396,3 +396,47 @@ def test_random_values_give_one_result_or_an_error(tmp_path: Path, seed: int) ->
             found.append(outcome(db, tmp_path / str(files), values, build))
     one, several = found
     assert isinstance(several, str) or several == one, (seed, values, found)
+
+
+@pytest.mark.parametrize("other_type", [False, True])
+def test_a_task_that_stands_between_compare_and_done_while_a_backup_ends(
+    db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_type: bool
+) -> None:
+    """What the first attempt announced holds: the backup's result fits to it, or the run fails."""
+    run = started(db, tmp_path)
+    engine = run._engine
+    with engine.space.view() as view:
+        row = state.read_run(view, run.id)
+    assert row is not None
+    stored = engine.stored(row.plan)
+    monkeypatch.setattr(ResultTypes, "_of", lambda _self, _stage, result: {"v": types[result.rows_out]})
+    types = {1: pl.Int64(), 2: pl.String() if other_type else pl.Int64()}
+
+    def claimed(worker: str, backup: tuple[int, int, int] | None = None) -> ops.Assignment:
+        (outcome,) = engine.submit(ops.Claim(run.id, worker, 1, backup))
+        assert isinstance(outcome, ops.Accepted)
+        (assignment,) = outcome.assignments
+        return assignment
+
+    def result(rows: int) -> Result:
+        return Result(inline=None, blob=None, rows_out=rows)
+
+    slow = claimed("one/0")
+    ResultTypes(engine, run.id, stored).check(slow.stage, result(1))  # and then it is stopped
+    backup = claimed("other/0", (slow.stage, slow.index, slow.epoch))
+    assert (backup.stage, backup.index) == (slow.stage, slow.index)
+    other = ResultTypes(engine, run.id, stored)
+    if other_type:
+        with pytest.raises(of.InvalidValue, match="column 'v' is "):
+            other.check(backup.stage, result(2))
+        engine.submit(ops.Cancel(run.id))
+        return
+    other.check(backup.stage, result(2))
+    (done,) = engine.submit(ops.Done(run.id, backup.stage, backup.index, backup.epoch, result(2)))
+    assert isinstance(done, ops.Accepted)
+    (late,) = engine.submit(ops.Done(run.id, slow.stage, slow.index, slow.epoch, result(1)))
+    assert isinstance(late, ops.Refused) and late.code == "already_done"
+    with engine.space.view() as view:
+        assert [one.result.rows_out for one in state.results(view, run.id, slow.stage).values()] == [2]
+        assert not state.claims(view, run.id)
+    engine.submit(ops.Cancel(run.id))
