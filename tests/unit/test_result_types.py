@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import random
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_tasks_that_end_at_the_same_time_do_not_both_pass(
     run_by_two(run, tmp_path)
     assert len(set(hold.met)) == 2
     assert run.state == "failed"
-    assert "column 'v' is " in str(run.errors()[0].message)
+    assert "column 'v' mixes int, str" in str(run.errors()[0].message)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -427,7 +428,7 @@ def test_a_task_that_stands_between_compare_and_done_while_a_backup_ends(
     assert (backup.stage, backup.index) == (slow.stage, slow.index)
     other = ResultTypes(engine, run.id, stored)
     if other_type:
-        with pytest.raises(of.InvalidValue, match="column 'v' is "):
+        with pytest.raises(of.InvalidValue, match="column 'v' mixes int, str"):
             other.check(backup.stage, result(2))
         engine.submit(ops.Cancel(run.id))
         return
@@ -440,3 +441,39 @@ def test_a_task_that_stands_between_compare_and_done_while_a_backup_ends(
         assert [one.result.rows_out for one in state.results(view, run.id, slow.stage).values()] == [2]
         assert not state.claims(view, run.id)
     engine.submit(ops.Cancel(run.id))
+
+
+MIXED: dict[str, list[Any]] = {
+    "text": [1, 1, "x", "x"],
+    "bytes": [b"x", b"x", "x", "x"],
+    "bool": [True, True, 1, 1],
+    "float": [True, True, 0.5, 0.5],
+    "in lists": [[1], [1], ["x"], ["x"]],
+    "in lists of lists": [[[1]], [[1]], [["x"]], [["x"]]],
+    "in dicts": [{"a": 1, "b": 1}, {"a": 1, "b": 1}, {"b": "x"}, {"b": "x"}],
+    "lists": [[1], [1], 1, 1],
+    "dicts": [{"a": 1}, {"a": 1}, "x", "x"],
+    "zones": [
+        dt.datetime(2024, 1, 1),
+        dt.datetime(2024, 1, 1),
+        dt.datetime(2024, 1, 1, tzinfo=dt.UTC),
+        dt.datetime(2024, 1, 1, tzinfo=dt.UTC),
+    ],
+    "dates": [dt.date(2024, 1, 1), dt.date(2024, 1, 1), dt.datetime(2024, 1, 1), dt.datetime(2024, 1, 1)],
+}
+
+
+@pytest.mark.usefixtures("functions_in_process")
+@pytest.mark.parametrize("case", MIXED)
+def test_mixed_types_are_told_alike_in_one_split_and_several(tmp_path: Path, case: str) -> None:
+    values = MIXED[case]
+    said = []
+    for files in (1, 2):
+        split_over(tmp_path / str(files), values, files)
+        with of.connect("memory://") as db:
+            found = outcome(db, tmp_path / str(files), values, lambda rows: rows)
+            assert isinstance(found, str)
+            match = re.search(r"column '.*? mixes .*?schema=", found)
+            assert match is not None, found
+            said.append(match[0])
+    assert said[0] == said[1]

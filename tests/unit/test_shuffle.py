@@ -352,7 +352,7 @@ def test_types_that_do_not_meet_across_parts() -> None:
         1,
         2.5,
     ]
-    with pytest.raises(InvalidValue, match="'a' is"):
+    with pytest.raises(InvalidValue, match="'a' mixes int, str"):
         outputs.frames.concat([pl.DataFrame({"a": [1]}), pl.DataFrame({"a": ["x"]})])
 
 

@@ -54,12 +54,57 @@ def common_schema(schemas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 continue
             common = common_type(before, dtype)
             if common is None:
-                raise InvalidValue(
-                    f"column {name!r} is {before} in one part of the result and {dtype} in another; "
-                    f"convert it, or give schema= to the function that makes it"
-                )
+                raise mixed(*_kinds(name, before, dtype))
             found[name] = common
     return found
+
+
+def mixed(name: str, kinds: Iterable[str]) -> InvalidValue:
+    """The error for values that no one column can hold: the same whether one task has met them or several."""
+    return InvalidValue(
+        f"column {name!r} mixes {', '.join(sorted(kinds))}, which no one column type can hold; "
+        f"convert them in the function that makes them, or give it schema="
+    )
+
+
+def _kinds(name: str, left: Any, right: Any) -> tuple[str, list[str]]:
+    """The column, or what in it has two types, and what these are called in Python."""
+    import polars as pl
+
+    if isinstance(left, pl.List) and isinstance(right, pl.List):
+        return _kinds(f"{name}[]", left.inner, right.inner)
+    if isinstance(left, pl.Struct) and isinstance(right, pl.Struct):
+        others = {field.name: field.dtype for field in right.fields}
+        for field in left.fields:
+            other = others.get(field.name, field.dtype)
+            if common_type(field.dtype, other) is None:
+                return _kinds(f"{name}.{field.name}", field.dtype, other)
+    kinds = [_called(left), _called(right)]
+    return name, kinds if kinds[0] != kinds[1] else [str(left), str(right)]
+
+
+def _called(dtype: Any) -> str:
+    import polars as pl
+
+    if isinstance(dtype, pl.Datetime):
+        return f"datetime in {dtype.time_zone}" if dtype.time_zone else "datetime without a zone"
+    if dtype.is_integer():
+        return "int"
+    if dtype.is_float():
+        return "float"
+    names = {
+        "Boolean": "bool",
+        "String": "str",
+        "Binary": "bytes",
+        "List": "list",
+        "Struct": "dict",
+        "Date": "date",
+        "Time": "time",
+        "Duration": "timedelta",
+        "Decimal": "Decimal",
+    }
+    name = str(dtype.base_type())
+    return names.get(name, str(dtype))
 
 
 def fitted(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:

@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from onefold.compute.common_types import common_schema, fitted
+from onefold.compute.common_types import common_schema, fitted, mixed
 from onefold.compute.named_frames import frame_of, is_pattern
 from onefold.errors import InvalidValue
 
@@ -117,10 +117,7 @@ def _type_of(name: str, values: Sequence[Any]) -> Any:
             {field: _inner_type(f"{name}.{field}", [value.get(field) for value in held]) for field in fields}
         )
     if len(kinds) > 1 and kinds & _NEVER_MIXED:
-        found = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise InvalidValue(
-            f"column {name!r} mixes {found}, which no one column type can hold; convert them in the function"
-        )
+        raise mixed(name, (kind.__name__ for kind in kinds))
     return None
 
 
@@ -138,10 +135,7 @@ def _check_times(name: str, values: Sequence[Any], kinds: set[type]) -> None:
     zones = {value.tzinfo for value in values if isinstance(value, datetime.datetime)}
     found |= {_zone(zone) for zone in zones}
     if len(found) > 1:
-        raise InvalidValue(
-            f"column {name!r} mixes {', '.join(sorted(found))}, which no one column type can hold; "
-            f"convert them in the function"
-        )
+        raise mixed(name, found)
 
 
 def _zone(zone: datetime.tzinfo | None) -> str:
