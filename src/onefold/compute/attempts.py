@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from onefold import config
-from onefold.compute import publishing, reachable
+from onefold.compute import reachable
 from onefold.compute.blobs import BlobMissing, BlobsUnavailable
 from onefold.compute.failures import failure_of, is_passing, of_machine
 from onefold.compute.jobs import ops, state
@@ -81,11 +81,16 @@ class Attempts:
             if lost:
                 return [*lost, ops.Release(*at)]
             if isinstance(stage.output, PublishOutput):
+                from onefold.compute import publishing
+
                 result = publishing.publish_result(self._engine, self._run, stage.output, self._stored)
             else:
                 result = self._execute(stage, item, assignment, inputs, inline, process, on_rows)
                 self._types.check(assignment.stage, result)
-                publishing.check_partitions(self._engine, assignment.stage, result, self._stored)
+                if isinstance(self._stored.stages[-1].output, PublishOutput):
+                    from onefold.compute import publishing
+
+                    publishing.check_partitions(self._engine, assignment.stage, result, self._stored)
         except TaskError as error:
             if stopping():
                 return [ops.Release(*at)]

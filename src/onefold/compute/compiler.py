@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onefold import config
-from onefold.compute import folder_writer, outputs, partition_values, schemas
+from onefold.compute import outputs, partition_values, schemas
 from onefold.compute.named_frames import is_pattern
 from onefold.compute.plan import (
     GroupAggregate,
@@ -349,6 +349,8 @@ def _check_append(sink: WriteParquet, branches: Sequence[Branch], output: Output
 
 
 def _check_partitions(sink: WriteParquet, names: Names | None, schema: Schema | None) -> None:
+    from onefold.compute import folder_writer
+
     known = dict(schema or ())
     partition_values.check_types(sink.partition_by, known)
     folder_writer.check_columns({name: known[name] for name in known if name not in sink.partition_by})

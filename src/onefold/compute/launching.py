@@ -108,8 +108,6 @@ def _started(
 
 def _reopen_lost(engine: Engine, run: str) -> None:
     """Reopen reused tasks whose blobs are gone, before anybody relies on them."""
-    from onefold.compute import publishing
-
     with engine.space.view() as view:
         row = state.read_run(view, run)
         if row is None:
@@ -125,6 +123,8 @@ def _reopen_lost(engine: Engine, run: str) -> None:
     for stage, index, result in found:
         output = stored.stages[stage].output
         if isinstance(output, PublishOutput):
+            from onefold.compute import publishing
+
             gone = not publishing.is_published(engine, run, output, stored)
         else:
             gone = result.blob in missing

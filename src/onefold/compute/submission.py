@@ -130,7 +130,7 @@ def prepare(
 
     Raises InvalidPlan, InvalidArgument, InvalidValue (broken input files) and TooLarge (too many tasks).
     """
-    from onefold.compute import compiler, functions, own_folders, publish
+    from onefold.compute import compiler, functions, own_folders
 
     resolved = _Sources()
     compiled = compiler.compile_job(job, schema_of=resolved.schema_of, bytes_of=resolved.bytes_of)
@@ -175,6 +175,8 @@ def prepare(
             }
         if isinstance(stage.output, PublishOutput) and stage.output.mode == "append":
             _check_named(digest, version)
+            from onefold.compute import publish
+
             publish.check_append(stage.output, name, reads)
     total = sum(len(spec.tasks) for spec in specs)
     if total > config.TASKS_PER_JOB_MAX:
