@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from onefold import config
 from onefold.env import Env
 from onefold.errors import OnefoldError
+from onefold.log.undisturbed import undisturbed
 
 _RETRY_S = 0.01
 _RETRY_S_MAX = 1.0
@@ -44,6 +46,18 @@ class News:
 
         Raises what no node can help with, such as a space that was made anew.
         """
+        # An interrupt would leave the main thread's lock held, and all others waiting. In turns, so that a wait that was
+        # interrupted does not keep a node asked.
+        deadline = None if timeout is None else self._env.boot_s() + timeout
+        while True:
+            turn_s = config.ASK_POLL_S if deadline is None else max(0.0, deadline - self._env.boot_s())
+            if undisturbed(partial(self._wait, after, min(turn_s, config.ASK_POLL_S))):
+                return
+            if deadline is not None and self._env.boot_s() >= deadline:
+                return
+
+    def _wait(self, after: int, timeout: float) -> bool:
+        """Wait for so long; whether there is nothing more to wait for."""
         with self._changed:
             self._wanted_s = self._env.boot_s()
             if not self._asks and self._problem is None and not self._closed:
@@ -51,7 +65,7 @@ class News:
                 threading.Thread(target=self._run, name="onefold-news", daemon=True).start()
             self._waiting += 1
             try:
-                self._changed.wait_for(
+                over = self._changed.wait_for(
                     lambda: self._shown() > after or self._closed or self._problem is not None, timeout
                 )
             finally:
@@ -60,17 +74,20 @@ class News:
             problem, self._problem = self._problem, None
         if problem is not None:
             raise problem
+        return over
 
     def moved(self) -> None:
         """What is shown has moved."""
         if self._waiting:  # who begins to wait now sees it
-            with self._changed:
-                self._changed.notify_all()
+            undisturbed(self._notify)
 
     def close(self) -> None:
         """Let all go on that wait. The thread ends with its question."""
+        self._closed = True
+        undisturbed(self._notify)
+
+    def _notify(self) -> None:
         with self._changed:
-            self._closed = True
             self._changed.notify_all()
 
     def _run(self) -> None:
