@@ -23,6 +23,7 @@ from onefold import config
 from onefold.codec import Op
 from onefold.env import Env
 from onefold.errors import ASK_LATER, AppendUnknown, OnefoldError, Timeout, TooLarge, Unavailable
+from onefold.fold.receipts import Receipt
 from onefold.log import forks, undisturbed
 
 _OP_OVERHEAD_BYTES = 32
@@ -139,13 +140,14 @@ class Appender:
         commit: Commit,
         env: Env,
         turns: Callable[[], Turn] | None = None,
-        mend: Callable[[], None] | None = None,
+        mend: Callable[[Sequence[Op]], Sequence[bytes] | None] | None = None,
         *,
         passes: Callable[[OnefoldError], bool] = lambda _: False,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         """``turns``: makes what a caller waits with; with it nobody lingers (default: threads, and real time). ``mend``: ends a
-        commit that was broken off; without it ``submit`` must not be called where it can be interrupted. ``passes``: whether
+        commit of these operations that was broken off, and returns their outcomes if they were appended; without it ``submit``
+        must not be called where it can be interrupted. ``passes``: whether
         after this error nothing was written and trying again may succeed. ``pause``: waits between two tries, given seconds."""
         self._commit = commit
         self._env = env
@@ -162,11 +164,14 @@ class Appender:
         self._crowd = 1
         """How many submissions the last batch had."""
 
-    def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
+    def submit(
+        self, ops: Sequence[Op], deadline: float | None = None, receipt: Receipt | None = None
+    ) -> list[bytes]:
         """Commit the operations together, perhaps with other callers', and return their outcomes in order. The append that they
         are in starts after this call did. A failure that passes is tried again until the deadline.
 
-        ``deadline``: a moment of the boot clock; default: ``config.APPEND_RETRY_S`` from now.
+        ``deadline``: a moment of the boot clock; default: ``config.APPEND_RETRY_S`` from now. ``receipt``: tells what became of
+        it when the caller is interrupted.
 
         Raises TooLarge before anything is written, and whatever ``commit`` raises; Timeout (definite) when the deadline came
         before the operations were appended, AppendUnknown when it came while they were; Unavailable (definite) in a signal
@@ -177,6 +182,8 @@ class Appender:
         mine = _Submission(self, tuple(ops), _size(ops), deadline)
         if not mine.ops:
             return []
+        if receipt is not None:
+            receipt.submission = mine
         try:
             if self._leader.setdefault(0, mine) is mine:
                 mine.leads = True
@@ -312,9 +319,11 @@ class Appender:
         return False
 
     def _put_back(self, batch: list[_Submission], cause: OnefoldError) -> None:
-        """All but the leader wait again, before those that came later. Those whose time was up are dropped."""
+        """All but the leader wait again, before those that came later. Those whose callers have left are dropped."""
         for one in reversed(batch[1:]):
-            if not one.gone:
+            if one.gone:
+                one.error = _own_copy(cause)
+            else:
                 one.put_back(cause)
                 self._waiting.appendleft(one)
         del batch[1:]
@@ -399,7 +408,9 @@ class Appender:
         if self._leader.get(0) is broken:
             try:
                 if self._mend_commit is not None:
-                    self._mend_commit()
+                    outcomes = self._mend_commit(broken.ops)
+                    if broken.outcomes is None:
+                        broken.outcomes = outcomes
             finally:
                 del self._leader[0]
         me = object()

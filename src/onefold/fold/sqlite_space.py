@@ -33,6 +33,7 @@ from onefold.fold import exactly_once, file_views, system
 from onefold.fold.api import Fold
 from onefold.fold.appender import Appender
 from onefold.fold.exactly_once import Known, Verdict
+from onefold.fold.receipts import Receipt
 from onefold.fold.replica import Replica, agrees
 from onefold.fold.snapshot import Snapshot, state_digest, write_snapshot
 from onefold.fold.store import (
@@ -60,6 +61,7 @@ class SqliteSpace:
     """See ``onefold.fold.space.Space``. Thread-safe."""
 
     reads_here = True
+    gives_receipts = True
 
     def __init__(
         self,
@@ -83,6 +85,10 @@ class SqliteSpace:
         """Of the commit that is under way."""
         self._until_s = 0.0
         """Its deadline."""
+        self._tried: tuple[Sequence[Op], str, int] | None = None
+        """What it appends, as which client and under which number."""
+        self._done: tuple[Sequence[Op], Sequence[bytes]] | None = None
+        """The operations of the latest commit that has happened, and their outcomes."""
         self._closing = threading.Lock()
         self._member: members.Member | None = None
         undisturbed(
@@ -166,10 +172,12 @@ class SqliteSpace:
         """Whether it was opened for reading only."""
         return self._read_only
 
-    def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
+    def submit(
+        self, ops: Sequence[Op], deadline: float | None = None, receipt: Receipt | None = None
+    ) -> list[bytes]:
         # First: in a forked process, the thread that the appender would wait for is not there.
         self._file.check_usable()
-        return self._appender.submit(ops, deadline)
+        return self._appender.submit(ops, deadline, receipt)
 
     def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
         return file_views.peek(self._file, self._tables, self._replica.version_max, table, key)
@@ -291,6 +299,7 @@ class SqliteSpace:
         outcomes = self._commit_once(ops, deadline)
         applied = self._replica.head.applied
         if applied % _HOUSEKEEPING_EVERY_OFFSETS == 0:
+            self._done = (ops, outcomes)  # what follows has a number of its own
             # The operations have happened, so nothing that fails from here on may be told of them: another time.
             with contextlib.suppress(OnefoldError):
                 self._forget_clients(applied)
@@ -337,8 +346,10 @@ class SqliteSpace:
                     self._client = client = client_id(head.applied, self._env)
                 number = known.number + 1 if known is not None else 1
                 if known is not None and known.number == self._in_doubt:
+                    self._tried = (ops, client, known.number)
                     outcomes = known.outcomes  # the commit of unknown outcome had happened
                 else:
+                    self._tried = (ops, client, number)
                     outcomes = self._append(con, head, client, known, ops)
                     replica.flush()
         except BaseException as error:
@@ -355,14 +366,24 @@ class SqliteSpace:
         """Seconds that the commit which is under way may queue."""
         return max(0.0, min(self._file.timeout, self._until_s - self._env.boot_s()))
 
-    def _mend_commit(self) -> None:
+    def _mend_commit(self, ops: Sequence[Op]) -> Sequence[bytes] | None:
         """End a commit that was broken off by an interrupt. Whether it happened is for the file to say, so nothing that is
-        remembered of it counts."""
+        remembered of it counts. Its outcomes if it happened."""
         if self._hold is not None:
             self._file.mend(self._hold)
         self._replica.rollback()
         if self._in_doubt is not None:
             self._in_doubt = self._client = None
+        if self._done is not None and self._done[0] is ops:
+            return self._done[1]
+        if self._tried is None or self._tried[0] is not ops:
+            return None  # it was broken off before
+        _, client, number = self._tried
+        with self._file.reading() as con:
+            known = exactly_once.load(con, client)
+        if known is None or known.number != number:
+            return None
+        return known.outcomes[len(known.outcomes) - len(ops) :]
 
     def _append(
         self, con: apsw.Connection, head: Head, client: str, known: Known | None, ops: Sequence[Op]

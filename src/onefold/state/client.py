@@ -24,6 +24,7 @@ from onefold.errors import (
 )
 from onefold.fold import system
 from onefold.fold.needs import AskedSpace, Behind, Need, takes_needs
+from onefold.fold.receipts import Receipt, gives_receipts
 from onefold.fold.space import Space, View
 from onefold.fold.versions import reach_version
 from onefold.log import forks
@@ -128,15 +129,18 @@ class StateClient:
 
     # -- writing
 
-    def submit(self, shard: int, op: StateOp, request_id: str | None = None) -> Outcome:
-        """Submit one operation until it is not blocked; its outcome. What the outcome saw is noted in the session.
+    def submit(
+        self, shard: int, op: StateOp, request_id: str | None = None, receipt: Receipt | None = None
+    ) -> Outcome:
+        """Submit one operation until it is not blocked; its outcome. What the outcome saw is noted in the session. ``receipt``:
+        only where ``gives_receipts``.
 
         Raises what ``Space.submit`` raises; Unavailable (definite) when a transaction over several shards blocks it until the
         deadline.
         """
         wrapped = state_op(op, request_id)
         deadline = self.deadline()
-        outcome = self.submit_once(shard, wrapped, deadline)
+        outcome = self.submit_once(shard, wrapped, deadline, receipt)
         if not isinstance(outcome, Blocked):
             return outcome
         from onefold.state import recovery
@@ -152,18 +156,24 @@ class StateClient:
                 recovery.unblock(self, shard, outcome.transactions)
                 self.spaces[shard].pause(pause_s * (0.5 + self.env.token(1)[0] / 256))
                 pause_s = min(2 * pause_s, 0.1)
-                outcome = self.submit_once(shard, wrapped, deadline)
+                outcome = self.submit_once(shard, wrapped, deadline, receipt)
         return outcome
 
     def submit_together(self, shard: int, ops: Sequence[Op]) -> list[Outcome]:
         """Submit operations that no transaction can block, in one record; their outcomes."""
         return [decode_outcome(data) for data in self.spaces[shard].submit(ops, self.deadline())]
 
-    def submit_once(self, shard: int, op: Op, deadline: float | None = None) -> Outcome:
+    def submit_once(
+        self, shard: int, op: Op, deadline: float | None = None, receipt: Receipt | None = None
+    ) -> Outcome:
         """Submit one operation, whatever becomes of it."""
         if deadline is None:
             deadline = self.deadline()
-        outcome = decode_outcome(self.spaces[shard].submit([op], deadline)[0])
+        space = self.spaces[shard]
+        if receipt is not None and gives_receipts(space):
+            outcome = decode_outcome(space.submit([op], deadline, receipt)[0])
+        else:
+            outcome = decode_outcome(space.submit([op], deadline)[0])
         if isinstance(outcome, Committed):
             self.session.observe(shard, outcome.offset)
         return outcome

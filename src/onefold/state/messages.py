@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from onefold import config
 from onefold.durations import seconds
-from onefold.errors import Conflict, InvalidArgument, InvalidKey, InvalidValue
+from onefold.errors import Conflict, InvalidArgument, InvalidKey, InvalidValue, OnefoldError, Unavailable
+from onefold.fold.receipts import Receipt
+from onefold.log import undisturbed
+from onefold.log.undisturbed import Held
 from onefold.state import queue_ops
-from onefold.state.handover import apart
+from onefold.state.client import rejection
+from onefold.state.handover import apart, mends_here
 from onefold.state.keys import Key, decode_key
+from onefold.state.ops import Answer, Outcome, Rejected, decode_outcome
 from onefold.state.time_limits import cleaning_up
 from onefold.state.values import ValueCodec
 
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MS_MAX = 1 << 50
+_LOOK_S = 0.05
+_LeaseOp = queue_ops.Ack | queue_ops.Nack | queue_ops.Extend
 
 
 class Message(Generic[T]):
@@ -41,7 +48,7 @@ class Message(Generic[T]):
         self._epoch = int(answer[1])
         self._lease_s = lease_s
         self._ended = False
-        self._mutex = threading.Lock()
+        self._mutex = Held()
         self._key: Key = None
         self._value: Any = None
 
@@ -93,10 +100,8 @@ class Message(Generic[T]):
 
     def renew(self) -> bool:
         """Extend it if it has not ended; False when it has."""
-        with self._mutex:
-            if not self._ended:
-                self._extend(self._lease_s)
-            return not self._ended
+        self._change(lambda: None if self._ended else self._extension(self._lease_s))
+        return not self._ended
 
     def extend(self, lease: float | timedelta | str | None = None) -> None:
         """The lease starts again now, with the queue's length or this one. Raises Conflict (definite) when it is over."""
@@ -104,20 +109,18 @@ class Message(Generic[T]):
         if lease_s <= 0:
             raise InvalidArgument(f"lease must be longer than nothing; got {lease!r}")
         self._queue.client.check_process()
-        self._apart(lambda: self._extend(lease_s))
+        self._change(lambda: self._extension(lease_s, open_only=True))
 
     def ack(self) -> None:
         """It is done with and never given out again. Leaving the ``with`` block does this.
 
         Raises Conflict (definite) when the lease is over: then it is or will be given to somebody else."""
-        client = self._queue.client
-        client.check_process()
-        apart(client, self._ack)
+        self._queue.client.check_process()
+        self._change(self._acknowledgement)
 
-    def _ack(self) -> None:
-        with self._mutex:
-            self._check_open()
-            self._end(queue_ops.Ack(self._queue.name, self.id, self._epoch))
+    def _acknowledgement(self) -> queue_ops.Ack:
+        self._check_open()
+        return queue_ops.Ack(self._queue.name, self.id, self._epoch)
 
     def nack(self, *, error: str = "given back", delay: float | timedelta | str | None = None) -> None:
         """Give it back as a failed attempt: it is given out again, after ``delay``, or goes to the dead letters.
@@ -126,7 +129,12 @@ class Message(Generic[T]):
         delay_ms = 0 if delay is None else min(round(seconds(delay, "delay") * 1000), _MS_MAX)
         self._queue.client.check_process()
         text = str(error)[: config.QUEUE_ERROR_CHARS_MAX].encode(errors="replace").decode()
-        self._apart(lambda: self._end(queue_ops.Nack(self._queue.name, self.id, self._epoch, text, delay_ms)))
+
+        def refusal() -> queue_ops.Nack:
+            self._check_open()
+            return queue_ops.Nack(self._queue.name, self.id, self._epoch, text, delay_ms)
+
+        self._change(refusal)
         self._queue.forward_dead()
 
     def give_back(self) -> None:
@@ -135,38 +143,88 @@ class Message(Generic[T]):
 
         Raises Conflict (definite) when the lease is over."""
         counted = not self._queue.client.reach_version(self._queue.shard, queue_ops.QUEUE_RETURNS)
-        with self._mutex:
-            if not self._ended:
-                self._end(queue_ops.Nack(self._queue.name, self.id, self._epoch, "nobody got it", 0, counted))
+
+        def returned() -> queue_ops.Nack | None:
+            if self._ended:
+                return None
+            return queue_ops.Nack(self._queue.name, self.id, self._epoch, "nobody got it", 0, counted)
+
+        self._change(returned)
         if counted:
             self._queue.forward_dead()
 
-    def _apart(self, work: Callable[[], None]) -> None:
-        """One change of the lease after the other, to its end also when the caller is interrupted: what it did is known here."""
-
-        def alone() -> None:
-            with self._mutex:
-                self._check_open()
-                work()
-
-        apart(self._queue.client, alone)
-
-    def _end(self, op: queue_ops.Ack | queue_ops.Nack) -> None:
-        try:
-            with cleaning_up(self._queue.client):
-                self._queue.submit(op)
-        except Conflict:
-            self._ended = True
-            raise self._lost() from None
-        self._ended = True
-
-    def _extend(self, lease_s: float) -> None:
+    def _extension(self, lease_s: float, *, open_only: bool = False) -> queue_ops.Extend:
+        if open_only:
+            self._check_open()
         lease_ms = min(max(1, round(lease_s * 1000)), _MS_MAX)
-        op = queue_ops.Extend(self._queue.name, self.id, self._epoch, lease_ms)
+        return queue_ops.Extend(self._queue.name, self.id, self._epoch, lease_ms)
+
+    def _change(self, operation: Callable[[], _LeaseOp | None]) -> None:
+        """One change of the lease after the other, to its end also when the caller is interrupted: what it did is known here.
+        ``operation``: what is to be submitted, called when nobody else changes the lease."""
+        if not mends_here(self._queue.client, self._queue.shard):
+            apart(self._queue.client, lambda: self._change_alone(operation))
+            return
+        undisturbed.prepare()
+        change = _Change(self, Receipt())
         try:
-            self._epoch = int(self._queue.submit(op))
-        except Conflict:
-            raise self._lost() from None
+            try:
+                while not self._mutex.acquire(change, _LOOK_S):
+                    self._check_not_within()
+                change.op = operation()
+                if change.op is not None:
+                    self._apply(change.op, self._submit(change.op, change.receipt))
+            except OnefoldError as error:
+                if not undisturbed.is_interrupt(error):
+                    self._mutex.release(change)
+                raise
+            self._mutex.release(change)
+        except BaseException:
+            # Nothing is called before this: a handler that runs now would leave everything as it is.
+            change.broken = True
+            undisturbed.mend_later(change)
+            raise
+
+    def _change_alone(self, operation: Callable[[], _LeaseOp | None]) -> None:
+        change = _Change(self)
+        self._mutex.acquire(change)
+        try:
+            op = operation()
+            if op is not None:
+                self._apply(op, self._submit(op))
+        finally:
+            self._mutex.release(change)
+
+    def _check_not_within(self) -> None:
+        """The main thread cannot wait for itself, and would in a signal handler that has interrupted such a change."""
+        holder = self._mutex.holder()
+        if isinstance(holder, _Change) and holder.receipt is not None and not holder.broken:
+            raise Unavailable(
+                "a signal handler cannot end or extend a message while that is under way; nothing was done. Let the handler set "
+                "a flag",
+                definite=True,
+            )
+
+    def _submit(self, op: _LeaseOp, receipt: Receipt | None = None) -> Outcome:
+        client, shard = self._queue.client, self._queue.shard
+        if isinstance(op, queue_ops.Extend):
+            return client.submit(shard, op, receipt=receipt)
+        with cleaning_up(client):
+            return client.submit(shard, op, receipt=receipt)
+
+    def _apply(self, op: _LeaseOp, outcome: Outcome) -> None:
+        """Note what became of it. Raises Conflict when the lease was over."""
+        ends = not isinstance(op, queue_ops.Extend)
+        if isinstance(outcome, Answer):
+            self._ended = self._ended or ends
+            if not ends:
+                self._epoch = int(outcome.value)
+            return
+        failure = rejection(outcome)
+        if isinstance(failure, Conflict):
+            self._ended = self._ended or ends
+            raise self._lost()
+        raise failure
 
     def _check_open(self) -> None:
         if self._ended:
@@ -185,19 +243,55 @@ class Message(Generic[T]):
         return f"<Message {self.id} of {self._queue.name!r}, attempt {self.attempt}>"
 
 
-def received(queue: Queue[T], answer: Any, lease_s: float) -> Message[T]:
-    """The message of a take's answer. It is read at once: what cannot be read fails in the `with` line and not at a random place
-    of the block, and is nobody's then.
+class _Change:
+    """A change of the lease of a message in the main thread. When it is broken off it comes to its end, in a thread of its own,
+    and until then nobody else changes the lease."""
+
+    __slots__ = ("_message", "broken", "op", "receipt")
+
+    def __init__(self, message: Message[Any], receipt: Receipt | None = None) -> None:
+        self._message = message
+        self.op: _LeaseOp | None = None
+        self.receipt = receipt
+        self.broken = False
+        """Its caller was interrupted."""
+
+    def mend(self) -> None:
+        """Bring it to its end, unless it was not begun or has come there."""
+        if self._message._mutex.held_by(self):
+            _thread.start_new_thread(self._finish, ())
+
+    def _finish(self) -> None:
+        op, message = self.op, self._message
+        try:
+            if op is None or self.receipt is None:
+                return
+            with contextlib.suppress(Exception):  # what cannot be ended ends with its lease
+                outcomes = self.receipt.outcomes()
+                outcome = None if outcomes is None else decode_outcome(outcomes[0])
+                if isinstance(outcome, (Answer, Rejected)):
+                    message._apply(op, outcome)
+                elif not isinstance(op, queue_ops.Extend):
+                    message._apply(op, message._submit(op))
+        finally:
+            message._mutex.release(self)
+
+
+def received(message: Message[T]) -> Message[T]:
+    """A message that was taken. It is read at once: what cannot be read fails in the `with` line and not at a random place of the
+    block, and is nobody's then.
 
     A queue with a type gives it back as it was, for a handle without one to take. Without a type nobody here could read it: that
     counts as a failed attempt, so that it does not hold up the queue forever.
 
     Raises InvalidValue, which names queue and message.
     """
-    message = Message(queue, answer, lease_s)
+    queue = message.queue
     try:
         message.read()
     except Exception as error:
+        if undisturbed.is_interrupt(error):
+            raise  # the message is not to blame, and is given back by who was interrupted
         # What cannot be given back ends with its lease.
         with contextlib.suppress(Exception), cleaning_up(queue.client):
             if queue.typed:

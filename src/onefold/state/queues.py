@@ -21,6 +21,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from onefold import config
 from onefold.durations import seconds
 from onefold.errors import InvalidArgument, OnefoldError, SpaceError
+from onefold.fold.receipts import Receipt
 from onefold.log import undisturbed
 from onefold.state import guard, queue_ops
 from onefold.state import queue_rows as q
@@ -28,12 +29,12 @@ from onefold.state.cancelling import Gate
 from onefold.state.client import StateClient, rejection
 from onefold.state.consistency import STRONG
 from onefold.state.dead_letters import DeadLetter, read_letter
-from onefold.state.handover import Handover, apart
+from onefold.state.handover import Handover, apart, mends_here
 from onefold.state.keys import encode_key
 from onefold.state.leases import keeper
 from onefold.state.messages import Message, received
 from onefold.state.names import check_name, check_request_id
-from onefold.state.ops import Answer
+from onefold.state.ops import Answer, decode_outcome
 from onefold.state.queue_watcher import QueueWatcher, Seen
 from onefold.state.time_limits import limited, one_call
 from onefold.state.tx_queue import TxQueue, duration_ms, enqueue
@@ -174,7 +175,16 @@ class Queue(Generic[T]):
 
     def handover(self) -> Handover[Message[T]]:
         """For ``take_for``: what its caller does not get is as before it was taken."""
-        return Handover(self._client, Message.give_back)
+        receipt = Receipt() if mends_here(self._client, self._shard) else None
+        return Handover(self._client, Message.give_back, receipt, self._found)
+
+    def _found(self, receipt: Receipt) -> Message[T] | None:
+        """What an interrupted take has taken."""
+        outcomes = receipt.outcomes()
+        outcome = None if outcomes is None else decode_outcome(outcomes[0])
+        if not isinstance(outcome, Answer) or outcome.value is None:
+            return None
+        return Message(self, outcome.value, self._lease_s)
 
     def take_for(
         self, handover: Handover[Message[T]], timeout: float | None, gate: Gate | None = None
@@ -206,7 +216,10 @@ class Queue(Generic[T]):
                 if gate is not None and gate.given_up():
                     return
                 if seen.counts.ready or due or must_ask:
-                    apart(client, partial(self._take, gate, handover))
+                    if handover.receipt is not None:
+                        self._take(gate, handover)
+                    else:
+                        apart(client, partial(self._take, gate, handover))
                     if handover.result is not None:
                         return
                 must_ask = False
@@ -228,14 +241,14 @@ class Queue(Generic[T]):
             return
         message = None
         try:
-            message = self._taken()
+            message = self._taken(handover)
         finally:
             if message is None and gate is not None:
                 gate.leave()
         if message is not None:
             handover.keep(message)
 
-    def _taken(self) -> Message[T] | None:
+    def _taken(self, handover: Handover[Message[T]]) -> Message[T] | None:
         forward = self._dead_letter is not None and self._dead_shard() != self._shard
         op = queue_ops.Take(
             self._name,
@@ -245,8 +258,12 @@ class Queue(Generic[T]):
             None if forward else self._dead_letter,
             self._dead_letter if forward else None,
         )
-        answer = self.submit(op)
-        return None if answer is None else received(self, answer, self._lease_s)
+        answer = self.submit(op, handover.receipt)
+        if answer is None:
+            return None
+        message = Message(self, answer, self._lease_s)
+        handover.taken = message
+        return received(message)
 
     def _wait_s(self, seen: Seen, left: float | None, gate: Gate | None) -> float | None:
         """How long nothing can happen without a record."""
@@ -376,9 +393,9 @@ class Queue(Generic[T]):
         """Where it is."""
         return self._shard
 
-    def submit(self, op: queue_ops.QueueOp) -> Any:
+    def submit(self, op: queue_ops.QueueOp, receipt: Receipt | None = None) -> Any:
         """What the fold answers. Raises Conflict (definite) when the lease that the operation names is over."""
-        outcome = self._client.submit(self._shard, op)
+        outcome = self._client.submit(self._shard, op, receipt=receipt)
         if isinstance(outcome, Answer):
             return outcome.value
         raise rejection(outcome)
@@ -420,7 +437,11 @@ class Delivery(Generic[T]):
         try:
             end.error = error
             self._end = _NO_END
-            if end.message is not None:
+            if end.message is None:
+                return
+            if mends_here(self._queue.client, self._queue.shard):
+                end.reach_here()
+            else:
                 apart(self._queue.client, end.reach)
         except BaseException:
             undisturbed.mend_later(end)
@@ -454,9 +475,23 @@ class _End:
             self.reach()
 
     def reach(self) -> None:
-        """Acknowledge the message, or give it back when the block raised."""
-        me, message, error = object(), self.message, self.error
-        if message is None or self._begun.setdefault(0, me) is not me:
+        """Acknowledge the message, or give it back when the block raised; once."""
+        me = object()
+        if self._begun.setdefault(0, me) is me:
+            self._reach()
+
+    def reach_here(self) -> None:
+        """The same where a signal may interrupt it: then it was not begun."""
+        try:
+            self._reach()
+        except OnefoldError as error:
+            if not undisturbed.is_interrupt(error):
+                self._begun[0] = error
+            raise
+
+    def _reach(self) -> None:
+        message, error = self.message, self.error
+        if message is None:
             return
         client = message.queue.client
         if error is None:
