@@ -13,8 +13,10 @@ consistency", SOSP 1989.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import weakref
+from collections import deque
 from collections.abc import Hashable, Iterable
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -123,64 +125,87 @@ class Renewer:
     """One thread that renews whatever this process holds, and ends when that is nothing or the space is closed. Thread-safe.
 
     What nobody refers to any more is not renewed, so a lock that was forgotten while it was held becomes free.
+
+    The thread alone has the list of what is held; ``add`` and ``remove`` only leave it a note, by one step of C. So an interrupt
+    leaves no lock behind, and what is held for a moment only does not wake the thread.
     """
 
     def __init__(self, client: StateClient) -> None:
         self._client = weakref.ref(client)
         self._env = client.env
-        self._mutex = threading.Lock()
-        self._changed: SimpleQueue[None] = SimpleQueue()
-        """Wakes the thread. Of C, so that an interrupt cannot leave it locked, as it could an event."""
+        self._notes: deque[tuple[weakref.ref[Renewable], _Turn | None]] = deque()
+        """What is held from now on, and until when it need not be renewed; None: no longer."""
         self._next: weakref.WeakKeyDictionary[Renewable, _Turn] = weakref.WeakKeyDictionary()
-        self._thread: threading.Thread | None = None
+        self._woken: SimpleQueue[None] = SimpleQueue()
+        """Wakes the thread. Of C, so that an interrupt cannot leave it locked, as it could an event."""
+        self._wakes_s = math.inf
+        """When the thread looks at its notes without being woken."""
+        self._threads: dict[int, object] = {}
+        """The thread that is there."""
 
     @property
     def running(self) -> bool:
         """Whether the thread is there."""
-        return self._thread is not None
+        return bool(self._threads)
 
     def add(self, held: Renewable) -> None:
         """Renew it from now on. Does nothing under a simulator, which has no threads: there ``renew`` is called otherwise."""
         if not isinstance(self._env, SystemEnv):
             return
-        undisturbed(partial(self._add, held))
-
-    def _add(self, held: Renewable) -> None:
-        with self._mutex:
-            self._next[held] = _Turn(self._env.boot_s() + held.renew_every_s)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="onefold-renewer", daemon=True)
-                self._thread.start()
-        self._changed.put(None)
+        at_s = self._env.boot_s() + held.renew_every_s
+        self._notes.append((weakref.ref(held), _Turn(at_s)))
+        if not self._threads:
+            undisturbed(self._start)
+        elif at_s < self._wakes_s:
+            self._woken.put(None)
 
     def remove(self, held: Renewable) -> None:
         """Renew it no longer. A renewal that is under way may still happen."""
-        undisturbed(partial(self._remove, held))
+        if self._threads:
+            self._notes.append((weakref.ref(held), None))
 
-    def _remove(self, held: Renewable) -> None:
-        with self._mutex:
-            self._next.pop(held, None)
-        self._changed.put(None)
+    def _start(self) -> None:
+        me = object()
+        if self._threads.setdefault(0, me) is me:
+            threading.Thread(target=self._run, args=(me,), name="onefold-renewer", daemon=True).start()
 
-    def _run(self) -> None:
+    def _run(self, me: object) -> None:
         while True:
-            with self._mutex:
-                while not self._changed.empty():
-                    self._changed.get()
-                if self._is_closed():
-                    self._next.clear()
-                due = min((turn.at_s for turn in self._next.values()), default=None)
-                if due is None:
-                    self._thread = None
+            self._wakes_s = math.inf  # a note that comes now wakes the next wait
+            idle = not self._read_notes()
+            if self._is_closed():
+                self._next.clear()
+                idle = True
+            due = min((turn.at_s for turn in self._next.values()), default=math.inf)
+            if idle and not self._next:  # else something was held lately, and may be held again soon
+                del self._threads[0]
+                if not self._notes or self._threads.setdefault(0, me) is not me:
                     return
-            with contextlib.suppress(Empty):
-                self._changed.get(timeout=min(max(0.0, due - self._env.boot_s()), _CLOSED_CHECK_S))
                 continue
+            wait_s = min(max(0.0, due - self._env.boot_s()), _CLOSED_CHECK_S)
+            self._wakes_s = self._env.boot_s() + wait_s
+            with contextlib.suppress(Empty):
+                self._woken.get(timeout=wait_s)
+                continue
+            self._read_notes()
             now = self._env.boot_s()
-            with self._mutex:
-                held = [(one, turn) for one, turn in self._next.items() if turn.at_s <= now]
+            held = [(one, turn) for one, turn in self._next.items() if turn.at_s <= now]
             while held:
                 self._renew(*held.pop())
+
+    def _read_notes(self) -> bool:
+        """Whether there were any."""
+        while not self._woken.empty():
+            self._woken.get()
+        found = bool(self._notes)
+        while self._notes:
+            reference, turn = self._notes.popleft()
+            held = reference()
+            if held is not None and turn is not None:
+                self._next[held] = turn
+            elif held is not None:
+                self._next.pop(held, None)
+        return found
 
     def _renew(self, held: Renewable, turn: _Turn) -> None:
         wait_s = held.renew_every_s
@@ -190,12 +215,9 @@ class Renewer:
             going_on = False
         except OnefoldError:
             going_on, wait_s = True, wait_s / 4
-        with self._mutex:
-            turn.at_s = self._env.boot_s() + wait_s
-            if (
-                not going_on and self._next.get(held) is turn
-            ):  # else it was given up, and perhaps got again, meanwhile
-                del self._next[held]
+        turn.at_s = self._env.boot_s() + wait_s
+        if not going_on:
+            self._next.pop(held, None)  # one that was got again meanwhile has left a note
 
     def _is_closed(self) -> bool:
         client = self._client()

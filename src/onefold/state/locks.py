@@ -9,8 +9,6 @@ whatever it writes to, which refuses a token lower than one it has seen.
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
@@ -19,13 +17,15 @@ from typing import Any, NamedTuple, Self
 from onefold import config
 from onefold.durations import seconds
 from onefold.errors import Conflict, InvalidArgument, OnefoldError, Timeout, TransactionError, Unavailable
+from onefold.fold.receipts import Receipt, gives_receipts
 from onefold.fold.space import Space
 from onefold.log import undisturbed
+from onefold.log.undisturbed import Held
 from onefold.state import guard, lock_fold, lock_ops
 from onefold.state.cancelling import GivenUp, never
 from onefold.state.client import StateClient, rejection
-from onefold.state.handover import apart
-from onefold.state.holds import Hold
+from onefold.state.handover import apart, mends_here
+from onefold.state.holds import HERE, Hold
 from onefold.state.keys import encode_key
 from onefold.state.leases import Lease, keeper
 from onefold.state.names import check_name
@@ -78,13 +78,10 @@ class Lock:
         self._renew = renew
         self._shard = client.shard_of(encode_key(name))
         self._subject = ("lock", self._shard, name)
-        self._mutex = threading.Lock()
-        self._ending = threading.Lock()
-        """Held while it is given up. Only where no signal arrives."""
+        self._user = Held()
+        """Which ``Hold`` has it through this object, or waits for it."""
         self._hold: Hold | None = None
-        """Of the latest wait for it."""
-        self._busy = False
-        """Somebody has it through this object, or waits for it."""
+        """The same, for callers that may call nothing."""
         self._token: int | None = None
         self._lost = False
         self._renewed_s = 0.0
@@ -118,7 +115,7 @@ class Lock:
     # -- the block
 
     def __enter__(self) -> Self:
-        hold = Hold(self, self._client)
+        hold = self._new_hold()
         try:
             hold.in_block = True
             self._acquire_for(hold, None, never)
@@ -133,11 +130,11 @@ class Lock:
     ) -> None:
         hold, token = self._hold, self._token
         try:
-            self.release()
+            self._release()
         except BaseException as failure:
-            if hold is not None and token is not None and hold.token == token:  # it was interrupted
+            if hold is not None and token is not None:
                 hold.unwanted = True
-                undisturbed.mend_later(hold)
+                undisturbed.mend_later(hold)  # without effect when it is over
             if error is None or not isinstance(
                 failure, OnefoldError
             ):  # else the block's own error is the one to see
@@ -151,7 +148,7 @@ class Lock:
         Raises Timeout (definite: it is not held), Unavailable (definite) when too many wait, InvalidArgument when this object has
         it already, TransactionError inside a transaction's block.
         """
-        hold = Hold(self, self._client)
+        hold = self._new_hold()
         try:
             self._acquire_for(hold, timeout, given_up)
         except BaseException:
@@ -167,29 +164,36 @@ class Lock:
             raise TransactionError(
                 f"the lock {self._name!r} was asked for inside a transaction's block. Take it around the transaction"
             ) from None
-        apart(self._client, partial(self._take, hold, limit_s, given_up))
+        if mends_here(self._client, self._shard):
+            self._take(hold, limit_s, given_up)
+        else:
+            apart(self._client, partial(self._take, hold, limit_s, given_up))
+
+    def _new_hold(self) -> Hold:
+        client, shard = self._client, self._shard
+        receipt = Receipt() if gives_receipts(client.spaces[shard]) else None
+        return Hold(self, client, partial(_withdraw, client, shard, self._name), receipt)
 
     def _take(self, hold: Hold, limit_s: float | None, given_up: GivenUp) -> None:
         """Wait for it, hold it and have it renewed; until the caller is interrupted."""
-        while True:
-            with self._mutex:
-                if not self._busy:
-                    self._busy, self._hold = True, hold
-                    break
-                latest = self._hold
-            if latest is None or not latest.unwanted or not latest.wait_until_over(_ENDS_WITHIN_S):
+        while not self._user.take(hold):
+            latest = self._user.holder()
+            if not isinstance(latest, Hold):
+                continue
+            if not latest.unwanted or not latest.wait_until_over(_ENDS_WITHIN_S):
                 raise InvalidArgument(
                     f"this object holds the lock {self._name!r} already (or waits for it), and locks are not re-entrant. "
                     "To wait for it, use another db.lock(...)"
                 )
+        self._hold = hold
         try:
-            asked_s, token = self._acquire(limit_s, lambda: hold.unwanted or given_up())
+            asked_s, token = self._acquire(hold, limit_s, given_up)
             self._renewed_s, self._lost, self._token = asked_s, False, token
             if self._renew:
                 keeper(self._client).renewer.add(self)
-        except BaseException:
-            self._busy = False
-            hold.end()
+        except BaseException as error:
+            if not _is_mended(hold, error):
+                self._end(hold)
             raise
         hold.keep(token)
 
@@ -200,37 +204,47 @@ class Lock:
         it was not held."""
         hold, token = self._hold, self._token
         try:
-            apart(self._client, self._release)
+            self._release()
         except BaseException:
-            if hold is not None and token is not None and hold.token == token:  # it was interrupted
+            if hold is not None and token is not None:
                 hold.unwanted = True
-                undisturbed.mend_later(hold)
+                undisturbed.mend_later(hold)  # without effect when it is over
             raise
 
-    def releaser(self) -> Callable[[int], Any]:
-        """What releases a grant in the space, without a reference to this object."""
-        return partial(_release_grant, self._client, self._shard, self._name)
-
-    def give_up(self, token: int) -> None:
-        """Release that grant, if it is held still: for ``Hold``, when its holder was interrupted."""
-        self._release(token)
-
-    def _release(self, only: int | None = None) -> None:
+    def _release(self) -> None:
         self._client.check_process()
-        with self._ending:
-            if only is not None and self._token != only:
-                return
-            hold, token = self._hold, self.fencing_token
-            keeper(self._client).renewer.remove(self)
-            self._token = None
-            try:
-                released = self.releaser()(token)
-            finally:
-                self._busy = False
-                if hold is not None:
-                    hold.end()
+        hold, _ = self._hold, self.fencing_token
+        if mends_here(self._client, self._shard):
+            self._release_by(hold, HERE)
+        else:
+            apart(self._client, partial(self._release_by, hold, object()))
+
+    def _release_by(self, hold: Hold | None, by: object) -> None:
+        token = self._token
+        if hold is None or token is None or not hold.ends(by):
+            raise InvalidArgument(f"the lock {self._name!r} is not held, so it cannot be released")
+        keeper(self._client).renewer.remove(self)
+        self._token = None
+        try:
+            with cleaning_up(self._client):
+                released = self._submit(lock_ops.Release(self._name, token), hold.receipt)
+        except BaseException as error:
+            if not _is_mended(hold, error):
+                self._end(hold)
+            raise
+        self._end(hold)
         if isinstance(released, Rejected):
             raise self._was_lost(token)
+
+    def _end(self, hold: Hold) -> None:
+        self.forget(hold)
+        hold.end()
+
+    def forget(self, hold: Hold) -> None:
+        """It was released, or not granted: another one may have it through this object."""
+        if self._user.held_by(hold):
+            self._token = self._hold = None  # it dies before this object, whose end is no news to it
+            self._user.release(hold)
 
     def check(self) -> None:
         """Make sure that it is held still. Raises Conflict (definite) when it was lost, InvalidArgument when it is not held."""
@@ -264,7 +278,7 @@ class Lock:
 
     # -- waiting
 
-    def _acquire(self, limit_s: float | None, given_up: GivenUp) -> tuple[float, int]:
+    def _acquire(self, hold: Hold, limit_s: float | None, given_up: GivenUp) -> tuple[float, int]:
         """The moment before it was asked for or seen to be granted, and the fencing token. ``limit_s`` is for the wait; each
         operation has the time of a write."""
         client, space = self._client, self._client.spaces[self._shard]
@@ -272,18 +286,22 @@ class Lock:
         ask = lock_ops.Acquire(
             self._name,
             space.member,
-            client.env.token(12).hex(),
+            hold.holder,
             min(max(1, round(self._ttl_s * 1000)), _MS_MAX),
             limit_s is None or limit_s > 0,
         )
+
+        def unwanted() -> bool:
+            return hold.unwanted or given_up()
+
         standing = False
         try:
             while True:
                 asked_s = client.env.boot_s()
-                self._check_wanted(given_up)
+                self._check_wanted(unwanted)
                 standing = True
                 try:
-                    outcome = self._submit(ask)
+                    outcome = self._submit(ask, hold.receipt)
                 except OnefoldError as error:
                     standing = not error.definite
                     raise
@@ -293,16 +311,16 @@ class Lock:
                 token, ticket = outcome
                 standing = bool(token or ticket)
                 if not token:
-                    found = self._wait(space, ask, ticket, asked_s, deadline, given_up)
+                    found = self._wait(space, ask, ticket, asked_s, deadline, unwanted)
                     asked_s, token = (asked_s, token) if found is None else found
                 if token:
-                    standing = False
                     return asked_s, int(token)
-        finally:
-            if standing:
+        except BaseException as error:
+            if standing and not _is_mended(hold, error):
                 # If it fails, the lock is granted to this one some time, and expires.
-                with contextlib.suppress(OnefoldError), cleaning_up(client):
-                    self._submit(lock_ops.Withdraw(self._name, ask.holder))
+                with contextlib.suppress(OnefoldError):
+                    _withdraw(client, self._shard, self._name, hold.holder)
+            raise
 
     def _wait(
         self,
@@ -349,8 +367,8 @@ class Lock:
                 f"the wait for the lock {self._name!r} was cancelled; it is not held", definite=True
             )
 
-    def _submit(self, op: lock_ops.LockOp) -> Any:
-        return _submit(self._client, self._shard, op)
+    def _submit(self, op: lock_ops.LockOp, receipt: Receipt | None = None) -> Any:
+        return _submit(self._client, self._shard, op, receipt)
 
     def _refused(self, outcome: Rejected) -> OnefoldError:
         if outcome.reason == lock_fold.CROWDED:
@@ -370,9 +388,14 @@ class Lock:
         return f"<Lock {self._name!r}, {state}>"
 
 
-def _submit(client: StateClient, shard: int, op: lock_ops.LockOp) -> Any:
+def _is_mended(hold: Hold, error: BaseException) -> bool:
+    """Whether that has interrupted a caller whose hold is mended then."""
+    return hold.receipt is not None and undisturbed.is_interrupt(error)
+
+
+def _submit(client: StateClient, shard: int, op: lock_ops.LockOp, receipt: Receipt | None = None) -> Any:
     """What the fold answers; the rejection when the grant that the operation names is over."""
-    outcome = client.submit(shard, op)
+    outcome = client.submit(shard, op, receipt=receipt)
     if isinstance(outcome, Answer):
         return outcome.value
     if isinstance(outcome, Rejected) and outcome.reason in (lock_fold.LOST, lock_fold.CROWDED):
@@ -380,6 +403,7 @@ def _submit(client: StateClient, shard: int, op: lock_ops.LockOp) -> Any:
     raise rejection(outcome)
 
 
-def _release_grant(client: StateClient, shard: int, name: str, token: int) -> Any:
+def _withdraw(client: StateClient, shard: int, name: str, holder: str) -> object:
+    """Have the holder of that name stand in no line and have no lock."""
     with cleaning_up(client):
-        return _submit(client, shard, lock_ops.Release(name, token))
+        return _submit(client, shard, lock_ops.Withdraw(name, holder))
