@@ -12,6 +12,7 @@ from typing import Any
 
 from onefold import config
 from onefold.codec import Op
+from onefold.env import SystemEnv
 from onefold.errors import (
     Conflict,
     InvalidArgument,
@@ -75,6 +76,10 @@ class StateClient:
         self.limited = timeout is not None
         """Whether the connection was given a time limit."""
         self.always_strong = all(space.strong_reads for space in self.spaces)
+        self._mending = tuple(
+            space if gives_receipts(space) and isinstance(self.env, SystemEnv) else None
+            for space in self.spaces
+        )
         self.shared: dict[str, Any] = {}
         """What this client's handles share, such as the cache of session reads."""
         self.session = Session(
@@ -102,6 +107,10 @@ class StateClient:
             f"a handle on {self.spaces[0].url} cannot be sent to another process or stored: it holds open files. Send the URL "
             "(and `db.session.token`), and connect there"
         )
+
+    def gives_receipts(self, shard: int) -> bool:
+        """Whether an interrupted submission to the shard leaves a receipt."""
+        return self._mending[shard] is not None
 
     # -- where things are
 
@@ -169,11 +178,11 @@ class StateClient:
         """Submit one operation, whatever becomes of it."""
         if deadline is None:
             deadline = self.deadline()
-        space = self.spaces[shard]
-        if receipt is not None and gives_receipts(space):
-            outcome = decode_outcome(space.submit([op], deadline, receipt)[0])
+        mending = None if receipt is None else self._mending[shard]
+        if mending is not None:
+            outcome = decode_outcome(mending.submit([op], deadline, receipt)[0])
         else:
-            outcome = decode_outcome(space.submit([op], deadline)[0])
+            outcome = decode_outcome(self.spaces[shard].submit([op], deadline)[0])
         if isinstance(outcome, Committed):
             self.session.observe(shard, outcome.offset)
         return outcome

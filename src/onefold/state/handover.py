@@ -33,7 +33,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from onefold.env import SystemEnv
-from onefold.fold.receipts import Receipt, gives_receipts
+from onefold.fold.receipts import Receipt
 from onefold.log import forks, undisturbed
 
 if TYPE_CHECKING:
@@ -51,11 +51,7 @@ def apart(client: StateClient, work: Callable[[], T]) -> T:
 
 def mends_here(client: StateClient, shard: int) -> bool:
     """Whether the caller can be interrupted and need not do it apart: what it submits to the shard leaves a receipt."""
-    return (
-        _thread.get_ident() == forks.main_thread
-        and gives_receipts(client.spaces[shard])
-        and isinstance(client.env, SystemEnv)
-    )
+    return _thread.get_ident() == forks.main_thread and client.gives_receipts(shard)
 
 
 class Handover(Generic[T]):

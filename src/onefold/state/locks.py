@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 from onefold import config
 from onefold.durations import seconds
 from onefold.errors import Conflict, InvalidArgument, OnefoldError, Timeout, TransactionError, Unavailable
-from onefold.fold.receipts import Receipt, gives_receipts
+from onefold.fold.receipts import Receipt
 from onefold.fold.space import Space
 from onefold.log import undisturbed
 from onefold.log.undisturbed import Held
@@ -171,7 +171,7 @@ class Lock:
 
     def _new_hold(self) -> Hold:
         client, shard = self._client, self._shard
-        receipt = Receipt() if gives_receipts(client.spaces[shard]) else None
+        receipt = Receipt() if client.gives_receipts(shard) else None
         return Hold(self, client, partial(_withdraw, client, shard, self._name), receipt)
 
     def _take(self, hold: Hold, limit_s: float | None, given_up: GivenUp) -> None:

@@ -19,7 +19,7 @@ from onefold.state.client import rejection
 from onefold.state.handover import apart, mends_here
 from onefold.state.keys import Key, decode_key
 from onefold.state.ops import Answer, Outcome, Rejected, decode_outcome
-from onefold.state.time_limits import cleaning_up
+from onefold.state.time_limits import cleaning_up, end_of
 from onefold.state.values import ValueCodec
 
 if TYPE_CHECKING:
@@ -162,18 +162,19 @@ class Message(Generic[T]):
     def _change(self, operation: Callable[[], _LeaseOp | None]) -> None:
         """One change of the lease after the other, to its end also when the caller is interrupted: what it did is known here.
         ``operation``: what is to be submitted, called when nobody else changes the lease."""
-        if not mends_here(self._queue.client, self._queue.shard):
-            apart(self._queue.client, lambda: self._change_alone(operation))
+        client = self._queue.client
+        if not mends_here(client, self._queue.shard):
+            apart(client, lambda: self._change_alone(operation))
             return
         undisturbed.prepare()
-        change = _Change(self, Receipt())
+        change = _Change(self)
         try:
             try:
-                while not self._mutex.acquire(change, _LOOK_S):
-                    self._check_not_within()
-                change.op = operation()
-                if change.op is not None:
-                    self._apply(change.op, self._submit(change.op, change.receipt))
+                if not self._mutex.take(change):
+                    self._wait_for_change(change)
+                change.op = op = operation()
+                if op is not None:
+                    self._apply(op, self._submit(op, change))
             except OnefoldError as error:
                 if not undisturbed.is_interrupt(error):
                     self._mutex.release(change)
@@ -186,7 +187,7 @@ class Message(Generic[T]):
             raise
 
     def _change_alone(self, operation: Callable[[], _LeaseOp | None]) -> None:
-        change = _Change(self)
+        change = object()
         self._mutex.acquire(change)
         try:
             op = operation()
@@ -195,19 +196,20 @@ class Message(Generic[T]):
         finally:
             self._mutex.release(change)
 
-    def _check_not_within(self) -> None:
+    def _wait_for_change(self, change: _Change) -> None:
         """The main thread cannot wait for itself, and would in a signal handler that has interrupted such a change."""
-        holder = self._mutex.holder()
-        if isinstance(holder, _Change) and holder.receipt is not None and not holder.broken:
-            raise Unavailable(
-                "a signal handler cannot end or extend a message while that is under way; nothing was done. Let the handler set "
-                "a flag",
-                definite=True,
-            )
+        while not self._mutex.acquire(change, _LOOK_S):
+            holder = self._mutex.holder()
+            if isinstance(holder, _Change) and not holder.broken:
+                raise Unavailable(
+                    "a signal handler cannot end or extend a message while that is under way; nothing was done. Let the handler "
+                    "set a flag",
+                    definite=True,
+                )
 
     def _submit(self, op: _LeaseOp, receipt: Receipt | None = None) -> Outcome:
         client, shard = self._queue.client, self._queue.shard
-        if isinstance(op, queue_ops.Extend):
+        if isinstance(op, queue_ops.Extend) or end_of(client) is None:
             return client.submit(shard, op, receipt=receipt)
         with cleaning_up(client):
             return client.submit(shard, op, receipt=receipt)
@@ -243,16 +245,16 @@ class Message(Generic[T]):
         return f"<Message {self.id} of {self._queue.name!r}, attempt {self.attempt}>"
 
 
-class _Change:
+class _Change(Receipt):
     """A change of the lease of a message in the main thread. When it is broken off it comes to its end, in a thread of its own,
     and until then nobody else changes the lease."""
 
-    __slots__ = ("_message", "broken", "op", "receipt")
+    __slots__ = ("_message", "broken", "op")
 
-    def __init__(self, message: Message[Any], receipt: Receipt | None = None) -> None:
+    def __init__(self, message: Message[Any]) -> None:
+        self.submission = None
         self._message = message
         self.op: _LeaseOp | None = None
-        self.receipt = receipt
         self.broken = False
         """Its caller was interrupted."""
 
@@ -264,10 +266,10 @@ class _Change:
     def _finish(self) -> None:
         op, message = self.op, self._message
         try:
-            if op is None or self.receipt is None:
+            if op is None:
                 return
             with contextlib.suppress(Exception):  # what cannot be ended ends with its lease
-                outcomes = self.receipt.outcomes()
+                outcomes = self.outcomes()
                 outcome = None if outcomes is None else decode_outcome(outcomes[0])
                 if isinstance(outcome, (Answer, Rejected)):
                     message._apply(op, outcome)
