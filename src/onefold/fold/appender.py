@@ -206,26 +206,29 @@ class Appender:
         return list(mine.outcomes)
 
     def _submit(self, mine: _Submission) -> None:
-        while not mine.answered:
-            mine.leads = self._leader.setdefault(0, mine) is mine
-            if not mine.leads:
-                if mine.main:
-                    self._check_not_within()
-                turn = mine.turn = self._turns()
-                self._waiting.append(mine)
-                # Who led may have stopped before it saw this one.
-                if self._leader.setdefault(0, mine) is mine:
-                    mine.leads = True
-                    with contextlib.suppress(ValueError):
-                        self._waiting.remove(mine)
-                else:
-                    self._wait_turn(mine, turn)
-            if mine.leads and mine.answered:
+        while True:  # somebody has led a moment ago
+            if mine.main:
+                self._check_not_within()
+            turn = mine.turn = self._turns()
+            self._waiting.append(mine)
+            # Who led may have stopped before it saw this one.
+            if self._leader.setdefault(0, mine) is mine:
+                mine.leads = True
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(mine)
+            else:
+                self._wait_turn(mine, turn)
+            answered = mine.outcomes is not None or mine.error is not None
+            if not mine.leads and not answered:
+                # It was called without an answer, by one that stopped leading when this one had just begun to wait.
+                mine.leads = self._leader.setdefault(0, mine) is mine
+                answered = mine.answered
+            if mine.leads and answered:
                 self._pass_on(mine)  # it was in the batch of the last one
             elif mine.leads:
                 self._lead(mine)
+            if mine.leads or answered:
                 break
-            # Else it was called without an answer: by one that stopped leading when this one had just begun to wait.
         mine.over = True
 
     def _wait_turn(self, mine: _Submission, turn: Turn) -> None:
@@ -349,7 +352,7 @@ class Appender:
             if ops > config.OPERATIONS_PER_RECORD_MAX or size > config.RECORD_BYTES_MAX:
                 left.append(other)
                 break
-            if other.take():
+            if not other.gone and other._decided.setdefault(0, _TAKEN) is _TAKEN:  # as ``take``, without a call
                 batch.append(other)
         self._waiting.extendleft(reversed(left))
         self._crowd = len(batch)
