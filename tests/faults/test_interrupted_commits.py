@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from interrupted_program import INTERRUPTS
 
 pytestmark = pytest.mark.faults
-WAIT_S = 5
+WAIT_S = 60
 FILES = (
     "/fold/appender.py",
     "/fold/sqlite_space.py",

@@ -352,7 +352,9 @@ class Appender:
             if ops > config.OPERATIONS_PER_RECORD_MAX or size > config.RECORD_BYTES_MAX:
                 left.append(other)
                 break
-            if not other.gone and other._decided.setdefault(0, _TAKEN) is _TAKEN:  # as ``take``, without a call
+            if (
+                not other.gone and other._decided.setdefault(0, _TAKEN) is _TAKEN
+            ):  # as ``take``, without a call
                 batch.append(other)
         self._waiting.extendleft(reversed(left))
         self._crowd = len(batch)

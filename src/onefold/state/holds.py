@@ -23,6 +23,7 @@ from onefold.env import SystemEnv
 from onefold.fold.receipts import Receipt
 from onefold.log import undisturbed
 from onefold.log.undisturbed import Waiters
+from onefold.state.cancelling import GivenUp, never
 
 if TYPE_CHECKING:
     from onefold.state.client import StateClient
@@ -68,6 +69,8 @@ class Hold(weakref.ref["Lock"]):
         """It was released, or not granted."""
         self.unwanted = False
         """Its caller was interrupted."""
+        self.given_up: GivenUp = never
+        """Whether its caller does not want it any more: it ends soon."""
         self._ends: dict[int, object] = {}
         """Who releases it."""
         self._waiters = Waiters()
@@ -109,6 +112,10 @@ class Hold(weakref.ref["Lock"]):
     def give_up(self) -> None:
         """Have it released, where no signal arrives and others need not wait for it. By who ``ends`` it."""
         try:
+            lock = self()
+            if lock is not None:
+                lock.lose(self)
+            del lock
             with contextlib.suppress(Exception):  # what cannot be released expires
                 if self.receipt is not None:
                     self.receipt.outcomes()  # what was broken off is decided now

@@ -176,11 +176,13 @@ class Lock:
 
     def _take(self, hold: Hold, limit_s: float | None, given_up: GivenUp) -> None:
         """Wait for it, hold it and have it renewed; until the caller is interrupted."""
+        hold.given_up = given_up
         while not self._user.take(hold):
             latest = self._user.holder()
             if not isinstance(latest, Hold):
                 continue
-            if not latest.unwanted or not latest.wait_until_over(_ENDS_WITHIN_S):
+            leaves = latest.unwanted or latest.given_up()
+            if not leaves or not latest.wait_until_over(_ENDS_WITHIN_S):
                 raise InvalidArgument(
                     f"this object holds the lock {self._name!r} already (or waits for it), and locks are not re-entrant. "
                     "To wait for it, use another db.lock(...)"
@@ -239,6 +241,11 @@ class Lock:
     def _end(self, hold: Hold) -> None:
         self.forget(hold)
         hold.end()
+
+    def lose(self, hold: Hold) -> None:
+        """It is about to be released for an interrupted caller: it is not held from here on."""
+        if self._user.held_by(hold):
+            self._token = None
 
     def forget(self, hold: Hold) -> None:
         """It was released, or not granted: another one may have it through this object."""
