@@ -193,7 +193,7 @@ def test_values_of_another_type_are_not_appended(tmp_path: Path) -> None:
     out = tmp_path / "out"
     put(out, pl.DataFrame({"p": [1], "i": [1]}))
     for other in (pl.Series([1.5]), pl.Series(["1"]), COLUMNS["date"]):
-        with pytest.raises(InvalidValue, match=r"'p' mixes|fit"):
+        with pytest.raises(InvalidValue, match=r"'p' (mixes|is)|fit"):
             put(out, rows_of(other), run="r2", mode="append")
     put(out, rows_of(pl.Series([1, 7], dtype=pl.Int8)), run="r3", mode="append")  # fits without loss
     assert {folder.name for folder in out.iterdir()} == {"p=1", "p=7"}
