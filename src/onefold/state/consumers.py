@@ -105,8 +105,13 @@ class Consumer(Generic[T]):
         """
         with self._mutex:  # one that is at hand, as nearly all are
             if not (self._closed or self._rewind_next) and self._ahead is None and self._pending is None:
-                self._keep_share()
-                record = self._ahead = self._read_next()
+                if not self._members.joined or self._members.is_due():
+                    self._keep_share()
+                try:
+                    record = self._ahead = next(self._round, None)
+                except InvalidValue as error:
+                    self._note_unreadable(error)
+                    raise
                 if record is not None:
                     positions, partition, offset = self._next, record.partition, record.offset
                     if positions.get(partition) == offset:
@@ -353,9 +358,12 @@ class Consumer(Generic[T]):
         try:
             return next(self._round, None)
         except InvalidValue as error:
-            if error.partition is not None and error.offset is not None:
-                self._unreadable = error.partition, error.offset
+            self._note_unreadable(error)
             raise
+
+    def _note_unreadable(self, error: InvalidValue) -> None:
+        if error.partition is not None and error.offset is not None:
+            self._unreadable = error.partition, error.offset
 
     def _is_next(self, record: StreamRecord[Any] | None) -> bool:
         """Whether it is what follows what was given. Not after a rewind, or when its partition was lost."""

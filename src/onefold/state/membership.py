@@ -102,6 +102,11 @@ class Membership:
         """Have the next ``keep`` look at the group."""
         self._look_due_s = 0.0
 
+    def is_due(self) -> bool:
+        """Whether ``keep`` has anything to do now."""
+        now_s = self._client.env.boot_s()
+        return now_s >= self._look_due_s or now_s >= self._beat_due_s
+
     def keep(self) -> Share | None:
         """Beat when it is time, look at the group when it is time, expire who is silent; the share if it may have changed."""
         now_s = self._client.env.boot_s()
