@@ -85,10 +85,7 @@ def test_one_chunk_is_as_two(one: str, other: str) -> None:
         tried(lambda: concat([of_values(a), of_values(b)])),
         tried(lambda: concat([of_values(b), of_values(a)])),
     ]
-    if {one, other} == {"int", "wide"}:  # two splits cannot tell that the smaller numbers are not negative
-        assert together == [pl.UInt64, pl.UInt64, pl.Int128, pl.Int128]
-    else:
-        assert together[1:] == together[:1] * 3, together
+    assert together[1:] == together[:1] * 3, together
 
 
 def test_common_types_do_not_depend_on_the_order() -> None:

@@ -89,7 +89,7 @@ def test_what_columns_can_hold() -> None:
         ([[1], [2.5], [None]], pl.List(pl.Float64)),
         ([[[1]], [[2.5]], [None, []]], pl.List(pl.List(pl.Float64))),
         ([[{"x": [1]}], [{"x": [2.5]}], None], pl.List(pl.Struct({"x": pl.List(pl.Float64)}))),
-        ([2**63, 1, None], pl.UInt64),
+        ([2**63, 1, None], pl.Int128),
     ]:
         out = run(Map(NODE, lambda r, given=given: given[r["a"] - 1]))
         assert out["value"].to_list() == given and out.schema == {"value": dtype}

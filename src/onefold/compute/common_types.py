@@ -1,8 +1,8 @@
 """The one type that values of two types have together, if there is one: the same for one chunk, two chunks and two tasks.
 
 Null meets anything, whole numbers meet in a wider one that holds both, whole numbers and floats in a float, decimals in the
-larger scale; lists and structs meet where what they hold does. Nothing else meets: not text and numbers, not dates and times
-with dates, not times of two zones. Whatever is not exact would depend on how the input is split.
+larger scale; lists and structs meet where what they hold does, arrays of two sizes in a list. Nothing else meets: not text and
+numbers, not dates and times with dates, not times of two zones. Whatever is not exact would depend on how the input is split.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ def common_type(left: Any, right: Any) -> Any | None:
     if left.is_numeric() and right.is_numeric():
         both = left.is_float() and right.is_float()
         return pl.Float64() if not both or pl.Float64 in (left, right) else pl.Float32()
-    if isinstance(left, pl.List) and isinstance(right, pl.List):
+    if isinstance(left, pl.Array | pl.List) and isinstance(right, pl.Array | pl.List):
         inner = common_type(left.inner, right.inner)
-        return None if inner is None else pl.List(inner)
-    if isinstance(left, pl.Array) and isinstance(right, pl.Array) and left.shape == right.shape:
-        inner = common_type(left.inner, right.inner)
-        return None if inner is None else pl.Array(inner, left.size)
+        if inner is None:
+            return None
+        if isinstance(left, pl.Array) and isinstance(right, pl.Array) and left.size == right.size:
+            return pl.Array(inner, left.size)
+        return pl.List(inner)
     if isinstance(left, pl.Struct) and isinstance(right, pl.Struct):
         return _struct(left, right)
     return None
@@ -54,7 +55,7 @@ def common_schema(schemas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 continue
             common = common_type(before, dtype)
             if common is None:
-                raise mixed(*_kinds(name, before, dtype))
+                raise mixed(*kinds_of(name, before, dtype))
             found[name] = common
     return found
 
@@ -67,23 +68,24 @@ def mixed(name: str, kinds: Iterable[str]) -> InvalidValue:
     )
 
 
-def _kinds(name: str, left: Any, right: Any) -> tuple[str, list[str]]:
+def kinds_of(name: str, left: Any, right: Any) -> tuple[str, list[str]]:
     """The column, or what in it has two types, and what these are called in Python."""
     import polars as pl
 
     if isinstance(left, pl.List) and isinstance(right, pl.List):
-        return _kinds(f"{name}[]", left.inner, right.inner)
+        return kinds_of(f"{name}[]", left.inner, right.inner)
     if isinstance(left, pl.Struct) and isinstance(right, pl.Struct):
         others = {field.name: field.dtype for field in right.fields}
         for field in left.fields:
             other = others.get(field.name, field.dtype)
             if common_type(field.dtype, other) is None:
-                return _kinds(f"{name}.{field.name}", field.dtype, other)
-    kinds = [_called(left), _called(right)]
+                return kinds_of(f"{name}.{field.name}", field.dtype, other)
+    kinds = [called(left), called(right)]
     return name, kinds if kinds[0] != kinds[1] else [str(left), str(right)]
 
 
-def _called(dtype: Any) -> str:
+def called(dtype: Any) -> str:
+    """What values of the type are called in Python."""
     import polars as pl
 
     if isinstance(dtype, pl.Datetime):
@@ -116,7 +118,7 @@ def fitted(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
     made = [
         pl.lit(None, dtype=dtype).alias(name)
         if name not in frame.columns or frame.schema[name] == pl.Null
-        else pl.col(name).cast(dtype)
+        else _cast(pl.col(name), frame.schema[name], dtype).alias(name)
         for name, dtype in schema.items()
     ]
     try:
@@ -124,8 +126,39 @@ def fitted(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
         return frame.with_columns(made).select(list(schema))
     except pl.exceptions.PolarsError as error:
         raise InvalidValue(
-            f"the parts of a result cannot be brought to common types: {str(error).strip().splitlines()[0]}"
+            f"the parts of a result cannot be brought to common types: {str(error).strip().splitlines()[0]}; "
+            f"convert the values in the function that makes them, or give it schema="
         ) from error
+
+
+def _cast(expr: pl.Expr, held: Any, dtype: Any) -> pl.Expr:
+    """Field by field, since Polars' strict cast of a struct to one of more fields fails where another field is cast too."""
+    import polars as pl
+
+    if held == dtype:
+        return expr
+    if isinstance(held, pl.Struct) and isinstance(dtype, pl.Struct):
+        types = {field.name: field.dtype for field in held.fields}
+        fields = [
+            _cast(expr.struct.field(field.name), types[field.name], field.dtype).alias(field.name)
+            if field.name in types
+            # As long as the others are, which a literal is not.
+            else pl.when(expr.is_null()).then(None).otherwise(None).cast(field.dtype).alias(field.name)
+            for field in dtype.fields
+        ]
+        return pl.when(expr.is_not_null()).then(pl.struct(fields)) if fields else expr.cast(dtype)
+    if isinstance(dtype, pl.List) and isinstance(held, pl.List | pl.Array) and _holds_struct(dtype):
+        lists = expr.arr.to_list() if isinstance(held, pl.Array) else expr
+        return lists.list.eval(_cast(pl.element(), held.inner, dtype.inner)).cast(dtype)
+    return expr.cast(dtype)
+
+
+def _holds_struct(dtype: Any) -> bool:
+    import polars as pl
+
+    return isinstance(dtype, pl.Struct) or (
+        isinstance(dtype, pl.List | pl.Array) and _holds_struct(dtype.inner)
+    )
 
 
 def _whole(left: Any, right: Any) -> Any | None:

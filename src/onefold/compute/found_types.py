@@ -6,6 +6,7 @@ It has no values. ``compute.result_types`` compares the notes of all tasks of a 
 
 from __future__ import annotations
 
+import decimal
 import hashlib
 import json
 from collections import defaultdict
@@ -16,6 +17,7 @@ from onefold.compute.keys import WHOLE_FLOATS_MAX, Columns, is_float, no_float_h
 from onefold.compute.python_steps import Values
 from onefold.compute.results import data_types
 from onefold.compute.type_sensitive import EXACT, FLOAT, LEAF, NULLS, NUMBER, Needs
+from onefold.compute.value_types import DECIMAL_DIGITS_MAX, decimal_digits, too_many_digits
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -24,11 +26,15 @@ if TYPE_CHECKING:
     from onefold.compute.stages import Stage
 
 Note = tuple[int, int, str, str, Any]
-"""(branch, step, column or place, kind, what). Kind: a mode of ``type_sensitive``, ``shape`` or ``key``."""
+"""(branch, step, column or place, kind, what). Kind: a mode of ``type_sensitive``, ``shape``, ``key``, ``form`` or ``digits``."""
 
 _BEGIN: Final = "^found "
 _END: Final = "$"
 _SHAPE, _KEY = "shape", "key"
+_FORM, _DIGITS = "form", "digits"
+"""Notes that every function leaves: whether it gave dicts or bare values, and of decimals how many digits before and after
+the point. They must fit together whatever follows.
+"""
 _NOT_HELD: Final = "not held"
 """Instead of a type: whole numbers, some of which no float holds."""
 _CHARS_MAX: Final = 2_000
@@ -77,8 +83,25 @@ class Found:
             self._held.add(_written((self._branch, step, "", _SHAPE, _short(", ".join(schema)))))
         return rows
 
+    def form(self, step: int, form: str) -> None:
+        """Note in which form a function gave rows: ``dicts`` or ``bare values``."""
+        if form:
+            self._held.add(_written((self._branch, step, "", _FORM, form)))
+
+    def decimals(self, step: int, rows: pl.DataFrame) -> None:
+        """Note how many digits the decimals have, since the type says only how many come after the point."""
+        for column, dtype in rows.schema.items():
+            for name, series in _decimals(column, rows[column]) if has_decimals(dtype) else ():
+                digits = [_digits_before(series), getattr(series.dtype, "scale", 0)]
+                self._held.add(_written((self._branch, step, name, _DIGITS, digits)))
+
     def through(self) -> None:
-        """The chunk is done: its notes count."""
+        """The chunk is done: its notes count. Raises InvalidValue for decimals that do not fit those of chunks before."""
+        new = self._held - self._notes
+        if any(f'"{_DIGITS}"' in name for name in new):
+            wrong = conflict(name for name in self._notes | new if f'"{_DIGITS}"' in name)
+            if wrong is not None:
+                raise _too_many_digits(*wrong)
         self._notes |= self._held
         self._held = set()
 
@@ -133,6 +156,11 @@ def explained(one: Note, other: Note, stage: Stage) -> InvalidValue:
         number = next(what[1] for what in (one[4], other[4]) if what[0] == "whole")
         return no_float_holds(number)
     function = _function(stage, branch, step)
+    if kind == _FORM:
+        forms = " and ".join(sorted((str(one[4]), str(other[4])), reverse=True))
+        return InvalidValue(f"{function} gave both {forms}; give one of the two")
+    if kind == _DIGITS:
+        return _too_many_digits(one, other)
     if kind == _SHAPE:
         return InvalidValue(
             f"{function} gives {_shown(one)} in one task and {_shown(other)} in another, and the steps after it see "
@@ -143,6 +171,10 @@ def explained(one: Note, other: Note, stage: Stage) -> InvalidValue:
         f"the steps after it depend on its type: the result would depend on how the input is split. "
         f"Give schema= to the function"
     )
+
+
+def _too_many_digits(one: Note, other: Note) -> InvalidValue:
+    return too_many_digits(one[2], *map(max, one[4], other[4]))
 
 
 def _function(stage: Stage, branch: int, step: int) -> str:
@@ -176,7 +208,9 @@ def _fit(kind: str, one: Any, other: Any) -> bool:
         return True
     if kind == _KEY:
         return bool(one[0] == other[0])
-    if kind in (EXACT, _SHAPE):
+    if kind == _DIGITS:
+        return bool(max(one[0], other[0]) + max(one[1], other[1]) <= DECIMAL_DIGITS_MAX)
+    if kind in (EXACT, _SHAPE, _FORM):
         return False
     if one[0] == "Null" or other[0] == "Null":
         return True
@@ -204,6 +238,44 @@ def _same_values(one: Any, other: Any) -> bool:
             _same_values(left, right) for (_, left), (_, right) in zip(fields, others, strict=True)
         )
     return False
+
+
+def whatever_follows(note: Note) -> bool:
+    """Whether such notes must fit together in any case: also those of one task."""
+    return note[3] in (_FORM, _DIGITS)
+
+
+def has_decimals(dtype: Any) -> bool:
+    """Whether a column of this type holds decimals, also inside lists and structs."""
+    import polars as pl
+
+    if isinstance(dtype, pl.List | pl.Array):
+        return has_decimals(dtype.inner)
+    if isinstance(dtype, pl.Struct):
+        return any(has_decimals(field.dtype) for field in dtype.fields)
+    return isinstance(dtype, pl.Decimal)
+
+
+def _decimals(name: str, series: pl.Series) -> Iterable[tuple[str, pl.Series]]:
+    """The columns of decimals that a column is or holds."""
+    import polars as pl
+
+    dtype = series.dtype
+    if isinstance(dtype, pl.Decimal):
+        yield name, series
+    elif isinstance(dtype, pl.List | pl.Array):
+        if has_decimals(dtype):
+            yield from _decimals(f"{name}[]", series.explode())
+    elif isinstance(dtype, pl.Struct):
+        for field in dtype.fields:
+            if has_decimals(field.dtype):
+                yield from _decimals(f"{name}.{field.name}", series.struct.field(field.name))
+
+
+def _digits_before(series: pl.Series) -> int:
+    extremes = [value for value in (series.min(), series.max()) if value is not None]
+    assert all(isinstance(value, decimal.Decimal) for value in extremes)
+    return decimal_digits(series.name, extremes)[0]  # type: ignore[arg-type]
 
 
 def _written(note: Note) -> str:

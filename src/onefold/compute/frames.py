@@ -1,17 +1,18 @@
 """Frames out of Python values, and frames of several chunks as one.
 
-A column has one type: what Polars infers over the whole chunk, and over several chunks their common type (see
-``onefold.compute.common_types``). Which values make a chunk changes no type and no error.
+A column has one type: that of all its values (see ``onefold.compute.value_types``), and over several chunks their common
+type (see ``onefold.compute.common_types``). Which values make a chunk changes no type and no error.
 """
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from onefold.compute.common_types import common_schema, fitted, mixed
+from onefold.compute.common_types import common_schema, fitted
 from onefold.compute.named_frames import frame_of, is_pattern
+from onefold.compute.schema_values import conforming
+from onefold.compute.value_types import plain, type_of
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 VALUE: Final = "value"
 """The column in which bare values are kept."""
-_NEVER_MIXED: Final = frozenset({bool, int, float, str, bytes, list, tuple, dict})
 Schema = tuple[tuple[str, Any], ...]
 
 
@@ -68,85 +68,73 @@ def _series(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
 
     wanted = f"of the type {dtype} that schema= gives it" if dtype is not None else "of one type"
     try:
-        kind = _type_of(name, values) if dtype is None else dtype
-        try:
-            series = pl.Series(name, values, dtype=kind, strict=True)
-        except (TypeError, OverflowError, pl.exceptions.PolarsError):
-            if kind is not None or set(map(type, values)) - {int, type(None)}:
-                raise
-            series = pl.Series(name, values, dtype=_whole_type(values), strict=True)
+        if dtype is not None:
+            dtype = pl.Series([], dtype=dtype).dtype  # an instance, where a class was given
+            whole = _as_it_is(name, values, dtype)
+            if whole is not None:
+                return whole
+            series = pl.Series(name, conforming(name, values, dtype), dtype=dtype, strict=True)
+            return series if series.dtype == dtype else series.cast(dtype, strict=True)
+        kinds = set(map(type, values))
+        kinds.discard(type(None))
+        whole = _of_whole_numbers(name, values) if kinds == {int} else None
+        if whole is not None:
+            return whole
+        found, as_they_are = type_of(name, values, kinds)
+        held = values if as_they_are else [plain(value) for value in values]
+        series = pl.Series(name, held, dtype=found, strict=True)
     except InvalidValue:
         raise
-    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        RuntimeError,
+        AttributeError,
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+    ) as error:
         raise InvalidValue(
             f"column {name!r} cannot be held in a column {wanted}: {_first_line(error)}"
         ) from error
     if series.dtype == pl.Object:
-        kinds = sorted({type(value).__name__ for value in values})
+        names = sorted({type(value).__name__ for value in values if value is not None})
         raise InvalidValue(
-            f"column {name!r} holds {', '.join(kinds)}, which no column can hold; "
+            f"column {name!r} holds {', '.join(names)}, which no column can hold; "
             f"give numbers, text, bytes, dates, lists or dicts"
-            + (" (is the function async? pass the async function itself)" if "coroutine" in kinds else "")
+            + (" (is the function async? pass the async function itself)" if "coroutine" in names else "")
         )
     return series
 
 
-def _type_of(name: str, values: Sequence[Any]) -> Any:
-    """The type to build a column with; None where Polars' own inference over all values is right.
-
-    Left to itself, Polars makes [[1], [2]] of [[1], [2.5]]: of what is inside lists and dicts it believes the first.
-    """
+def _as_it_is(name: str, values: Sequence[Any], dtype: Any) -> pl.Series | None:
+    """A column of a type for which Polars takes nothing that it would change; None where it does not take it."""
     import polars as pl
 
-    kinds = set(map(type, values))
-    kinds.discard(type(None))
-    if kinds & {datetime.datetime, datetime.date}:
-        _check_times(name, values, kinds)
-    if kinds == {int, float}:
-        return pl.Float64
-    if kinds and kinds <= {list, tuple}:
-        return pl.List(
-            _inner_type(f"{name}[]", [item for value in values if value is not None for item in value])
-        )
-    if kinds == {dict}:
-        held = [value for value in values if value is not None]
-        fields = dict.fromkeys(field for value in held for field in value)
-        if not all(isinstance(field, str) for field in fields):
-            raise InvalidValue(f"the keys of the dicts in column {name!r} must be str")
-        return pl.Struct(
-            {field: _inner_type(f"{name}.{field}", [value.get(field) for value in held]) for field in fields}
-        )
-    if len(kinds) > 1 and kinds & _NEVER_MIXED:
-        raise mixed(name, (kind.__name__ for kind in kinds))
-    return None
+    if not (dtype.is_integer() or dtype in (pl.String, pl.Boolean, pl.Binary)):
+        return None
+    try:
+        series = pl.Series(name, values, dtype=dtype, strict=True)
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        RuntimeError,
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+    ):
+        return None
+    return series if series.dtype == dtype else None
 
 
-def _whole_type(values: Sequence[Any]) -> Any:
-    """The type of whole numbers of which some need more than Int64; Polars' own depends on their order."""
+def _of_whole_numbers(name: str, values: Sequence[Any]) -> pl.Series | None:
+    """The usual column of whole numbers, without a look at each; None where some are beyond 64 bits."""
     import polars as pl
 
-    held = [value for value in values if value is not None]
-    return pl.UInt64 if min(held) >= 0 and max(held) < 2**64 else pl.Int128
-
-
-def _check_times(name: str, values: Sequence[Any], kinds: set[type]) -> None:
-    """Polars would read times of another zone, or without one, as times of the first value's zone."""
-    found = {f"{kind.__name__}" for kind in kinds if kind is not datetime.datetime}
-    zones = {value.tzinfo for value in values if isinstance(value, datetime.datetime)}
-    found |= {_zone(zone) for zone in zones}
-    if len(found) > 1:
-        raise mixed(name, found)
-
-
-def _zone(zone: datetime.tzinfo | None) -> str:
-    """The zone of the column that Polars makes of such times: those of a fixed offset become UTC."""
-    if zone is None:
-        return "datetime without a zone"
-    return f"datetime in {'UTC' if isinstance(zone, datetime.timezone) else zone}"
-
-
-def _inner_type(name: str, values: Sequence[Any]) -> Any:
-    return _series(name, values, None).dtype
+    try:
+        return pl.Series(name, values, dtype=pl.Int64, strict=True)
+    except (TypeError, OverflowError, pl.exceptions.PolarsError):
+        return None
 
 
 def concat(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:

@@ -37,6 +37,8 @@ SmallFrames = Callable[[int], "pl.DataFrame"]
 
 def apply_lazy(step: ExprStep, rows: pl.LazyFrame, small: SmallFrames) -> pl.LazyFrame:
     """One expression step as part of a lazy query; rows keep their order."""
+    import polars as pl
+
     match step:
         case Select(exprs=exprs):
             if all(not expr.meta.root_names() and not expr.meta.has_multiple_outputs() for expr in exprs):
@@ -48,6 +50,10 @@ def apply_lazy(step: ExprStep, rows: pl.LazyFrame, small: SmallFrames) -> pl.Laz
         case Filter(predicates=predicates):
             return rows.filter(*predicates)
         case Explode(columns=columns):
+            types = rows.collect_schema()
+            nulls = [column for column in columns if types.get(column) == pl.Null]
+            if nulls:  # of lists that are all null
+                rows = rows.with_columns(pl.col(nulls).cast(pl.List(pl.Null)))
             return rows.explode(*columns, empty_as_null=False, keep_nulls=False)
         case BroadcastJoin():
             return joins.broadcast(step, rows, small(step.stage))
@@ -136,7 +142,17 @@ class Pipeline:
 
     def _noted(self, index: int, rows: pl.DataFrame | Values) -> pl.DataFrame | Values:
         follows = self._parts[index + 1] if index + 1 < len(self._parts) else None
-        return self._found.take(self._numbers[index], rows, stays_bare=isinstance(follows, RecordStep))
+        part = self._parts[index]
+        step, stays_bare = self._numbers[index], isinstance(follows, RecordStep)
+        if isinstance(part, RecordStep) and not isinstance(part, PairStep):
+            self._found.form(step, part.form)
+        rows = self._found.take(step, rows, stays_bare=stays_bare)
+        if isinstance(part, RecordStep | BatchStep) and not isinstance(part, PairStep):
+            if isinstance(rows, Values) and not stays_bare:
+                rows = rows.to_frame()
+            if not isinstance(rows, Values):
+                self._found.decimals(step, rows)
+        return rows
 
     def run_tracked(
         self,

@@ -27,6 +27,7 @@ from onefold.compute.failures import RecordError, safe_repr
 from onefold.compute.keys import check_key
 from onefold.compute.named_frames import is_pattern
 from onefold.compute.plan import FlatMap, Map, MapBatches, Node
+from onefold.compute.schema_values import check_cast
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -178,15 +179,18 @@ class RecordStep:
             )
         kind = "dicts" if dicts else "bare values"
         if self._kind is not None and self._kind != kind:
-            raise InvalidValue(
-                f"{self._name()} gave {self._kind} first and {kind} later; give one of the two"
-            )
+            raise InvalidValue(f"{self._name()} gave both dicts and bare values; give one of the two")
         self._kind = kind
         if dicts:
             return frames.frame_of_dicts(given, self.schema)
         if self.schema is None:
             return Values(given)
         return frames.frame_of_values(given, self.schema)
+
+    @property
+    def form(self) -> str:
+        """Whether the function gave ``dicts`` or ``bare values`` so far; empty when it gave nothing."""
+        return self._kind or ""
 
     @property
     def gives_bare(self) -> bool:
@@ -248,7 +252,10 @@ class BatchStep:
                 f"the function of map_batches gave the columns {given.columns}; schema= names {names}"
             )
         try:
-            return given.select(pl.col(name).cast(dtype, strict=True) for name, dtype in self._schema)
+            made = given.select(pl.col(name).cast(dtype, strict=True) for name, dtype in self._schema)
+            for name in names:
+                check_cast(given[name], made[name])
+            return made
         except pl.exceptions.PolarsError as error:
             raise InvalidValue(
                 f"what the function of map_batches gave does not fit schema=: {error}"

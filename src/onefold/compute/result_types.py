@@ -167,6 +167,8 @@ def _compare(engine: Engine, stage: Stage, types: Mapping[str, Any], inputs: str
     conflict = found_types.conflict(types)
     if conflict is None:
         return
+    if found_types.whatever_follows(conflict[0]):
+        raise found_types.explained(*conflict, stage)
     branch = conflict[0][0]
     tasks = sum(item.branch == branch for item in decode_inputs(engine.blobs.get(inputs)))
     # The chunks of one task may differ: then it is the only one, and there is nothing to be different from.

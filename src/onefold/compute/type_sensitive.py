@@ -96,9 +96,11 @@ def needs_of(branch: Branch, output: Output) -> dict[int, Needs]:
 
 
 def is_sensitive(stage: Stage) -> bool:
-    """Whether tasks of the stage may note types, or what keys they have met."""
+    """Whether tasks of the stage may note types, what their functions gave, or what keys they have met."""
     return any(
-        isinstance(branch.leaf, ReduceLeaf) or needs_of(branch, stage.output) for branch in stage.branches
+        isinstance(branch.leaf, ReduceLeaf)
+        or any(isinstance(step, Map | FlatMap | MapBatches) for step in branch.steps)
+        for branch in stage.branches
     )
 
 
