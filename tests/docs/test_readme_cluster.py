@@ -49,6 +49,9 @@ class Typed(NamedTuple):
     environment: dict[str, str]
 
 
+pytestmark = pytest.mark.timeout(900)  # the first test types all commands
+
+
 @pytest.fixture(scope="module")
 def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
     """All of it in one shell, as a reader would; and the cluster's end, whatever happens."""

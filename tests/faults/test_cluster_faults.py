@@ -23,7 +23,7 @@ SLACK_S = 15.0
 FAULT_LASTS_S = 16.0
 ROOT_ONLY = {"cut-server", "cut-leader", "unplug-client", "one-way", "full-disk", "slow-disk"}
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module", params=range(1, SEEDS + 1))

@@ -15,6 +15,7 @@ SLACK_S = 30.0
 """A busy machine answers later than it was asked to; what hangs takes much longer."""
 
 pytestmark = [
+    pytest.mark.timeout(500),
     pytest.mark.faults,
     pytest.mark.skipif(hosts.missing() is not None, reason=str(hosts.missing())),
 ]

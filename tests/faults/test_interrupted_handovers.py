@@ -122,6 +122,7 @@ def until(condition, what):
         time.sleep(0.001)
 
 
+@pytest.mark.timeout(300, method="thread")  # the test has the alarm for itself
 def test_a_storm_of_signals_makes_no_dead_letters(tmp_path):
     rng = random.Random(7)
     hits = 0

@@ -24,7 +24,7 @@ PROGRAM = Path(__file__).with_name("interrupted_program.py")
 sys.path.insert(0, str(PROGRAM.parent))
 from interrupted_program import INTERRUPTS, SoftLimit  # noqa: E402
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 HANDLES = ("/onefold/state/", "/contextlib.py")
 QUEUES = ("/state/queues.py", "/state/messages.py", "/state/queue_watcher.py", "/state/leases.py")
 LIMITS = ("/state/time_limits.py", "/state/maps.py")

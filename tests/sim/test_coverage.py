@@ -3,7 +3,8 @@
 ``benches/coverage.py`` is the simulator. Every cell is one workload, one number of splits, one estimator and one share
 done, over ONEFOLD_COVERAGE_SEEDS seeds (1000 unless set) of two groups each. A cell fails when its coverage is below 93 %
 by more than two standard errors of the simulation itself (at 1000 seeds: about 1 point), and when by half-way fewer than
-80 % of the groups that are not rare show an interval. Cells with under 100 intervals have no verdict.
+80 % of the groups that are not rare show an interval. Cells with under 100 intervals have no verdict. A third of the
+workloads is simulated by default, another one each day; planted errors are so coarse that 300 seeds show them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from support import parts
+
 SEEDS = int(os.environ.get("ONEFOLD_COVERAGE_SEEDS", "1000"))
+PLANTED_SEEDS = 300
+PARTS = 3
 
 
 def _simulator() -> ModuleType:
@@ -35,7 +41,7 @@ LARGE = ("lognormal", "fewrows", "runs", "rare")
 
 
 def _report(cells: list) -> str:
-    return f"{SEEDS} seeds\n{coverage.table(cells)}"
+    return coverage.table(cells)
 
 
 def _check(cells: list) -> None:
@@ -46,8 +52,9 @@ def _check(cells: list) -> None:
     assert not hidden, f"too few intervals shown by half-way:\n{_report(hidden)}"
 
 
-@pytest.mark.parametrize("splits", [20, 60])
-@pytest.mark.parametrize("workload", coverage.WORKLOADS)
+@pytest.mark.parametrize(
+    ("workload", "splits"), parts.todays([*product(coverage.WORKLOADS, [20, 60])], PARTS)
+)
 def test_intervals_cover_the_truth(workload: str, splits: int) -> None:
     cells = coverage.simulate(workload, splits, SEEDS)
     _check(cells)
@@ -56,7 +63,7 @@ def test_intervals_cover_the_truth(workload: str, splits: int) -> None:
         assert judged >= set(TOTALS), f"no verdict by half-way, only for {judged}:\n{_report(cells)}"
 
 
-@pytest.mark.parametrize("workload", LARGE)
+@pytest.mark.parametrize("workload", parts.todays(LARGE, PARTS))
 def test_intervals_cover_the_truth_with_many_splits(workload: str) -> None:
     cells = coverage.simulate(workload, 500, SEEDS, estimators=TOTALS)
     _check(cells)
@@ -74,7 +81,7 @@ def test_intervals_cover_the_truth_with_many_splits(workload: str) -> None:
 )
 def test_planted_rows_taken_as_independent_are_caught(workload: str, wrong: set[str]) -> None:
     """Splits are clusters: an interval made from rows alone is far too narrow, and the check must say so."""
-    cells = coverage.simulate(workload, 60, SEEDS, method="rows", fractions=(0.25, 0.5))
+    cells = coverage.simulate(workload, 60, PLANTED_SEEDS, method="rows", fractions=(0.25, 0.5))
     failed = {cell.estimator for cell in cells if cell.verdict == "fail"}
     assert failed >= wrong, _report(cells)
 
@@ -82,7 +89,9 @@ def test_planted_rows_taken_as_independent_are_caught(workload: str, wrong: set[
 @pytest.mark.parametrize("workload", ["ordered", "bursty", "runs"])
 def test_planted_file_order_is_caught(workload: str) -> None:
     """The first n splits of a file in its own order are no random sample of it."""
-    cells = coverage.simulate(workload, 60, SEEDS, order="file", fractions=(0.25, 0.5), estimators=TOTALS)
+    cells = coverage.simulate(
+        workload, 60, PLANTED_SEEDS, order="file", fractions=(0.25, 0.5), estimators=TOTALS
+    )
     assert any(cell.verdict == "fail" and cell.estimator == "sum" for cell in cells), _report(cells)
 
 
@@ -90,6 +99,6 @@ def test_planted_file_order_is_caught(workload: str) -> None:
 def test_plain_student_intervals_are_caught(workload: str) -> None:
     """What is widened here is widened for a reason: without it the same check fails."""
     cells = coverage.simulate(
-        workload, 60, SEEDS, method="t", fractions=(0.1, 0.25, 0.5), estimators=("sum", "mean")
+        workload, 60, PLANTED_SEEDS, method="t", fractions=(0.1, 0.25, 0.5), estimators=("sum", "mean")
     )
     assert {cell.estimator for cell in cells if cell.verdict == "fail"} == {"sum", "mean"}, _report(cells)

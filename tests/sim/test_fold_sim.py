@@ -138,10 +138,9 @@ def dedupe_by_maximum_only(client, number, known, *, offset, floor):
 )
 def test_planted_bugs_are_caught(planted, run, monkeypatch):
     monkeypatch.setattr(exactly_once, "judge", planted)
-    caught = []
     for seed in SEEDS[:30]:
         try:
             run(seed)
-        except (Violation, Expired) as found:  # a client that meets a foreign number calls itself forgotten
-            caught.append((seed, found))
-    assert caught, f"{planted.__name__} was not noticed in 30 seeds"
+        except (Violation, Expired):  # a client that meets a foreign number calls itself forgotten
+            return
+    pytest.fail(f"{planted.__name__} was not noticed in 30 seeds")

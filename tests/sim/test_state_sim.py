@@ -1,8 +1,8 @@
 """Shared state under everything that can go wrong, from seeds: every level keeps what it promises, and all replicas agree.
 
 Each seed is a run of one workload: about 300 operations of several clients on replicas of their own, while messages are lost
-and late, machines are cut off, held back, suspended and crashed, logs go down and clocks jump. By default one half or the other
-of the first thousand seeds is run, day by day, spread over the workloads. The nightly run::
+and late, machines are cut off, held back, suspended and crashed, logs go down and clocks jump. By default a fifth of the first
+thousand seeds is run, another one each day (``support.parts``), spread over the workloads. The nightly run::
 
     ONEFOLD_SIM_SEEDS=10000 pytest tests/sim/test_state_sim.py -n auto
 
@@ -11,16 +11,16 @@ seed; ``run_workload(name, seed)`` of ``onefold.testing.sim.workloads`` is that 
 """
 
 import os
-from datetime import UTC, datetime
 
 import pytest
 
 from onefold.testing.sim import Simulation
 from onefold.testing.sim.workloads import WORKLOADS, run_workload
+from support import parts
 
-TOTAL = int(os.environ.get("ONEFOLD_SIM_SEEDS", "500"))
+PARTS = 5
+TOTAL = int(os.environ.get("ONEFOLD_SIM_SEEDS", "1000" if parts.takes_all() else "200"))
 FIRST = os.environ.get("ONEFOLD_SIM_FIRST")
-HALF = datetime.now(UTC).toordinal() % 2
 SHARES = {
     # Of 1000 seeds; those that take longer to run have fewer.
     "register": 110,
@@ -44,7 +44,7 @@ SHARES = {
     "session-sharded": 25,
     "session-transactions": 15,
 }
-CHUNK = 15
+CHUNK = 5
 FAILED_ONCE = [
     ("session", 700296),  # a late append surfaced while replicas were compared
     ("stream-sharded", 8),  # a commit of the partition's earlier owner was taken for the member's own
@@ -55,7 +55,7 @@ FAILED_ONCE = [
 def chunks():
     for name, share in SHARES.items():
         count = max(1, share * TOTAL // 1000)
-        first = HALF * count if FIRST is None else int(FIRST)
+        first = parts.part_of_day(PARTS) * count if FIRST is None else int(FIRST)
         for start in range(first, first + count, CHUNK):
             yield pytest.param(name, range(start, min(start + CHUNK, first + count)), id=f"{name}-{start}")
 
