@@ -44,6 +44,7 @@ Named = namedtuple("Named", "x y")
 BERLIN = ZoneInfo("Europe/Berlin")
 LATER = dt.datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1)
 FAMILIES: list[list[Any]] = [
+    [1, 2**63, 2**64 - 1],
     [1, -5, 2**62, 2**63, 2**64, -(2**127), 2**127, 2**200, np.int8(3), np.uint64(2**63), np.int64(300), Number.ONE],
     [0.5, 1.1, 1e300, float("inf"), np.float32(1.1), np.float64(1.1), np.float16(0.5), 3, np.int8(3), np.uint64(7), Number.ONE],
     [Decimal("0.0000000001"), Decimal("1" * 30), Decimal("1.50"), Decimal("1E5"), Decimal("1" * 39), Decimal("NaN"), Decimal(0)],
@@ -102,7 +103,7 @@ def column(parts: list[list[Any]]) -> pl.Series | None:
         return None
 
 
-@pytest.mark.parametrize("seed", range(9))
+@pytest.mark.parametrize("seed", range(len(FAMILIES)))
 def test_types_and_values_do_not_depend_on_the_split(seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(60):
