@@ -388,11 +388,11 @@ def test_dead_letters_for_another_shard_are_forwarded_together():
     logs, spaces, _ = database(env, (), shards=3)
     db = Database(spaces, level=None)
     source = "mail"
-    target = next(f"dead{n}" for n in range(50) if db.queue(f"dead{n}")._shard != db.queue(source)._shard)
+    target = next(f"dead{n}" for n in range(50) if db.queue(f"dead{n}").shard != db.queue(source).shard)
     q = db.queue(source, max_attempts=1, dead_letter=target)
     q.put_many(range(50))
     taken = [q.take(timeout=0) for _ in range(50)]
-    home = logs[q._shard]
+    home = logs[q.shard]
     for message in taken[:-1]:
         q.submit(queue_ops.Nack("mail", message.id, message._epoch, "no"))
     before = home.last
@@ -465,7 +465,7 @@ def test_what_comes_at_the_end_of_a_wait_is_taken_with_the_time_of_a_write(shard
     logs = [Scripted(env) for _ in range(shards)]
     db = Database([in_world(log, env, shards) for log in logs], level=None, timeout=connection_s)
     q = db.queue("q")
-    space, end_s = db._state.spaces[q._shard], env.boot_s() + take_s
+    space, end_s = db._state.spaces[q.shard], env.boot_s() + take_s
     wait, tries = space.wait, []
 
     def put_at_the_end(after, timeout):
@@ -473,7 +473,7 @@ def test_what_comes_at_the_end_of_a_wait_is_taken_with_the_time_of_a_write(shard
             return wait(after, timeout)
         env.advance(end_s - 0.001 - env.boot_s())
         tries.append(q.put("late"))
-        logs[q._shard].script = [no_leader] * 2  # the take meets a short election
+        logs[q.shard].script = [no_leader] * 2  # the take meets a short election
         return space.applied
 
     space.wait = put_at_the_end

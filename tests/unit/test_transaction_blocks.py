@@ -224,8 +224,9 @@ def test_a_thread_is_free_when_its_block_was_ended_elsewhere_or_lost(db):
     assert contents(db) == {"a": 3}
 
 
-def test_a_transaction_leaves_nothing_to_the_garbage_collector(tmp_path):
-    """Its block refers to the frame around it, whose variables refer to the transaction."""
+def test_transactions_messages_and_locks_leave_nothing_to_the_garbage_collector(tmp_path):
+    """The block of a transaction refers to the frame around it, whose variables refer to the transaction; what takes or ends a
+    message refers to its submission."""
     with of.connect(tmp_path / "space") as db:
         counter, queue = db.map("m"), db.queue("q")
 
@@ -236,6 +237,11 @@ def test_a_transaction_leaves_nothing_to_the_garbage_collector(tmp_path):
             queue.put("message")
             with queue.get(timeout=0) as message, db.lock("l"):
                 assert message is not None
+            queue.put("message")
+            taken = queue.take(timeout=0)
+            taken.extend()
+            taken.nack()
+            queue.take(timeout=0).ack()
 
         use()
         gc.collect()

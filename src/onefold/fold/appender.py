@@ -60,7 +60,9 @@ class _LockTurn:
         self._lock.acquire()
 
     def wait(self, timeout: float | None) -> bool:
-        return self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        if timeout is None:
+            return self._lock.acquire()
+        return self._lock.acquire(True, timeout if timeout < threading.TIMEOUT_MAX else threading.TIMEOUT_MAX)
 
     def end(self) -> None:
         self._lock.release()
@@ -117,11 +119,6 @@ class _Submission:
     def give_up(self) -> bool:
         """It will never be committed. False when it was taken before."""
         return self._decided.setdefault(0, _GIVEN_UP) is _GIVEN_UP
-
-    def end_turn(self) -> None:
-        """Let its caller continue."""
-        if self.turn is not None:
-            self.turn.end()
 
     def mend(self) -> None:
         self._appender.mend(self)
@@ -233,7 +230,8 @@ class Appender:
 
     def _wait_turn(self, mine: _Submission, turn: Turn) -> None:
         try:
-            if not turn.wait(max(0.0, mine.deadline - self._env.boot_s())):
+            left_s = mine.deadline - self._env.boot_s()
+            if not turn.wait(left_s if left_s > 0 else 0.0):
                 self._time_is_up(mine, turn)
         except BaseException:  # leave nothing behind that others would wait for
             with contextlib.suppress(ValueError):
@@ -285,11 +283,13 @@ class Appender:
                 self._gather(mine, batch)
         finally:
             for other in batch[1:]:
-                if not other.answered:
+                if other.outcomes is None and other.error is None:
                     other.error = Unavailable(
                         "the batch was interrupted before this operation's outcome was known", definite=False
                     )
-                other.end_turn()
+                turn = other.turn
+                if turn is not None:
+                    turn.end()
             self._pass_on(mine)
 
     def _pause_within(self, mine: _Submission, pause_s: float) -> None:
@@ -378,14 +378,16 @@ class Appender:
                 if heir is not None:
                     self._leader[0] = heir
                     heir.leads = True
-                    heir.end_turn()
+                    if heir.turn is not None:
+                        heir.turn.end()
                     return
                 with contextlib.suppress(IndexError):
                     while True:
                         called.append(self._waiting.popleft())  # of the main thread: it takes the lead itself
             del self._leader[0]
             for one in called:
-                one.end_turn()
+                if one.turn is not None:
+                    one.turn.end()
             if not self._waiting or self._leader.setdefault(0, leader) is not leader:
                 return
 

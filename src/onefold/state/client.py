@@ -45,7 +45,7 @@ from onefold.state.ops import (
     decode_outcome,
     state_op,
 )
-from onefold.state.time_limits import end_of, limited
+from onefold.state.time_limits import deadline_of, end_of, limited
 from onefold.state.tokens import Session
 
 _WEAK = ("prefix", "eventual")
@@ -76,10 +76,11 @@ class StateClient:
         self.limited = timeout is not None
         """Whether the connection was given a time limit."""
         self.always_strong = all(space.strong_reads for space in self.spaces)
-        self._mending = tuple(
+        self.mending = tuple(
             space if gives_receipts(space) and isinstance(self.env, SystemEnv) else None
             for space in self.spaces
         )
+        """Of each shard, the space where an interrupted submission leaves a receipt, if it is one."""
         self.shared: dict[str, Any] = {}
         """What this client's handles share, such as the cache of session reads."""
         self.session = Session(
@@ -110,7 +111,7 @@ class StateClient:
 
     def gives_receipts(self, shard: int) -> bool:
         """Whether an interrupted submission to the shard leaves a receipt."""
-        return self._mending[shard] is not None
+        return self.mending[shard] is not None
 
     # -- where things are
 
@@ -127,8 +128,7 @@ class StateClient:
 
     def deadline(self) -> float:
         """The moment of the boot clock until which a write that begins now may be tried."""
-        end_s = end_of(self)
-        return self.env.boot_s() + self.write_timeout if end_s is None else end_s
+        return deadline_of(self)
 
     def read_time(self, timeout: float | None = None) -> float:
         """Seconds that a read which begins now may wait. ``timeout``: instead of the connection's."""
@@ -148,7 +148,7 @@ class StateClient:
         deadline.
         """
         wrapped = state_op(op, request_id)
-        deadline = self.deadline()
+        deadline = deadline_of(self)
         outcome = self.submit_once(shard, wrapped, deadline, receipt)
         if not isinstance(outcome, Blocked):
             return outcome
@@ -178,7 +178,7 @@ class StateClient:
         """Submit one operation, whatever becomes of it."""
         if deadline is None:
             deadline = self.deadline()
-        mending = None if receipt is None else self._mending[shard]
+        mending = None if receipt is None else self.mending[shard]
         if mending is not None:
             outcome = decode_outcome(mending.submit([op], deadline, receipt)[0])
         else:

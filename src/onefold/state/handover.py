@@ -51,7 +51,7 @@ def apart(client: StateClient, work: Callable[[], T]) -> T:
 
 def mends_here(client: StateClient, shard: int) -> bool:
     """Whether the caller can be interrupted and need not do it apart: what it submits to the shard leaves a receipt."""
-    return _thread.get_ident() == forks.main_thread and client.gives_receipts(shard)
+    return _thread.get_ident() == forks.main_thread and client.mending[shard] is not None
 
 
 class Handover(Generic[T]):
@@ -77,7 +77,8 @@ class Handover(Generic[T]):
         self.result: T | None = None
         self.unwanted = False
         """The caller was interrupted: there is no need to begin."""
-        undisturbed.prepare()
+        if receipt is None:
+            undisturbed.prepare()  # a space that gives receipts did, when it was opened
 
     def keep(self, result: T) -> None:
         """It has been taken."""

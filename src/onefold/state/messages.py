@@ -120,7 +120,7 @@ class Message(Generic[T]):
 
     def _acknowledgement(self) -> queue_ops.Ack:
         self._check_open()
-        return queue_ops.Ack(self._queue.name, self.id, self._epoch)
+        return queue_ops.Ack(self._queue.name, int(self._data[0]), self._epoch)
 
     def nack(self, *, error: str = "given back", delay: float | timedelta | str | None = None) -> None:
         """Give it back as a failed attempt: it is given out again, after ``delay``, or goes to the dead letters.
@@ -162,11 +162,11 @@ class Message(Generic[T]):
     def _change(self, operation: Callable[[], _LeaseOp | None]) -> None:
         """One change of the lease after the other, to its end also when the caller is interrupted: what it did is known here.
         ``operation``: what is to be submitted, called when nobody else changes the lease."""
-        client = self._queue.client
-        if not mends_here(client, self._queue.shard):
+        queue = self._queue
+        client = queue.client
+        if not mends_here(client, queue.shard):
             apart(client, lambda: self._change_alone(operation))
             return
-        undisturbed.prepare()
         change = _Change(self)
         try:
             try:
@@ -288,7 +288,7 @@ def received(message: Message[T]) -> Message[T]:
 
     Raises InvalidValue, which names queue and message.
     """
-    queue = message.queue
+    queue = message._queue
     try:
         message.read()
     except Exception as error:

@@ -76,7 +76,8 @@ class Queue(Generic[T]):
         """Programs call ``db.queue``. ``lease``, ``max_attempts`` and ``dead_letter`` hold for what is taken through this handle.
 
         Raises InvalidArgument."""
-        self._client = client
+        self.client = client
+        """The core under this handle."""
         self._name = check_name("queue", name)
         self._lease_s = _positive(lease, "lease")
         self._lease_ms = max(1, duration_ms(self._lease_s))
@@ -86,11 +87,14 @@ class Queue(Generic[T]):
         self._dead_letter = None if dead_letter is None else check_name("queue", dead_letter)
         if dead_letter == name:
             raise InvalidArgument(f"the dead letters of queue {name!r} cannot go into itself; name another")
-        self._codec: ValueCodec[T] = ValueCodec(type)
-        self._typed = type is not None
-        self._shard = client.shard_of(encode_key(name))
+        self.codec: ValueCodec[T] = ValueCodec(type)
+        """What encodes and decodes its values."""
+        self.typed = type is not None
+        """Whether this handle has a type."""
+        self.shard = client.shard_of(encode_key(name))
+        """Where it is."""
         self._table = q.queue_table(name)
-        self._watcher = QueueWatcher(client, name, self._shard)
+        self._watcher = QueueWatcher(client, name, self.shard)
 
     @property
     def name(self) -> str:
@@ -128,12 +132,12 @@ class Queue(Generic[T]):
         request_id: str | None = None,
     ) -> Sequence[int]:
         """Put messages in this order, all or none, in one record; their ids. Otherwise as ``put``."""
-        guard.check_plain(self._client, f"queue({self._name!r})")
+        guard.check_plain(self.client, f"queue({self._name!r})")
         check_request_id(request_id)
-        write = enqueue(self._name, values, key, delay, self._codec)
+        write = enqueue(self._name, values, key, delay, self.codec)
         if not write.messages:
             return range(0)
-        done = self._client.commit(self._shard, (write,), request_id=request_id)
+        done = self.client.commit(self.shard, (write,), request_id=request_id)
         if not done.results or not isinstance(done.results[0], int):
             raise InvalidArgument(
                 f"request_id {request_id!r} was used by another operation before; nothing was put. Use a new one"
@@ -175,8 +179,8 @@ class Queue(Generic[T]):
 
     def handover(self) -> Handover[Message[T]]:
         """For ``take_for``: what its caller does not get is as before it was taken."""
-        receipt = Receipt() if mends_here(self._client, self._shard) else None
-        return Handover(self._client, Message.give_back, receipt, self._found)
+        receipt = Receipt() if mends_here(self.client, self.shard) else None
+        return Handover(self.client, Message.give_back, receipt, self._found)
 
     def _found(self, receipt: Receipt) -> Message[T] | None:
         """What an interrupted take has taken."""
@@ -190,14 +194,9 @@ class Queue(Generic[T]):
         self, handover: Handover[Message[T]], timeout: float | None, gate: Gate | None = None
     ) -> None:
         """Wait for the next message and put it into the handover, which the caller gives up when it is interrupted."""
-        guard.check_plain(self._client, f"queue({self._name!r})")
-        deadline = None if timeout is None else self._client.env.boot_s() + timeout
-        self._wait_for_message(deadline, gate, handover)
-
-    def _wait_for_message(
-        self, deadline: float | None, gate: Gate | None, handover: Handover[Message[T]]
-    ) -> None:
-        client, settles, late = self._client, True, False
+        client, settles, late = self.client, True, False
+        guard.check_plain(client, f"queue({self._name!r})")
+        deadline = None if timeout is None else client.env.boot_s() + timeout
         # Where a view may lag behind, the first look is the take itself: it stands in the log.
         must_ask = not client.always_strong
         pause_s = _PAUSE_S[0]
@@ -207,7 +206,7 @@ class Queue(Generic[T]):
             with limited(client):
                 if client.shards > 1 and not late:
                     # What a transaction over several shards has put is there once it is decided.
-                    client.ready(self._shard, STRONG)
+                    client.ready(self.shard, STRONG)
                 seen = self._watcher.look()
                 if settles and self._watcher.settle(seen, deadline):
                     settles = deadline is None or client.env.boot_s() < deadline
@@ -228,10 +227,10 @@ class Queue(Generic[T]):
                 return
             if due and not seen.counts.ready:
                 # Due by this clock and not by the log's: ask again, ever more slowly.
-                client.spaces[self._shard].pause(pause_s if left is None else min(pause_s, left))
+                client.spaces[self.shard].pause(pause_s if left is None else min(pause_s, left))
                 pause_s = min(2 * pause_s, _PAUSE_S[1])
             else:
-                client.spaces[self._shard].wait(seen.offset, self._wait_s(seen, left, gate))
+                client.spaces[self.shard].wait(seen.offset, self._wait_s(seen, left, gate))
             # A last look at what is here by then; the limit is no reason to wait for the others once more.
             late = deadline is not None and client.env.boot_s() >= deadline
 
@@ -249,10 +248,10 @@ class Queue(Generic[T]):
             handover.keep(message)
 
     def _taken(self, handover: Handover[Message[T]]) -> Message[T] | None:
-        forward = self._dead_letter is not None and self._dead_shard() != self._shard
+        forward = self._dead_letter is not None and self._dead_shard() != self.shard
         op = queue_ops.Take(
             self._name,
-            self._client.spaces[self._shard].member,
+            self.client.spaces[self.shard].member,
             self._lease_ms,
             self._max_attempts,
             None if forward else self._dead_letter,
@@ -271,8 +270,8 @@ class Queue(Generic[T]):
         if gate is not None:
             bounds.append(config.CANCEL_LOOK_S)
         if seen.next_due_ms is not None:
-            bounds.append(max(0.001, (seen.next_due_ms - self._client.env.wall_ms()) / 1000))
-        if seen.counts.flight or self._client.shards > 1:
+            bounds.append(max(0.001, (seen.next_due_ms - self.client.env.wall_ms()) / 1000))
+        if seen.counts.flight or self.client.shards > 1:
             bounds.append(config.LEASE_LOOK_S)
         return min(bounds, default=None)
 
@@ -297,11 +296,11 @@ class Queue(Generic[T]):
 
         One whose value does not fit the queue's type hides no other: its ``problem`` says why, and its ``value`` raises that.
         """
-        guard.check_plain(self._client, f"queue({self._name!r})")
+        guard.check_plain(self.client, f"queue({self._name!r})")
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise InvalidArgument(f"limit must be a whole number from 1 on; got {limit!r}")
         self._observe()
-        with self._client.view(self._shard) as view:
+        with self.client.view(self.shard) as view:
             found = [
                 *q.letters(view, self._table, q.DEAD, limit),
                 *q.letters(view, self._table, q.OUTBOX, limit),
@@ -311,7 +310,7 @@ class Queue(Generic[T]):
             for number, letter in found
         ]
         if self._dead_letter is not None:
-            with self._client.view(self._dead_shard()) as view:
+            with self.client.view(self._dead_shard()) as view:
                 for body in q.bodies(view, q.queue_table(self._dead_letter)):
                     if len(letters) < limit and body.origin is not None and body.origin[0] == self._name:
                         _, number, attempts = body.origin
@@ -322,15 +321,15 @@ class Queue(Generic[T]):
     @one_call
     def retry_dead(self) -> int:
         """Put the dead letters that are kept aside back at the end of the queue, as new messages; how many they were."""
-        guard.check_plain(self._client, f"queue({self._name!r})")
+        guard.check_plain(self.client, f"queue({self._name!r})")
         return self._in_parts(queue_ops.RetryDead(self._name, config.EXPIRATIONS_PER_RECORD_MAX))
 
     @one_call
     def drop_dead(self) -> int:
         """Forget the dead letters that are kept aside; how many they were."""
-        guard.check_plain(self._client, f"queue({self._name!r})")
+        guard.check_plain(self.client, f"queue({self._name!r})")
         limit = config.EXPIRATIONS_PER_RECORD_MAX
-        with self._client.view(self._shard) as view:
+        with self.client.view(self.shard) as view:
             end = q.read_counts(view, self._table).next
         return self._in_parts(queue_ops.DropDead(self._name, end, limit))
 
@@ -345,12 +344,12 @@ class Queue(Generic[T]):
     def _letter(
         self, number: int, value: bytes, key: bytes | None, attempts: int, errors: tuple[str, ...]
     ) -> DeadLetter[T]:
-        return read_letter(self._codec, self._name, number, value, key, attempts, errors)
+        return read_letter(self.codec, self._name, number, value, key, attempts, errors)
 
     def _counts(self) -> q.Counts:
-        guard.check_plain(self._client, f"queue({self._name!r})")
+        guard.check_plain(self.client, f"queue({self._name!r})")
         self._observe()
-        return q.Counts(self._client.peek(self._shard, self._table, q.HEAD))
+        return q.Counts(self.client.peek(self.shard, self._table, q.HEAD))
 
     # -- leases
 
@@ -362,40 +361,20 @@ class Queue(Generic[T]):
 
     def forward_dead(self) -> None:
         """Move what has become a dead letter on to its queue in another shard, whose takers do not look here."""
-        if self._dead_letter is not None and self._dead_shard() != self._shard:
+        if self._dead_letter is not None and self._dead_shard() != self.shard:
             with contextlib.suppress(OnefoldError):  # it stays here, and whoever looks at the queue moves it
                 self._observe()
 
     def _dead_shard(self) -> int:
         return (
-            self._shard if self._dead_letter is None else self._client.shard_of(encode_key(self._dead_letter))
+            self.shard if self._dead_letter is None else self.client.shard_of(encode_key(self._dead_letter))
         )
 
     # -- for messages
 
-    @property
-    def client(self) -> StateClient:
-        """The core under this handle."""
-        return self._client
-
-    @property
-    def codec(self) -> ValueCodec[T]:
-        """What encodes and decodes its values."""
-        return self._codec
-
-    @property
-    def typed(self) -> bool:
-        """Whether this handle has a type."""
-        return self._typed
-
-    @property
-    def shard(self) -> int:
-        """Where it is."""
-        return self._shard
-
     def submit(self, op: queue_ops.QueueOp, receipt: Receipt | None = None) -> Any:
         """What the fold answers. Raises Conflict (definite) when the lease that the operation names is over."""
-        outcome = self._client.submit(self._shard, op, receipt=receipt)
+        outcome = self.client.submit(self.shard, op, receipt=receipt)
         if isinstance(outcome, Answer):
             return outcome.value
         raise rejection(outcome)
@@ -493,7 +472,7 @@ class _End:
         message, error = self.message, self.error
         if message is None:
             return
-        client = message.queue.client
+        client = message._queue.client
         if error is None:
             client.check_process()
         if self._renewed and not client.forked:

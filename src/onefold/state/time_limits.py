@@ -59,6 +59,16 @@ def end_of(client: StateClient) -> float | None:
     return limit.end_s if limit is not None and limit.client() is client else None
 
 
+def deadline_of(client: StateClient) -> float:
+    """The moment of the boot clock until which a write that begins now may be tried."""
+    limit = _latest.get()
+    while limit is not None and not limit.under_way.locked():
+        limit = limit.outer
+    if limit is not None and limit.client() is client:
+        return limit.end_s
+    return client.env.boot_s() + client.write_timeout
+
+
 def limited(
     client: StateClient, end_s: float | None = None, *, own: bool = False
 ) -> AbstractContextManager[object]:
