@@ -276,6 +276,21 @@ def test_sums_that_no_type_holds_are_errors(values: list[Any], dtype: Any, split
         through_tree([rows] if splits == 1 else [rows[:1], rows[1:]], [], [("s", agg.sum("x"))])
 
 
+def test_rows_are_read_once_where_no_sum_can_have_wrapped():
+    read = []
+
+    def note(frame):
+        read.append(frame.height)
+        return frame
+
+    rows = pl.LazyFrame({"k": [1, 1, 2] * 100, "v": [5, -6, 7] * 100}).map_batches(
+        note, streamable=True, validate_output_schema=False
+    )
+    made = partial(rows, [pl.col("k")], [("s", agg.sum("v"))])
+    assert made["s:s"].to_list() == [-100, 700]
+    assert sum(read) == 300
+
+
 def test_rows_are_counted_once_when_sums_are_added_again(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("k,x\n" + f"a,{2**62}\n" * 6)
     with of.connect("memory://") as db:

@@ -82,7 +82,7 @@ class Aggregate:
         raise NotImplementedError
 
     def bounds(self, inputs: Sequence[str], dtypes: Sequence[pl.DataType]) -> dict[str, pl.Expr]:  # noqa: ARG002
-        """Native aggregates: aggregations over the whole split, whatever the group, for ``is_exact``."""
+        """Native aggregates: ``lo`` and ``hi``, the extremes of the whole split, whatever the group, for ``is_exact``."""
         return {}
 
     def is_exact(self, state: State, bounds: Mapping[str, Any]) -> bool:  # noqa: ARG002

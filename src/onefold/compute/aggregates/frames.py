@@ -92,15 +92,14 @@ def _grouped(
         for suffix, expr in agg.bounds(columns, types).items()
     ]
     if not bounds:
-        (grouped,) = _collected([_query(projected, keys, states)], engine)
-        return _in_order(grouped, keys)
-    grouped, extremes = _collected([_query(projected, keys, states), projected.select(bounds)], engine)
+        return _in_order(_collected(_query(projected, keys, states), engine), keys)
+    passed, seen = _watched(projected, bounds)
+    grouped = _collected(_query(passed, keys, states), engine)
+    extremes = _extremes(seen)
     doubtful = [
         (name, agg, columns, types)
         for name, agg, columns, types in native
-        if not agg.is_exact(
-            state_of(grouped, name), {suffix: one.item() for suffix, one in state_of(extremes, name).items()}
-        )
+        if not agg.is_exact(state_of(grouped, name), extremes.get(name, {}))
     ]
     if not doubtful:
         return _in_order(grouped, keys)
@@ -110,7 +109,7 @@ def _grouped(
         for name, agg, columns, types in doubtful
         for suffix, expr in agg.witness(columns, types).items()
     ]
-    (grouped,) = _collected([_query(projected, keys, [*states, *more])], engine)
+    grouped = _collected(_query(projected, keys, [*states, *more]), engine)
     return _in_order(_settled(grouped, aggs), keys)
 
 
@@ -125,12 +124,31 @@ def _in_order(grouped: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     return grouped
 
 
-def _collected(queries: Sequence[pl.LazyFrame], engine: Any) -> list[pl.DataFrame]:
-    """The results of queries over the same rows, which are read once."""
+def _watched(rows: pl.LazyFrame, bounds: Sequence[pl.Expr]) -> tuple[pl.LazyFrame, list[pl.DataFrame]]:
+    """The same rows, and where the bounds of each batch of them are noted as it passes. A query of its own would read the rows
+    twice."""
+    seen: list[pl.DataFrame] = []
+
+    def note(frame: pl.DataFrame) -> pl.DataFrame:
+        seen.append(frame.select(bounds))
+        return frame
+
+    passed = rows.map_batches(note, projection_pushdown=False, streamable=True, validate_output_schema=False)
+    return passed, seen
+
+
+def _extremes(seen: Sequence[pl.DataFrame]) -> dict[str, dict[str, Any]]:
+    """Of each aggregate by its name: the extremes of all batches."""
+    found: dict[str, dict[str, Any]] = {}
+    for column in pl.concat(seen).iter_columns() if seen else ():
+        name, _, suffix = column.name.rpartition(":")
+        found.setdefault(name, {})[suffix] = column.min() if suffix == "lo" else column.max()
+    return found
+
+
+def _collected(query: pl.LazyFrame, engine: Any) -> pl.DataFrame:
     try:
-        if len(queries) == 1:
-            return [queries[0].collect(engine=engine)]
-        return pl.collect_all(queries, engine=engine)
+        return query.collect(engine=engine)
     except pl.exceptions.ComputeError as error:
         if "overflow in decimal" in str(error):
             raise whole_sums.decimals_too_large() from error
