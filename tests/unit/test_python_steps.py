@@ -12,10 +12,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from onefold.compute.failures import LocatedError, RecordError, failure_of, safe_repr
+from onefold.compute.failures import LocatedError, RecordError, failure_of
 from onefold.compute.pipeline import Pipeline, raise_letter
 from onefold.compute.plan import FlatMap, Map, MapBatches, Node, Select
 from onefold.compute.python_steps import ASYNC_IN_FLIGHT_MAX, Values, is_async, records_of, seeded
+from onefold.compute.values_as_text import safe_repr
 from onefold.errors import InvalidValue
 
 NODE = Node()

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import onefold
 from onefold.compute.stages import DeadLetter, Failure
+from onefold.compute.values_as_text import cut, safe_repr
 from onefold.errors import InvalidArgument, InvalidPlan, InvalidValue, OnefoldError, Unavailable
 
 MESSAGE_CHARS_MAX: Final = 1_000
-RECORD_CHARS_MAX: Final = 2_000
 TRACEBACK_CHARS_MAX: Final = 20_000
 
 _OWN_FILES: Final = str(Path(onefold.__file__).parent)
@@ -51,25 +51,6 @@ class LocatedError(Exception):
         self.letter = letter
         self.kind = kind
         self.passing = passing
-
-
-def cut(text: str, chars_max: int) -> str:
-    """The text, or its beginning with an ellipsis."""
-    return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
-
-
-def safe_repr(value: Any, chars_max: int = RECORD_CHARS_MAX) -> str:
-    """The value's repr, cut; never raises, and does not render the whole of a large string to cut it."""
-    if isinstance(value, dict):
-        value = {key: _shortened(item, chars_max) for key, item in value.items()}
-    try:
-        return cut(repr(_shortened(value, chars_max)), chars_max)
-    except BaseException as error:
-        return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
-
-
-def _shortened(value: Any, chars_max: int) -> Any:
-    return value[: chars_max + 1] if isinstance(value, str | bytes) else value
 
 
 def one_line(error: BaseException) -> str:

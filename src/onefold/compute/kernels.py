@@ -25,7 +25,6 @@ from onefold.compute.failures import (
     failure_of,
     is_passing,
     letter_of,
-    safe_repr,
 )
 from onefold.compute.found_types import Found
 from onefold.compute.pipeline import Pipeline, apply_lazy, raise_letter
@@ -45,6 +44,7 @@ from onefold.compute.stages import (
 )
 from onefold.compute.tasks import TaskError, TaskSpec, has_python
 from onefold.compute.type_sensitive import LEAF, needs_of
+from onefold.compute.values_as_text import safe_repr
 
 if TYPE_CHECKING:
     import polars as pl

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from onefold.compute import joins
-from onefold.compute.failures import LocatedError, RecordError, cause_of, letter_of, safe_repr
+from onefold.compute.failures import LocatedError, RecordError, cause_of, letter_of
 from onefold.compute.found_types import Found
 from onefold.compute.plan import Explode, Filter, FlatMap, Map, MapBatches, Select, WithColumns
 from onefold.compute.python_steps import BatchStep, PairStep, RecordStep, Values, records_of
 from onefold.compute.stages import BroadcastJoin, DeadLetter, Step
+from onefold.compute.values_as_text import safe_repr
 
 if TYPE_CHECKING:
     import polars as pl

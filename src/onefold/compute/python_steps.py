@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from onefold.compute import frames
-from onefold.compute.failures import RecordError, safe_repr
+from onefold.compute.failures import RecordError
 from onefold.compute.keys import check_key
 from onefold.compute.named_frames import is_pattern
 from onefold.compute.plan import FlatMap, Map, MapBatches, Node
 from onefold.compute.schema_values import check_cast
+from onefold.compute.values_as_text import safe_repr
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:

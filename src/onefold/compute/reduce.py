@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from onefold.compute import frames, renames, shuffle
 from onefold.compute.blobs import BlobStore
-from onefold.compute.failures import cause_of, letter_of, safe_repr
+from onefold.compute.failures import cause_of, letter_of
 from onefold.compute.keys import Columns, encode_key, has_float, partition_of, widest
 from onefold.compute.python_steps import Values
 from onefold.compute.shuffle import ShuffleFile, ShuffleWriter
 from onefold.compute.stages import DeadLetter, MapOutput, ReduceLeaf, Result, Unit
+from onefold.compute.values_as_text import safe_repr
 from onefold.log.undisturbed import is_interrupt
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from onefold.compute.failures import safe_repr
 from onefold.compute.value_types import decimal_digits, plain
+from onefold.compute.values_as_text import safe_repr
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:

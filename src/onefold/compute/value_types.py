@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from onefold.compute.common_types import called, common_type, kinds_of, mixed
-from onefold.compute.failures import safe_repr
+from onefold.compute.values_as_text import safe_repr
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
