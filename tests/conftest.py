@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,12 @@ guardian.watch()
 parts.fix_day()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    return parts.ignores_file(collection_path) or None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    parts.deselect_others(config, items)
     items[:] = lanes.in_order(items)
 
 

@@ -21,6 +21,7 @@ from onefold.folds import folds as space_folds
 from onefold.log.jetstream import link
 from onefold.log.jetstream.engine import JetStreamLog
 from onefold.node.servers import LocalServers
+from support.times import scaled
 
 SOON_S = 60
 _numbers = count()
@@ -236,7 +237,7 @@ def test_a_program_goes_on_where_it_was(made):
 
 
 def test_killed_and_stopped_programs_hold_nobody_up(single, monkeypatch):
-    monkeypatch.setattr(config, "REPLICA_STALL_S", 1.0)
+    monkeypatch.setattr(config, "REPLICA_STALL_S", scaled(1.0))
     with of.connect(single.url, timeout=SOON_S) as db:
         m = db.map("m")
         for round_number in range(2):

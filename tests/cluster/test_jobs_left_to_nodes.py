@@ -24,6 +24,7 @@ from support.job_stand import (
     small,  # noqa: F401
 )
 from support.three_servers import three_servers  # noqa: F401
+from support.times import scaled
 
 # -- what nodes do not do
 
@@ -31,7 +32,7 @@ from support.three_servers import three_servers  # noqa: F401
 def test_a_node_with_other_versions_leaves_the_run_to_others(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "RUN_STALLED_S", 0.5)
+    monkeypatch.setattr(config, "RUN_STALLED_S", scaled(0.5))
     stand.gate.touch()
     old = stand.start("old", 1, old="1.99.0")
     run = stand.submit()

@@ -15,6 +15,7 @@ import pytest
 import onefold as of
 from onefold import agg
 from onefold.compute.jobs import state
+from support.times import scaled
 
 pytestmark = pytest.mark.faults
 
@@ -74,7 +75,7 @@ def test_a_stopped_program_is_taken_over_and_its_zombie_changes_nothing(
     the first wakes up and appends what it had in hand."""
     from onefold import config
 
-    monkeypatch.setattr(config, "LEASE_S", 2.0)
+    monkeypatch.setattr(config, "LEASE_S", scaled(2.0))
     source, space = texts(tmp_path / "in", 12), tmp_path / "space"
     program = subprocess.Popen([sys.executable, "-c", PROGRAM, str(space), str(source)])
     try:

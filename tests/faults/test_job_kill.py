@@ -19,10 +19,12 @@ import pytest
 
 import onefold as of
 from onefold import agg
+from support import parts
 
 pytestmark = pytest.mark.faults
 HERE = Path(__file__).parent
-SEEDS = int(os.environ.get("ONEFOLD_FAULT_SEEDS", "6"))
+ASKED = os.environ.get("ONEFOLD_FAULT_SEEDS")
+SEEDS = parts.todays(range(6), 3) if ASKED is None else range(int(ASKED))
 
 
 @pytest.fixture
@@ -101,7 +103,7 @@ def test_the_program_killed_at_every_append_and_blob(
     assert rows == 0
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_the_program_killed_at_a_random_moment_with_python_workers(
     tmp_path: Path, source: Path, seed: int
 ) -> None:
@@ -133,7 +135,7 @@ def test_the_program_killed_at_a_random_moment_with_python_workers(
     assert total == 6
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_workers_killed_while_they_work(tmp_path: Path, source: Path, seed: int) -> None:
     chance = random.Random(seed)
 

@@ -17,6 +17,7 @@ from onefold.env import SYSTEM
 from onefold.errors import LogCorrupt
 from onefold.fold.log_space import LogSpace
 from onefold.testing.ledger import Ledger, lines
+from support.times import scaled
 
 pytestmark = pytest.mark.faults
 WORKER = Path(__file__).with_name("replica_worker.py")
@@ -129,7 +130,7 @@ def test_a_killed_holder_of_the_lock_holds_nobody_up(opened, tmp_path, want, mon
 
 
 def test_a_stopped_holder_of_the_lock_is_left_behind_and_follows_when_it_goes_on(tmp_path, want, monkeypatch):
-    monkeypatch.setattr(config, "REPLICA_STALL_S", 0.5)
+    monkeypatch.setattr(config, "REPLICA_STALL_S", scaled(0.5))
     with worker("hold", tmp_path, COUNT, 20) as holder:
         assert holder.stdout.readline() == b"held\n"
         holder.send_signal(signal.SIGSTOP)

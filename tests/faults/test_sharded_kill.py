@@ -16,6 +16,7 @@ from onefold import config
 from onefold.errors import Conflict
 from onefold.state import recovery, rows, shard_fold
 from onefold.state.keys import encode_key
+from support import parts
 
 pytestmark = pytest.mark.faults
 WRITER = Path(__file__).with_name("sharded_writer.py")
@@ -79,7 +80,7 @@ def check(client, words):
         assert kind != "no" or not shards, f"{mark} was refused for certain"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", parts.todays(range(3), 3))
 def test_killed_coordinators_leave_whole_transactions_and_no_locks(seed, tmp_path):
     rng = random.Random(seed)
     directory, words, stop = tmp_path / "space", [], threading.Event()

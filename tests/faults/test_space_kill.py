@@ -17,6 +17,7 @@ from onefold.fold.log_space import LogSpace
 from onefold.fold.open import open_space
 from onefold.log.memory import MemoryLog
 from onefold.testing.ledger import Ledger, entry, lines, receipt
+from support import parts
 
 pytestmark = pytest.mark.faults
 WRITER = Path(__file__).with_name("space_writer.py")
@@ -74,7 +75,7 @@ def replayed_digest(space):
     return LogSpace(log, [Ledger()], SYSTEM).state_digest()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", parts.todays(range(8), 4))
 def test_killed_writers_lose_nothing(seed, tmp_path):
     rng = random.Random(seed)
     directory = tmp_path / "space"

@@ -24,18 +24,19 @@ from onefold.compute.runs import Run
 from onefold.compute.submission import decode_inputs
 from onefold.node.servers import LocalServers
 from onefold.node.setup import set_up_space
+from support.times import scaled
 
 SCRIPTS = Path(__file__).parents[1] / "cluster"
 PATIENCE_S = 120.0
 # Without backups of slow tasks: what runs twice has another reason then. Nobody is taken for dead because the machine is busy.
 SMALL = {
     "BACKUP_FACTOR": 1e9,
-    "LEASE_S": 60.0,
-    "NODE_BEAT_S": 0.5,
-    "NODE_RETRY_S": 0.3,
+    "LEASE_S": scaled(60.0),
+    "NODE_BEAT_S": scaled(0.5),
+    "NODE_RETRY_S": scaled(0.3),
     "RUN_STALLED_S": 120.0,
 }
-SHORT_LEASE_S = 6.0
+SHORT_LEASE_S = scaled(5.0)
 FILES, LINES = 12, 40
 _numbers = count()
 

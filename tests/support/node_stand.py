@@ -37,15 +37,16 @@ from onefold.node.hosting import placement_of
 from onefold.node.restoring import restore_space
 from onefold.node.servers import LocalServers
 from onefold.node.setup import set_up_space
+from support.times import scaled
 
 SMALL_NODE = Path(__file__).parents[1] / "cluster" / "small_node.py"
 SMALL = {
-    "NODE_BEAT_S": 0.3,
-    "NODE_LEASE_S": 2.5,
-    "NODE_LOOK_S": 0.05,
+    "NODE_BEAT_S": scaled(0.3),
+    "NODE_LEASE_S": scaled(2.5),
+    "NODE_LOOK_S": scaled(0.05),
     "SNAPSHOT_EVERY_OFFSETS": 128,
     "DIGEST_EVERY_OFFSETS": 32,
-    "UPKEEP_LOOK_S": 0.3,
+    "UPKEEP_LOOK_S": scaled(0.3),
 }
 EVERY = int(SMALL["SNAPSHOT_EVERY_OFFSETS"])
 SHARDS = 4

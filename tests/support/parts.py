@@ -1,16 +1,22 @@
 """Which part of a fixed set of seeds or cases this run takes: another one each day, so that a few days see all of them.
 
-``ONEFOLD_TEST_DAY`` is the number of the day, which runs the same part again; ``all`` takes the whole set.
+``ONEFOLD_TEST_DAY`` is the number of the day, which runs the same part again; ``all`` takes the whole set. Tests with the mark
+``moving(parts)`` run for a part of their parameters. ``ONEFOLD_TEST_FILES_PARTS`` takes a part of the unit and conformance files.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 VARIABLE = "ONEFOLD_TEST_DAY"
+FILES_PARTS = "ONEFOLD_TEST_FILES_PARTS"
 T = TypeVar("T")
 
 
@@ -32,3 +38,27 @@ def part_of_day(parts: int) -> int:
 def todays(items: Sequence[T], parts: int) -> list[T]:
     """Every ``parts``-th of the items, beginning with another one each day; all of them with ``all``."""
     return list(items) if takes_all() else list(items[part_of_day(parts) :: parts])
+
+
+def is_todays(name: str, parts: int) -> bool:
+    """Whether the part that a name falls into is today's. Names are scattered, so that a part has something of every kind."""
+    return takes_all() or zlib.crc32(name.encode()) % parts == part_of_day(parts)
+
+
+def deselect_others(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the mark ``moving`` leaves to other days. A test that is named with its parameters runs."""
+    named = {argument for argument in config.invocation_params.args if "[" in argument}
+    kept, others = [], []
+    for item in items:
+        mark = item.get_closest_marker("moving")
+        runs = mark is None or item.nodeid in named or is_todays(item.nodeid, mark.args[0])
+        (kept if runs else others).append(item)
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = kept
+
+
+def ignores_file(path: Path) -> bool:
+    """Whether a file is left to another day; only where a part of the files is asked for."""
+    asked = os.environ.get(FILES_PARTS)
+    return asked is not None and path.name.startswith("test_") and not is_todays(path.name, int(asked))

@@ -119,6 +119,7 @@ KEYS: dict[str, list[Any]] = {
 }
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("splits", SPLITS)
 @pytest.mark.parametrize("keys", KEYS)
 def test_every_aggregate(memory: of.Database, files: Files, keys: str, splits: int) -> None:
@@ -179,6 +180,7 @@ def test_aggregates_of_types_that_only_parquet_keeps(
     same(found.sort(by), expected.sort(by))
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("splits", SPLITS)
 def test_most_frequent_and_fold(db: of.Database, files: Files, splits: int) -> None:
     found = result(

@@ -10,11 +10,13 @@ import pytest
 
 import onefold as of
 from onefold.aio import database, iterators, maps, queues, streams, transactions
+from support import parts
 from support.cancelled_calls import COVERED, SCENARIOS, World
 from support.cancelling import HOW
 
-CANCELLATIONS = 2000
-SEED = 9
+PARTS = 5
+CANCELLATIONS = 2000 if parts.takes_all() else 2000 // PARTS
+SEED = 9 + parts.part_of_day(PARTS)
 
 
 def asynchronous_methods():

@@ -1,6 +1,6 @@
 """Random inputs: one split, many splits, a second run after files were added, and plain Polars give the same, or an error.
 
-By default a fifth of the first thousand seeds is run, another one each day. This looks further::
+By default a tenth of the first thousand seeds is run, another one each day. This looks further::
 
     ONEFOLD_DIFFERENTIAL_SEEDS=20000 pytest tests/unit/test_jobs_differential.py -n auto
 
@@ -10,7 +10,6 @@ By default a fifth of the first thousand seeds is run, another one each day. Thi
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -18,11 +17,12 @@ import pytest
 
 import onefold as of
 from onefold import config
+from support import parts
 from support.in_process import functions_in_process  # noqa: F401
 from support.random_inputs import Case, case_of, shown
 
-SEEDS = int(os.environ.get("ONEFOLD_DIFFERENTIAL_SEEDS", "200"))
-FIRST = int(os.environ.get("ONEFOLD_DIFFERENTIAL_FIRST", str(200 * (datetime.now(UTC).toordinal() % 5))))
+SEEDS = int(os.environ.get("ONEFOLD_DIFFERENTIAL_SEEDS", "1000" if parts.takes_all() else "100"))
+FIRST = int(os.environ.get("ONEFOLD_DIFFERENTIAL_FIRST", str(100 * parts.part_of_day(10))))
 TOGETHER = 25
 REFUSED = "an Onefold error"
 

@@ -27,6 +27,7 @@ from support.polars_files import (
 )
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("splits", SPLITS)
 def test_rows(db: of.Database, files: Files, splits: int) -> None:
     found = result(files.onefold(db), splits)
@@ -51,6 +52,7 @@ STEPS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("name", STEPS)
 def test_expression_steps(memory: of.Database, files: Files, name: str) -> None:
     step = STEPS[name]
@@ -67,6 +69,7 @@ def test_explode(memory: of.Database, tmp_path: Path) -> None:
         assert found.sort("id", maintain_order=True).equals(expected)
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("splits", SPLITS)
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("how", ["inner", "left"])
@@ -127,6 +130,7 @@ def longer(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "twice": None if record["i"] is None else record["i"] * 2}
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize(("kind", "splits"), [("csv", 17), ("jsonl", 1), ("parquet", 3)])
 def test_python_steps(memory: of.Database, tmp_path: Path, kind: str, splits: int) -> None:
     files = Files(tmp_path / "in", kind, seed=31)

@@ -28,6 +28,7 @@ from onefold.node.membership import Identity, NodeReplaced
 from onefold.node.placement import place
 from onefold.node.process import Node, Phase
 from onefold.node.tracing import NoTracing
+from support.times import scaled
 
 SHARDS = 6
 
@@ -173,10 +174,10 @@ class World:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(config, "NODE_BEAT_S", 0.05)
+    monkeypatch.setattr(config, "NODE_BEAT_S", scaled(0.05))
     monkeypatch.setattr(config, "NODE_LEASE_S", 60)  # nobody is taken for dead because the machine is busy
-    monkeypatch.setattr(config, "UPKEEP_LOOK_S", 0.05)
-    monkeypatch.setattr(config, "NODE_LOOK_S", 0.01)
+    monkeypatch.setattr(config, "UPKEEP_LOOK_S", scaled(0.05))
+    monkeypatch.setattr(config, "NODE_LOOK_S", scaled(0.01))
     made = World()
     yield made
     for running in made.nodes.values():
@@ -187,7 +188,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 @pytest.fixture
 def short_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is silent is soon expired."""
-    monkeypatch.setattr(config, "NODE_LEASE_S", 0.6)
+    monkeypatch.setattr(config, "NODE_LEASE_S", scaled(0.6))
 
 
 # -- planning, pure

@@ -26,6 +26,7 @@ from support.node_machines import (
     until,
     workers_of,
 )
+from support.times import scaled
 
 # -- working
 
@@ -179,7 +180,7 @@ def test_a_failing_function_fails_the_run_as_ever(tmp_path: Path, db: of.Databas
 def test_a_blob_store_that_does_not_answer_fails_no_job(
     tmp_path: Path, db: of.Database, lines: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "NODE_RETRY_S", 0.1)
+    monkeypatch.setattr(config, "NODE_RETRY_S", scaled(0.1))
     monkeypatch.setattr(config, "PARTIAL_INLINE_BYTES_MAX", 10)
 
     with machine(tmp_path, "n1", slots=2) as one:
