@@ -16,6 +16,7 @@ from onefold.state.consistency import STRONG
 from onefold.state.ops import Put, Span
 from onefold.state.sharded import ShardPart, commit_over_shards, snapshot_read, validate_cut
 from onefold.testing.stepper import Killed
+from support import parts
 from support.sharded_bank import (
     ACCOUNTS,
     ALL,
@@ -67,7 +68,7 @@ def bank(seed, *, workers=4, rounds=3, faults=None, kills=2, alive=lambda member
     return world
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", parts.todays(range(40), 5))
 def test_interleaved_transfers_are_atomic_and_reads_are_whole(seed):
     bank(seed).check()
 
@@ -75,7 +76,7 @@ def test_interleaved_transfers_are_atomic_and_reads_are_whole(seed):
 FAULTS = Faults(refused=0.02, lost_answer=0.05, late=0.03, vanished=0.03)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", parts.todays(range(40), 5))
 def test_so_they_are_when_appends_have_no_answer(seed):
     bank(seed, faults=FAULTS).check()
 

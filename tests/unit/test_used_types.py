@@ -134,6 +134,7 @@ def same(one: pl.DataFrame, other: pl.DataFrame) -> bool:
     return one.schema == other.schema and sorted(map(repr, one.rows())) == sorted(map(repr, other.rows()))
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("version", [None, "1"])
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize(
