@@ -23,15 +23,15 @@ import apsw
 
 from common import data_dir
 from onefold.codec import Record, encode_record
-from onefold.fold.replica import Replica
-from onefold.fold.snapshot import create_store
-from onefold.fold.store import Tables
 from onefold.fold.system import Register, system_op
 from onefold.log.api import Entry
-from onefold.state.fold import StateFold
-from onefold.state.keys import encode_key
-from onefold.state.ops import STATE_FOLD, Commit, Put, state_op
-from onefold.state.values import encode_value
+from onefold.state.encoding.keys import encode_key
+from onefold.state.encoding.values import encode_value
+from onefold.state.fold.machine import StateFold
+from onefold.state.fold.ops import STATE_FOLD, Commit, Put, state_op
+from onefold.store.replica import Replica
+from onefold.store.snapshot import create_store
+from onefold.store.tables import Tables
 
 Items = list[tuple[bytes, bytes]]
 BATCH_BYTES = 16 << 20

@@ -11,7 +11,7 @@ import polars as pl
 
 from onefold import agg
 from onefold.compute.aggregates import decode, encode, merge_pair, partial
-from onefold.compute.merge import Leaf, MergeCache, merge_tree
+from onefold.compute.results.merge import Leaf, MergeCache, merge_tree
 
 ROWS, GROUPS, LEAVES = 1_000_000, 100_000, 32
 KEYS = [pl.col("k")]

@@ -117,7 +117,7 @@ class RawStream:
     """Publishing to a stream like a shard's log, acknowledged one by one, with nats-py alone."""
 
     def __init__(self, folder: Path) -> None:
-        from onefold.node.servers import LocalServers
+        from onefold.cluster.servers import LocalServers
 
         self._servers = LocalServers.open(folder)
         self._loop = asyncio.new_event_loop()

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import nats
 
+from onefold.cluster.servers import LocalServers
 from onefold.codec import Op, Record, encode_record
 from onefold.log.jetstream import admin
-from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.link import Link
-from onefold.node.servers import LocalServers
 
 ROUNDS = 10
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from common import data_dir
-from onefold.node.local_cluster import LocalCluster
+from onefold.cluster.local import LocalCluster
 
 SETTLE_S = 10.0
 """After the start, in which replicas still move."""

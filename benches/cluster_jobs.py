@@ -28,8 +28,8 @@ from typing import Any
 import onefold as of
 from common import THREADS, data_dir, source_text
 from onefold import agg
-from onefold.node.servers import LocalServers
-from onefold.node.setup import set_up_space
+from onefold.cluster.servers import LocalServers
+from onefold.cluster.setup import set_up_space
 from state import free_port
 
 WORD = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import onefold as of
 from common import data_dir
-from onefold.node import processes
-from onefold.node.local_cluster import LocalCluster, LocalNode
+from onefold.cluster import daemons
+from onefold.cluster.local import LocalCluster, LocalNode
 
 BATCH = 10_000
 VALUE = "v" * 60
@@ -68,7 +68,7 @@ def main() -> None:
             while not ready(node):
                 time.sleep(0.1)
             for kind in ("restart", "from nothing"):
-                processes.end([processes.read(node.dir / "pid.json")], 0.0 if args.kill else 40.0)
+                daemons.end([daemons.read(node.dir / "pid.json")], 0.0 if args.kill else 40.0)
                 if kind == "from nothing":
                     shutil.rmtree(node.dir / "replicas")
                 began_s, log = time.monotonic(), node.dir / "node.log"

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from onefold.cluster import credentials
+from onefold.cluster.permissions import USERS, permissions
+from onefold.cluster.server_config import SYSTEM_ACCOUNT, SYSTEM_USER
 from onefold.log.jetstream.names import check_space
-from onefold.node import credentials
-from onefold.node.permissions import USERS, permissions
-from onefold.node.server_config import SYSTEM_ACCOUNT, SYSTEM_USER
 
 
 def accounts(keys: Path, spaces: list[str]) -> dict[str, Any]:

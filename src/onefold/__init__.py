@@ -52,15 +52,15 @@ from onefold.errors import (
 if TYPE_CHECKING:
     from onefold import agg, aio, errors
     from onefold.compute.dataset import Dataset, GroupBy, PreparedJob
+    from onefold.compute.results.tables import Table, TableStatus
     from onefold.compute.runs import Progress, Run, RunError
-    from onefold.compute.tables import Table, TableStatus
     from onefold.db import Database, connect
-    from onefold.state.consistency import bounded
-    from onefold.state.items import Change, Item, Version
-    from onefold.state.maps import Map
-    from onefold.state.messages import Message
-    from onefold.state.positions import Position
-    from onefold.state.transactions import Transaction
+    from onefold.state.core.consistency import bounded
+    from onefold.state.encoding.items import Change, Item, Version
+    from onefold.state.encoding.positions import Position
+    from onefold.state.maps.map import Map
+    from onefold.state.queues.messages import Message
+    from onefold.state.transactions.transaction import Transaction
 
 _LAZY = {
     "connect": "onefold.db",
@@ -71,16 +71,16 @@ _LAZY = {
     "Run": "onefold.compute.runs",
     "RunError": "onefold.compute.runs",
     "Progress": "onefold.compute.runs",
-    "Change": "onefold.state.items",
-    "Item": "onefold.state.items",
-    "Map": "onefold.state.maps",
-    "Message": "onefold.state.messages",
-    "Position": "onefold.state.positions",
-    "Transaction": "onefold.state.transactions",
-    "Version": "onefold.state.items",
-    "bounded": "onefold.state.consistency",
-    "Table": "onefold.compute.tables",
-    "TableStatus": "onefold.compute.tables",
+    "Change": "onefold.state.encoding.items",
+    "Item": "onefold.state.encoding.items",
+    "Map": "onefold.state.maps.map",
+    "Message": "onefold.state.queues.messages",
+    "Position": "onefold.state.encoding.positions",
+    "Transaction": "onefold.state.transactions.transaction",
+    "Version": "onefold.state.encoding.items",
+    "bounded": "onefold.state.core.consistency",
+    "Table": "onefold.compute.results.tables",
+    "TableStatus": "onefold.compute.results.tables",
 }
 _MODULES = ("agg", "aio", "errors")
 

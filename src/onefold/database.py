@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from onefold import config
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.folds import folds
-from onefold.log import forks
-from onefold.log.undisturbed import undisturbed
+from onefold.machine import forks
+from onefold.machine.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from onefold.compute.dataset import Dataset
     from onefold.compute.engine import Engine
+    from onefold.compute.results.tables import Table
     from onefold.compute.runs import Run, RunState
-    from onefold.compute.tables import Table
-    from onefold.fold.space import Space
+    from onefold.shard.api import Space
     from onefold.state.catalog import Collection
-    from onefold.state.client import StateClient
-    from onefold.state.consistency import Consistency, Level
-    from onefold.state.locks import Lock
-    from onefold.state.maps import Map
-    from onefold.state.queues import Queue
-    from onefold.state.streams import Stream
-    from onefold.state.tokens import Session
-    from onefold.state.transactions import Transaction
+    from onefold.state.core.client import StateClient
+    from onefold.state.core.consistency import Consistency, Level
+    from onefold.state.core.tokens import Session
+    from onefold.state.locks.lock import Lock
+    from onefold.state.maps.map import Map
+    from onefold.state.queues.queue import Queue
+    from onefold.state.streams.stream import Stream
+    from onefold.state.transactions.transaction import Transaction
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,8 +63,8 @@ class Database:
         """Shared state in this space; imported when first used."""
         self._check_process()
         if self._client is None:
-            from onefold.state.client import StateClient
-            from onefold.state.consistency import STRONG
+            from onefold.state.core.client import StateClient
+            from onefold.state.core.consistency import STRONG
 
             level, token, timeout = self._client_options
             with self._lock:
@@ -141,8 +141,8 @@ class Database:
         ``type``: a msgspec Struct, dataclass or other type of its values; new fields of it need defaults. ``consistency``: of its
         reads, instead of the connection's. The map need not exist: it is empty until something is put.
         """
-        from onefold.state.consistency import parse_level
-        from onefold.state.maps import Map
+        from onefold.state.core.consistency import parse_level
+        from onefold.state.maps.map import Map
 
         level = None if consistency is None else parse_level(consistency)
         return Map(self._state, name, type=type, level=level)
@@ -180,7 +180,7 @@ class Database:
         """A durable queue. A message that is taken and not acknowledged within ``lease`` is given out again, up to
         ``max_attempts`` times; then it goes to the queue ``dead_letter`` (default: kept aside in this one, see
         ``Queue.dead``). ``type``: of its values, as for ``map``."""
-        from onefold.state.queues import Queue
+        from onefold.state.queues.queue import Queue
 
         return Queue(
             self._state, name, lease=lease, max_attempts=max_attempts, dead_letter=dead_letter, type=type
@@ -195,7 +195,7 @@ class Database:
     ) -> Lock:
         """A lock among all programs of the space, for a ``with`` block. It is renewed while it is held, and free again at
         most about ``ttl`` after its holder died. ``timeout``: how long to wait for it (default: for ever)."""
-        from onefold.state.locks import Lock
+        from onefold.state.locks.lock import Lock
 
         return Lock(self._state, name, ttl=ttl, timeout=timeout)
 
@@ -209,7 +209,7 @@ class Database:
     ) -> Stream[Any]:
         """A durable stream of records in ``partitions`` (fixed when it is made; default 1). ``retention``: how long records are
         kept (default: for ever)."""
-        from onefold.state.streams import Stream
+        from onefold.state.streams.stream import Stream
 
         return Stream(self._state, name, partitions=partitions, type=type, retention=retention)
 
@@ -219,7 +219,7 @@ class Database:
         once under this name. ``read_only``: a snapshot, which is never refused. In a folder it appends nothing; on a cluster
         a strong read appends a record, and a moment of several shards two in each of them (the locks that it takes, and
         their release)."""
-        from onefold.state.transactions import Transaction
+        from onefold.state.transactions.transaction import Transaction
 
         return Transaction(self._state, request_id=request_id, read_only=read_only)
 
@@ -234,7 +234,7 @@ class Database:
         """Run ``fn(tx)`` in a transaction and commit; tried again with backoff when it loses, up to ``attempts`` times.
         ``fn`` may run several times, so it must do nothing outside of ``tx``. Raises Conflict (definite) when every try
         has lost."""
-        from onefold.state.transactions import run_transaction
+        from onefold.state.transactions.transaction import run_transaction
 
         return run_transaction(self._state, fn, attempts=attempts, request_id=request_id, read_only=read_only)
 
@@ -246,8 +246,8 @@ class Database:
     def outcome(self, request_id: str) -> Literal["committed", "rejected"] | None:
         """What became of a write with this request id whose answer was lost; None when none is known (it did not happen
         so far, or longer ago than ``config.REQUEST_ID_RETENTION_S``)."""
-        from onefold.state.names import check_request_id
-        from onefold.state.outcomes import outcome
+        from onefold.state.core.outcomes import outcome
+        from onefold.state.encoding.names import check_request_id
 
         check_text("request_id", request_id)
         check_request_id(request_id)
@@ -437,7 +437,7 @@ class Database:
 
     def table(self, name: str) -> Table:
         """A table by its name. Raises InvalidArgument when no job has made it."""
-        from onefold.compute.tables import Table
+        from onefold.compute.results.tables import Table
 
         check_text("name", name)
         self._catch_up()
@@ -448,7 +448,7 @@ class Database:
     def tables(self) -> list[Table]:
         """All tables of this space, by name."""
         from onefold.compute.jobs import state as jobs
-        from onefold.compute.tables import Table
+        from onefold.compute.results.tables import Table
 
         self._catch_up()
         with self._engine.space.view() as view:
@@ -460,7 +460,7 @@ class Database:
 
         Raises InvalidArgument when there is no such table.
         """
-        from onefold.compute import explanation
+        from onefold.compute.submission import explanation
 
         check_text("name", name)
         self._catch_up()

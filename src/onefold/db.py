@@ -14,9 +14,9 @@ from onefold.folds import folds
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from onefold.log.jetstream.link import Link
+    from onefold.log.jetstream.client.link import Link
     from onefold.log.jetstream.spaces import SpaceInfo
-    from onefold.state.consistency import Consistency
+    from onefold.state.core.consistency import Consistency
 
 DEFAULT_SPACE = ".onefold"
 _PLACES = "a folder, sqlite:///folder, memory:// or nats://host:port/SPACE"
@@ -52,9 +52,9 @@ def connect(
     malformed or of another space).
     """
     from onefold.durations import seconds
-    from onefold.fold.shards import open_shards
-    from onefold.log.undisturbed import undisturbed
-    from onefold.state.consistency import parse_level
+    from onefold.machine.undisturbed import undisturbed
+    from onefold.space.open_space import open_shards
+    from onefold.state.core.consistency import parse_level
 
     level = parse_level(consistency)
     target = target_of(url)
@@ -87,7 +87,7 @@ def connect(
 
 
 def _fetch_base(link: Link, info: SpaceInfo, shard: int, path: Path) -> bool:
-    from onefold.compute.blob_places import fetch_base
+    from onefold.compute.blobs.places import fetch_base
 
     return fetch_base(link, info, shard, path)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onefold.fold.api import Context, Fold, Store
-    from onefold.state.fold import StateFold
+    from onefold.state.fold.machine import StateFold
 
 
 def folds(shard: int, shards: int) -> list[Fold]:
@@ -63,7 +63,7 @@ class _LazyStateFold:
 
     def _loaded(self) -> StateFold:
         if self._fold is None:
-            from onefold.state.fold import StateFold
+            from onefold.state.fold.machine import StateFold
 
             self._fold = StateFold(self._shards)
         return self._fold

@@ -4,7 +4,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from onefold.compute import requirements
+from onefold.compute.code import needs as requirements
 
 if __name__ == "__main__":
     version = sys.argv.pop(1)

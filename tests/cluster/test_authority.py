@@ -11,28 +11,28 @@ from typing import Any, get_args
 import pytest
 
 import onefold as of
+from onefold.backup.backup import backup, restore
+from onefold.cluster.servers import LocalServers
+from onefold.cluster.setup import set_up_space
 from onefold.codec import Op, Record, encode_record
 from onefold.compute.jobs import ops as jobs_ops
 from onefold.env import SYSTEM
 from onefold.errors import SpaceError
 from onefold.fold import authority, system
-from onefold.fold.backup import backup, restore
-from onefold.fold.log_space import LogSpace
 from onefold.fold.nodes import ops as nodes_ops
 from onefold.fold.nodes.state import read_nodes
-from onefold.fold.shards import open_shards
-from onefold.fold.sqlite_space import SqliteSpace
 from onefold.folds import folds
 from onefold.ids import client_id
 from onefold.log.jetstream import admin
-from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.names import LogNames
 from onefold.log.jetstream.spaces import SpaceInfo
-from onefold.node.servers import LocalServers
-from onefold.node.setup import set_up_space
-from onefold.state import ops as state_ops
+from onefold.shard.embedded import SqliteSpace
+from onefold.shard.memory import LogSpace
+from onefold.space.open_space import open_shards
+from onefold.state.fold import ops as state_ops
 from onefold.testing.cluster.log_ground import until
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text("utf-8")

@@ -22,23 +22,23 @@ import pytest
 
 import onefold as of
 from onefold import agg
+from onefold.backup.backup import backup, restore
+from onefold.backup.manifest import MANIFEST_NAME
+from onefold.cluster.restore_cluster import restore_space
+from onefold.cluster.servers import LocalServers
+from onefold.cluster.setup import set_up_space
 from onefold.compute.jobs.rows import BLOB
 from onefold.errors import LogCorrupt, SpaceError, TokenError, TooOld
-from onefold.fold import cuts
-from onefold.fold.backup import backup, restore
-from onefold.fold.manifest import MANIFEST_NAME
 from onefold.folds import folds as space_folds
 from onefold.log.jetstream import admin
-from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.keeper import Keeper
-from onefold.log.jetstream.link import Link
-from onefold.node.restoring import restore_space
-from onefold.node.servers import LocalServers
-from onefold.node.setup import set_up_space
-from onefold.state.keys import encode_key
-from onefold.state.portable import export
-from onefold.state.portable_import import import_file
+from onefold.log.jetstream.tailer import Keeper
+from onefold.space import cuts
+from onefold.state.encoding.keys import encode_key
+from onefold.state.export.exporting import export
+from onefold.state.export.importing import import_file
 
 SHARDS = 3
 ACCOUNTS, EACH = 20, 100
@@ -401,8 +401,8 @@ def test_a_program_without_a_replica_has_nothing_to_copy(
 _KILLED = """
 import os, signal, sys
 from onefold.log.jetstream import admin
-from onefold.node import restoring
-from onefold.node.restoring import restore_space
+from onefold.cluster import restore_cluster as restoring
+from onefold.cluster.restore_cluster import restore_space
 
 what, source, url = sys.argv[1:]
 def die(*args, **named):
@@ -457,7 +457,7 @@ def test_a_restore_that_was_killed_left_a_whole_space_or_none(
 def test_a_restore_that_failed_leaves_no_logs(
     servers: LocalServers, new: Any, made: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    from onefold.node import restoring
+    from onefold.cluster import restore_cluster as restoring
 
     space = new()
     real = getattr(restoring._FromFolder, place)

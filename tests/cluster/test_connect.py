@@ -15,12 +15,12 @@ import pytest
 
 import onefold as of
 from onefold import config
+from onefold.cluster.servers import LocalServers
 from onefold.env import SYSTEM
-from onefold.fold.log_space import LogSpace
 from onefold.folds import folds as space_folds
-from onefold.log.jetstream import link
+from onefold.log.jetstream.client import link
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.node.servers import LocalServers
+from onefold.shard.memory import LogSpace
 from support.times import scaled
 
 SOON_S = 60

@@ -10,9 +10,9 @@ import pytest
 
 import onefold as of
 from onefold.cli.cluster import facts
+from onefold.cluster.servers import LocalServers
+from onefold.cluster.setup import set_up_space
 from onefold.env import SYSTEM
-from onefold.node.servers import LocalServers
-from onefold.node.setup import set_up_space
 
 LIMIT_S = 3.0
 SLACK_S = 30.0

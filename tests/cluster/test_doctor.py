@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from onefold.cluster.servers import LocalServers
+from onefold.cluster.setup import set_up_space
 from onefold.codec import Record, encode_record
-from onefold.fold.checkup import Check
-from onefold.log.jetstream.address import parse_address
-from onefold.log.jetstream.link import Link
+from onefold.doctor.cluster import examine
+from onefold.doctor.embedded import Check
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.names import STREAM_INFO, LogNames
-from onefold.node.cluster_doctor import examine
-from onefold.node.servers import LocalServers
-from onefold.node.setup import set_up_space
 
 RECORDS = 60
 WAIT_S = 60.0

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from onefold.cluster.servers import LocalServers
 from onefold.errors import SpaceError
 from onefold.log.jetstream import admin
-from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.spaces import SpaceInfo
-from onefold.node.servers import LocalServers
 from onefold.testing.cluster.log_ground import SOON_S, record, until, wait_for
 
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
+from onefold.cluster.server_binary import server_program
+from onefold.cluster.servers import LocalServers
+from onefold.cluster.setup import set_up_space
+from onefold.doctor.facts import look
 from onefold.errors import SpaceError, Unavailable
 from onefold.log.jetstream import admin, names
-from onefold.log.jetstream.address import parse_address
-from onefold.log.jetstream.link import Link
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.streams import Refused
-from onefold.node.cluster_facts import look
-from onefold.node.server_program import server_program
-from onefold.node.servers import LocalServers
-from onefold.node.setup import set_up_space
 
 
 def onefold(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:

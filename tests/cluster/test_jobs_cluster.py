@@ -11,9 +11,9 @@ import pytest
 
 import onefold as of
 from onefold import agg
-from onefold.compute.blobs import BlobStore
+from onefold.cluster.servers import LocalServers
+from onefold.compute.blobs.store import BlobStore
 from onefold.compute.jobs import state
-from onefold.node.servers import LocalServers
 from support.job_stand import (
     FILES,
     PATIENCE_S,

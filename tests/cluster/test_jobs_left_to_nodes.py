@@ -14,7 +14,7 @@ import pytest
 
 import onefold as of
 from onefold import agg, config
-from onefold.compute import requirements
+from onefold.compute.code import needs as requirements
 from onefold.compute.jobs import ops
 from support.job_stand import (
     FILES,

@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 
 import onefold as of
+from onefold.cluster.servers import LocalServers
 from onefold.env import SYSTEM
-from onefold.fold.replica_space import ReplicaSpace
-from onefold.fold.serving import Server
 from onefold.folds import folds
 from onefold.log.jetstream import admin
-from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.names import NODES_QUEUE, LogNames
-from onefold.node.servers import LocalServers
-from onefold.state.keys import encode_key, shard_of
+from onefold.shard.remote.server import Server
+from onefold.shard.replica.shard import ReplicaSpace
+from onefold.state.encoding.keys import encode_key, shard_of
 
 SHARDS = 3
 READS = 8

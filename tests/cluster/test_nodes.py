@@ -12,12 +12,12 @@ import pytest
 
 import onefold as of
 from onefold import config
+from onefold.backup.backup import backup
+from onefold.cluster.servers import LocalServers
 from onefold.errors import OnefoldError
-from onefold.fold import remote_protocol as protocol
-from onefold.fold.backup import backup
 from onefold.fold.nodes import state
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.node.servers import LocalServers
+from onefold.shard.remote import protocol
 from support.node_stand import (
     EVERY,
     SHARDS,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import apsw
 
-from onefold.log import checksums
+from onefold.log.sqlite import checksums
 from support.node_stand import (
     EVERY,
     Process,

@@ -9,21 +9,21 @@ from itertools import count
 import pytest
 
 import onefold as of
+from onefold.cluster import server_config
+from onefold.cluster.servers import LocalServers
 from onefold.env import SYSTEM
-from onefold.fold.asking import LinkAsking
-from onefold.fold.replica_space import ReplicaSpace
-from onefold.fold.serving import Server
 from onefold.folds import folds as space_folds
 from onefold.log.jetstream import admin
-from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.names import NODES_QUEUE, LogNames
-from onefold.node import server_config
-from onefold.node.cluster_ground import ClusterGround
-from onefold.node.logging import JsonLog
-from onefold.node.membership import Identity
-from onefold.node.servers import LocalServers
+from onefold.node.members.membership import Identity
+from onefold.node.nats_runtime import ClusterGround
+from onefold.node.telemetry.logging import JsonLog
+from onefold.shard.remote.asking import LinkAsking
+from onefold.shard.remote.server import Server
+from onefold.shard.replica.shard import ReplicaSpace
 
 SOON_S = 60
 _numbers = count()

@@ -16,8 +16,8 @@ import nats
 import nats.errors
 import pytest
 
-from onefold.node.permissions import USERS
-from onefold.node.servers import LocalServers
+from onefold.cluster.permissions import USERS
+from onefold.cluster.servers import LocalServers
 
 I = "i_1"  # noqa: E741 - an incarnation
 LOG = f"OF_main_{I}_0"

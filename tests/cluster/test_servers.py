@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from onefold.cluster import daemons
+from onefold.cluster.server_plan import ServerPlan
+from onefold.cluster.servers import LocalServers
 from onefold.errors import InvalidArgument, SpaceError, Timeout
-from onefold.node import processes
-from onefold.node.server_plan import ServerPlan
-from onefold.node.servers import LocalServers
 
 ADMIN = "admin"
 
@@ -192,7 +192,7 @@ def test_a_server_that_never_meets_the_others_is_started_again(
         spawned.append(server.name)
         if server.name == "s3" and spawned.count("s3") == 1:
             folder = self.directory / server.name
-            processes.start(["sleep", "1000"], log=folder / "output.log", pid_file=folder / "pid.json")
+            daemons.start(["sleep", "1000"], log=folder / "output.log", pid_file=folder / "pid.json")
         else:
             spawn(self, server)
 
@@ -215,10 +215,10 @@ def test_a_server_that_never_meets_the_others_is_started_again(
 
 
 def test_a_pid_that_belongs_to_another_process_by_now_gets_no_signal(tmp_path: Path) -> None:
-    mine = processes.Daemon(os.getpid(), "another-boot-1")
-    assert not processes.alive(mine)
-    assert not processes.send(mine, signal.SIGKILL)
-    assert processes.end([mine], 0.1) == []
+    mine = daemons.Daemon(os.getpid(), "another-boot-1")
+    assert not daemons.alive(mine)
+    assert not daemons.send(mine, signal.SIGKILL)
+    assert daemons.end([mine], 0.1) == []
 
 
 def test_regions_are_tags_and_copies_are_in_different_ones(tmp_path: Path) -> None:

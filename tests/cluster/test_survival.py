@@ -10,10 +10,10 @@ import pytest
 
 import onefold as of
 from onefold.cli.cluster import facts
+from onefold.cluster.servers import LocalServers
+from onefold.cluster.setup import set_up_space
 from onefold.errors import AppendUnknown, TooStale, Unavailable
-from onefold.node.servers import LocalServers
-from onefold.node.setup import set_up_space
-from onefold.state.consistency import bounded
+from onefold.state.core.consistency import bounded
 from support.command_line import ask
 
 LEVELS: dict[str, Any] = {

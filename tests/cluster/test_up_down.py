@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 import onefold as of
+from onefold.cluster import daemons
+from onefold.cluster.local import LocalCluster
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.log.jetstream import admin, names
-from onefold.log.jetstream.address import parse_address
-from onefold.log.jetstream.link import Link
-from onefold.node import processes
-from onefold.node.local_cluster import LocalCluster
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.link import Link
 
 WAIT_S = 60.0
 
@@ -36,8 +36,8 @@ def command(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[st
 def running(directory: Path) -> list[int]:
     """Pids of what runs of the cluster, by its pid files."""
     files = [*directory.glob("*/pid.json"), *directory.glob("nodes/*/pid.json")]
-    found = [processes.read(path) for path in files]
-    return [daemon.pid for daemon in found if daemon is not None and processes.alive(daemon)]
+    found = [daemons.read(path) for path in files]
+    return [daemon.pid for daemon in found if daemon is not None and daemons.alive(daemon)]
 
 
 def mentioning(directory: Path) -> list[int]:
@@ -199,7 +199,7 @@ def test_a_node_that_does_not_start_takes_the_servers_with_it(
     failing = tmp_path / "python"
     failing.write_text("#!/bin/sh\necho it cannot start >&2\nexit 3\n")
     failing.chmod(0o755)
-    monkeypatch.setattr("onefold.node.local_cluster.sys.executable", str(failing))
+    monkeypatch.setattr("onefold.cluster.local.sys.executable", str(failing))
     monkeypatch.setenv("ONEFOLD_NATS_SERVER", str(servers))
     with pytest.raises(SpaceError, match="node n1 ended: it cannot start"):
         LocalCluster.up(tmp_path / "c", nodes=1)

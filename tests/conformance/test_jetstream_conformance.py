@@ -5,11 +5,11 @@ import threading
 
 import pytest
 
+from onefold.cluster.servers import LocalServers
 from onefold.log.jetstream import admin
-from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.link import Link
-from onefold.node.servers import LocalServers
 from onefold.testing import check_log
 
 RECORD_BYTES_MAX = 8 * 1024 * 1024 - 1024

@@ -3,9 +3,9 @@
 import apsw
 import pytest
 
-from onefold.log import checksums
 from onefold.log.memory import MemoryLog
-from onefold.log.sqlite import SqliteLog
+from onefold.log.sqlite import checksums
+from onefold.log.sqlite.engine import SqliteLog
 from onefold.testing import check_log
 
 

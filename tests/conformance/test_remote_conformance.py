@@ -26,7 +26,7 @@ WORLDS = {
 
 def _tests_of(name, fixtures, without=()):
     """The tests of a module of ``tests/unit`` that need no more than these fixtures."""
-    spec = importlib.util.spec_from_file_location(f"onefold_unit_{name}", UNIT / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"onefold_unit_{name}", next(UNIT.rglob(f"{name}.py")))
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look there
     spec.loader.exec_module(module)

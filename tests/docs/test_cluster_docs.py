@@ -10,7 +10,7 @@ import typer
 
 from onefold import config
 from onefold.cli.app import app
-from onefold.node.permissions import USERS
+from onefold.cluster.permissions import USERS
 from onefold.testing.cluster.nemesis import FAULTS
 
 ROOT = Path(__file__).parents[2]
@@ -118,10 +118,11 @@ def test_options_of_commands_exist(command: str) -> None:
 def test_events() -> None:
     told = {name for cells in rows(section("Logs and traces")) for name in code(cells[0])}
     said: set[str] = set()
-    for path in (SOURCE / "node").rglob("*.py"):
+    parts = ("node", "cluster", "doctor")
+    for path in (path for part in parts for path in (SOURCE / part).rglob("*.py")):
         calls = re.findall(r"log\.(?:info|warning|error|begins)\(\s*\"([a-z_]+)\"", path.read_text("utf-8"))
         said.update(calls)
-    worker = (SOURCE / "compute" / "node_worker.py").read_text("utf-8")
+    worker = (SOURCE / "compute" / "execution" / "node_worker.py").read_text("utf-8")
     said.update(re.findall(r"_tell\(\s*\"([a-z_]+)\"", worker))
     assert len(said) > 30
     parts = {"authority_waits", "snapshots_waits", "testimony_waits", "trimming_waits", "shard_N_waits"}
@@ -129,7 +130,7 @@ def test_events() -> None:
 
 
 def test_metrics() -> None:
-    text = (SOURCE / "node" / "metrics.py").read_text("utf-8")
+    text = (SOURCE / "node" / "telemetry" / "metrics.py").read_text("utf-8")
     names = set(re.findall(r"\"(onefold_[a-z_]+)\"", text))
     of_shards = re.findall(r"^ +\(\"((?!onefold)[a-z_]+)\", \"", text, re.MULTILINE)
     names |= {f"onefold_shard_{name}" for name in of_shards}

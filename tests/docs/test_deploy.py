@@ -21,10 +21,10 @@ import typer
 
 from onefold import config
 from onefold.cli.app import app
-from onefold.node import certificates, server_config
-from onefold.node.credentials import make
-from onefold.node.server_plan import free_ports
-from onefold.node.server_program import server_program
+from onefold.cluster import certificates, server_config
+from onefold.cluster.credentials import make
+from onefold.cluster.server_binary import server_program
+from onefold.cluster.server_plan import free_ports
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SITES = ("az:dc1", "az:dc2", "az:dc3")

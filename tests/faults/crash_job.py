@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onefold as of
 from onefold import agg
-from onefold.compute.blobs import BlobStore
+from onefold.compute.blobs.store import BlobStore
 from onefold.compute.engine import Engine
 
 

@@ -15,13 +15,19 @@ from pathlib import Path
 
 from onefold.codec import Record, encode_record
 from onefold.env import SYSTEM, SeededEnv
-from onefold.fold import replica_copies, replica_copy, replica_file, replica_holder, replica_space, system
-from onefold.fold.replica import Replica
-from onefold.fold.replica_copies import Copies
-from onefold.fold.replica_space import ReplicaSpace
+from onefold.fold import system
 from onefold.ids import client_id
-from onefold.log import flock, pooled_file, wake
 from onefold.log.memory import MemoryLog
+from onefold.log.sqlite import pooled_file
+from onefold.machine import flock, wake
+from onefold.shard.replica import copies as replica_copies
+from onefold.shard.replica import copy as replica_copy
+from onefold.shard.replica import file as replica_file
+from onefold.shard.replica import holder as replica_holder
+from onefold.shard.replica import shard as replica_space
+from onefold.shard.replica.copies import Copies
+from onefold.shard.replica.shard import ReplicaSpace
+from onefold.store.replica import Replica
 from onefold.testing.ledger import Ledger, entry
 
 OF_REPLICAS = {

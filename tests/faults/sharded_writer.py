@@ -10,11 +10,12 @@ import threading
 
 import onefold as of
 from onefold.errors import Conflict, Unavailable
-from onefold.state import rows, values
-from onefold.state.consistency import STRONG
-from onefold.state.keys import encode_key
-from onefold.state.ops import Put, Read, Span
-from onefold.state.sharded import ShardPart, commit_over_shards, snapshot_read
+from onefold.state.core.consistency import STRONG
+from onefold.state.encoding import values
+from onefold.state.encoding.keys import encode_key
+from onefold.state.fold import rows
+from onefold.state.fold.ops import Put, Read, Span
+from onefold.state.transactions.over_shards import ShardPart, commit_over_shards, snapshot_read
 
 ACCOUNTS = [encode_key(f"a{number}") for number in range(12)]
 BALANCE = 100

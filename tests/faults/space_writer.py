@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 
-from onefold.fold.open import open_space
+from onefold.space.open_shard import open_space
 from onefold.testing.ledger import Ledger, entry
 
 

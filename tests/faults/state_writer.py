@@ -16,12 +16,12 @@ import sys
 import time
 
 import onefold as of
-from onefold.fold.replica import Replica
-from onefold.fold.sqlite_space import SqliteSpace
-from onefold.log.flock import WriteLock
-from onefold.log.sqlite import SqliteLog
-from onefold.log.sqlite_file import SqliteFile
-from onefold.log.wake import Bell
+from onefold.log.sqlite.engine import SqliteLog
+from onefold.log.sqlite.file import SqliteFile
+from onefold.machine.flock import WriteLock
+from onefold.machine.wake import Bell
+from onefold.shard.embedded import SqliteSpace
+from onefold.store.replica import Replica
 
 ACCOUNTS = [("acc", n) if n % 2 else f"acc{n}" for n in range(6)]
 REGISTERS = ["r0", "r1", "r2"]

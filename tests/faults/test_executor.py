@@ -14,12 +14,20 @@ import polars as pl
 import pytest
 
 from onefold import agg
-from onefold.compute import functions
-from onefold.compute.blobs import BlobMissing
-from onefold.compute.executor import InlineExecutor, ProcessExecutor
-from onefold.compute.plan import FlatMap, Map
-from onefold.compute.stages import Branch, PartialOutput, ReduceLeaf, Result, RowsOutput, Stage, TaskInput
-from onefold.compute.tasks import TaskError, TaskSpec
+from onefold.compute.blobs.store import BlobMissing
+from onefold.compute.code import functions
+from onefold.compute.plan.nodes import FlatMap, Map
+from onefold.compute.plan.stages import (
+    Branch,
+    PartialOutput,
+    ReduceLeaf,
+    Result,
+    RowsOutput,
+    Stage,
+    TaskInput,
+)
+from onefold.compute.tasks.executor import InlineExecutor, ProcessExecutor
+from onefold.compute.tasks.spec import TaskError, TaskSpec
 from support.executor_bench import (
     NODE,
     ROWS,
@@ -162,12 +170,12 @@ def test_plans_that_cannot_be_loaded(bench: Bench, tmp_path: Path) -> None:
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from onefold.compute import functions, outputs, sources
-from onefold.compute.blobs import BlobStore
-from onefold.compute.executor import ProcessExecutor
-from onefold.compute.plan import Map, Node, Source
-from onefold.compute.stages import Branch, RowsOutput, SourceLeaf, Stage, TaskInput
-from onefold.compute.tasks import TaskSpec
+from onefold.compute import sources; from onefold.compute.code import functions; from onefold.compute.tasks import outputs
+from onefold.compute.blobs.store import BlobStore
+from onefold.compute.tasks.executor import ProcessExecutor
+from onefold.compute.plan.nodes import Map, Node, Source
+from onefold.compute.plan.stages import Branch, RowsOutput, SourceLeaf, Stage, TaskInput
+from onefold.compute.tasks.spec import TaskSpec
 
 folder = Path(sys.argv[1])
 FACTOR = 3

@@ -16,10 +16,8 @@ import polars as pl
 import pytest
 
 from onefold import agg
-from onefold.compute import outputs
-from onefold.compute.executor import InlineExecutor
-from onefold.compute.plan import Map, MapBatches
-from onefold.compute.stages import (
+from onefold.compute.plan.nodes import Map, MapBatches
+from onefold.compute.plan.stages import (
     Branch,
     MapOutput,
     PartialOutput,
@@ -29,7 +27,9 @@ from onefold.compute.stages import (
     Stage,
     TaskInput,
 )
-from onefold.compute.tasks import TaskError, TaskSpec
+from onefold.compute.tasks import outputs
+from onefold.compute.tasks.executor import InlineExecutor
+from onefold.compute.tasks.spec import TaskError, TaskSpec
 from onefold.errors import SpaceError
 from support.executor_bench import (
     NODE,
@@ -198,7 +198,7 @@ def test_isolation_halves_batches_and_merges_every_output(bench: Bench, output: 
         (row,) = aggregates.final(bench.frame(result), [], output.aggs).rows()
         assert row == (ROWS - 1, sum(range(ROWS)) - bad, 0)
     elif isinstance(output, ShuffleOutput):
-        from onefold.compute import shuffle
+        from onefold.compute.tasks import shuffle
 
         parts = [shuffle.read_partition([result], partition, bench.blobs) for partition in range(3)]
         assert sorted(pl.concat(parts)["value"]) == [i for i in range(ROWS) if i != bad]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import onefold as of
-from onefold.log import undisturbed
-from onefold.state import leases
+from onefold.machine import undisturbed
+from onefold.state.core import leases
 
 sys.path.insert(0, str(Path(__file__).parent))
 from interrupted_program import INTERRUPTS
@@ -20,11 +20,11 @@ from interrupted_program import INTERRUPTS
 pytestmark = pytest.mark.faults
 WAIT_S = 60
 FILES = (
-    "/fold/appender.py",
-    "/fold/sqlite_space.py",
-    "/fold/receipts.py",
-    "/state/client.py",
-    "/log/pooled_file.py",
+    "/shard/appender.py",
+    "/shard/embedded.py",
+    "/shard/receipts.py",
+    "/state/core/client.py",
+    "/log/sqlite/pooled_file.py",
 )
 BEFORE = ("check_process", "gives_receipts")
 """What is called before anything is begun."""

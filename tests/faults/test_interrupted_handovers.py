@@ -19,12 +19,12 @@ from interrupted_program import INTERRUPTS
 pytestmark = pytest.mark.faults
 WAIT_S = 60
 FILES = (
-    "/state/queues.py",
-    "/state/messages.py",
-    "/state/handover.py",
-    "/state/locks.py",
-    "/state/holds.py",
-    "/state/leases.py",
+    "/state/queues/queue.py",
+    "/state/queues/messages.py",
+    "/state/core/handover.py",
+    "/state/locks/lock.py",
+    "/state/locks/holds.py",
+    "/state/core/leases.py",
 )
 
 

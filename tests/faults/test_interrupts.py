@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 import onefold as of
-from onefold.log import undisturbed
-from onefold.log.pooled_file import Hold
-from onefold.node.servers import LocalServers
-from onefold.state.time_limits import end_of
+from onefold.cluster.servers import LocalServers
+from onefold.log.sqlite.pooled_file import Hold
+from onefold.machine import undisturbed
+from onefold.state.core.time_limits import end_of
 
 PROGRAM = Path(__file__).with_name("interrupted_program.py")
 sys.path.insert(0, str(PROGRAM.parent))
@@ -26,9 +26,15 @@ from interrupted_program import INTERRUPTS, SoftLimit  # noqa: E402
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 HANDLES = ("/onefold/state/", "/contextlib.py")
-QUEUES = ("/state/queues.py", "/state/messages.py", "/state/queue_watcher.py", "/state/leases.py")
-LIMITS = ("/state/time_limits.py", "/state/maps.py")
-EVERYTHING = ("/onefold/log/", "/onefold/fold/", "/onefold/codec.py", *HANDLES)
+QUEUES = (
+    "/state/queues/queue.py",
+    "/state/queues/messages.py",
+    "/state/queues/watcher.py",
+    "/state/core/leases.py",
+)
+LIMITS = ("/state/core/time_limits.py", "/state/maps/map.py")
+BELOW = ("machine", "log", "fold", "store", "shard", "space")
+EVERYTHING = (*(f"/onefold/{part}/" for part in BELOW), "/onefold/codec.py", *HANDLES)
 WAIT_S = 60
 OTHER = """
 import sys, onefold as of
@@ -248,7 +254,7 @@ HANDLERS = [
 
 @pytest.mark.parametrize("installed", HANDLERS)
 def test_an_interrupt_in_a_fold_is_not_the_folds_fault(tmp_path, installed):
-    from onefold.state.fold import StateFold
+    from onefold.state.fold.machine import StateFold
 
     before = signal.getsignal(signal.SIGUSR1)
     with closing(of.connect(tmp_path / "space")) as db:
@@ -336,7 +342,7 @@ def test_a_write_block_that_is_interrupted_anywhere_lets_the_next_writer_in(tmp_
                 pass
 
         # Handlers run at entries and between lines, and not where a function returns or an exception enters a generator.
-        files = ("/log/pooled_file.py", "/log/flock.py")
+        files = ("/log/sqlite/pooled_file.py", "/machine/flock.py")
         places = [
             (code, line, event)
             for code, line, event in places_of(write, files)

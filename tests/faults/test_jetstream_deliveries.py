@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from onefold.env import SYSTEM
-from onefold.fold.log_space import LogSpace
-from onefold.log.jetstream import keeper as keepers
-from onefold.log.jetstream.keeper import Keeper
+from onefold.log.jetstream import tailer as keepers
+from onefold.log.jetstream.tailer import Keeper
+from onefold.shard.memory import LogSpace
 from onefold.testing.cluster.log_ground import SOON_S, Space, linked, read_all, record, until, wait_for
 from support.engine_spaces import ground_of_three, space_on_ground  # noqa: F401
 

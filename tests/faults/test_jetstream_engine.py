@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from onefold.cluster.servers import LocalServers
 from onefold.errors import AppendUnknown, SpaceError, Timeout, Unavailable
 from onefold.log.jetstream import admin
-from onefold.log.jetstream.address import parse_address
-from onefold.log.jetstream.connection import Connection
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.connection import Connection
+from onefold.log.jetstream.client.link import Link, Subscription
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.link import Link, Subscription
-from onefold.node.servers import LocalServers
 from onefold.testing.cluster.log_ground import (
     SOON_S,
     Ground,
@@ -268,10 +268,10 @@ import atexit, sys
 opened = []
 atexit.register(lambda: [each.close() for each in opened])
 from onefold.log.jetstream import admin
-from onefold.log.jetstream.address import parse_address
-from onefold.log.jetstream.connection import Connection
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.connection import Connection
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.link import Link, Subscription
+from onefold.log.jetstream.client.link import Link, Subscription
 link = Link.shared(parse_address(sys.argv[1]))
 log = JetStreamLog(link, admin.read_space(link), 0)
 opened += [log, link]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from onefold.cluster.servers import LocalServers
 from onefold.errors import LogCorrupt, Unavailable
 from onefold.log.jetstream.fetch import fetch
-from onefold.node.servers import LocalServers
 from onefold.testing.cluster.log_ground import (
     SOON_S,
     Ground,

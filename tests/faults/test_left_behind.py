@@ -12,8 +12,8 @@ from typing import NoReturn
 import pytest
 
 import onefold as of
-from onefold.compute import executor
 from onefold.compute.jobs import state
+from onefold.compute.tasks import executor
 
 PROGRAM = """
 import onefold as of, sys, time

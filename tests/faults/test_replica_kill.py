@@ -15,7 +15,7 @@ import pytest
 from onefold import config
 from onefold.env import SYSTEM
 from onefold.errors import LogCorrupt
-from onefold.fold.log_space import LogSpace
+from onefold.shard.memory import LogSpace
 from onefold.testing.ledger import Ledger, lines
 from support.times import scaled
 
@@ -162,7 +162,7 @@ def test_an_opener_that_is_stopped_while_it_chooses_holds_nobody_up(tmp_path, wa
         assert other.stdout.readline() == b"held\n"
         other.send_signal(signal.SIGSTOP)
         log = program.build_log(COUNT)
-        from onefold.fold.replica_space import ReplicaSpace
+        from onefold.shard.replica.shard import ReplicaSpace
 
         with closing(
             ReplicaSpace(log, [Ledger()], SYSTEM, directory=tmp_path, url="nats://here/space", timeout=0.2)
@@ -179,7 +179,7 @@ def test_the_check_notices_a_store_that_forgets_where_it_stands(tmp_path, want, 
         assert space.reach(COUNT, SOON_S)
         with space._holder.copy.file.writing() as con:
             con.execute("UPDATE head SET applied = 40")
-    from onefold.fold import replica_copy
+    from onefold.shard.replica import copy as replica_copy
 
     monkeypatch.setattr(replica_copy, "agrees", lambda *_: True)
     with pytest.raises((AssertionError, LogCorrupt)):

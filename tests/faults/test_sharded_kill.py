@@ -14,8 +14,10 @@ import pytest
 import onefold as of
 from onefold import config
 from onefold.errors import Conflict
-from onefold.state import recovery, rows, shard_fold
-from onefold.state.keys import encode_key
+from onefold.state.core import recovery
+from onefold.state.encoding.keys import encode_key
+from onefold.state.fold import rows
+from onefold.state.fold.shards import fold as shard_fold
 from support import parts
 
 pytestmark = pytest.mark.faults
@@ -166,7 +168,7 @@ spec = importlib.util.spec_from_file_location("sharded_writer", {writer!r})
 bank = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bank)
 import onefold as of
-from onefold.fold.sqlite_space import SqliteSpace
+from onefold.shard.embedded import SqliteSpace
 submit, left = SqliteSpace.submit, [{number}]
 def dying(self, ops, deadline=None):
     if not left[0]:

@@ -12,10 +12,10 @@ import pytest
 
 from onefold.env import SYSTEM
 from onefold.errors import Timeout
-from onefold.fold import exactly_once
-from onefold.fold.log_space import LogSpace
-from onefold.fold.open import open_space
 from onefold.log.memory import MemoryLog
+from onefold.shard.memory import LogSpace
+from onefold.space.open_shard import open_space
+from onefold.store import exactly_once
 from onefold.testing.ledger import Ledger, entry, lines, receipt
 from support import parts
 
@@ -108,7 +108,7 @@ def test_the_check_notices_a_missing_dedupe(tmp_path, monkeypatch):
 HOLDER = """
 import sys
 from pathlib import Path
-from onefold.log.sqlite import SqliteLog
+from onefold.log.sqlite.engine import SqliteLog
 log = SqliteLog(sys.argv[1])
 with log.appending() as con:
     log.append_in(con, b"never committed", 0)

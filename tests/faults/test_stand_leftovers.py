@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from onefold.node import processes
+from onefold.cluster import daemons
 from onefold.testing.cluster import hosts, leftovers
 from onefold.testing.cluster.leftovers import Note, Notebook
 
@@ -39,9 +39,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def bystander() -> Iterator[processes.Daemon]:
+def bystander() -> Iterator[daemons.Daemon]:
     process = subprocess.Popen(["sleep", "300"])
-    found = processes.identify(process.pid)
+    found = daemons.identify(process.pid)
     assert found is not None
     yield found
     process.kill()
@@ -65,7 +65,7 @@ def note_with_servers(place: Path) -> Note | None:
     return None
 
 
-def running(note: Note) -> list[processes.Daemon]:
+def running(note: Note) -> list[daemons.Daemon]:
     return leftovers._mine(note)
 
 
@@ -107,8 +107,8 @@ def test_an_interrupted_run_leaves_nothing(number: signal.Signals, place: Path) 
         leftovers.sweep()
 
 
-def test_nothing_foreign_is_touched(place: Path, bystander: processes.Daemon) -> None:
-    gone = processes.Daemon(bystander.pid, "another start")
+def test_nothing_foreign_is_touched(place: Path, bystander: daemons.Daemon) -> None:
+    gone = daemons.Daemon(bystander.pid, "another start")
     other = place / "folder"
     (other / "servers" / "s1").mkdir(parents=True)
     (other / "servers" / "s1" / "pid.json").write_bytes(msgspec.json.encode(gone))
@@ -116,7 +116,7 @@ def test_nothing_foreign_is_touched(place: Path, bystander: processes.Daemon) ->
     (leftovers.folder() / "x.json").write_bytes(msgspec.json.encode(note))
     living = Notebook(place / "living")
     assert leftovers.sweep() == ["0" * 16]
-    assert processes.alive(bystander) and other.is_dir()
+    assert daemons.alive(bystander) and other.is_dir()
     assert [path.stem for path in leftovers.folder().glob("*.json")] == [living.note.run], "its owner lives"
     living.close()
     assert list(leftovers.folder().glob("*.json")) == []

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import onefold as of
-from onefold.log import inherited
-from onefold.log.flock import WriteLock
+from onefold.machine import inherited
+from onefold.machine.flock import WriteLock
 
 pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 OPEN = "was opened before this process was forked. Open it again in the child"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 import onefold as of
-from onefold.fold import exactly_once
+from onefold.store import exactly_once
 from support.state_writing import (
     WRITER,
     check_bank_moves,

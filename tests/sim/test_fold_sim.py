@@ -7,12 +7,12 @@ import pytest
 from onefold.codec import Record, encode_record
 from onefold.env import SeededEnv
 from onefold.errors import AppendUnknown, Expired, Unavailable
-from onefold.fold import exactly_once
-from onefold.fold.exactly_once import Verdict
-from onefold.fold.log_space import LogSpace
 from onefold.fold.system import Register, system_op
 from onefold.ids import client_id
 from onefold.log.memory import Faults, MemoryLog
+from onefold.shard.memory import LogSpace
+from onefold.store import exactly_once
+from onefold.store.exactly_once import Verdict
 from onefold.testing.ledger import Ledger, entry, lines, receipt
 
 SEEDS = range(240)

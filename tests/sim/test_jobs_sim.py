@@ -18,7 +18,7 @@ from onefold.compute.jobs.fold import JobsFold
 from onefold.compute.jobs.ops import Assignment, Done, Expire, Outcome, Refused, Release
 from onefold.compute.jobs.retention import Retention
 from onefold.compute.jobs.rows import TaskState, encode
-from onefold.compute.stages import Result
+from onefold.compute.plan.stages import Result
 from onefold.testing.jobs_world import simulate
 from support import parts
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import onefold as of
-from onefold.state.keys import encode_key
+from onefold.state.encoding.keys import encode_key
 from support.cancelling import Cancelled, Cancelling, cancelled_at
 
 SCENARIOS = {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from onefold.node.servers import LocalServers
+from onefold.cluster.servers import LocalServers
 from onefold.testing.cluster.log_ground import Ground, Space
 
 

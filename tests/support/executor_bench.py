@@ -10,12 +10,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from onefold.compute import functions, outputs, sources
-from onefold.compute.blobs import BlobStore
-from onefold.compute.executor import ProcessExecutor
-from onefold.compute.plan import Map, Node, Source
-from onefold.compute.stages import Branch, Output, Result, RowsOutput, SourceLeaf, Stage, TaskInput, Unit
-from onefold.compute.tasks import TaskError, TaskSpec
+from onefold.compute import sources
+from onefold.compute.blobs.store import BlobStore
+from onefold.compute.code import functions
+from onefold.compute.plan.nodes import Map, Node, Source
+from onefold.compute.plan.stages import Branch, Output, Result, RowsOutput, SourceLeaf, Stage, TaskInput, Unit
+from onefold.compute.tasks import outputs
+from onefold.compute.tasks.executor import ProcessExecutor
+from onefold.compute.tasks.spec import TaskError, TaskSpec
 
 ROWS = 10_000
 NODE = Node()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from onefold.compute import executor, kernels, result_types, tasks, worker
+from onefold.compute.execution import result_types
+from onefold.compute.tasks import executor, kernels, worker
+from onefold.compute.tasks import spec as tasks
 
 _ASK_FOR_THEMSELVES = (executor, kernels, result_types, worker)
 """Imported before anything is replaced: these hold the question itself, which decides what a partial says of its rows."""

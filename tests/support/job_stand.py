@@ -19,11 +19,11 @@ import pytest
 
 import onefold as of
 from onefold import agg, config
+from onefold.cluster.servers import LocalServers
+from onefold.cluster.setup import set_up_space
 from onefold.compute.jobs import state
 from onefold.compute.runs import Run
-from onefold.compute.submission import decode_inputs
-from onefold.node.servers import LocalServers
-from onefold.node.setup import set_up_space
+from onefold.compute.submission.submit import decode_inputs
 from support.times import scaled
 
 SCRIPTS = Path(__file__).parents[1] / "cluster"

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from onefold.fold.open import open_space
+from onefold.space.open_shard import open_space
 from onefold.testing.ledger import Ledger, lines
 
 SOON_S = 60

@@ -13,13 +13,13 @@ import pytest
 import onefold as of
 from onefold import agg
 from onefold.compute import runs
-from onefold.compute.blob_backends import DirectoryBackend
+from onefold.compute.blobs.backends import DirectoryBackend
+from onefold.compute.blobs.shared import SharedBlobs
 from onefold.compute.engine import Engine
+from onefold.compute.execution.node_worker import NodeWorkers
 from onefold.compute.jobs import state
-from onefold.compute.node_worker import NodeWorkers
-from onefold.compute.shared_blobs import SharedBlobs
-from onefold.fold.shards import open_shards
 from onefold.folds import folds as space_folds
+from onefold.space.open_space import open_shards
 
 PATIENCE_S = 60.0
 

@@ -12,23 +12,23 @@ from typing import Any
 import pytest
 
 from onefold import config
-from onefold.compute.blob_backends import DirectoryBackend
+from onefold.compute.blobs.backends import DirectoryBackend
 from onefold.env import SYSTEM
-from onefold.fold.log_space import LogSpace
 from onefold.fold.nodes import state
 from onefold.fold.nodes.state import SnapshotAt
 from onefold.folds import folds as space_folds
 from onefold.log.memory import MemoryLog
-from onefold.node.duties import Round
-from onefold.node.logging import JsonLog
-from onefold.node.membership import Identity, Membership
-from onefold.node.placement import Placement
-from onefold.node.snapshots import Snapshots
-from onefold.node.testimony import Testimony as Comparing
-from onefold.node.tracing import NoTracing
-from onefold.node.trimming import Trimming
-from onefold.node.vault import Vault
-from onefold.state.ops import Commit, Put, state_op
+from onefold.node.maintenance import Round
+from onefold.node.members.divergence import Testimony as Comparing
+from onefold.node.members.membership import Identity, Membership
+from onefold.node.members.placement import Placement
+from onefold.node.snapshots.snapshots import Snapshots
+from onefold.node.snapshots.store import Vault
+from onefold.node.snapshots.trimming import Trimming
+from onefold.node.telemetry.logging import JsonLog
+from onefold.node.telemetry.tracing import NoTracing
+from onefold.shard.memory import LogSpace
+from onefold.state.fold.ops import Commit, Put, state_op
 
 EVERY = 32
 

@@ -19,24 +19,24 @@ from typing import Any
 import pytest
 
 from onefold import config
-from onefold.compute.blob_places import fetch_base
+from onefold.cluster.restore_cluster import restore_space
+from onefold.cluster.servers import LocalServers
+from onefold.cluster.setup import set_up_space
+from onefold.compute.blobs.places import fetch_base
 from onefold.db import Database
 from onefold.env import SYSTEM
 from onefold.errors import OnefoldError
-from onefold.fold import remote_protocol as protocol
 from onefold.fold import system
-from onefold.fold.log_space import LogSpace
 from onefold.fold.nodes import state
 from onefold.fold.nodes.state import Node
 from onefold.folds import folds as space_folds
-from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.names import LogNames
 from onefold.node.hosting import placement_of
-from onefold.node.restoring import restore_space
-from onefold.node.servers import LocalServers
-from onefold.node.setup import set_up_space
+from onefold.shard.memory import LogSpace
+from onefold.shard.remote import protocol
 from support.times import scaled
 
 SMALL_NODE = Path(__file__).parents[1] / "cluster" / "small_node.py"

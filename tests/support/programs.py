@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from onefold.compute.identity import Digest, plan_digest
-from onefold.compute.plan import Into, Job, Node, Source
+from onefold.compute.code.identity import Digest, plan_digest
+from onefold.compute.plan.nodes import Into, Job, Node, Source
 
 SOURCE = Source("csv", ("a.csv",), (("separator", ";"),))
 

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from onefold import config
-from onefold.state import rows
+from onefold.state.fold import rows
 from onefold.testing.remote_world import RemoteWorld
 
 TABLE = rows.map_table("m")

@@ -6,8 +6,8 @@ from contextlib import ExitStack, closing
 import pytest
 
 from onefold.env import SYSTEM
-from onefold.fold.log_space import LogSpace
-from onefold.fold.replica_space import ReplicaSpace
+from onefold.shard.memory import LogSpace
+from onefold.shard.replica.shard import ReplicaSpace
 from onefold.testing.ledger import Ledger, entry, lines
 
 SOON_S = 60

@@ -6,12 +6,17 @@ Coordinators run in threads of which one at a time goes on, from one append, vie
 import pytest
 
 from onefold.errors import OnefoldError
-from onefold.fold import cuts
-from onefold.state import coordinator, lock_table, moments, recovery, rows, shard_fold, values
-from onefold.state.consistency import STRONG
-from onefold.state.keys import encode_key, shard_of
-from onefold.state.ops import Committed, Put, Read, Span
-from onefold.state.sharded import ShardPart, commit_over_shards, snapshot_read
+from onefold.space import cuts
+from onefold.state.core import recovery
+from onefold.state.core.consistency import STRONG
+from onefold.state.encoding import values
+from onefold.state.encoding.keys import encode_key, shard_of
+from onefold.state.fold import rows
+from onefold.state.fold.ops import Committed, Put, Read, Span
+from onefold.state.fold.shards import fold as shard_fold
+from onefold.state.fold.shards import lock_table
+from onefold.state.transactions import coordinator, moments
+from onefold.state.transactions.over_shards import ShardPart, commit_over_shards, snapshot_read
 from onefold.testing.sharded_world import ShardedWorld
 
 SHARDS = 3

@@ -3,10 +3,10 @@
 from contextlib import closing, contextmanager
 
 from onefold.env import SYSTEM
-from onefold.fold.log_space import LogSpace
 from onefold.log.memory import MemoryLog
-from onefold.state.client import StateClient
-from onefold.state.fold import StateFold
+from onefold.shard.memory import LogSpace
+from onefold.state.core.client import StateClient
+from onefold.state.fold.machine import StateFold
 
 
 @contextmanager

@@ -7,11 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 from onefold.env import SYSTEM
-from onefold.fold.log_space import LogSpace
 from onefold.folds import folds as space_folds
-from onefold.log import members
 from onefold.log.memory import MemoryLog
-from onefold.state import recovery
+from onefold.machine import members
+from onefold.shard.memory import LogSpace
+from onefold.state.core import recovery
 from onefold.testing.history import Operation
 from onefold.testing.linearizability import check_linearizable
 from onefold.testing.models import register

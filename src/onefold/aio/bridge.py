@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from onefold import config
 from onefold.errors import InvalidArgument, SpaceError
-from onefold.state import guard
+from onefold.state.core import guard
 
 if TYPE_CHECKING:
-    from onefold.state.client import StateClient
+    from onefold.state.core.client import StateClient
 
 T = TypeVar("T")
 _POOL_THREADS = 32

@@ -19,9 +19,9 @@ from onefold.db import Database
 from onefold.db import connect as connect_plain
 from onefold.durations import seconds
 from onefold.errors import SpaceError
-from onefold.state.consistency import Consistency
-from onefold.state.tokens import Session
-from onefold.state.transactions import Transaction
+from onefold.state.core.consistency import Consistency
+from onefold.state.core.tokens import Session
+from onefold.state.transactions.transaction import Transaction
 
 T = TypeVar("T")
 R = TypeVar("R")

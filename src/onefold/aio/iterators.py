@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from onefold.aio.bridge import Bridge, kept
-from onefold.state.cancelling import GivenUp
+from onefold.state.core.cancelling import GivenUp
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

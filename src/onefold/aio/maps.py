@@ -1,4 +1,4 @@
-"""Maps, asynchronously: see ``onefold.state.maps`` for what each method does and raises."""
+"""Maps, asynchronously: see ``onefold.state.maps.map`` for what each method does and raises."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Generic, TypeVar
 
 from onefold.aio.bridge import Bridge
 from onefold.aio.iterators import Fed, Pulled
-from onefold.state.consistency import Consistency
-from onefold.state.items import Change, Item, Version
-from onefold.state.map_writing import Pairs
-from onefold.state.maps import Map
-from onefold.state.watch import moment_of
+from onefold.state.core.consistency import Consistency
+from onefold.state.encoding.items import Change, Item, Version
+from onefold.state.maps.map import Map
+from onefold.state.maps.watch import moment_of
+from onefold.state.maps.writing import Pairs
 
 T = TypeVar("T")
 R = TypeVar("R")

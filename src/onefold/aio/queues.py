@@ -1,4 +1,4 @@
-"""Queues and locks, asynchronously: see ``onefold.state.queues`` and ``locks``."""
+"""Queues and locks, asynchronously: see ``onefold.state.queues.queue`` and ``onefold.state.locks.lock``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Generic, Self, TypeVar
 from onefold.aio.bridge import Bridge
 from onefold.durations import seconds
 from onefold.errors import InvalidArgument, OnefoldError
-from onefold.state.cancelling import Gate
-from onefold.state.client import StateClient
-from onefold.state.leases import keeper
-from onefold.state.locks import Lock
-from onefold.state.messages import Message
-from onefold.state.queues import DeadLetter, Queue, QueueCounts
+from onefold.state.core.cancelling import Gate
+from onefold.state.core.client import StateClient
+from onefold.state.core.leases import keeper
+from onefold.state.locks.lock import Lock
+from onefold.state.queues.messages import Message
+from onefold.state.queues.queue import DeadLetter, Queue, QueueCounts
 
 T = TypeVar("T")
 R = TypeVar("R")

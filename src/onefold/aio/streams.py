@@ -1,4 +1,4 @@
-"""Streams, asynchronously: see ``onefold.state.streams`` and ``consumers``."""
+"""Streams, asynchronously: see ``onefold.state.streams.stream`` and ``onefold.state.streams.consumer``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Generic, Literal, Self, TypeVar
 from onefold.aio.bridge import Bridge
 from onefold.aio.iterators import Fed, Pulled
 from onefold.errors import InvalidArgument
-from onefold.state.consistency import Consistency
-from onefold.state.consumers import Consumer
-from onefold.state.positions import Position
-from onefold.state.stream_reading import Reader, Start, StreamRecord
-from onefold.state.streams import Stream
+from onefold.state.core.consistency import Consistency
+from onefold.state.encoding.positions import Position
+from onefold.state.streams.consumer import Consumer
+from onefold.state.streams.reading import Reader, Start, StreamRecord
+from onefold.state.streams.stream import Stream
 
 T = TypeVar("T")
 Duration = float | timedelta | str

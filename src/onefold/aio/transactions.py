@@ -1,4 +1,4 @@
-"""Transactions, asynchronously: see ``onefold.state.transactions``.
+"""Transactions, asynchronously: see ``onefold.state.transactions.transaction``.
 
 All calls of one transaction run in one thread, which holds its block; the task's own block is guarded here.
 """
@@ -19,17 +19,17 @@ from onefold.aio.bridge import Bridge, ended
 from onefold.aio.maps import AsyncMap
 from onefold.aio.queues import AsyncQueue
 from onefold.errors import Conflict, InvalidArgument, TransactionError
-from onefold.state import guard
-from onefold.state.items import Item, Version
-from onefold.state.outcomes import outcome
-from onefold.state.transactions import Transaction
-from onefold.state.tx_map import TxMap, Unmet
+from onefold.state.core import guard
+from onefold.state.core.outcomes import outcome
+from onefold.state.encoding.items import Item, Version
+from onefold.state.maps.in_transaction import TxMap, Unmet
+from onefold.state.transactions.transaction import Transaction
 
 if TYPE_CHECKING:
     from onefold.aio.streams import AsyncConsumer, AsyncStream
-    from onefold.state.client import StateClient
-    from onefold.state.queues import Queue
-    from onefold.state.streams import Stream
+    from onefold.state.core.client import StateClient
+    from onefold.state.queues.queue import Queue
+    from onefold.state.streams.stream import Stream
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -137,7 +137,7 @@ class AsyncTransaction:
 
 
 class AsyncTxMap(Generic[T]):
-    """A map in a transaction; see ``onefold.state.tx_map``."""
+    """A map in a transaction; see ``onefold.state.maps.in_transaction``."""
 
     def __init__(self, tx: AsyncTransaction, make: Callable[[], TxMap[T]]) -> None:
         self._tx = tx

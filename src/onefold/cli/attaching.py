@@ -18,7 +18,7 @@ INTERRUPTED = 130
 
 def check_detachable(where: Place, workers: int | None) -> None:
     """End with wrong usage where nobody would go on with what is left."""
-    from onefold.log.jetstream.address import is_nats
+    from onefold.log.jetstream.client.address import is_nats
 
     if workers is not None:
         raise typer.BadParameter(

@@ -11,9 +11,9 @@ import typer
 if TYPE_CHECKING:
     from onefold.cli.options import Place
     from onefold.db import Database
-    from onefold.fold.checkup import Check
+    from onefold.doctor.embedded import Check
+    from onefold.doctor.facts import ClusterFacts
     from onefold.fold.nodes.state import Node
-    from onefold.node.cluster_facts import ClusterFacts
 
 
 def cluster_url(where: Place) -> str | None:
@@ -25,7 +25,7 @@ def cluster_url(where: Place) -> str | None:
 def shown_url(url: str) -> str:
     """The URL as it may be shown: without a user's name and password. Ends with wrong usage for one that cannot be."""
     from onefold.errors import InvalidArgument
-    from onefold.log.jetstream.address import parse_address
+    from onefold.log.jetstream.client.address import parse_address
 
     try:
         return parse_address(url).url
@@ -44,9 +44,9 @@ def servers_and_streams(url: str) -> dict[str, Any]:
 
 def facts(url: str) -> ClusterFacts:
     """What there is of a cluster and a space's streams. Raises Unavailable, SpaceError when nobody can be asked."""
-    from onefold.log.jetstream.address import parse_address
-    from onefold.log.jetstream.link import Link
-    from onefold.node import cluster_facts
+    from onefold.doctor import facts as cluster_facts
+    from onefold.log.jetstream.client.address import parse_address
+    from onefold.log.jetstream.client.link import Link
 
     shown_url(url)  # wrong usage is reported first
     link = Link(parse_address(url), name="onefold-status")
@@ -190,10 +190,10 @@ def _copy(other: dict[str, Any]) -> str:
 
 def checks(where: Place, url: str, *, deep: bool) -> Iterator[Check]:
     """The servers, the streams, the records, the nodes, and shared state."""
+    from onefold.doctor.cluster import examine
+    from onefold.doctor.embedded import Check
+    from onefold.doctor.state import check_state
     from onefold.errors import InvalidArgument, OnefoldError
-    from onefold.fold.checkup import Check
-    from onefold.node.cluster_doctor import examine
-    from onefold.state.checkup import check_state
 
     try:
         yield from examine(url, deep=deep)
@@ -214,7 +214,7 @@ def checks(where: Place, url: str, *, deep: bool) -> Iterator[Check]:
 
 
 def _nodes(db: Database) -> Check:
-    from onefold.fold.checkup import Check
+    from onefold.doctor.embedded import Check
     from onefold.fold.nodes.state import digests, hashes, read_nodes
 
     with db._spaces[0].view() as view:
@@ -252,7 +252,7 @@ def _nodes(db: Database) -> Check:
 
 
 def _nodes_only(db: Database) -> Check:
-    from onefold.fold.checkup import Check
+    from onefold.doctor.embedded import Check
 
     found = nodes_only(db)
     if found["refused"]:

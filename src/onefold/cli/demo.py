@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     import polars as pl
 
     from onefold.cli.demo_job import PlainResult, Sample
-    from onefold.compute.runs import Progress, Run
+    from onefold.compute.runs import Run
     from onefold.db import Database
+    from onefold.display.shown import Progress
 
 DEFAULT_MEGABYTES: Final = 64
 """About 20 s of parsing for one core of 2020."""
@@ -87,7 +88,7 @@ def demo(
 
 
 def _cores() -> int:
-    from onefold.compute.runner import cores
+    from onefold.compute.execution.runner import cores
 
     return cores()
 

@@ -12,7 +12,7 @@ from onefold.cli.options import JsonOption, Place, UrlOption, place
 
 if TYPE_CHECKING:
     from onefold.db import Database
-    from onefold.fold.checkup import Check
+    from onefold.doctor.embedded import Check
 
 
 def doctor(
@@ -70,8 +70,8 @@ _MARKS = {"ok": "ok     ", "warn": "warning", "problem": "PROBLEM", "skipped": "
 
 
 def _checks(where: Place, *, deep: bool, fix: bool) -> Iterator[Check]:
+    from onefold.doctor.embedded import Check
     from onefold.errors import LogCorrupt
-    from onefold.fold.checkup import Check
 
     try:
         db = where.open()
@@ -84,10 +84,10 @@ def _checks(where: Place, *, deep: bool, fix: bool) -> Iterator[Check]:
 
 def _look(db: Database, *, deep: bool, fix: bool) -> Iterator[Check]:
     from onefold.compute.jobs import rows
+    from onefold.doctor.embedded import Check, check_space
+    from onefold.doctor.state import check_state
     from onefold.errors import OnefoldError
-    from onefold.fold.checkup import Check, check_space
     from onefold.folds import folds
-    from onefold.state.checkup import check_state
 
     try:
         tables = (rows.BLOB, rows.GARBAGE)

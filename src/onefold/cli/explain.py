@@ -13,9 +13,9 @@ from onefold.cli.options import JsonOption, Place, UrlOption, place
 
 if TYPE_CHECKING:
     from onefold.db import Database
+    from onefold.doctor.facts import ClusterFacts
+    from onefold.doctor.survival import Survival
     from onefold.fold.nodes.state import Node
-    from onefold.node.cluster_facts import ClusterFacts
-    from onefold.node.survival import Survival
     from onefold.state.catalog import Collection
 
 
@@ -179,8 +179,8 @@ def _survives(
     db: Database, collection: Collection, facts: ClusterFacts | None
 ) -> tuple[list[Survival], list[str]]:
     """Which failures it survives, and the same for people."""
+    from onefold.doctor import survival, survival_facts
     from onefold.fold.nodes.state import read_nodes
-    from onefold.node import survival, survival_facts
 
     consistency = "It is CP: every operation is linearizable, and transactions are strictly serializable."
     if facts is not None and facts.space is not None:
@@ -201,7 +201,7 @@ def _survives(
 def _on_cluster(
     facts: ClusterFacts, nodes: Iterable[Node], shards: list[int], *, is_table: bool
 ) -> tuple[list[Survival], list[str]]:
-    from onefold.node import survival, survival_facts
+    from onefold.doctor import survival, survival_facts
 
     standing = survival_facts.standing_of(facts, nodes, shards, with_blobs=is_table)
     told = survival.sentences(standing)

@@ -38,9 +38,9 @@ def init(
     """
     import os
 
+    from onefold.cluster.setup import set_up_space
     from onefold.errors import InvalidArgument
-    from onefold.log.jetstream.address import is_nats, parse_address
-    from onefold.node.setup import set_up_space
+    from onefold.log.jetstream.client.address import is_nats, parse_address
 
     where = place(ctx, url, as_json)
     target = where.url or os.environ.get("ONEFOLD_URL") or ""

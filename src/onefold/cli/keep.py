@@ -39,9 +39,9 @@ def backup(
     disk, or not at all. Of a space on a cluster the log is in it as long as none of it was trimmed.
     JSON: {directory, incarnation, created, shards: [{offset, ...}], bytes, missing_blobs}.
     """
+    from onefold.backup.backup import backup as make
     from onefold.display import words
-    from onefold.fold.backup import backup as make
-    from onefold.fold.log_prefix import as_time
+    from onefold.space.log_prefix import as_time
 
     where = place(ctx, url, as_json)
     with where.open() as db:
@@ -97,8 +97,8 @@ def restore(
     """
     from onefold.db import target_of
     from onefold.errors import InvalidArgument
-    from onefold.fold.open import directory_of
-    from onefold.log.jetstream.address import is_nats, parse_address
+    from onefold.log.jetstream.client.address import is_nats, parse_address
+    from onefold.space.open_shard import directory_of
 
     where = place(ctx, url, as_json)
     to_ms = None if to is None else int(keys.parse_time(to, "--to").timestamp() * 1000)
@@ -106,12 +106,12 @@ def restore(
     if target.startswith("memory:"):
         raise InvalidArgument("a space in memory cannot be restored into. Give a folder: --url DIR")
     if is_nats(target):
-        from onefold.node.restoring import restore_space
+        from onefold.cluster.restore_cluster import restore_space
 
         place_ = parse_address(target).url
         _, made = restore_space(directory, target, to_ms=to_ms, replicas=replicas, blobs=blobs)
     else:
-        from onefold.fold.backup import restore as make
+        from onefold.backup.backup import restore as make
         from onefold.folds import folds
 
         for name, given in (("--replicas", replicas), ("--blobs", blobs)):
@@ -134,7 +134,7 @@ def restore(
 
 def _fetching(db: Database) -> Callable[[str, Path], bool]:
     """How a backup has a blob of this space."""
-    from onefold.compute.blobs import BlobMissing
+    from onefold.compute.blobs.store import BlobMissing
 
     def fetch(name: str, to: Path) -> bool:
         try:
@@ -162,7 +162,7 @@ def export(
     Locks, consumer groups and the tables of jobs are not in it (a backup has everything).
     JSON: {items, messages, records}; on stderr when FILE is -.
     """
-    from onefold.state.portable import export as write
+    from onefold.state.export.exporting import export as write
 
     where = place(ctx, url, as_json)
     with where.open() as db, _writing(file) as out:
@@ -220,7 +220,7 @@ def import_(
     The whole file is checked before anything is written. Cut short, it can be run again with `--on-conflict replace`:
     messages and records are not added twice. JSON: {items, messages, records, skipped, ended}.
     """
-    from onefold.state.portable_import import import_file
+    from onefold.state.export.importing import import_file
 
     where = place(ctx, url, as_json)
     if on_conflict not in ("error", "replace", "skip"):

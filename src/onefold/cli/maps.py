@@ -19,8 +19,8 @@ from onefold.cli.options import JsonOption, Place, UrlOption, duration, place
 
 if TYPE_CHECKING:
     from onefold.db import Database
-    from onefold.state.items import Change, Version
-    from onefold.state.watch import Watch
+    from onefold.state.encoding.items import Change, Version
+    from onefold.state.maps.watch import Watch
 
 MapArgument = Annotated[str, typer.Argument(metavar="MAP", help="The map's name.")]
 KeyArgument = Annotated[
@@ -36,7 +36,7 @@ VersionOption = Annotated[
 def _version(text: str | None) -> Version | None:
     """The version that was typed; ends with wrong usage for what is none."""
     from onefold.errors import InvalidArgument
-    from onefold.state.items import Version
+    from onefold.state.encoding.items import Version
 
     try:
         return None if text is None else Version.of(text)
@@ -68,7 +68,7 @@ def get(
     JSON: {key, value, version, expires_at}; bytes, times and the like as in `onefold export`.
     """
     from onefold.errors import InvalidArgument
-    from onefold.state.portable_json import key_to_json, to_json
+    from onefold.state.export.json_values import key_to_json, to_json
 
     where, wanted = place(ctx, url, as_json), keys.parse_key(key, as_json=json_key)
     with _opened(where, at) as db:
@@ -163,7 +163,7 @@ def ls(
     A prefix matches whole elements: `--prefix eu` lists ["eu", 7], not "europe".
     JSON: [{key, value}]; without MAP: [{kind, name, count, shards}].
     """
-    from onefold.state.portable_json import key_to_json, to_json
+    from onefold.state.export.json_values import key_to_json, to_json
 
     where = place(ctx, url, as_json)
     with _opened(where, at) as db:
@@ -250,7 +250,7 @@ def _print_changes(changes: Watch[Any], where: Place, only: object) -> None:
 
 
 def _line(change: Change[Any], *, as_json: bool) -> str:
-    from onefold.state.portable_json import dump_line, key_to_json, to_json
+    from onefold.state.export.json_values import dump_line, key_to_json, to_json
 
     if as_json:
         shown = {"kind": change.kind, "key": key_to_json(change.key), "value": to_json(change.value)}

@@ -11,7 +11,7 @@ import typer
 from onefold.cli.options import UrlOption, place
 
 if TYPE_CHECKING:
-    from onefold.compute.functions import Code
+    from onefold.compute.code.functions import Code
 
 
 _NAME = "Its name in the space (default: the machine's); nodes of one space have different ones."
@@ -56,12 +56,12 @@ def node(
 
     Says what happens as JSON lines on stderr. SIGTERM: others take over first, then it leaves; again: it ends at once.
     """
-    from onefold.compute.runner import cores
+    from onefold.compute.execution.runner import cores
     from onefold.errors import InvalidArgument
-    from onefold.log.jetstream.address import is_nats
-    from onefold.node.http import parse_listen
+    from onefold.log.jetstream.client.address import is_nats
     from onefold.node.program import Settings, check_settings, default_name, run_node
-    from onefold.node.vault import place_of
+    from onefold.node.snapshots.store import place_of
+    from onefold.node.telemetry.http import parse_listen
 
     target = place(ctx, url, False).url or os.environ.get("ONEFOLD_URL") or ""
     named = name or default_name()

@@ -82,7 +82,7 @@ def _said_by_nodes(found: dict[str, Any]) -> dict[str, Any]:
 
 def _others(db: Database) -> int:
     """How many other processes have the space open."""
-    from onefold.log import members
+    from onefold.machine import members
 
     space = db._spaces[0]
     if space.directory is None:

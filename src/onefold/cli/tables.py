@@ -15,7 +15,7 @@ from onefold.errors import OnefoldError
 if TYPE_CHECKING:
     import polars as pl
 
-    from onefold.compute.tables import Table, TableSnapshot
+    from onefold.compute.results.tables import Table, TableSnapshot
     from onefold.db import Database
     from onefold.display.model import TopRows
 

@@ -14,7 +14,7 @@ from onefold.cli import output
 from onefold.cli.options import JsonOption, place
 
 if TYPE_CHECKING:
-    from onefold.node.local_cluster import LocalCluster
+    from onefold.cluster.local import LocalCluster
 
 DirOption = Annotated[
     Path | None,
@@ -81,8 +81,8 @@ def up(
 
     JSON: {url, space, dir, servers: [{name, pid, port, dir, region}], nodes: [{name, pid, http, dir, region}]}.
     """
+    from onefold.cluster.local import LocalCluster
     from onefold.errors import InvalidArgument
-    from onefold.node.local_cluster import LocalCluster
 
     where = place(ctx, None, as_json)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -120,7 +120,7 @@ def down(
 
     JSON: {dir, ended: [name, ...], deleted}.
     """
-    from onefold.node.local_cluster import LocalCluster
+    from onefold.cluster.local import LocalCluster
 
     where = place(ctx, None, as_json)
     cluster = LocalCluster.open(_directory(directory))
@@ -137,7 +137,7 @@ def _give_up(number: int, _: object) -> None:
 
 
 def _directory(given: Path | None) -> Path:
-    from onefold.node.local_cluster import DEFAULT_DIRECTORY
+    from onefold.cluster.local import DEFAULT_DIRECTORY
 
     return (given if given is not None else DEFAULT_DIRECTORY).absolute()
 

@@ -8,9 +8,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from onefold.compute import schemas
+from onefold.compute.plan import schemas
 from onefold.errors import InvalidArgument, InvalidPlan
-from onefold.log.undisturbed import is_interrupt
+from onefold.machine.undisturbed import is_interrupt
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,7 +29,7 @@ _AGGREGATES = (
 
 def row_local_exprs(step: str, exprs: Iterable[Any], named: Mapping[str, Any]) -> tuple[pl.Expr, ...]:
     """The expressions of a step in order, each row-local, with names that are not given twice."""
-    from onefold.compute.expressions import check_row_local
+    from onefold.compute.plan.expressions import check_row_local
 
     given = [_expr(step, item) for item in _flat(exprs)]
     given += [_expr(step, value).alias(name) for name, value in named.items()]
@@ -45,7 +45,7 @@ def predicates(given: Iterable[Any], equals: Mapping[str, Any]) -> tuple[pl.Expr
     """The predicates of a filter; ``equals`` compares columns with values."""
     import polars as pl
 
-    from onefold.compute.expressions import check_row_local
+    from onefold.compute.plan.expressions import check_row_local
 
     tests = [_expr("filter", item) for item in _flat(given)]
     tests += [pl.col(name) == value for name, value in equals.items()]
@@ -58,7 +58,7 @@ def predicates(given: Iterable[Any], equals: Mapping[str, Any]) -> tuple[pl.Expr
 
 def group_keys(keys: Iterable[Any], named: Mapping[str, Any]) -> tuple[pl.Expr, ...]:
     """The keys of a group_by: row-local, one column each, with different names. None at all is one group."""
-    from onefold.compute.expressions import check_row_local, names_columns
+    from onefold.compute.plan.expressions import check_row_local, names_columns
 
     given = [_expr("group_by", item) for item in _flat(keys)]
     given += [_expr("group_by", value).alias(name) for name, value in named.items()]
@@ -91,7 +91,7 @@ def aggregates(
     import polars as pl
 
     from onefold.compute.aggregates import Aggregate, from_polars
-    from onefold.compute.expressions import check_row_local
+    from onefold.compute.plan.expressions import check_row_local
 
     pairs: list[tuple[str, Aggregate]] = []
     for item in _flat(given):

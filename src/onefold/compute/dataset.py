@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from onefold import config
 from onefold.compute import arguments
-from onefold.compute.plan import (
+from onefold.compute.plan.nodes import (
     Explode,
     Filter,
     FlatMap,
@@ -71,7 +71,7 @@ class Dataset:
         Raises InvalidPlan for expressions that look at more than one row.
         """
         given = arguments.row_local_exprs("select", exprs, named)
-        from onefold.compute.expressions import names_columns
+        from onefold.compute.plan.expressions import names_columns
 
         if not any(names_columns(expr) for expr in given):
             raise InvalidPlan(
@@ -249,7 +249,7 @@ class Dataset:
 
     def explain(self) -> str:
         """The plan as text, one line per step."""
-        from onefold.compute.explain import plan_text
+        from onefold.compute.plan.explain import plan_text
 
         return plan_text(self.node)
 
@@ -338,7 +338,7 @@ class PreparedJob:
 
     def explain(self) -> str:
         """The plan and its sink as text, one line per step."""
-        from onefold.compute.explain import job_text
+        from onefold.compute.plan.explain import job_text
 
         return job_text(self.job)
 

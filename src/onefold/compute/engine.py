@@ -19,10 +19,11 @@ import msgspec
 
 from onefold import config
 from onefold.codec import Op
-from onefold.compute import blob_places, sweeping
-from onefold.compute.blobs import BlobStore, BlobsUnavailable, blob_name
+from onefold.compute.blobs import places as blob_places
+from onefold.compute.blobs import sweeping
+from onefold.compute.blobs.store import BlobStore, BlobsUnavailable, blob_name
 from onefold.compute.jobs import ops, state
-from onefold.compute.stages import Result
+from onefold.compute.plan.stages import Result
 from onefold.env import SYSTEM, Env
 from onefold.errors import (
     Conflict,
@@ -32,20 +33,20 @@ from onefold.errors import (
     LogCorrupt,
     SpaceError,
 )
-from onefold.log.undisturbed import undisturbed
+from onefold.machine.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from onefold.compute.functions import Code
-    from onefold.compute.merge import MergeCache
-    from onefold.compute.plan import Job
+    from onefold.compute.code.functions import Code
+    from onefold.compute.execution.runner import Runner
+    from onefold.compute.execution.slots import Host
+    from onefold.compute.plan.nodes import Job
+    from onefold.compute.plan.stored_job import StoredJob
+    from onefold.compute.results.merge import MergeCache
     from onefold.compute.results.stored import StoredResult
-    from onefold.compute.runner import Runner
     from onefold.compute.runs import Run
-    from onefold.compute.slots import Host
-    from onefold.compute.submission import StoredJob
-    from onefold.fold.space import Space
+    from onefold.shard.api import Space
 
 _encoder = msgspec.msgpack.Encoder()
 _outcome_decoder = msgspec.msgpack.Decoder(ops.Outcome)
@@ -120,7 +121,7 @@ class Engine:
         was heard may be on the log, and worked on.
         """
         from onefold.compute import launching
-        from onefold.compute.runner import worker_count
+        from onefold.compute.execution.runner import worker_count
         from onefold.compute.runs import Run, leave_to_nodes
 
         self._check_open()
@@ -158,7 +159,7 @@ class Engine:
         undisturbed(partial(self._work, run, workers, host))
 
     def _work(self, run: str, workers: int | None, host: Host | None) -> None:
-        from onefold.compute.runner import Runner
+        from onefold.compute.execution.runner import Runner
 
         with self._lock:
             self._check_open()
@@ -191,7 +192,7 @@ class Engine:
         with self._lock:
             known = self._stored.get(plan)
         if known is None:
-            from onefold.compute import functions
+            from onefold.compute.code import functions
 
             data = self.blobs.get(plan)
             if blob_name(data) != plan:
@@ -303,7 +304,7 @@ class Engine:
 
     def partial(self, result: Result) -> pl.DataFrame | None:
         """A task's frame: its partial or its rows; None when it left nothing. Raises BlobMissing."""
-        from onefold.compute.outputs import load_frame
+        from onefold.compute.tasks.outputs import load_frame
 
         return load_frame(result, self.blobs)
 
@@ -314,7 +315,8 @@ class Engine:
 
         import polars as pl
 
-        from onefold.compute import aggregates, merge
+        from onefold.compute import aggregates
+        from onefold.compute.results import merge
 
         if not stored.grouped:
             raise InvalidPlan("the result is rows, not groups")
@@ -356,7 +358,7 @@ class Engine:
         """
         import polars as pl
 
-        from onefold.compute import frames
+        from onefold.compute.frames import values as frames
 
         self.blobs.prefetch(result.blob for result in results if result.blob is not None)
         parts = [frame for frame in map(self.partial, results) if frame is not None]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from onefold.errors import InvalidValue, OnefoldError, Unavailable
-from onefold.log.undisturbed import is_interrupt
+from onefold.machine.undisturbed import is_interrupt
 
 _CHARS_MAX = 500
 

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from onefold.compute import foreign, result_types
-from onefold.compute.failures import of_machine
+from onefold.compute import foreign
+from onefold.compute.execution import result_types
 from onefold.compute.jobs import ops, state
-from onefold.compute.stages import PublishOutput
+from onefold.compute.plan.stages import PublishOutput
+from onefold.compute.tasks.failures import of_machine
 from onefold.errors import InvalidPlan, OnefoldError, Unavailable
 from onefold.ids import new_id
-from onefold.log.undisturbed import undisturbed
+from onefold.machine.undisturbed import undisturbed
 
 if TYPE_CHECKING:
+    from onefold.compute.blobs.sweeping import Remembered
     from onefold.compute.engine import Engine
-    from onefold.compute.plan import Job
-    from onefold.compute.submission import StoredJob
-    from onefold.compute.sweeping import Remembered
+    from onefold.compute.plan.nodes import Job
+    from onefold.compute.plan.stored_job import StoredJob
 
 _LOST_BATCH = 1000
 _BEGINS_S = 1.0
@@ -36,7 +37,7 @@ def prepared(
     max_attempts: int,
 ) -> tuple[ops.Submit, StoredJob]:
     """What to submit for a job, with its blobs stored."""
-    from onefold.compute import submission
+    from onefold.compute.submission import submit as submission
 
     try:
         with foreign.translated(f"the job for {job.table!r} was not submitted", kind=InvalidPlan):
@@ -123,7 +124,7 @@ def _reopen_lost(engine: Engine, run: str) -> None:
     for stage, index, result in found:
         output = stored.stages[stage].output
         if isinstance(output, PublishOutput):
-            from onefold.compute import publishing
+            from onefold.compute.execution import publishing
 
             gone = not publishing.is_published(engine, run, output, stored)
         else:

@@ -11,14 +11,14 @@ from onefold import config
 from onefold.compute import arguments
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.read_rows import ErrorRow, RunRow
-from onefold.compute.stages import DeadLetter
+from onefold.compute.plan.stages import DeadLetter
 from onefold.errors import InvalidArgument, JobFailed, Timeout, Unavailable
 
 if TYPE_CHECKING:
     import polars as pl
 
     from onefold.compute.engine import Engine
-    from onefold.compute.tables import Table
+    from onefold.compute.results.tables import Table
     from onefold.durations import Duration
 
 RunState = Literal["running", "done", "failed", "cancelled"]
@@ -144,7 +144,7 @@ class Run:
     @property
     def table(self) -> Table:
         """The table that the run makes, as far as it is: readable from the first finished task on."""
-        from onefold.compute.tables import Table
+        from onefold.compute.results.tables import Table
 
         return Table(self._engine, self.table_name)
 
@@ -284,7 +284,7 @@ class Run:
         row = self._row()
         if row.state == "cancelled":
             raise Unavailable(f"run {self.id} was cancelled; go on with db.open_run({self.id!r}).resume()")
-        from onefold.compute.tables import Table
+        from onefold.compute.results.tables import Table
 
         return Table(self._engine, row.table)
 
@@ -332,7 +332,7 @@ class Run:
         Works in the background, in this process (``workers=0``: leaves it to others). A run that is done stays as it is.
         Raises InvalidValue, before anything is written, when this process cannot load the job's functions (another Python).
         """
-        from onefold.compute.runner import worker_count
+        from onefold.compute.execution.runner import worker_count
 
         workers = 0 if leave_to_nodes else worker_count(workers)
         row = self._row()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onefold.compute.engine import Engine
-    from onefold.compute.plan import Job
+    from onefold.compute.plan.nodes import Job
     from onefold.compute.runs import Run
 
 run_started: list[Callable[[str, Run], None]] = []

@@ -12,7 +12,7 @@ from onefold.display.pace import Pace
 from onefold.errors import OnefoldError
 
 if TYPE_CHECKING:
-    from onefold.compute.runs import Progress, Run
+    from onefold.display.shown import Progress, Run
 
 ROWS_LEAST_S: Final = 0.5
 """The table is read at most this often, however cheap it is."""

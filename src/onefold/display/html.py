@@ -11,8 +11,7 @@ from onefold.display.model import Cell, Frame, Reader, TopRows, error_lines
 from onefold.errors import OnefoldError
 
 if TYPE_CHECKING:
-    from onefold.compute.runs import Run
-    from onefold.compute.tables import Table
+    from onefold.display.shown import Run, Table
 
 _COLOURS = {"running": "#0891b2", "done": "#15803d", "failed": "#b91c1c", "cancelled": "#b45309"}
 _MARK_COLOURS = {

@@ -11,8 +11,7 @@ from onefold.errors import InvalidArgument, OnefoldError
 if TYPE_CHECKING:
     import polars as pl
 
-    from onefold.compute.runs import Progress, Run
-    from onefold.compute.tables import Table, TableSnapshot
+    from onefold.display.shown import Progress, Run, Table, TableSnapshot
 
 Mark = Literal["exact", "estimate", "bound", "withheld", "so far"]
 

@@ -1,1 +1,4 @@
-"""The log: its contract (``api``) and its engines."""
+"""The log: its contract (``api``) and its engines (``memory``, ``sqlite``, ``jetstream``).
+
+May import ``machine`` and the ground; knows no folds.
+"""

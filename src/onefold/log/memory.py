@@ -18,7 +18,7 @@ from onefold.env import SYSTEM, Env
 from onefold.errors import AppendUnknown, LogCorrupt, SpaceError, TooLarge, TooOld, Unavailable
 from onefold.ids import new_id
 from onefold.log.api import Entry
-from onefold.log.undisturbed import Waiters
+from onefold.machine.undisturbed import Waiters
 
 
 @dataclass(frozen=True)

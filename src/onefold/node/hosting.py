@@ -14,11 +14,11 @@ from typing import NamedTuple, Protocol
 from onefold import config
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError, Unavailable
 from onefold.fold.nodes.state import Node
-from onefold.fold.space import Space
 from onefold.log.api import Log
-from onefold.node.logging import JsonLog
-from onefold.node.placement import Candidate, Placement, place
-from onefold.node.tracing import Tracing
+from onefold.node.members.placement import Candidate, Placement, place
+from onefold.node.telemetry.logging import JsonLog
+from onefold.node.telemetry.tracing import Tracing
+from onefold.shard.api import Space
 
 _RETRY_S = 1.0
 _RETRY_S_MAX = 15.0

@@ -18,12 +18,12 @@ from onefold.errors import AppendUnknown, OnefoldError, Timeout, Unavailable
 from onefold.fold.nodes.state import Node as NodeRow
 from onefold.fold.nodes.state import read_nodes
 from onefold.node.hosting import Ground, Hosting, Plan, handed_over, placement_of, plan
-from onefold.node.logging import JsonLog
-from onefold.node.membership import Identity, Membership, NodeReplaced
-from onefold.node.observer import Observer
-from onefold.node.placement import Placement
-from onefold.node.tracing import NoTracing, Tracing
-from onefold.node.witness import unsaid
+from onefold.node.members.membership import Identity, Membership, NodeReplaced
+from onefold.node.members.observer import Observer
+from onefold.node.members.placement import Placement
+from onefold.node.members.witness import unsaid
+from onefold.node.telemetry.logging import JsonLog
+from onefold.node.telemetry.tracing import NoTracing, Tracing
 
 _PASSING = (Unavailable, Timeout, AppendUnknown)
 

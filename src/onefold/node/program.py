@@ -13,31 +13,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from onefold.compute.blob_places import shared_store
+from onefold.compute.blobs.places import shared_store
 from onefold.env import SYSTEM
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.ids import new_id
-from onefold.log.jetstream.address import parse_address
-from onefold.node.duties import Upkeep
-from onefold.node.http import HttpSide
+from onefold.log.jetstream.client.address import parse_address
 from onefold.node.job_workers import JobWorkers
-from onefold.node.logging import JsonLog
-from onefold.node.membership import Identity
-from onefold.node.metrics import NodeMetrics
+from onefold.node.maintenance import Upkeep
+from onefold.node.members.divergence import Testimony
+from onefold.node.members.membership import Identity
+from onefold.node.members.versions import Authority
 from onefold.node.process import Node
-from onefold.node.snapshot_server import SnapshotServer
-from onefold.node.snapshots import Snapshots
-from onefold.node.testimony import Testimony
-from onefold.node.tracing import start_tracing
-from onefold.node.trimming import Trimming
-from onefold.node.vault import open_vault
-from onefold.node.versions import Authority
+from onefold.node.snapshots.server import SnapshotServer
+from onefold.node.snapshots.snapshots import Snapshots
+from onefold.node.snapshots.store import open_vault
+from onefold.node.snapshots.trimming import Trimming
+from onefold.node.telemetry.http import HttpSide
+from onefold.node.telemetry.logging import JsonLog
+from onefold.node.telemetry.metrics import NodeMetrics
+from onefold.node.telemetry.tracing import start_tracing
 
 if TYPE_CHECKING:
     import apsw
 
-    from onefold.compute.functions import Code
-    from onefold.log.jetstream.link import Link
+    from onefold.compute.code.functions import Code
+    from onefold.log.jetstream.client.link import Link
 
 _WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 REGION: Final = "local"
@@ -85,7 +85,7 @@ def run_node(settings: Settings) -> None:
 
 
 def _connect(stack: ExitStack, settings: Settings) -> Link:
-    from onefold.log.jetstream.link import Link
+    from onefold.log.jetstream.client.link import Link
 
     link = Link(parse_address(settings.url), name=f"onefold-node-{settings.name}")
     stack.callback(link.close)
@@ -94,7 +94,7 @@ def _connect(stack: ExitStack, settings: Settings) -> Link:
 
 def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) -> Node:
     from onefold.log.jetstream import admin
-    from onefold.node.cluster_ground import ClusterGround
+    from onefold.node.nats_runtime import ClusterGround
 
     info = admin.read_space(link)
     identity = Identity(

@@ -7,11 +7,16 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
-from onefold.fold import cuts
-from onefold.fold.space import View
-from onefold.state import lock_fold, queue_rows, recovery, rows, shard_fold, stream_rows
-from onefold.state.client import StateClient
-from onefold.state.keys import encode_key, shard_of
+from onefold.shard.api import View
+from onefold.space import cuts
+from onefold.state.core import recovery
+from onefold.state.core.client import StateClient
+from onefold.state.encoding.keys import encode_key, shard_of
+from onefold.state.fold import rows
+from onefold.state.fold.locks import fold as lock_fold
+from onefold.state.fold.queues import rows as queue_rows
+from onefold.state.fold.shards import fold as shard_fold
+from onefold.state.fold.streams import rows as stream_rows
 
 CollectionKind = Literal["map", "queue", "stream", "lock", "table"]
 
@@ -32,7 +37,7 @@ class Collection:
 def cut(client: StateClient) -> AbstractContextManager[list[View]]:
     """A view of every shard, all of one instant, and no transaction in them that is decided and not carried out.
 
-    Raises as ``fold.cuts.cut``.
+    Raises as ``space.cuts.cut``.
     """
 
     def settle() -> None:
@@ -94,7 +99,7 @@ def stream_row(views: Sequence[View], name: str) -> stream_rows.StreamRow | None
 
 
 def partition_shard(shards: int, name: str, partition: int) -> int:
-    """Where a partition of a stream lives; see ``stream_layout``."""
+    """Where a partition of a stream lives; see ``state.streams.layout``."""
     return shard_of(encode_key(((name, partition),)), shards)
 
 

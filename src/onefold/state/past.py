@@ -8,13 +8,13 @@ from typing import cast
 
 from onefold.errors import InvalidArgument, SpaceError, TokenAhead, TokenError, TooOld
 from onefold.fold.api import Fold
-from onefold.fold.log_prefix import as_time, offset_at, time_at
-from onefold.fold.past import LoggedSpace, PastSpace
-from onefold.fold.space import Space
-from onefold.state import recovery
-from onefold.state.client import StateClient
-from onefold.state.consistency import Level
-from onefold.state.tokens import decode_token
+from onefold.shard.api import Space
+from onefold.space.log_prefix import as_time, offset_at, time_at
+from onefold.space.past import LoggedSpace, PastSpace
+from onefold.state.core import recovery
+from onefold.state.core.client import StateClient
+from onefold.state.core.consistency import Level
+from onefold.state.core.tokens import decode_token
 
 
 def past_spaces(

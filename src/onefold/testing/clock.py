@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from onefold.db import Database
 from onefold.durations import seconds
-from onefold.fold.log_space import LogSpace
 from onefold.folds import folds as space_folds
 from onefold.log.memory import MemoryLog
-from onefold.state.consistency import Consistency, parse_level
+from onefold.shard.memory import LogSpace
+from onefold.state.core.consistency import Consistency, parse_level
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 """Where a fake clock starts unless told otherwise."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from onefold.codec import Op, Record, encode_record
 from onefold.env import SeededEnv
 from onefold.fold.api import Fold
-from onefold.fold.log_space import LogSpace
-from onefold.fold.sqlite_space import SqliteSpace
 from onefold.ids import client_id
 from onefold.log.memory import MemoryLog
+from onefold.shard.embedded import SqliteSpace
+from onefold.shard.memory import LogSpace
 
 _GARBAGE = 200
 _CUTS = 4

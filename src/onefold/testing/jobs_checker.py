@@ -16,7 +16,7 @@ from onefold import config
 from onefold.compute.jobs import ops, rows, state
 from onefold.compute.jobs.read_rows import RunRow, TaskRow
 from onefold.compute.jobs.rows import RunSpec, TableState, TaskState, decode
-from onefold.compute.stages import Result
+from onefold.compute.plan.stages import Result
 
 if TYPE_CHECKING:
     from onefold.testing.jobs_world import World

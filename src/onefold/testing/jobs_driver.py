@@ -11,7 +11,7 @@ from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.fold import JobsFold
 from onefold.compute.jobs.ops import Accepted, Assignment, Refused, StageSpec
 from onefold.compute.jobs.read_rows import RunRow
-from onefold.compute.stages import Failure, Result
+from onefold.compute.plan.stages import Failure, Result
 from onefold.fold.api import Context
 from onefold.testing.memory_store import MemoryStore
 

@@ -17,7 +17,7 @@ import msgspec
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.fold import JobsFold
 from onefold.compute.jobs.read_rows import RunRow
-from onefold.compute.stages import DeadLetter, Failure, Result
+from onefold.compute.plan.stages import DeadLetter, Failure, Result
 from onefold.fold.api import Context
 from onefold.testing.jobs_checker import Checker
 from onefold.testing.jobs_plans import SHAPES, Content, Submission, short_hash

@@ -18,15 +18,15 @@ import msgspec
 from onefold.db import Database
 from onefold.env import SYSTEM, Env
 from onefold.errors import Timeout, Unavailable
-from onefold.fold import remote_protocol as protocol
 from onefold.fold.api import Fold
-from onefold.fold.log_space import LogSpace
-from onefold.fold.remote_space import RemoteSpace
-from onefold.fold.serving import Server
 from onefold.folds import folds as space_folds
 from onefold.log.memory import HeldBack, MemoryLog
-from onefold.state.client import StateClient
-from onefold.state.consistency import Consistency, parse_level
+from onefold.shard.memory import LogSpace
+from onefold.shard.remote import protocol
+from onefold.shard.remote.server import Server
+from onefold.shard.remote.shard import RemoteSpace
+from onefold.state.core.client import StateClient
+from onefold.state.core.consistency import Consistency, parse_level
 
 Folds = Callable[[int, int], Sequence[Fold]]
 

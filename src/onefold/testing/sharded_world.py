@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from onefold import config
 from onefold.env import SeededEnv
-from onefold.fold.log_space import LogSpace
-from onefold.fold.space import View
 from onefold.log.memory import Faults, MemoryLog
-from onefold.state import recovery
-from onefold.state.client import StateClient
-from onefold.state.fold import StateFold
-from onefold.state.keys import encode_key, shard_of
+from onefold.shard.api import View
+from onefold.shard.memory import LogSpace
+from onefold.state.core import recovery
+from onefold.state.core.client import StateClient
+from onefold.state.encoding.keys import encode_key, shard_of
+from onefold.state.fold.machine import StateFold
 from onefold.testing.stepper import Stepper, stepped
 
 _KEPT = ("locks", "ranges", "open", "prepared", "parts", "decided")

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from onefold.codec import Op
 from onefold.env import SeededEnv
-from onefold.fold.space import Space, View
+from onefold.shard.api import Space, View
 
 _STEPS_MAX = 200_000
 

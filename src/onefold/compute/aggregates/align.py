@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate, State
-from onefold.compute.common_types import common_schema, fitted
-from onefold.compute.lazy import LazyModule
-from onefold.compute.named_frames import frame_of
+from onefold.compute.aggregates.lazy import LazyModule
+from onefold.compute.frames.common_types import common_schema, fitted
+from onefold.compute.frames.named import frame_of
 from onefold.errors import InvalidPlan, InvalidValue
 
 if TYPE_CHECKING:

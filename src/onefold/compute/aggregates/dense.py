@@ -16,8 +16,8 @@ import polars as pl
 
 from onefold.compute.aggregates.align import ROW_TYPES
 from onefold.compute.aggregates.base import Aggregate
+from onefold.compute.aggregates.lazy import LazyModule
 from onefold.compute.aggregates.simple import Count, Mean, Sum
-from onefold.compute.lazy import LazyModule
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import polars as pl
 
 from onefold.compute.aggregates.base import Aggregate, ColumnAggregate, State, scattered
-from onefold.compute.lazy import LazyModule
-from onefold.compute.named_frames import frame_of
+from onefold.compute.aggregates.lazy import LazyModule
+from onefold.compute.frames.named import frame_of
 from onefold.errors import InvalidPlan
 
 ds = LazyModule("datasketches")

@@ -14,7 +14,7 @@ import polars as pl
 from onefold.compute.aggregates import whole_sums
 from onefold.compute.aggregates.align import LEFT_UNSORTED_ROWS, in_key_order, state_of
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
-from onefold.compute.named_frames import frame_of
+from onefold.compute.frames.named import frame_of
 from onefold.errors import InvalidPlan, InvalidValue
 
 Aggs = Sequence[tuple[str, Aggregate]]

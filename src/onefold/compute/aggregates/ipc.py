@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from onefold.compute.named_frames import frame_of
+from onefold.compute.frames.named import frame_of
 from onefold.errors import InvalidValue
 
 UNCOMPRESSED_ROWS_MIN = 20_000
@@ -38,7 +38,7 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _NotedHead(msgspec.Struct, frozen=True, array_like=True):
-    """The head with notes (see ``compute.found_types``). Only frames that have some get it, so others keep their bytes."""
+    """The head with notes (see ``compute.tasks.found_types``). Only frames that have some get it, so others keep their bytes."""
 
     columns: list[str]
     copies: dict[str, str]

@@ -10,8 +10,8 @@ import polars as pl
 
 from onefold.compute.aggregates import kll
 from onefold.compute.aggregates.base import ColumnAggregate, State, replaced, scattered
-from onefold.compute.lazy import LazyModule
-from onefold.compute.named_frames import frame_of
+from onefold.compute.aggregates.lazy import LazyModule
+from onefold.compute.frames.named import frame_of
 from onefold.errors import InvalidPlan
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from onefold.compute.jobs.rows import (
     encode,
     name_key,
 )
-from onefold.compute.stages import Failure, Result
+from onefold.compute.plan.stages import Failure, Result
 from onefold.fold.api import Context, Store, prefix_stop
 
 _CONTENT_MASK = (1 << 128) - 1

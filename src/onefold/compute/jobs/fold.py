@@ -46,7 +46,7 @@ from onefold.compute.jobs.rows import (
     node_key,
 )
 from onefold.compute.jobs.submit import NAME_CHARS_MAX, NUMBER_MAX, submit
-from onefold.compute.stages import Failure, Result
+from onefold.compute.plan.stages import Failure, Result
 from onefold.fold.api import Context, Store, prefix_stop
 
 _decoder: msgspec.msgpack.Decoder[Operation] = msgspec.msgpack.Decoder(Operation)

@@ -10,14 +10,14 @@ from typing import Literal
 
 import msgspec
 
-from onefold.compute.stages import Failure, Result
+from onefold.compute.plan.stages import Failure, Result
 
 
 class StageSpec(msgspec.Struct, frozen=True, array_like=True):
     """One stage of a submitted run. Tasks are in dispatch order: position = index in the stage."""
 
     tasks: tuple[bytes, ...]
-    """16-byte task identities (see ``onefold.compute.identity``), in the seeded random dispatch order."""
+    """16-byte task identities (see ``onefold.compute.code.identity``), in the seeded random dispatch order."""
     needs: tuple[int, ...]
     """Stages that must be complete before a task of this one can be claimed."""
     inputs: str
@@ -155,7 +155,7 @@ class Swept(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Take blobs off the garbage list, to delete them.
 
     ``Accepted.blobs`` says which of them nothing names now: only those may be deleted. They are hidden before this is appended,
-    and what is not among them is put back (see ``compute.sweeping``).
+    and what is not among them is put back (see ``compute.blobs.sweeping``).
     """
 
     blobs: tuple[str, ...]

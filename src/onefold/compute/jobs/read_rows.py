@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from onefold.compute.jobs.rows import RunError
-from onefold.compute.stages import DeadLetter, Failure, Result
+from onefold.compute.plan.stages import DeadLetter, Failure, Result
 
 State = Literal["running", "done", "failed", "cancelled"]
 StageStatus = Literal["done", "ready", "waiting", "skipped"]

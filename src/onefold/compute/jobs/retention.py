@@ -24,7 +24,7 @@ from onefold.compute.jobs.rows import (
     encode,
     name_key,
 )
-from onefold.compute.stages import Result
+from onefold.compute.plan.stages import Result
 from onefold.fold.api import Store, prefix_stop
 
 ALL_LETTERS_VERSION = 2

@@ -35,7 +35,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from onefold.compute.stages import Failure
+from onefold.compute.plan.stages import Failure
 
 RUN: Final = "jobs/run"
 SPEC: Final = "jobs/spec"

@@ -43,7 +43,7 @@ from onefold.compute.jobs.rows import (
     decode,
     name_key,
 )
-from onefold.compute.stages import DeadLetter, Result
+from onefold.compute.plan.stages import DeadLetter, Result
 from onefold.fold.api import StoreView, prefix_stop
 
 _letters = msgspec.msgpack.Decoder(tuple[DeadLetter, ...])
@@ -323,7 +323,7 @@ def errors(
 
 
 ANNOUNCED: Final = "\x01types "
-"""What the names of announcements (see ``compute.result_types``) begin with; no node has such a name."""
+"""What the names of announcements (see ``compute.execution.result_types``) begin with; no node has such a name."""
 
 
 def unfit(view: StoreView, run: str) -> list[UnfitRow]:
@@ -362,7 +362,7 @@ def named(view: StoreView, blobs: Iterable[str]) -> frozenset[str]:
 def garbage(view: StoreView, before: int | None = None) -> dict[str, int]:
     """Blobs that nothing names -> the offset since which that is so (only those below offset ``before``).
 
-    ``compute.sweeping`` says how they are removed.
+    ``compute.blobs.sweeping`` says how they are removed.
     """
     found = {key.decode(): decode(data, int) for key, data in view.scan(rows.GARBAGE)}
     return found if before is None else {blob: at for blob, at in found.items() if at < before}

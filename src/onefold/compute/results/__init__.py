@@ -1,4 +1,6 @@
-"""What is kept of a finished job, as data: readers need neither the program that made it nor its Python.
+"""Results of jobs: live tables and their estimates while a job runs; and what is kept of a finished one, as data.
 
-Nothing here unpickles a plan, except ``earlier``, which reads the plans of releases that wrote no description.
+Readers need neither the program that made a result nor its Python: nothing here unpickles a plan, except ``earlier``, which reads
+the plans of releases that wrote no description. May import ``compute.plan``, ``jobs``, ``aggregates``, ``code``, ``blobs``;
+not what runs tasks.
 """

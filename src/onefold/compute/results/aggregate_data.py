@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from onefold.compute.results import data_types
+from onefold.compute.frames import data_types
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from onefold.compute import requirements, trailers
-from onefold.compute.results import aggregate_data, data_types
+from onefold.compute.code import needs as requirements
+from onefold.compute.code import trailers
+from onefold.compute.frames import data_types
+from onefold.compute.plan.stages import PartialOutput, ReduceLeaf
+from onefold.compute.results import aggregate_data
 from onefold.compute.results.aggregate_data import AggregateData
-from onefold.compute.stages import PartialOutput, ReduceLeaf
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from onefold.compute.submission import StoredJob
+    from onefold.compute.plan.stored_job import StoredJob
 
 VERSION: Final = 1
 _MARK: Final = b"1FD"
@@ -73,7 +75,7 @@ def describe(stored: StoredJob, *, keys: tuple[str, ...] | None = None) -> Descr
     import polars as pl
 
     from onefold._version import __version__
-    from onefold.compute.explain import job_text
+    from onefold.compute.plan.explain import job_text
 
     stage = stored.stages[stored.result_stage]
     output = stage.output

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from onefold.compute import renames
-from onefold.compute.functions import stored_by
-from onefold.compute.references import PLAIN
+from onefold.compute.code.functions import stored_by
+from onefold.compute.code.references import PLAIN
+from onefold.compute.plan.stages import PartialOutput
 from onefold.compute.results import description
 from onefold.compute.results.description import Description, Maker
-from onefold.compute.stages import PartialOutput
 from onefold.errors import InvalidValue
-from onefold.log.undisturbed import is_interrupt
+from onefold.machine.undisturbed import is_interrupt
 
 if TYPE_CHECKING:
-    from onefold.compute.submission import StoredJob
+    from onefold.compute.plan.stored_job import StoredJob
 
 _POLARS = frozenset({"Series", "Field", "Categories"})
 

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from onefold.compute.blobs import BlobMissing, BlobStore, blob_name
-from onefold.compute.results import aggregate_data, data_types, description
-from onefold.compute.stages import PartialOutput
+from onefold.compute.blobs.store import BlobMissing, BlobStore, blob_name
+from onefold.compute.frames import data_types
+from onefold.compute.plan.stages import PartialOutput
+from onefold.compute.results import aggregate_data, description
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
     from onefold.compute.aggregates import Aggregate
+    from onefold.compute.plan.stored_job import StoredJob
     from onefold.compute.results.description import Description
-    from onefold.compute.submission import StoredJob
 
 
 class PlanMissing(BlobMissing):

@@ -1,13 +1,16 @@
 """Reading real files in splits: what a source names, how it is cut, and the rows of its pieces.
 
-| file | responsibility |
+| module | responsibility |
 |---|---|
 | ``spec`` | checks the arguments of a source and freezes them |
-| ``listing``, ``remote`` | paths, globs, directories and URLs become files |
+| ``listing``, ``remote``, ``etags`` | paths, globs, directories and URLs become files; whether one is still the same |
 | ``resolving`` | the schema at submission, and the units that files are cut into |
-| ``content``, ``records`` | bytes of a unit, decompressed, in pieces of whole records |
-| ``text``, ``delimited``, ``jsonl``, ``parquet``, ``raw`` | one kind of file each |
-| ``reading``, ``explain`` | rows of units; and from an error to file and line |
+| ``content``, ``compression``, ``charsets`` | the bytes of a unit: opened, checked, decompressed |
+| ``partition_values`` | values of partition columns as names of folders, and back |
+| ``formats`` | one kind of file each |
+| ``reading``, ``places``, ``error_places`` | rows of units; where rows and errors are in their files |
+
+May import ``compute.plan``, ``compute.frames`` and the packages below ``compute``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-from onefold.compute.plan import Source
+from onefold.compute.plan.nodes import Source
 from onefold.errors import InvalidValue
 
 _MARKS = (

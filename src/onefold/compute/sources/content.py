@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from onefold.compute.plan import Source
+from onefold.compute.plan.nodes import Source
+from onefold.compute.plan.stages import Unit
 from onefold.compute.sources import charsets, compression, etags, remote
-from onefold.compute.stages import Unit
 from onefold.errors import InvalidValue
 
 

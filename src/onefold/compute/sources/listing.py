@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from onefold.compute.plan import Source, SourceKind
+from onefold.compute.plan.nodes import Source, SourceKind
 from onefold.compute.sources import compression, etags, remote
 from onefold.errors import InvalidArgument
 

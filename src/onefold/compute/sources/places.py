@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from onefold.compute.plan import Source
+from onefold.compute.plan.nodes import Source
+from onefold.compute.plan.stages import Unit
 from onefold.compute.sources.content import display
-from onefold.compute.stages import Unit
 
 
 class Places:
@@ -46,7 +46,7 @@ class Places:
 
 def _lines(source: Source, unit: Unit) -> Iterator[int]:
     """The line (from 1) in which each record of the unit begins."""
-    from onefold.compute.sources.explain import line_number, record_borders
+    from onefold.compute.sources.error_places import line_number, record_borders
     from onefold.compute.sources.reading import BATCH_PIECE_BYTES, all_pieces
 
     comment = (source.option("comment_prefix") or "").encode()

@@ -12,12 +12,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from onefold.compute import foreign
-from onefold.compute.plan import Source
-from onefold.compute.sources import delimited, jsonl, parquet, raw, text
+from onefold.compute.plan.nodes import Source
+from onefold.compute.plan.stages import Unit
 from onefold.compute.sources.content import display, open_raw
-from onefold.compute.sources.explain import explain, parse_group
-from onefold.compute.sources.records import Piece
-from onefold.compute.stages import Unit
+from onefold.compute.sources.error_places import explain, parse_group
+from onefold.compute.sources.formats import delimited, jsonl, parquet, raw, text
+from onefold.compute.sources.formats.records import Piece
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:

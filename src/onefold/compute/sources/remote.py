@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import IO, TYPE_CHECKING, Any
 
-from onefold.compute.plan import Source
+from onefold.compute.plan.nodes import Source
 from onefold.errors import InvalidArgument, InvalidValue, Unavailable
-from onefold.log.undisturbed import is_interrupt
+from onefold.machine.undisturbed import is_interrupt
 
 if TYPE_CHECKING:
     from onefold.compute.sources.listing import FileInfo

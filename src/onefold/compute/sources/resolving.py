@@ -7,14 +7,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onefold import config
-from onefold.compute import foreign, partition_values
-from onefold.compute.plan import Source
-from onefold.compute.sources import delimited, jsonl, parquet, text
+from onefold.compute import foreign
+from onefold.compute.plan.nodes import Source
+from onefold.compute.plan.stages import Unit
+from onefold.compute.sources import partition_values
 from onefold.compute.sources.content import content_blocks, display, is_packed, open_raw
+from onefold.compute.sources.formats import delimited, jsonl, parquet, text
+from onefold.compute.sources.formats.records import BOM, csv_borders
 from onefold.compute.sources.listing import FileInfo, list_files
-from onefold.compute.sources.records import BOM, csv_borders
 from onefold.compute.sources.remote import is_remote
-from onefold.compute.stages import Unit
 from onefold.errors import InvalidArgument, InvalidValue
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 from urllib.parse import unquote, urlsplit
 
-from onefold.compute import schemas
-from onefold.compute.plan import Source, SourceKind
+from onefold.compute.plan import schemas
+from onefold.compute.plan.nodes import Source, SourceKind
 from onefold.compute.sources import listing, remote
 from onefold.errors import InvalidArgument
 

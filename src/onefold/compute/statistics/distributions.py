@@ -1,7 +1,7 @@
 """Quantiles of Student's t and tails of the hypergeometric distribution, on NumPy arrays.
 
 Two functions of the field that intervals need; a whole library of statistics for them would be a quarter of what is
-installed. Both are within 1e-9 (relative) of SciPy's over the grid in ``tests/unit/test_distributions.py``.
+installed. Both are within 1e-9 (relative) of SciPy's over the grid in ``tests/unit/compute/statistics/test_distributions.py``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Final
 
 import polars as pl
 
-from onefold.compute.frames import concat
+from onefold.compute.frames.values import concat
 from onefold.errors import InvalidArgument
 
 STATE: Final = (

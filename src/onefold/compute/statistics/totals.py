@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from onefold.compute.named_frames import frame_of
+from onefold.compute.frames.named import frame_of
 from onefold.compute.statistics import rule
 from onefold.compute.statistics.distributions import student_t
 from onefold.compute.statistics.moments import PREFIX, STATE, Moments

@@ -12,7 +12,7 @@ import msgspec
 
 from onefold.errors import AppendUnknown, SpaceError, TooLarge, Unavailable
 from onefold.log.api import NoRoom
-from onefold.log.jetstream.message import NO_RESPONDERS, Msg
+from onefold.log.jetstream.client.message import NO_RESPONDERS, Msg
 
 _TOO_LARGE: Final = 10054
 _OTHER_STREAM: Final = 10060

@@ -27,8 +27,8 @@ from onefold.errors import (
 )
 from onefold.ids import new_id
 from onefold.log.jetstream import acks, names
-from onefold.log.jetstream.link import Link
-from onefold.log.jetstream.message import EXPECTED_LAST_SUBJECT_SEQUENCE, EXPECTED_STREAM
+from onefold.log.jetstream.client.link import Link
+from onefold.log.jetstream.client.message import EXPECTED_LAST_SUBJECT_SEQUENCE, EXPECTED_STREAM
 from onefold.log.jetstream.names import LogNames
 from onefold.log.jetstream.spaces import FORMAT, Base, SpaceInfo
 from onefold.log.jetstream.streams import NOT_FOUND, Refused, ask_api, stream_state, takes_node_records

@@ -3,7 +3,7 @@
 What is appended is published to the stream and acknowledged by its leader once a majority has synced it. What others append
 comes by a plain subscription to the stream's republished payloads, with no consumer in between; whatever is missed there, and
 everything before it, is fetched by direct gets. Nothing that a server says is believed but records whose checksums are good and
-whose offsets follow each other: see ``survey`` for what happens otherwise.
+whose offsets follow each other: see ``quorum_read`` for what happens otherwise.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from onefold import config
 from onefold.codec import crc32c, is_intact
 from onefold.env import SYSTEM, Env
 from onefold.errors import InvalidArgument, SpaceError, TooLarge, TooOld
-from onefold.log import forks
 from onefold.log.api import Entry
-from onefold.log.jetstream import acks, streams, survey
+from onefold.log.jetstream import acks, quorum_read, streams
+from onefold.log.jetstream.client.link import Link
+from onefold.log.jetstream.client.message import EXPECTED_STREAM
 from onefold.log.jetstream.fetch import Batch, ReadAhead, fetch
-from onefold.log.jetstream.keeper import Keeper
-from onefold.log.jetstream.link import Link
-from onefold.log.jetstream.message import EXPECTED_STREAM
 from onefold.log.jetstream.names import STREAM_INFO, LogNames
 from onefold.log.jetstream.spaces import SpaceInfo
 from onefold.log.jetstream.streams import ask_api
+from onefold.log.jetstream.tailer import Keeper
+from onefold.machine import forks
 
 _HEADER_BYTES_MAX: Final = 1024
 """Room for the headers that a writer and the servers add to a record."""
@@ -260,7 +260,7 @@ class JetStreamLog:
     def _survey(self, start: int, max_bytes: int, *, thorough: bool = False) -> list[Entry]:
         """Entries from ``start`` on, from all copies together. Raises TooOld, LogCorrupt, Unavailable."""
         work = partial(
-            survey.settle,
+            quorum_read.settle,
             self._link,
             self.names,
             start,
@@ -270,7 +270,7 @@ class JetStreamLog:
         )
         try:
             entries = self._link.run(work, None)
-        except survey.Missing as error:
+        except quorum_read.Missing as error:
             if error.first <= start:
                 raise
             self._first = max(self._first, error.first)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from onefold import config
 from onefold.errors import OnefoldError, Unavailable
 from onefold.log.api import Entry
-from onefold.log.jetstream import message
-from onefold.log.jetstream.message import parse_headers, record_headers
+from onefold.log.jetstream.client import message
+from onefold.log.jetstream.client.message import parse_headers, record_headers
 from onefold.log.jetstream.names import DIRECT_GET, LogNames
 
 if TYPE_CHECKING:
-    from onefold.log.jetstream.link import Link
+    from onefold.log.jetstream.client.link import Link
 
 _WAIT_S: Final = 10.0
 """Longer than a fetch may be silent; what it waits for is bounded by itself."""

@@ -1,6 +1,6 @@
 """Every subject, stream and bucket of a space on NATS, in one place.
 
-Permissions (``node/permissions.py``) are written in terms of these names.
+Permissions (``cluster/permissions.py``) are written in terms of these names.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class Base(msgspec.Struct, frozen=True):
 
 class SpaceInfo(msgspec.Struct, frozen=True):
     """What a space's record says. ``made_ms``: when, by the clock of whoever made it. ``blobs``: where results of jobs are kept
-    (see ``compute.blob_backends``). ``base``: by shard, of a space that was restored."""
+    (see ``compute.blobs.backends``). ``base``: by shard, of a space that was restored."""
 
     space: str
     incarnation: str

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from onefold import config
 from onefold.errors import SpaceError, Unavailable
-from onefold.log.jetstream.message import Msg
+from onefold.log.jetstream.client.message import Msg
 from onefold.log.jetstream.names import STREAM_INFO, STREAM_PURGE, LogNames
 
 NOT_FOUND: Final = 10059

@@ -4,7 +4,7 @@ Servers, nodes, clients, network namespaces and a mounted disk outlive the proce
 file that names what it makes before it makes it, and who it is. A stand that ends removes what it made, then its note. Whoever
 starts a stand removes first what is left of those whose process is gone, as after ``kill -9``.
 
-Nothing foreign is touched. Processes are known by pid and start time (``node.processes``), or by an environment variable with
+Nothing foreign is touched. Processes are known by pid and start time (``cluster.daemons``), or by an environment variable with
 the stand's random id, which all that it starts inherit; namespaces and mounts by the names in the note.
 """
 
@@ -25,8 +25,8 @@ from typing import Final
 
 import msgspec
 
-from onefold.node import processes
-from onefold.node.processes import Daemon, write_whole
+from onefold.cluster import daemons as processes
+from onefold.cluster.daemons import Daemon, write_whole
 
 VARIABLE: Final = "STAND_RUN"
 """Holds the stand's id in the environment of every process that it starts."""

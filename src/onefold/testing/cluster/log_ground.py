@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from onefold.cluster.servers import LocalServers
 from onefold.codec import Op, Record, encode_record
 from onefold.errors import AppendUnknown, Timeout, Unavailable
 from onefold.log.api import Entry, Log
 from onefold.log.jetstream import admin
-from onefold.log.jetstream.address import parse_address
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.link import Link
 from onefold.log.jetstream.names import LogNames
 from onefold.log.jetstream.spaces import SpaceInfo
 from onefold.log.jetstream.streams import StreamState, stream_state
-from onefold.node.servers import LocalServers
 
 SOON_S = 60.0
 """Ends a test that hangs; nothing waits for it to pass."""

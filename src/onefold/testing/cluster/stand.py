@@ -30,9 +30,9 @@ from onefold.testing.cluster.leftovers import Notebook
 from onefold.testing.cluster.reader import Reader
 
 if TYPE_CHECKING:
-    from onefold.log.jetstream.link import Link
+    from onefold.cluster.servers import LocalServers
+    from onefold.log.jetstream.client.link import Link
     from onefold.log.jetstream.spaces import SpaceInfo
-    from onefold.node.servers import LocalServers
 
 START_S = 90.0
 _LOOK_S = 0.05
@@ -163,8 +163,8 @@ class Stand:
 
     def start(self, *, small_disk_bytes: int | None = None) -> None:
         """Start everything but clients, and wait until the nodes are ready. A small disk is had where one can be mounted."""
-        from onefold.node.server_plan import Place
-        from onefold.node.servers import LocalServers
+        from onefold.cluster.server_plan import Place
+        from onefold.cluster.servers import LocalServers
 
         leftovers.sweep()
         self._notebook = Notebook(self.directory, removes=self._removes)
@@ -407,8 +407,8 @@ class Stand:
 
     @contextmanager
     def _admin(self) -> Iterator[Link]:
-        from onefold.log.jetstream.address import parse_address
-        from onefold.log.jetstream.link import Link
+        from onefold.log.jetstream.client.address import parse_address
+        from onefold.log.jetstream.client.link import Link
 
         link = Link(parse_address(self.url("admin")), name="stand")
         try:

@@ -13,19 +13,25 @@ from unittest.mock import patch
 import msgspec
 
 from onefold.codec import Op
-from onefold.fold import exactly_once
-from onefold.fold.freshness import Freshness
-from onefold.fold.log_space import LogSpace
-from onefold.fold.log_writer import LogWriter
-from onefold.state import fold as state_fold
-from onefold.state import leases, maps, moments, queue_fold, recovery, shard_fold, stream_rows, watch
-from onefold.state import queue_rows as q
-from onefold.state.client import StateClient
-from onefold.state.consistency import STRONG
-from onefold.state.consumers import Consumer
-from onefold.state.ops import Commit
-from onefold.state.queue_ops import ExpireLease
-from onefold.state.tokens import encode_token
+from onefold.shard.freshness import Freshness
+from onefold.shard.memory import LogSpace
+from onefold.shard.writer import LogWriter
+from onefold.state.core import leases, recovery
+from onefold.state.core.client import StateClient
+from onefold.state.core.consistency import STRONG
+from onefold.state.core.tokens import encode_token
+from onefold.state.fold import machine as state_fold
+from onefold.state.fold.ops import Commit
+from onefold.state.fold.queues import fold as queue_fold
+from onefold.state.fold.queues import rows as q
+from onefold.state.fold.queues.ops import ExpireLease
+from onefold.state.fold.shards import fold as shard_fold
+from onefold.state.fold.streams import rows as stream_rows
+from onefold.state.maps import map as maps
+from onefold.state.maps import watch
+from onefold.state.streams.consumer import Consumer
+from onefold.state.transactions import moments
+from onefold.store import exactly_once
 from onefold.testing.sim.remote_bugs import REMOTE_BUGS
 
 Patch = Callable[[ExitStack], None]

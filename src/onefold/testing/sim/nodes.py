@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, cast
 
 from onefold import config
 from onefold.errors import AppendUnknown, Expired, LogCorrupt, Timeout, Unavailable
-from onefold.fold.log_space import LogSpace
-from onefold.fold.remote_space import RemoteSpace
-from onefold.fold.serving import Server
-from onefold.state.consistency import STRONG
-from onefold.state.fold import StateFold
+from onefold.shard.memory import LogSpace
+from onefold.shard.remote.server import Server
+from onefold.shard.remote.shard import RemoteSpace
+from onefold.state.core.consistency import STRONG
+from onefold.state.fold.machine import StateFold
 from onefold.testing.sim.network import Endpoint
 from onefold.testing.sim.process import Process
 from onefold.testing.sim.scheduler import Killed, Task

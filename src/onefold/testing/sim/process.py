@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from onefold.db import Database
 from onefold.errors import AppendUnknown, Expired, LogCorrupt, OnefoldError, Timeout, Unavailable
-from onefold.fold.log_space import LogSpace
-from onefold.state.consistency import Level
-from onefold.state.fold import StateFold
+from onefold.shard.memory import LogSpace
+from onefold.state.core.consistency import Level
+from onefold.state.fold.machine import StateFold
 from onefold.testing.sim.env import SimMachine
 from onefold.testing.sim.network import Endpoint
 from onefold.testing.sim.scheduler import Killed, Task, Turn

@@ -9,11 +9,11 @@ from unittest.mock import patch
 
 import msgspec
 
-from onefold.fold.log_writer import LogWriter
-from onefold.fold.needs import Need
-from onefold.fold.remote_space import RemoteSpace
-from onefold.fold.remote_view import RemoteView
-from onefold.fold.serving import Server
+from onefold.shard.remote.server import Server
+from onefold.shard.remote.shard import RemoteSpace
+from onefold.shard.remote.view import RemoteView
+from onefold.shard.requirements import Need
+from onefold.shard.writer import LogWriter
 
 
 def _ignored_after(stack: ExitStack) -> None:

@@ -313,7 +313,7 @@ class Scheduler:
 
 
 class Turn:
-    """One task waits, another lets it go on: ``onefold.fold.appender.Turn`` in simulated time."""
+    """One task waits, another lets it go on: ``onefold.shard.appender.Turn`` in simulated time."""
 
     __slots__ = ("_ended", "_scheduler", "_waiting")
 

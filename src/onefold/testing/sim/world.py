@@ -12,7 +12,7 @@ from onefold.db import Database
 from onefold.env import SeededEnv
 from onefold.errors import OnefoldError
 from onefold.log.memory import MemoryLog
-from onefold.state.consistency import Consistency, parse_level
+from onefold.state.core.consistency import Consistency, parse_level
 from onefold.testing.history import History
 from onefold.testing.sim.env import WALL_START_MS
 from onefold.testing.sim.faults import NONE, Faults, Nemesis

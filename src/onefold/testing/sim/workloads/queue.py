@@ -8,7 +8,7 @@ from typing import Any
 
 from onefold.db import Database
 from onefold.errors import Conflict
-from onefold.state.queues import Queue as Queues
+from onefold.state.queues.queue import Queue as Queues
 from onefold.testing.history import Operation, Verdict, indented, invalid, worst
 from onefold.testing.sim.workloads.base import Workload
 from onefold.testing.workload_checks import check_queue

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from onefold.db import Database
 from onefold.errors import Conflict, OnefoldError
-from onefold.state import rows
-from onefold.state.items import Version
-from onefold.state.keys import decode_key
-from onefold.state.transactions import Transaction
-from onefold.state.values import decode_value
+from onefold.state.encoding.items import Version
+from onefold.state.encoding.keys import decode_key
+from onefold.state.encoding.values import decode_value
+from onefold.state.fold import rows
+from onefold.state.transactions.transaction import Transaction
 from onefold.testing.history import Operation, Status, Verdict, indented, invalid, worst
 from onefold.testing.session_checks import check_prefix, check_session
 from onefold.testing.sim.process import is_of_faults

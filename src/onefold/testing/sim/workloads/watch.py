@@ -7,9 +7,9 @@ from typing import Any
 
 from onefold.db import Database
 from onefold.errors import OnefoldError, TokenAhead
-from onefold.state import rows
-from onefold.state.items import Change
-from onefold.state.keys import decode_key
+from onefold.state.encoding.items import Change
+from onefold.state.encoding.keys import decode_key
+from onefold.state.fold import rows
 from onefold.testing.history import Verdict, invalid, unknown
 from onefold.testing.sim.process import is_of_faults
 from onefold.testing.sim.workloads.base import Workload

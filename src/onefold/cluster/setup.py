@@ -1,0 +1,140 @@
+"""Making a space on servers that run: its record, its logs, and the stream of its blobs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from onefold import config
+from onefold.env import SYSTEM
+from onefold.errors import SpaceError, Timeout, Unavailable
+
+if TYPE_CHECKING:
+    from onefold.log.jetstream.admin import SpaceInfo
+    from onefold.log.jetstream.client.link import Link
+
+T = TypeVar("T")
+LEADERS_WAIT_S: Final = 30.0
+"""How long the servers may take to elect leaders before it counts as a failure."""
+_NOT_FOR_ACCOUNT: Final = (10039, 10076)
+"""What the engine answers when an account, or the server, may have no streams."""
+_PAUSE_S: Final = 0.1
+
+
+def set_up_space(
+    url: str, *, shards: int | None = None, replicas: int | None = None, blobs: str | None = None
+) -> SpaceInfo:
+    """Make the space of a URL, or complete the one that is there; needs a credential that may create streams. One of an earlier
+    release gets the nodes' subject: its nodes then bring in force that some operations count only there
+    (``node.members.versions``).
+
+    ``shards``, ``replicas``, ``blobs`` (a place of ``compute.blobs.backends``): for a new space (1, 3, jetstream); one that is
+    there must have them. Raises InvalidArgument; SpaceError (wrong credential, no JetStream, too few servers, made otherwise);
+    Unavailable, Timeout: it may be half made, do it again.
+    """
+    from onefold.compute.blobs.backends import JETSTREAM, check_place
+    from onefold.fold import authority
+    from onefold.log.jetstream import admin, names
+    from onefold.log.jetstream.client.address import parse_address
+    from onefold.log.jetstream.client.link import Link
+
+    if blobs is not None:
+        check_place(blobs)
+    link = Link(parse_address(url), name="onefold-init")
+    space = link.address.space
+    try:
+        with speaking_of_accounts(link):
+            check_servers(link, 1)
+            found = patiently(lambda: admin.find_space(link, space))
+            if found is None:
+                check_servers(link, replicas if replicas is not None else 3)
+                # Tried again, since another maker may just have made the record's stream, which then has no leader yet.
+                found = patiently(
+                    lambda: admin.make_space(
+                        link,
+                        space,
+                        shards or 1,
+                        3 if replicas is None else replicas,
+                        blobs=blobs or JETSTREAM,
+                        first=authority.first_record(SYSTEM),
+                    )
+                )
+            _check_same(link, found, shards, replicas, blobs)  # also when another maker was faster
+            admin.make_blobs(link, found)
+            for shard in range(found.shards):
+                admin.let_nodes_publish(link, found, shard)  # of an earlier release
+                log = names.LogNames(space, found.incarnation, shard)
+                patiently(lambda log=log: check_led(link, log.stream))  # type: ignore[misc]
+        return found
+    finally:
+        link.close()
+
+
+@contextmanager
+def speaking_of_accounts(link: Link) -> Iterator[None]:
+    """Raises SpaceError that says so when the account may have no streams."""
+    from onefold.log.jetstream.streams import Refused
+
+    try:
+        yield
+    except Refused as error:
+        if error.code in _NOT_FOR_ACCOUNT:
+            raise SpaceError(
+                f"{link.address}: its account may have no streams. Enable JetStream for it"
+            ) from error
+        raise
+
+
+def check_servers(link: Link, replicas: int) -> None:
+    """Raises SpaceError where the servers cannot keep a space in so many copies."""
+    info = link.connection().info
+    if not info.get("jetstream"):
+        raise SpaceError(
+            f"{link.address}: JetStream is off on {link.server_name}. Switch it on, with `sync_interval: always`"
+        )
+    if replicas > 1 and not info.get("cluster"):
+        raise SpaceError(
+            f"{link.address} is one server alone, too few for {replicas} copies. Use a cluster of three, or "
+            "--replicas 1, which loses everything with that server"
+        )
+
+
+def _check_same(
+    link: Link, found: SpaceInfo, shards: int | None, replicas: int | None, blobs: str | None
+) -> None:
+    if blobs is not None and blobs != found.blobs:
+        raise SpaceError(
+            f"{link.address}: there is a space already, with its blobs in {found.blobs} and not {blobs}, which is for good. "
+            "Use it as it is, or make one of another name"
+        )
+    for what, asked, has in (("shards", shards, found.shards), ("copies", replicas, found.replicas)):
+        if asked is not None and asked != has:
+            raise SpaceError(
+                f"{link.address}: there is a space already, with {has} {what} and not {asked}, which is for good. "
+                "Use it as it is, or make one of another name"
+            )
+
+
+def check_led(link: Link, stream: str) -> None:
+    """Raises Unavailable while a stream has no leader."""
+    from onefold.log.jetstream.streams import stream_state
+
+    state = link.run(lambda: stream_state(link, stream), config.ENGINE_REQUEST_TIMEOUT_S)
+    if state.leader is None and state.replicas > 1:
+        raise Unavailable(
+            f"{link.address}: stream {stream} has no leader. Look at its servers with `onefold doctor`"
+        )
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Try again while there is no leader: after a restart of all servers an election takes up to 9 s."""
+    deadline = time.monotonic() + LEADERS_WAIT_S
+    while True:
+        try:
+            return work()
+        except (Unavailable, Timeout):
+            if time.monotonic() + _PAUSE_S > deadline:
+                raise
+        time.sleep(_PAUSE_S)

@@ -1,0 +1,317 @@
+"""Where the machines of a cluster keep blobs together: a shared directory, or an object store.
+
+Chosen by text that is kept in the space (``onefold init --blobs``):
+
+- ``dir:/shared/path``: a directory that every machine has under this path.
+- ``s3://bucket/prefix`` or another fsspec URL; ``?endpoint_url=...&region_name=...`` for stores other than Amazon's. Keys come
+  from the environment of each process and are not kept.
+- ``jetstream``: an object bucket beside the logs; see ``compute.blobs.jetstream``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from onefold import config
+from onefold.compute.blobs.shared import Backend
+from onefold.compute.blobs.store import BlobStore, BlobsUnavailable
+from onefold.errors import InvalidArgument
+from onefold.machine.undisturbed import is_interrupt
+
+T = TypeVar("T")
+JETSTREAM: Final = "jetstream"
+_OPTIONS: Final = frozenset({"endpoint_url", "region_name"})
+_TRY_AGAIN_S: Final = 0.2
+_TRY_AGAIN_S_MAX: Final = 2.0
+
+
+def check_place(place: str) -> str:
+    """The text if it names a place for blobs. Raises InvalidArgument that says what does."""
+    if place == JETSTREAM:
+        return place
+    if place.startswith("dir:"):
+        if Path(place.removeprefix("dir:")).is_absolute():
+            return place
+        raise InvalidArgument(f"{place}: write dir:/path from the root, the same on every machine")
+    parts = urlsplit(place)
+    if parts.scheme and parts.scheme not in ("file", "memory", "nats", "tls") and parts.netloc:
+        if parts.username or parts.password:
+            raise InvalidArgument(
+                "keys of the blob store do not belong into its URL, which everybody can read; give them in the environment"
+            )
+        unknown = {key for key, _ in parse_qsl(parts.query)} - _OPTIONS
+        if unknown:
+            raise InvalidArgument(f"{place}: unknown option {min(unknown)!r}; there are {sorted(_OPTIONS)}")
+        return place
+    raise InvalidArgument(
+        f"blobs cannot be kept in {place!r}; use jetstream, s3://bucket/prefix or dir:/shared/path"
+    )
+
+
+def open_backend(place: str) -> Backend:
+    """The backend of a place other than ``jetstream``, which needs a connection. Raises InvalidArgument."""
+    check_place(place)
+    if place.startswith("dir:"):
+        return DirectoryBackend(Path(place.removeprefix("dir:")))
+    if place == JETSTREAM:
+        raise InvalidArgument("blobs in jetstream are reached through the space's own connection")
+    return ObjectStoreBackend(place)
+
+
+class DirectoryBackend:
+    """A directory that all machines see, such as one of a file server."""
+
+    def __init__(self, directory: Path) -> None:
+        self._files = BlobStore(directory)
+        self._directory = directory
+
+    @property
+    def place(self) -> str:
+        """For messages."""
+        return f"dir:{self._directory}"
+
+    def put(self, name: str, path: Path) -> None:
+        """Copy the file there; returns once it is synced."""
+
+        def copy() -> None:
+            if self._files.path(name).exists():
+                return
+            temporary = self._files.temporary()
+            try:
+                shutil.copyfile(path, temporary)
+                self._files.put_file(temporary)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+        self._now(copy)
+
+    def get(self, name: str, path: Path) -> bool:
+        """Copy the blob from there."""
+
+        def copy() -> bool:
+            if not self._files.exists(name):  # puts a hidden one back
+                self._check_there()
+                return False
+            try:
+                shutil.copyfile(self._files.path(name), path)
+            except FileNotFoundError:
+                return False
+            return True
+
+        return self._now(copy)
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there."""
+
+        def look() -> bool:
+            there = self._files.exists(name)
+            if not there:
+                self._check_there()
+            return there
+
+        return self._now(look)
+
+    def delete(self, name: str) -> None:
+        """Remove the file."""
+        self._now(lambda: self._files.delete(name))
+
+    def hide(self, name: str, ticket: str, folder: Path) -> None:  # noqa: ARG002 - the copy is kept in the place
+        """Move the file aside."""
+        self._now(lambda: self._files.move_aside(name, ticket))
+
+    def unhide(self, name: str, ticket: str, folder: Path) -> bool:  # noqa: ARG002
+        """Move it back."""
+        return self._now(lambda: self._files.unhide(name, ticket))
+
+    def drop(self, name: str, ticket: str, folder: Path) -> None:  # noqa: ARG002
+        """Remove what was moved aside."""
+        self._now(lambda: self._files.drop(name, ticket))
+
+    def hidden(self, folder: Path) -> set[tuple[str, str]]:  # noqa: ARG002
+        """What is moved aside."""
+        return self._now(self._files.hidden)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _check_there(self) -> None:
+        # A share that is not mounted looks like an empty one: its blobs are not lost.
+        if not self._directory.is_dir():
+            raise BlobsUnavailable(f"the folder of shared blobs {self._directory} is not there; mount it")
+
+    def _now(self, do: Callable[[], T]) -> T:
+        try:
+            return do()
+        except OSError as error:
+            if isinstance(error, BlobsUnavailable):
+                raise
+            raise BlobsUnavailable(
+                f"the folder of shared blobs cannot be used: {error.strerror or error} ({error.filename or self._directory})"
+            ) from error
+
+
+class ObjectStoreBackend:
+    """A bucket of an object store, through fsspec. An object appears whole or not at all."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        parts = urlsplit(url)
+        self._url = url.split("?", maxsplit=1)[0].rstrip("/")
+        options: dict[str, Any] = dict(parse_qsl(parts.query))
+        region = options.pop("region_name", None)
+        if region is not None:
+            options["client_kwargs"] = {"region_name": region}
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(
+                self._url, use_listings_cache=False, skip_instance_cache=True, **options
+            )
+        except ImportError as error:
+            extra = 'pip install "onefold[s3]"' if parts.scheme in ("s3", "s3a") else str(error)
+            raise InvalidArgument(
+                f"blobs in {self._url} need a package that is not installed: {extra}"
+            ) from error
+        except ValueError as error:
+            raise InvalidArgument(f"blobs cannot be kept in {self._url}: {error}") from error
+        self._closed = threading.Event()
+
+    @property
+    def place(self) -> str:
+        """For messages."""
+        return self._url
+
+    def put(self, name: str, path: Path) -> None:
+        """Upload the file unless it is there; an object store answers when it is durable."""
+        if not self._is_there(self._key(name)):
+            self._patiently(f"stored in {self._url}", lambda: self._fs.put_file(str(path), self._key(name)))
+
+    def get(self, name: str, path: Path) -> bool:
+        """Download the object."""
+
+        def download() -> bool:
+            try:
+                self._fs.get_file(self._key(name), str(path))
+            except FileNotFoundError:
+                return False
+            return True
+
+        def fetch() -> bool:
+            return self._patiently(f"fetched from {self._url}", download)
+
+        return fetch() or (self._found_aside(name) and fetch())
+
+    def exists(self, name: str) -> bool:
+        """Whether the object is there. One that a sweeper has hidden is put back."""
+        return self._is_there(self._key(name)) or self._found_aside(name)
+
+    def _is_there(self, key: str) -> bool:
+        def look() -> bool:
+            try:
+                self._fs.info(key)
+            except FileNotFoundError:
+                return False
+            return True
+
+        return self._patiently(f"looked for in {self._url}", look)
+
+    def delete(self, name: str) -> None:
+        """Remove the object."""
+        self._remove(self._key(name))
+
+    def hide(self, name: str, ticket: str, folder: Path) -> None:  # noqa: ARG002 - the copy is kept in the bucket
+        """Copy the object aside, on the server, and remove it."""
+        if self._copy(self._key(name), self._aside(name, ticket)):
+            self._remove(self._key(name))
+
+    def unhide(self, name: str, ticket: str, folder: Path) -> bool:  # noqa: ARG002
+        """Copy it back. What is aside is removed after that, so that one of them is always there."""
+        if not self._copy(self._aside(name, ticket), self._key(name)):
+            return False
+        self._remove(self._aside(name, ticket))
+        return True
+
+    def drop(self, name: str, ticket: str, folder: Path) -> None:  # noqa: ARG002
+        """Remove what was copied aside."""
+        self._remove(self._aside(name, ticket))
+
+    def hidden(self, folder: Path) -> set[tuple[str, str]]:  # noqa: ARG002
+        """What is copied aside."""
+
+        def look() -> list[str]:
+            try:
+                return [str(key) for key in self._fs.find(f"{self._root}/hidden")]
+            except FileNotFoundError:
+                return []
+
+        keys = [key.split("/") for key in self._patiently(f"looked for in {self._url}", look)]
+        return {(parts[-2], parts[-1]) for parts in keys if len(parts) > 2 and parts[-3] == "hidden"}
+
+    def _found_aside(self, name: str) -> bool:
+        """Put back any copy of a hidden object; whether there was one. It stays aside, as in ``BlobStore.unhide``."""
+
+        def tickets() -> list[str]:
+            try:
+                return [
+                    str(key).rpartition("/")[2] for key in self._fs.ls(self._aside(name, ""), detail=False)
+                ]
+            except FileNotFoundError:
+                return []
+
+        found = self._patiently(f"looked for in {self._url}", tickets)
+        return any(self._copy(self._aside(name, ticket), self._key(name)) for ticket in found if ticket)
+
+    def _copy(self, source: str, target: str) -> bool:
+        def copy() -> bool:
+            try:
+                self._fs.info(source)  # stores differ in what they raise when there is nothing to copy
+                self._fs.cp_file(source, target)
+            except FileNotFoundError:
+                return False
+            return True
+
+        return self._patiently(f"moved in {self._url}", copy)
+
+    def _remove(self, key: str) -> None:
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(key)
+
+        self._patiently(f"removed from {self._url}", remove)
+
+    def _aside(self, name: str, ticket: str) -> str:
+        return f"{self._root}/hidden/{name}/{ticket}"
+
+    def close(self) -> None:
+        """Give up what is being tried again."""
+        self._closed.set()
+
+    def _key(self, name: str) -> str:
+        return f"{self._root}/{name[:2]}/{name}"
+
+    def _patiently(self, what: str, do: Callable[[], T]) -> T:
+        """Try again while the store does not answer, up to ``config.BLOB_RETRY_S``."""
+        deadline = time.monotonic() + config.BLOB_RETRY_S
+        pause_s = _TRY_AGAIN_S
+        while True:
+            try:
+                return do()
+            except PermissionError as error:
+                raise BlobsUnavailable(
+                    f"a blob cannot be {what}: {error}; give this process credentials for it"
+                ) from error
+            except Exception as error:  # client libraries raise errors of their own, such as botocore's
+                if is_interrupt(error):
+                    raise
+                if time.monotonic() + pause_s >= deadline or self._closed.is_set():
+                    raise BlobsUnavailable(
+                        f"a blob cannot be {what}: {type(error).__name__}: {error}; check endpoint, bucket and credentials"
+                    ) from error
+            self._closed.wait(pause_s)
+            pause_s = min(2 * pause_s, _TRY_AGAIN_S_MAX)

@@ -1,0 +1,316 @@
+"""Notes of a task on what it found in values: the types that its own later steps depend on, and numbers in keys.
+
+A note stands among the names of a result's columns, in a form that no column can have, since Polars takes it for a pattern.
+It has no values. ``compute.execution.result_types`` compares the notes of all tasks of a stage.
+"""
+
+from __future__ import annotations
+
+import decimal
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from onefold.compute.code.canonical.reduce_keys import WHOLE_FLOATS_MAX, Columns, is_float, no_float_holds
+from onefold.compute.frames import data_types
+from onefold.compute.frames.value_types import DECIMAL_DIGITS_MAX, decimal_digits, too_many_digits
+from onefold.compute.plan.type_sensitive import EXACT, FLOAT, LEAF, NULLS, NUMBER, Needs
+from onefold.compute.tasks.python_steps import Values
+from onefold.errors import InvalidValue
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from onefold.compute.plan.stages import Stage
+
+Note = tuple[int, int, str, str, Any]
+"""(branch, step, column or place, kind, what). Kind: a mode of ``type_sensitive``, ``shape``, ``key``, ``form`` or ``digits``."""
+
+_BEGIN: Final = "^found "
+_END: Final = "$"
+_SHAPE, _KEY = "shape", "key"
+_FORM, _DIGITS = "form", "digits"
+"""Notes that every function leaves: whether it gave dicts or bare values, and of decimals how many digits before and after
+the point. They must fit together whatever follows.
+"""
+_NOT_HELD: Final = "not held"
+"""Instead of a type: whole numbers, some of which no float holds."""
+_CHARS_MAX: Final = 2_000
+"""Longer types, and lists of columns, are noted by their digest."""
+_WHOLE: Final = frozenset(
+    {"Int8", "Int16", "Int32", "Int64", "Int128", "UInt8", "UInt16", "UInt32", "UInt64", "UInt128"}
+)
+_FLOATS: Final = frozenset({"Float16", "Float32", "Float64"})
+
+
+class Found:
+    """The notes of one task. A chunk's are held until it is through, so that one that is run again counts once."""
+
+    def __init__(self, branch: int, needs: Mapping[int, Needs]) -> None:
+        self._branch = branch
+        self._needs = needs
+        self._notes: set[str] = set()
+        self._held: set[str] = set()
+        self._last: dict[int, object] = {}
+
+    def needs(self, step: int) -> bool:
+        """Whether types of what this step gives matter."""
+        return step in self._needs
+
+    def take(
+        self, step: int, rows: pl.DataFrame | Values, *, stays_bare: bool = False
+    ) -> pl.DataFrame | Values:
+        """Note what a step gave. ``stays_bare``: the function that comes next is handed bare values as they are."""
+        needs = self._needs.get(step)
+        if needs is None:
+            return rows
+        if isinstance(rows, Values):
+            if stays_bare:
+                self._held.add(_written((self._branch, step, "", _SHAPE, "bare values")))
+                return rows
+            rows = rows.to_frame()
+        if not rows.height:
+            return rows
+        schema = rows.schema
+        for column, dtype in schema.items():
+            mode = needs.mode(column)
+            if mode is not None:
+                what = _numbers(rows[column]) if mode == NUMBER else _type_data(dtype)
+                self._held.add(_written((self._branch, step, column, mode, what)))
+        if needs.all_columns:
+            self._held.add(_written((self._branch, step, "", _SHAPE, _short(", ".join(schema)))))
+        return rows
+
+    def form(self, step: int, form: str) -> None:
+        """Note in which form a function gave rows: ``dicts`` or ``bare values``."""
+        if form:
+            self._held.add(_written((self._branch, step, "", _FORM, form)))
+
+    def decimals(self, step: int, rows: pl.DataFrame) -> None:
+        """Note how many digits the decimals have, since the type says only how many come after the point."""
+        for column, dtype in rows.schema.items():
+            for name, series in _decimals(column, rows[column]) if has_decimals(dtype) else ():
+                digits = [_digits_before(series), getattr(series.dtype, "scale", 0)]
+                self._held.add(_written((self._branch, step, name, _DIGITS, digits)))
+
+    def through(self) -> None:
+        """The chunk is done: its notes count. Raises InvalidValue for decimals that do not fit those of chunks before."""
+        new = self._held - self._notes
+        if any(f'"{_DIGITS}"' in name for name in new):
+            wrong = conflict(name for name in self._notes | new if f'"{_DIGITS}"' in name)
+            if wrong is not None:
+                raise _too_many_digits(*wrong)
+        self._notes |= self._held
+        self._held = set()
+
+    def again(self) -> None:
+        """The chunk is run in another way: forget what it has noted."""
+        self._held = set()
+
+    def keys(self, columns: Columns) -> None:
+        """Note what numbers the keys of ``map_reduce`` hold."""
+        for place in columns.floats:
+            self._notes.add(_written((self._branch, LEAF, _place(place), _KEY, ["float"])))
+        for place, number in columns.whole.items():
+            self._notes.add(_written((self._branch, LEAF, _place(place), _KEY, ["whole", str(number)])))
+
+    def names(self) -> list[str]:
+        """The notes, in order."""
+        return sorted(self._notes)
+
+
+def read(name: str) -> Note | None:
+    """The note that a name is; None for a column's name."""
+    if not (name.startswith(_BEGIN) and name.endswith(_END)):
+        return None
+    try:
+        branch, step, column, kind, what = json.loads(name[len(_BEGIN) : -len(_END)])
+    except ValueError:
+        return None
+    return branch, step, column, kind, what
+
+
+def conflict(names: Iterable[str]) -> tuple[Note, Note] | None:
+    """Two notes that do not fit together, if there are any."""
+    groups: defaultdict[tuple[int, int, str, str], dict[str, Note]] = defaultdict(dict)
+    for name in sorted(names):
+        note = read(name)
+        if note is not None:
+            groups[note[:4]][name] = note
+    # Types before shapes: a column's type says more.
+    for (_, _, _, kind), notes in sorted(groups.items(), key=lambda item: item[0][3] == _SHAPE):
+        held = list(notes.values())
+        for number, one in enumerate(held):
+            for other in held[number + 1 :]:
+                if not _fit(kind, one[4], other[4]):
+                    return one, other
+    return None
+
+
+def explained(one: Note, other: Note, stage: Stage) -> InvalidValue:
+    """The error for two notes that do not fit together."""
+    branch, step, column, kind, _ = one
+    if kind == _KEY:
+        number = next(what[1] for what in (one[4], other[4]) if what[0] == "whole")
+        return no_float_holds(number)
+    function = _function(stage, branch, step)
+    if kind == _FORM:
+        forms = " and ".join(sorted((str(one[4]), str(other[4])), reverse=True))
+        return InvalidValue(f"{function} gave both {forms}; give one of the two")
+    if kind == _DIGITS:
+        return _too_many_digits(one, other)
+    if kind == _SHAPE:
+        return InvalidValue(
+            f"{function} gives {_shown(one)} in one task and {_shown(other)} in another, and the steps after it see "
+            f"the difference: the result would depend on how the input is split. Give schema= to the function"
+        )
+    return InvalidValue(
+        f"column {column!r}, which {function} gives, is {_shown(one)} in one task and {_shown(other)} in another, and "
+        f"the steps after it depend on its type: the result would depend on how the input is split. "
+        f"Give schema= to the function"
+    )
+
+
+def _too_many_digits(one: Note, other: Note) -> InvalidValue:
+    return too_many_digits(one[2], *map(max, one[4], other[4]))
+
+
+def _function(stage: Stage, branch: int, step: int) -> str:
+    if step == LEAF:
+        leaf = stage.branches[branch].leaf
+        return f"the function {_name(getattr(leaf, 'reduce', None))} of map_reduce's reduce"
+    node = stage.branches[branch].steps[step]
+    kind = {"Map": "map", "FlatMap": "flat_map", "MapBatches": "map_batches"}.get(type(node).__name__, "map")
+    return f"the function {_name(getattr(node, 'fn', None))} of {kind}"
+
+
+def _name(fn: object) -> str:
+    return str(getattr(fn, "__name__", None) or type(fn).__name__)
+
+
+def _shown(note: Note) -> str:
+    *_, kind, what = note
+    if kind == _SHAPE:
+        return what if what == "bare values" else f"the columns {what}"
+    if what[0] == _NOT_HELD:
+        return f"of whole numbers that no float holds ({what[1]})"
+    try:
+        return str(data_types.from_data(what))
+    except InvalidValue:
+        return str(what[-1])
+
+
+def _fit(kind: str, one: Any, other: Any) -> bool:
+    """Whether what follows gives the same for both."""
+    if one == other:
+        return True
+    if kind == _KEY:
+        return bool(one[0] == other[0])
+    if kind == _DIGITS:
+        return bool(max(one[0], other[0]) + max(one[1], other[1]) <= DECIMAL_DIGITS_MAX)
+    if kind in (EXACT, _SHAPE, _FORM):
+        return False
+    if one[0] == "Null" or other[0] == "Null":
+        return True
+    if kind == NULLS:
+        return False
+    if kind == NUMBER:
+        return not (_NOT_HELD in (one[0], other[0]) and {one[0], other[0]} & _FLOATS)
+    if kind == FLOAT:
+        return {one[0], other[0]} <= _WHOLE | _FLOATS
+    return _same_values(one, other)
+
+
+def _same_values(one: Any, other: Any) -> bool:
+    """Whether values of both types are the same in Python."""
+    if one == other or one[0] == "Null" or other[0] == "Null":
+        return True
+    names = {one[0], other[0]}
+    if names <= _WHOLE or names <= _FLOATS:
+        return True
+    if names == {"List"}:
+        return _same_values(one[1], other[1])
+    if names == {"Struct"}:
+        (fields, others) = (one[1], other[1])
+        return [name for name, _ in fields] == [name for name, _ in others] and all(
+            _same_values(left, right) for (_, left), (_, right) in zip(fields, others, strict=True)
+        )
+    return False
+
+
+def whatever_follows(note: Note) -> bool:
+    """Whether such notes must fit together in any case: also those of one task."""
+    return note[3] in (_FORM, _DIGITS)
+
+
+def has_decimals(dtype: Any) -> bool:
+    """Whether a column of this type holds decimals, also inside lists and structs."""
+    import polars as pl
+
+    if isinstance(dtype, pl.List | pl.Array):
+        return has_decimals(dtype.inner)
+    if isinstance(dtype, pl.Struct):
+        return any(has_decimals(field.dtype) for field in dtype.fields)
+    return isinstance(dtype, pl.Decimal)
+
+
+def _decimals(name: str, series: pl.Series) -> Iterable[tuple[str, pl.Series]]:
+    """The columns of decimals that a column is or holds."""
+    import polars as pl
+
+    dtype = series.dtype
+    if isinstance(dtype, pl.Decimal):
+        yield name, series
+    elif isinstance(dtype, pl.List | pl.Array):
+        if has_decimals(dtype):
+            yield from _decimals(f"{name}[]", series.explode())
+    elif isinstance(dtype, pl.Struct):
+        for field in dtype.fields:
+            if has_decimals(field.dtype):
+                yield from _decimals(f"{name}.{field.name}", series.struct.field(field.name))
+
+
+def _digits_before(series: pl.Series) -> int:
+    extremes = [value for value in (series.min(), series.max()) if value is not None]
+    assert all(isinstance(value, decimal.Decimal) for value in extremes)
+    return decimal_digits(series.name, extremes)[0]  # type: ignore[arg-type]
+
+
+def _written(note: Note) -> str:
+    return f"{_BEGIN}{json.dumps(note, separators=(',', ':'))}{_END}"
+
+
+def _place(place: tuple[int, ...]) -> str:
+    return ".".join(map(str, place))
+
+
+def _numbers(series: pl.Series) -> Any:
+    """The column's type, but of whole numbers only whether there are some that no float holds."""
+    if not series.dtype.is_integer():
+        return _type_data(series.dtype)
+    low, high = series.min(), series.max()
+    assert isinstance(low, int | None)
+    assert isinstance(high, int | None)
+    if max(-(low or 0), high or 0) > WHOLE_FLOATS_MAX:
+        wide = [number for number in series.drop_nulls().unique().to_list() if not is_float(number)]
+        if wide:
+            return [_NOT_HELD, str(min(wide))]
+    return ["Null"]
+
+
+def _type_data(dtype: Any) -> Any:
+    try:
+        data = data_types.to_data(dtype)
+    except InvalidValue:
+        data = ["other", str(dtype)]
+    text = json.dumps(data)
+    return data if len(text) <= _CHARS_MAX else ["long", _short(text)]
+
+
+def _short(text: str) -> str:
+    if len(text) <= _CHARS_MAX:
+        return text
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return f"{text[:200]}... ({len(text)} characters, {digest})"

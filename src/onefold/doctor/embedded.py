@@ -1,0 +1,324 @@
+"""What ``onefold doctor`` looks at in the files of an embedded space: the disk, the log, the state, and whether they agree.
+
+Nothing is repaired here. Every check says what it saw and, when that is not well, what to do.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from onefold import config
+from onefold.errors import LogCorrupt, OnefoldError
+from onefold.fold.api import Fold
+from onefold.log.sqlite.file import FORMAT_UNCHECKED
+from onefold.machine import members
+from onefold.shard.api import Space
+from onefold.shard.embedded import SqliteSpace
+from onefold.space.log_prefix import as_time
+from onefold.space.open_space import Folds
+from onefold.store import exactly_once
+from onefold.store.replica import next_digest
+from onefold.store.snapshot import state_digest
+from onefold.store.tables import read_head
+
+Status = Literal["ok", "warn", "problem", "skipped"]
+_READ_BYTES = 8 << 20
+_DAMAGE_SHOWN = 3
+
+
+class Check(NamedTuple):
+    """One thing that was looked at."""
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+    """What to do; empty when it is well."""
+
+
+def check_space(
+    spaces: Sequence[Space],
+    folds: Folds,
+    *,
+    deep: bool = False,
+    blob_tables: Sequence[str] = (),
+    fix: bool = False,
+) -> Iterator[Check]:
+    """Look at every shard, then at what the shards share. Checks come as they are done.
+
+    ``deep``: fold again also logs over ``config.DOCTOR_REPLAY_BYTES_MAX``. ``blob_tables``: tables of the first shard whose keys
+    are names of blobs; ``fix`` removes blobs that none of them names and that are older than ``config.ORPHAN_BLOB_AGE_S``.
+    """
+    shards = [space for space in spaces if isinstance(space, SqliteSpace)]
+    if len(shards) != len(spaces):
+        yield Check("files", "skipped", f"{spaces[0].url} keeps nothing on a disk of this machine")
+        return
+    for number, space in enumerate(shards):
+        yield from check_shard(space, number, lambda number=number: folds(number, len(shards)), deep=deep)  # type: ignore[misc]
+    yield _processes(shards[0])
+    yield _disk(shards[0])
+    yield readable("size", lambda: _size(shards))
+    try:
+        yield from check_blobs(shards[0], blob_tables, fix=fix)
+    except OnefoldError as error:
+        yield Check("blobs", "skipped", f"cannot be read: {error}".rstrip("."))
+
+
+def check_shard(
+    space: SqliteSpace, number: int, folds: Callable[[], Sequence[Fold]], *, deep: bool
+) -> Iterator[Check]:
+    """One shard: its file, its log, its state, and whether they agree."""
+    in_shard = f" of shard {number}" if number else ""
+    whole = True
+    for name, look in (
+        ("file", _integrity),
+        ("log", _log),
+        ("refused", _refused),
+        ("clients", _clients),
+        ("time", _time),
+    ):
+        check = _guarded(name + in_shard, lambda look=look: look(space))  # type: ignore[misc]
+        whole = whole and check.status != "problem"
+        yield check
+    if whole:
+        yield _guarded("state" + in_shard, lambda: _rebuilt(space, folds(), deep=deep))
+    else:
+        yield Check(
+            "state" + in_shard, "skipped", "not compared with the log, which is damaged or cannot be read"
+        )
+
+
+def _guarded(name: str, look: Callable[[], Check]) -> Check:
+    try:
+        return look()._replace(name=name)
+    except OnefoldError as error:
+        return Check(name, "problem", str(error).rstrip("."), _RESTORE)
+
+
+def readable(name: str, look: Callable[[], Check]) -> Check:
+    """The check, or that it cannot be made. (The checks of the files say why.)"""
+    try:
+        return look()
+    except OnefoldError as error:
+        return Check(name, "skipped", f"cannot be read: {error}".rstrip("."))
+
+
+_RESTORE = "Stop all programs, keep a copy of the folder, and restore the last backup into another (`onefold restore`)"
+
+
+def _integrity(space: SqliteSpace) -> Check:
+    with space.log.file.reading() as con:
+        found = [str(row[0]) for row in con.execute(f"PRAGMA integrity_check({_DAMAGE_SHOWN})").fetchall()]
+        format_ = con.execute("PRAGMA user_version").get
+    if found != ["ok"]:
+        return Check("", "problem", f"{space.log.file.path} is damaged: {'; '.join(found)}", _RESTORE)
+    if format_ in (1, FORMAT_UNCHECKED):
+        return Check(
+            "",
+            "ok",
+            f"{space.log.file.path} is whole (its pages have no checksums: an older program made it; a restored backup has them)",
+        )
+    return Check("", "ok", f"{space.log.file.path} is whole")
+
+
+def _log(space: SqliteSpace) -> Check:
+    """Read every record, and compare the chain of digests with what was noted when the records were applied."""
+    with space.log.file.reading() as con:
+        con.execute("BEGIN")
+        head, first = read_head(con), space.log.first
+        rows: list[Any] = con.execute("SELECT offset, digest FROM digests").fetchall()
+    noted: dict[int, bytes] = dict(rows)
+    noted[head.applied] = head.digest
+    digest = b"" if first == 1 else noted.get(first - 1)
+    offset, compared = first - 1, first - 1
+    while offset < head.applied:
+        entries = space.log.read(offset + 1, _READ_BYTES)
+        if not entries:
+            raise LogCorrupt(f"the log ends at offset {offset}, but {head.applied} was applied")
+        for entry in entries[: head.applied - offset]:
+            offset = entry.offset
+            digest = None if digest is None else next_digest(digest, entry.data)
+            known = noted.get(offset)
+            if digest is None:
+                digest = known  # where it begins is gone: compared from the first note on
+            elif known is not None:
+                if known != digest:
+                    raise LogCorrupt(f"the records up to offset {offset} are not those that were applied")
+                compared = offset
+    kept = f"offsets {first} to {head.applied}" if first <= head.applied else "empty"
+    digests = "" if compared == head.applied else f"; compared with what was applied up to offset {compared}"
+    return Check("", "ok", f"all records are readable ({kept}){digests}")
+
+
+def _refused(space: SqliteSpace) -> Check:
+    with space.log.file.reading() as con:
+        head = read_head(con)
+        last = con.execute("SELECT offset, reason FROM refused ORDER BY offset DESC LIMIT 1").fetchone()
+    if not head.refused:
+        return Check("", "ok", "no record was refused")
+    where = "" if last is None else f", the last at offset {last[0]} ({last[1]})"
+    return Check(
+        "",
+        "warn",
+        f"{head.refused} records could not be read by any program and were skipped{where}",
+        "Find out what writes to the log beside Onefold",
+    )
+
+
+def _clients(space: SqliteSpace) -> Check:
+    with space.log.file.reading() as con:
+        count = exactly_once.count(con)
+    if count <= 2 * config.CLIENTS_KEPT_MAX:
+        return Check("", "ok", f"{count} clients are remembered")
+    return Check(
+        "",
+        "warn",
+        f"{count} clients are remembered, more than {config.CLIENTS_KEPT_MAX}",
+        "Keep connections open rather than connect for each operation; the oldest are forgotten by and by",
+    )
+
+
+def _time(space: SqliteSpace) -> Check:
+    with space.log.file.reading() as con:
+        head = read_head(con)
+    ahead_s = (head.now_ms - space.env.wall_ms()) / 1000
+    if ahead_s <= config.FOLD_TIME_AHEAD_S:
+        return Check("", "ok", f"the log's time is {as_time(head.now_ms) if head.now_ms else 'not begun'}")
+    return Check(
+        "",
+        "warn",
+        f"the log's time is {ahead_s:.0f} s ahead of this machine's clock: a clock was ahead when something was written",
+        "Set the clock right. Until it has caught up, lifetimes and delays that are set now end so much later, and those set "
+        "before ended so much earlier",
+    )
+
+
+def _rebuilt(space: SqliteSpace, folds: Sequence[Fold], *, deep: bool) -> Check:
+    """Fold the whole log again into a file of its own, and compare."""
+    with space.log.file.reading() as con:
+        size = int(str(con.execute("SELECT coalesce(sum(length(data)), 0) FROM log").get))
+    first = space.log.first
+    if first > 1:
+        return Check(
+            "",
+            "skipped",
+            f"not folded again: the log begins at offset {first} (trimmed, or restored from a snapshot)",
+        )
+    if size > config.DOCTOR_REPLAY_BYTES_MAX and not deep:
+        return Check("", "skipped", f"not folded again: the log has {size / 1e6:.0f} MB (use --deep)")
+    history = frozenset[str]().union(*(fold.history for fold in folds))
+    with space.log.file.reading() as con:
+        con.execute("BEGIN")
+        applied, expected = read_head(con).applied, state_digest(con, history)
+    with tempfile.TemporaryDirectory(prefix="onefold-doctor-") as folder:
+        again = SqliteSpace(Path(folder) / "space", folds, space.env)
+        try:
+            offset = 0
+            while offset < applied:
+                entries = space.log.read(offset + 1, _READ_BYTES)[: applied - offset]
+                with again.log.appending() as con:
+                    for entry in entries:
+                        again.log.append_in(
+                            con, entry.data, entry.engine_ms, entry.offset, trusted=entry.trusted
+                        )
+                again.catch_up()
+                offset = entries[-1].offset
+            found = again.state_digest()
+        finally:
+            again.close()
+    if found == expected:
+        return Check("", "ok", f"the state is what the log gives (folded again up to offset {applied})")
+    return Check(
+        "",
+        "problem",
+        f"the state at offset {applied} is not what the log gives when it is folded again ({expected} and {found})",
+        "Make a backup; `onefold restore DIR --to TIME` folds the state again from the log. Please report this: it is a bug, "
+        "or the disk or memory of this machine is bad",
+    )
+
+
+# -- what the shards share
+
+
+def _processes(space: SqliteSpace) -> Check:
+    notes = members.notes(space.directory / "members")
+    others = len([member for member in notes if member != space.member])
+    waiting = len([path for path in (space.directory / "wake").glob("*") if not path.name.startswith(".")])
+    return Check(
+        "processes",
+        "ok",
+        f"{others} others have the space open, {waiting} wait for records (dead ones were swept)",
+    )
+
+
+def _disk(space: SqliteSpace) -> Check:
+    usage = shutil.disk_usage(space.directory)
+    found = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB are free"
+    advice = "Free some space: when the disk is full, writes fail (nothing is lost)"
+    if usage.free < config.DISK_FREE_BYTES_MIN:
+        return Check("disk", "problem", found, advice)
+    if usage.free < usage.total * config.DISK_FREE_SHARE_MIN:
+        return Check("disk", "warn", found, advice)
+    return Check("disk", "ok", found)
+
+
+def _size(shards: Sequence[SqliteSpace]) -> Check:
+    log = state = 0
+    for space in shards:
+        with space.log.file.reading() as con:
+            log += int(str(con.execute("SELECT coalesce(sum(length(data)), 0) FROM log").get))
+            state += int(str(con.execute("SELECT coalesce(sum(length(k) + length(v)), 0) FROM kv").get))
+    found = f"the log has {log / 1e6:.1f} MB, the state {state / 1e6:.1f} MB"
+    if log <= config.LOG_BYTES_LARGE or log <= 10 * state:
+        return Check("size", "ok", found)
+    return Check(
+        "size",
+        "warn",
+        found,
+        "The log is kept whole, so that every moment can be read again. To begin anew: `onefold backup`, then "
+        "`onefold export` and `onefold import` into another folder",
+    )
+
+
+def check_blobs(space: SqliteSpace, tables: Sequence[str], *, fix: bool) -> Iterator[Check]:
+    """Whether every blob that the state names is there, and whether there are others."""
+    folder = space.directory / "blobs"
+    # Files first: one that is named by a record was there before the record.
+    files = {path.name: path for path in folder.glob("??/*") if path.is_file()}
+    with space.view() as view:
+        named = {key.decode() for table in tables for key, _ in view.scan(table)}
+    missing = [name for name in sorted(named - files.keys()) if not (folder / name[:2] / name).exists()]
+    if missing:
+        yield Check(
+            "blobs",
+            "warn",
+            f"{len(missing)} of {len(named)} results of jobs are missing, for example {missing[0][:16]}…",
+            "Resume or start the job again: the tasks that made them run again by themselves",
+        )
+    else:
+        yield Check("blobs", "ok", f"all {len(named)} results of jobs are there")
+    oldest = time.time() - config.ORPHAN_BLOB_AGE_S
+    orphans = [path for name, path in files.items() if name not in named and path.stat().st_mtime < oldest]
+    size = sum(path.stat().st_size for path in orphans)
+    if not orphans:
+        yield Check("orphans", "ok", "no results of jobs that nothing refers to")
+    elif not fix:
+        yield Check(
+            "orphans",
+            "warn",
+            f"{len(orphans)} files ({size / 1e6:.1f} MB) in {folder} are of no job any more",
+            "`onefold doctor --fix` removes them",
+        )
+    else:
+        for path in orphans:
+            path.unlink(missing_ok=True)
+        yield Check(
+            "orphans",
+            "ok",
+            f"{len(orphans)} files ({size / 1e6:.1f} MB) that were of no job any more were removed",
+        )

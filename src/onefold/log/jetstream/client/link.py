@@ -1,0 +1,527 @@
+"""The process's link to a NATS cluster: one connection that is made anew for ever, for all shards, blobs and questions.
+
+All calls are synchronous and may come from any thread but the loop's; callbacks run on the loop's thread and must not block. What
+is sent while there is no connection fails at once and definitely; what was sent when it broke has an unknown outcome. Nothing is
+kept to be sent later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, TypeVar, cast
+
+from onefold import config
+from onefold.env import SYSTEM, Env
+from onefold.errors import OnefoldError, SpaceError, Timeout, Unavailable
+from onefold.log.jetstream.client import loop as loops
+from onefold.log.jetstream.client.address import Address
+from onefold.log.jetstream.client.connection import Connection
+from onefold.log.jetstream.client.message import Msg, header_block, parse_headers
+from onefold.log.jetstream.client.pending import Pending
+from onefold.machine import forks
+
+T = TypeVar("T")
+RawHandler = Callable[[bytes, bytes, bytes, bytes | None], None]
+_SLACK_S: Final = 5.0
+"""How much longer a thread waits for the loop than the question itself may take: only a bug or a starved process needs it."""
+
+
+class Link:
+    """See the module. ``Link.shared`` is the usual way to get one."""
+
+    def __init__(
+        self, address: Address, *, name: str = "onefold", env: Env = SYSTEM, inbox_prefix: str | None = None
+    ) -> None:
+        """Connect. ``inbox_prefix``: instead of the address's.
+
+        Raises Unavailable when no server can be reached, SpaceError when they refuse the credential.
+        """
+        if inbox_prefix is not None:
+            import dataclasses
+
+            address = dataclasses.replace(address, inbox=inbox_prefix)
+        self.address = address
+        self.env = env
+        self._name = name
+        self._process = forks.process
+        self._loop = loops.loop()
+        self._connection: Connection | None = None
+        self._known: dict[str, None] = dict.fromkeys(address.servers)
+        self._max_payload = 0
+        self._subscriptions: set[Subscription] = set()
+        self._watchers: list[Callable[[bool], None]] = []
+        self._problem: OnefoldError | None = None
+        self._suspecting = False
+        self._broken: asyncio.Event
+        self._keeper: asyncio.Task[None] | None = None
+        self._closed = False
+        self._users = 1
+        self._shared = False
+        self.run(self._begin, config.CONNECT_TIMEOUT_S)
+
+    # -- sharing
+
+    @classmethod
+    def shared(cls, address: Address, *, name: str = "onefold", env: Env = SYSTEM) -> Link:
+        """The link of this process to this address; made when there is none. Each caller closes it once."""
+        return _shared.get(address, name, env)
+
+    # -- what is known
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._connection is not None
+
+    @property
+    def max_payload(self) -> int:
+        """The largest message that the servers take, headers included, in bytes (of the last connection)."""
+        return self._max_payload
+
+    @property
+    def server_name(self) -> str | None:
+        """The name of the server that this is connected to."""
+        connection = self._connection
+        return None if connection is None else connection.server_name
+
+    @property
+    def servers(self) -> list[str]:
+        """``host:port`` of every server that is configured or was told of."""
+        return list(self._known)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop on whose thread its connection lives."""
+        return self._loop
+
+    # -- questions and messages
+
+    def request(
+        self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None, timeout: float
+    ) -> Msg:
+        """Ask, and return the first answer.
+
+        Raises Unavailable when nobody took it or there is no connection (definite), or when it broke meanwhile (not definite);
+        Timeout (not definite); SpaceError when it is not permitted.
+        """
+        return self.run(lambda: self.ask(subject, payload, headers=headers, timeout=timeout), timeout)
+
+    def request_many(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        timeout: float,
+        is_last: Callable[[Msg], bool],
+        headers: Mapping[str, str] | None = None,
+    ) -> list[Msg]:
+        """Ask, and return the answers up to the one that ``is_last`` (called on the loop's thread). ``timeout``: the longest
+        silence, in seconds. Raises as ``request``."""
+        self.check_usable()
+        return self.run(
+            lambda: self.ask_many(subject, payload, timeout=timeout, is_last=is_last, headers=headers), None
+        )
+
+    def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        reply: str | None = None,
+    ) -> None:
+        """Send, and do not wait. Raises Unavailable when too much waits to be sent or there is no connection (definite); what is
+        lost later is not told."""
+        self.check_usable()
+        block = header_block(headers)
+        connection = self.connection()
+        if connection.unsent_bytes > config.LINK_PENDING_BYTES_MAX:
+            raise Unavailable(f"{connection.server} takes messages too slowly. Try again later")
+        self.post(_publish, connection, subject, payload, reply or "", block)
+
+    def append(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> Pending:
+        """Send a message that is answered, and do not wait yet. Never raises for the connection's sake: ``Pending.wait`` does."""
+        self.check_usable()
+        pending = Pending(self, subject)
+        if not self.post(self._send, pending, payload, header_block(headers)):
+            pending.fail(Unavailable("this process is ending: nothing is sent any more"))
+        return pending
+
+    def subscribe(
+        self, subject: str, callback: Callable[[Msg], None], *, queue: str | None = None
+    ) -> Subscription:
+        """Have ``callback`` called with each message, over reconnections too, until it is closed.
+
+        Raises SpaceError when it is not permitted. When there is no connection now it begins with the next one.
+        """
+
+        def handle(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+            callback(Msg(subject.decode(), reply.decode(), parse_headers(headers), data))
+
+        return self.subscribe_raw(subject, handle, queue=queue)
+
+    def subscribe_raw(self, subject: str, handler: RawHandler, *, queue: str | None = None) -> Subscription:
+        """``subscribe`` without parsing: the handler gets subject, reply, payload and header block as bytes."""
+        self.check_usable()
+        subscription = Subscription(self, subject, handler, queue)
+        self.run(lambda: self._listen(subscription), config.ENGINE_REQUEST_TIMEOUT_S)
+        return subscription
+
+    def on_change(self, callback: Callable[[bool], None]) -> Callable[[], None]:
+        """Have ``callback`` called with True after each connection and False after each break. Returns what ends that."""
+        self._watchers.append(callback)
+
+        def end() -> None:
+            if callback in self._watchers:
+                self._watchers.remove(callback)
+
+        return end
+
+    def close(self) -> None:
+        """End it, or one share of it. Whoever waits is told."""
+        if self._process != forks.process:
+            return
+        if self._shared:
+            _shared.release(self)
+        else:
+            self._end()
+
+    # -- for the engine: on the loop's thread
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]], timeout: float | None) -> T:
+        """Run a coroutine on the loop and wait for it; ``timeout``: what it bounds itself to, in seconds.
+
+        ``work`` makes the coroutine, on the loop's thread: an interrupted caller leaves none that is never awaited.
+        """
+        self.check_usable()
+        if loops.on_loop():
+            raise SpaceError("a callback of a NATS connection must not wait for the same connection")
+        call = Call(work)
+        if not self.post(call.begin):
+            raise SpaceError(f"this process is ending: {self.address} is not asked any more")
+        try:
+            if not call.turn.acquire(timeout=-1 if timeout is None else timeout + _SLACK_S):
+                raise Timeout(f"{self.address} gave no answer, and the loop is stuck or starved")
+            return cast(T, call.result())
+        except asyncio.CancelledError:
+            raise Unavailable(f"the link to {self.address} was closed meanwhile", definite=False) from None
+        finally:
+            if not call.ended:
+                self.post(call.cancel)
+
+    def started(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Call | None:
+        """Begin a coroutine as ``run`` does, and do not wait for it. None when the loop has ended."""
+        call = Call(work)
+        return call if self.post(call.begin) else None
+
+    def post(self, callback: Callable[..., object], *args: object) -> bool:
+        """Have something called on the loop's thread. False when the loop has ended, as it does with the process."""
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            return False
+        return True
+
+    async def ask(
+        self, subject: str, payload: bytes, *, timeout: float, headers: Mapping[str, str] | None = None
+    ) -> Msg:
+        """``request`` on the loop's thread."""
+        connection = self.connection()
+        try:
+            return await connection.ask(subject, payload, timeout=timeout, headers=headers)
+        except Timeout:
+            self.suspect()
+            raise
+
+    async def ask_many(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        timeout: float,
+        is_last: Callable[[Msg], bool],
+        headers: Mapping[str, str] | None = None,
+    ) -> list[Msg]:
+        """``request_many`` on the loop's thread."""
+        connection = self.connection()
+        try:
+            return await connection.ask_many(
+                subject, payload, timeout=timeout, is_last=is_last, headers=headers
+            )
+        except Timeout:
+            self.suspect()
+            raise
+
+    async def collect(
+        self,
+        subject: str,
+        payload: bytes,
+        each: Callable[[bytes, bytes | None], bool],
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """See ``Connection.collect``."""
+        connection = self.connection()
+        try:
+            await connection.collect(subject, payload, each, timeout=timeout, headers=headers)
+        except Timeout:
+            self.suspect()
+            raise
+
+    def connection(self) -> Connection:
+        """The present connection. Raises Unavailable (definite) when there is none."""
+        connection = self._connection
+        if connection is None:
+            why = "" if self._problem is None else f": {self._problem}"
+            raise Unavailable(
+                f"there is no connection to {self.address} now{why}. It is tried for ever; try again"
+            )
+        return connection
+
+    def suspect(self) -> None:
+        """An answer is overdue: see whether the server still answers at all, and leave it when it does not."""
+        connection = self._connection
+        if connection is not None and not self._suspecting:
+            self._suspecting = True
+            self._loop.create_task(self._probe(connection))
+
+    def check_usable(self) -> None:
+        """Raises SpaceError when it was closed, or opened by the parent of this process."""
+        if self._process != forks.process:
+            raise SpaceError(
+                f"the link to {self.address} was opened before this process was forked. Open the space again in the child"
+            )
+        if self._closed:
+            raise SpaceError(f"the link to {self.address} is closed. Open it again")
+
+    # -- inside, on the loop's thread
+
+    def _send(self, pending: Pending, payload: bytes, headers: bytes) -> None:
+        try:
+            connection = self.connection()
+            pending._sent(connection, connection.question(pending, payload, headers))
+        except OnefoldError as error:
+            pending.fail(error)
+
+    async def _begin(self) -> None:
+        self._broken = asyncio.Event()
+        await self._connect_once()
+        self._keeper = self._loop.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        """Connect again whenever the connection broke."""
+        pause_s = config.RECONNECT_WAIT_S
+        while True:
+            await self._broken.wait()
+            try:
+                await self._connect_once()
+                pause_s = config.RECONNECT_WAIT_S
+            except Exception as error:  # whatever it was: nobody else would ever connect again
+                self._problem = error if isinstance(error, OnefoldError) else Unavailable(repr(error))
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+                pause_s = min(2 * pause_s, config.RECONNECT_WAIT_S_MAX)
+
+    async def _connect_once(self) -> None:
+        """Try all servers, in random order. Raises what the most telling one of them said."""
+        problem: OnefoldError | None = None
+        servers = list(self._known)
+        random.shuffle(servers)
+        for server in servers:
+            try:
+                connection = await Connection.open(
+                    self.address,
+                    server,
+                    name=self._name,
+                    env=self.env,
+                    timeout=config.CONNECT_SERVER_TIMEOUT_S,
+                    lost=self._on_lost,
+                )
+            except SpaceError as error:
+                problem = error
+                continue
+            except OnefoldError as error:
+                problem = problem or error
+                continue
+            if await self._adopt(connection):
+                return
+        raise problem or Unavailable(f"no server of {self.address} can be reached")
+
+    async def _adopt(self, connection: Connection) -> bool:
+        """Make it the connection, with all subscriptions on it. False when it broke at once."""
+        try:
+            for subscription in list(self._subscriptions):
+                await subscription._begin(connection)
+        except (Unavailable, Timeout):
+            connection.close()
+            return False
+        except SpaceError as error:
+            self._problem = error  # no longer permitted; the others go on
+        if connection.over:  # since the last answer: who lost it was not told, as it was nobody's yet
+            connection.close()
+            return False
+        self._known.update(dict.fromkeys(connection.others))
+        self._max_payload = connection.max_payload
+        connection.left = lambda: self._leave(connection)
+        self._broken.clear()
+        self._connection = connection
+        self._problem = None
+        self._tell(True)
+        return True
+
+    def _leave(self, connection: Connection) -> None:
+        """The server is about to stop: go elsewhere once what is under way is answered."""
+
+        async def leave() -> None:
+            for _ in range(50):
+                if not connection.open_questions:
+                    break
+                await asyncio.sleep(0.02)
+            connection.lose("the server is about to stop")
+
+        self._loop.create_task(leave())
+
+    def _on_lost(self, connection: Connection, why: str) -> None:
+        if connection is self._connection:
+            self._connection = None
+            self._problem = Unavailable(f"the connection to {connection.server} broke ({why})")
+            self._broken.set()
+            self._tell(False)
+
+    async def _probe(self, connection: Connection) -> None:
+        try:
+            await connection.ping(config.PING_TIMEOUT_S)
+        except OnefoldError as error:
+            connection.lose(str(error))
+        finally:
+            self._suspecting = False
+
+    async def _listen(self, subscription: Subscription) -> None:
+        self._subscriptions.add(subscription)
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            await subscription._begin(connection)
+        except (Unavailable, Timeout):
+            connection.lose("it did not take a subscription")
+        except BaseException:
+            self._subscriptions.discard(subscription)
+            raise
+
+    def _tell(self, connected: bool) -> None:
+        for watcher in list(self._watchers):
+            watcher(connected)
+
+    def _end(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.post(self._shut)
+
+    def _shut(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+            self._tell(False)
+
+
+class Call:
+    """A coroutine that one thread waits for. Not a future: an interrupt could leave its lock held, and the loop takes it."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        self._work = work
+        self._task: asyncio.Task[Any] | None = None
+        self.turn = threading.Lock()
+        self.turn.acquire()
+        self.ended = False
+
+    def begin(self) -> None:
+        """On the loop's thread, as the following."""
+        self._task = asyncio.get_running_loop().create_task(self._work())
+        self._task.add_done_callback(self._end)
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled():
+            task.exception()  # or asyncio logs that nobody looked, when the thread has stopped waiting
+        self.ended = True
+        self.turn.release()
+
+    def result(self) -> object:
+        """What it returned, or raises. After ``turn``."""
+        return None if self._task is None else self._task.result()
+
+
+class Subscription:
+    """Interest in a subject, until ``close``."""
+
+    def __init__(self, link: Link, subject: str, handler: RawHandler, queue: str | None) -> None:
+        self.subject = subject
+        self._link = link
+        self._handler = handler
+        self._queue = queue
+        self._at: tuple[Connection, int] | None = None
+
+    async def _begin(self, connection: Connection) -> None:
+        if self._at is None or self._at[0] is not connection:
+            self._at = (connection, await connection.listen(self.subject, self._handler, self._queue))
+
+    def close(self) -> None:
+        """Receive no more. Does not wait."""
+        link = self._link
+        if link._process == forks.process and not link._closed:
+            link.post(self._end)
+
+    def _end(self) -> None:
+        self._link._subscriptions.discard(self)
+        if self._at is not None:
+            self._at[0].unlisten(self._at[1])
+
+
+class _Shared:
+    """The links of this process by address."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.links: dict[Address, Link] = {}
+
+    def get(self, address: Address, name: str, env: Env) -> Link:
+        with self.lock:
+            forks.track(self)
+            link = self.links.get(address)
+            if link is not None:
+                link._users += 1
+                return link
+            link = Link(address, name=name, env=env)
+            link._shared = True
+            self.links[address] = link
+            return link
+
+    def release(self, link: Link) -> None:
+        with self.lock:
+            link._users -= 1
+            if link._users == 0:
+                del self.links[link.address]
+                link._end()
+
+    def drop_after_fork(self) -> None:
+        self.lock = threading.Lock()
+        self.links = {}
+
+
+_shared = _Shared()
+
+
+def _publish(connection: Connection, subject: str, payload: bytes, reply: str, headers: bytes) -> None:
+    try:
+        connection.publish(subject, payload, reply=reply, headers=headers)
+    except OnefoldError:
+        pass  # as lost as if the server had died with it: nobody was promised anything

@@ -1,0 +1,168 @@
+"""The space contract: what compute and state stand on.
+
+A ``Space`` is one open database of one process: it appends operations with exactly-once numbers (group commit over
+threads), applies them, and gives consistent views of the folded state. ``open_space`` chooses the engine by URL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol, TypeGuard
+
+from onefold.codec import Op
+from onefold.env import Env
+from onefold.fold.api import StoreView
+from onefold.store.tables import Head, Version
+
+
+class View(StoreView, Protocol):
+    """The state as of one offset. Valid inside its ``with`` block only; used by one thread."""
+
+    @property
+    def offset(self) -> int:
+        """The offset that this view shows."""
+        ...
+
+    def tables(self, prefix: str) -> list[str]:
+        """Names of the tables that begin so, in order; some may be empty, or (in a view of the past) younger than it."""
+        ...
+
+    def head(self) -> Head:
+        """Where the whole state stands at this moment (for a view of the past: of the present)."""
+        ...
+
+    def changes(
+        self,
+        table: str,
+        after: int,
+        *,
+        within: tuple[int, bytes] | None = None,
+        start: bytes = b"",
+        stop: bytes | None = None,
+        limit: int = 1000,
+    ) -> list[Version]:
+        """What changed beyond an offset; see ``SqlView.changes``."""
+        ...
+
+
+class Space(Protocol):
+    """One shard of a space, open in this process."""
+
+    @property
+    def env(self) -> Env:
+        """Its clocks and randomness."""
+        ...
+
+    @property
+    def strong_reads(self) -> bool:
+        """Whether every view shows all that was acknowledged before, by any process (log and state in one file). Where not,
+        ``barrier`` or ``fresh`` comes before a view that must."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """As it can be opened again."""
+        ...
+
+    @property
+    def directory(self) -> Path | None:
+        """Where its files are; None for ``memory://``."""
+        ...
+
+    @property
+    def incarnation(self) -> str:
+        """See ``Log.incarnation``."""
+        ...
+
+    @property
+    def applied(self) -> int:
+        """The last offset applied here."""
+        ...
+
+    @property
+    def member(self) -> str:
+        """This process's id in the space: other processes can ask ``member_alive`` about it."""
+        ...
+
+    def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
+        """Append the operations in one record (perhaps with other threads' operations), apply it, and return their
+        outcomes in order. They commit together.
+
+        ``deadline``: a moment of the boot clock (``env.boot_s``); default: ``config.APPEND_RETRY_S`` from now. Until then a
+        failure that passes is tried again, and an append in doubt is tried again under its number.
+
+        Raises TooLarge, Unavailable, Timeout, SpaceError (definite), AppendUnknown (indefinite: the deadline came while it was
+        in doubt), Timeout (indefinite: it is in the log, and its outcome did not arrive), LogCorrupt.
+        """
+        ...
+
+    def view(self, at: int | None = None) -> AbstractContextManager[View]:
+        """A consistent view of what is applied here now; with ``at`` as it was at that offset (tables with history; raises
+        TooOld and InvalidArgument). With ``strong_reads``: everything acknowledged before the call, by any process, is in it.
+        """
+        ...
+
+    def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
+        """One key's value in the same state as ``view()``, and that state's offset. The cheapest read."""
+        ...
+
+    def barrier(self, timeout: float | None = None) -> int:
+        """Append a record, wait until it is applied here, and return its offset: views show from now on what was acknowledged
+        before the call. Calls share a barrier only when its append starts after they arrived. Appends nothing with
+        ``strong_reads``.
+
+        Raises Unavailable (definite) when the log does not answer within ``timeout`` seconds.
+        """
+        ...
+
+    def fresh(self, seconds: float, timeout: float | None = None) -> None:
+        """Return once views show all that was acknowledged more than ``seconds`` ago: when a record that this replica
+        appended at or after that moment of its own boot clock is applied here; else like ``barrier``.
+
+        Raises TooStale (definite) with the age when the log does not answer.
+        """
+        ...
+
+    def outcome(self, request_id: str) -> bytes | None:
+        """The kept outcome of the operation with this request id; None when there was none within the retention."""
+        ...
+
+    def pause(self, seconds: float) -> None:
+        """Wait. Simulated where time is."""
+        ...
+
+    def wait(self, after: int, timeout: float | None) -> int:
+        """Wait until something beyond offset ``after`` is applied, or the timeout; return the applied offset.
+
+        Notices other processes' records within milliseconds, without busy polling.
+        """
+        ...
+
+    def reach(self, offset: int, timeout: float | None) -> bool:
+        """Wait until ``offset`` is applied here; False when it was not within ``timeout`` seconds (None: for ever)."""
+        ...
+
+    def member_alive(self, member: str) -> bool | None:
+        """True or False when that can be known for certain (a process of this machine), None when it cannot."""
+        ...
+
+    def close(self) -> None:
+        """Release everything. Using the space afterwards raises SpaceError."""
+        ...
+
+
+class ReadHere(Space, Protocol):
+    """A space whose state is in this process or a file of this machine, so that reading asks nobody."""
+
+    reads_here: bool
+
+    def check_usable(self) -> None:
+        """Raises what says that it is closed, was forked, or has halted. Cheap."""
+        ...
+
+
+def is_read_here(space: Space) -> TypeGuard[ReadHere]:
+    """Whether it is such a space."""
+    return bool(getattr(space, "reads_here", False))

@@ -1,0 +1,456 @@
+"""The embedded space: log and state in one SQLite file, committed together by whichever process writes.
+
+So there is nothing to catch up with and no outcome to wait for: a record is appended and applied in one transaction, and
+every view is a snapshot of the newest commit of any process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import apsw
+
+from onefold import config
+from onefold.codec import Op, Record, encode_record
+from onefold.env import Env
+from onefold.errors import (
+    ASK_LATER,
+    AppendUnknown,
+    InvalidArgument,
+    LogCorrupt,
+    OnefoldError,
+    SpaceError,
+    Timeout,
+)
+from onefold.fold import system
+from onefold.fold.api import Fold
+from onefold.ids import born_at, client_id, new_id
+from onefold.log.api import Entry
+from onefold.log.sqlite.engine import LOG_SCHEMA, SqliteLog, read_in
+from onefold.log.sqlite.file import SqliteFile
+from onefold.log.sqlite.pooled_file import Hold
+from onefold.machine import members, wake
+from onefold.machine.undisturbed import undisturbed
+from onefold.shard.appender import Appender
+from onefold.shard.receipts import Receipt
+from onefold.store import exactly_once
+from onefold.store import views as file_views
+from onefold.store.exactly_once import Known, Verdict
+from onefold.store.formats import EARLIER
+from onefold.store.replica import Replica, agrees
+from onefold.store.snapshot import Snapshot, state_digest, write_snapshot
+from onefold.store.tables import (
+    STORE_SCHEMA,
+    Head,
+    PastView,
+    PresentView,
+    Tables,
+    read_head,
+)
+
+_HOUSEKEEPING_EVERY_OFFSETS = 1024
+_CATCH_UP_BYTES = 16 << 20
+
+
+class SqliteSpace:
+    """See ``onefold.shard.api.Space``. Thread-safe."""
+
+    reads_here = True
+    gives_receipts = True
+
+    def __init__(
+        self,
+        directory: Path,
+        folds: Sequence[Fold] | Callable[[int], Sequence[Fold]],
+        env: Env,
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        timeout: float | None = None,
+        shards: int = 1,
+    ) -> None:
+        """``shards``: see ``SqliteFile``. ``folds``: or what gives them, told how many shards the space has."""
+        self._env = env
+        self._directory = directory
+        self._read_only = read_only
+        self._tables = Tables()
+        self._client: str | None = None
+        self._in_doubt: int | None = None
+        self._hold: Hold | None = None
+        """Of the commit that is under way."""
+        self._until_s = 0.0
+        """Its deadline."""
+        self._tried: tuple[Sequence[Op], str, int] | None = None
+        """What it appends, as which client and under which number."""
+        self._done: tuple[Sequence[Op], Sequence[bytes]] | None = None
+        """The operations of the latest commit that has happened, and their outcomes."""
+        self._closing = threading.Lock()
+        self._member: members.Member | None = None
+        undisturbed(
+            lambda: self._open(folds, create=create, timeout=timeout, shards=shards), lambda _: self.close()
+        )
+
+    def _open(
+        self,
+        folds: Sequence[Fold] | Callable[[int], Sequence[Fold]],
+        *,
+        create: bool,
+        timeout: float | None,
+        shards: int,
+    ) -> None:
+        directory, env, read_only = self._directory, self._env, self._read_only
+        self._file = SqliteFile(
+            directory,
+            (*LOG_SCHEMA, *STORE_SCHEMA),
+            env,
+            create=create,
+            read_only=read_only,
+            timeout=timeout,
+            shards=shards,
+            earlier=EARLIER,
+        )
+        folds = folds(self._file.shards) if callable(folds) else folds
+        self._log = SqliteLog(directory, env=env, file=self._file)
+        self._appender = Appender(
+            self._commit, env, mend=self._mend_commit, passes=lambda error: isinstance(error, Timeout)
+        )
+        try:
+            if read_only:
+                with self._file.reading() as con:
+                    self._replica = Replica(con, self._tables, folds)
+                    self._replica.load()
+                self.member = new_id("r", env)
+                return
+            with self._file.writing() as con:
+                self._replica = Replica(con, self._tables, folds)
+                head = self._replica.load()
+            if head.applied != self._log.last or head.log_first != self._log.first:
+                self.catch_up()
+            self._sweep()
+            self._member = members.Member(
+                directory / "members", new_id("m", env), _note(self._replica.version_max)
+            )
+            self.member = self._member.id
+        except BaseException:
+            self.close()
+            raise
+
+    # -- the contract
+
+    @property
+    def url(self) -> str:
+        return str(self._directory)
+
+    @property
+    def directory(self) -> Path:
+        return self._directory
+
+    @property
+    def incarnation(self) -> str:
+        return self._file.incarnation
+
+    @property
+    def applied(self) -> int:
+        with self._file.reading() as con:
+            return read_head(con).applied
+
+    @property
+    def env(self) -> Env:
+        return self._env
+
+    @property
+    def strong_reads(self) -> bool:
+        return True
+
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened for reading only."""
+        return self._read_only
+
+    def submit(
+        self, ops: Sequence[Op], deadline: float | None = None, receipt: Receipt | None = None
+    ) -> list[bytes]:
+        # First: in a forked process, the thread that the appender would wait for is not there.
+        self._file.check_usable()
+        return self._appender.submit(ops, deadline, receipt)
+
+    def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
+        return file_views.peek(self._file, self._tables, self._replica.version_max, table, key)
+
+    def barrier(self, timeout: float | None = None) -> int:  # noqa: ARG002
+        return self.applied
+
+    def fresh(self, seconds: float, timeout: float | None = None) -> None:  # noqa: ARG002
+        self._file.check_usable()
+
+    def check_usable(self) -> None:
+        """Raises SpaceError when it is closed, or in a process forked after opening."""
+        self._file.check_usable()
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def reach(self, offset: int, timeout: float | None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        applied = self.applied
+        while applied < offset:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            applied = self.wait(applied, left)
+        return True
+
+    def view(self, at: int | None = None) -> AbstractContextManager[PresentView | PastView]:
+        """The present, or the state as of offset ``at`` (tables with history). Raises TooOld and InvalidArgument."""
+        return file_views.Viewing(self._file, self._tables, at, self._replica.version_max)
+
+    def wait(self, after: int, timeout: float | None) -> int:
+        self._file.check_usable()
+        return self._log.wait(after, timeout)
+
+    def member_alive(self, member: str) -> bool | None:
+        self._file.check_usable()
+        if member == self.member:
+            return True
+        return members.alive(self._directory / "members", member)
+
+    def close(self) -> None:
+        undisturbed(self._close)
+
+    def _close(self) -> None:
+        with self._closing:  # one that was interrupted continues; the next one waits for it
+            self._log.close()
+            if self._member is not None:
+                self._member.close()
+
+    def __enter__(self) -> SqliteSpace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- beyond the contract
+
+    @property
+    def log(self) -> SqliteLog:
+        """The log itself, for reading."""
+        return self._log
+
+    def outcome(self, request_id: str) -> bytes | None:
+        """The kept outcome of the operation with this request id; None when there was none within the retention."""
+        with self._file.reading() as con:
+            return exactly_once.requested(con, request_id, read_head(con).now_ms)
+
+    def raise_fold_version(self, version: int) -> None:
+        """From here on folds apply by ``version``; programs that do not know it must stop.
+
+        Raises SpaceError when this program or another live one is too old.
+        """
+        if version > self._replica.version_max:
+            raise SpaceError(f"this program knows fold version {self._replica.version_max}, not {version}")
+        for member, note in members.notes(self._directory / "members").items():
+            known = json.loads(note)["fold_version_max"]
+            if known < version:
+                raise SpaceError(
+                    f"{member} ({note}) knows fold version {known} only. Stop it and upgrade it first"
+                )
+        self._demand(system.RaiseFoldVersion(version))
+
+    raise_here = raise_fold_version
+    """Any program that has the space open may do it."""
+
+    def trim(self, before: int) -> None:
+        """Forget the records below ``before``; the state stays. Raises InvalidArgument."""
+        self._demand(system.Trim(before))
+        undisturbed(lambda: self._log.trim(before))
+
+    def state_digest(self) -> str:
+        """A hash of the whole state: equal for all replicas that have applied the same offsets. Reads everything."""
+        with self._file.reading() as con:
+            con.execute("BEGIN")
+            return state_digest(con, self._replica.history)
+
+    def snapshot(self, path: str | Path) -> Snapshot:
+        """Write the state to a file that ``restore_space`` and replicas can start from. Atomic."""
+        with self._file.exporting() as con:
+            return write_snapshot(con, Path(path), self._replica.history, self.incarnation)
+
+    def exporting(self) -> AbstractContextManager[apsw.Connection]:
+        """A connection of one's own to the state and the log, which can write to files attached to it only."""
+        return self._file.exporting()
+
+    def verify(self) -> None:
+        """Read the log again and compare it with what was applied. Raises LogCorrupt when they disagree."""
+        with self._file.reading() as con:
+            con.execute("BEGIN")
+            if not agrees(con, self._log):
+                raise LogCorrupt(
+                    f"the log of {self._directory} is not what was applied. Restore it from a snapshot"
+                )
+
+    # -- committing
+
+    def _commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
+        outcomes = self._commit_once(ops, deadline)
+        applied = self._replica.head.applied
+        if applied % _HOUSEKEEPING_EVERY_OFFSETS == 0:
+            self._done = (ops, outcomes)  # what follows has a number of its own
+            # The operations have happened, so nothing that fails from here on may be told of them: another time.
+            with contextlib.suppress(OnefoldError):
+                self._forget_clients(applied)
+        return outcomes
+
+    def _commit_once(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
+        try:
+            return self._commit_in_time(ops, deadline)
+        except (
+            BaseException
+        ):  # an interrupt too: the next commit must not take that number's outcomes for its own
+            if self._in_doubt is not None:
+                self._in_doubt = self._client = None  # that number stays open; a new client has no open one
+            raise
+
+    def _commit_in_time(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
+        pause_s = 0.01
+        while True:
+            try:
+                return self._try_commit(ops, deadline)
+            except OnefoldError as error:
+                if self._in_doubt is None:
+                    raise
+                if not isinstance(error, AppendUnknown):
+                    raise AppendUnknown(
+                        f"a commit may have happened, and trying it again failed: {error}. {ASK_LATER}"
+                    ) from error
+                left_s = deadline - self._env.boot_s()
+                if left_s <= 0:
+                    raise
+                time.sleep(min(pause_s, left_s))
+                pause_s = min(2 * pause_s, 1.0)
+
+    def _try_commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
+        replica, file, number = self._replica, self._file, 0
+        self._until_s = deadline
+        hold = self._hold = Hold(file)
+        try:
+            with self._log.appending(self._lock_time, hold) as con:
+                head = replica.load(file.foreign)
+                client = self._client
+                known = None if client is None else replica.known(client)
+                if client is None or (known is None and born_at(client) < head.client_floor):
+                    self._client = client = client_id(head.applied, self._env)
+                number = known.number + 1 if known is not None else 1
+                if known is not None and known.number == self._in_doubt:
+                    self._tried = (ops, client, known.number)
+                    outcomes = known.outcomes  # the commit of unknown outcome had happened
+                else:
+                    self._tried = (ops, client, number)
+                    outcomes = self._append(con, head, client, known, ops)
+                    replica.flush()
+        except BaseException as error:
+            replica.rollback()
+            if isinstance(error, AppendUnknown) and self._in_doubt is None:
+                self._in_doubt = number
+            raise
+        self._in_doubt = None
+        replica.commit()
+        self._log.announce(replica.head.applied)
+        return outcomes if len(outcomes) == len(ops) else outcomes[len(outcomes) - len(ops) :]
+
+    def _lock_time(self) -> float:
+        """Seconds that the commit which is under way may queue."""
+        return max(0.0, min(self._file.timeout, self._until_s - self._env.boot_s()))
+
+    def _mend_commit(self, ops: Sequence[Op]) -> Sequence[bytes] | None:
+        """End a commit that was broken off by an interrupt. Whether it happened is for the file to say, so nothing that is
+        remembered of it counts. Its outcomes if it happened."""
+        if self._hold is not None:
+            self._file.mend(self._hold)
+        self._replica.rollback()
+        if self._in_doubt is not None:
+            self._in_doubt = self._client = None
+        if self._done is not None and self._done[0] is ops:
+            return self._done[1]
+        if self._tried is None or self._tried[0] is not ops:
+            return None  # it was broken off before
+        _, client, number = self._tried
+        with self._file.reading() as con:
+            known = exactly_once.load(con, client)
+        if known is None or known.number != number:
+            return None
+        return known.outcomes[len(known.outcomes) - len(ops) :]
+
+    def _append(
+        self, con: apsw.Connection, head: Head, client: str, known: Known | None, ops: Sequence[Op]
+    ) -> tuple[bytes, ...]:
+        number = 1 if known is None else known.number + 1
+        first = self._replica.missing(ops)
+        batch = tuple(ops) if first is None else (first, *ops)
+        now_ms = self._env.wall_ms()
+        record = Record(client, number, now_ms, batch, head.fold_version)
+        data = encode_record(record)
+        offset = self._log.append_in(con, data, now_ms, head.applied + 1)
+        applied = self._replica.apply(Entry(offset, data, now_ms), record, known)
+        if applied.verdict is not Verdict.APPLY:
+            raise SpaceError(
+                f"record {number} of {client} was judged {applied.verdict.value}. Open the space again"
+            )
+        return applied.outcomes
+
+    def _demand(self, op: system.SystemOp) -> None:
+        if undisturbed(lambda: self.submit([system.system_op(op)])) != [system.ACCEPTED]:
+            raise InvalidArgument(
+                f"the space refused {op}: it is behind what is in force, or ahead of the log"
+            )
+
+    def _forget_clients(self, applied: int) -> None:
+        """Keep the table of clients bounded. The record goes in a batch of its own, by this thread, which leads."""
+        floor = applied - config.CLIENT_IDLE_OFFSETS
+        if floor > 0:
+            with self._file.reading() as con:
+                many = exactly_once.count(con) > config.CLIENTS_KEPT_MAX
+            if many:
+                deadline = self._env.boot_s() + config.APPEND_RETRY_S
+                self._commit_once([system.system_op(system.ExpireClients(floor))], deadline)
+
+    # -- opening
+
+    def catch_up(self) -> None:
+        """Apply what the log has and the store has not (a store that was thrown away), and finish a trim."""
+        entries: Sequence[Entry] = ()
+        while True:
+            try:
+                with self._file.writing() as con:
+                    head = self._replica.load()
+                    entries = read_in(con, head.applied + 1, _CATCH_UP_BYTES, str(self._file.path))
+                    for entry in entries:
+                        self._replica.apply(entry)
+                    self._replica.flush()
+            except BaseException:
+                self._replica.rollback()
+                raise
+            self._replica.commit()
+            if not entries:
+                break
+        if self._log.last < head.applied:
+            raise LogCorrupt(
+                f"the log of {self._directory} ends at {self._log.last} but {head.applied} was applied. "
+                "Restore it from a snapshot or a backup"
+            )
+        self._log.trim(head.log_first)
+
+    def _sweep(self) -> None:
+        """Remove what dead processes left behind."""
+        members.sweep(self._directory / "members")
+        wake.sweep(self._directory / "wake")
+
+
+def _note(fold_version_max: int) -> str:
+    return json.dumps({"pid": os.getpid(), "fold_version_max": fold_version_max})

@@ -1,0 +1,23 @@
+"""Getting a space to the fold version that an operation's present meaning takes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from onefold.errors import OnefoldError
+from onefold.shard.api import Space
+
+
+def reach_version(space: Space, version: int) -> bool:
+    """Whether folds apply by this version in the space; raises it where it is this program's to raise (embedded, and every
+    program that has the space open knows it)."""
+    raising = getattr(space, "raise_here", None)
+    if not _is_at(space, version) and raising is not None:
+        with suppress(OnefoldError):  # an older program has it open, or another thread was faster
+            raising(version)
+    return _is_at(space, version)
+
+
+def _is_at(space: Space, version: int) -> bool:
+    with space.view() as view:
+        return view.head().fold_version >= version

@@ -1,0 +1,74 @@
+"""What became of a submission whose caller was interrupted before it had the answer.
+
+A submission of the main thread can be broken off by a signal handler between any two instructions: when it was appended already,
+or while another thread appends it along with its own. A ``Receipt`` that is handed in with the operations tells afterwards. So
+what an operation has taken can be given back, without handing every operation to a thread that no signal interrupts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol, TypeGuard
+
+from onefold import config
+from onefold.codec import Op
+from onefold.shard.api import Space
+
+_LOOK_S = 0.002
+
+
+class Submitted(Protocol):
+    """One submission, as its appender keeps it."""
+
+    outcomes: Sequence[bytes] | None
+    gone: bool
+
+    @property
+    def answered(self) -> bool:
+        """Whether what became of it is known."""
+        ...
+
+    def give_up(self) -> bool:
+        """It will never be appended. False when that was begun before."""
+        ...
+
+
+class Receipt:
+    """For one operation at a time: the latest submission that it was handed in with counts."""
+
+    __slots__ = ("submission",)
+
+    def __init__(self) -> None:
+        self.submission: Submitted | None = None
+
+    def outcomes(self) -> Sequence[bytes] | None:
+        """What was appended; None when nothing was, nor will be (or nobody can tell). Waits for an append that is under way, so
+        not in the thread that mends, but after it has mended the submission."""
+        mine = self.submission
+        if mine is None:
+            return None
+        mine.gone = True
+        if mine.answered or mine.give_up():
+            return mine.outcomes
+        end = time.monotonic() + config.APPEND_RETRY_S
+        while not mine.answered and time.monotonic() < end:
+            time.sleep(_LOOK_S)
+        return mine.outcomes
+
+
+class ReceiptSpace(Space, Protocol):
+    """A space that commits in the thread which submits, and knows afterwards what became of an interrupted one."""
+
+    gives_receipts: bool
+
+    def submit(
+        self, ops: Sequence[Op], deadline: float | None = None, receipt: Receipt | None = None
+    ) -> list[bytes]:
+        """As ``Space.submit``."""
+        ...
+
+
+def gives_receipts(space: Space) -> TypeGuard[ReceiptSpace]:
+    """Whether it is such a space."""
+    return getattr(space, "gives_receipts", False) is True

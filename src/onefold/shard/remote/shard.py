@@ -1,0 +1,421 @@
+"""A shard without a replica here: nodes answer its reads, and what it writes it appends to the log itself.
+
+Appending needs no node: the record goes to the log under this client's number, as from a replica, and then any node tells the
+outcome. Reads are questions (``shard.remote.protocol``), each to whichever replica answers first. So what one replica shows
+another one may not have yet, and order is kept here instead: the highest offset that was shown, the *floor*, goes with every
+question that says nothing else, and a replica that is behind it waits. A view is one offset, learned from its first answer;
+all that follows is asked as of that offset, of any replica.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from onefold import config
+from onefold.codec import CorruptRecord, Op, decode_record
+from onefold.env import Env, SystemEnv
+from onefold.errors import (
+    ASK_LATER,
+    InvalidArgument,
+    OnefoldError,
+    SpaceError,
+    Timeout,
+    TooOld,
+    TooStale,
+    Unavailable,
+)
+from onefold.fold import system
+from onefold.fold.api import Fold
+from onefold.log.api import Log
+from onefold.shard.appender import Turn
+from onefold.shard.over_log import SpaceOverLog
+from onefold.shard.remote import protocol
+from onefold.shard.remote.notifications import News
+from onefold.shard.remote.protocol import Answer, Ask, Refusal, Standing, What
+from onefold.shard.remote.view import RemoteView
+from onefold.shard.requirements import Behind, Need
+from onefold.store import exactly_once
+
+_SHOWN = Need(shown=True)
+_OLD_TRIES = 3
+"""So many replicas are asked for a version that is older than what they keep: one that started from a snapshot has less."""
+_ANSWER_S = 0.5
+"""An answer is waited for this much longer than the node may take."""
+_QUICK_S = 0.1
+_SURFACED_S = 1.0
+"""How long is waited for what became of an append without an answer, before it is tried again."""
+
+
+class Asking(Protocol):
+    """How nodes are reached."""
+
+    def __call__(self, request: bytes, timeout: float, *, hedge_s: float) -> bytes:
+        """The reply of one replica. When none has come after ``hedge_s`` seconds, another one is asked as well.
+
+        Raises Unavailable (nobody is there) or Timeout (no answer within ``timeout`` seconds).
+        """
+        ...
+
+
+class RemoteSpace(SpaceOverLog):
+    """See ``onefold.shard.api.Space``. Thread-safe."""
+
+    takes_needs = True
+
+    def __init__(
+        self,
+        log: Log,
+        asking: Asking,
+        folds: Sequence[Fold],
+        env: Env,
+        *,
+        url: str,
+        read_only: bool = False,
+        pause: Callable[[float], None] | None = None,
+        turns: Callable[[], Turn] | None = None,
+    ) -> None:
+        """``log``: is appended to, and read only for what is older than nodes keep. ``folds``: their names and versions are used;
+        nothing is applied here. Others: see ``SpaceOverLog``. Asks nobody yet."""
+        super().__init__(log, env, url=url, read_only=read_only, pause=pause, turns=turns)
+        self._asking = asking
+        self._folds = {fold.name for fold in folds}
+        self._version_max = min((fold.version for fold in folds), default=1)
+        self._version = 1
+        self._lock = threading.Lock()
+        self._floor = 0
+        self._news = News(self._position, self._poll, env)
+        self._asked = False
+        self._registered: set[str] = {system.SYSTEM_FOLD}
+        self._told: tuple[str, Standing] | None = None
+        self._append_deadline = 0.0
+
+    # -- the contract
+
+    @property
+    def strong_reads(self) -> bool:
+        return False
+
+    @property
+    def directory(self) -> Path | None:
+        return None
+
+    def barrier(self, timeout: float | None = None) -> int:
+        return self.ask(protocol.Applied(), Need(barrier=True, timeout=timeout))[0]
+
+    def fresh(self, seconds: float, timeout: float | None = None) -> None:
+        self.check_usable()
+        if not self.freshness.within(seconds, self._env.boot_s()):
+            self.ask(protocol.Applied(), Need(fresh_s=seconds, timeout=timeout))
+
+    def view(self, at: int | None = None, need: Need | None = None) -> Any:
+        """See ``AskedSpace.view``."""
+        return self._viewing(at, need)
+
+    def peek(self, table: str, key: bytes, need: Need | None = None) -> tuple[bytes | None, int]:
+        """See ``AskedSpace.peek``."""
+        offset, values = self.ask(protocol.Get(table, (key,)), need)
+        return values[0], offset
+
+    def outcome(self, request_id: str) -> bytes | None:
+        """The kept outcome of the operation with this request id; None when there was none within the retention."""
+        kept: bytes | None = self.ask(protocol.Requested(request_id), None)[1]
+        return kept
+
+    def reach(self, offset: int, timeout: float | None) -> bool:
+        self.check_usable()
+        deadline = None if timeout is None else self._env.boot_s() + timeout
+        while self._floor < offset:
+            left_s = config.READ_TIMEOUT_S if deadline is None else deadline - self._env.boot_s()
+            try:
+                self.ask(protocol.Applied(), Need(after=offset, timeout=max(0.0, left_s)))
+            except Unavailable:
+                if deadline is not None and self._env.boot_s() >= deadline:
+                    return False
+        return True
+
+    def wait(self, after: int, timeout: float | None) -> int:
+        """See ``Space.wait``. Many short waits cost no more than a long one; one of 0 seconds tells what is known and lets
+        the next ones know more."""
+        self.check_usable()
+        if self._floor <= after:
+            if isinstance(self._env, SystemEnv):
+                self._news.wait(after, timeout)
+            else:
+                self._wait_alone(after, timeout)  # a simulator has no threads
+        return self._floor
+
+    def member_alive(self, member: str) -> bool | None:
+        self.check_usable()
+        return True if member == self.member else None  # it may be on any machine
+
+    def close(self) -> None:
+        self._closed = True
+        self._news.close()
+        self._log.close()
+
+    # -- asking
+
+    def ask(self, what: What, need: Need | None, at: int | None = None) -> tuple[int, Any]:
+        """The offset that the answer shows, and the result. ``need``: None: what was shown here before. ``at``: exactly that
+        offset.
+
+        Raises what the node raises, Behind when none is far enough, and Unavailable when none answers; all definite.
+        """
+        need = need or _SHOWN
+        if need.shown and at is None:
+            need = need._replace(after=max(need.after, self._floor))
+        if need.fresh_s is not None and self.freshness.within(need.fresh_s, self._env.boot_s()):
+            # An own record proves it, or a barrier: what it showed is fresh enough.
+            need = need._replace(fresh_s=None, after=max(need.after, self._floor))
+        began_s = self._env.boot_s()
+        offset, result = self._whole(what, need, at)
+        if at is None and not isinstance(what, protocol.Known):
+            self._show(offset)
+            if need.barrier:
+                self.freshness.prove(began_s)
+        if need.seen is not None:
+            need.seen(offset)
+        return offset, result
+
+    def _whole(self, what: What, need: Need, at: int | None) -> tuple[int, Any]:
+        """A result from all its pieces."""
+        for _ in range(_OLD_TRIES):
+            answer = self._piece(what, need, at)
+            pieces, have, offset, digest = [answer.body], len(answer.body), answer.offset, answer.digest
+            is_view = not isinstance(what, (protocol.Requested, protocol.Known))
+            rest = need._replace(barrier=False, fresh_s=None)
+            while have < answer.total and answer.body and answer.digest == digest:
+                answer = self._piece(what, rest, offset if is_view else at, skip=have)
+                pieces.append(answer.body)
+                have += len(answer.body)
+            if have == answer.total and answer.digest == digest:
+                try:
+                    return offset, protocol.decode_body(what, b"".join(pieces))
+                except protocol.Garbled as error:
+                    raise SpaceError(
+                        f"a node of {self._url} gave an answer that this program does not understand: {error}. "
+                        "Are all programs of one version?"
+                    ) from error
+        raise Unavailable(
+            f"nodes of {self._url} gave pieces of different answers. Are all of one version? Try again"
+        )
+
+    def _piece(self, what: What, need: Need, at: int | None, skip: int = 0) -> Answer:
+        """Ask until somebody answers or the time is over."""
+        self.check_usable()
+        patience_s = config.READ_TIMEOUT_S if need.timeout is None else need.timeout
+        deadline = self._env.boot_s() + patience_s
+        pause_s, old = 0.01, 0
+        while True:
+            left_s = max(0.0, deadline - self._env.boot_s())
+            ask = Ask(
+                protocol.PROTOCOL,
+                self.incarnation,
+                what,
+                at,
+                need.after,
+                need.barrier,
+                need.fresh_s,
+                0.9 * left_s,
+                skip,
+            )
+            problem = self._ask_once(ask, left_s + min(_ANSWER_S, 0.1 * patience_s + 0.1), config.ASK_HEDGE_S)
+            if isinstance(problem, Answer):
+                return problem
+            old += isinstance(problem, TooOld)
+            if old >= _OLD_TRIES:
+                raise problem
+            if self._env.boot_s() + pause_s >= deadline:
+                # A question without time for its answer would only hide why the last one failed.
+                raise self._given_up(problem, need, patience_s)
+            self._pause(pause_s)
+            pause_s = min(2 * pause_s, 0.5)
+
+    def _ask_once(self, ask: Ask, timeout: float, hedge_s: float) -> Answer | OnefoldError:
+        """An answer, or why there is none though somebody else may have one. Raises what nobody can answer."""
+        try:
+            reply = protocol.decode_reply(self._asking(protocol.encode(ask), timeout, hedge_s=hedge_s))
+        except (Unavailable, Timeout) as error:
+            return error
+        except protocol.Garbled as error:
+            return Unavailable(f"a reply was garbled: {error}")
+        if reply.incarnation != self.incarnation:
+            raise SpaceError(
+                f"{self._url} was made anew or restored since this program opened it: a node has {reply.incarnation}, this "
+                f"program {self.incarnation}. Open it again"
+            )
+        if isinstance(reply, Refusal):
+            if reply.elsewhere:
+                return reply.error()
+            raise reply.error()
+        if reply.fold_version > self._version_max:
+            raise SpaceError(
+                f"the space is at fold version {reply.fold_version}; this program knows {self._version_max}. "
+                "Upgrade: pip install -U onefold"
+            )
+        self._version = max(self._version, reply.fold_version)
+        self._asked = True
+        return reply
+
+    def _wait_alone(self, after: int, timeout: float | None) -> None:
+        """Wait without other threads, by questions of this one."""
+        deadline = None if timeout is None else self._env.boot_s() + timeout
+        pause_s = 0.01
+        while self._floor <= after and not self._closed:
+            left_s = config.ASK_POLL_S if deadline is None else deadline - self._env.boot_s()
+            if self._poll(after, max(0.0, min(config.ASK_POLL_S, left_s))):
+                pause_s = 0.01
+            elif left_s > 0:
+                self._pause(min(pause_s, left_s))
+                pause_s = min(2 * pause_s, 1.0)
+            if deadline is not None and self._env.boot_s() >= deadline:
+                break
+
+    def _poll(self, after: int, wait_s: float) -> bool:
+        """Ask a node to wait for something beyond the offset; whether it answered."""
+        ask = Ask(protocol.PROTOCOL, self.incarnation, protocol.Beyond(after), wait_s=wait_s)
+        hedge_s = wait_s + config.ASK_HEDGE_S
+        answer = self._ask_once(ask, hedge_s + _ANSWER_S, hedge_s)
+        if isinstance(answer, Answer):
+            self._show(answer.offset)
+            return True
+        return False
+
+    def _show(self, offset: int) -> None:
+        if offset > self._floor:
+            with self._lock:
+                self._floor = max(self._floor, offset)
+            self._news.moved()
+
+    def _given_up(self, problem: OnefoldError, need: Need, patience_s: float) -> OnefoldError:
+        if isinstance(problem, Behind):
+            return Behind(f"{problem}. None further came within {patience_s:g} s: try again", problem.applied)
+        if isinstance(problem, (TooStale, TooOld)):
+            return problem
+        if need.fresh_s is not None:
+            age_s = self.freshness.age(self._env.boot_s())
+            return TooStale(
+                f"no node of {self._url} could say within {patience_s:g} s that what it has is at most {need.fresh_s:g} s old "
+                f"({problem}); what was shown here last is complete as of {age_s:.3g} s ago. Try again, or read with a weaker "
+                "consistency",
+                definite=True,
+            )
+        return Unavailable(
+            f"no node of {self._url} answered within {patience_s:g} s ({problem}). Try again, or see with `onefold status` "
+            "which nodes run",
+            definite=True,
+        )
+
+    @contextmanager
+    def _viewing(self, at: int | None, need: Need | None) -> Iterator[RemoteView]:
+        self.check_usable()
+        if at is not None and at > self._floor and at > self.applied:
+            raise InvalidArgument(f"offset {at} is beyond the applied offset {self._floor}")
+        view = RemoteView(self.ask, at, need)
+        try:
+            yield view
+        finally:
+            view.end()
+
+    # -- for the writer
+
+    def _position(self) -> int:
+        return self._floor
+
+    def _look(self) -> int:
+        return self.ask(protocol.Applied(), None)[0]
+
+    def before_append(self, deadline: float) -> int:
+        """A client's id holds an applied offset, so one must be known."""
+        self._told, self._append_deadline = None, deadline
+        if not self._asked:
+            self.ask(protocol.Applied(), _SHOWN._replace(timeout=max(0.0, deadline - self._env.boot_s())))
+        return self._floor
+
+    def catch_up(self, own: tuple[int, bytes] | None = None, deadline: float | None = None) -> int:
+        self.check_usable()
+        self._told = None
+        if own is not None:
+            self._await_outcome(*own)
+        else:
+            with suppress(Unavailable):
+                self.ask(protocol.Applied(), Need(timeout=self._little(deadline)))
+        return self._floor
+
+    def _little(self, deadline: float | None) -> float:
+        """Seconds to ask for while an append is in doubt and should be tried again soon."""
+        return _SURFACED_S if deadline is None else min(_SURFACED_S, self._left(deadline))
+
+    def _left(self, deadline: float) -> float:
+        """Seconds until the deadline, and time for one quick answer at least."""
+        return max(_QUICK_S, deadline - self._env.boot_s())
+
+    def _await_outcome(self, offset: int, data: bytes) -> None:
+        """Ask what became of an acknowledged record, and whether it is the one that is there. Raises LogCorrupt and Timeout."""
+        try:
+            record = decode_record(data)
+        except CorruptRecord as error:
+            raise SpaceError(f"this program's own record does not decode: {error}. A bug") from error
+        left_s = self._left(self._append_deadline)
+        try:
+            _, told = self.ask(protocol.Known(record.client, offset), Need(after=offset, timeout=left_s))
+        except Unavailable as error:
+            raise Timeout(
+                f"the operation is in the log of {self._url} at offset {offset}, and no node has told its outcome in time: "
+                f"{error}. {ASK_LATER}"
+            ) from error
+        standing = Standing(*told)
+        if not _is_there(standing, record.number, offset, data):
+            self._halt(self._not_there(offset))
+            self.check_usable()
+        self._show(offset)
+        self._told = record.client, standing
+        if standing.number == record.number:
+            self._registered.update(op.fold for op in record.ops)
+
+    def known(self, client: str) -> exactly_once.Known | None:
+        if self._told is not None and self._told[0] == client:
+            standing = self._told[1]
+        else:
+            patience = Need(timeout=self._little(self._append_deadline))
+            try:
+                standing = Standing(*self.ask(protocol.Known(client), patience)[1])
+            except Unavailable:
+                return None  # not known to have surfaced: it is tried again
+            self._show(standing.offset)
+        if not standing.number:
+            return None
+        return exactly_once.Known(standing.number, standing.offset, standing.outcomes)
+
+    def missing(self, ops: Sequence[Op]) -> Op | None:
+        """What this program has not seen registered it registers: that is nothing when it was."""
+        names = tuple(sorted({op.fold for op in ops} - self._registered))
+        for name in names:
+            if name not in self._folds:
+                raise InvalidArgument(
+                    f"no fold {name!r} was given to open_space; it has {sorted(self._folds)}"
+                )
+        return system.system_op(system.Register(names)) if names else None
+
+    @property
+    def fold_version(self) -> int:
+        return self._version
+
+    @property
+    def fold_version_max(self) -> int:
+        return self._version_max
+
+
+def _is_there(standing: Standing, number: int, offset: int, data: bytes) -> bool:
+    """Whether the record that was acknowledged at the offset is there.
+
+    A node applies what it has checked, so one that it applied there under this client's number is this one. When the client's
+    last one is elsewhere, this is a copy of it; then its bytes tell, unless it was trimmed.
+    """
+    if standing.offset == offset:
+        return standing.number == number
+    return standing.digest is None or standing.digest == protocol.digest_of(data)

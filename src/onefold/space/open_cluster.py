@@ -1,0 +1,197 @@
+"""Opening the shards of a space on a cluster: each with a replica on this machine, or read from nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from onefold import config
+from onefold.env import SYSTEM, Env
+from onefold.errors import InvalidArgument, SpaceError, Unavailable
+from onefold.fold import authority
+from onefold.fold.api import Fold
+from onefold.log.jetstream import admin
+from onefold.log.jetstream.client.address import Address, parse_address
+from onefold.log.jetstream.client.link import Link
+from onefold.log.jetstream.engine import JetStreamLog
+from onefold.log.jetstream.spaces import SpaceInfo
+from onefold.shard.api import Space
+from onefold.shard.remote import snapshot_fetch
+from onefold.shard.remote.shard import RemoteSpace
+from onefold.shard.remote.snapshot_fetch import BaseFetch
+from onefold.shard.replica.shard import ReplicaSpace
+
+Folds = Callable[[int, int], Sequence[Fold]]
+Replicas = Literal["local", "remote"]
+
+
+def open_cluster(
+    url: str,
+    folds: Folds,
+    *,
+    shards: int | None = None,
+    env: Env = SYSTEM,
+    create: bool = True,
+    read_only: bool = False,
+    timeout: float | None = None,
+    replicas: Replicas = "local",
+    region: str | None = None,
+    base: BaseFetch | None = None,
+) -> list[Space]:
+    """Open every shard of the space at ``url`` (``nats://`` or ``tls://``), in order.
+
+    Where there is no space it is made with ``shards`` logs (default 1) if ``create`` and the credential may; ``onefold init``
+    makes it with more say. ``replicas="local"``: a replica of each shard in ``cache_directory()``, shared by the processes of
+    this machine, brought up to what the log has now before this returns; ``timeout``: how long nothing may happen meanwhile.
+    ``"remote"``: none; nodes are asked, those of ``region`` first. ``base``: fetches what the logs of a restored space go on
+    from.
+
+    Raises Unavailable (no server, no progress), SpaceError (credential, no space, folder, newer program), InvalidArgument,
+    LogCorrupt.
+    """
+    address = parse_address(url)
+    # Each shard has a share of the connection, and gives it back when it is closed.
+    link = Link.shared(address, env=env)
+    spaces: list[Space] = []
+    try:
+        info = _space_at(link, shards, env, create=create and not read_only)
+        for shard in range(info.shards):
+            mine = folds(shard, info.shards)
+            if replicas == "remote":
+                spaces.append(_remote(address, info, shard, mine, env, read_only=read_only, region=region))
+            else:
+                spaces.append(
+                    _local(address, info, shard, mine, env, read_only=read_only, timeout=timeout, base=base)
+                )
+        for space in spaces:
+            if isinstance(space, ReplicaSpace):
+                _bring_up(space, config.APPEND_RETRY_S if timeout is None else timeout)
+    except BaseException:
+        for space in spaces:
+            space.close()
+        raise
+    finally:
+        link.close()
+    return spaces
+
+
+def cache_directory() -> Path:
+    """Where local replicas live: ``ONEFOLD_CACHE``, else ``onefold`` in ``XDG_CACHE_HOME``, else in ``~/.cache``."""
+    if given := os.environ.get("ONEFOLD_CACHE"):
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "onefold"
+
+
+def replica_directory(info: SpaceInfo, shard: int) -> Path:
+    """Where the local replica of a shard lives."""
+    return cache_directory() / f"{info.space}-{info.incarnation}" / str(shard)
+
+
+def _space_at(link: Link, shards: int | None, env: Env, *, create: bool) -> SpaceInfo:
+    space = link.address.space
+    info = admin.find_space(link, space)
+    if info is None and create:
+        copies = 3 if len(link.servers) >= 3 else 1
+        try:
+            info = admin.make_space(
+                link, space, shards or 1, copies, env=env, first=authority.first_record(env)
+            )
+        except SpaceError as error:
+            raise SpaceError(
+                f"there is no space at {link.address}, and it cannot be made: {error}. Make it with "
+                "`onefold init --url …` and a credential that may create streams"
+            ) from error
+    elif info is None:
+        info = admin.read_space(link)  # says what to do
+    if shards is not None and shards != info.shards:
+        raise InvalidArgument(
+            f"the space at {link.address} was made with {info.shards} shard(s), which is fixed; got shards={shards}. "
+            "Leave shards out, or use another space"
+        )
+    return info
+
+
+def _local(
+    address: Address,
+    info: SpaceInfo,
+    shard: int,
+    folds: Sequence[Fold],
+    env: Env,
+    *,
+    read_only: bool,
+    timeout: float | None,
+    base: BaseFetch | None,
+) -> ReplicaSpace:
+    link = Link.shared(address, env=env)
+    log = JetStreamLog(link, info, shard, env)
+    directory = replica_directory(info, shard)
+    try:
+        return ReplicaSpace(
+            log,
+            folds,
+            env,
+            directory=directory,
+            url=address.url,
+            timeout=timeout,
+            read_only=read_only,
+            on_close=link.close,
+            snapshots=snapshot_fetch.finder(link, info, shard, log, directory, base),
+        )
+    except BaseException:
+        log.close()
+        link.close()
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            snapshot_fetch.fetched(directory).unlink(missing_ok=True)
+
+
+def _remote(
+    address: Address,
+    info: SpaceInfo,
+    shard: int,
+    folds: Sequence[Fold],
+    env: Env,
+    *,
+    read_only: bool,
+    region: str | None,
+) -> RemoteSpace:
+    from onefold.shard.remote.asking import LinkAsking
+
+    link = Link.shared(address, env=env)
+    log = _ClosesLink(link, info, shard, env)
+    return RemoteSpace(
+        log, LinkAsking(link, log.names, region), folds, env, url=address.url, read_only=read_only
+    )
+
+
+class _ClosesLink(JetStreamLog):
+    """A log that gives its share of the connection back with itself, once."""
+
+    def __init__(self, link: Link, info: SpaceInfo, shard: int, env: Env) -> None:
+        super().__init__(link, info, shard, env)
+        self._share = threading.Lock()
+
+    def close(self) -> None:
+        super().close()
+        if self._share.acquire(blocking=False):
+            self._link.close()
+
+
+def _bring_up(space: ReplicaSpace, patience: float) -> None:
+    """Wait until everything is applied that the log has now. Raises Unavailable when nothing happens for ``patience`` seconds."""
+    target = space.log.last
+    while True:
+        before = space.applied
+        if space.reach(target, patience):
+            return
+        if space.applied == before:
+            raise Unavailable(
+                f"the local replica of {space.url} stands at offset {before} of {target}, and nothing came within "
+                f"{patience:g} s. Connect again: it goes on from there"
+            )

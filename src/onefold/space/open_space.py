@@ -1,0 +1,212 @@
+"""The shards of a space, opened together: here those of a folder or in memory, those of a cluster in ``open_cluster``.
+
+Shard 0 lives in the space's own directory, and shard n in ``shards/<n>`` below it, each with a log and a state of its own.
+How many there are is written into shard 0's file in the transaction that makes it, so of two who make a space at once one
+decides. When all the others are made too, that is noted there: until then an opener goes on making them, and afterwards one
+that is missing is lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from onefold import config
+from onefold.env import SYSTEM, Env
+from onefold.errors import InvalidArgument, SpaceError
+from onefold.fold.api import Fold
+from onefold.machine.undisturbed import undisturbed
+from onefold.shard.api import Space
+from onefold.space.open_shard import directory_of, open_space
+
+if TYPE_CHECKING:
+    from onefold.log.sqlite.file import SqliteFile
+    from onefold.shard.remote.snapshot_fetch import BaseFetch
+
+Folds = Callable[[int, int], Sequence[Fold]]
+"""Given a shard's number and how many there are, its folds."""
+CLUSTER_SCHEMES: Final = ("nats://", "tls://")
+"""What the URLs of spaces on clusters begin with."""
+_FOLDER = "shards"
+
+
+def open_shards(
+    url: str | Path,
+    folds: Folds,
+    *,
+    shards: int | None = None,
+    env: Env = SYSTEM,
+    create: bool = True,
+    read_only: bool = False,
+    timeout: float | None = None,
+    replicas: Literal["local", "remote"] = "local",
+    region: str | None = None,
+    base: BaseFetch | None = None,
+) -> list[Space]:
+    """Open every shard of the space at ``url``, and make it with ``shards`` of them (default 1) if it is not there.
+
+    ``shards`` must agree with a space that is there (InvalidArgument). ``replicas``, ``region``, ``base``: of a space on a
+    cluster, see ``open_cluster``. Other arguments and errors as ``open_space``; SpaceError also when a shard is lost.
+    """
+    _check_shards(shards)
+
+    def opened() -> list[Space]:
+        return _open_all(
+            url,
+            folds,
+            shards=shards,
+            env=env,
+            create=create,
+            read_only=read_only,
+            timeout=timeout,
+            replicas=replicas,
+            region=region,
+            base=base,
+        )
+
+    return undisturbed(opened, _close_all)
+
+
+def _close_all(spaces: Sequence[Space]) -> None:
+    for space in spaces:
+        space.close()
+
+
+def _open_all(
+    url: str | Path,
+    folds: Folds,
+    *,
+    shards: int | None,
+    env: Env,
+    create: bool,
+    read_only: bool,
+    timeout: float | None,
+    replicas: Literal["local", "remote"],
+    region: str | None,
+    base: BaseFetch | None,
+) -> list[Space]:
+    if isinstance(url, str) and url.startswith(CLUSTER_SCHEMES):
+        from onefold.space.open_cluster import open_cluster
+
+        return open_cluster(
+            url,
+            folds,
+            shards=shards,
+            env=env,
+            create=create,
+            read_only=read_only,
+            timeout=timeout,
+            replicas=replicas,
+            region=region,
+            base=base,
+        )
+    if isinstance(url, str) and url.startswith("memory:"):
+        count = shards or 1
+        return [
+            open_space(url, folds(shard, count), env=env, create=create, read_only=read_only, timeout=timeout)
+            for shard in range(count)
+        ]
+    from onefold.shard.embedded import SqliteSpace
+
+    directory = directory_of(url)
+    spaces: list[Space] = []
+    try:
+        first = SqliteSpace(
+            directory,
+            lambda count: folds(0, count),
+            env,
+            create=create,
+            read_only=read_only,
+            timeout=timeout,
+            shards=shards or 1,
+        )
+        spaces.append(first)
+        made = first.log.file.shards
+        if shards is not None and shards != made:
+            raise InvalidArgument(
+                f"the space in {directory} was made with {made} shard(s), which is fixed; got shards={shards}. "
+                "Leave shards out, or use another directory"
+            )
+        if made > 1:
+            _open_others(spaces, first.log.file, folds, env, timeout)
+    except BaseException:
+        _close_all(spaces)
+        raise
+    return spaces
+
+
+def _open_others(
+    spaces: list[Space], file: SqliteFile, folds: Folds, env: Env, timeout: float | None
+) -> None:
+    """Open the shards after the first; make those that are not there yet, if they never all were."""
+    directory, making = file.directory, not file.shards_made and not file.read_only
+    if making:
+        _make_folder(directory / _FOLDER)
+    for shard in range(1, file.shards):
+        place = shard_directory(directory, shard)
+        if not making and not (place / file.path.name).exists():
+            raise _missing(directory, shard, file)
+        opened = open_space(
+            place,
+            folds(shard, file.shards),
+            env=env,
+            create=making,
+            read_only=file.read_only,
+            timeout=timeout,
+        )
+        spaces.append(opened)
+    if making:
+        _note_made(file)
+
+
+def shard_count(directory: str | Path) -> int:
+    """How many shards the space in ``directory`` was made with. Writes nothing. Raises SpaceError when there is no space."""
+    from onefold.log.sqlite.file import SqliteFile
+
+    file = SqliteFile(Path(directory), (), SYSTEM, create=False, read_only=True)
+    try:
+        return file.shards
+    finally:
+        file.close()
+
+
+def shard_directory(directory: str | Path, shard: int) -> Path:
+    """Where a shard of the space in ``directory`` lives."""
+    return Path(directory) if shard == 0 else Path(directory) / _FOLDER / str(shard)
+
+
+def _check_shards(shards: object) -> None:
+    if shards is None:
+        return
+    if isinstance(shards, bool) or not isinstance(shards, int) or not 1 <= shards <= config.SHARDS_MAX:
+        raise InvalidArgument(f"shards must be an int from 1 to {config.SHARDS_MAX}; got {shards!r}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+        parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+    except OSError as error:
+        raise SpaceError(
+            f"{folder} cannot be made: {error.strerror}. Choose a place you may write to"
+        ) from error
+
+
+def _note_made(file: SqliteFile) -> None:
+    with file.writing() as con:
+        con.execute("INSERT OR REPLACE INTO meta VALUES('shards_made', 1)")
+
+
+def _missing(directory: Path, shard: int, file: SqliteFile) -> SpaceError:
+    if file.shards_made:
+        return SpaceError(
+            f"shard {shard} of {file.shards} is missing in {directory}: {shard_directory(directory, shard)} was lost. "
+            "Restore the space from a backup"
+        )
+    return SpaceError(f"the space in {directory} is not complete yet. Open it for writing once")

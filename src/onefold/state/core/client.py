@@ -1,0 +1,413 @@
+"""The core under all handles of shared state: operations go out here, and views come in at their consistency level.
+
+One for each open database. Handles (maps, queues, transactions, ...) keep no state of their own beyond what they are called;
+the synchronous and the asynchronous API stand on the same core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from onefold import config
+from onefold.codec import Op
+from onefold.env import SystemEnv
+from onefold.errors import (
+    Conflict,
+    InvalidArgument,
+    InvalidValue,
+    OnefoldError,
+    SpaceError,
+    TokenAhead,
+    TooOld,
+    Unavailable,
+)
+from onefold.fold import system
+from onefold.machine import forks
+from onefold.shard.api import Space, View
+from onefold.shard.fold_version import reach_version
+from onefold.shard.receipts import Receipt, gives_receipts
+from onefold.shard.requirements import AskedSpace, Behind, Need, takes_needs
+from onefold.state.core.consistency import STRONG, Level
+from onefold.state.core.time_limits import deadline_of, end_of, limited
+from onefold.state.core.tokens import Session
+from onefold.state.encoding.keys import shard_of
+from onefold.state.fold import rows
+from onefold.state.fold.ops import (
+    Blocked,
+    Commit,
+    Committed,
+    Outcome,
+    Read,
+    Rejected,
+    Span,
+    StateOp,
+    Write,
+    decode_outcome,
+    state_op,
+)
+
+_WEAK = ("prefix", "eventual")
+_TICKS_IN_VAIN_MAX = 8
+
+
+class StateClient:
+    """Thread-safe."""
+
+    def __init__(
+        self,
+        spaces: Sequence[Space],
+        *,
+        level: Level = STRONG,
+        timeout: float | None = None,
+        token: str | None = None,
+    ) -> None:
+        """``spaces``: the shards, in order. ``level``: the connection's default. ``timeout``: seconds that a call may take
+        (default: ``config.READ_TIMEOUT_S`` for a read, ``config.APPEND_RETRY_S`` for a write). ``token``: the session to
+        continue. Raises TokenError."""
+        self._pid = forks.process
+        self.spaces = tuple(spaces)
+        self.shards = len(self.spaces)
+        self.env = self.spaces[0].env
+        self.level = level
+        self.timeout = config.READ_TIMEOUT_S if timeout is None else timeout
+        self.write_timeout = config.APPEND_RETRY_S if timeout is None else timeout
+        self.limited = timeout is not None
+        """Whether the connection was given a time limit."""
+        self.always_strong = all(space.strong_reads for space in self.spaces)
+        self.mending = tuple(
+            space if gives_receipts(space) and isinstance(self.env, SystemEnv) else None
+            for space in self.spaces
+        )
+        """Of each shard, the space where an interrupted submission leaves a receipt, if it is one."""
+        self.shared: dict[str, Any] = {}
+        """What this client's handles share, such as the cache of session reads."""
+        self.session = Session(
+            self.spaces[0].incarnation,
+            self.shards,
+            token,
+            present=self.present if self.always_strong else None,
+        )
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process was forked after this was made."""
+        return self._pid != forks.process
+
+    def check_process(self) -> None:
+        """Raises SpaceError in a process that was forked after this was made. Before anything else: the locks of
+        threads that were not forked along are never released there."""
+        if self._pid != forks.process:
+            raise SpaceError(
+                f"{self.spaces[0].url} was opened before this process was forked. Open it again in the child"
+            )
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise InvalidArgument(
+            f"a handle on {self.spaces[0].url} cannot be sent to another process or stored: it holds open files. Send the URL "
+            "(and `db.session.token`), and connect there"
+        )
+
+    def gives_receipts(self, shard: int) -> bool:
+        """Whether an interrupted submission to the shard leaves a receipt."""
+        return self.mending[shard] is not None
+
+    # -- where things are
+
+    def shard_of(self, key: bytes) -> int:
+        """The shard of an encoded key: all keys with the same first element, of all maps, are in one."""
+        return shard_of(key, self.shards) if self.shards > 1 else 0
+
+    def present(self, shards: Iterable[int] | None = None) -> Mapping[int, int]:
+        """The applied offsets of these shards (default: all)."""
+        wanted = range(self.shards) if shards is None else shards
+        return {shard: self.spaces[shard].applied for shard in wanted}
+
+    # -- time
+
+    def deadline(self) -> float:
+        """The moment of the boot clock until which a write that begins now may be tried."""
+        return deadline_of(self)
+
+    def read_time(self, timeout: float | None = None) -> float:
+        """Seconds that a read which begins now may wait. ``timeout``: instead of the connection's."""
+        timeout = self.timeout if timeout is None else timeout
+        end_s = end_of(self)
+        return timeout if end_s is None else max(0.0, min(timeout, end_s - self.env.boot_s()))
+
+    # -- writing
+
+    def submit(
+        self, shard: int, op: StateOp, request_id: str | None = None, receipt: Receipt | None = None
+    ) -> Outcome:
+        """Submit one operation until it is not blocked; its outcome. What the outcome saw is noted in the session. ``receipt``:
+        only where ``gives_receipts``.
+
+        Raises what ``Space.submit`` raises; Unavailable (definite) when a transaction over several shards blocks it until the
+        deadline.
+        """
+        wrapped = state_op(op, request_id)
+        deadline = deadline_of(self)
+        outcome = self.submit_once(shard, wrapped, deadline, receipt)
+        if not isinstance(outcome, Blocked):
+            return outcome
+        from onefold.state.core import recovery
+
+        pause_s = 0.001
+        with limited(self, deadline):
+            while isinstance(outcome, Blocked):
+                if self.env.boot_s() > deadline:
+                    raise Unavailable(
+                        f"a transaction over several shards ({outcome.transactions[0][0]}) blocks this for too long; nothing "
+                        "was written. Try again"
+                    )
+                recovery.unblock(self, shard, outcome.transactions)
+                self.spaces[shard].pause(pause_s * (0.5 + self.env.token(1)[0] / 256))
+                pause_s = min(2 * pause_s, 0.1)
+                outcome = self.submit_once(shard, wrapped, deadline, receipt)
+        return outcome
+
+    def submit_together(self, shard: int, ops: Sequence[Op]) -> list[Outcome]:
+        """Submit operations that no transaction can block, in one record; their outcomes."""
+        return [decode_outcome(data) for data in self.spaces[shard].submit(ops, self.deadline())]
+
+    def submit_once(
+        self, shard: int, op: Op, deadline: float | None = None, receipt: Receipt | None = None
+    ) -> Outcome:
+        """Submit one operation, whatever becomes of it."""
+        if deadline is None:
+            deadline = self.deadline()
+        mending = None if receipt is None else self.mending[shard]
+        if mending is not None:
+            outcome = decode_outcome(mending.submit([op], deadline, receipt)[0])
+        else:
+            outcome = decode_outcome(self.spaces[shard].submit([op], deadline)[0])
+        if isinstance(outcome, Committed):
+            self.session.observe(shard, outcome.offset)
+        return outcome
+
+    def commit(
+        self,
+        shard: int,
+        writes: tuple[Write, ...],
+        reads: tuple[Read, ...] = (),
+        spans: tuple[Span, ...] = (),
+        request_id: str | None = None,
+        *,
+        last_try: bool = True,
+    ) -> Committed:
+        """Commit in one shard. Raises Conflict, and what ``rejection`` makes of other refusals (all definite)."""
+        outcome = self.submit(shard, Commit(reads, spans, writes, last_try), request_id)
+        if isinstance(outcome, Committed):
+            return outcome
+        raise rejection(outcome)
+
+    def tick(self, shard: int) -> None:
+        """Append a record that does nothing but carry this client's time."""
+        self.spaces[shard].submit([system.system_op(system.Tick())], self.deadline())
+
+    def settle_due(self, shard: int) -> None:
+        """Let end what is due by this client's clock, so that expiry works when nothing else happens."""
+        space = self.spaces[shard]
+        before: tuple[bytes, bytes] | None = None
+        in_vain = 0
+        for _ in range(1000):
+            wall_ms = self.env.wall_ms()
+            with space.view() as view:
+                due = next(view.scan(rows.DUE, stop=rows.due_before(wall_ms), limit=1), None)
+                if due is not None and self.shards > 1 and self._all_locked(view, wall_ms):
+                    return
+            if due is None:
+                return
+            if due == before:
+                in_vain += 1
+                if in_vain > _TICKS_IN_VAIN_MAX:
+                    return  # this clock is ahead of the log's, which decides: ever more ticks would change nothing
+                space.pause(0.001)  # a record stamped as the one before it ends nothing
+            before = due
+            self.tick(shard)
+
+    def _all_locked(self, view: View, wall_ms: int) -> bool:
+        """Whether what is due is under locks of prepared transactions: then no tick ends it, but the end of those."""
+        from onefold.state.fold.shards import lock_table
+
+        if not lock_table.is_any_held(view):
+            return False
+        limit = config.EXPIRATIONS_PER_RECORD_MAX
+        due = view.scan(rows.DUE, stop=rows.due_before(wall_ms), limit=limit)
+        return all(lock_table.is_held(view, *rows.read_due_key(entry)[1:]) for entry, _ in due)
+
+    def reach_version(self, shard: int, version: int) -> bool:
+        """Whether folds apply by this version in the shard; raises it where it is this program's to raise (embedded, and every
+        program that has the space open knows it)."""
+        return reach_version(self.spaces[shard], version)
+
+    # -- reading
+
+    def ready(self, shard: int, level: Level | None = None, timeout: float | None = None) -> None:
+        """Wait until views of the shard meet the level (default: the connection's).
+
+        Raises, all definite: Unavailable (``strong``, ``session``), TooStale (``bounded``), TokenAhead (the session's
+        token is from a future that does not come).
+        """
+        level = self.level if level is None else level
+        space = self.spaces[shard]
+        if self.always_strong:
+            given = self.session.given
+            if given and level.kind not in _WEAK:
+                self._reach(space, shard, given.get(shard, 0), self.read_time(timeout))
+        elif level.kind == "strong":
+            timeout = self.read_time(timeout)
+            space.barrier(timeout)
+            self._reach(space, shard, self.session.given.get(shard, 0), timeout)
+        elif level.kind == "bounded":
+            space.fresh(level.seconds, self.read_time(timeout))
+        elif level.kind == "session":
+            self._reach(space, shard, self.session.floor(shard), self.read_time(timeout))
+        if self.shards > 1 and level.kind not in _WEAK:
+            from onefold.state.core import recovery
+
+            recovery.settle(self, shard, self._settled_upto(shard, level))
+
+    def view(
+        self, shard: int, level: Level | None = None, timeout: float | None = None
+    ) -> AbstractContextManager[View]:
+        """A view of the shard that meets the level. Raises as ``ready``; of a space that is asked, its first read does."""
+        space = self.spaces[shard]
+        if takes_needs(space):
+            return self._asked_view(space, shard, level, timeout)
+        self.ready(shard, level, timeout)
+        level = self.level if level is None else level
+        if self.shards > 1 and level.kind not in _WEAK:
+            return self._settled(shard, self._settled_upto(shard, level))
+        return self._observed(self.spaces[shard], shard)
+
+    def _need(self, shard: int, level: Level | None, timeout: float | None) -> Need:
+        """What a view must show at the level."""
+        level = self.level if level is None else level
+        timeout = self.read_time(timeout)
+        match level.kind:
+            case "strong":
+                return Need(self.session.given.get(shard, 0), barrier=True, timeout=timeout)
+            case "bounded":
+                return Need(fresh_s=level.seconds, timeout=timeout)
+            case "session":
+                return Need(self.session.floor(shard), timeout=timeout)
+        # A prefix only grows; what converges may come from anybody.
+        return Need(shown=level.kind == "prefix", timeout=timeout)
+
+    def peek(
+        self, shard: int, table: str, key: bytes, level: Level | None = None, timeout: float | None = None
+    ) -> bytes | None:
+        """One key's row at the level: the cheapest read. Raises as ``ready``."""
+        if not self.always_strong and takes_needs(self.spaces[shard]):
+            with self.view(shard, level, timeout) as view:
+                return view.get(table, key)
+        if not self.always_strong or self.shards > 1 or self.session.given:
+            self.ready(shard, level, timeout)
+        value, offset = self.spaces[shard].peek(table, key)
+        self.session.observe(shard, offset)  # so that no later session read is behind this one
+        return value
+
+    @contextmanager
+    def _observed(self, space: Space, shard: int) -> Iterator[View]:
+        with space.view() as view:
+            self.session.observe(shard, view.offset)
+            yield view
+
+    @contextmanager
+    def _asked_view(
+        self, space: AskedSpace, shard: int, level: Level | None, timeout: float | None
+    ) -> Iterator[View]:
+        """Waiting for the level and reading are one question, which the view's first read asks."""
+        level = self.level if level is None else level
+        need = self._need(shard, level, timeout)
+        try:
+            if self.shards > 1 and level.kind not in _WEAK:
+                with self._settled(shard, self._settled_upto(shard, level), need) as view:
+                    yield view
+            else:
+                need = need._replace(seen=lambda offset: self.session.observe(shard, offset))
+                with space.view(need=need) as view:
+                    yield view
+        except Behind as error:
+            if not need.after:
+                raise
+            raise self._not_reached(shard, need.after, error.applied, need.timeout or 0.0) from error
+
+    @contextmanager
+    def _settled(self, shard: int, upto: int | None, need: Need | None = None) -> Iterator[View]:
+        from onefold.state.core import recovery
+
+        with recovery.settled_view(self, shard, upto, need) as view:
+            self.session.observe(shard, view.offset)
+            yield view
+
+    def _settled_upto(self, shard: int, level: Level) -> int | None:
+        """A session's read resolves only what the session has seen prepared, so that it needs no other shard without cause."""
+        return self.session.floor(shard) if level.kind == "session" and not self.always_strong else None
+
+    def reach_given(self, shard: int) -> None:
+        """Wait until the shard shows what the token that the session began with has seen. Raises TokenAhead."""
+        self._reach(self.spaces[shard], shard, self.session.given.get(shard, 0), self.read_time())
+
+    def _reach(self, space: Space, shard: int, offset: int, timeout: float) -> None:
+        if offset and not space.reach(offset, timeout):
+            raise self._not_reached(shard, offset, space.applied, timeout)
+
+    def _not_reached(self, shard: int, offset: int, applied: int, timeout: float) -> Unavailable:
+        if offset <= self.session.given.get(shard, 0):
+            return TokenAhead(
+                f"the session token has seen offset {offset} of shard {shard}; nothing beyond {applied} came within "
+                f"{timeout:g} s. Wait longer (timeout=), or start without the token"
+            )
+        return Unavailable(
+            f"what this session has seen (offset {offset} of shard {shard}) did not arrive here within {timeout:g} s. "
+            "Try again, or read with consistency='eventual'"
+        )
+
+    def close(self) -> None:
+        """Close every shard."""
+        for space in self.spaces:
+            space.close()
+
+
+def rejection(outcome: Outcome) -> OnefoldError:
+    """The error for an outcome that is no success; all are definite."""
+    if not isinstance(outcome, Rejected):
+        return SpaceError(f"an unexpected outcome: {outcome}. Are all programs of this space of one version?")
+    where = f" in {outcome.detail!r}" if outcome.detail else ""
+    match outcome.reason:
+        case "conflict":
+            return Conflict(
+                f"{shown_key(outcome.key)}{where} was changed by somebody else; nothing was written. Read again and retry"
+            )
+        case "too_old":
+            return TooOld(
+                f"the transaction read{where} so long ago that its changes can no longer be checked; nothing was written. "
+                "Run it again, shorter"
+            )
+        case "not_a_number":
+            return InvalidValue(
+                f"{shown_key(outcome.key)}{where} holds no number, so it cannot be incremented"
+            )
+        case "rebalanced":
+            return Conflict(
+                f"partitions of the consumer group{where} were given to other members; nothing was written. "
+                "Go on iterating: records come again from the last commit"
+            )
+        case "malformed":
+            return InvalidArgument(f"the space refused the operation as malformed{where}")
+        case reason:
+            return Conflict(f"refused: {reason}{where}. Nothing was written")
+
+
+def shown_key(key: bytes) -> str:
+    """An encoded key as people wrote it."""
+    from onefold.state.encoding.keys import decode_key
+
+    try:
+        return repr(decode_key(key))
+    except ValueError:
+        return repr(key)

@@ -1,0 +1,103 @@
+"""Taking something from the space in the main thread, where a signal handler may raise between any two instructions.
+
+What is taken (a message, a lock) is somebody's in the space before the program has it in a variable. An exception in between
+would leave it to nobody until its lease ends. There are two ways out:
+
+An embedded space commits in the thread that submits, and what became of an interrupted submission is known by its ``Receipt``
+(``mends_here``). So it is taken here, and given back by the mending thread when the receipt says that it was taken.
+
+Any other space hands its appends to another thread anyway. So it is taken there (``apart``), where no signal interrupts, and
+noted in a ``Handover``; the functions through which it goes to the program are short, and each gives the handover up when it
+raises:
+
+    handover = Handover(client, give_back)
+    try:
+        apart(client, lambda: handover.keep(take()))
+        return handover.result
+    except BaseException:
+        handover.unwanted = True
+        undisturbed.mend_later(handover)
+        raise
+
+There is no moment between the return and the caller's assignment, or the block of its ``with`` statement: CPython looks for
+signals at the entry of functions, after calls of C and at the ends of loops.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from onefold.env import SystemEnv
+from onefold.machine import forks, undisturbed
+from onefold.shard.receipts import Receipt
+
+if TYPE_CHECKING:
+    from onefold.state.core.client import StateClient
+
+T = TypeVar("T")
+
+
+def apart(client: StateClient, work: Callable[[], T]) -> T:
+    """Do it to its end, also when the caller is interrupted meanwhile. The deadline of the call around it holds."""
+    if _thread.get_ident() != forks.main_thread or not isinstance(client.env, SystemEnv):
+        return work()
+    return undisturbed.undisturbed(partial(copy_context().run, work))
+
+
+def mends_here(client: StateClient, shard: int) -> bool:
+    """Whether the caller can be interrupted and need not do it apart: what it submits to the shard leaves a receipt."""
+    return _thread.get_ident() == forks.main_thread and client.mending[shard] is not None
+
+
+class Handover(Generic[T]):
+    """Something that was taken and that the caller may not get. Then it is undone, in a thread of its own, once."""
+
+    __slots__ = ("_found", "_interruptible", "_kept", "_undo", "receipt", "result", "taken", "unwanted")
+
+    def __init__(
+        self,
+        client: StateClient,
+        undo: Callable[[T], object],
+        receipt: Receipt | None = None,
+        found: Callable[[Receipt], T | None] | None = None,
+    ) -> None:
+        """``receipt``: for a caller that takes it here. ``found``: what was taken by that."""
+        self._undo = undo
+        self._kept: dict[int, T] = {}
+        self._found = found
+        self._interruptible = _thread.get_ident() == forks.main_thread and isinstance(client.env, SystemEnv)
+        self.receipt = receipt
+        self.taken: T | None = None
+        """It may turn out to be of no use to the caller."""
+        self.result: T | None = None
+        self.unwanted = False
+        """The caller was interrupted: there is no need to begin."""
+        if receipt is None:
+            undisturbed.prepare()  # a space that gives receipts did, when it was opened
+
+    def keep(self, result: T) -> None:
+        """It has been taken."""
+        self._kept[0] = result
+        self.result = result
+        if self.unwanted:
+            self.mend()
+
+    def mend(self) -> None:
+        """The caller was interrupted."""
+        kept = self._kept.pop(0, None)  # by one of two who come at the same time
+        if self._interruptible and (kept is not None or self.receipt is not None):
+            # This may take its time, and others wait to be mended.
+            _thread.start_new_thread(self._undone, (kept,))
+
+    def _undone(self, kept: T | None) -> None:
+        with contextlib.suppress(Exception):  # what cannot be undone ends with its lease
+            kept = self.taken if kept is None else kept
+            if kept is None and self.receipt is not None and self._found is not None:
+                kept = self._found(self.receipt)
+            if kept is not None:
+                self._undo(kept)

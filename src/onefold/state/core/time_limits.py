@@ -1,0 +1,101 @@
+"""One deadline for a whole call, however many steps it takes.
+
+A call of the API may be many reads and appends: a transaction over shards, a read-modify-write that is tried again, a wait for a
+message. The outermost call sets the deadline, and every step below it, in the same thread, has what is left. A step that is a
+call by itself has a deadline of its own.
+
+How long a caller waits for something to happen (``timeout=`` of a lock, of ``Queue.take``) is no such deadline: the step that
+ends the wait begins when that time is over, or nearly. So each step of a wait is a call of its own. So is a step that cleans up
+after others (``cleaning_up``): it is needed most when their time is over.
+"""
+
+from __future__ import annotations
+
+import _thread
+import functools
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from onefold.state.core.client import StateClient
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Limit(NamedTuple):
+    client: weakref.ref[StateClient]
+    end_s: float
+    under_way: _thread.LockType
+    """Locked while its block runs. A lock enters and leaves the block: it is of C, so an interrupt leaves no limit in force."""
+    outer: _Limit | None
+
+
+_WITHIN: AbstractContextManager[object] = nullcontext()
+_latest: ContextVar[_Limit | None] = ContextVar("onefold_limit", default=None)
+"""Of this context, and perhaps over."""
+
+
+class HasClient(Protocol):
+    """A handle."""
+
+    @property
+    def client(self) -> StateClient:
+        """The core under it."""
+        ...
+
+
+H = TypeVar("H", bound=HasClient)
+
+
+def end_of(client: StateClient) -> float | None:
+    """The moment of the boot clock at which the call that is under way must end; None: no call that has steps is."""
+    limit = _latest.get()
+    while limit is not None and not limit.under_way.locked():
+        limit = limit.outer
+    return limit.end_s if limit is not None and limit.client() is client else None
+
+
+def deadline_of(client: StateClient) -> float:
+    """The moment of the boot clock until which a write that begins now may be tried."""
+    limit = _latest.get()
+    while limit is not None and not limit.under_way.locked():
+        limit = limit.outer
+    if limit is not None and limit.client() is client:
+        return limit.end_s
+    return client.env.boot_s() + client.write_timeout
+
+
+def limited(
+    client: StateClient, end_s: float | None = None, *, own: bool = False
+) -> AbstractContextManager[object]:
+    """A ``with`` block whose steps have one deadline, unless a call around it has set one. ``end_s``: a moment of the boot clock;
+    default: what a write of this connection has, from now. ``own``: also inside another call."""
+    outer = _latest.get()
+    while outer is not None and not outer.under_way.locked():
+        outer = outer.outer
+    if not own and outer is not None and outer.client() is client:
+        return _WITHIN
+    end_s = client.env.boot_s() + client.write_timeout if end_s is None else end_s
+    under_way = _thread.allocate_lock()
+    _latest.set(_Limit(weakref.ref(client), end_s, under_way, outer))
+    return under_way
+
+
+def cleaning_up(client: StateClient) -> AbstractContextManager[object]:
+    """A ``with`` block for what must be undone also when the time of the call around it is over. It has what a write has."""
+    return limited(client, own=True)
+
+
+def one_call(method: Callable[Concatenate[H, P], R]) -> Callable[Concatenate[H, P], R]:
+    """A handle's method whose steps have one deadline."""
+
+    @functools.wraps(method)
+    def within(self: H, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with limited(self.client):
+            return method(self, *args, **kwargs)
+
+    return within

@@ -1,0 +1,82 @@
+"""The state fold: one machine for maps, queues, locks and streams, so that one operation may change all of them at once."""
+
+from __future__ import annotations
+
+from onefold.fold.api import Context, Store
+from onefold.state.fold import maps as map_fold
+from onefold.state.fold import rows
+from onefold.state.fold.locks import fold as lock_fold
+from onefold.state.fold.locks.ops import LockOp
+from onefold.state.fold.ops import (
+    STATE_FOLD,
+    Blocked,
+    Commit,
+    Committed,
+    Outcome,
+    Prepare,
+    Rejected,
+    decode_op,
+    encode_outcome,
+)
+from onefold.state.fold.queues import fold as queue_fold
+from onefold.state.fold.queues.ops import QUEUE_RETURNS, QueueOp
+from onefold.state.fold.shards import fold as shard_fold
+from onefold.state.fold.shards.ops import Decide, Forget, Resolve
+from onefold.state.fold.streams import fold as stream_fold
+from onefold.state.fold.streams.ops import StreamOp
+from onefold.state.fold.validation import apply_writes, first_refusal, validate
+
+MALFORMED = encode_outcome(Rejected("malformed"))
+
+
+class StateFold:
+    """See ``onefold.fold.api.Fold``. ``shards``: of the whole space; with one, no transaction ever holds locks."""
+
+    name = STATE_FOLD
+    version = QUEUE_RETURNS
+    history = frozenset({rows.MAPS})
+
+    def __init__(self, shards: int = 1) -> None:
+        self._shards = shards
+
+    def advance(self, store: Store, context: Context) -> None:
+        """What fold time brings: items end, delayed messages become ready."""
+        map_fold.expire(store, context)
+        queue_fold.release(store, context)
+
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
+        """Apply one operation. Garbage is ``Rejected("malformed")``."""
+        op = decode_op(body)
+        match op:
+            case None:
+                return MALFORMED
+            case Commit():
+                outcome = self._commit(store, context, op)
+                passing = isinstance(outcome, Blocked) or (isinstance(outcome, Rejected) and not op.last_try)
+                return encode_outcome(outcome, passing=passing)
+            case Prepare():
+                return encode_outcome(shard_fold.prepare(store, context, op))
+            case Decide():
+                decided = shard_fold.decide(store, context, op)
+                return encode_outcome(decided, passing=not shard_fold.is_kept(op, decided))
+            case Resolve():
+                return encode_outcome(shard_fold.resolve(store, context, op))
+            case Forget():
+                return encode_outcome(shard_fold.forget(store, context, op))
+            case _ if isinstance(op, QueueOp):
+                return encode_outcome(queue_fold.apply_op(store, context, op, fold_version))
+            case _ if isinstance(op, LockOp):
+                return encode_outcome(lock_fold.apply_op(store, context, op))
+            case _ if isinstance(op, StreamOp):
+                return encode_outcome(stream_fold.apply_op(store, context, op))
+        return MALFORMED
+
+    def _commit(self, store: Store, context: Context, op: Commit) -> Outcome:
+        if self._shards > 1:
+            blockers = shard_fold.blockers(store, op.reads, op.spans, op.writes)
+            if blockers:
+                return Blocked(blockers)
+        refused = validate(store, op.reads, op.spans) or first_refusal(store, op.writes)
+        if refused is not None:
+            return refused
+        return Committed(context.offset, context.index, apply_writes(store, context, op.writes))

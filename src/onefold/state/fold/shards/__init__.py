@@ -1,0 +1,4 @@
+"""Transactions over several shards in the state fold of each of them: operations, the locks of prepared ones, how they apply.
+
+Pure, as all of ``state.fold``.
+"""

@@ -1,0 +1,170 @@
+"""Streams in the state fold: appends, retention, and what a stream is like."""
+
+from __future__ import annotations
+
+import msgspec
+
+from onefold import config
+from onefold.fold.api import Context, Store, StoreView
+from onefold.state.fold.ops import Answer, Outcome, Rejected
+from onefold.state.fold.streams import consumers as consumer_fold
+from onefold.state.fold.streams import rows as stream_rows
+from onefold.state.fold.streams.ops import Append, CommitOffsets, MakeStream, Retain, StreamOp, StreamWrite
+from onefold.state.fold.streams.rows import Head, StreamRow
+
+_COUNT_MAX = 1 << 31
+
+
+def refusal(store: StoreView, write: StreamWrite) -> Rejected | None:
+    """Why the write cannot be done, if so."""
+    if isinstance(write, CommitOffsets):
+        return consumer_fold.refusal(store, write)
+    if not _is_name(write.stream) or not 0 < write.count < _COUNT_MAX or not 0 <= write.format <= 255:
+        return Rejected("malformed", write.stream[:100])
+    known = _stream(store, write.stream)
+    if known is None:
+        return Rejected("no_stream", write.stream)
+    if not 0 <= write.partition < known.partitions:
+        return Rejected("malformed", write.stream)
+    return None
+
+
+def apply(store: Store, context: Context, write: StreamWrite) -> object:
+    """Do the write; its result."""
+    if isinstance(write, CommitOffsets):
+        consumer_fold.commit_offsets(store, write)
+        return None
+    return _append(store, context, write)
+
+
+def apply_op(store: Store, context: Context, op: StreamOp) -> Outcome:
+    """Apply an operation of streams."""
+    if not _is_name(op.stream):
+        return Rejected("malformed", op.stream[:100])
+    match op:
+        case MakeStream():
+            return _make(store, op)
+        case Retain():
+            known = _stream(store, op.stream)
+            if known is None or not 0 <= op.partition < known.partitions:
+                return Rejected("no_stream", op.stream)
+            head = stream_rows.head_of(store, op.stream, op.partition)
+            left, removed = _retire(store, op.stream, op.partition, head, known.retention_ms, context.now_ms)
+            if removed:
+                _put_head(store, op.stream, op.partition, left)
+            return Answer(removed)
+        case _:
+            return consumer_fold.apply_op(store, op)
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name.encode()) <= config.NAME_BYTES_MAX
+
+
+def _stream(store: StoreView, name: str) -> StreamRow | None:
+    return stream_rows.read_stream(store.get(stream_rows.STREAMS, name.encode()))
+
+
+def _put_head(store: Store, stream: str, partition: int, head: Head) -> None:
+    store.put(
+        stream_rows.segment_table(stream, partition), stream_rows.HEAD_KEY, stream_rows.write_head(head)
+    )
+
+
+def _make(store: Store, op: MakeStream) -> Outcome:
+    limits = op.retention_ms is None or 0 <= op.retention_ms < stream_rows.OFFSET_MAX
+    if not limits or not 0 <= op.version < stream_rows.OFFSET_MAX:
+        return Rejected("malformed", op.stream)
+    if not 0 < op.partitions <= config.STREAM_PARTITIONS_MAX:
+        return Rejected("malformed", op.stream)
+    known = _stream(store, op.stream)
+    wanted = known
+    if known is None:
+        wanted = StreamRow(op.partitions, op.retention_ms, max(op.version, 1))
+    elif op.version > known.version:
+        wanted = StreamRow(known.partitions, op.retention_ms, op.version)
+    elif op.version == 0 and op.change and op.retention_ms != known.retention_ms:
+        wanted = StreamRow(known.partitions, op.retention_ms, known.version + 1)
+    if wanted is None:
+        return Rejected("malformed", op.stream)
+    if wanted != known:
+        store.put(stream_rows.STREAMS, op.stream.encode(), msgspec.msgpack.encode(wanted))
+    return Answer([wanted.partitions, wanted.retention_ms, wanted.version])
+
+
+def _append(store: Store, context: Context, write: Append) -> tuple[int, int, int]:
+    known = _stream(store, write.stream)
+    retention_ms = None if known is None else known.retention_ms
+    head = stream_rows.head_of(store, write.stream, write.partition)
+    head, _ = _retire(store, write.stream, write.partition, head, retention_ms, context.now_ms)
+    head, base = _add(store, write, head, context.now_ms)
+    _put_head(store, write.stream, write.partition, head)
+    return write.partition, base, context.now_ms
+
+
+def _add(store: Store, write: Append, head: Head, now_ms: int) -> tuple[Head, int]:
+    """Put the records behind the last; the new head, and the offset of the first of them."""
+    table, base = stream_rows.segment_table(write.stream, write.partition), head.next
+    size = len(write.frame)
+    was_empty = head.first == head.next
+    after = head._replace(next=base + write.count)
+    if size > config.STREAM_INLINE_BYTES_MAX:
+        row = stream_rows.new_segment_beside(now_ms, write.count, write.format, size)
+        store.put(table, stream_rows.segment_key(base), row)
+        store.put(
+            stream_rows.frame_table(write.stream, write.partition), stream_rows.segment_key(base), write.frame
+        )
+        after = after._replace(last_base=base, last_bytes=config.STREAM_MERGE_BYTES_MAX, last_from_ms=now_ms)
+        added = size
+    else:
+        run = stream_rows.write_run(now_ms, write.count, write.format, write.frame)
+        added = len(run)
+        fits = head.last_bytes + added <= config.STREAM_MERGE_BYTES_MAX
+        recent = now_ms - head.last_from_ms < config.STREAM_MERGE_MS
+        last = None
+        if not was_empty and fits and recent:
+            last = store.get(table, stream_rows.segment_key(head.last_base))
+        if last is not None:
+            store.put(
+                table,
+                stream_rows.segment_key(head.last_base),
+                stream_rows.extend_segment(last, run, write.count, now_ms),
+            )
+            after = after._replace(last_bytes=head.last_bytes + added)
+        else:
+            store.put(table, stream_rows.segment_key(base), stream_rows.new_segment(run, write.count, now_ms))
+            after = after._replace(last_base=base, last_bytes=added, last_from_ms=now_ms)
+    if was_empty or after.last_base == head.first:
+        after = after._replace(oldest_ms=now_ms)
+    return after._replace(bytes=head.bytes + added), base
+
+
+def _retire(
+    store: Store, stream: str, partition: int, head: Head, retention_ms: int | None, now_ms: int
+) -> tuple[Head, int]:
+    """Remove segments that are past the retention, oldest first, up to a bound; the new head (not stored), and how many."""
+    removed = 0
+    if retention_ms is None:
+        return head, removed
+    table = stream_rows.segment_table(stream, partition)
+    while (
+        head.first < head.next
+        and head.oldest_ms < now_ms - retention_ms
+        and removed < config.STREAM_RETIRE_SEGMENTS_MAX
+    ):
+        key = stream_rows.segment_key(head.first)
+        row = store.get(table, key)
+        if row is None:
+            break  # cannot be; a fold does not raise
+        beside, count, _, _ = stream_rows.segment_head(row)
+        store.delete(table, key)
+        if beside:
+            store.delete(stream_rows.frame_table(stream, partition), key)
+        first = head.first + count
+        following = store.get(table, stream_rows.segment_key(first)) if first < head.next else None
+        oldest_ms = 0 if following is None else stream_rows.segment_head(following)[3]
+        head = head._replace(
+            first=first, bytes=head.bytes - stream_rows.frame_bytes(row), oldest_ms=oldest_ms
+        )
+        removed += 1
+    return head, removed

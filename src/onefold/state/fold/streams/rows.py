@@ -1,0 +1,216 @@
+"""How streams are kept: table names and rows.
+
+A partition is a table of **segments**, keyed by their first offset (8 bytes, big endian), and a head row under the empty key. A
+segment is one or more **runs**; a run is what one append wrote: (fold time, count, format, frame). Small runs stand in the
+segment's row one after the other; a run over ``config.STREAM_INLINE_BYTES_MAX`` is a segment of its own, whose frame is kept in a
+second table, so that looking for an offset or a time reads no large rows.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import msgspec
+
+from onefold.fold.api import StoreView
+from onefold.state.encoding.keys import encode_key
+
+STREAMS = "state/s/streams"
+"""What each stream is like: name -> ``StreamRow``."""
+GROUPS = "state/s/groups"
+"""Consumer groups: (stream, group) -> ``Group``."""
+OFFSETS = "state/s/offsets"
+"""What they committed: (stream, group), partition -> next offset."""
+HEAD_KEY = b""
+FIRST_KEY = b"\x00"
+"""Below every segment's key and above the head's."""
+OFFSET_MAX = 1 << 62
+
+_KEY = struct.Struct(">Q")
+_PARTITION = struct.Struct(">H")
+_SEGMENT = struct.Struct(">BIqq")
+_RUN = struct.Struct(">qIBI")
+_HEAD = struct.Struct(">QQQQIqq")
+_INLINE, _BESIDE = 0, 1
+
+
+class StreamRow(msgspec.Struct, frozen=True, array_like=True):
+    """What a stream is like."""
+
+    partitions: int
+    retention_ms: int | None
+    version: int
+    """Counts changes of the retention."""
+
+
+class Head(NamedTuple):
+    """Where a partition stands."""
+
+    next: int = 0
+    first: int = 0
+    bytes: int = 0
+    last_base: int = 0
+    """The first offset of the last segment."""
+    last_bytes: int = 0
+    """Bytes of the last segment, when it stands in its row."""
+    oldest_ms: int = 0
+    """When the first segment was written to last."""
+    last_from_ms: int = 0
+    """When the last segment was begun."""
+
+
+class Run(NamedTuple):
+    """What one append wrote to a partition."""
+
+    offset: int
+    count: int  # type: ignore[assignment]  # the right name; nobody counts within a Run
+    time_ms: int
+    format: int
+    frame: bytes
+
+
+class Segment(NamedTuple):
+    """A segment's row, decoded; a frame that is kept beside it is not there yet."""
+
+    base: int
+    count: int  # type: ignore[assignment]  # likewise
+    first_ms: int
+    last_ms: int
+    beside: bool
+    runs: tuple[Run, ...]
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """A consumer."""
+
+    id: str
+    process: str
+    epoch: int
+
+
+class Group(msgspec.Struct, frozen=True, array_like=True):
+    """A consumer group; its members are in the order of their ids."""
+
+    generation: int = 0
+    members: tuple[Member, ...] = ()
+
+    def place(self, member: str) -> int | None:
+        """The member's place among the members."""
+        return next((at for at, other in enumerate(self.members) if other.id == member), None)
+
+    def owns(self, place: int, partition: int) -> bool:
+        """Partitions are dealt out in turn."""
+        return partition % len(self.members) == place
+
+
+_stream_decoder = msgspec.msgpack.Decoder(StreamRow)
+_group_decoder = msgspec.msgpack.Decoder(Group)
+
+
+def segment_table(stream: str, partition: int) -> str:
+    """The table of a partition's segments."""
+    return f"state/s/p/{partition}/{stream}"
+
+
+def frame_table(stream: str, partition: int) -> str:
+    """The table of its large frames."""
+    return f"state/s/f/{partition}/{stream}"
+
+
+def segment_key(offset: int) -> bytes:
+    """The key of the segment that begins there."""
+    return _KEY.pack(offset)
+
+
+def read_stream(data: bytes | None) -> StreamRow | None:
+    """The stream's row."""
+    return None if data is None else _stream_decoder.decode(data)
+
+
+def read_group(data: bytes | None) -> Group:
+    """The group's row; of a group that never was, an empty one of generation 0."""
+    return Group() if data is None else _group_decoder.decode(data)
+
+
+def group_key(stream: str, group: str) -> bytes:
+    """The key of a group."""
+    return encode_key((stream, group))
+
+
+def offset_key(stream: str, group: str, partition: int) -> bytes:
+    """The key of a committed offset."""
+    return group_key(stream, group) + _PARTITION.pack(partition)
+
+
+def write_offset(offset: int) -> bytes:
+    """A committed offset's row."""
+    return _KEY.pack(offset)
+
+
+def read_offset(data: bytes | None) -> int:
+    """The committed offset; -1: none."""
+    return -1 if data is None else int(_KEY.unpack(data)[0])
+
+
+def read_head(data: bytes | None) -> Head:
+    """The head; of a partition that never was written to, an empty one."""
+    return Head() if data is None else Head(*_HEAD.unpack(data))
+
+
+def write_head(head: Head) -> bytes:
+    """The head's row."""
+    return _HEAD.pack(*head)
+
+
+def write_run(time_ms: int, count: int, kind: int, frame: bytes) -> bytes:
+    """A run, as it stands in a segment's row."""
+    return _RUN.pack(time_ms, count, kind, len(frame)) + frame
+
+
+def new_segment(run: bytes, count: int, time_ms: int) -> bytes:
+    """The row of a segment of one run."""
+    return _SEGMENT.pack(_INLINE, count, time_ms, time_ms) + run
+
+
+def new_segment_beside(time_ms: int, count: int, kind: int, length: int) -> bytes:
+    """The row of a segment whose frame is kept in the other table."""
+    return _SEGMENT.pack(_BESIDE, count, time_ms, time_ms) + _RUN.pack(time_ms, count, kind, length)
+
+
+def extend_segment(row: bytes, run: bytes, count: int, time_ms: int) -> bytes:
+    """The row with one run more."""
+    beside, before, first_ms, _ = _SEGMENT.unpack_from(row)
+    return _SEGMENT.pack(beside, before + count, first_ms, time_ms) + row[_SEGMENT.size :] + run
+
+
+def frame_bytes(segment: bytes) -> int:
+    """How many bytes of frames belong to a segment's row."""
+    beside = segment[0] == _BESIDE
+    return int(_RUN.unpack_from(segment, _SEGMENT.size)[3]) if beside else len(segment) - _SEGMENT.size
+
+
+def segment_head(row: bytes) -> tuple[bool, int, int, int]:
+    """(frame kept beside it, count, time of the first run, time of the last)."""
+    beside, count, first_ms, last_ms = _SEGMENT.unpack_from(row)
+    return beside == _BESIDE, count, first_ms, last_ms
+
+
+def read_segment(key: bytes, row: bytes) -> Segment:
+    """The segment; a frame that is kept beside it is given as empty."""
+    (base,) = _KEY.unpack(key)
+    beside, count, first_ms, last_ms = segment_head(row)
+    runs: list[Run] = []
+    at, offset = _SEGMENT.size, base
+    while at < len(row):
+        time_ms, records, kind, length = _RUN.unpack_from(row, at)
+        at += _RUN.size
+        runs.append(Run(offset, records, time_ms, kind, b"" if beside else row[at : at + length]))
+        at += 0 if beside else length
+        offset += records
+    return Segment(base, count, first_ms, last_ms, beside, tuple(runs))
+
+
+def head_of(view: StoreView, stream: str, partition: int) -> Head:
+    """Where a partition stands."""
+    return read_head(view.get(segment_table(stream, partition), HEAD_KEY))

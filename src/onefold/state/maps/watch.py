@@ -1,0 +1,355 @@
+"""Watching a map: what changed beyond an offset, read from the history, as a feed that waits for more.
+
+A watch holds no resource while it waits: its whole state is a position for each shard, and every change carries the position
+after it as a token. A position is an offset and, inside a record, the last change (place, key) of the record after it that was
+given. The place -2 stands for the present state at that offset, given up to the key: so the initial state is resumed like a
+record.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Final, Generic, NamedTuple, Self, TypeVar
+
+from onefold import config
+from onefold.errors import InvalidValue, SpaceError, TokenAhead, TokenError, TooOld, Unavailable
+from onefold.shard.api import is_read_here
+from onefold.shard.requirements import takes_needs
+from onefold.state.core.cancelling import GivenUp, never
+from onefold.state.core.client import StateClient
+from onefold.state.core.consistency import Level
+from onefold.state.core.tokens import Token, decode_token, encode_token
+from onefold.state.encoding.items import Change, ChangeKind, Version
+from onefold.state.encoding.keys import decode_key
+from onefold.state.encoding.values import ValueCodec
+from onefold.state.fold import rows
+from onefold.state.fold.rows import read_row
+from onefold.state.maps import reading as map_reading
+from onefold.state.maps.reading import Bounds
+from onefold.state.maps.scans import unreadable
+
+T = TypeVar("T")
+_INITIAL: Final = -2
+_EXPIRED: Final = -1
+_PLACE_MAX: Final = 1 << 32
+
+
+class Position(NamedTuple):
+    """How far a shard was given."""
+
+    offset: int
+    within: tuple[int, bytes] | None = None
+
+
+class _Found(NamedTuple):
+    """A change that was read and not yet given."""
+
+    shard: int
+    offset: int
+    place: int
+    key: bytes
+    row: bytes | None
+    after: Position
+
+
+def open_watch(
+    client: StateClient,
+    name: str,
+    codec: ValueCodec[T],
+    bounds: Bounds,
+    level: Level,
+    start: str | None,
+    *,
+    initial: bool,
+    timeout: float | None,
+    begun: Mapping[int, int] | None = None,
+) -> Watch[T]:
+    """See ``Map.watch``. ``begun``: what ``moment_of`` gave when the program asked for the watch, where that was earlier."""
+    if start is not None:
+        positions = _positions_of(client, name, bounds, start)
+    else:
+        positions = {}
+        for shard in bounds.shards:
+            if initial:
+                map_reading.settle(client, shard, level)
+            with client.view(shard, level) as view:
+                if initial:
+                    positions[shard] = Position(view.offset, (_INITIAL, b""))
+                else:
+                    offset = view.offset if begun is None else begun.get(shard, view.offset)
+                    positions[shard] = Position(min(offset, view.offset))
+    return Watch(client, name, codec, bounds, positions, timeout)
+
+
+def moment_of(client: StateClient) -> dict[int, int]:
+    """How far each shard is known here, without waiting for anything: what is acknowledged later is beyond it. Shards of which
+    this process keeps no state are left out."""
+    return {
+        shard: max(space.applied, client.session.floor(shard))
+        for shard, space in enumerate(client.spaces)
+        if is_read_here(space)
+    }
+
+
+def _positions_of(client: StateClient, name: str, bounds: Bounds, text: str) -> dict[int, Position]:
+    token = decode_token(text, client.spaces[0].incarnation, client.shards)
+    positions: dict[int, Position] = {}
+    for shard in bounds.shards:
+        offset, within = token.offsets.get(shard, 0), token.within.get(shard)
+        if within is not None and not _INITIAL <= within[0] < _PLACE_MAX:
+            raise TokenError("the token's place in its record cannot be. Pass a change's `token`, unchanged")
+        known = offset + (within is not None and within[0] != _INITIAL)
+        space = client.spaces[shard]
+        if known > space.applied and not space.reach(known, client.timeout):
+            raise TokenAhead(
+                f"the token has seen offset {known} of shard {shard}; nothing beyond {space.applied} came within "
+                f"{client.timeout:g} s. Wait longer (timeout= of connect), or watch without it"
+            )
+        with space.view() as view:
+            try:
+                view.changes(rows.map_table(name), offset, limit=1)
+            except TooOld as error:
+                raise _too_old(name, offset) from error
+        positions[shard] = Position(offset, within)
+    return positions
+
+
+def _too_old(name: str, offset: int) -> TooOld:
+    return TooOld(
+        f"what followed offset {offset} in map {name!r} is no longer kept (the history has "
+        f"{config.HISTORY_WINDOW_OFFSETS} offsets). Watch with initial=True: the present state, and the changes from then on"
+    )
+
+
+class Watch(Generic[T]):
+    """An iterator of changes; see ``Map.watch``. One thread iterates, any may close."""
+
+    def __init__(
+        self,
+        client: StateClient,
+        name: str,
+        codec: ValueCodec[T],
+        bounds: Bounds,
+        positions: dict[int, Position],
+        timeout: float | None,
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._codec = codec
+        self._table = rows.map_table(name)
+        self._bounds = bounds
+        self._positions = positions
+        self._timeout = timeout
+        self._found: deque[_Found] = deque()
+        self._turn = 0
+        self._dues: dict[int, int | None] = {}
+        """Of shards that are asked: when the next lifetime ends, or None. Until something of this map changes there or is ended,
+        none of this map ends sooner."""
+        self._ticks: dict[int, tuple[float, float]] = {}
+        """Of shards where something stays due: when to tick again, and how long to pause after that."""
+        self._closed = False
+
+    @property
+    def token(self) -> str:
+        """Where it stands: a watch that starts here gives what this one would give next."""
+        within = {
+            shard: position.within
+            for shard, position in sorted(self._positions.items())
+            if position.within is not None
+        }
+        offsets = {shard: position.offset for shard, position in sorted(self._positions.items())}
+        return encode_token(Token(self._client.spaces[0].incarnation, offsets, within))
+
+    def close(self) -> None:
+        """End it; a thread that waits in it stops within ``config.WATCH_LOOK_S``."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Change[T]]:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Watch of {self._name!r}>"
+
+    def __next__(self) -> Change[T]:
+        """The next change. Raises InvalidValue for a value that cannot be read, which names its map and key; iteration goes on
+        behind it."""
+        if not self.poll():
+            self._closed = True
+            raise StopIteration
+        return self.give()
+
+    def poll(self, given_up: GivenUp = never) -> bool:
+        """Find the next change, without giving it. False: none came within the timeout, the wait was given up, or it is closed.
+        Raises as iterating."""
+        self._client.check_process()
+        deadline_s = None if self._timeout is None else self._client.env.boot_s() + self._timeout
+        while not self._closed:
+            if self._found or self._fetch_any():
+                return True
+            left_s = None if deadline_s is None else deadline_s - self._client.env.boot_s()
+            if given_up() or (left_s is not None and left_s <= 0):
+                return False
+            self._wait(left_s)
+        return False
+
+    def give(self) -> Change[T]:
+        """The change that ``poll`` has found."""
+        found = self._found.popleft()
+        self._positions[found.shard] = found.after
+        self._client.session.observe(found.shard, found.offset)
+        kind: ChangeKind
+        key = decode_key(found.key)
+        value: T | None = None
+        if found.row is None:
+            kind = "expire" if found.place == _EXPIRED else "delete"
+            version = Version(((found.shard, found.offset, found.place),))
+        else:
+            kind = "put"
+            row = read_row(found.row)
+            try:
+                value = self._codec.decode(row.value)
+            except InvalidValue as error:
+                raise unreadable(error, self._name, key) from None
+            version = Version(((found.shard, row.offset, row.index),))
+        return Change(key, value, version, kind, self.token)
+
+    # -- reading
+
+    def _fetch_any(self) -> bool:
+        """Read what is there next: every shard's present state if that was asked for, then changes, of the shards in turn."""
+        shards = self._bounds.shards
+        for shard in shards:
+            while self._in_initial(shard):
+                self._fetch_initial(shard)
+                if self._found:
+                    return True
+        for _ in shards:
+            shard = shards[self._turn % len(shards)]
+            self._turn += 1
+            if not self._is_quiet(shard, self._positions[shard].offset):
+                self._fetch(shard)
+            if self._found:
+                return True
+        return False
+
+    def _is_quiet(self, shard: int, offset: int) -> bool:
+        """Whether nothing is known beyond the offset in a shard that is asked; then there is nothing to ask for, and a node is
+        made to tell when there is. Elsewhere looking is cheaper than knowing."""
+        space = self._client.spaces[shard]
+        return takes_needs(space) and space.wait(offset, 0) <= offset
+
+    def _in_initial(self, shard: int) -> bool:
+        within = self._positions[shard].within
+        return within is not None and within[0] == _INITIAL
+
+    def _fetch(self, shard: int) -> None:
+        """Read the next changes of a shard."""
+        position = self._positions[shard]
+        with self._client.spaces[shard].view() as view:
+            try:
+                changes = view.changes(
+                    self._table,
+                    position.offset,
+                    within=position.within,
+                    start=self._bounds.start,
+                    stop=self._bounds.stop,
+                    limit=config.WATCH_PAGE_CHANGES + 1,
+                )
+            except TooOld as error:
+                raise _too_old(self._name, position.offset) from error
+            end = view.offset
+        if not changes:
+            self._positions[shard] = Position(max(position.offset, end))
+            return
+        self._dues.pop(shard, None)
+        for at, change in enumerate(changes[: config.WATCH_PAGE_CHANGES]):
+            after = Position(change.offset)
+            if at + 1 < len(changes) and changes[at + 1].offset == change.offset:
+                after = Position(change.offset - 1, (change.place, change.key))
+            self._found.append(_Found(shard, change.offset, change.place, change.key, change.value, after))
+
+    def _fetch_initial(self, shard: int) -> None:
+        """Read more of the present state of a shard; its position says when that was all."""
+        offset, within = self._positions[shard]
+        key = within[1] if within is not None else b""
+        start = max(self._bounds.start, key + b"\x00" if key else b"")
+        try:
+            page = map_reading.read_page(
+                self._client,
+                shard,
+                self._table,
+                start,
+                self._bounds.stop,
+                at=offset,
+                limit=config.WATCH_PAGE_CHANGES,
+            )
+        except TooOld as error:
+            raise _too_old(self._name, offset) from error
+        wall_ms = self._client.env.wall_ms()
+        last = len(page) < config.WATCH_PAGE_CHANGES
+        for at, (found, row) in enumerate(page):
+            end = last and at + 1 == len(page)
+            after = Position(offset) if end else Position(offset, (_INITIAL, found))
+            if not map_reading.is_due(read_row(row), wall_ms):
+                self._found.append(_Found(shard, offset, _INITIAL, found, row, after))
+        if not self._found:
+            self._positions[shard] = Position(offset, None if last else (_INITIAL, page[-1][0]))
+
+    # -- waiting
+
+    def _wait(self, left_s: float | None) -> None:
+        """Until a shard may have something new, something is due, or it is time to look around."""
+        shards = self._bounds.shards
+        wait_s = config.WATCH_LOOK_S if len(shards) == 1 else config.WATCH_SHARD_LOOK_S
+        if left_s is not None:
+            wait_s = min(wait_s, left_s)
+        for shard in shards:
+            due_s = self._due_in(shard)
+            if due_s is None or due_s > 0:
+                self._ticks.pop(shard, None)
+            else:
+                due_s = self._tick(shard)
+                if due_s <= 0:
+                    return
+            if due_s is not None:
+                wait_s = min(wait_s, due_s)
+        shard = shards[self._turn % len(shards)]
+        self._client.spaces[shard].wait(self._positions[shard].offset, max(wait_s, 0.0))
+
+    def _due_in(self, shard: int) -> float | None:
+        """Seconds until the next lifetime in the shard ends by this client's clock."""
+        if shard in self._dues:
+            due_ms = self._dues[shard]
+        else:
+            space = self._client.spaces[shard]
+            with space.view() as view:
+                first = next(view.scan(rows.DUE, limit=1), None)
+            due_ms = None if first is None else rows.read_due_key(first[0])[0]
+            if takes_needs(space):
+                self._dues[shard] = due_ms
+        return None if due_ms is None else (due_ms - self._client.env.wall_ms()) / 1000
+
+    def _tick(self, shard: int) -> float:
+        """Let end what is due; 0 when that was done, else in how many seconds to try again. The pauses grow, since a tick ends
+        nothing where fold time is ahead of this clock, in a read-only space, or when the log does not answer."""
+        now_s = self._client.env.boot_s()
+        again_s, pause_s = self._ticks.get(shard, (now_s, config.TICK_PAUSE_S))
+        if now_s < again_s:
+            return again_s - now_s
+        self._ticks[shard] = (now_s + pause_s, min(2 * pause_s, config.TICK_PAUSE_S_MAX))
+        self._dues.pop(shard, None)
+        try:
+            self._client.tick(shard)
+        except (SpaceError, Unavailable):
+            return pause_s
+        return 0.0

@@ -1,0 +1,4 @@
+"""Handles of queues: putting, taking and settling messages, by themselves or in a transaction.
+
+May import ``state.core``, ``state.fold``, ``state.encoding`` and ``state.transactions``.
+"""

@@ -1,0 +1,499 @@
+"""Queues: durable, with leases, attempts and dead letters.
+
+``Queue`` is what ``db.queue(name)`` gives; ``with q.get() as msg`` takes a message. Every message is delivered at least once:
+acknowledged when the block ends, given out again when it raises or when its taker falls silent. While a lease lasts nobody else
+gets the message, and once an acknowledgement has returned nobody ever does.
+
+Order: by number, as they were put. Messages with the same ``key`` are given out one at a time, each after the one before it was
+acknowledged (or is dead); a delayed or failed one holds back those behind it. Messages without a key are independent.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from onefold import config
+from onefold.durations import seconds
+from onefold.errors import InvalidArgument, OnefoldError, SpaceError
+from onefold.machine import undisturbed
+from onefold.shard.receipts import Receipt
+from onefold.state.core import guard
+from onefold.state.core.cancelling import Gate
+from onefold.state.core.client import StateClient, rejection
+from onefold.state.core.consistency import STRONG
+from onefold.state.core.handover import Handover, apart, mends_here
+from onefold.state.core.leases import keeper
+from onefold.state.core.time_limits import limited, one_call
+from onefold.state.encoding.keys import encode_key
+from onefold.state.encoding.names import check_name, check_request_id
+from onefold.state.encoding.values import ValueCodec
+from onefold.state.fold.ops import Answer, decode_outcome
+from onefold.state.fold.queues import ops as queue_ops
+from onefold.state.fold.queues import rows as q
+from onefold.state.queues.dead_letters import DeadLetter, read_letter
+from onefold.state.queues.in_transaction import TxQueue, duration_ms, enqueue
+from onefold.state.queues.messages import Message, received
+from onefold.state.queues.watcher import QueueWatcher, Seen
+
+__all__ = ["DeadLetter", "Delivery", "Queue", "QueueCounts", "TxQueue"]
+
+T = TypeVar("T")
+_Duration = float | timedelta | str
+_PAUSE_S = (0.002, 0.1)
+
+
+class QueueCounts(NamedTuple):
+    """How many messages are where."""
+
+    ready: int
+    delayed: int
+    waiting: int
+    """Behind another message of their key."""
+    in_flight: int
+    """Taken, and neither acknowledged nor given back."""
+    dead: int
+    """Dead letters that are kept aside."""
+
+
+class Queue(Generic[T]):
+    """A durable queue of a space. Thread-safe, and shared by all programs that open the space."""
+
+    def __init__(
+        self,
+        client: StateClient,
+        name: str,
+        *,
+        lease: _Duration = "30s",
+        max_attempts: int = 5,
+        dead_letter: str | None = None,
+        type: type[T] | None = None,
+    ) -> None:
+        """Programs call ``db.queue``. ``lease``, ``max_attempts`` and ``dead_letter`` hold for what is taken through this handle.
+
+        Raises InvalidArgument."""
+        self.client = client
+        """The core under this handle."""
+        self._name = check_name("queue", name)
+        self._lease_s = _positive(lease, "lease")
+        self._lease_ms = max(1, duration_ms(self._lease_s))
+        if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or max_attempts < 1:
+            raise InvalidArgument(f"max_attempts must be a whole number from 1 on; got {max_attempts!r}")
+        self._max_attempts = min(max_attempts, 1 << 50)
+        self._dead_letter = None if dead_letter is None else check_name("queue", dead_letter)
+        if dead_letter == name:
+            raise InvalidArgument(f"the dead letters of queue {name!r} cannot go into itself; name another")
+        self.codec: ValueCodec[T] = ValueCodec(type)
+        """What encodes and decodes its values."""
+        self.typed = type is not None
+        """Whether this handle has a type."""
+        self.shard = client.shard_of(encode_key(name))
+        """Where it is."""
+        self._table = q.queue_table(name)
+        self._watcher = QueueWatcher(client, name, self.shard)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name
+
+    def __repr__(self) -> str:
+        return f"<Queue {self._name!r}>"
+
+    # -- putting
+
+    def put(
+        self,
+        value: T,
+        *,
+        key: object = None,
+        delay: _Duration | None = None,
+        request_id: str | None = None,
+    ) -> int:
+        """Put a message; durable when this returns. Its number in the queue, which is its ``id``.
+
+        ``key``: messages with the same key are given out one at a time, in order. ``delay``: it is not given out before.
+        ``request_id``: it is put at most once under this name.
+
+        Raises InvalidValue, InvalidKey, TooLarge, InvalidArgument (all definite).
+        """
+        return self.put_many((value,), key=key, delay=delay, request_id=request_id)[0]
+
+    def put_many(
+        self,
+        values: Iterable[T],
+        *,
+        key: object = None,
+        delay: _Duration | None = None,
+        request_id: str | None = None,
+    ) -> Sequence[int]:
+        """Put messages in this order, all or none, in one record; their ids. Otherwise as ``put``."""
+        guard.check_plain(self.client, f"queue({self._name!r})")
+        check_request_id(request_id)
+        write = enqueue(self._name, values, key, delay, self.codec)
+        if not write.messages:
+            return range(0)
+        done = self.client.commit(self.shard, (write,), request_id=request_id)
+        if not done.results or not isinstance(done.results[0], int):
+            raise InvalidArgument(
+                f"request_id {request_id!r} was used by another operation before; nothing was put. Use a new one"
+            )
+        first = done.results[0]
+        return range(first, first + len(write.messages))
+
+    # -- taking
+
+    def get(self, timeout: _Duration | None = None, *, renew: bool = False) -> Delivery[T]:
+        """The next message, for a ``with`` block: ``with q.get(timeout="5s") as msg``; ``msg`` is None when none came in time.
+
+        It is acknowledged when the block ends and given back when the block raises. When the lease was over before the
+        acknowledgement, leaving the block raises Conflict: the message was or will be given to somebody else.
+
+        ``timeout``: None waits for ever, 0 not at all. ``renew``: extend the lease in the background while the block runs.
+
+        Entering the block raises InvalidValue, which names queue and message, when the value is not of the queue's type. The
+        message is back in the queue then, as it was before, and a handle without ``type`` takes it.
+        """
+        return Delivery(self, None if timeout is None else seconds(timeout, "timeout"), renew=renew)
+
+    def take(self, timeout: _Duration | None = None, *, gate: Gate | None = None) -> Message[T] | None:
+        """The next message, to be ended by ``msg.ack()`` or ``msg.nack()``; None when none came in time. ``get`` is safer.
+
+        ``gate``: by which the wait can be given up from elsewhere (None is returned then).
+
+        Raises InvalidValue as ``get``, and what ``Space.submit`` raises; after an indefinite error a message may be taken until
+        its lease ends.
+        """
+        handover = self.handover()
+        try:
+            self.take_for(handover, None if timeout is None else seconds(timeout, "timeout"), gate)
+            return handover.result
+        except BaseException:
+            handover.unwanted = True
+            undisturbed.mend_later(handover)
+            raise
+
+    def handover(self) -> Handover[Message[T]]:
+        """For ``take_for``: what its caller does not get is as before it was taken."""
+        receipt = Receipt() if mends_here(self.client, self.shard) else None
+        return Handover(self.client, Message.give_back, receipt, self._found)
+
+    def _found(self, receipt: Receipt) -> Message[T] | None:
+        """What an interrupted take has taken."""
+        outcomes = receipt.outcomes()
+        outcome = None if outcomes is None else decode_outcome(outcomes[0])
+        if not isinstance(outcome, Answer) or outcome.value is None:
+            return None
+        return Message(self, outcome.value, self._lease_s)
+
+    def take_for(
+        self, handover: Handover[Message[T]], timeout: float | None, gate: Gate | None = None
+    ) -> None:
+        """Wait for the next message and put it into the handover, which the caller gives up when it is interrupted."""
+        client, settles, late = self.client, True, False
+        guard.check_plain(client, f"queue({self._name!r})")
+        deadline = None if timeout is None else client.env.boot_s() + timeout
+        # Where a view may lag behind, the first look is the take itself: it stands in the log.
+        must_ask = not client.always_strong
+        pause_s = _PAUSE_S[0]
+        while True:
+            # Every look, with the take that it leads to, is a call of its own: what comes at the end of the wait is taken with
+            # the same time as what comes at its beginning.
+            with limited(client):
+                if client.shards > 1 and not late:
+                    # What a transaction over several shards has put is there once it is decided.
+                    client.ready(self.shard, STRONG)
+                seen = self._watcher.look()
+                if settles and self._watcher.settle(seen, deadline):
+                    settles = deadline is None or client.env.boot_s() < deadline
+                    continue
+                due = seen.next_due_ms is not None and seen.next_due_ms <= client.env.wall_ms()
+                if gate is not None and gate.given_up():
+                    return
+                if seen.counts.ready or due or must_ask:
+                    if handover.receipt is not None:
+                        self._take(gate, handover)
+                    else:
+                        apart(client, partial(self._take, gate, handover))
+                    if handover.result is not None:
+                        return
+                must_ask = False
+            left = None if deadline is None else deadline - client.env.boot_s()
+            if left is not None and left <= 0:
+                return
+            if due and not seen.counts.ready:
+                # Due by this clock and not by the log's: ask again, ever more slowly.
+                client.spaces[self.shard].pause(pause_s if left is None else min(pause_s, left))
+                pause_s = min(2 * pause_s, _PAUSE_S[1])
+            else:
+                client.spaces[self.shard].wait(seen.offset, self._wait_s(seen, left, gate))
+            # A last look at what is here by then; the limit is no reason to wait for the others once more.
+            late = deadline is not None and client.env.boot_s() >= deadline
+
+    def _take(self, gate: Gate | None, handover: Handover[Message[T]]) -> None:
+        """Take one now, if there is one."""
+        if handover.unwanted or (gate is not None and not gate.enter()):
+            return
+        message = None
+        try:
+            message = self._taken(handover)
+        finally:
+            if message is None and gate is not None:
+                gate.leave()
+        if message is not None:
+            handover.keep(message)
+
+    def _taken(self, handover: Handover[Message[T]]) -> Message[T] | None:
+        forward = self._dead_letter is not None and self._dead_shard() != self.shard
+        op = queue_ops.Take(
+            self._name,
+            self.client.spaces[self.shard].member,
+            self._lease_ms,
+            self._max_attempts,
+            None if forward else self._dead_letter,
+            self._dead_letter if forward else None,
+        )
+        answer = self.submit(op, handover.receipt)
+        if answer is None:
+            return None
+        message = Message(self, answer, self._lease_s)
+        handover.taken = message
+        return received(message)
+
+    def _wait_s(self, seen: Seen, left: float | None, gate: Gate | None) -> float | None:
+        """How long nothing can happen without a record."""
+        bounds = [] if left is None else [left]
+        if gate is not None:
+            bounds.append(config.CANCEL_LOOK_S)
+        if seen.next_due_ms is not None:
+            bounds.append(max(0.001, (seen.next_due_ms - self.client.env.wall_ms()) / 1000))
+        if seen.counts.flight or self.client.shards > 1:
+            bounds.append(config.LEASE_LOOK_S)
+        return min(bounds, default=None)
+
+    # -- what is in it
+
+    @one_call
+    def __len__(self) -> int:
+        """How many messages are still to be acknowledged: ready, delayed, waiting behind another of their key, or in flight. Dead
+        letters are not among them."""
+        return self._counts().live
+
+    @one_call
+    def counts(self) -> QueueCounts:
+        """How many messages are where."""
+        counts = self._counts()
+        return QueueCounts(counts.ready, counts.delayed, counts.waiting, counts.flight, counts.dead)
+
+    @one_call
+    def dead(self, limit: int = 1000) -> list[DeadLetter[T]]:
+        """The dead letters of this queue, by number, at most ``limit``: those that are kept aside and, with ``dead_letter``,
+        those that are in that queue and not yet acknowledged there.
+
+        One whose value does not fit the queue's type hides no other: its ``problem`` says why, and its ``value`` raises that.
+        """
+        guard.check_plain(self.client, f"queue({self._name!r})")
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidArgument(f"limit must be a whole number from 1 on; got {limit!r}")
+        self._observe()
+        with self.client.view(self.shard) as view:
+            found = [
+                *q.letters(view, self._table, q.DEAD, limit),
+                *q.letters(view, self._table, q.OUTBOX, limit),
+            ]
+        letters = [
+            self._letter(number, letter.value, letter.key, letter.tries.attempts, letter.tries.errors)
+            for number, letter in found
+        ]
+        if self._dead_letter is not None:
+            with self.client.view(self._dead_shard()) as view:
+                for body in q.bodies(view, q.queue_table(self._dead_letter)):
+                    if len(letters) < limit and body.origin is not None and body.origin[0] == self._name:
+                        _, number, attempts = body.origin
+                        letters.append(self._letter(number, body.value, body.key, attempts, body.errors))
+        letters.sort(key=lambda letter: letter.id)
+        return letters[:limit]
+
+    @one_call
+    def retry_dead(self) -> int:
+        """Put the dead letters that are kept aside back at the end of the queue, as new messages; how many they were."""
+        guard.check_plain(self.client, f"queue({self._name!r})")
+        return self._in_parts(queue_ops.RetryDead(self._name, config.EXPIRATIONS_PER_RECORD_MAX))
+
+    @one_call
+    def drop_dead(self) -> int:
+        """Forget the dead letters that are kept aside; how many they were."""
+        guard.check_plain(self.client, f"queue({self._name!r})")
+        limit = config.EXPIRATIONS_PER_RECORD_MAX
+        with self.client.view(self.shard) as view:
+            end = q.read_counts(view, self._table).next
+        return self._in_parts(queue_ops.DropDead(self._name, end, limit))
+
+    def _in_parts(self, op: queue_ops.RetryDead | queue_ops.DropDead) -> int:
+        total = 0
+        while True:
+            done = int(self.submit(op))
+            total += done
+            if done < op.limit:
+                return total
+
+    def _letter(
+        self, number: int, value: bytes, key: bytes | None, attempts: int, errors: tuple[str, ...]
+    ) -> DeadLetter[T]:
+        return read_letter(self.codec, self._name, number, value, key, attempts, errors)
+
+    def _counts(self) -> q.Counts:
+        guard.check_plain(self.client, f"queue({self._name!r})")
+        self._observe()
+        return q.Counts(self.client.peek(self.shard, self._table, q.HEAD))
+
+    # -- leases
+
+    def _observe(self) -> None:
+        """Give up leases that are over, so that counts and dead letters move on although nobody takes."""
+        with contextlib.suppress(SpaceError):  # opened read-only: others will
+            while self._watcher.settle(self._watcher.look()):
+                pass
+
+    def forward_dead(self) -> None:
+        """Move what has become a dead letter on to its queue in another shard, whose takers do not look here."""
+        if self._dead_letter is not None and self._dead_shard() != self.shard:
+            with contextlib.suppress(OnefoldError):  # it stays here, and whoever looks at the queue moves it
+                self._observe()
+
+    def _dead_shard(self) -> int:
+        return (
+            self.shard if self._dead_letter is None else self.client.shard_of(encode_key(self._dead_letter))
+        )
+
+    # -- for messages
+
+    def submit(self, op: queue_ops.QueueOp, receipt: Receipt | None = None) -> Any:
+        """What the fold answers. Raises Conflict (definite) when the lease that the operation names is over."""
+        outcome = self.client.submit(self.shard, op, receipt=receipt)
+        if isinstance(outcome, Answer):
+            return outcome.value
+        raise rejection(outcome)
+
+
+class Delivery(Generic[T]):
+    """What ``Queue.get`` gives, for one ``with`` block at a time."""
+
+    __slots__ = ("_end", "_queue", "_renew", "_timeout")
+
+    def __init__(self, queue: Queue[T], timeout: float | None, *, renew: bool) -> None:
+        self._queue = queue
+        self._timeout = timeout
+        self._renew = renew
+        self._end = _NO_END
+
+    def __enter__(self) -> Message[T] | None:
+        if self._end.message is not None:
+            raise InvalidArgument("this delivery is in use; call get() for each message")
+        queue = self._queue
+        handover = queue.handover()
+        try:
+            queue.take_for(handover, self._timeout)
+            message = handover.result
+            if message is not None and self._renew:
+                keeper(queue.client).renewer.add(message)
+            self._end = _End(message, renewed=self._renew)
+            return message
+        except BaseException:
+            self._end = _NO_END
+            handover.unwanted = True
+            undisturbed.mend_later(handover)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        end = self._end
+        try:
+            end.error = error
+            self._end = _NO_END
+            if end.message is None:
+                return
+            if mends_here(self._queue.client, self._queue.shard):
+                end.reach_here()
+            else:
+                apart(self._queue.client, end.reach)
+        except BaseException:
+            undisturbed.mend_later(end)
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"get() gives what a `with` block needs, not a message: with q.get() as msg: msg.{name}"
+        )
+
+
+class _End:
+    """The end of a block, which is reached also when it is interrupted."""
+
+    __slots__ = ("_begun", "_renewed", "error", "message")
+
+    def __init__(self, message: Message[Any] | None, *, renewed: bool) -> None:
+        self.message = message
+        self.error: BaseException | None = None
+        """What the block raised."""
+        self._renewed = renewed
+        self._begun: dict[int, object] = {}
+
+    def mend(self) -> None:
+        """Reach it in a thread of its own, unless that was begun."""
+        if self.message is not None and not self._begun:
+            _thread.start_new_thread(self._reach_quietly, ())
+
+    def _reach_quietly(self) -> None:
+        with contextlib.suppress(Exception):
+            self.reach()
+
+    def reach(self) -> None:
+        """Acknowledge the message, or give it back when the block raised; once."""
+        me = object()
+        if self._begun.setdefault(0, me) is me:
+            self._reach()
+
+    def reach_here(self) -> None:
+        """The same where a signal may interrupt it: then it was not begun."""
+        try:
+            self._reach()
+        except OnefoldError as error:
+            if not undisturbed.is_interrupt(error):
+                self._begun[0] = error
+            raise
+
+    def _reach(self) -> None:
+        message, error = self.message, self.error
+        if message is None:
+            return
+        client = message._queue.client
+        if error is None:
+            client.check_process()
+        if self._renewed and not client.forked:
+            keeper(client).renewer.remove(message)
+        if message.ended:
+            return  # by msg.ack() or msg.nack() in the block
+        if error is None:
+            message.ack()
+            return
+        with contextlib.suppress(
+            Exception
+        ):  # the block's own error is the one to see; the lease ends by itself
+            message.nack(error=f"{type(error).__name__}: {error}")
+
+
+_NO_END = _End(None, renewed=False)
+
+
+def _positive(value: _Duration, name: str) -> float:
+    found = seconds(value, name)
+    if found <= 0:
+        raise InvalidArgument(f"{name} must be longer than nothing; got {value!r}")
+    return found

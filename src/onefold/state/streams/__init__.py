@@ -1,0 +1,4 @@
+"""Handles of streams: appending, reading, typed batches, consumers and their groups, by themselves or in a transaction.
+
+May import ``state.core``, ``state.fold``, ``state.encoding`` and ``state.transactions``.
+"""

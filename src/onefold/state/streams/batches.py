@@ -1,0 +1,161 @@
+"""A stream's records as Polars frames, without a step of Python for each row of what was appended as a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from onefold.errors import InvalidValue
+from onefold.state.encoding.keys import decode_key
+from onefold.state.encoding.values import decode_value
+from onefold.state.fold.streams.rows import Run
+from onefold.state.streams import frames as stream_frames
+from onefold.state.streams.exact_columns import exactly, series_of
+from onefold.state.streams.frames import RECORDS
+from onefold.state.streams.layout import Layout
+from onefold.state.streams.pages import Cursor, check_run
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_ROWS_MAX = 65_536
+
+
+def frames(layout: Layout, spans: Mapping[int, tuple[int, int]]) -> Iterator[pl.DataFrame]:
+    """The records of each partition between two offsets; single records that follow one another share a frame."""
+    for partition, (low, high) in sorted(spans.items()):
+        rows = _Rows(layout.name, partition)
+        for run in Cursor(layout, partition).runs(low, high):
+            start, stop = max(low - run.offset, 0), min(high - run.offset, run.count)
+            if run.format == RECORDS:
+                rows.add(run, start, stop)
+                if len(rows) >= _ROWS_MAX:
+                    yield rows.take()
+                continue
+            if len(rows):
+                yield rows.take()
+            check_run(partition, run)
+            name, frame = stream_frames.decode_frame(run.frame)
+            check_run(partition, run, frame.height)
+            yield _marked(frame.slice(start, stop - start), partition, run, start, name)
+        if len(rows):
+            yield rows.take()
+
+
+def together(stream: str, found: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """One frame of all. Raises InvalidValue when a column's types do not go together without changing a value."""
+    import polars as pl
+
+    parts = list(found)
+    if not parts:
+        return pl.DataFrame(schema=_own_schema())
+    try:
+        schema = pl.concat([part.clear() for part in parts], how="diagonal_relaxed").schema
+    except pl.exceptions.PolarsError as error:
+        raise InvalidValue(
+            f"the columns of stream {stream!r} do not fit together: {error}. "
+            f"Use read_frames, or read, and bring them into one form"
+        ) from None
+    fitted = []
+    for part in parts:
+        columns = []
+        for column in part:
+            wide = exactly(column, schema[column.name])
+            if wide is None:
+                types = (frame.schema.get(column.name, column.dtype) for frame in parts)
+                other = next(dtype for dtype in types if dtype != column.dtype)
+                raise InvalidValue(
+                    f"column {column.name!r} of stream {stream!r} is {column.dtype} in some records and {other} in others; "
+                    f"no type holds the values of both. Use read_frames, or read, and bring them into one form"
+                )
+            columns.append(wide)
+        fitted.append(part.with_columns(columns))
+    whole = pl.concat(fitted, how="diagonal")
+    return whole.select(pl.exclude(list(_own_schema())), *_own_schema())
+
+
+def _own_schema() -> dict[str, Any]:
+    import polars as pl
+
+    return {
+        "_partition": pl.UInt32(),
+        "_offset": pl.Int64(),
+        "_time": pl.Datetime("ms", "UTC"),
+        "_key": pl.String(),
+    }
+
+
+def _marked(frame: pl.DataFrame, partition: int, run: Run, start: int, key: str | None) -> pl.DataFrame:
+    import polars as pl
+
+    first = run.offset + start
+    schema = _own_schema()
+    return frame.with_columns(
+        pl.lit(partition, dtype=schema["_partition"]).alias("_partition"),
+        pl.int_range(first, first + frame.height, dtype=pl.Int64).alias("_offset"),
+        pl.lit(run.time_ms, dtype=pl.Int64).cast(schema["_time"]).alias("_time"),
+        stream_frames.key_column(frame, key),
+    )
+
+
+class _Rows:
+    """Single records on the way to a frame."""
+
+    def __init__(self, stream: str, partition: int) -> None:
+        self._stream = stream
+        self._partition = partition
+        self._clear()
+
+    def _clear(self) -> None:
+        self._values: list[dict[str, Any]] = []
+        self._offsets: list[int] = []
+        self._times: list[int] = []
+        self._keys: list[str | None] = []
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, run: Run, start: int, stop: int) -> None:
+        pairs = stream_frames.decode_records(run.frame)
+        check_run(self._partition, run, len(pairs))
+        for at in range(start, stop):
+            key, raw = pairs[at]
+            value = decode_value(bytes(raw))
+            row = value if isinstance(value, dict) else {"value": value}
+            self._values.append(row)
+            self._offsets.append(run.offset + at)
+            self._times.append(run.time_ms)
+            self._keys.append(None if key is None else stream_frames.key_text(decode_key(key)))
+
+    def take(self) -> pl.DataFrame:
+        """The frame of what was added."""
+        import polars as pl
+
+        own = _own_schema()
+        where = f"records {self._offsets[0]} to {self._offsets[-1]} of partition {self._partition} of {self._stream!r}"
+        columns: dict[str, list[Any]] = {}
+        for at, row in enumerate(self._values):
+            for name in row:
+                if not isinstance(name, str) or name in own:
+                    raise InvalidValue(f"{where} have a field {name!r}, which cannot be a column. Use read")
+                if name not in columns:
+                    columns[name] = [None] * at
+            for name, values in columns.items():
+                values.append(row.get(name))
+        try:
+            series = [series_of(name, values) for name, values in columns.items()]
+        except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+            raise InvalidValue(
+                f"{where} hold values of several types in one column: {error}. Use read"
+            ) from None
+        series += [
+            pl.Series("_partition", [self._partition] * len(self._values), dtype=own["_partition"]),
+            pl.Series("_offset", self._offsets, dtype=pl.Int64),
+            pl.Series("_time", self._times, dtype=pl.Int64).cast(own["_time"]),
+            pl.Series("_key", self._keys, dtype=pl.String),
+        ]
+        self._clear()
+        # By number first: a column without a name would be given one.
+        frame = pl.DataFrame([column.alias(str(number)) for number, column in enumerate(series)])
+        frame.columns = [column.name for column in series]
+        return frame

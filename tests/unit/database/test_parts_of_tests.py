@@ -1,0 +1,52 @@
+"""Tests that take a part of a fixed set each day: a few days take all of it, and no day takes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support import lanes, parts
+
+FILES = sorted(path.name for path in Path(__file__).parents[2].rglob("test_*.py"))
+
+
+@pytest.mark.parametrize("first", [0, 739_000])
+def test_so_many_days_take_every_item_once(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    taken: list[int] = []
+    for day in range(first, first + 3):
+        monkeypatch.setenv(parts.VARIABLE, str(day))
+        todays = parts.todays(range(10), 3)
+        assert len(todays) >= 3
+        taken += todays
+    assert sorted(taken) == [*range(10)]
+    monkeypatch.setenv(parts.VARIABLE, "all")
+    assert parts.todays(range(10), 3) == [*range(10)]
+
+
+def test_names_are_scattered_over_the_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    for day in range(10):
+        monkeypatch.setenv(parts.VARIABLE, str(day))
+        todays = [name for name in FILES if parts.is_todays(name, 10)]
+        assert len(todays) > len(FILES) / 30
+        taken += todays
+    assert sorted(taken) == FILES
+    monkeypatch.setenv(parts.VARIABLE, "all")
+    assert all(parts.is_todays(name, 10) for name in FILES)
+
+
+def test_all_workers_of_a_run_have_one_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(parts.VARIABLE)
+    parts.fix_day()
+    assert parts.part_of_day(1 << 30) > 739_000
+    monkeypatch.setenv(parts.VARIABLE, "7")
+    parts.fix_day()
+    assert parts.part_of_day(5) == 2
+
+
+def test_the_longest_files_exist_and_wait() -> None:
+    root = Path(__file__).parents
+    project = next(folder for folder in root if (folder / "pyproject.toml").exists())
+    for path in lanes.LONGEST:
+        assert (project / path).is_file() and lanes.waits(path)
