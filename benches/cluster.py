@@ -331,7 +331,7 @@ def follow(url: str) -> None:
     with of.connect(url) as db:
         db.map("catch-up").get((0, 0))
         seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
-        print(json.dumps({"seconds": seconds, "cpu_s": cpu_s, "offset": db._spaces[0].applied}))
+        print(json.dumps({"seconds": seconds, "cpu_s": cpu_s, "offset": db._shards[0].applied}))
 
 
 def main() -> None:

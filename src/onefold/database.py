@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onefold.compute.engine import Engine
     from onefold.compute.results.tables import Table
     from onefold.compute.runs import Run, RunState
-    from onefold.shard.api import Space
+    from onefold.shard.api import Shard
     from onefold.state.catalog import Collection
     from onefold.state.core.client import StateClient
     from onefold.state.core.consistency import Consistency, Level
@@ -41,15 +41,15 @@ class Database:
 
     def __init__(
         self,
-        spaces: Sequence[Space],
+        shards: Sequence[Shard],
         *,
         level: Level | None = None,
         token: str | None = None,
         timeout: float | None = None,
     ) -> None:
         """Programs call ``connect``. ``spaces``: the open shards, in order."""
-        self._spaces = tuple(spaces)
-        self._space = self._spaces[0]
+        self._shards = tuple(shards)
+        self._shard = self._shards[0]
         self._jobs: Engine | None = None
         self._client: StateClient | None = None
         self._client_options = (level, token, timeout)
@@ -70,7 +70,7 @@ class Database:
             with self._lock:
                 if self._client is None:
                     self._client = StateClient(
-                        self._spaces, level=level or STRONG, token=token, timeout=timeout
+                        self._shards, level=level or STRONG, token=token, timeout=timeout
                     )
         return self._client
 
@@ -82,20 +82,20 @@ class Database:
             if self._jobs is None:
                 from onefold.compute.engine import Engine
 
-                self._jobs = Engine(self._space)
+                self._jobs = Engine(self._shard)
             return self._jobs
 
     def _check_process(self) -> None:
         # Before anything that takes a lock: its holder may not have been forked along.
         if self._pid != forks.process:
             raise SpaceError(
-                f"{self._space.url} was opened before this process was forked. Open it again in the child"
+                f"{self._shard.url} was opened before this process was forked. Open it again in the child"
             )
 
     @property
     def url(self) -> str:
         """As it can be opened again."""
-        return self._space.url
+        return self._shard.url
 
     def close(self) -> None:
         """Stop this process's work (runs stay and can be resumed) and release the space. Does nothing in a forked process."""
@@ -105,8 +105,8 @@ class Database:
     def _close(self) -> None:
         if self._jobs is not None:
             self._jobs.close()
-        for space in self._spaces:
-            space.close()
+        for shard in self._shards:
+            shard.close()
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         raise InvalidArgument(
@@ -261,11 +261,11 @@ class Database:
         What a lifetime has ended since is there again. Raises, all definite: InvalidArgument (the future), TokenError,
         TooOld when the log no longer goes back so far (then the message names the oldest moment).
         """
-        from onefold.state.past import PastClient, past_spaces
+        from onefold.state.past import PastClient, past_shards
 
         self._check_process()
-        past = Database(past_spaces(self._spaces, folds, when))
-        past._client = PastClient(past._spaces)
+        past = Database(past_shards(self._shards, folds, when))
+        past._client = PastClient(past._shards)
         return past
 
     def collections(self) -> list[Collection]:
@@ -421,7 +421,7 @@ class Database:
         if table is not None:
             check_text("table", table)
         self._catch_up()
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             rows = jobs.list_runs(view, state=state, table=table)
         return [Run(self._engine, row.id) for row in reversed(rows)]
 
@@ -451,7 +451,7 @@ class Database:
         from onefold.compute.results.tables import Table
 
         self._catch_up()
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             rows = jobs.list_tables(view)
         return [Table(self._engine, row.name) for row in rows if row.sink == "table"]
 
@@ -464,7 +464,7 @@ class Database:
 
         check_text("name", name)
         self._catch_up()
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             return explanation.explain(view, self._engine.blobs, name)
 
 

@@ -65,7 +65,7 @@ def connect(
     timeout_s = seconds(timeout, "timeout") if timeout is not None else None
 
     def opened() -> Database:
-        spaces = open_shards(
+        all_shards = open_shards(
             target,
             folds,
             shards=shards,
@@ -77,10 +77,10 @@ def connect(
             base=_fetch_base,
         )
         try:
-            return Database(spaces, level=level, token=session, timeout=timeout_s)
+            return Database(all_shards, level=level, token=session, timeout=timeout_s)
         except BaseException:
-            for space in spaces:
-                space.close()
+            for shard in all_shards:
+                shard.close()
             raise
 
     return undisturbed(opened, Database.close)  # an interrupt leaves nothing open

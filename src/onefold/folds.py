@@ -58,14 +58,14 @@ class _LazyStateFold:
     history = frozenset({"state/m/"})
 
     def __init__(self, shards: int) -> None:
-        self._shards = shards
+        self._shard_count = shards
         self._fold: StateFold | None = None
 
     def _loaded(self) -> StateFold:
         if self._fold is None:
             from onefold.state.fold.machine import StateFold
 
-            self._fold = StateFold(self._shards)
+            self._fold = StateFold(self._shard_count)
         return self._fold
 
     def advance(self, store: Store, context: Context) -> None:

@@ -29,8 +29,8 @@ from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
 from onefold.log.jetstream.names import LogNames
 from onefold.log.jetstream.spaces import SpaceInfo
-from onefold.shard.embedded import SqliteSpace
-from onefold.shard.memory import LogSpace
+from onefold.shard.embedded import EmbeddedShard
+from onefold.shard.memory import MemoryShard
 from onefold.space.open_space import open_shards
 from onefold.state.fold import ops as state_ops
 from onefold.testing.cluster.log_ground import until
@@ -78,12 +78,12 @@ class Ground:
         self.servers = servers
         self.links = {user: Link(parse_address(servers.url("main", user))) for user in USERS}
         self.info: SpaceInfo = set_up_space(servers.url("main", "admin"), replicas=1)
-        self.spaces = {user: self.space(user, self.info) for user in USERS}
-        self.spaces["node"].submit(EXAMPLES["Join"])  # its fold is registered with the first operation
+        self.shards = {user: self.space(user, self.info) for user in USERS}
+        self.shards["node"].submit(EXAMPLES["Join"])  # its fold is registered with the first operation
 
-    def space(self, user: str, info: SpaceInfo, **options: Any) -> LogSpace:
+    def space(self, user: str, info: SpaceInfo, **options: Any) -> MemoryShard:
         log = JetStreamLog(self.links[user], info, 0)
-        return LogSpace(log, folds(0, 1), SYSTEM, replica=True, **options)
+        return MemoryShard(log, folds(0, 1), SYSTEM, replica=True, **options)
 
     def append_raw(self, user: str, op: Op, *, client: str | None = None, number: int = 1) -> bytes:
         """The outcome of an operation that is written past Onefold's own writer, where everybody may publish."""
@@ -91,14 +91,14 @@ class Ground:
         log = JetStreamLog(self.links[user], self.info, 0)
         offset = until(lambda: log.append(encode_record(record)))
         log.close()
-        space = self.spaces["node"]
+        space = self.shards["node"]
         space.barrier(10)
         assert space.applied >= offset
         outcomes = space.outcomes(record.client, number)
         return b"" if outcomes is None else outcomes[0]
 
     def state(self) -> tuple[Any, ...]:
-        space = self.spaces["node"]
+        space = self.shards["node"]
         space.barrier(10)
         with space.view() as view:
             head = view.head()
@@ -111,7 +111,7 @@ class Ground:
             )
 
     def refused(self) -> authority.RefusedOps:
-        with self.spaces["node"].view() as view:
+        with self.shards["node"].view() as view:
             return authority.refused_ops(view)
 
 
@@ -120,7 +120,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     servers = LocalServers.start(tmp_path_factory.mktemp("servers"), 1, spaces=["main"])
     found = Ground(servers)
     yield found
-    for space in found.spaces.values():
+    for space in found.shards.values():
         space.close()
     for link in found.links.values():
         link.close()
@@ -164,14 +164,14 @@ def test_each_row_with_each_credential(ground: Ground, user: str) -> None:
                 if not allowed:
                     before, count = ground.state(), ground.refused().total
                     with pytest.raises(SpaceError, match="may not publish"):
-                        ground.spaces[user].submit([op])
+                        ground.shards[user].submit([op])
                     assert is_untrusted(op, ground.append_raw(user, op)), (user, name)
                     assert ground.state() == before, (user, name)
                     assert ground.refused().total == count + 1, (user, name)
                 elif fold == "nodes":
-                    assert not is_untrusted(op, ground.spaces[user].submit([op])[0]), (user, name)
+                    assert not is_untrusted(op, ground.shards[user].submit([op])[0]), (user, name)
                 else:
-                    ground.spaces[user].submit([op])
+                    ground.shards[user].submit([op])
     assert tried == 14
 
 
@@ -196,19 +196,19 @@ def test_what_programs_append_counts_from_everybody(ground: Ground, user: str) -
 
 def test_a_program_cannot_take_a_nodes_number(ground: Ground) -> None:
     client = client_id(0, SYSTEM, of_node=True)
-    with ground.spaces["node"].view() as view:
+    with ground.shards["node"].view() as view:
         refused = view.head().refused
     assert ground.append_raw("app", EXAMPLES["Tick"][0], client=client) == b""
-    with ground.spaces["node"].view() as view:
+    with ground.shards["node"].view() as view:
         assert view.head().refused == refused + 1
-    assert ground.spaces["node"].known(client) is None
+    assert ground.shards["node"].known(client) is None
 
 
 def test_a_replica_that_begins_from_the_log_or_a_snapshot_judges_alike(
     ground: Ground, tmp_path: Path
 ) -> None:
     ground.append_raw("app", EXAMPLES["Join"][0])
-    first = ground.spaces["node"]
+    first = ground.shards["node"]
     first.barrier(10)
     first.snapshot(tmp_path / "snapshot")
     ground.append_raw("app", EXAMPLES["Trim"][0])
@@ -230,18 +230,18 @@ def test_a_backup_of_the_cluster_keeps_what_is_trusted(
     monkeypatch.setenv("ONEFOLD_CACHE", str(tmp_path / "cache"))
     ground.append_raw("app", EXAMPLES["Join"][0])
     with of.connect(ground.servers.url("main", "app"), replicas="local") as db:
-        db._spaces[0].barrier(10)
-        made = backup(db._spaces, tmp_path / "backup", fetch=lambda name, to: False)
+        db._shards[0].barrier(10)
+        made = backup(db._shards, tmp_path / "backup", fetch=lambda name, to: False)
         entries: dict[int, bool] = {}
         while len(entries) < made.shards[0].offset:
-            found = db._spaces[0].log.read(len(entries) + 1)  # type: ignore[attr-defined]
+            found = db._shards[0].log.read(len(entries) + 1)  # type: ignore[attr-defined]
             entries |= {entry.offset: entry.trusted for entry in found}
     digests: dict[int, set[str]] = {}
     for name, to_ms in (("whole", None), ("folded", made.created_ms)):
         restore(tmp_path / "backup", tmp_path / name, folds, to_ms=to_ms)
         (again,) = open_shards(tmp_path / name, folds, create=False)
         with closing(again):
-            assert isinstance(again, SqliteSpace)
+            assert isinstance(again, EmbeddedShard)
             kept = again.log.read(again.log.first, 1 << 30)  # a node has trimmed it in an earlier test
             restored = {entry.offset: entry.trusted for entry in kept}
             assert restored == {at: entries[at] for at in restored} and len(restored) > again.applied // 2
@@ -253,7 +253,7 @@ def test_a_backup_of_the_cluster_keeps_what_is_trusted(
 def test_a_space_of_an_earlier_release_is_protected_after_another_init(tmp_path: Path) -> None:
     servers = LocalServers.start(tmp_path / "servers", 1, spaces=["main"])
     links = {user: Link(parse_address(servers.url("main", user))) for user in USERS}
-    spaces: list[LogSpace] = []
+    spaces: list[MemoryShard] = []
     try:
         info = until(lambda: admin.make_space(links["admin"], "main", replicas=1))
         log = LogNames("main", info.incarnation, 0)
@@ -265,7 +265,7 @@ def test_a_space_of_an_earlier_release_is_protected_after_another_init(tmp_path:
         }
         admin._ask(links["admin"], f"$JS.API.STREAM.UPDATE.{log.stream}", config, "as it was")
         spaces = [
-            LogSpace(JetStreamLog(links[user], info, 0), folds(0, 1), SYSTEM, replica=True)
+            MemoryShard(JetStreamLog(links[user], info, 0), folds(0, 1), SYSTEM, replica=True)
             for user in ("app", "node")
         ]
         app, node = spaces

@@ -107,7 +107,7 @@ def seen(db: of.Database) -> Any:
 
 
 def states(db: of.Database) -> list[str]:
-    return [space.state_digest() for space in db._spaces]  # type: ignore[attr-defined]
+    return [space.state_digest() for space in db._shards]  # type: ignore[attr-defined]
 
 
 def streams(url: str) -> list[str]:
@@ -142,7 +142,7 @@ def test_a_backup_of_a_cluster_is_a_space_in_a_folder(
     with of.connect(tmp_path / "folder") as db:
         assert db.map("m").pop("late") == "yes"
         assert seen(db) == expected
-        for one in db._spaces:
+        for one in db._shards:
             one.verify()  # type: ignore[attr-defined]
         ran = db.read_text(f"{tmp_path}/in/*.txt").group_by("line").agg(n=agg.count()).into("lines")
         assert ran.run(progress=False, workers=1, target_splits=3).progress().reused == 3
@@ -198,7 +198,7 @@ def test_a_folder_moves_to_a_cluster_as_it_was_at_a_moment(
         to_ms = int(time.time() * 1000)
         time.sleep(0.01)
         db.map("m").clear()
-        backup(db._spaces, tmp_path / "b", blob_tables=(BLOB,))
+        backup(db._shards, tmp_path / "b", blob_tables=(BLOB,))
     space = new()
     info, made = restore_space(tmp_path / "b", servers.url(space, "admin"), to_ms=to_ms)
     assert (info.shards, made.missing_blobs) == (SHARDS, ())
@@ -208,7 +208,7 @@ def test_a_folder_moves_to_a_cluster_as_it_was_at_a_moment(
 
 def test_an_empty_space_and_untouched_shards(servers: LocalServers, new: Any, tmp_path: Path) -> None:
     with of.connect(tmp_path / "space", shards=SHARDS) as db:
-        backup(db._spaces, tmp_path / "b")
+        backup(db._shards, tmp_path / "b")
     space = new()
     restore_space(tmp_path / "b", servers.url(space, "admin"))
     with of.connect(servers.url(space)) as db:
@@ -288,7 +288,7 @@ def test_a_copy_made_while_programs_write_elsewhere_is_of_one_instant(
                 time.sleep(0.1)
                 target = tmp_path / f"b{turn}"
                 if way == "backup":
-                    backup(mine._spaces, target, fetch=lambda name, to: False)
+                    backup(mine._shards, target, fetch=lambda name, to: False)
                 else:
                     with target.open("w") as file:
                         export(mine._state, file.write)
@@ -320,7 +320,7 @@ def test_a_log_that_was_trimmed_is_not_in_the_backup(
         db.map("m").put_many({number: number for number in range(300)}, atomic=False)
         for number in range(10):
             db.map("m")[number] = -number
-        offsets = [one.barrier() for one in db._spaces]
+        offsets = [one.barrier() for one in db._shards]
         link = Link(parse_address(servers.url(space, "node")))
         try:
             info = admin.read_space(link)
@@ -332,7 +332,7 @@ def test_a_log_that_was_trimmed_is_not_in_the_backup(
             link.close()
         expected = dict(db.map("m"))
     with of.connect(servers.url(space)) as db:
-        backup(db._spaces, tmp_path / "b", fetch=lambda name, to: False)
+        backup(db._shards, tmp_path / "b", fetch=lambda name, to: False)
     done = onefold("restore", tmp_path / "b", "--to", "1s ago", "--url", tmp_path / "then")
     assert done.returncode == 1 and "began from a snapshot" in done.stderr
     assert onefold("restore", tmp_path / "b", "--url", tmp_path / "folder").returncode == 0
@@ -347,7 +347,7 @@ def test_a_log_that_was_trimmed_is_not_in_the_backup(
 def made(tmp_path: Path) -> Path:
     with of.connect(tmp_path / "space", shards=2) as db:
         fill(db, tmp_path)
-        backup(db._spaces, tmp_path / "b", blob_tables=(BLOB,))
+        backup(db._shards, tmp_path / "b", blob_tables=(BLOB,))
     return tmp_path / "b"
 
 
@@ -394,7 +394,7 @@ def test_a_program_without_a_replica_has_nothing_to_copy(
         of.connect(servers.url(space), replicas="remote") as db,
         pytest.raises(SpaceError, match="no copy on this machine"),
     ):
-        backup(db._spaces, tmp_path / "b")
+        backup(db._shards, tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 

@@ -20,7 +20,7 @@ from onefold.env import SYSTEM
 from onefold.folds import folds as space_folds
 from onefold.log.jetstream.client import link
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from support.times import scaled
 
 SOON_S = 60
@@ -62,15 +62,15 @@ def single(servers, cache):
 
 def check_folded(db):
     """Every shard's replica has just the state that its log folds to, and agrees with it."""
-    shards = len(db._spaces)
-    for shard, space in enumerate(db._spaces):
+    shards = len(db._shards)
+    for shard, space in enumerate(db._shards):
         space.barrier(SOON_S)
         log = JetStreamLog(space.log._link, space.log._info, shard)
         try:
             assert log.wait(space.applied - 1, SOON_S) >= space.applied
             space.verify()
             while True:
-                oracle = LogSpace(log, space_folds(shard, shards), SYSTEM, replica=True)
+                oracle = MemoryShard(log, space_folds(shard, shards), SYSTEM, replica=True)
                 if oracle.applied == space.applied:
                     break
             assert oracle.state_digest() == space.state_digest()
@@ -188,11 +188,11 @@ def test_two_processes_are_one_program(made):
         db.stream("s", partitions=2).create()
         second("db.stream('s').append('a', key='a') and None")
         assert [record.value for record in db.stream("s").read()] == ["a"]
-        assert db._spaces[0].member_alive(db._spaces[0].member) is True
+        assert db._shards[0].member_alive(db._shards[0].member) is True
         check_folded(db)
-        mine = db._spaces[0]
-        assert second("db._spaces[0].directory.name") == "0"
-        assert second("str(db._spaces[0]._holder.copy.path)") == str(mine._holder.copy.path)
+        mine = db._shards[0]
+        assert second("db._shards[0].directory.name") == "0"
+        assert second("str(db._shards[0]._holder.copy.path)") == str(mine._holder.copy.path)
 
 
 def test_counters_of_several_threads_and_processes_lose_nothing(made):
@@ -223,9 +223,9 @@ def test_a_program_goes_on_where_it_was(made):
     with of.connect(made.url, timeout=SOON_S) as db:
         db.map("m").put_many({("k", number): number for number in range(1000)})
         token = db.session.token
-        copies = [space._holder.copy.path for space in db._spaces]
+        copies = [space._holder.copy.path for space in db._shards]
     with of.connect(made.url, session=token, timeout=SOON_S) as db:
-        assert [space._holder.copy.path for space in db._spaces] == copies
+        assert [space._holder.copy.path for space in db._shards] == copies
         assert db.map("m").get(("k", 5), consistency="session") == 5
         assert len(db.map("m")) == 1000
     with of.connect(made.url, read_only=True, timeout=SOON_S) as db:
@@ -264,7 +264,7 @@ def test_another_number_of_shards_and_a_space_that_is_not_there(servers, cache):
         of.connect(app)
     of.connect(admin, shards=2).close()
     with of.connect(app) as db:
-        assert len(db._spaces) == 2
+        assert len(db._shards) == 2
     with pytest.raises(of.InvalidArgument, match="made with 2 shard"):
         of.connect(app, shards=3)
 

@@ -199,7 +199,7 @@ def test_lost_blobs_are_made_again(stand: Stand) -> None:
     big.start(workers=0, target_splits=2).wait(PATIENCE_S)
     before = stand.db.table("big").to_polars().sort("key")
     engine.catch_up()
-    with engine.space.view() as view:
+    with engine.shard.view() as view:
         row = state.read_table(view, "big")
         assert row is not None
         blobs = [one.result.blob for one in state.results(view, row.head, 0).values()]

@@ -22,7 +22,7 @@ from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
 from onefold.log.jetstream.names import NODES_QUEUE, LogNames
 from onefold.shard.remote.server import Server
-from onefold.shard.replica.shard import ReplicaSpace
+from onefold.shard.replica.shard import LocalReplica
 from onefold.state.encoding.keys import encode_key, shard_of
 
 SHARDS = 3
@@ -48,7 +48,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             link = Link(parse_address(servers.url("bank", user="node")))
             stack.callback(link.close)
             for shard in range(SHARDS):
-                replica = ReplicaSpace(
+                replica = LocalReplica(
                     JetStreamLog(link, info, shard),
                     folds(shard, SHARDS),
                     SYSTEM,

@@ -61,7 +61,7 @@ def test_a_node_is_ready_only_when_it_has_what_was_acknowledged(stand: Stand) ->
     with stand.asking():
         pass
     stand.nodes["n1"].end()
-    ends = [space.barrier(10) for space in stand.spaces]
+    ends = [space.barrier(10) for space in stand.shards]
     stand.start("n2", wait=False)
     stand.wait(lambda: stand.nodes["n2"].get("/ready")[0], "it does not listen")
     stand.wait(lambda: stand.nodes["n2"].ready, "it is not ready")
@@ -172,7 +172,7 @@ def _value(stand: Stand) -> Any:
 def test_a_restarted_node_goes_on_with_its_store(stand: Stand) -> None:
     stand.start("n1", "n2")
     stand.db.map("m").put_many({f"k{number}": "v" * 100 for number in range(5000)}, atomic=False)
-    ends = [space.barrier(10) for space in stand.spaces]
+    ends = [space.barrier(10) for space in stand.shards]
     stand.wait(lambda: stand.settled("n1", "n2"), "not settled")
 
     def has_all() -> bool:
@@ -195,8 +195,8 @@ def test_a_newcomer_starts_from_a_snapshot_once_the_log_was_trimmed(stand: Stand
 
     _await_trimmed(stand, EVERY, 0, 1)
     firsts = {shard: _first(stand, shard) for shard in (0, 1)}
-    stand.spaces[0].barrier(10)
-    with stand.spaces[0].view() as view:
+    stand.shards[0].barrier(10)
+    with stand.shards[0].view() as view:
         for shard, first in firsts.items():
             assert state.archived_to(view, shard) is not None
             kept = state.snapshots(view, shard)
@@ -210,7 +210,7 @@ def test_a_newcomer_starts_from_a_snapshot_once_the_log_was_trimmed(stand: Stand
     assert opened[0] >= EVERY
     stand.wait(lambda: stand.settled("n1", "n2", "n3"), "not settled")
     # What it folds from there is what the others have: at the next boundary all three say the same.
-    at = (stand.spaces[0].applied // EVERY + 1) * EVERY
+    at = (stand.shards[0].applied // EVERY + 1) * EVERY
     stand.ticks(0, at + 1)
     stand.wait(lambda: set(hashes(stand, 0, at)) == {"n1", "n2", "n3"}, "they have not said their hashes")
     assert len(set(hashes(stand, 0, at).values())) == 1
@@ -224,7 +224,7 @@ def test_a_program_gets_a_snapshot_from_a_node_once_the_log_was_trimmed(
     stand.db.map("m").put_many({f"k{number}": number for number in range(100)}, atomic=False)
     stand.ticks(0, 2 * EVERY + 5)
     _await_trimmed(stand, EVERY, 0)
-    with stand.spaces[0].view() as view:
+    with stand.shards[0].view() as view:
         assert state.archived_to(view, 0) is None  # where the log is, an archive would be no second copy
     swept = "onefold_blobs_swept_total"
     stand.ticks(0, 3 * EVERY + 5)
@@ -251,7 +251,7 @@ def test_a_restored_space_is_kept_trimmed_and_joined_as_any_other(
     stand.ticks(0, 2 * EVERY + 5)
     _await_trimmed(stand, EVERY, 0)
     with of.connect(stand.url("app")) as db:
-        backup(db._spaces, tmp_path / "b", fetch=lambda name, to: False)
+        backup(db._shards, tmp_path / "b", fetch=lambda name, to: False)
     for node in stand.nodes.values():
         node.end(signal.SIGKILL)
 
@@ -270,7 +270,7 @@ def test_a_restored_space_is_kept_trimmed_and_joined_as_any_other(
             db.map("m")["more"] = 1
         other.ticks(0, base.offset + 4 * EVERY)
         _await_trimmed(other, base.offset + EVERY, 0)
-        with other.spaces[0].view() as view:
+        with other.shards[0].view() as view:
             assert next(state.archives(view, 0)).start == base.offset + 1
             assert state.snapshots(view, 0)[0].offset > base.offset
         assert not [
@@ -278,7 +278,7 @@ def test_a_restored_space_is_kept_trimmed_and_joined_as_any_other(
         ]
         other.start("m3")
         other.wait(lambda: other.settled("m1", "m2", "m3"), "not settled")
-        at = (other.spaces[0].applied // EVERY + 1) * EVERY
+        at = (other.shards[0].applied // EVERY + 1) * EVERY
         other.ticks(0, at + 1)
         other.wait(lambda: set(hashes(other, 0, at)) == {"m1", "m2", "m3"}, "they have not said their hashes")
         assert len(set(hashes(other, 0, at).values())) == 1
@@ -295,7 +295,7 @@ def _await_trimmed(stand: Stand, beyond: int, *shards: int) -> None:
     def done() -> bool:
         late = [shard for shard in shards if _first(stand, shard) <= beyond]
         for shard in late:
-            stand.ticks(shard, stand.spaces[shard].applied + 4)
+            stand.ticks(shard, stand.shards[shard].applied + 4)
         return not late
 
     stand.wait(done, "the logs were not trimmed")
@@ -310,8 +310,8 @@ def _first(stand: Stand, shard: int) -> int:
 
 
 def _no_garbage(stand: Stand) -> bool:
-    stand.spaces[0].barrier(10)
-    with stand.spaces[0].view() as view:
+    stand.shards[0].barrier(10)
+    with stand.shards[0].view() as view:
         named = {one.blob for shard in range(SHARDS) for one in state.snapshots(view, shard)}
         named |= {one.blob for shard in range(SHARDS) for one in state.archives(view, shard)}
         left = state.garbage(view, 10)

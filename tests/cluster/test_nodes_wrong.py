@@ -49,7 +49,7 @@ def test_a_state_that_went_wrong_is_found_named_and_halted(stand: Stand) -> None
     stand.nodes["n2"].end(signal.SIGTERM)
     _spoil(_store(stand.nodes["n2"], 0), _WRONG)
     stand.start("n2")
-    at = (stand.spaces[0].applied // EVERY + 1) * EVERY
+    at = (stand.shards[0].applied // EVERY + 1) * EVERY
     stand.ticks(0, at + 1)
     stand.wait(lambda: stand.nodes["n2"].events("replica_halted"), "it was not found")
     (halted,) = stand.nodes["n2"].events("replica_halted")
@@ -69,7 +69,7 @@ def test_a_state_that_went_wrong_is_found_named_and_halted(stand: Stand) -> None
     # Without shard 0 it is no node any more; started again, it makes its copy anew, and is sound.
     stand.nodes["n2"].end(signal.SIGTERM)
     stand.start("n2")
-    at = (stand.spaces[0].applied // EVERY + 1) * EVERY
+    at = (stand.shards[0].applied // EVERY + 1) * EVERY
     stand.ticks(0, at + 1)
     stand.wait(lambda: set(hashes(stand, 0, at)) == {"n1", "n2", "n3"}, "they have not said their hashes")
     assert len(set(hashes(stand, 0, at).values())) == 1
@@ -82,7 +82,7 @@ def test_of_two_who_differ_the_one_who_cannot_reproduce_its_word_halts(stand: St
     stand.nodes["n2"].end(signal.SIGTERM)
     _spoil(_store(stand.nodes["n2"], 1), _WRONG)
     stand.start("n2")
-    stand.ticks(1, (stand.spaces[1].applied // EVERY + 1) * EVERY + 1)
+    stand.ticks(1, (stand.shards[1].applied // EVERY + 1) * EVERY + 1)
     stand.wait(lambda: stand.nodes["n2"].events("replica_halted"), "it was not found")
     looked = {
         name: [line["verdict"] for line in stand.nodes[name].events("looked_again")] for name in ("n1", "n2")
@@ -101,7 +101,7 @@ def test_who_cannot_reproduce_its_digest_of_the_log_halts(stand: Stand) -> None:
     stand.wait(lambda: stand.settled("n1", "n2", "n3"), "not settled")
     stand.ticks(0, 32 * 5 + 3)
     stand.nodes["n2"].end(signal.SIGTERM)
-    applied = stand.spaces[0].applied // 32 * 32
+    applied = stand.shards[0].applied // 32 * 32
     wrong = f"UPDATE digests SET digest = zeroblob(16) WHERE offset = {applied - 32}"
     _spoil(_store(stand.nodes["n2"], 0), wrong)
     stand.start("n2", wait=False)
@@ -123,7 +123,7 @@ def test_states_that_there_was_no_time_to_compare_are_counted_and_told(stand: St
     assert stand.nodes["n1"].metrics()[missed] == 0
     stand.db.map("m").put_many(dict.fromkeys(range(20_000), "v" * 1000), atomic=False)
     stand.nodes["n1"].end()
-    begin = (stand.spaces[1].barrier(10) // EVERY + 1) * EVERY
+    begin = (stand.shards[1].barrier(10) // EVERY + 1) * EVERY
     stand.ticks(1, begin + 5 * EVERY)
     stand.start("n1")
     node = stand.nodes["n1"]

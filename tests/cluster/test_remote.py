@@ -23,7 +23,7 @@ from onefold.node.nats_runtime import ClusterGround
 from onefold.node.telemetry.logging import JsonLog
 from onefold.shard.remote.asking import LinkAsking
 from onefold.shard.remote.server import Server
-from onefold.shard.replica.shard import ReplicaSpace
+from onefold.shard.replica.shard import LocalReplica
 
 SOON_S = 60
 _numbers = count()
@@ -36,7 +36,7 @@ def servers(tmp_path_factory):
     started.stop(delete=True)
 
 
-class Space:
+class Shard:
     """A new space, and what answers for it in this process, with a node's credential."""
 
     def __init__(self, servers, folder, stack, shards, replicas=3):
@@ -76,7 +76,7 @@ class Space:
     def host(self):
         """Answer for every shard, as a node does."""
         for shard in range(self.info.shards):
-            replica = ReplicaSpace(
+            replica = LocalReplica(
                 JetStreamLog(self.link, self.info, shard),
                 space_folds(shard, self.info.shards),
                 SYSTEM,
@@ -91,7 +91,7 @@ class Space:
 @pytest.fixture
 def make(servers, tmp_path):
     with ExitStack() as stack:
-        yield lambda shards=1: Space(servers, tmp_path / "node", stack, shards)
+        yield lambda shards=1: Shard(servers, tmp_path / "node", stack, shards)
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -165,7 +165,7 @@ def test_answers_fit_into_what_the_servers_take(max_payload, tmp_path, monkeypat
     with ExitStack() as stack:
         servers = LocalServers.start(tmp_path / "servers", 1)
         stack.callback(servers.stop)
-        space = Space(servers, tmp_path / "node", stack, 1, replicas=1)
+        space = Shard(servers, tmp_path / "node", stack, 1, replicas=1)
         assert space.link.max_payload == max_payload
         identity = Identity("n1", "eu", "")
         ground = ClusterGround(space.link, space.info, identity, tmp_path / "node", JsonLog("n1"))

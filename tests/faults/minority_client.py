@@ -38,7 +38,7 @@ def look(db, patient, number):
 def settle(db):
     """Wait until every node has applied, and said so, all that any connection of this program was shown."""
     db.map("m").get("before")  # after a barrier the replica has all that was answered before
-    space, end = db._spaces[0], time.monotonic() + PATIENT_S
+    space, end = db._shards[0], time.monotonic() + PATIENT_S
     target = space.applied
     while True:
         with space.view() as view:

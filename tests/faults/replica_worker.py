@@ -26,7 +26,7 @@ from onefold.shard.replica import file as replica_file
 from onefold.shard.replica import holder as replica_holder
 from onefold.shard.replica import shard as replica_space
 from onefold.shard.replica.copies import Copies
-from onefold.shard.replica.shard import ReplicaSpace
+from onefold.shard.replica.shard import LocalReplica
 from onefold.store.replica import Replica
 from onefold.testing.ledger import Ledger, entry
 
@@ -62,7 +62,7 @@ def build_log(count):
 
 
 def open_replica(directory, log):
-    return ReplicaSpace(log, [Ledger()], SYSTEM, directory=Path(directory), url="nats://here/space")
+    return LocalReplica(log, [Ledger()], SYSTEM, directory=Path(directory), url="nats://here/space")
 
 
 def die_at_line(count):

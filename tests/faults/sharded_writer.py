@@ -48,7 +48,7 @@ def transfer(client, source, target, amount, mark, request_id=None):
 def read_all(client):
     def read():
         found, parts = {}, {}
-        for shard in range(client.shards):
+        for shard in range(client.shard_count):
             with client.view(shard, STRONG) as view:
                 pairs = list(view.scan(rows.map_table(MAP)))
                 parts[shard] = ShardPart(spans=(Span(MAP, b"", b"\xff", view.offset),))
@@ -58,7 +58,7 @@ def read_all(client):
     def read_at(offsets):
         found = {}
         for shard, offset in offsets.items():
-            with client.spaces[shard].view(at=offset) as view:
+            with client.shards[shard].view(at=offset) as view:
                 pairs = list(view.scan(rows.map_table(MAP)))
             found |= {key: values.decode_value(rows.read_row(row).value) for key, row in pairs}
         return found

@@ -4,12 +4,12 @@ import os
 import sys
 import threading
 
-from onefold.space.open_shard import open_space
+from onefold.space.open_shard import open_shard
 from onefold.testing.ledger import Ledger, entry
 
 
 def main(directory, name):
-    space = open_space(directory, [Ledger()])
+    space = open_shard(directory, [Ledger()])
 
     def write(thread):
         number = 0

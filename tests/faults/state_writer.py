@@ -20,7 +20,7 @@ from onefold.log.sqlite.engine import SqliteLog
 from onefold.log.sqlite.file import SqliteFile
 from onefold.machine.flock import WriteLock
 from onefold.machine.wake import Bell
-from onefold.shard.embedded import SqliteSpace
+from onefold.shard.embedded import EmbeddedShard
 from onefold.store.replica import Replica
 
 ACCOUNTS = [("acc", n) if n % 2 else f"acc{n}" for n in range(6)]
@@ -65,7 +65,7 @@ def balances(db, op):
 def put_many_named(db, op):
     version = db.map("named many").put_many({(k, op["id"]): op["id"] for k in range(3)}, request_id=op["id"])
     # Repeated over several shards, it tells of those that remember it: not the same answer, by contract.
-    return str(version) if len(db._spaces) == 1 else None
+    return str(version) if len(db._shards) == 1 else None
 
 
 def swap(db, op):
@@ -179,7 +179,7 @@ PLACES = {
     "after the tip": (SqliteFile, "note_tip", after),
     "before the bell": (Bell, "ring", before),
     "after the bell": (Bell, "ring", after),
-    "before the answer": (SqliteSpace, "submit", after),
+    "before the answer": (EmbeddedShard, "submit", after),
 }
 """In the order in which a commit comes by them."""
 COMMITTED_FROM = list(PLACES).index("after COMMIT")

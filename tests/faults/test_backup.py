@@ -93,7 +93,7 @@ def test_a_stopped_program_is_taken_over_and_its_zombie_changes_nothing(
             os.kill(program.pid, signal.SIGCONT)
             assert program.wait(timeout=60) == 0
             assert Counter(dict(db.table("words").to_polars().iter_rows())) == counted
-            with db._engine.space.view() as view:
+            with db._engine.shard.view() as view:
                 assert not state.claims(view, run.id)
     finally:
         if program.poll() is None:

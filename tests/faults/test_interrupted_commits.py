@@ -156,7 +156,7 @@ def test_what_another_thread_may_commit_after_the_interrupt(tmp_path, kind, what
             q, m, lock = db.queue("q", lease="1h", max_attempts=1), db.map("m"), db.lock("a", ttl="1h")
             q.put("x")
             message = q.take(timeout=0) if what == "ack" else None
-            space = db._spaces[0]
+            space = db._shards[0]
             stopped = Stopped(space)
             waiting = space._appender._waiting
             main = threading.get_ident()

@@ -199,7 +199,7 @@ def test_an_interrupt_at_every_line_breaks_nothing(tmp_path, name, files):
             assert found in (old, actions.value), where
             assert write(), where
         del actions
-        file = db._spaces[0]._file
+        file = db._shards[0]._file
         assert len(file._readers) <= 4, "connections for reading are taken back"
 
 
@@ -312,7 +312,7 @@ def test_closing_what_nobody_wants_does_not_delay_the_mending_of_a_write(tmp_pat
         m = db.map("m")
         m["k"] = 1
         two = of.connect(tmp_path / "space", timeout=WAIT_S)
-        file = db._spaces[0]._file
+        file = db._shards[0]._file
         hold = Hold(file)
         write = file.writing(hold=hold)
         write.__enter__()
@@ -321,7 +321,7 @@ def test_closing_what_nobody_wants_does_not_delay_the_mending_of_a_write(tmp_pat
         undisturbed.mend_later(call)
         undisturbed.mend_later(hold)
         assert in_a_thread(lambda: m.put("k", 2)) is not None
-        until(lambda: two._spaces[0]._file._writer is None)
+        until(lambda: two._shards[0]._file._writer is None)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -330,7 +330,7 @@ def test_a_write_block_that_is_interrupted_anywhere_lets_the_next_writer_in(tmp_
     with closing(of.connect(tmp_path / "space", timeout=WAIT_S)) as db:
         m = db.map("m")
         m["k"] = 1
-        file = db._spaces[0]._file
+        file = db._shards[0]._file
 
         def write():
             try:

@@ -10,14 +10,14 @@ import pytest
 from onefold.env import SYSTEM
 from onefold.log.jetstream import tailer as keepers
 from onefold.log.jetstream.tailer import Keeper
-from onefold.shard.memory import LogSpace
-from onefold.testing.cluster.log_ground import SOON_S, Space, linked, read_all, record, until, wait_for
+from onefold.shard.memory import MemoryShard
+from onefold.testing.cluster.log_ground import SOON_S, Shard, linked, read_all, record, until, wait_for
 from support.engine_spaces import ground_of_three, space_on_ground  # noqa: F401
 
 pytestmark = pytest.mark.faults
 
 
-def test_lost_doubled_and_late_deliveries(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_doubled_and_late_deliveries(space: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(7)
     late: list[tuple[bytes, bytes, bytes, bytes | None]] = []
     deliver = Keeper._on_delivery
@@ -55,7 +55,7 @@ def test_lost_doubled_and_late_deliveries(space: Space, monkeypatch: pytest.Monk
         assert got == list(range(1, 301))
 
 
-def test_a_tail_that_gets_no_deliveries_at_all(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tail_that_gets_no_deliveries_at_all(space: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Keeper, "_on_delivery", lambda self, *message: None)
     with linked(space.servers, space.info.space) as other, space.log(other) as writer, space.log() as log:
         assert log.last == 0
@@ -66,7 +66,7 @@ def test_a_tail_that_gets_no_deliveries_at_all(space: Space, monkeypatch: pytest
         assert [entry.data for entry in read_all(log)] == [record(1), record(2)]
 
 
-def test_deliveries_whose_bytes_changed(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deliveries_whose_bytes_changed(space: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bit that flips on the way, or in memory: the checksum tells, and the servers have it right."""
     deliver = Keeper._on_delivery
     flipped: list[int] = []
@@ -88,7 +88,7 @@ def test_deliveries_whose_bytes_changed(space: Space, monkeypatch: pytest.Monkey
         assert [entry.data for entry in read_all(log)] == [record(number) for number in range(1, 21)]
 
 
-def test_far_behind_is_read_and_not_buffered(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_far_behind_is_read_and_not_buffered(space: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     with space.log() as log:
         assert log.last == 0
         gate = threading.Event()
@@ -105,7 +105,7 @@ def test_far_behind_is_read_and_not_buffered(space: Space, monkeypatch: pytest.M
         assert [entry.data for entry in read_all(log)] == [record(number) for number in range(1, 201)]
 
 
-def test_garbage_of_another_client_is_refused_and_stops_nobody(space: Space) -> None:
+def test_garbage_of_another_client_is_refused_and_stops_nobody(space: Shard) -> None:
     """Bytes that are no record, and headers that look like a server's own words."""
     forged = (
         f"Nats-Stream: {space.names.stream}\r\nNats-Sequence: 1\r\nNats-Time-Stamp: 2020-01-01T00:00:00Z\r\n"
@@ -121,7 +121,7 @@ def test_garbage_of_another_client_is_refused_and_stops_nobody(space: Space) -> 
         (bytes(300_000), b""),
     ]
     with linked(space.servers, space.info.space) as other, space.log() as log:  # noqa: SIM117
-        with LogSpace(log, [], SYSTEM, replica=True) as replica:
+        with MemoryShard(log, [], SYSTEM, replica=True) as replica:
             replica.barrier(SOON_S)
             before = log.last
             for payload, headers in garbage:

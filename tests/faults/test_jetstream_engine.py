@@ -24,7 +24,7 @@ from onefold.log.jetstream.engine import JetStreamLog
 from onefold.testing.cluster.log_ground import (
     SOON_S,
     Ground,
-    Space,
+    Shard,
     linked,
     read_all,
     record,
@@ -86,7 +86,7 @@ class Writer:
             raise
 
 
-def check(space: Space, *writers: Writer) -> None:
+def check(space: Shard, *writers: Writer) -> None:
     """What was acknowledged is in the log where it was acknowledged, and nothing that nobody appended."""
     acknowledged = {offset: data for writer in writers for offset, data in writer.acknowledged.items()}
     assert len(acknowledged) == sum(writer.count() for writer in writers), (
@@ -103,7 +103,7 @@ def check(space: Space, *writers: Writer) -> None:
             assert set(found.values()) <= tried
 
 
-def test_the_leader_is_killed_while_records_are_appended(space: Space) -> None:
+def test_the_leader_is_killed_while_records_are_appended(space: Shard) -> None:
     with space.log() as one, linked(space.servers, space.info.space) as link, space.log(link) as other:
         writers = [Writer(one, "c0-aa"), Writer(other, "c0-bb")]
         try:
@@ -121,7 +121,7 @@ def test_the_leader_is_killed_while_records_are_appended(space: Space) -> None:
         check(space, *writers)
 
 
-def test_a_leader_that_hangs_is_deposed_and_comes_back(space: Space) -> None:
+def test_a_leader_that_hangs_is_deposed_and_comes_back(space: Shard) -> None:
     """Stopped, it still takes connections and messages and answers none. When it goes on it believes for a while to lead."""
     with space.log() as one, linked(space.servers, space.info.space) as link, space.log(link) as other:
         writers = [Writer(one, "c0-aa"), Writer(other, "c0-bb")]
@@ -142,7 +142,7 @@ def test_a_leader_that_hangs_is_deposed_and_comes_back(space: Space) -> None:
         check(space, *writers)
 
 
-def test_all_servers_are_killed_at_once(space: Space) -> None:
+def test_all_servers_are_killed_at_once(space: Shard) -> None:
     with space.log() as log:
         writer = Writer(log)
         try:
@@ -157,7 +157,7 @@ def test_all_servers_are_killed_at_once(space: Space) -> None:
         check(space, writer)
 
 
-def test_without_a_majority_nothing_is_acknowledged_and_reading_goes_on(space: Space) -> None:
+def test_without_a_majority_nothing_is_acknowledged_and_reading_goes_on(space: Shard) -> None:
     with space.log() as log:
         for number in range(1, 11):
             until(lambda number=number: log.append(record(number)))
@@ -184,7 +184,7 @@ def test_without_a_majority_nothing_is_acknowledged_and_reading_goes_on(space: S
         wait_for(unknown)
 
 
-def test_the_server_of_the_connection_dies(space: Space) -> None:
+def test_the_server_of_the_connection_dies(space: Shard) -> None:
     with linked(space.servers, space.info.space) as other, space.log(other) as writer:
         changes: list[bool] = []
         space.link.on_change(changes.append)
@@ -279,7 +279,7 @@ assert log.last == 1
 """
 
 
-def test_a_process_that_ends_says_nothing(space: Space) -> None:
+def test_a_process_that_ends_says_nothing(space: Shard) -> None:
     """Also one that closes its log after the loop has ended."""
     with space.log() as log:
         until(lambda: log.append(record(1)))
@@ -296,7 +296,7 @@ def test_a_process_that_ends_says_nothing(space: Space) -> None:
         assert (done.returncode, said) == (0, [])
 
 
-def test_a_forked_child_is_told(space: Space) -> None:
+def test_a_forked_child_is_told(space: Shard) -> None:
     with space.log() as log:
         until(lambda: log.append(record(1)))
         for use in (

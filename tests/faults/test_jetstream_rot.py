@@ -15,7 +15,7 @@ from onefold.log.jetstream.fetch import fetch
 from onefold.testing.cluster.log_ground import (
     SOON_S,
     Ground,
-    Space,
+    Shard,
     flip_in,
     place_of,
     read_all,
@@ -38,12 +38,12 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 
 
 @pytest.fixture
-def space(ground: Ground) -> Iterator[Space]:
+def space(ground: Ground) -> Iterator[Shard]:
     with ground.space() as space:
         yield space
 
 
-def fill(space: Space) -> list[bytes]:
+def fill(space: Shard) -> list[bytes]:
     datas = [record(number, SIZE) for number in range(1, COUNT + 1)]
     with space.log() as log:
         for data in datas:
@@ -70,7 +70,7 @@ def remove(path: Path, data: bytes) -> None:
     path.unlink()
 
 
-def holes(space: Space, offset: int) -> list[bool]:
+def holes(space: Shard, offset: int) -> list[bool]:
     """Whether an offset was missing, by each of many answers of unknown servers."""
 
     async def ask() -> list[bool]:
@@ -83,7 +83,7 @@ def holes(space: Space, offset: int) -> list[bool]:
     return space.link.run(ask, None)
 
 
-def await_rot(space: Space, enough: Callable[[list[bool]], bool] = any) -> list[bool]:
+def await_rot(space: Shard, enough: Callable[[list[bool]], bool] = any) -> list[bool]:
     """``holes`` of the damaged record, once ``enough`` of the answers have it. A server that has the file in memory, as the
     leader mostly has, forgets it when nobody asks for 10 s; so it is not asked more often."""
     deadline = time.monotonic() + SOON_S
@@ -94,7 +94,7 @@ def await_rot(space: Space, enough: Callable[[list[bool]], bool] = any) -> list[
 
 
 @pytest.mark.parametrize("damage", [flip_in, truncate, zero, remove])
-def test_one_server_with_a_damaged_file(space: Space, damage: Callable[[Path, bytes], None]) -> None:
+def test_one_server_with_a_damaged_file(space: Shard, damage: Callable[[Path, bytes], None]) -> None:
     datas = fill(space)
     victim = (space.leader() + 1) % 3
     damage(space.block(victim), datas[DAMAGED - 1])
@@ -107,7 +107,7 @@ def test_one_server_with_a_damaged_file(space: Space, damage: Callable[[Path, by
             assert [entry.data for entry in entries] == datas[start - 1 :]
 
 
-def test_the_leader_with_a_damaged_file(space: Space) -> None:
+def test_the_leader_with_a_damaged_file(space: Shard) -> None:
     datas = fill(space)
     flip_in(space.block(space.leader()), datas[DAMAGED - 1])
     await_rot(space)
@@ -115,7 +115,7 @@ def test_the_leader_with_a_damaged_file(space: Space) -> None:
         assert [entry.data for entry in read_all(log)] == datas
 
 
-def test_two_servers_with_the_same_damage(space: Space) -> None:
+def test_two_servers_with_the_same_damage(space: Shard) -> None:
     datas = fill(space)
     for index in range(2):
         flip_in(space.block(index), datas[DAMAGED - 1])
@@ -124,7 +124,7 @@ def test_two_servers_with_the_same_damage(space: Space) -> None:
         assert [entry.data for entry in read_all(log)] == datas
 
 
-def test_all_servers_with_the_same_damage_is_corrupt(space: Space) -> None:
+def test_all_servers_with_the_same_damage_is_corrupt(space: Shard) -> None:
     datas = fill(space)
     for index in range(3):
         flip_in(space.block(index), datas[DAMAGED - 1])
@@ -138,7 +138,7 @@ def test_all_servers_with_the_same_damage_is_corrupt(space: Space) -> None:
         assert [entry.data for entry in read_all(log, DAMAGED + 1)] == datas[DAMAGED:]
 
 
-def test_the_only_whole_server_is_away(space: Space) -> None:
+def test_the_only_whole_server_is_away(space: Shard) -> None:
     """Two damaged servers and one that does not run: nothing is decided until it is back."""
     datas = fill(space)
     whole = (space.leader() + 1) % 3

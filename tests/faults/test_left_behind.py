@@ -43,7 +43,7 @@ def test_claims_are_given_back_at_exit(tmp_path: Path) -> None:
     with of.connect(tmp_path / "space") as db:
         run = db.open_run(done.stdout.strip())
         assert run.state == "running", run.errors()
-        with db._engine.space.view() as view:
+        with db._engine.shard.view() as view:
             assert state.claims(view, run.id) == []
         before = run.progress().done
         assert before >= 2

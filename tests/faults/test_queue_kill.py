@@ -167,7 +167,7 @@ def test_a_killed_waiter_is_passed_over(tmp_path):
         lock.acquire()
         with workers([("lock", directory, "1h")]) as (worker,):
             while not lock.holder().waiting:
-                db._space.wait(db._space.applied, 0.05)
+                db._shard.wait(db._shard.applied, 0.05)
             worker.kill()
         lock.release()
         with lock:
@@ -180,7 +180,7 @@ def test_a_stopped_holder_loses_the_lock_after_the_ttl_and_is_told(tmp_path):
         token = int(worker.wait_for("held")[1])
         renewals = db.lock("nightly").holder().renewals
         while db.lock("nightly").holder().renewals == renewals:
-            db._space.wait(db._space.applied, 0.05)
+            db._shard.wait(db._shard.applied, 0.05)
         db._state.tick(0)  # so it has left the commit of its renewal, and is not stopped with the write lock
         worker.process.send_signal(signal.SIGSTOP)
         began = time.monotonic()

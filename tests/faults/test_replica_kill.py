@@ -15,7 +15,7 @@ import pytest
 from onefold import config
 from onefold.env import SYSTEM
 from onefold.errors import LogCorrupt
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.testing.ledger import Ledger, lines
 from support.times import scaled
 
@@ -32,7 +32,7 @@ LINES_MAX = 20_000
 @pytest.fixture(scope="module")
 def want():
     """The digest of what the log folds to."""
-    with closing(LogSpace(program.build_log(COUNT), [Ledger()], SYSTEM)) as space:
+    with closing(MemoryShard(program.build_log(COUNT), [Ledger()], SYSTEM)) as space:
         return space.state_digest()
 
 
@@ -162,10 +162,10 @@ def test_an_opener_that_is_stopped_while_it_chooses_holds_nobody_up(tmp_path, wa
         assert other.stdout.readline() == b"held\n"
         other.send_signal(signal.SIGSTOP)
         log = program.build_log(COUNT)
-        from onefold.shard.replica.shard import ReplicaSpace
+        from onefold.shard.replica.shard import LocalReplica
 
         with closing(
-            ReplicaSpace(log, [Ledger()], SYSTEM, directory=tmp_path, url="nats://here/space", timeout=0.2)
+            LocalReplica(log, [Ledger()], SYSTEM, directory=tmp_path, url="nats://here/space", timeout=0.2)
         ) as space:
             assert space.reach(COUNT, SOON_S)
             assert space.state_digest() == want

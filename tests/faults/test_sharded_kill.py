@@ -69,7 +69,7 @@ def check(client, words):
     began = time.monotonic()
     assert recovery.recover(client) == 0
     assert time.monotonic() - began < config.TRANSACTION_TIMEOUT_S / 2, "nothing was watched for the timeout"
-    for space in client.spaces:
+    for space in client.shards:
         with space.view() as view:
             for table in ("locks", "ranges", "open", "prepared", "parts", "decided"):
                 assert view.count(f"state/x/{table}") == 0
@@ -157,7 +157,7 @@ def test_a_killed_coordinator_at_each_step_is_got_by_at_once(tmp_path):
             )
             assert sum(bank.read_all(client).values()) == TOTAL
         check(client, [])
-        for _, space in enumerate(client.spaces):
+        for _, space in enumerate(client.shards):
             with space.view() as view:
                 assert not shard_fold.is_any_prepared(view)
 
@@ -168,15 +168,15 @@ spec = importlib.util.spec_from_file_location("sharded_writer", {writer!r})
 bank = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bank)
 import onefold as of
-from onefold.shard.embedded import SqliteSpace
-submit, left = SqliteSpace.submit, [{number}]
+from onefold.shard.embedded import EmbeddedShard
+submit, left = EmbeddedShard.submit, [{number}]
 def dying(self, ops, deadline=None):
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
     left[0] -= 1
     return submit(self, ops)
 client = of.connect({directory!r})._state
-SqliteSpace.submit = dying
+EmbeddedShard.submit = dying
 source, target = (bytes.fromhex(text) for text in sys.argv[1:])
 bank.transfer(client, source, target, 5, "mark{number}")
 """

@@ -13,8 +13,8 @@ import pytest
 from onefold.env import SYSTEM
 from onefold.errors import Timeout
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
-from onefold.space.open_shard import open_space
+from onefold.shard.memory import MemoryShard
+from onefold.space.open_shard import open_shard
 from onefold.store import exactly_once
 from onefold.testing.ledger import Ledger, entry, lines, receipt
 from support import parts
@@ -72,7 +72,7 @@ def replayed_digest(space):
             log.append(item.data)
             log._stored[-1].engine_ms = item.engine_ms
         start = page[-1].offset + 1
-    return LogSpace(log, [Ledger()], SYSTEM).state_digest()
+    return MemoryShard(log, [Ledger()], SYSTEM).state_digest()
 
 
 @pytest.mark.parametrize("seed", parts.todays(range(8), 4))
@@ -85,7 +85,7 @@ def test_killed_writers_lose_nothing(seed, tmp_path):
         more_tried, more_acked = kill_after_acks(writers, rng.randint(1, 40), rng)
         tried |= more_tried
         acked |= more_acked
-    with closing(open_space(directory, [Ledger()], timeout=5)) as space:
+    with closing(open_shard(directory, [Ledger()], timeout=5)) as space:
         check_ledger(space, acked)
         # Whoever does not know the outcome tries again under the same request id: applied once, whoever did it.
         for token in sorted(tried - set(acked)) + sorted(acked)[:5]:
@@ -97,7 +97,7 @@ def test_killed_writers_lose_nothing(seed, tmp_path):
 
 
 def test_the_check_notices_a_missing_dedupe(tmp_path, monkeypatch):
-    with closing(open_space(tmp_path / "space", [Ledger()])) as space:
+    with closing(open_shard(tmp_path / "space", [Ledger()])) as space:
         acked = {b"a": space.submit([entry(b"a", request_id="a")])[0]}
         monkeypatch.setattr(exactly_once, "requested", lambda con, request_id, now_ms: None)
         space.submit([entry(b"a", request_id="a")])
@@ -121,7 +121,7 @@ with log.appending() as con:
 def holder(tmp_path):
     """A process that has appended and not committed, and the space it is in."""
     directory = tmp_path / "space"
-    open_space(directory, [Ledger()]).close()
+    open_shard(directory, [Ledger()]).close()
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -134,14 +134,14 @@ def test_a_writer_killed_in_its_transaction_locks_nobody_out(holder):
     process, directory = holder
     process.kill()
     process.wait()
-    with closing(open_space(directory, [Ledger()], timeout=5)) as space:
+    with closing(open_shard(directory, [Ledger()], timeout=5)) as space:
         assert space.applied == 0
         assert space.submit([entry(b"a")]) == [receipt(1, 1)]
 
 
 def test_a_stopped_writer_gives_a_definite_timeout(tmp_path):
     directory = tmp_path / "space"
-    with closing(open_space(directory, [Ledger()], timeout=0.2)) as space:
+    with closing(open_shard(directory, [Ledger()], timeout=0.2)) as space:
         with subprocess.Popen(
             [sys.executable, "-c", HOLDER, directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as process:

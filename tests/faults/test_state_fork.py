@@ -105,7 +105,7 @@ def handles(db):
 
 def test_every_inherited_handle_says_that_it_must_be_opened_again(db):
     uses, _ = handles(db)
-    before = [space.applied for space in db._spaces]
+    before = [space.applied for space in db._shards]
 
     def use_all():
         wrong = []
@@ -121,7 +121,7 @@ def test_every_inherited_handle_says_that_it_must_be_opened_again(db):
         return "; ".join(wrong)
 
     assert in_child(use_all) == ""
-    assert [space.applied for space in db._spaces] == before
+    assert [space.applied for space in db._shards] == before
     uses["put"]()
     uses["ack"]()
     uses["check"]()
@@ -187,7 +187,7 @@ def test_a_child_that_opens_anew_works_whatever_the_parent_was_doing(db):
     with busy(lambda: m.put("w", 1), lambda: m.increment("x"), lambda: list(m.items())):
         assert [in_child(anew) for _ in range(10)] == ["done"] * 10
     assert m["children"] == m["others"] == 10
-    for space in db._spaces:
+    for space in db._shards:
         space.verify()
 
 
@@ -223,7 +223,7 @@ def test_what_a_child_commits_is_kept_when_its_parent_closes_first(tmp_path):
     assert saying == ["done"]
     with of.connect(tmp_path / "space") as other:
         assert set(other.map("m")) == {"parent", "early", "between", *range(200)}
-        other._space.verify()
+        other._shard.verify()
     for end in (*go, *went):
         os.close(end)
 
@@ -268,7 +268,7 @@ def test_a_daemon_whose_parents_are_gone_keeps_what_it_commits(tmp_path):
     assert daemon.stdout.readline() == b"done\n"
     with of.connect(tmp_path / "space") as db:
         assert len(db.map("m")) == 3 + 6 + 200
-        db._space.verify()
+        db._shard.verify()
     daemon.stdin.close()
     daemon.stdout.close()
 
@@ -292,7 +292,7 @@ def test_a_fork_inside_a_transaction_commits_in_the_parent_only(db):
 
 def test_a_fork_while_a_view_is_open_tells_the_child_to_start_otherwise(db, monkeypatch):
     monkeypatch.setattr("onefold.config.FORK_WAIT_S", 0.2)
-    with db._space.view() as view:
+    with db._shard.view() as view:
         assert view.offset
 
         def anew():
@@ -371,7 +371,7 @@ def test_a_child_that_ends_as_a_program_does_leaves_the_parents_work_alone(tmp_p
     )
     assert done.stdout.split() == ["0", "400"], done.stderr
     with of.connect(tmp_path / "space") as db:
-        db._space.verify()
+        db._shard.verify()
 
 
 def test_without_the_locks_the_check_finds_lost_writes(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from onefold.errors import AppendUnknown, Expired, Unavailable
 from onefold.fold.system import Register, system_op
 from onefold.ids import client_id
 from onefold.log.memory import Faults, MemoryLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.store import exactly_once
 from onefold.store.exactly_once import Verdict
 from onefold.testing.ledger import Ledger, entry, lines, receipt
@@ -38,7 +38,7 @@ class World:
         return b"t%d" % self.made
 
     def open(self):
-        return LogSpace(self.log, [Ledger()], self.env, pause=self.env.advance)
+        return MemoryShard(self.log, [Ledger()], self.env, pause=self.env.advance)
 
     def check(self):
         self.log.faults = Faults()

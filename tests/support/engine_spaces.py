@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from onefold.cluster.servers import LocalServers
-from onefold.testing.cluster.log_ground import Ground, Space
+from onefold.testing.cluster.log_ground import Ground, Shard
 
 
 @pytest.fixture(name="ground", scope="module")
@@ -18,6 +18,6 @@ def ground_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground
 
 
 @pytest.fixture(name="space")
-def space_on_ground(ground: Ground) -> Iterator[Space]:
+def space_on_ground(ground: Ground) -> Iterator[Shard]:
     with ground.space() as space:
         yield space

@@ -167,7 +167,7 @@ class Stand:
         """By member: the files whose tasks it has in hand."""
         engine = self.db._engine
         engine.catch_up()
-        with engine.space.view() as view:
+        with engine.shard.view() as view:
             row = state.read_run(view, run.id)
             claims = state.claims(view, run.id)
         assert row is not None

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from onefold.space.open_shard import open_space
+from onefold.space.open_shard import open_shard
 from onefold.testing.ledger import Ledger, lines
 
 SOON_S = 60
@@ -13,7 +13,7 @@ SOON_S = 60
 @pytest.fixture(name="space", params=["memory", "sqlite"])
 def space_of_either_engine(request, tmp_path):
     url = "memory://" if request.param == "memory" else tmp_path / "space"
-    with closing(open_space(url, [Ledger()])) as opened:
+    with closing(open_shard(url, [Ledger()])) as opened:
         yield opened
 
 

@@ -103,11 +103,11 @@ def submitting_program(tmp_path: Path) -> Iterator[of.Database]:
     (tmp_path / "shared").mkdir(exist_ok=True)
     with of.connect(tmp_path / "space") as database:
         blobs = SharedBlobs(tmp_path / "cache-app", DirectoryBackend(tmp_path / "shared"))
-        database._jobs = Engine(database._space, blobs=blobs, owns_space=False)
+        database._jobs = Engine(database._shard, blobs=blobs, owns_space=False)
         yield database
 
 
 def workers_of(db: of.Database, run: runs.Run) -> set[str]:
     """Members that have a claim now."""
-    with db._engine.space.view() as view:
+    with db._engine.shard.view() as view:
         return {claim.member for claim in state.claims(view, run.id)}

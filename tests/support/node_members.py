@@ -27,7 +27,7 @@ from onefold.node.snapshots.store import Vault
 from onefold.node.snapshots.trimming import Trimming
 from onefold.node.telemetry.logging import JsonLog
 from onefold.node.telemetry.tracing import NoTracing
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.state.fold.ops import Commit, Put, state_op
 
 EVERY = 32
@@ -39,7 +39,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "DIGEST_EVERY_OFFSETS", 8)
 
 
-class Replica(LogSpace):
+class Replica(MemoryShard):
     """A replica in memory that comes to rest at boundaries, as persistent ones do."""
 
     boundary: Callable[[int, Any], None] | None = None

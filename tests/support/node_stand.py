@@ -35,7 +35,7 @@ from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
 from onefold.log.jetstream.names import LogNames
 from onefold.node.hosting import placement_of
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.shard.remote import protocol
 from support.times import scaled
 
@@ -136,15 +136,15 @@ class Stand:
         """``source``: a backup that the space is made from."""
         self.directory = directory
         self._servers = servers
-        self._space = space
+        self._shard = space
         self.nodes: dict[str, Process] = {}
         if source is None:
             self.info = set_up_space(self.url("admin"), shards=SHARDS)
         else:
             self.info, _ = restore_space(source, self.url("admin"))
         self.link = Link(parse_address(self.url("app")))
-        self.spaces = [
-            LogSpace(
+        self.shards = [
+            MemoryShard(
                 JetStreamLog(self.link, self.info, shard),
                 space_folds(shard, SHARDS),
                 SYSTEM,
@@ -153,14 +153,14 @@ class Stand:
             )
             for shard in range(SHARDS)
         ]
-        self.db = Database(self.spaces)
+        self.db = Database(self.shards)
 
     def _base(self, shard: int) -> Path | None:
         path = self.directory / f"base-{shard}"
         return path if fetch_base(self.link, self.info, shard, path) else None
 
     def url(self, user: str) -> str:
-        return self._servers.url(self._space, user)
+        return self._servers.url(self._shard, user)
 
     def start(self, *names: str, options: tuple[str, ...] = (), wait: bool = True) -> None:
         for name in names:
@@ -172,15 +172,15 @@ class Stand:
         for node in self.nodes.values():
             with suppress(subprocess.TimeoutExpired):
                 node.end(signal.SIGKILL)
-        for space in self.spaces:
+        for space in self.shards:
             space.close()
         self.link.close()
 
     # -- what there is
 
     def rows(self) -> dict[str, Node]:
-        self.spaces[0].barrier(10)
-        with self.spaces[0].view() as view:
+        self.shards[0].barrier(10)
+        with self.shards[0].view() as view:
             return {node.name: node for node in state.read_nodes(view)}
 
     def states(self) -> dict[str, str]:
@@ -231,7 +231,7 @@ class Stand:
 
     def ticks(self, shard: int, upto: int) -> None:
         """Append until the shard's log has reached an offset."""
-        space = self.spaces[shard]
+        space = self.shards[shard]
         while space.applied < upto:
             space.submit([system.system_op(system.Tick())])
 
@@ -274,6 +274,6 @@ def node_stand(servers: LocalServers, tmp_path: Path, request: pytest.FixtureReq
 
 
 def hashes(stand: Stand, shard: int, offset: int) -> dict[str, str]:
-    stand.spaces[0].barrier(10)
-    with stand.spaces[0].view() as view:
+    stand.shards[0].barrier(10)
+    with stand.shards[0].view() as view:
         return state.hashes(view).get((shard, offset), {})

@@ -20,12 +20,12 @@ def filled_db(request, tmp_path):
 
 def refuses(error, operation, db=None):
     """It raises that error, of this tree and definite, with a message of a sensible length; nothing was written."""
-    before = [] if db is None else [space.applied for space in db._spaces]
+    before = [] if db is None else [space.applied for space in db._shards]
     with pytest.raises(error) as caught:
         operation()
     assert isinstance(caught.value, OnefoldError), f"{type(caught.value).__name__}: {caught.value}"
     assert caught.value.definite is True
     assert 10 < len(str(caught.value)) < 1000, str(caught.value)
     if db is not None:
-        assert [space.applied for space in db._spaces] == before, "something was written"
+        assert [space.applied for space in db._shards] == before, "something was written"
     return str(caught.value)

@@ -6,8 +6,8 @@ from contextlib import ExitStack, closing
 import pytest
 
 from onefold.env import SYSTEM
-from onefold.shard.memory import LogSpace
-from onefold.shard.replica.shard import ReplicaSpace
+from onefold.shard.memory import MemoryShard
+from onefold.shard.replica.shard import LocalReplica
 from onefold.testing.ledger import Ledger, entry, lines
 
 SOON_S = 60
@@ -50,14 +50,14 @@ def open_replicas(tmp_path):
         def open_one(log, *, folds=None, **options):
             tail = log if isinstance(log, Tail) else Tail(log)
             options.setdefault("directory", tmp_path / "replica")
-            space = ReplicaSpace(tail, folds or [Ledger()], SYSTEM, url="nats://here/space", **options)
+            space = LocalReplica(tail, folds or [Ledger()], SYSTEM, url="nats://here/space", **options)
             return stack.enter_context(closing(space))
 
         yield open_one
 
 
 def fill(log, count, name=b"t"):
-    with closing(LogSpace(log.hold(10**9), [Ledger()], SYSTEM)) as space:
+    with closing(MemoryShard(log.hold(10**9), [Ledger()], SYSTEM)) as space:
         for number in range(count):
             space.submit([entry(b"%s%d" % (name, number))])
 

@@ -75,7 +75,7 @@ class World(ShardedWorld):
         """Everything ends, atomically; what was acknowledged is there, what was refused is not; replays agree."""
         client = self.end()
         found = {}
-        for shard, space in enumerate(client.spaces):
+        for shard, space in enumerate(client.shards):
             with space.view() as view:
                 for key, _ in view.scan(rows.map_table(MARKS)):
                     found.setdefault(key, set()).add(shard)
@@ -100,7 +100,7 @@ def balances_at(client, offsets):
     """All balances as of these offsets of the shards."""
     state = {}
     for shard, offset in offsets.items():
-        with client.spaces[shard].view(at=offset) as view:
+        with client.shards[shard].view(at=offset) as view:
             pairs = list(view.scan(rows.map_table(MAP)))
         state |= {key: values.decode_value(rows.read_row(row).value) for key, row in pairs}
     return state
@@ -156,7 +156,7 @@ def killed_at(step, **options):
 
 def locked(client):
     found = False
-    for space in client.spaces:
+    for space in client.shards:
         with space.view() as view:
             found = found or lock_table.is_any_held(view)
     return found

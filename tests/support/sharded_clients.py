@@ -4,7 +4,7 @@ from contextlib import closing, contextmanager
 
 from onefold.env import SYSTEM
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.state.core.client import StateClient
 from onefold.state.fold.machine import StateFold
 
@@ -12,6 +12,6 @@ from onefold.state.fold.machine import StateFold
 @contextmanager
 def client_of(shards):
     """A client over several shards in memory."""
-    spaces = [LogSpace(MemoryLog(env=SYSTEM), [StateFold(shards)], SYSTEM) for _ in range(shards)]
+    spaces = [MemoryShard(MemoryLog(env=SYSTEM), [StateFold(shards)], SYSTEM) for _ in range(shards)]
     with closing(StateClient(spaces)) as client:
         yield client

@@ -106,7 +106,7 @@ def main(target: Path) -> None:
             token = fill(db)
             expected = shown(db) | {
                 "token": token,
-                "digests": [one.state_digest() for one in db._spaces],
+                "digests": [one.state_digest() for one in db._shards],
                 "version": of.__version__,
             }
         shutil.rmtree(target, ignore_errors=True)

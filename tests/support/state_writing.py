@@ -10,7 +10,7 @@ from onefold.env import SYSTEM
 from onefold.folds import folds as space_folds
 from onefold.log.memory import MemoryLog
 from onefold.machine import members
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.state.core import recovery
 from onefold.testing.history import Operation
 from onefold.testing.linearizability import check_linearizable
@@ -80,7 +80,7 @@ def replayed_digest(space, shard, shards):
             log.append(item.data)
             log._stored[-1].engine_ms = item.engine_ms
         start = page[-1].offset + 1
-    return LogSpace(log, space_folds(shard, shards), SYSTEM).state_digest()
+    return MemoryShard(log, space_folds(shard, shards), SYSTEM).state_digest()
 
 
 def check_once(what, seen, answers, *, settled):
@@ -178,9 +178,9 @@ def check_reads(all_said):
 
 def check_space(db):
     assert recovery.recover(db._state) == 0, "a transaction over several shards was left undecided"
-    for shard, space in enumerate(db._spaces):
+    for shard, space in enumerate(db._shards):
         space.verify()
-        assert space.state_digest() == replayed_digest(space, shard, len(db._spaces))
+        assert space.state_digest() == replayed_digest(space, shard, len(db._shards))
         assert set(members.notes(space.directory / "members")) == {space.member}, (
             "a dead process counts as alive"
         )

@@ -32,9 +32,9 @@ from onefold.errors import InvalidArgument, LogCorrupt, SpaceError, TooOld
 from onefold.log.api import Log
 from onefold.log.sqlite.engine import LOG_SCHEMA, entry_crc, note_untrusted
 from onefold.log.sqlite.file import SqliteFile
-from onefold.shard.api import Space
-from onefold.shard.embedded import SqliteSpace
-from onefold.shard.replica.shard import ReplicaSpace
+from onefold.shard.api import Shard
+from onefold.shard.embedded import EmbeddedShard
+from onefold.shard.replica.shard import LocalReplica
 from onefold.space import cuts
 from onefold.space.log_prefix import as_time
 from onefold.space.open_space import Folds, open_shards
@@ -47,7 +47,7 @@ _LOG_TABLES = ("log", "log_first", "log_untrusted")
 _BLOBS = "blobs"
 _TRIES = 3
 _READ_BYTES: Final = 8 << 20
-_Shard = SqliteSpace | ReplicaSpace
+_Shard = EmbeddedShard | LocalReplica
 _CANNOT_WRITE = (OSError, apsw.FullError, apsw.CantOpenError, apsw.ReadOnlyError)
 
 
@@ -66,7 +66,7 @@ Fetch = Callable[[str, Path], bool]
 
 
 def backup(
-    spaces: Sequence[Space],
+    shards: Sequence[Shard],
     target: str | Path,
     *,
     blob_tables: Sequence[str] = (),
@@ -80,27 +80,27 @@ def backup(
     LogCorrupt (the space is damaged), Timeout, Unavailable (the cluster).
     """
     target = Path(target)
-    shards = [space for space in spaces if isinstance(space, SqliteSpace | ReplicaSpace)]
-    if len(shards) != len(spaces):
+    local = [shard for shard in shards if isinstance(shard, EmbeddedShard | LocalReplica)]
+    if len(local) != len(shards):
         raise SpaceError(
-            f"{spaces[0].url} has no copy on this machine. Connect with replicas='local', or keep its content with "
+            f"{shards[0].url} has no copy on this machine. Connect with replicas='local', or keep its content with "
             "`onefold export`"
         )
-    fetch = fetch or _from_folder(shards[0])
+    fetch = fetch or _from_folder(local[0])
     for left in reversed(range(_TRIES)):
         with _writing("backup", target), whole_folder(target, "the backup") as folder:
-            copied = _copy_blobs(fetch, folder, _named_now(shards[0], blob_tables), set())
-            created_ms, copies, named = _copy_shards(shards, folder, blob_tables)
+            copied = _copy_blobs(fetch, folder, _named_now(local[0], blob_tables), set())
+            created_ms, copies, named = _copy_shards(local, folder, blob_tables)
             copied |= _copy_blobs(fetch, folder, named, copied)
             missing = sorted(set(named) - copied)
-            if left and set(missing) - set(_named_now(shards[0], blob_tables)):
+            if left and set(missing) - set(_named_now(local[0], blob_tables)):
                 raise _Swept
             files = {copy.file: describe(folder, copy.file) for copy in copies}
             files |= {_blob_file(name): _blob_copy(folder, name) for name in copied & set(named)}
             for name in copied - set(named):
                 (folder / _blob_file(name)).unlink()
             manifest = Manifest(
-                incarnation=shards[0].incarnation,
+                incarnation=local[0].incarnation,
                 created_ms=created_ms,
                 program=__version__,
                 shards=tuple(copies),
@@ -140,7 +140,7 @@ def _copy_shards(
 ) -> tuple[int, list[ShardCopy], list[str]]:
     """When the cut was made, what was copied, and the blobs that the first shard names there."""
     with ExitStack() as stack:
-        connections = {space: stack.enter_context(space.exporting()) for space in shards}
+        connections = {shard: stack.enter_context(shard.exporting()) for shard in shards}
         names = [f"shard-{number:04d}.db" for number in range(len(shards))]
         for con, name in zip(connections.values(), names, strict=True):
             _attach_new(con, folder / name)
@@ -159,8 +159,8 @@ def _copy_shards(
         with cuts.cut(shards, pin, lambda pinned: pinned.head.applied) as pins:
             named = list(_named(pins[0].con, blob_tables))
             copies = []
-            for space, pinned, name in zip(shards, pins, names, strict=True):
-                copies.append(_copy_out(space, pinned, name))
+            for shard, pinned, name in zip(shards, pins, names, strict=True):
+                copies.append(_copy_out(shard, pinned, name))
                 pinned.con.execute("DETACH copy")
         return pins[0].wall_ms, copies, named
 
@@ -172,14 +172,14 @@ def _attach_new(con: apsw.Connection, path: Path) -> None:
     con.execute(f"PRAGMA copy.application_id={COPY_APPLICATION_ID}; PRAGMA copy.user_version=1")
 
 
-def _copy_out(space: _Shard, pinned: _Pin, name: str) -> ShardCopy:
+def _copy_out(shard: _Shard, pinned: _Pin, name: str) -> ShardCopy:
     con, head = pinned.con, pinned.head
-    if isinstance(space, SqliteSpace):
+    if isinstance(shard, EmbeddedShard):
         for table in _LOG_TABLES:
             if _has(con, "main", table):
                 con.execute(f"CREATE TABLE copy.{table} AS SELECT * FROM main.{table}")
     else:
-        _copy_log(con, space.log, head.applied)
+        _copy_log(con, shard.log, head.applied)
     copy_out(con, "copy")
     last = con.execute("SELECT max(offset) FROM copy.log").get
     first = con.execute("SELECT first FROM copy.log_first").get
@@ -243,12 +243,12 @@ def _kept(con: apsw.Connection) -> frozenset[str]:
 # -- blobs
 
 
-def _from_folder(space: _Shard) -> Fetch:
-    if space.directory is None or not isinstance(space, SqliteSpace):
+def _from_folder(shard: _Shard) -> Fetch:
+    if shard.directory is None or not isinstance(shard, EmbeddedShard):
         raise SpaceError(
-            f"the blobs of {space.url} are not in a folder of this machine; say how to fetch them"
+            f"the blobs of {shard.url} are not in a folder of this machine; say how to fetch them"
         )
-    root = space.directory / _BLOBS
+    root = shard.directory / _BLOBS
 
     def fetch(name: str, to: Path) -> bool:
         try:
@@ -260,8 +260,8 @@ def _from_folder(space: _Shard) -> Fetch:
     return fetch
 
 
-def _named_now(space: Space, tables: Sequence[str]) -> list[str]:
-    with space.view() as view:
+def _named_now(shard: Shard, tables: Sequence[str]) -> list[str]:
+    with shard.view() as view:
         return [key.decode() for table in tables for key, _ in view.scan(table)]
 
 
@@ -337,13 +337,13 @@ def restore(
     raise AssertionError("nothing is kept back when a space is made")
 
 
-def _make(folder: Path, folds: Folds, shards: int, env: Env) -> list[Path]:
-    spaces = open_shards(folder, folds, shards=shards, env=env)
+def _make(folder: Path, folds: Folds, shard_count: int, env: Env) -> list[Path]:
+    shards = open_shards(folder, folds, shards=shard_count, env=env)
     try:
-        places = [space.directory for space in spaces]
+        places = [shard.directory for shard in shards]
     finally:
-        for space in spaces:
-            space.close()
+        for shard in shards:
+            shard.close()
     return [place for place in places if place is not None]
 
 
@@ -403,15 +403,15 @@ def _fill(place: Path, file: Path, copy: ShardCopy, cut: int | None, env: Env) -
 
 def _look(folder: Path, folds: Folds, manifest: Manifest, blob_tables: Sequence[str], env: Env) -> Restored:
     """Open what was made (which folds what is not folded yet), and check it."""
-    spaces = open_shards(folder, folds, env=env, create=False)
+    shards = open_shards(folder, folds, env=env, create=False)
     try:
-        shards = [space for space in spaces if isinstance(space, SqliteSpace)]
-        for space in shards:
-            space.verify()
-        named = set(_named_now(shards[0], blob_tables))
+        local = [shard for shard in shards if isinstance(shard, EmbeddedShard)]
+        for shard in local:
+            shard.verify()
+        named = set(_named_now(local[0], blob_tables))
         there = {Path(name).name for name in manifest.files}
-        offsets = tuple(space.applied for space in shards)
+        offsets = tuple(shard.applied for shard in local)
     finally:
-        for opened in spaces:
+        for opened in shards:
             opened.close()
     return Restored(manifest, offsets, tuple(sorted(named - there)))

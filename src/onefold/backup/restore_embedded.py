@@ -23,7 +23,7 @@ _LOG_BEGINS_AFTER = (
 def restore_space(
     snapshot: str | Path, directory: str | Path, folds: Sequence[Fold], *, env: Env = SYSTEM
 ) -> Snapshot:
-    """Make a space in ``directory``, which must have none, with the state of ``snapshot``; then ``open_space`` it.
+    """Make a space in ``directory``, which must have none, with the state of ``snapshot``; then ``open_shard`` it.
 
     Tokens of the old space are refused there, since what came after the snapshot is not in it. Raises SpaceError when
     there is a space already or the file is no snapshot, and LogCorrupt when the snapshot is damaged; then nothing is left.

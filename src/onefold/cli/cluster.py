@@ -97,7 +97,7 @@ def _streams(facts: ClusterFacts) -> list[dict[str, Any]]:
 
 def nodes(db: Database) -> list[dict[str, Any]]:
     """``nodes`` for `status --json`: those that are members, or were when they fell silent."""
-    with db._spaces[0].view() as view:
+    with db._shards[0].view() as view:
         from onefold.fold.nodes.state import read_nodes
 
         return [_node(node) for node in read_nodes(view)]
@@ -123,10 +123,10 @@ def nodes_only(db: Database) -> dict[str, Any]:
     from onefold.fold import authority
 
     open_, refused = [], []
-    for shard, space in enumerate(db._spaces):
-        with space.view() as view:
+    for shard_id, shard in enumerate(db._shards):
+        with shard.view() as view:
             if not authority.in_force(view.head().fold_version):
-                open_.append(shard)
+                open_.append(shard_id)
             refused.append(authority.refused_ops(view))
     kinds: dict[str, int] = {}
     for one in refused:
@@ -217,7 +217,7 @@ def _nodes(db: Database) -> Check:
     from onefold.doctor.embedded import Check
     from onefold.fold.nodes.state import digests, hashes, read_nodes
 
-    with db._spaces[0].view() as view:
+    with db._shards[0].view() as view:
         known = read_nodes(view)
         said = [("log", digests(view)), ("state", hashes(view))]
     halted = [f"{node.name}: {why}" for node in known if node.member for _, why in node.state.halted]

@@ -91,7 +91,7 @@ def _look(db: Database, *, deep: bool, fix: bool) -> Iterator[Check]:
 
     try:
         tables = (rows.BLOB, rows.GARBAGE)
-        yield from check_space(db._spaces, folds, deep=deep, blob_tables=tables, fix=fix)
+        yield from check_space(db._shards, folds, deep=deep, blob_tables=tables, fix=fix)
         yield from check_state(db._state)
     except OnefoldError as error:
         yield Check("reading", "problem", str(error), "Keep a copy of the folder, then do as it says")

@@ -148,7 +148,7 @@ def _survives_json(survives: list[Survival]) -> list[dict[str, Any]]:
 
 
 def _sentences(db: Database, collection: Collection, *, weakly: bool) -> list[str]:
-    name, count, shards = collection.name, collection.count, len(db._spaces)
+    name, count, shards = collection.name, collection.count, len(db._shards)
     match collection.kind:
         case kind if weakly:
             what = f"{kind.capitalize()} {name!r}: this machine's replica knows {count:,} entries of it."
@@ -184,10 +184,10 @@ def _survives(
 
     consistency = "It is CP: every operation is linearizable, and transactions are strictly serializable."
     if facts is not None and facts.space is not None:
-        with db._spaces[0].view() as view:
+        with db._shards[0].view() as view:
             nodes = read_nodes(view)
         spread = collection.kind in ("map", "stream")  # what is written next may go to any shard
-        shards = list(range(len(db._spaces))) if spread else list(collection.shards)
+        shards = list(range(len(db._shards))) if spread else list(collection.shards)
         found, told = _on_cluster(facts, nodes, shards, is_table=collection.kind == "table")
         return found, [consistency, *told]
     if db.url.startswith("memory:"):

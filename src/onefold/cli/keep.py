@@ -45,7 +45,7 @@ def backup(
 
     where = place(ctx, url, as_json)
     with where.open() as db:
-        made = make(db._spaces, directory, blob_tables=_blob_tables(), fetch=_fetching(db))
+        made = make(db._shards, directory, blob_tables=_blob_tables(), fetch=_fetching(db))
     size = sum(file.bytes for file in made.files.values())
     if where.json:
         shown = {

@@ -45,8 +45,8 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
             "url": db.url,
             "version": __version__,
             "bytes": _folder_bytes(db.url),
-            "shards": len(db._spaces),
-            "offsets": [space.applied for space in db._spaces],
+            "shards": len(db._shards),
+            "offsets": [shard.applied for shard in db._shards],
             "processes": _others(db),
             "tables": len(db.tables()),
             "runs": {state: states.get(state, 0) for state in ("running", "done", "failed", "cancelled")},
@@ -84,10 +84,10 @@ def _others(db: Database) -> int:
     """How many other processes have the space open."""
     from onefold.machine import members
 
-    space = db._spaces[0]
-    if space.directory is None:
+    shard = db._shards[0]
+    if shard.directory is None:
         return 0
-    return len(members.notes(space.directory / "members").keys() - {space.member})
+    return len(members.notes(shard.directory / "members").keys() - {shard.member})
 
 
 def _folder_bytes(url: str) -> int | None:

@@ -103,7 +103,7 @@ class _FromFolder:
         self._link = link
         self._folder = folder
         self._space = folder / "space"
-        self._shards = shards
+        self._shard_count = shards
         self._files = files
 
     def store(self, info: SpaceInfo) -> tuple[Base, ...]:
@@ -112,12 +112,12 @@ class _FromFolder:
             for name in self._files:
                 if name.startswith("blobs/"):
                     backend.put(Path(name).name, self._space / name)
-            return tuple(self._base(backend, info, shard) for shard in range(self._shards))
+            return tuple(self._base(backend, info, shard) for shard in range(self._shard_count))
         finally:
             backend.close()
 
     def begin(self, info: SpaceInfo) -> None:
-        for shard in range(self._shards):
+        for shard in range(self._shard_count):
             base = info.base_of(shard)
             after = 0 if base is None else base.offset
             log = JetStreamLog(self._link, info, shard)
@@ -142,7 +142,7 @@ class _FromFolder:
                 for statement in _FORGET:
                     con.execute(statement, _OF_NODES)
                 con.execute("UPDATE head SET log_first = applied + 1")
-            history = frozenset[str]().union(*(fold.history for fold in folds(shard, self._shards)))
+            history = frozenset[str]().union(*(fold.history for fold in folds(shard, self._shard_count)))
             with file.exporting() as con:
                 made = write_snapshot(con, path, history, info.incarnation)
         finally:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from onefold.compute.results.merge import MergeCache
     from onefold.compute.results.stored import StoredResult
     from onefold.compute.runs import Run
-    from onefold.shard.api import Space
+    from onefold.shard.api import Shard
 
 _encoder = msgspec.msgpack.Encoder()
 _outcome_decoder = msgspec.msgpack.Decoder(ops.Outcome)
@@ -59,7 +59,7 @@ class Engine:
 
     def __init__(
         self,
-        space: Space,
+        shard: Shard,
         *,
         env: Env = SYSTEM,
         blobs: BlobStore | None = None,
@@ -68,21 +68,21 @@ class Engine:
     ) -> None:
         """``blobs``: instead of the space's own. ``code``: which functions of jobs this process runs (``functions.load``).
         ``owns_space``: whether closing closes the space too."""
-        self.space = space
+        self.shard = shard
         self.env = env
         self.code = code
         self._owns_space, self._owns_blobs = owns_space, blobs is None
         self._scratch: Path | None = None
-        blobs = blobs if blobs is not None else blob_places.store_of(space)
+        blobs = blobs if blobs is not None else blob_places.store_of(shard)
         if blobs is not None:
             self.blobs = blobs
-        elif space.directory is None:
+        elif shard.directory is None:
             import tempfile
 
             self._scratch = Path(tempfile.mkdtemp(prefix="onefold-"))
             self.blobs = BlobStore(self._scratch / "blobs")
         else:
-            self.blobs = BlobStore(space.directory / "blobs")
+            self.blobs = BlobStore(shard.directory / "blobs")
         self.blobs.sweep_temporary()
         self._stored: dict[str, StoredJob] = {}
         self._results: dict[str, StoredResult] = {}
@@ -101,7 +101,7 @@ class Engine:
 
     def submit(self, *operations: ops.Operation) -> list[ops.Accepted | ops.Refused]:
         """Append operations of the jobs fold in one record and return their outcomes."""
-        outcomes = self.space.submit([Op("jobs", _encoder.encode(operation)) for operation in operations])
+        outcomes = self.shard.submit([Op("jobs", _encoder.encode(operation)) for operation in operations])
         return [_outcome_decoder.decode(outcome) for outcome in outcomes]
 
     def start(
@@ -167,7 +167,7 @@ class Engine:
                 self._left_to_others.add(run)
                 return
             self._left_to_others.discard(run)
-            with self.space.view() as view:
+            with self.shard.view() as view:
                 row = state.read_run(view, run)
             if row is None or row.state != "running":
                 return
@@ -228,7 +228,7 @@ class Engine:
                 return
             self._runners.pop(run, None)
             self._left_to_others.discard(run)
-            with self.space.view() as view:
+            with self.shard.view() as view:
                 row = state.read_run(view, run)
             if row is not None:
                 self._stored.pop(row.plan, None)
@@ -237,7 +237,7 @@ class Engine:
 
     def garbage(self) -> set[str]:
         """Blobs that nothing names any more."""
-        with self.space.view() as view:
+        with self.shard.view() as view:
             return set(state.garbage(view))
 
     def sweep(self, only: Set[str] | None = None) -> int:
@@ -256,7 +256,7 @@ class Engine:
         return outcome.blobs if isinstance(outcome, ops.Accepted) else ()
 
     def _named(self, names: Iterable[str]) -> frozenset[str]:
-        with self.space.view() as view:
+        with self.shard.view() as view:
             return state.named(view, names)
 
     def keep_named(self, report: Sequence[ops.Operation], outcomes: Sequence[ops.Outcome]) -> bool:
@@ -294,7 +294,7 @@ class Engine:
         for runner in runners:
             runner.join()
         if self._owns_space:
-            self.space.close()
+            self.shard.close()
         if self._scratch is not None:
             import shutil
 
@@ -405,7 +405,7 @@ class Engine:
 
     def result_frames(self, run: str) -> Iterator[pl.DataFrame]:
         """The whole result of a run whose result stage is complete: one frame for groups, one a task for rows."""
-        with self.space.view() as view:
+        with self.shard.view() as view:
             row = state.read_run(view, run)
             if row is None:
                 raise InvalidArgument(f"there is no run {run!r}")
@@ -427,12 +427,12 @@ class Engine:
 
     def catch_up(self) -> None:
         """Let the views that follow show all that was acknowledged before, by any machine. Raises Unavailable."""
-        if not self.space.strong_reads:
-            self.space.barrier()
+        if not self.shard.strong_reads:
+            self.shard.barrier()
 
     def abandoned(self, run: str) -> bool:
         """Whether a run has no live process: its submitter and all owners of its claims are known to be dead."""
-        with self.space.view() as view:
+        with self.shard.view() as view:
             row = state.read_run(view, run)
             if row is None:
                 return True
@@ -440,12 +440,12 @@ class Engine:
         mine = self._runners.get(run)
         if (mine is not None and mine.alive) or run in self._left_to_others:
             return False
-        members.discard(self.space.member)
-        return all(self.space.member_alive(member) is False for member in members)
+        members.discard(self.shard.member)
+        return all(self.shard.member_alive(member) is False for member in members)
 
     def nobody_works(self, table: str) -> bool:
         """Whether the last run of a table has no live process."""
-        with self.space.view() as view:
+        with self.shard.view() as view:
             row = state.read_table(view, table)
         return row is None or self.abandoned(row.head)
 

@@ -43,7 +43,7 @@ def prepared(
         with foreign.translated(f"the job for {job.table!r} was not submitted", kind=InvalidPlan):
             return submission.prepare(
                 job,
-                space=engine.space,
+                shard=engine.shard,
                 blobs=blobs,
                 run=new_id("run", engine.env),
                 seed=seed,
@@ -109,7 +109,7 @@ def _started(
 
 def _reopen_lost(engine: Engine, run: str) -> None:
     """Reopen reused tasks whose blobs are gone, before anybody relies on them."""
-    with engine.space.view() as view:
+    with engine.shard.view() as view:
         row = state.read_run(view, run)
         if row is None:
             return

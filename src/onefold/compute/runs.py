@@ -117,18 +117,18 @@ class Run:
         """Since when nobody has had a task of it, as this handle has seen."""
 
     def _row(self) -> RunRow:
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             row = state.read_run(view, self.id)
         if row is None:
             raise InvalidArgument(
-                f"there is no run {self.id!r} in {self._engine.space.url}; `onefold runs` lists them"
+                f"there is no run {self.id!r} in {self._engine.shard.url}; `onefold runs` lists them"
             )
         return row
 
     @property
     def exists(self) -> bool:
         """Whether the log has it."""
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             return state.read_run(view, self.id) is not None
 
     @property
@@ -171,7 +171,7 @@ class Run:
 
     def progress(self) -> Progress:
         """The run's counters at this moment."""
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             row = state.read_run(view, self.id)
             if row is None:
                 raise InvalidArgument(f"there is no run {self.id!r}")
@@ -216,7 +216,7 @@ class Run:
         longest = arguments.timeout(timeout)
         deadline = None if longest is None else time.monotonic() + longest
         while True:
-            with self._engine.space.view() as view:
+            with self._engine.shard.view() as view:
                 row = state.read_run(view, self.id)
                 offset = view.offset
             if row is None:
@@ -227,7 +227,7 @@ class Run:
                     runner.join()
                 return self
             # On a cluster others may go on where this process had to stop.
-            here = self._engine.space.strong_reads
+            here = self._engine.shard.strong_reads
             if here and runner is not None and runner.error is not None and not runner.alive:
                 raise runner.error
             now = time.monotonic()
@@ -243,11 +243,11 @@ class Run:
                         f"Go on with db.open_run({self.id!r}).resume(); finished tasks are kept."
                     )
             left = _ORPHAN_CHECK_S if deadline is None else min(_ORPHAN_CHECK_S, deadline - now)
-            self._engine.space.wait(offset, max(0.0, left))
+            self._engine.shard.wait(offset, max(0.0, left))
 
     def _check_not_stalled(self, now: float) -> None:
         """Raise Unavailable when nobody of the cluster has had a task of the run for long, with what nodes say of it."""
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             worked_on = bool(state.claims(view, self.id))
         runner = self._engine.runner(self.id)
         if worked_on or (runner is not None and runner.alive and not runner.gave_up):
@@ -271,7 +271,7 @@ class Run:
 
     def refusals(self) -> list[Refusal]:
         """Why nodes of the cluster do not work on this run, or not on some of its tasks; by node, the latest reason of each."""
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             return [Refusal(one.node, one.reason, one.stage, one.index) for one in state.unfit(view, self.id)]
 
     def result(self) -> Table:
@@ -338,7 +338,7 @@ class Run:
         row = self._row()
         if workers != 0 and row.state != "done" and row.kept:
             self._engine.stored(row.plan)
-        (outcome,) = self._engine.submit(ops.Resume(self.id, self._engine.space.member))
+        (outcome,) = self._engine.submit(ops.Resume(self.id, self._engine.shard.member))
         if isinstance(outcome, ops.Refused):
             raise InvalidArgument(outcome.message)
         self._engine.work(self.id, workers)
@@ -351,7 +351,7 @@ class Run:
         all of them. Skipped records are all there, except in a space that a program of an earlier release has open too: it keeps
         the first 1,000 of a task, and ``.complete`` is False when there were more.
         """
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             row = state.read_run(view, self.id)
             rows = state.errors(view, self.id, all_letters=True)
         found = [_run_error(one) for one in rows]
@@ -369,7 +369,7 @@ class Run:
         import polars as pl
 
         columns = ("location", "record", "error", "traceback")
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             letters = [
                 one.letter
                 for one in state.errors(view, self.id, limit=0, all_letters=True)

@@ -78,7 +78,7 @@ class Starter:
     def _announce(self, runs: list[Run]) -> None:
         for run in runs:
             for started in run_started:
-                started(self._engine.space.url, run)
+                started(self._engine.shard.url, run)
 
 
 def _quiet() -> bool:

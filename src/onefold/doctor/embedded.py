@@ -17,8 +17,8 @@ from onefold.errors import LogCorrupt, OnefoldError
 from onefold.fold.api import Fold
 from onefold.log.sqlite.file import FORMAT_UNCHECKED
 from onefold.machine import members
-from onefold.shard.api import Space
-from onefold.shard.embedded import SqliteSpace
+from onefold.shard.api import Shard
+from onefold.shard.embedded import EmbeddedShard
 from onefold.space.log_prefix import as_time
 from onefold.space.open_space import Folds
 from onefold.store import exactly_once
@@ -42,7 +42,7 @@ class Check(NamedTuple):
 
 
 def check_space(
-    spaces: Sequence[Space],
+    shards: Sequence[Shard],
     folds: Folds,
     *,
     deep: bool = False,
@@ -54,23 +54,23 @@ def check_space(
     ``deep``: fold again also logs over ``config.DOCTOR_REPLAY_BYTES_MAX``. ``blob_tables``: tables of the first shard whose keys
     are names of blobs; ``fix`` removes blobs that none of them names and that are older than ``config.ORPHAN_BLOB_AGE_S``.
     """
-    shards = [space for space in spaces if isinstance(space, SqliteSpace)]
-    if len(shards) != len(spaces):
-        yield Check("files", "skipped", f"{spaces[0].url} keeps nothing on a disk of this machine")
+    local = [shard for shard in shards if isinstance(shard, EmbeddedShard)]
+    if len(local) != len(shards):
+        yield Check("files", "skipped", f"{shards[0].url} keeps nothing on a disk of this machine")
         return
-    for number, space in enumerate(shards):
-        yield from check_shard(space, number, lambda number=number: folds(number, len(shards)), deep=deep)  # type: ignore[misc]
-    yield _processes(shards[0])
-    yield _disk(shards[0])
-    yield readable("size", lambda: _size(shards))
+    for number, shard in enumerate(local):
+        yield from check_shard(shard, number, lambda number=number: folds(number, len(local)), deep=deep)  # type: ignore[misc]
+    yield _processes(local[0])
+    yield _disk(local[0])
+    yield readable("size", lambda: _size(local))
     try:
-        yield from check_blobs(shards[0], blob_tables, fix=fix)
+        yield from check_blobs(local[0], blob_tables, fix=fix)
     except OnefoldError as error:
         yield Check("blobs", "skipped", f"cannot be read: {error}".rstrip("."))
 
 
 def check_shard(
-    space: SqliteSpace, number: int, folds: Callable[[], Sequence[Fold]], *, deep: bool
+    shard: EmbeddedShard, number: int, folds: Callable[[], Sequence[Fold]], *, deep: bool
 ) -> Iterator[Check]:
     """One shard: its file, its log, its state, and whether they agree."""
     in_shard = f" of shard {number}" if number else ""
@@ -82,11 +82,11 @@ def check_shard(
         ("clients", _clients),
         ("time", _time),
     ):
-        check = _guarded(name + in_shard, lambda look=look: look(space))  # type: ignore[misc]
+        check = _guarded(name + in_shard, lambda look=look: look(shard))  # type: ignore[misc]
         whole = whole and check.status != "problem"
         yield check
     if whole:
-        yield _guarded("state" + in_shard, lambda: _rebuilt(space, folds(), deep=deep))
+        yield _guarded("state" + in_shard, lambda: _rebuilt(shard, folds(), deep=deep))
     else:
         yield Check(
             "state" + in_shard, "skipped", "not compared with the log, which is damaged or cannot be read"
@@ -111,33 +111,33 @@ def readable(name: str, look: Callable[[], Check]) -> Check:
 _RESTORE = "Stop all programs, keep a copy of the folder, and restore the last backup into another (`onefold restore`)"
 
 
-def _integrity(space: SqliteSpace) -> Check:
-    with space.log.file.reading() as con:
+def _integrity(shard: EmbeddedShard) -> Check:
+    with shard.log.file.reading() as con:
         found = [str(row[0]) for row in con.execute(f"PRAGMA integrity_check({_DAMAGE_SHOWN})").fetchall()]
         format_ = con.execute("PRAGMA user_version").get
     if found != ["ok"]:
-        return Check("", "problem", f"{space.log.file.path} is damaged: {'; '.join(found)}", _RESTORE)
+        return Check("", "problem", f"{shard.log.file.path} is damaged: {'; '.join(found)}", _RESTORE)
     if format_ in (1, FORMAT_UNCHECKED):
         return Check(
             "",
             "ok",
-            f"{space.log.file.path} is whole (its pages have no checksums: an older program made it; a restored backup has them)",
+            f"{shard.log.file.path} is whole (its pages have no checksums: an older program made it; a restored backup has them)",
         )
-    return Check("", "ok", f"{space.log.file.path} is whole")
+    return Check("", "ok", f"{shard.log.file.path} is whole")
 
 
-def _log(space: SqliteSpace) -> Check:
+def _log(shard: EmbeddedShard) -> Check:
     """Read every record, and compare the chain of digests with what was noted when the records were applied."""
-    with space.log.file.reading() as con:
+    with shard.log.file.reading() as con:
         con.execute("BEGIN")
-        head, first = read_head(con), space.log.first
+        head, first = read_head(con), shard.log.first
         rows: list[Any] = con.execute("SELECT offset, digest FROM digests").fetchall()
     noted: dict[int, bytes] = dict(rows)
     noted[head.applied] = head.digest
     digest = b"" if first == 1 else noted.get(first - 1)
     offset, compared = first - 1, first - 1
     while offset < head.applied:
-        entries = space.log.read(offset + 1, _READ_BYTES)
+        entries = shard.log.read(offset + 1, _READ_BYTES)
         if not entries:
             raise LogCorrupt(f"the log ends at offset {offset}, but {head.applied} was applied")
         for entry in entries[: head.applied - offset]:
@@ -155,8 +155,8 @@ def _log(space: SqliteSpace) -> Check:
     return Check("", "ok", f"all records are readable ({kept}){digests}")
 
 
-def _refused(space: SqliteSpace) -> Check:
-    with space.log.file.reading() as con:
+def _refused(shard: EmbeddedShard) -> Check:
+    with shard.log.file.reading() as con:
         head = read_head(con)
         last = con.execute("SELECT offset, reason FROM refused ORDER BY offset DESC LIMIT 1").fetchone()
     if not head.refused:
@@ -170,8 +170,8 @@ def _refused(space: SqliteSpace) -> Check:
     )
 
 
-def _clients(space: SqliteSpace) -> Check:
-    with space.log.file.reading() as con:
+def _clients(shard: EmbeddedShard) -> Check:
+    with shard.log.file.reading() as con:
         count = exactly_once.count(con)
     if count <= 2 * config.CLIENTS_KEPT_MAX:
         return Check("", "ok", f"{count} clients are remembered")
@@ -183,10 +183,10 @@ def _clients(space: SqliteSpace) -> Check:
     )
 
 
-def _time(space: SqliteSpace) -> Check:
-    with space.log.file.reading() as con:
+def _time(shard: EmbeddedShard) -> Check:
+    with shard.log.file.reading() as con:
         head = read_head(con)
-    ahead_s = (head.now_ms - space.env.wall_ms()) / 1000
+    ahead_s = (head.now_ms - shard.env.wall_ms()) / 1000
     if ahead_s <= config.FOLD_TIME_AHEAD_S:
         return Check("", "ok", f"the log's time is {as_time(head.now_ms) if head.now_ms else 'not begun'}")
     return Check(
@@ -198,11 +198,11 @@ def _time(space: SqliteSpace) -> Check:
     )
 
 
-def _rebuilt(space: SqliteSpace, folds: Sequence[Fold], *, deep: bool) -> Check:
+def _rebuilt(shard: EmbeddedShard, folds: Sequence[Fold], *, deep: bool) -> Check:
     """Fold the whole log again into a file of its own, and compare."""
-    with space.log.file.reading() as con:
+    with shard.log.file.reading() as con:
         size = int(str(con.execute("SELECT coalesce(sum(length(data)), 0) FROM log").get))
-    first = space.log.first
+    first = shard.log.first
     if first > 1:
         return Check(
             "",
@@ -212,15 +212,15 @@ def _rebuilt(space: SqliteSpace, folds: Sequence[Fold], *, deep: bool) -> Check:
     if size > config.DOCTOR_REPLAY_BYTES_MAX and not deep:
         return Check("", "skipped", f"not folded again: the log has {size / 1e6:.0f} MB (use --deep)")
     history = frozenset[str]().union(*(fold.history for fold in folds))
-    with space.log.file.reading() as con:
+    with shard.log.file.reading() as con:
         con.execute("BEGIN")
         applied, expected = read_head(con).applied, state_digest(con, history)
     with tempfile.TemporaryDirectory(prefix="onefold-doctor-") as folder:
-        again = SqliteSpace(Path(folder) / "space", folds, space.env)
+        again = EmbeddedShard(Path(folder) / "space", folds, shard.env)
         try:
             offset = 0
             while offset < applied:
-                entries = space.log.read(offset + 1, _READ_BYTES)[: applied - offset]
+                entries = shard.log.read(offset + 1, _READ_BYTES)[: applied - offset]
                 with again.log.appending() as con:
                     for entry in entries:
                         again.log.append_in(
@@ -245,10 +245,10 @@ def _rebuilt(space: SqliteSpace, folds: Sequence[Fold], *, deep: bool) -> Check:
 # -- what the shards share
 
 
-def _processes(space: SqliteSpace) -> Check:
-    notes = members.notes(space.directory / "members")
-    others = len([member for member in notes if member != space.member])
-    waiting = len([path for path in (space.directory / "wake").glob("*") if not path.name.startswith(".")])
+def _processes(shard: EmbeddedShard) -> Check:
+    notes = members.notes(shard.directory / "members")
+    others = len([member for member in notes if member != shard.member])
+    waiting = len([path for path in (shard.directory / "wake").glob("*") if not path.name.startswith(".")])
     return Check(
         "processes",
         "ok",
@@ -256,8 +256,8 @@ def _processes(space: SqliteSpace) -> Check:
     )
 
 
-def _disk(space: SqliteSpace) -> Check:
-    usage = shutil.disk_usage(space.directory)
+def _disk(shard: EmbeddedShard) -> Check:
+    usage = shutil.disk_usage(shard.directory)
     found = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB are free"
     advice = "Free some space: when the disk is full, writes fail (nothing is lost)"
     if usage.free < config.DISK_FREE_BYTES_MIN:
@@ -267,10 +267,10 @@ def _disk(space: SqliteSpace) -> Check:
     return Check("disk", "ok", found)
 
 
-def _size(shards: Sequence[SqliteSpace]) -> Check:
+def _size(shards: Sequence[EmbeddedShard]) -> Check:
     log = state = 0
-    for space in shards:
-        with space.log.file.reading() as con:
+    for shard in shards:
+        with shard.log.file.reading() as con:
             log += int(str(con.execute("SELECT coalesce(sum(length(data)), 0) FROM log").get))
             state += int(str(con.execute("SELECT coalesce(sum(length(k) + length(v)), 0) FROM kv").get))
     found = f"the log has {log / 1e6:.1f} MB, the state {state / 1e6:.1f} MB"
@@ -285,12 +285,12 @@ def _size(shards: Sequence[SqliteSpace]) -> Check:
     )
 
 
-def check_blobs(space: SqliteSpace, tables: Sequence[str], *, fix: bool) -> Iterator[Check]:
+def check_blobs(shard: EmbeddedShard, tables: Sequence[str], *, fix: bool) -> Iterator[Check]:
     """Whether every blob that the state names is there, and whether there are others."""
-    folder = space.directory / "blobs"
+    folder = shard.directory / "blobs"
     # Files first: one that is named by a record was there before the record.
     files = {path.name: path for path in folder.glob("??/*") if path.is_file()}
-    with space.view() as view:
+    with shard.view() as view:
         named = {key.decode() for table in tables for key, _ in view.scan(table)}
     missing = [name for name in sorted(named - files.keys()) if not (folder / name[:2] / name).exists()]
     if missing:

@@ -17,7 +17,7 @@ _FLIGHTS_LOOKED_AT = 10_000
 
 def check_state(client: StateClient) -> Iterator[Check]:
     """Transactions over several shards, locks, and messages that somebody has. Changes nothing."""
-    if client.shards > 1:
+    if client.shard_count > 1:
         yield readable("transactions", lambda: _transactions(client))
     yield readable("leases", lambda: _leases(client))
     yield readable("dead letters", lambda: _dead_letters(client))
@@ -26,11 +26,11 @@ def check_state(client: StateClient) -> Iterator[Check]:
 def _leases(client: StateClient) -> Check:
     held = dead = 0
     example = ""
-    for space in client.spaces:
-        with space.view() as view:
+    for shard in client.shards:
+        with shard.view() as view:
             for what, member in _holders(view):
                 held += 1
-                if space.member_alive(member) is False:
+                if shard.member_alive(member) is False:
                     dead += 1
                     example = example or what
     if dead:
@@ -45,11 +45,11 @@ def _leases(client: StateClient) -> Check:
 
 def _transactions(client: StateClient) -> Check:
     open_, orphaned = 0, 0
-    for space in client.spaces:
-        with space.view() as view:
+    for shard in client.shards:
+        with shard.view() as view:
             for _, prepared in shard_fold.prepared_in(view):
                 open_ += 1
-                orphaned += client.spaces[0].member_alive(prepared.member) is False
+                orphaned += client.shards[0].member_alive(prepared.member) is False
     if not orphaned:
         return Check("transactions", "ok", f"{open_} parts of transactions over several shards are under way")
     return Check(
@@ -72,8 +72,8 @@ def _holders(view: View) -> Iterator[tuple[str, str]]:
 
 def _dead_letters(client: StateClient) -> Check:
     found = {}
-    for space in client.spaces:
-        with space.view() as view:
+    for shard in client.shards:
+        with shard.view() as view:
             for name in catalog.queue_names([view]):
                 counts = q.read_counts(view, q.queue_table(name))
                 if counts.dead:

@@ -18,7 +18,7 @@ from onefold.log.api import Log
 from onefold.node.members.placement import Candidate, Placement, place
 from onefold.node.telemetry.logging import JsonLog
 from onefold.node.telemetry.tracing import Tracing
-from onefold.shard.api import Space
+from onefold.shard.api import Shard
 
 _RETRY_S = 1.0
 _RETRY_S_MAX = 15.0
@@ -27,7 +27,7 @@ _LOOK_S = 1.0
 _STALLED_S = 30.0
 
 
-class Replica(Space, Protocol):
+class Replica(Shard, Protocol):
     """A space that a node hosts: a persistent replica of one shard."""
 
     @property
@@ -68,7 +68,7 @@ class Ground(Protocol):
     """What a node stands on: the logs of the space and the ways to be asked."""
 
     @property
-    def shards(self) -> int:
+    def shard_count(self) -> int:
         """How many shards the space has."""
         ...
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onefold.compute.engine import Engine
     from onefold.compute.execution.node_worker import NodeWorkers
     from onefold.node.telemetry.logging import JsonLog
-    from onefold.shard.api import Space
+    from onefold.shard.api import Shard
 
 
 _PATIENCE_S = 5.0
@@ -28,7 +28,7 @@ class JobWorkers:
 
     def __init__(
         self,
-        replica: Callable[[], Space | None],
+        replica: Callable[[], Shard | None],
         blobs: BlobStore,
         log: JsonLog,
         *,
@@ -95,7 +95,7 @@ class JobWorkers:
     def _follow(self) -> None:
         """Have workers on the replica that there is now, and none on an earlier one."""
         replica = self._replica()
-        if self._engine is not None and self._engine.space is replica:
+        if self._engine is not None and self._engine.shard is replica:
             return
         self._end(0.0)
         if replica is None or self._draining:

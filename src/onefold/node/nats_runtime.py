@@ -34,13 +34,13 @@ from onefold.node.telemetry.logging import JsonLog
 from onefold.shard.remote.request_queue import Crew, Desk
 from onefold.shard.remote.server import Server
 from onefold.shard.replica.copies import Copies
-from onefold.shard.replica.shard import ReplicaSpace
+from onefold.shard.replica.shard import LocalReplica
 from onefold.space.log_prefix import LogPrefix
 
 if TYPE_CHECKING:
     import apsw
 
-    from onefold.shard.api import Space
+    from onefold.shard.api import Shard
 
 Boundary = Callable[[int, int, "apsw.Connection"], None]
 """Given a shard, an offset and a connection that shows the state there."""
@@ -64,7 +64,7 @@ class ClusterGround:
         env: Env = SYSTEM,
     ) -> None:
         self.info = info
-        self.first: Callable[[], Space | None] = lambda: None
+        self.first: Callable[[], Shard | None] = lambda: None
         """This node's replica of shard 0, in which it reads which snapshots there are."""
         self.at_boundary: Boundary | None = None
         """Called in a thread of the replica when it has come to a boundary."""
@@ -80,7 +80,7 @@ class ClusterGround:
         self._crew = Crew()
 
     @property
-    def shards(self) -> int:
+    def shard_count(self) -> int:
         return self.info.shards
 
     def open_replica(self, shard: int) -> Replica:
@@ -95,9 +95,9 @@ class ClusterGround:
         log = JetStreamLog(self._link, self.info, shard, self._env)
         try:
             with self._starting(log, shard) as start:
-                return ReplicaSpace(
+                return LocalReplica(
                     log,
-                    folds(shard, self.shards),
+                    folds(shard, self.shard_count),
                     self._env,
                     directory=self._place(shard),
                     url=self._link.address.url,
@@ -111,7 +111,7 @@ class ClusterGround:
             raise
 
     def serve(self, shard: int, replica: Replica) -> Closing:
-        if not isinstance(replica, ReplicaSpace):
+        if not isinstance(replica, LocalReplica):
             raise SpaceError(f"shard {shard} is hosted by a {type(replica).__name__}, which answers nobody")
         return _Serving(self._link, self.info, shard, self._identity.region, replica, self._crew, self._log)
 
@@ -127,18 +127,18 @@ class ClusterGround:
     def remove(self, shard: int) -> None:
         shutil.rmtree(self._place(shard), ignore_errors=True)
 
-    def refold(self, shard: int, offset: int) -> str | None:
+    def refold(self, shard_id: int, offset: int) -> str | None:
         """The hash of a shard's state at an offset, folded again in a file aside, from the newest agreed snapshot before it;
         None when neither a snapshot nor the log leads there."""
-        aside = self._scratch / f"refold-{shard}"
+        aside = self._scratch / f"refold-{shard_id}"
         shutil.rmtree(aside, ignore_errors=True)
-        log = JetStreamLog(self._link, self.info, shard, self._env)
+        log = JetStreamLog(self._link, self.info, shard_id, self._env)
         try:
             with (
-                self._starting(log, shard, below=offset) as start,
-                self._past(log, shard, offset, aside, start) as space,
+                self._starting(log, shard_id, below=offset) as start,
+                self._past(log, shard_id, offset, aside, start) as shard,
             ):
-                return space.state_digest() if space.reach(offset, _REFOLD_S) else None
+                return shard.state_digest() if shard.reach(offset, _REFOLD_S) else None
         finally:
             log.close()
             shutil.rmtree(aside, ignore_errors=True)
@@ -164,12 +164,12 @@ class ClusterGround:
 
     def _past(
         self, log: JetStreamLog, shard: int, offset: int, aside: Path, start: Callable[[], Path | None]
-    ) -> ReplicaSpace:
+    ) -> LocalReplica:
         if log.wait(offset - 1, _REFOLD_S) < offset:
             raise Unavailable(f"the log of shard {shard} was not delivered up to offset {offset}")
-        return ReplicaSpace(
+        return LocalReplica(
             LogPrefix(log, offset, self._env),
-            folds(shard, self.shards),
+            folds(shard, self.shard_count),
             self._env,
             directory=aside,
             url=self._link.address.url,
@@ -222,7 +222,7 @@ class _Serving:
         info: SpaceInfo,
         shard: int,
         region: str,
-        replica: ReplicaSpace,
+        replica: LocalReplica,
         crew: Crew,
         log: JsonLog,
     ) -> None:

@@ -196,7 +196,7 @@ class Node:
         """What the nodes fold says now."""
         with self._first.view() as view:
             self.nodes = read_nodes(view)
-        self.placement = placement_of(self._ground.shards, self.nodes)
+        self.placement = placement_of(self._ground.shard_count, self.nodes)
 
     def _join(self, membership: Membership) -> None:
         again = self.phase is Phase.OUT
@@ -315,9 +315,9 @@ class Node:
     # -- inside
 
     @property
-    def shards(self) -> int:
+    def shard_count(self) -> int:
         """How many shards the space has."""
-        return self._ground.shards
+        return self._ground.shard_count
 
     @property
     def _the_membership(self) -> Membership:

@@ -174,7 +174,7 @@ def _boundary(
 ) -> Callable[[int, int, apsw.Connection], None]:
     def at_boundary(shard: int, offset: int, con: apsw.Connection) -> None:
         hosts = node.placement.get(shard, ())
-        history = _history(shard, node.shards)
+        history = _history(shard, node.shard_count)
         snapshots.at_boundary(shard, offset, con, history=history, incarnation=incarnation, hosts=hosts)
         upkeep.kick()
 

@@ -1,7 +1,7 @@
 """The space contract: what compute and state stand on.
 
-A ``Space`` is one open database of one process: it appends operations with exactly-once numbers (group commit over
-threads), applies them, and gives consistent views of the folded state. ``open_space`` chooses the engine by URL.
+A ``Shard`` is one open database of one process: it appends operations with exactly-once numbers (group commit over
+threads), applies them, and gives consistent views of the folded state. ``open_shard`` chooses the engine by URL.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class View(StoreView, Protocol):
         ...
 
 
-class Space(Protocol):
+class Shard(Protocol):
     """One shard of a space, open in this process."""
 
     @property
@@ -153,7 +153,7 @@ class Space(Protocol):
         ...
 
 
-class ReadHere(Space, Protocol):
+class ReadHere(Shard, Protocol):
     """A space whose state is in this process or a file of this machine, so that reading asks nobody."""
 
     reads_here: bool
@@ -163,6 +163,6 @@ class ReadHere(Space, Protocol):
         ...
 
 
-def is_read_here(space: Space) -> TypeGuard[ReadHere]:
+def is_read_here(shard: Shard) -> TypeGuard[ReadHere]:
     """Whether it is such a space."""
-    return bool(getattr(space, "reads_here", False))
+    return bool(getattr(shard, "reads_here", False))

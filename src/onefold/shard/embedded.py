@@ -59,7 +59,7 @@ _HOUSEKEEPING_EVERY_OFFSETS = 1024
 _CATCH_UP_BYTES = 16 << 20
 
 
-class SqliteSpace:
+class EmbeddedShard:
     """See ``onefold.shard.api.Space``. Thread-safe."""
 
     reads_here = True
@@ -116,7 +116,7 @@ class SqliteSpace:
             shards=shards,
             earlier=EARLIER,
         )
-        folds = folds(self._file.shards) if callable(folds) else folds
+        folds = folds(self._file.shard_count) if callable(folds) else folds
         self._log = SqliteLog(directory, env=env, file=self._file)
         self._appender = Appender(
             self._commit, env, mend=self._mend_commit, passes=lambda error: isinstance(error, Timeout)
@@ -230,7 +230,7 @@ class SqliteSpace:
             if self._member is not None:
                 self._member.close()
 
-    def __enter__(self) -> SqliteSpace:
+    def __enter__(self) -> EmbeddedShard:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from contextlib import suppress
 
 from onefold.errors import OnefoldError
-from onefold.shard.api import Space
+from onefold.shard.api import Shard
 
 
-def reach_version(space: Space, version: int) -> bool:
+def reach_version(shard: Shard, version: int) -> bool:
     """Whether folds apply by this version in the space; raises it where it is this program's to raise (embedded, and every
     program that has the space open knows it)."""
-    raising = getattr(space, "raise_here", None)
-    if not _is_at(space, version) and raising is not None:
+    raising = getattr(shard, "raise_here", None)
+    if not _is_at(shard, version) and raising is not None:
         with suppress(OnefoldError):  # an older program has it open, or another thread was faster
             raising(version)
-    return _is_at(space, version)
+    return _is_at(shard, version)
 
 
-def _is_at(space: Space, version: int) -> bool:
-    with space.view() as view:
+def _is_at(shard: Shard, version: int) -> bool:
+    with shard.view() as view:
         return view.head().fold_version >= version

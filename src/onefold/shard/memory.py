@@ -17,7 +17,7 @@ from onefold.errors import LogCorrupt, SpaceError, Unavailable
 from onefold.fold.api import Fold
 from onefold.log.api import Log
 from onefold.shard.appender import Turn
-from onefold.shard.over_log import SpaceOverLog
+from onefold.shard.over_log import ReplicatedShard
 from onefold.store import exactly_once
 from onefold.store.exactly_once import Known
 from onefold.store.replica import Replica, agrees
@@ -27,7 +27,7 @@ from onefold.store.tables import Head, PastView, Tables, Version, check_readable
 _CATCH_UP_BYTES = 16 << 20
 
 
-class LogSpace(SpaceOverLog):
+class MemoryShard(ReplicatedShard):
     """See ``onefold.shard.api.Space``. Thread-safe. The store is in memory; its views read through the history."""
 
     reads_here = True
@@ -46,8 +46,8 @@ class LogSpace(SpaceOverLog):
         turns: Callable[[], Turn] | None = None,
     ) -> None:
         """``snapshot``: start from it instead of the log's beginning. ``replica``: the log is delivered with delay, so reads are
-        not strong by themselves. Others: see ``SpaceOverLog``. With ``pause`` and ``turns`` of a simulator nothing here waits in
-        real time.
+        not strong by themselves. Others: see ``ReplicatedShard``. With ``pause`` and ``turns`` of a simulator nothing here
+        waits in real time.
 
         Raises LogCorrupt when the snapshot is of another log; Unavailable when the log is not delivered up to it in time.
         """
@@ -233,10 +233,10 @@ class LogSpace(SpaceOverLog):
 class _LockedView(PastView):
     """Reads the past through a connection that others write to, one call at a time."""
 
-    def __init__(self, con: apsw.Connection, tables: Tables, offset: int, space: LogSpace) -> None:
+    def __init__(self, con: apsw.Connection, tables: Tables, offset: int, shard: MemoryShard) -> None:
         super().__init__(con, tables, offset)
-        self._lock = space._lock
-        self._space = weakref.proxy(space)
+        self._lock = shard._lock
+        self._space = weakref.proxy(shard)
 
     def get(self, table: str, key: bytes) -> bytes | None:
         with self._lock:

@@ -1,7 +1,7 @@
 """What all spaces over a log share: appending each record once, levels of reading, halting.
 
 Log and state are apart here: an append may have an unknown outcome, others' records come in between, and the state can be
-behind. How the state is kept and brought forward is left to the kinds of spaces: ``LogSpace`` (in memory) and ``ReplicaSpace``
+behind. How the state is kept and brought forward is left to the kinds of spaces: ``MemoryShard`` (in memory) and ``LocalReplica``
 (in a file that the processes of a machine share).
 
 A *replica* is a space whose log arrives with delay: ``log.last`` is what was delivered here so far, not what was appended. Its
@@ -42,7 +42,7 @@ from onefold.store.exactly_once import Known
 T = TypeVar("T")
 
 
-class SpaceOverLog(ABC):
+class ReplicatedShard(ABC):
     """The part of ``onefold.shard.api.Space`` that does not depend on where the state is. Thread-safe."""
 
     def __init__(
@@ -98,7 +98,7 @@ class SpaceOverLog(ABC):
 
     @abstractmethod
     def wait(self, after: int, timeout: float | None) -> int:
-        """See ``Space.wait``."""
+        """See ``Shard.wait``."""
 
     @property
     @abstractmethod
@@ -234,7 +234,7 @@ class SpaceOverLog(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """See ``Space.close``."""
+        """See ``Shard.close``."""
 
     def __enter__(self) -> Self:
         return self

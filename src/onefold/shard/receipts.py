@@ -13,7 +13,7 @@ from typing import Protocol, TypeGuard
 
 from onefold import config
 from onefold.codec import Op
-from onefold.shard.api import Space
+from onefold.shard.api import Shard
 
 _LOOK_S = 0.002
 
@@ -57,7 +57,7 @@ class Receipt:
         return mine.outcomes
 
 
-class ReceiptSpace(Space, Protocol):
+class ReceiptShard(Shard, Protocol):
     """A space that commits in the thread which submits, and knows afterwards what became of an interrupted one."""
 
     gives_receipts: bool
@@ -65,10 +65,10 @@ class ReceiptSpace(Space, Protocol):
     def submit(
         self, ops: Sequence[Op], deadline: float | None = None, receipt: Receipt | None = None
     ) -> list[bytes]:
-        """As ``Space.submit``."""
+        """As ``Shard.submit``."""
         ...
 
 
-def gives_receipts(space: Space) -> TypeGuard[ReceiptSpace]:
+def gives_receipts(shard: Shard) -> TypeGuard[ReceiptShard]:
     """Whether it is such a space."""
-    return getattr(space, "gives_receipts", False) is True
+    return getattr(shard, "gives_receipts", False) is True

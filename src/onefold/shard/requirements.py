@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, TypeGuard
 
 from onefold.errors import Unavailable
-from onefold.shard.api import Space, View
+from onefold.shard.api import Shard, View
 
 
 class Need(NamedTuple):
@@ -40,21 +40,21 @@ class Behind(Unavailable):
         """As far as is known."""
 
 
-class AskedSpace(Space, Protocol):
+class AskedShard(Shard, Protocol):
     """A space whose reads others answer, each by a question."""
 
     takes_needs: bool
 
     def view(self, at: int | None = None, need: Need | None = None) -> AbstractContextManager[View]:
-        """As ``Space.view``; with ``need`` a view that meets it. It is pinned by its first read (or by ``offset``), so
+        """As ``Shard.view``; with ``need`` a view that meets it. It is pinned by its first read (or by ``offset``), so
         errors come there. Raises Behind, Unavailable and TooStale, all definite."""
         ...
 
     def peek(self, table: str, key: bytes, need: Need | None = None) -> tuple[bytes | None, int]:
-        """As ``Space.peek``; with ``need`` in a state that meets it."""
+        """As ``Shard.peek``; with ``need`` in a state that meets it."""
         ...
 
 
-def takes_needs(space: Space) -> TypeGuard[AskedSpace]:
+def takes_needs(shard: Shard) -> TypeGuard[AskedShard]:
     """Whether reads of the space are questions to others."""
-    return getattr(space, "takes_needs", False) is True
+    return getattr(shard, "takes_needs", False) is True

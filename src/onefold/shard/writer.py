@@ -17,7 +17,7 @@ from onefold.ids import client_id, is_of_node
 from onefold.log.api import NoRoom, TrustedLog
 
 if TYPE_CHECKING:
-    from onefold.shard.over_log import SpaceOverLog
+    from onefold.shard.over_log import ReplicatedShard
 
 _ATTEMPTS_MAX = 100
 
@@ -25,29 +25,29 @@ _ATTEMPTS_MAX = 100
 class LogWriter:
     """One client of the space: its id, and the number of its last record."""
 
-    def __init__(self, space: SpaceOverLog, *, of_node: bool = False) -> None:
+    def __init__(self, shard: ReplicatedShard, *, of_node: bool = False) -> None:
         """``of_node``: its records hold what only nodes may append, and are published where only nodes may publish."""
-        self._space = space
+        self._shard = shard
         self._of_node = of_node
-        self._env = space.env
+        self._env = shard.env
         self._client: str | None = None
         self._number = 0
 
     def passes(self, error: OnefoldError) -> bool:
         """Whether nothing was appended and trying again soon may succeed: no leader, no connection, a replica that is behind."""
-        usable = self._space.halted is None and not self._space.closed
+        usable = self._shard.halted is None and not self._shard.closed
         passing = isinstance(error, (Unavailable, Timeout)) and not isinstance(error, NoRoom)
         return usable and passing and error.definite
 
     def commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
         """Append the operations as one record and apply it; their outcomes. ``deadline``: a moment of the boot clock. Called by
-        one thread at a time. Raises as ``Space.submit``."""
-        space = self._space
-        applied = space.before_append(deadline)
-        first = space.missing(ops)
+        one thread at a time. Raises as ``Shard.submit``."""
+        shard = self._shard
+        applied = shard.before_append(deadline)
+        first = shard.missing(ops)
         batch = tuple(ops) if first is None else (first, *ops)
         for _ in range(2):
-            of_node = self._of_node and authority.in_force(space.fold_version)
+            of_node = self._of_node and authority.in_force(shard.fold_version)
             if self._client is None or is_of_node(self._client) != of_node:
                 self._client, self._number = client_id(applied, self._env, of_node=of_node), 0
             try:
@@ -65,15 +65,15 @@ class LogWriter:
                 self._client = None
                 raise
             # Forgotten after a long rest, and nothing was applied: as a new client.
-            applied = space.catch_up(deadline=deadline)
+            applied = shard.catch_up(deadline=deadline)
         raise Expired(
-            f"new clients of {self._space.url} are forgotten at once: its expiry floor is wrong",
+            f"new clients of {self._shard.url} are forgotten at once: its expiry floor is wrong",
             definite=True,
         )
 
     def _append(self, client: str, number: int, ops: tuple[Op, ...], deadline: float) -> tuple[bytes, ...]:
         """Append until the record is known to be applied, always under the same number."""
-        record = Record(client, number, self._env.wall_ms(), ops, self._space.fold_version)
+        record = Record(client, number, self._env.wall_ms(), ops, self._shard.fold_version)
         data = encode_record(record)
         first_s = self._env.boot_s()
         pause_s, in_doubt = 0.01, False
@@ -88,7 +88,7 @@ class LogWriter:
                     raise
                 left_s = deadline - self._env.boot_s()
                 if isinstance(error, (Unavailable, Timeout)) and left_s > 0:
-                    self._space.pause(
+                    self._shard.pause(
                         min(pause_s, left_s)
                     )  # this try did not happen, but an earlier one may have
                     pause_s = min(2 * pause_s, 1.0)
@@ -105,16 +105,16 @@ class LogWriter:
                         f"offset {offset}" + (", an earlier try of it may have been" if in_doubt else ""),
                         definite=not in_doubt,
                     )
-                self._space.freshness.prove(began_s)
+                self._shard.freshness.prove(began_s)
                 return outcomes
             outcomes = self._surfaced(client, number, deadline)
             if outcomes is not None:
-                self._space.freshness.prove(first_s)  # which try it was is not known
+                self._shard.freshness.prove(first_s)  # which try it was is not known
                 return outcomes  # it had surfaced
             left_s = deadline - self._env.boot_s()
             if left_s <= 0:
                 break
-            self._space.pause(
+            self._shard.pause(
                 min(pause_s, left_s)
             )  # the last try is made when the time is up, not one pause before
             pause_s = min(2 * pause_s, 1.0)
@@ -124,7 +124,7 @@ class LogWriter:
         )
 
     def _append_once(self, data: bytes, deadline: float) -> int:
-        log = self._space.log
+        log = self._shard.log
         if self._of_node and isinstance(log, TrustedLog):
             return log.append_trusted(data, deadline)
         return log.append(data, deadline)
@@ -140,7 +140,7 @@ class LogWriter:
     def _surfaced(self, client: str, number: int, deadline: float) -> tuple[bytes, ...] | None:
         """The outcomes of a record that had no answer, if it is in the log."""
         with self._may_have_happened():
-            self._space.catch_up(deadline=deadline)
+            self._shard.catch_up(deadline=deadline)
             return self._outcomes(client, number)
 
     @contextmanager
@@ -153,24 +153,24 @@ class LogWriter:
             if not error.definite:
                 raise
             raise AppendUnknown(
-                f"the operation may be in the log of {self._space.url}, which could not be read: {error}. {ASK_LATER}"
+                f"the operation may be in the log of {self._shard.url}, which could not be read: {error}. {ASK_LATER}"
             ) from error
 
     def _await_own(self, offset: int, data: bytes, deadline: float) -> None:
         """Apply up to an acknowledged record, which must be there as it was appended."""
-        if self._space.replicates:
-            while self._space.log.wait(offset - 1, max(0.0, deadline - self._env.boot_s())) < offset:
+        if self._shard.replicates:
+            while self._shard.log.wait(offset - 1, max(0.0, deadline - self._env.boot_s())) < offset:
                 if self._env.boot_s() >= deadline:
                     self._client = None
                     raise Timeout(
-                        f"the operation is in the log of {self._space.url} at offset {offset}, and was not delivered here in "
+                        f"the operation is in the log of {self._shard.url} at offset {offset}, and was not delivered here in "
                         f"time: its outcome is not known. {ASK_LATER}"
                     )
-                self._space.check_usable()
-        self._space.catch_up((offset, data), deadline)
+                self._shard.check_usable()
+        self._shard.catch_up((offset, data), deadline)
 
     def _outcomes(self, client: str, number: int) -> tuple[bytes, ...] | None:
-        outcomes = self._space.outcomes(client, number)
+        outcomes = self._shard.outcomes(client, number)
         if outcomes is not None:
             self._number = number
         return outcomes

@@ -22,7 +22,7 @@ from onefold.errors import AppendUnknown, Timeout, Unavailable
 from onefold.fold import system
 from onefold.ids import client_id
 from onefold.log.api import Log
-from onefold.shard.api import Space
+from onefold.shard.api import Shard
 
 P = TypeVar("P")
 _LOOKS: Final = 20
@@ -36,8 +36,8 @@ _AT_ONCE_MAX: Final = 16
 
 @contextmanager
 def cut(
-    spaces: Sequence[Space],
-    pin: Callable[[Space], AbstractContextManager[P]],
+    shards: Sequence[Shard],
+    pin: Callable[[Shard], AbstractContextManager[P]],
     offset_of: Callable[[P], int],
     *,
     retry: Callable[[Sequence[P]], Callable[[], object] | None] = lambda _: None,
@@ -47,21 +47,21 @@ def cut(
     ``pin``: makes one; it shows the same until it is left. ``retry``: given the pins of an instant, None when they will do; else
     what to call before the next try, once they are left.
 
-    Raises Timeout (definite) when no instant came, and as ``Space.barrier``.
+    Raises Timeout (definite) when no instant came, and as ``Shard.barrier``.
     """
-    env = spaces[0].env
+    env = shards[0].env
     deadline_s = env.boot_s() + PATIENCE_S
-    strong = all(space.strong_reads for space in spaces)
-    with _Marks(spaces) as marks:
+    strong = all(shard.strong_reads for shard in shards)
+    with _Marks(shards) as marks:
         for attempt in range(_TRIES_MAX):
             before_next: Callable[[], object] | None = None
             if not strong:
                 marks.barriers()
             with ExitStack() as stack:
                 if strong:
-                    pins = unmoved(spaces, pin, offset_of, stack, locked=attempt >= _LOOKS)
+                    pins = unmoved(shards, pin, offset_of, stack, locked=attempt >= _LOOKS)
                 else:
-                    pins = _at_the_ends(spaces, pin, offset_of, stack, marks)
+                    pins = _at_the_ends(shards, pin, offset_of, stack, marks)
                 if pins is not None:
                     before_next = retry(pins)
                     if before_next is None:
@@ -71,7 +71,7 @@ def cut(
                 before_next()
             if env.boot_s() > deadline_s:
                 break
-            spaces[0].pause(_PAUSE_S)
+            shards[0].pause(_PAUSE_S)
     raise Timeout(
         f"for {PATIENCE_S:g} s there was no moment in which nobody wrote to any shard; nothing was read. Try again when less is "
         "written",
@@ -80,8 +80,8 @@ def cut(
 
 
 def unmoved(
-    spaces: Sequence[Space],
-    pin: Callable[[Space], AbstractContextManager[P]],
+    shards: Sequence[Shard],
+    pin: Callable[[Shard], AbstractContextManager[P]],
     offset_of: Callable[[P], int],
     stack: ExitStack,
     *,
@@ -91,33 +91,33 @@ def unmoved(
     """Where views show everything: pins, or None when a shard has moved meanwhile. ``stack``: holds the pins. ``locked``: nobody
     writes meanwhile, where the shards are files; until that moment of the boot clock it waits for their locks, and raises Timeout
     (definite) then."""
-    env = spaces[0].env
+    env = shards[0].env
     with ExitStack() as locks:
-        if locked and len(spaces) > 1:
-            for space in spaces:
-                file = getattr(getattr(space, "log", None), "file", None)
+        if locked and len(shards) > 1:
+            for shard in shards:
+                file = getattr(getattr(shard, "log", None), "file", None)
                 if file is not None:
                     left_s = None if until_s is None else max(0.0, until_s - env.boot_s())
                     locks.enter_context(file.maintaining(left_s))
-        pins = [stack.enter_context(pin(space)) for space in spaces]
-        if len(spaces) == 1:
+        pins = [stack.enter_context(pin(shard)) for shard in shards]
+        if len(shards) == 1:
             return pins
         # All of them first: it may be only now that a view is pinned.
         offsets = [offset_of(one) for one in pins]
-        moved = any(space.applied != offset for space, offset in zip(spaces, offsets, strict=True))
+        moved = any(shard.applied != offset for shard, offset in zip(shards, offsets, strict=True))
     return None if moved else pins
 
 
 def _at_the_ends(
-    spaces: Sequence[Space],
-    pin: Callable[[Space], AbstractContextManager[P]],
+    shards: Sequence[Shard],
+    pin: Callable[[Shard], AbstractContextManager[P]],
     offset_of: Callable[[P], int],
     stack: ExitStack,
     marks: _Marks,
 ) -> list[P] | None:
     """Of replicas: pins, unless something was written after one of them and before its mark."""
-    pins = [stack.enter_context(pin(space)) for space in spaces]
-    if len(spaces) == 1:
+    pins = [stack.enter_context(pin(shard)) for shard in shards]
+    if len(shards) == 1:
         return pins
     offsets = [offset_of(one) for one in pins]
     after = marks.append()
@@ -127,9 +127,9 @@ def _at_the_ends(
 class _Marks:
     """What is done in all shards at once. Threads start when they are needed first."""
 
-    def __init__(self, spaces: Sequence[Space]) -> None:
-        self._spaces = spaces
-        self._pool = ThreadPoolExecutor(min(len(spaces), _AT_ONCE_MAX), "onefold-cut")
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards = shards
+        self._pool = ThreadPoolExecutor(min(len(shards), _AT_ONCE_MAX), "onefold-cut")
         self._clients: dict[int, tuple[str, int]] = {}
         """By shard: who appends its marks, and how many it has appended."""
 
@@ -141,21 +141,21 @@ class _Marks:
 
     def barriers(self) -> None:
         """See that everything is here that was acknowledged before."""
-        list(self._pool.map(lambda space: space.barrier(), self._spaces))
+        list(self._pool.map(lambda shard: shard.barrier(), self._shards))
 
     def append(self) -> list[int]:
         """A mark in every shard: their offsets, 0 where that is not known."""
-        return list(self._pool.map(self._append, range(len(self._spaces))))
+        return list(self._pool.map(self._append, range(len(self._shards))))
 
-    def _append(self, shard: int) -> int:
-        space = self._spaces[shard]
-        log: Log = space.log  # type: ignore[attr-defined]  # every space whose reads are not strong has one
-        client, number = self._clients.get(shard) or (client_id(space.applied, space.env), 0)
+    def _append(self, shard_id: int) -> int:
+        shard = self._shards[shard_id]
+        log: Log = shard.log  # type: ignore[attr-defined]  # every space whose reads are not strong has one
+        client, number = self._clients.get(shard_id) or (client_id(shard.applied, shard.env), 0)
         tick = system.system_op(system.Tick())
         try:
-            at = log.append(encode_record(Record(client, number + 1, space.env.wall_ms(), (tick,))))
+            at = log.append(encode_record(Record(client, number + 1, shard.env.wall_ms(), (tick,))))
         except (AppendUnknown, Unavailable, Timeout):
-            self._clients.pop(shard, None)  # its number must not be given again
+            self._clients.pop(shard_id, None)  # its number must not be given again
             return 0
-        self._clients[shard] = client, number + 1
+        self._clients[shard_id] = client, number + 1
         return at

@@ -19,11 +19,11 @@ from onefold.log.jetstream.client.address import Address, parse_address
 from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
 from onefold.log.jetstream.spaces import SpaceInfo
-from onefold.shard.api import Space
+from onefold.shard.api import Shard
 from onefold.shard.remote import snapshot_fetch
-from onefold.shard.remote.shard import RemoteSpace
+from onefold.shard.remote.shard import RemoteShard
 from onefold.shard.remote.snapshot_fetch import BaseFetch
-from onefold.shard.replica.shard import ReplicaSpace
+from onefold.shard.replica.shard import LocalReplica
 
 Folds = Callable[[int, int], Sequence[Fold]]
 Replicas = Literal["local", "remote"]
@@ -33,7 +33,7 @@ def open_cluster(
     url: str,
     folds: Folds,
     *,
-    shards: int | None = None,
+    shard_count: int | None = None,
     env: Env = SYSTEM,
     create: bool = True,
     read_only: bool = False,
@@ -41,7 +41,7 @@ def open_cluster(
     replicas: Replicas = "local",
     region: str | None = None,
     base: BaseFetch | None = None,
-) -> list[Space]:
+) -> list[Shard]:
     """Open every shard of the space at ``url`` (``nats://`` or ``tls://``), in order.
 
     Where there is no space it is made with ``shards`` logs (default 1) if ``create`` and the credential may; ``onefold init``
@@ -56,27 +56,29 @@ def open_cluster(
     address = parse_address(url)
     # Each shard has a share of the connection, and gives it back when it is closed.
     link = Link.shared(address, env=env)
-    spaces: list[Space] = []
+    shards: list[Shard] = []
     try:
-        info = _space_at(link, shards, env, create=create and not read_only)
-        for shard in range(info.shards):
-            mine = folds(shard, info.shards)
+        info = _space_at(link, shard_count, env, create=create and not read_only)
+        for shard_id in range(info.shards):
+            mine = folds(shard_id, info.shards)
             if replicas == "remote":
-                spaces.append(_remote(address, info, shard, mine, env, read_only=read_only, region=region))
+                shards.append(_remote(address, info, shard_id, mine, env, read_only=read_only, region=region))
             else:
-                spaces.append(
-                    _local(address, info, shard, mine, env, read_only=read_only, timeout=timeout, base=base)
+                shards.append(
+                    _local(
+                        address, info, shard_id, mine, env, read_only=read_only, timeout=timeout, base=base
+                    )
                 )
-        for space in spaces:
-            if isinstance(space, ReplicaSpace):
-                _bring_up(space, config.APPEND_RETRY_S if timeout is None else timeout)
+        for shard in shards:
+            if isinstance(shard, LocalReplica):
+                _bring_up(shard, config.APPEND_RETRY_S if timeout is None else timeout)
     except BaseException:
-        for space in spaces:
-            space.close()
+        for shard in shards:
+            shard.close()
         raise
     finally:
         link.close()
-    return spaces
+    return shards
 
 
 def cache_directory() -> Path:
@@ -126,12 +128,12 @@ def _local(
     read_only: bool,
     timeout: float | None,
     base: BaseFetch | None,
-) -> ReplicaSpace:
+) -> LocalReplica:
     link = Link.shared(address, env=env)
     log = JetStreamLog(link, info, shard, env)
     directory = replica_directory(info, shard)
     try:
-        return ReplicaSpace(
+        return LocalReplica(
             log,
             folds,
             env,
@@ -160,12 +162,12 @@ def _remote(
     *,
     read_only: bool,
     region: str | None,
-) -> RemoteSpace:
+) -> RemoteShard:
     from onefold.shard.remote.asking import LinkAsking
 
     link = Link.shared(address, env=env)
     log = _ClosesLink(link, info, shard, env)
-    return RemoteSpace(
+    return RemoteShard(
         log, LinkAsking(link, log.names, region), folds, env, url=address.url, read_only=read_only
     )
 
@@ -183,15 +185,15 @@ class _ClosesLink(JetStreamLog):
             self._link.close()
 
 
-def _bring_up(space: ReplicaSpace, patience: float) -> None:
+def _bring_up(shard: LocalReplica, patience: float) -> None:
     """Wait until everything is applied that the log has now. Raises Unavailable when nothing happens for ``patience`` seconds."""
-    target = space.log.last
+    target = shard.log.last
     while True:
-        before = space.applied
-        if space.reach(target, patience):
+        before = shard.applied
+        if shard.reach(target, patience):
             return
-        if space.applied == before:
+        if shard.applied == before:
             raise Unavailable(
-                f"the local replica of {space.url} stands at offset {before} of {target}, and nothing came within "
+                f"the local replica of {shard.url} stands at offset {before} of {target}, and nothing came within "
                 f"{patience:g} s. Connect again: it goes on from there"
             )

@@ -1,4 +1,4 @@
-"""``open_space``: the engine by URL."""
+"""``open_shard``: the engine by URL."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from onefold.env import SYSTEM, Env
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.fold.api import Fold
-from onefold.shard.api import Space
+from onefold.shard.api import Shard
 
 
-def open_space(
+def open_shard(
     url: str | Path,
     folds: Sequence[Fold],
     *,
@@ -19,7 +19,7 @@ def open_space(
     create: bool = True,
     read_only: bool = False,
     timeout: float | None = None,
-) -> Space:
+) -> Shard:
     """Open the space at ``url``, with these folds.
 
     ``memory://`` keeps nothing and is nobody else's; a path, ``sqlite:///absolute/dir`` or ``sqlite:relative/dir`` is a directory
@@ -33,12 +33,12 @@ def open_space(
         if text not in ("memory:", "memory://"):
             raise InvalidArgument(f"{text}: a space in memory has no name; use memory://")
         from onefold.log.memory import MemoryLog
-        from onefold.shard.memory import LogSpace
+        from onefold.shard.memory import MemoryShard
 
-        return LogSpace(MemoryLog(env=env), folds, env, url="memory://", read_only=read_only)
-    from onefold.shard.embedded import SqliteSpace
+        return MemoryShard(MemoryLog(env=env), folds, env, url="memory://", read_only=read_only)
+    from onefold.shard.embedded import EmbeddedShard
 
-    return SqliteSpace(directory_of(url), folds, env, create=create, read_only=read_only, timeout=timeout)
+    return EmbeddedShard(directory_of(url), folds, env, create=create, read_only=read_only, timeout=timeout)
 
 
 def directory_of(url: str | Path) -> Path:

@@ -18,8 +18,8 @@ from onefold.env import SYSTEM, Env
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.fold.api import Fold
 from onefold.machine.undisturbed import undisturbed
-from onefold.shard.api import Space
-from onefold.space.open_shard import directory_of, open_space
+from onefold.shard.api import Shard
+from onefold.space.open_shard import directory_of, open_shard
 
 if TYPE_CHECKING:
     from onefold.log.sqlite.file import SqliteFile
@@ -44,19 +44,19 @@ def open_shards(
     replicas: Literal["local", "remote"] = "local",
     region: str | None = None,
     base: BaseFetch | None = None,
-) -> list[Space]:
+) -> list[Shard]:
     """Open every shard of the space at ``url``, and make it with ``shards`` of them (default 1) if it is not there.
 
     ``shards`` must agree with a space that is there (InvalidArgument). ``replicas``, ``region``, ``base``: of a space on a
-    cluster, see ``open_cluster``. Other arguments and errors as ``open_space``; SpaceError also when a shard is lost.
+    cluster, see ``open_cluster``. Other arguments and errors as ``open_shard``; SpaceError also when a shard is lost.
     """
     _check_shards(shards)
 
-    def opened() -> list[Space]:
+    def opened() -> list[Shard]:
         return _open_all(
             url,
             folds,
-            shards=shards,
+            shard_count=shards,
             env=env,
             create=create,
             read_only=read_only,
@@ -69,16 +69,16 @@ def open_shards(
     return undisturbed(opened, _close_all)
 
 
-def _close_all(spaces: Sequence[Space]) -> None:
-    for space in spaces:
-        space.close()
+def _close_all(shards: Sequence[Shard]) -> None:
+    for shard in shards:
+        shard.close()
 
 
 def _open_all(
     url: str | Path,
     folds: Folds,
     *,
-    shards: int | None,
+    shard_count: int | None,
     env: Env,
     create: bool,
     read_only: bool,
@@ -86,14 +86,14 @@ def _open_all(
     replicas: Literal["local", "remote"],
     region: str | None,
     base: BaseFetch | None,
-) -> list[Space]:
+) -> list[Shard]:
     if isinstance(url, str) and url.startswith(CLUSTER_SCHEMES):
         from onefold.space.open_cluster import open_cluster
 
         return open_cluster(
             url,
             folds,
-            shards=shards,
+            shard_count=shard_count,
             env=env,
             create=create,
             read_only=read_only,
@@ -103,60 +103,60 @@ def _open_all(
             base=base,
         )
     if isinstance(url, str) and url.startswith("memory:"):
-        count = shards or 1
+        count = shard_count or 1
         return [
-            open_space(url, folds(shard, count), env=env, create=create, read_only=read_only, timeout=timeout)
+            open_shard(url, folds(shard, count), env=env, create=create, read_only=read_only, timeout=timeout)
             for shard in range(count)
         ]
-    from onefold.shard.embedded import SqliteSpace
+    from onefold.shard.embedded import EmbeddedShard
 
     directory = directory_of(url)
-    spaces: list[Space] = []
+    shards: list[Shard] = []
     try:
-        first = SqliteSpace(
+        first = EmbeddedShard(
             directory,
             lambda count: folds(0, count),
             env,
             create=create,
             read_only=read_only,
             timeout=timeout,
-            shards=shards or 1,
+            shards=shard_count or 1,
         )
-        spaces.append(first)
-        made = first.log.file.shards
-        if shards is not None and shards != made:
+        shards.append(first)
+        made = first.log.file.shard_count
+        if shard_count is not None and shard_count != made:
             raise InvalidArgument(
-                f"the space in {directory} was made with {made} shard(s), which is fixed; got shards={shards}. "
+                f"the space in {directory} was made with {made} shard(s), which is fixed; got shards={shard_count}. "
                 "Leave shards out, or use another directory"
             )
         if made > 1:
-            _open_others(spaces, first.log.file, folds, env, timeout)
+            _open_others(shards, first.log.file, folds, env, timeout)
     except BaseException:
-        _close_all(spaces)
+        _close_all(shards)
         raise
-    return spaces
+    return shards
 
 
 def _open_others(
-    spaces: list[Space], file: SqliteFile, folds: Folds, env: Env, timeout: float | None
+    shards: list[Shard], file: SqliteFile, folds: Folds, env: Env, timeout: float | None
 ) -> None:
     """Open the shards after the first; make those that are not there yet, if they never all were."""
     directory, making = file.directory, not file.shards_made and not file.read_only
     if making:
         _make_folder(directory / _FOLDER)
-    for shard in range(1, file.shards):
+    for shard in range(1, file.shard_count):
         place = shard_directory(directory, shard)
         if not making and not (place / file.path.name).exists():
             raise _missing(directory, shard, file)
-        opened = open_space(
+        opened = open_shard(
             place,
-            folds(shard, file.shards),
+            folds(shard, file.shard_count),
             env=env,
             create=making,
             read_only=file.read_only,
             timeout=timeout,
         )
-        spaces.append(opened)
+        shards.append(opened)
     if making:
         _note_made(file)
 
@@ -167,7 +167,7 @@ def shard_count(directory: str | Path) -> int:
 
     file = SqliteFile(Path(directory), (), SYSTEM, create=False, read_only=True)
     try:
-        return file.shards
+        return file.shard_count
     finally:
         file.close()
 
@@ -206,7 +206,7 @@ def _note_made(file: SqliteFile) -> None:
 def _missing(directory: Path, shard: int, file: SqliteFile) -> SpaceError:
     if file.shards_made:
         return SpaceError(
-            f"shard {shard} of {file.shards} is missing in {directory}: {shard_directory(directory, shard)} was lost. "
+            f"shard {shard} of {file.shard_count} is missing in {directory}: {shard_directory(directory, shard)} was lost. "
             "Restore the space from a backup"
         )
     return SpaceError(f"the space in {directory} is not complete yet. Open it for writing once")

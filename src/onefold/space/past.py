@@ -18,13 +18,13 @@ from onefold.env import Env
 from onefold.errors import InvalidArgument, SpaceError, TooOld
 from onefold.fold.api import Fold
 from onefold.log.api import Log
-from onefold.shard.api import Space, View
-from onefold.shard.memory import LogSpace
+from onefold.shard.api import Shard, View
+from onefold.shard.memory import MemoryShard
 from onefold.space.log_prefix import LogPrefix, as_time, time_at
 from onefold.store.tables import Head, Version, oldest_readable
 
 
-class LoggedSpace(Space, Protocol):
+class LoggedShard(Shard, Protocol):
     """A space whose log can be read here."""
 
     @property
@@ -50,32 +50,32 @@ class _StoppedEnv:
         return self._env.token(nbytes)
 
 
-class PastSpace:
+class PastShard:
     """See ``onefold.shard.api.Space``: one shard as of an offset. Thread-safe. The live space must stay open meanwhile.
 
     Its wall clock stands at the fold time of the offset, so whatever had not ended then has not ended here.
     """
 
     def __init__(
-        self, space: LoggedSpace, offset: int, folds: Sequence[Fold], *, use_history: bool = True
+        self, shard: LoggedShard, offset: int, folds: Sequence[Fold], *, use_history: bool = True
     ) -> None:
         """``folds``: fresh ones, as the space was opened with. ``use_history``: read from the live store what it still has; else
         everything comes from ``replay()``. Raises TooOld when no part of that state can be had any more, InvalidArgument beyond
         the end."""
-        applied = space.applied
+        applied = shard.applied
         if not 0 <= offset <= applied:
             raise InvalidArgument(f"offset {offset} is beyond the applied offset {applied}")
-        self._space = space
+        self._shard = shard
         self._offset = offset
         self._folds = folds
         self._use_history = use_history
         self._lock = threading.Lock()
         self._closed = False
-        self._replay: LogSpace | None = None
-        first = space.log.first
+        self._replay: MemoryShard | None = None
+        first = shard.log.first
         if first > 1 and offset < oldest_readable(applied):
             raise self._too_old(first)
-        self._env = _StoppedEnv(space.env, time_at(space.log, offset))
+        self._env = _StoppedEnv(shard.env, time_at(shard.log, offset))
 
     # -- the contract
 
@@ -89,15 +89,15 @@ class PastSpace:
 
     @property
     def url(self) -> str:
-        return self._space.url
+        return self._shard.url
 
     @property
     def directory(self) -> Path | None:
-        return self._space.directory
+        return self._shard.directory
 
     @property
     def incarnation(self) -> str:
-        return self._space.incarnation
+        return self._shard.incarnation
 
     @property
     def applied(self) -> int:
@@ -105,7 +105,7 @@ class PastSpace:
 
     @property
     def member(self) -> str:
-        return self._space.member
+        return self._shard.member
 
     def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:  # noqa: ARG002
         raise SpaceError(
@@ -130,20 +130,20 @@ class PastSpace:
         return self.replay().outcome(request_id)
 
     def pause(self, seconds: float) -> None:
-        self._space.pause(seconds)
+        self._shard.pause(seconds)
 
     def wait(self, after: int, timeout: float | None) -> int:
         if self._offset <= after:
             if timeout is None:
                 raise SpaceError("the past does not change: there is nothing to wait for. Give a timeout")
-            self._space.pause(timeout)
+            self._shard.pause(timeout)
         return self._offset
 
     def reach(self, offset: int, timeout: float | None) -> bool:  # noqa: ARG002
         return offset <= self._offset
 
     def member_alive(self, member: str) -> bool | None:
-        return self._space.member_alive(member)
+        return self._shard.member_alive(member)
 
     def close(self) -> None:
         """Release what was folded again. The live space stays open."""
@@ -155,16 +155,16 @@ class PastSpace:
 
     # -- beyond the contract
 
-    def replay(self) -> LogSpace:
+    def replay(self) -> MemoryShard:
         """The state folded again from the log. Raises TooOld when the log no longer goes back to its first record."""
         with self._lock:
             self._check_open()
             if self._replay is None:
-                log = self._space.log
+                log = self._shard.log
                 if log.first > 1:
                     raise self._too_old(log.first)
                 prefix = LogPrefix(log, self._offset, self._env)
-                self._replay = LogSpace(prefix, self._folds, self._env, url=self.url)
+                self._replay = MemoryShard(prefix, self._folds, self._env, url=self.url)
             return self._replay
 
     def folded(self, offset: int) -> AbstractContextManager[View]:
@@ -184,16 +184,16 @@ class PastSpace:
             near: View | None = None
             if self._use_history:
                 with suppress(TooOld):  # beyond the window
-                    near = stack.enter_context(self._space.view(at=offset))
+                    near = stack.enter_context(self._shard.view(at=offset))
             if near is None:
                 near = stack.enter_context(self.folded(offset))
             yield _PastView(self, stack, near, offset)
 
     def _too_old(self, first: int) -> TooOld:
-        oldest = max(oldest_readable(self._space.applied), first)
+        oldest = max(oldest_readable(self._shard.applied), first)
         return TooOld(
             f"the state at offset {self._offset} cannot be had any more: the log of {self.url} begins at offset {first} (it was "
-            f"trimmed, or restored from a snapshot). Maps can be read from {as_time(time_at(self._space.log, oldest))} on, "
+            f"trimmed, or restored from a snapshot). Maps can be read from {as_time(time_at(self._shard.log, oldest))} on, "
             "queues, streams and tables only as they are now; for the rest restore a backup of that time"
         )
 
@@ -201,7 +201,7 @@ class PastSpace:
 class _PastView:
     """A ``View`` that reads each table where its past can be had: in the history window, else folded again."""
 
-    def __init__(self, past: PastSpace, stack: ExitStack, near: View, offset: int) -> None:
+    def __init__(self, past: PastShard, stack: ExitStack, near: View, offset: int) -> None:
         self.offset = offset
         self._past = past
         self._stack = stack

@@ -41,13 +41,13 @@ def cut(client: StateClient) -> AbstractContextManager[list[View]]:
     """
 
     def settle() -> None:
-        for shard in range(client.shards):
-            recovery.settle(client, shard)
+        for shard_id in range(client.shard_count):
+            recovery.settle(client, shard_id)
 
     def retry(views: Sequence[View]) -> Callable[[], None] | None:
         return settle if any(_is_undone(views, view) for view in views) else None
 
-    return cuts.cut(client.spaces, lambda space: space.view(), lambda view: view.offset, retry=retry)
+    return cuts.cut(client.shards, lambda shard: shard.view(), lambda view: view.offset, retry=retry)
 
 
 def _is_undone(views: Sequence[View], view: View) -> bool:
@@ -62,18 +62,18 @@ def _is_undone(views: Sequence[View], view: View) -> bool:
 
 def collections(client: StateClient) -> list[Collection]:
     """Maps, queues, streams and locks that hold something, by kind and name. Counts every item: the time grows with them."""
-    for shard in range(client.shards):
-        client.ready(shard)
+    for shard_id in range(client.shard_count):
+        client.ready(shard_id)
     with ExitStack() as stack:
-        views = [stack.enter_context(space.view()) for space in client.spaces]
+        views = [stack.enter_context(shard.view()) for shard in client.shards]
         found = [_map(views, name) for name in map_names(views)]
         found += [_queue(client, views, name) for name in queue_names(views)]
         found += [_stream(views, name) for name in stream_names(views)]
-        for shard, view in enumerate(views):
+        for shard_id, view in enumerate(views):
             for key, _ in view.scan(lock_fold.LOCKS):
                 name = key.decode()
                 row = lock_fold.read_row(view, name)
-                found.append(Collection("lock", name, 0 if row is None else row.waiting, (shard,)))
+                found.append(Collection("lock", name, 0 if row is None else row.waiting, (shard_id,)))
     return [collection for collection in found if collection.count or collection.kind != "map"]
 
 

@@ -151,7 +151,7 @@ class Replica:
         for name in unknown:
             if name not in self._folds:
                 raise InvalidArgument(
-                    f"no fold {name!r} was given to open_space; it has {sorted(self._folds)}"
+                    f"no fold {name!r} was given to open_shard; it has {sorted(self._folds)}"
                 )
         if all(self._is_registered(name) for name in unknown):
             return None

@@ -9,7 +9,7 @@ from onefold.db import Database
 from onefold.durations import seconds
 from onefold.folds import folds as space_folds
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.state.core.consistency import Consistency, parse_level
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -43,11 +43,11 @@ class FakeClock:
     def connect(self, *, shards: int = 1, consistency: Consistency = "strong") -> Database:
         """A new, empty database in memory whose time is this clock's."""
         level = parse_level(consistency)
-        spaces = [
-            LogSpace(_ClockLog(self), space_folds(shard, shards), self, pause=self._pause)
+        all_shards = [
+            MemoryShard(_ClockLog(self), space_folds(shard, shards), self, pause=self._pause)
             for shard in range(shards)
         ]
-        return Database(spaces, level=level)
+        return Database(all_shards, level=level)
 
     # -- what a database asks
 

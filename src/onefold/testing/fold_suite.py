@@ -13,8 +13,8 @@ from onefold.env import SeededEnv
 from onefold.fold.api import Fold
 from onefold.ids import client_id
 from onefold.log.memory import MemoryLog
-from onefold.shard.embedded import SqliteSpace
-from onefold.shard.memory import LogSpace
+from onefold.shard.embedded import EmbeddedShard
+from onefold.shard.memory import MemoryShard
 
 _GARBAGE = 200
 _CUTS = 4
@@ -44,7 +44,7 @@ def check_fold(fold: Fold, operations: Sequence[bytes], *, seed: int = 0) -> Non
             part = _fold(log, fold, seed, upto=cut)
             path = Path(folder) / f"at-{cut}"
             part.snapshot(path)
-            resumed = LogSpace(log, [fold], SeededEnv(seed), snapshot=path)
+            resumed = MemoryShard(log, [fold], SeededEnv(seed), snapshot=path)
             assert resumed.state_digest() == digest, (
                 f"a snapshot at {cut} and the rest gave another state (seed {seed})"
             )
@@ -98,15 +98,15 @@ def _log_of(name: str, bodies: Sequence[bytes], rng: random.Random, seed: int) -
     return log
 
 
-def _fold(log: MemoryLog, fold: Fold, seed: int, *, upto: int | None = None) -> LogSpace:
-    return LogSpace(log if upto is None else log.hold(upto), [fold], SeededEnv(seed))
+def _fold(log: MemoryLog, fold: Fold, seed: int, *, upto: int | None = None) -> MemoryShard:
+    return MemoryShard(log if upto is None else log.hold(upto), [fold], SeededEnv(seed))
 
 
 def _embedded(log: MemoryLog, fold: Fold, directory: Path) -> str:
     """The digest of the same entries replayed in the embedded engine."""
-    with closing(SqliteSpace(directory, [fold], SeededEnv(0))) as space:
-        with space.log.appending() as con:
+    with closing(EmbeddedShard(directory, [fold], SeededEnv(0))) as shard:
+        with shard.log.appending() as con:
             for entry in log.read(1, 1 << 30):
-                space.log.append_in(con, entry.data, entry.engine_ms)
-        space.catch_up()
-        return space.state_digest()
+                shard.log.append_in(con, entry.data, entry.engine_ms)
+        shard.catch_up()
+        return shard.state_digest()

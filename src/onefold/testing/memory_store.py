@@ -47,7 +47,7 @@ class MemoryStore:
         return sum(1 for _ in self.scan(table, start, stop))
 
     def changed_since(self, table: str, start: bytes, stop: bytes | None, offset: int) -> bool:  # noqa: ARG002
-        raise TooOld(f"a store in memory keeps no history of {table} since {offset}. Test with LogSpace")
+        raise TooOld(f"a store in memory keeps no history of {table} since {offset}. Test with MemoryShard")
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         values = self._values.setdefault(table, {})

@@ -21,10 +21,10 @@ from onefold.errors import Timeout, Unavailable
 from onefold.fold.api import Fold
 from onefold.folds import folds as space_folds
 from onefold.log.memory import HeldBack, MemoryLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.shard.remote import protocol
 from onefold.shard.remote.server import Server
-from onefold.shard.remote.shard import RemoteSpace
+from onefold.shard.remote.shard import RemoteShard
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import Consistency, parse_level
 
@@ -61,7 +61,7 @@ class RemoteWorld:
         pause: Callable[[float], None] | None = None,
     ) -> None:
         """``reply_bytes``: of an answer; few, so that everything comes in pieces. ``log``: makes a shard's; ``pause``: see
-        ``SpaceOverLog``."""
+        ``ReplicatedShard``."""
         self.env = env
         self.shards = shards
         self.way = Way()
@@ -71,27 +71,27 @@ class RemoteWorld:
         self._random = random.Random(seed)
         self._folds = folds
         self._pause = pause
-        made = log or (lambda shard: MemoryLog(seed=seed * shards + shard, env=env))
-        self.logs = [made(shard) for shard in range(shards)]
+        made = log or (lambda shard_id: MemoryLog(seed=seed * shards + shard_id, env=env))
+        self.logs = [made(shard_id) for shard_id in range(shards)]
         self.delivered: list[list[Delivered]] = []
         """For each node, each shard's log as it is delivered to it."""
-        self.replicas: list[list[LogSpace]] = []
+        self.replicas: list[list[MemoryShard]] = []
         self.servers: list[list[Server]] = []
         for _ in range(nodes):
             logs = [Delivered(log) for log in self.logs]
-            spaces = [
-                LogSpace(log, folds(shard, shards), env, replica=True, url="memory://node", pause=pause)
-                for shard, log in enumerate(logs)
+            all_shards = [
+                MemoryShard(log, folds(shard_id, shards), env, replica=True, url="memory://node", pause=pause)
+                for shard_id, log in enumerate(logs)
             ]
             options: dict[str, Any] = {} if reply_bytes is None else {"reply_bytes": reply_bytes}
             self.delivered.append(logs)
-            self.replicas.append(spaces)
-            self.servers.append([Server(space, **options) for space in spaces])
+            self.replicas.append(all_shards)
+            self.servers.append([Server(shard, **options) for shard in all_shards])
 
-    def spaces(self, **options: Any) -> list[RemoteSpace]:
+    def open_shards(self, **options: Any) -> list[RemoteShard]:
         """The shards as a program sees them that has no replica."""
         return [
-            RemoteSpace(
+            RemoteShard(
                 Delivered(log),
                 self.asking(shard),
                 self._folds(shard, self.shards),
@@ -105,11 +105,11 @@ class RemoteWorld:
 
     def connect(self, *, consistency: Consistency = "strong", **options: Any) -> Database:
         """What ``onefold.connect`` would give a program."""
-        return Database(self.spaces(), level=parse_level(consistency), **options)
+        return Database(self.open_shards(), level=parse_level(consistency), **options)
 
     def client(self, **options: Any) -> StateClient:
         """The core of that."""
-        return StateClient(self.spaces(), **options)
+        return StateClient(self.open_shards(), **options)
 
     def asking(self, shard: int) -> Callable[..., bytes]:
         """Asks any node about the shard. A question that is lost costs no time, and a node that cannot answer yet is left for
@@ -139,9 +139,9 @@ class RemoteWorld:
 
     def close(self) -> None:
         """Release the nodes."""
-        for spaces in self.replicas:
-            for space in spaces:
-                space.close()
+        for all_shards in self.replicas:
+            for shard in all_shards:
+                shard.close()
 
 
 class Delivered(HeldBack):

@@ -8,7 +8,7 @@ from onefold import config
 from onefold.env import SeededEnv
 from onefold.log.memory import Faults, MemoryLog
 from onefold.shard.api import View
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.state.core import recovery
 from onefold.state.core.client import StateClient
 from onefold.state.encoding.keys import encode_key, shard_of
@@ -24,7 +24,7 @@ class ShardedWorld:
     def __init__(
         self, seed: int, shards: int = 3, *, alive: Callable[[str], bool | None] = lambda _: None
     ) -> None:
-        """``alive``: what is known of a client's process, see ``Space.member_alive``."""
+        """``alive``: what is known of a client's process, see ``Shard.member_alive``."""
         self.shards = shards
         self.env = SeededEnv(seed)
         self.stepper = Stepper(seed)
@@ -33,11 +33,11 @@ class ShardedWorld:
 
     def client(self, *, replica: bool = False) -> StateClient:
         """Another program. ``replica``: its reads are strong by barriers only."""
-        spaces = [
-            LogSpace(log, [StateFold(self.shards)], self.env, pause=self.env.advance, replica=replica)
+        shards = [
+            MemoryShard(log, [StateFold(self.shards)], self.env, pause=self.env.advance, replica=replica)
             for log in self.logs
         ]
-        return StateClient([stepped(space, self.stepper, self.env, self._alive) for space in spaces])
+        return StateClient([stepped(shard, self.stepper, self.env, self._alive) for shard in shards])
 
     def keys(self, shard: int, many: int) -> list[bytes]:
         """The first keys ``a0``, ``a1``, ... that live in the shard."""
@@ -62,12 +62,12 @@ class ShardedWorld:
         self.env.advance(config.TRANSACTION_TIMEOUT_S + 1)
         left = recovery.recover(client)
         assert left == 0, f"{left} transactions stay undecided"
-        for shard, space in enumerate(client.spaces):
-            with space.view() as view:
+        for shard_id, shard in enumerate(client.shards):
+            with shard.view() as view:
                 kept = left_behind(view)
-            assert not kept, f"shard {shard} keeps {kept}"
-            replayed = LogSpace(self.logs[shard], [StateFold(self.shards)], self.env)
-            assert replayed.state_digest() == space.state_digest()  # type: ignore[attr-defined]
+            assert not kept, f"shard {shard_id} keeps {kept}"
+            replayed = MemoryShard(self.logs[shard_id], [StateFold(self.shards)], self.env)
+            assert replayed.state_digest() == shard.state_digest()  # type: ignore[attr-defined]
         return client
 
 

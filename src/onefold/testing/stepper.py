@@ -1,7 +1,7 @@
 """Threads of which one at a time goes on, from step to step, in an order that a seed gives; any of them can be killed at any
 step.
 
-For code that waits and appends in plain calls: a ``SteppedSpace`` makes a step of everything that others could come in
+For code that waits and appends in plain calls: a ``SteppedShard`` makes a step of everything that others could come in
 between of.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from onefold.codec import Op
 from onefold.env import SeededEnv
-from onefold.shard.api import Space, View
+from onefold.shard.api import Shard, View
 
 _STEPS_MAX = 200_000
 
@@ -115,13 +115,13 @@ class Stepper:
             worker.join()
 
 
-class SteppedSpace:
+class SteppedShard:
     """A space whose appends, views, waits and pauses are steps. Time passes in pauses."""
 
     def __init__(
-        self, inner: Space, stepper: Stepper, env: SeededEnv, alive: Callable[[str], bool | None]
+        self, inner: Shard, stepper: Stepper, env: SeededEnv, alive: Callable[[str], bool | None]
     ) -> None:
-        """``alive``: what is known of members, see ``Space.member_alive``."""
+        """``alive``: what is known of members, see ``Shard.member_alive``."""
         self.inner = inner
         self._stepper = stepper
         self._env = env
@@ -131,37 +131,37 @@ class SteppedSpace:
         return getattr(self.inner, name)
 
     def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
-        """See ``Space``."""
+        """See ``Shard``."""
         self._stepper.step()
         outcomes = self.inner.submit(ops, deadline)
         self._stepper.step()
         return outcomes
 
     def view(self, at: int | None = None) -> AbstractContextManager[View]:
-        """See ``Space``."""
+        """See ``Shard``."""
         self._stepper.step()
         return self.inner.view(at)
 
     def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
-        """See ``Space``."""
+        """See ``Shard``."""
         self._stepper.step()
         return self.inner.peek(table, key)
 
     def pause(self, seconds: float) -> None:
-        """See ``Space``."""
+        """See ``Shard``."""
         self._env.advance(seconds)
         self._stepper.step()
 
     def member_alive(self, member: str) -> bool | None:
-        """See ``Space``."""
+        """See ``Shard``."""
         return self._alive(member)
 
 
 def stepped(
-    inner: Space,
+    inner: Shard,
     stepper: Stepper,
     env: SeededEnv,
     alive: Callable[[str], bool | None] = lambda _: None,
-) -> Space:
+) -> Shard:
     """The space, in steps."""
-    return cast(Space, SteppedSpace(inner, stepper, env, alive))
+    return cast(Shard, SteppedShard(inner, stepper, env, alive))

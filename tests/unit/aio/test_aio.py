@@ -51,10 +51,10 @@ def test_many_tasks_share_commits(tmp_path):
         async with of.aio.connect(tmp_path / "space") as db:
             m = db.map("m")
             await m.put("first", 0)
-            before = db.sync._space.applied
+            before = db.sync._shard.applied
             await asyncio.gather(*(m.put(n, n) for n in range(400)))
             assert await m.count() == 401
-            assert db.sync._space.applied - before < 300
+            assert db.sync._shard.applied - before < 300
 
     run(main)
 

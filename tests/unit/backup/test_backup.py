@@ -26,7 +26,7 @@ ACCOUNTS, EACH = 20, 100
 
 
 def backup_of(db, target):
-    return backup(db._spaces, target, blob_tables=(BLOB,))
+    return backup(db._shards, target, blob_tables=(BLOB,))
 
 
 def restored(source, target, to_ms=None):
@@ -34,13 +34,13 @@ def restored(source, target, to_ms=None):
 
 
 def state(db):
-    return [space.state_digest() for space in db._spaces]
+    return [space.state_digest() for space in db._shards]
 
 
 def now_ms(db):
     """A moment that lies strictly between what was written and what will be."""
     time.sleep(0.003)
-    found = db._space.env.wall_ms()
+    found = db._shard.env.wall_ms()
     time.sleep(0.003)
     return found
 
@@ -78,8 +78,8 @@ def test_what_is_restored_is_what_was(tmp_path, shards):
     assert result.missing_blobs == ()
     with of.connect(tmp_path / "new") as db:
         assert state(db) == digests and seen(db) == expected
-        assert len(db._spaces) == shards
-        for space in db._spaces:
+        assert len(db._shards) == shards
+        for space in db._shards:
             space.verify()
         with pytest.raises(TokenError, match="before it was restored"):
             db.session.merge(token)
@@ -104,7 +104,7 @@ def test_restored_to_a_moment_it_is_as_it_was_then(tmp_path, shards):
         with of.connect(tmp_path / f"at{number}") as db:
             assert db.map("m")["last"] == number and len(db.map("m")) == number + 2
             assert len(db.queue("q")) == number + 1
-            for space in db._spaces:
+            for space in db._shards:
                 space.verify()
     with pytest.raises(InvalidArgument, match="knows nothing"):
         restored(tmp_path / "b", tmp_path / "x", to_ms=moments[-1][0] + 10**6)
@@ -118,7 +118,7 @@ def test_a_trimmed_log_gives_no_earlier_moment_and_says_so(tmp_path):
         fill(db, 20)
         ms = now_ms(db)
         fill(db, 20)
-        db._space.trim(10)
+        db._shard.trim(10)
         backup_of(db, tmp_path / "b")
         expected = seen(db)
     with pytest.raises(TooOld, match="offset 10"):
@@ -240,7 +240,7 @@ def test_a_backup_while_threads_write_is_of_one_instant(tmp_path, shards):
             assert len(bank) == ACCOUNTS and sum(bank.values()) == ACCOUNTS * EACH, (number, bank)
             recorded = [db.map("moves").get(thread, 0) for thread in range(4)]
             assert all(kept >= there for kept, there in zip(recorded, done, strict=True)), (recorded, done)
-            for space in db._spaces:
+            for space in db._shards:
                 space.verify()
 
 
@@ -312,7 +312,7 @@ def test_a_missing_file_a_newer_format_and_no_backup_at_all_are_refused(made, tm
 def test_a_damaged_space_gives_no_backup(tmp_path):
     with of.connect(tmp_path / "space") as db:
         fill(db)
-        with db._space.log.file.writing() as con:
+        with db._shard.log.file.writing() as con:
             con.execute("UPDATE log SET data = zeroblob(length(data)) WHERE offset = 7")
         with pytest.raises(LogCorrupt, match="offset 7"):
             backup_of(db, tmp_path / "b")
@@ -361,7 +361,7 @@ def killed(*args, **kwargs):
 setattr(owner, name, killed)
 if what == "backup":
     with of.connect(source) as db:
-        module.backup(db._spaces, target, blob_tables=(BLOB,))
+        module.backup(db._shards, target, blob_tables=(BLOB,))
 else:
     module.restore(source, target, space_folds, blob_tables=(BLOB,))
 """
@@ -410,7 +410,7 @@ from onefold.backup.backup import backup, restore
 base = Path(sys.argv[1])
 with of.connect(base / "space") as db:
     for number in itertools.count():
-        backup(db._spaces, base / f"b-{number}")
+        backup(db._shards, base / f"b-{number}")
         restore(base / f"b-{number}", base / f"r-{number}", space_folds)
         print(number, flush=True)
 """
@@ -438,7 +438,7 @@ def test_killed_at_any_moment_what_is_there_is_whole(made, tmp_path, seed):
     for path in tmp_path.glob("r-*"):
         with of.connect(path, create=False) as db:
             assert len(db.map("m")) == 41
-            for space in db._spaces:
+            for space in db._shards:
                 space.verify()
 
 

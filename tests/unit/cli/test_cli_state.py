@@ -314,7 +314,7 @@ def test_an_export_that_fails_leaves_no_file(space, tmp_path):
 def test_doctor_says_what_it_found(space):
     well = ask("doctor", url=space)
     assert well.returncode == 0 and "all is well" in well.stderr and "PROBLEM" not in well.stdout
-    with of.connect(space) as db, db._space.log.file.writing() as con:
+    with of.connect(space) as db, db._shard.log.file.writing() as con:
         con.execute("UPDATE head SET number = number - 1")
     found = ask("doctor", "--json", url=space)
     assert found.returncode == 1

@@ -84,10 +84,10 @@ def test_a_lost_try_with_a_request_id_stays_rejected(db):
 def test_a_read_only_transaction_is_a_snapshot_and_appends_nothing(db):
     m = db.map("m")
     m["k"] = 1
-    before = [space.applied for space in db._spaces]
+    before = [space.applied for space in db._shards]
     with db.transaction(read_only=True) as tx:
         assert tx.map(m)["k"] == 1
-    assert [space.applied for space in db._spaces] == before
+    assert [space.applied for space in db._shards] == before
     with pytest.raises(of.TransactionError, match="read_only"), db.transaction(read_only=True) as tx:
         tx.map(m)["k"] = 2
 

@@ -25,7 +25,7 @@ from onefold.state.fold import rows
 
 def checks(db, **options):
     found = [
-        *check_space(db._spaces, space_folds, blob_tables=(BLOB, GARBAGE), **options),
+        *check_space(db._shards, space_folds, blob_tables=(BLOB, GARBAGE), **options),
         *check_state(db._state),
     ]
     names = [check.name for check in found]
@@ -57,7 +57,7 @@ def test_where_all_is_well_nothing_is_found(db):
     found = checks(db)
     assert ill(found) == {}
     per_shard = len([name for name in found if name.startswith(("file", "log", "state"))])
-    assert per_shard == 3 * len(db._spaces)
+    assert per_shard == 3 * len(db._shards)
     assert "is what the log gives" in found["state"].found
 
 
@@ -72,32 +72,32 @@ def test_a_space_with_jobs_is_well_too(tmp_path):
 
 
 def test_it_changes_nothing(db):
-    before = [(space.applied, space.state_digest()) for space in db._spaces]
+    before = [(space.applied, space.state_digest()) for space in db._shards]
     checks(db, deep=True, fix=True)
-    assert [(space.applied, space.state_digest()) for space in db._spaces] == before
+    assert [(space.applied, space.state_digest()) for space in db._shards] == before
 
 
 def test_state_that_the_log_does_not_give_is_a_problem(db):
-    space = db._spaces[-1]
+    space = db._shards[-1]
     with space.log.file.writing() as con:
         tid = con.execute("SELECT id FROM tables WHERE name = ?", (rows.map_table("m"),)).get
         key = con.execute("SELECT k FROM kv WHERE t = ? LIMIT 1", (tid,)).get
         con.execute(
             "UPDATE kv SET v = ? WHERE t = ? AND k = ?", (rows.row_head(1, 0, None) + b"\x07", tid, key)
         )
-    name = "state" if len(db._spaces) == 1 else f"state of shard {len(db._spaces) - 1}"
+    name = "state" if len(db._shards) == 1 else f"state of shard {len(db._shards) - 1}"
     assert ill(checks(db)) == {name: "problem"}
 
 
 def test_a_lost_row_of_state_is_a_problem(db):
-    with db._space.log.file.writing() as con:
+    with db._shard.log.file.writing() as con:
         con.execute("UPDATE head SET number = number - 1")
     assert ill(checks(db)) == {"state": "problem"}
 
 
 @pytest.mark.parametrize("how", ["damaged", "other bytes", "gone"])
 def test_a_log_that_is_not_what_was_applied_is_a_problem(db, how):
-    with db._space.log.file.writing() as con:
+    with db._shard.log.file.writing() as con:
         if how == "damaged":
             con.execute("UPDATE log SET data = zeroblob(length(data)) WHERE offset = 1")
         elif how == "gone":
@@ -129,9 +129,9 @@ def test_a_flipped_bit_in_the_file_is_a_problem(tmp_path):
 def test_records_that_no_program_can_read_are_told(tmp_path):
     with of.connect(tmp_path / "space") as db:
         db.map("m")["k"] = 1
-        with db._space.log.appending() as con:
-            db._space.log.append_in(con, b"garbage", db._space.env.wall_ms())
-        db._space.catch_up()
+        with db._shard.log.appending() as con:
+            db._shard.log.append_in(con, b"garbage", db._shard.env.wall_ms())
+        db._shard.catch_up()
         found = checks(db)
         assert ill(found) == {"refused": "warn"} and "offset 2" in found["refused"].found
 
@@ -161,10 +161,10 @@ def test_a_trimmed_log_is_checked_as_far_as_it_goes(tmp_path, monkeypatch):
     with of.connect(tmp_path / "space") as db:
         for number in range(30):
             db.map("m")[number] = number
-        db._space.trim(20)
+        db._shard.trim(20)
         found = checks(db)
         assert ill(found) == {} and found["state"].status == "skipped" and "20" in found["log"].found
-        with db._space.log.file.writing() as con:
+        with db._shard.log.file.writing() as con:
             ms = con.execute("SELECT ms FROM log WHERE offset = 26").get
             con.execute("UPDATE log SET data = x'00', crc = ? WHERE offset = 26", (entry_crc(26, ms, b"\0"),))
         assert ill(checks(db)) == {"log": "problem"}
@@ -245,7 +245,7 @@ import onefold as of
 db = of.connect(sys.argv[1], shards=3)
 db.map("m").update({n: n for n in range(9)})
 submits = 0
-for space in db._spaces:
+for space in db._shards:
     real = space.submit
     def submit(ops, *args, real=real, **kwargs):
         global submits

@@ -17,7 +17,7 @@ from onefold.env import SeededEnv
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError
 from onefold.log.sqlite import checksums
 from onefold.log.sqlite.file import FILE_NAME, FORMAT_UNCHECKED, TIP_NAME
-from onefold.space.open_shard import open_space
+from onefold.space.open_shard import open_shard
 from onefold.testing.ledger import Ledger, entry, lines
 
 SEED = 11
@@ -28,7 +28,7 @@ FLIPS = 150
 def made(tmp_path):
     """A closed space, so everything is in its one file; and what it holds."""
     directory = tmp_path / "space"
-    with closing(open_space(directory, [Ledger()], env=SeededEnv(SEED))) as space:
+    with closing(open_shard(directory, [Ledger()], env=SeededEnv(SEED))) as space:
         for number in range(400):
             space.submit([entry(b"token %d" % number + b"x" * 60)])
         with space.view() as view:
@@ -41,7 +41,7 @@ def made(tmp_path):
 def served(directory, read_only=False):
     """Everything that the space gives out: its folded state, and its log. Afterwards, or when it is refused, no file is open."""
     try:
-        with closing(open_space(directory, [Ledger()], read_only=read_only)) as space:
+        with closing(open_shard(directory, [Ledger()], read_only=read_only)) as space:
             with space.view() as view:
                 state = lines(view)
             return state, [bytes(one.data) for one in space.log.read(1, 1 << 30)]
@@ -101,9 +101,9 @@ def test_a_file_that_is_cut_off_is_detected(made, tmp_path):
 
 KILLED = """
 import os, sys
-from onefold.space.open_shard import open_space
+from onefold.space.open_shard import open_shard
 from onefold.testing.ledger import Ledger, entry
-space = open_space(sys.argv[1], [Ledger()])
+space = open_shard(sys.argv[1], [Ledger()])
 for number in range(50):
     space.submit([entry(b"late %d" % number)])
 print("done", flush=True)
@@ -123,11 +123,11 @@ def test_a_write_ahead_log_that_lost_its_end_is_detected(made, share):
     wal = directory / f"{FILE_NAME}-wal"
     os.truncate(wal, int(wal.stat().st_size * share))
     with pytest.raises(LogCorrupt, match="was acknowledged"):
-        open_space(directory, [Ledger()])
+        open_shard(directory, [Ledger()])
     with pytest.raises(LogCorrupt, match="was acknowledged"):
-        open_space(directory, [Ledger()], read_only=True)
+        open_shard(directory, [Ledger()], read_only=True)
     (directory / TIP_NAME).unlink()  # as the error says, for who accepts the loss
-    open_space(directory, [Ledger()]).close()
+    open_shard(directory, [Ledger()]).close()
 
 
 @pytest.mark.faults
@@ -145,13 +145,13 @@ def test_a_killed_writer_alone_is_no_damage(made):
 def test_an_older_copy_in_its_place_is_noticed(made, tmp_path):
     directory, _ = made
     old = (directory / FILE_NAME).read_bytes()
-    with closing(open_space(directory, [Ledger()])) as space:
+    with closing(open_shard(directory, [Ledger()])) as space:
         space.submit([entry(b"newer")])
     for path in directory.glob(f"{FILE_NAME}-*"):
         path.unlink()
     (directory / FILE_NAME).write_bytes(old)
     with pytest.raises(LogCorrupt, match="older copy"):
-        open_space(directory, [Ledger()])
+        open_shard(directory, [Ledger()])
 
 
 def test_what_another_program_wrote_into_the_file_is_noticed(made):
@@ -165,10 +165,10 @@ def test_what_another_program_wrote_into_the_file_is_noticed(made):
 def test_a_file_without_checksums_stays_usable(tmp_path, monkeypatch):
     monkeypatch.setattr(checksums, "_available", False)
     directory = tmp_path / "space"
-    with closing(open_space(directory, [Ledger()])) as space:
+    with closing(open_shard(directory, [Ledger()])) as space:
         space.submit([entry(b"a")])
     monkeypatch.setattr(checksums, "_available", True)
-    with closing(open_space(directory, [Ledger()])) as space:
+    with closing(open_shard(directory, [Ledger()])) as space:
         space.submit([Op("ledger", b"b")])
         with space.view() as view:
             assert set(lines(view)) == {b"a", b"b"}
@@ -180,7 +180,7 @@ def test_a_file_with_checksums_needs_a_program_that_keeps_them(made, monkeypatch
     directory, _ = made
     monkeypatch.setattr(checksums, "_available", False)
     with pytest.raises(SpaceError, match="pip install apsw"):
-        open_space(directory, [Ledger()])
+        open_shard(directory, [Ledger()])
 
 
 YOUNG = """
@@ -260,6 +260,6 @@ def test_a_file_that_was_cut_to_nothing_is_no_new_space(made):
     directory, _ = made
     os.truncate(directory / FILE_NAME, 0)
     with pytest.raises(LogCorrupt, match="holds nothing, but offset 400 was acknowledged"):
-        open_space(directory, [Ledger()])
+        open_shard(directory, [Ledger()])
     (directory / TIP_NAME).unlink()  # as the error says
-    open_space(directory, [Ledger()]).close()
+    open_shard(directory, [Ledger()]).close()

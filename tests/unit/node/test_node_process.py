@@ -27,13 +27,13 @@ from onefold.node.members.placement import place
 from onefold.node.process import Node, Phase
 from onefold.node.telemetry.logging import JsonLog
 from onefold.node.telemetry.tracing import NoTracing
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from support.times import scaled
 
 SHARDS = 6
 
 
-class Replica(LogSpace):
+class Replica(MemoryShard):
     """A replica in memory."""
 
     @property
@@ -67,7 +67,7 @@ class MemoryGround:
     opening: Callable[[int], None] = lambda _: None
 
     @property
-    def shards(self) -> int:
+    def shard_count(self) -> int:
         return len(self.logs)
 
     def open_replica(self, shard: int) -> Replica:
@@ -78,7 +78,7 @@ class MemoryGround:
         except BaseException:
             self.stored.discard(shard)
             raise
-        folds = space_folds(shard, self.shards)
+        folds = space_folds(shard, self.shard_count)
         self.opened[shard] = Replica(self.logs[shard].hold(1 << 60), folds, SYSTEM, replica=True)
         return self.opened[shard]
 
@@ -135,7 +135,7 @@ class World:
     def __init__(self) -> None:
         self.logs = [MemoryLog() for _ in range(SHARDS)]
         self.nodes: dict[str, Running] = {}
-        self.space = LogSpace(self.logs[0].hold(1 << 60), space_folds(0, SHARDS), SYSTEM, replica=True)
+        self.space = MemoryShard(self.logs[0].hold(1 << 60), space_folds(0, SHARDS), SYSTEM, replica=True)
 
     def start(self, name: str, **more: Any) -> Running:
         self.nodes[name] = Running(self.logs, name, **more)

@@ -23,7 +23,7 @@ from onefold.node.snapshots.archive import read_archive, write_archive
 from onefold.node.snapshots.snapshots import Snapshots, fetch_first, in_log
 from onefold.node.snapshots.store import place_of
 from onefold.node.snapshots.trimming import Trimming
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.store.replica import next_digest
 from support.node_members import (
     EVERY,
@@ -183,7 +183,7 @@ def test_a_newcomer_finds_the_snapshot_of_shard_0_in_its_log(world: World) -> No
     assert found is not None and found.offset >= log.first - 1
     path = fetch_first(world.members["b"].vault, [found], world.members["b"].log)
     assert path is not None
-    resumed = LogSpace(log.hold(1 << 60), space_folds(0, 2), SYSTEM, snapshot=path)
+    resumed = MemoryShard(log.hold(1 << 60), space_folds(0, 2), SYSTEM, snapshot=path)
     world.members["a"].round()
     assert resumed.state_digest() == world.members["a"].replicas[0].state_digest()
 

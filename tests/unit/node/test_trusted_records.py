@@ -31,9 +31,9 @@ from onefold.node.snapshots import archive
 from onefold.node.snapshots.archive import read_archive, write_archive
 from onefold.node.snapshots.snapshots import in_log
 from onefold.node.telemetry.logging import JsonLog
-from onefold.shard.embedded import SqliteSpace
-from onefold.shard.memory import LogSpace
-from onefold.space.open_shard import open_space
+from onefold.shard.embedded import EmbeddedShard
+from onefold.shard.memory import MemoryShard
+from onefold.space.open_shard import open_shard
 from onefold.space.open_space import open_shards
 from support.node_members import EVERY, World, small, world_of_members  # noqa: F401
 
@@ -146,8 +146,8 @@ def test_a_restored_space_folds_its_log_to_the_same_state(tmp_path: Path) -> Non
     def all_folds(shard: int, shards: int) -> Sequence[Any]:
         return folds(shard, shards)
 
-    with closing(open_space(tmp_path / "space", folds(0, 1))) as space:
-        assert isinstance(space, SqliteSpace)
+    with closing(open_shard(tmp_path / "space", folds(0, 1))) as space:
+        assert isinstance(space, EmbeddedShard)
         space.submit([JOIN])
         space.raise_fold_version(2)
         with space.log.appending() as con:
@@ -176,7 +176,7 @@ def test_a_restored_space_folds_its_log_to_the_same_state(tmp_path: Path) -> Non
         restore(tmp_path / "backup", tmp_path / name, all_folds, to_ms=to_ms)
         (again,) = open_shards(tmp_path / name, all_folds, create=False)
         with closing(again):
-            assert isinstance(again, SqliteSpace)
+            assert isinstance(again, EmbeddedShard)
             assert again.state_digest() == expected, name
             assert [entry.trusted for entry in again.log.read(1)] == marks, name
 
@@ -232,8 +232,8 @@ def test_a_newcomer_believes_no_forged_snapshot(world: World) -> None:
 
 
 def test_a_raise_of_the_fold_version_takes_a_trusted_record(tmp_path: Path) -> None:
-    with closing(open_space(tmp_path / "space", folds(0, 1))) as space:
-        assert isinstance(space, SqliteSpace)
+    with closing(open_shard(tmp_path / "space", folds(0, 1))) as space:
+        assert isinstance(space, EmbeddedShard)
         with space.log.appending() as con:
             op = system.system_op(system.RaiseFoldVersion(99))
             space.log.append_in(con, record(op), 1, 1, trusted=False)
@@ -273,7 +273,7 @@ def folded(kind: str, ops: Sequence[Op], *, raised: bool = False) -> tuple[str, 
     first = system.RaiseFoldVersion(authority.IN_FORCE_VERSION) if raised else system.Tick()
     log.append(encode_record(Record("c0-" + "2" * 18, 1, 1000, (_S(first),))))
     log.append(encode_record(Record(f"{kind}0-" + "1" * 18, 1, 1000, tuple(ops))))
-    with closing(LogSpace(MarkedLog(log, {2}), folds(0, 1), SYSTEM)) as space:  # type: ignore[arg-type]
+    with closing(MemoryShard(MarkedLog(log, {2}), folds(0, 1), SYSTEM)) as space:  # type: ignore[arg-type]
         space.catch_up()
         with space.view() as view:
             return space.state_digest(), authority.refused_ops(view).kinds

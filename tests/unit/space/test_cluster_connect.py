@@ -10,7 +10,7 @@ import onefold as of
 from onefold import config
 from onefold.log.jetstream.spaces import SpaceInfo
 from onefold.space import open_cluster as cluster
-from onefold.space.open_shard import open_space
+from onefold.space.open_shard import open_shard
 
 INFO = SpaceInfo("shop", "i_1", 2, 3)
 
@@ -81,4 +81,4 @@ def test_a_cluster_that_cannot_be_reached_is_unavailable_and_no_secret_is_told(n
 
 def test_what_needs_a_folder_says_so():
     with pytest.raises(of.SpaceError, match="a space on a cluster"):
-        open_space("nats://h/s", [])
+        open_shard("nats://h/s", [])

@@ -48,7 +48,7 @@ class World:
         self.busy, self.lossy = busy, lossy
         self.written = 0
         self.logs = [[] for _ in range(SHARDS)]
-        self.spaces = [Delayed(self, shard) for shard in range(SHARDS)]
+        self.shards = [Delayed(self, shard) for shard in range(SHARDS)]
         self.lock = threading.Lock()
 
     def happens(self):
@@ -56,7 +56,7 @@ class World:
         while self.random.random() < self.busy:
             self.logs[self.written % SHARDS].append("record")
             self.written += 1
-        for space in self.spaces:
+        for space in self.shards:
             if self.random.random() < 0.5:
                 space.here = self.random.randint(space.here, len(self.logs[space.shard]))
 
@@ -135,11 +135,11 @@ def test_no_record_is_in_a_cut_without_those_before_it(seed):
         for _ in range(20):
             world.happens()
     acknowledged = world.written
-    with cuts.cut(world.spaces, pin, lambda pinned: pinned[1]) as pins:
+    with cuts.cut(world.shards, pin, lambda pinned: pinned[1]) as pins:
         counts = seen(world, pins)
     assert is_prefix(counts), counts
     assert sum(counts) >= acknowledged
-    for space in world.spaces:  # no number is given twice, and none is left out
+    for space in world.shards:  # no number is given twice, and none is left out
         numbers = {}
         for client, number in space.marks:
             assert number == numbers.get(client, 0) + 1
@@ -148,11 +148,11 @@ def test_no_record_is_in_a_cut_without_those_before_it(seed):
 
 def test_pins_that_have_only_not_moved_here_are_no_cut(monkeypatch):
     """The check can fail: without the marks after the pins some seed shows what never was."""
-    monkeypatch.setattr(cuts._Marks, "append", lambda marks: [space.here + 1 for space in marks._spaces])
+    monkeypatch.setattr(cuts._Marks, "append", lambda marks: [space.here + 1 for space in marks._shards])
     wrong = 0
     for seed in range(300):
         world = World(seed)
-        with cuts.cut(world.spaces, pin, lambda pinned: pinned[1]) as pins:
+        with cuts.cut(world.shards, pin, lambda pinned: pinned[1]) as pins:
             wrong += not is_prefix(seen(world, pins))
     assert wrong
 
@@ -160,7 +160,7 @@ def test_pins_that_have_only_not_moved_here_are_no_cut(monkeypatch):
 def test_where_writers_leave_no_moment_nothing_is_read():
     with (
         pytest.raises(Timeout, match="no moment in which nobody wrote") as caught,
-        cuts.cut(World(1, busy=0.95).spaces, pin, lambda pinned: pinned[1]),
+        cuts.cut(World(1, busy=0.95).shards, pin, lambda pinned: pinned[1]),
     ):
         pass
     assert caught.value.definite
@@ -169,7 +169,7 @@ def test_where_writers_leave_no_moment_nothing_is_read():
 def test_one_shard_is_always_a_cut_and_shows_what_was_acknowledged():
     world = World(1, busy=0.9)
     world.logs[0] = ["record"] * 100
-    with cuts.cut(world.spaces[:1], pin, lambda pinned: pinned[1]) as pins:
+    with cuts.cut(world.shards[:1], pin, lambda pinned: pinned[1]) as pins:
         assert pins[0][1] >= 100
 
 
@@ -187,6 +187,6 @@ def test_an_instant_that_will_not_do_is_left_before_the_next_try():
         assert len(pins) == SHARDS
         return (lambda: calls.append(list(held))) if len(calls) < 2 else None
 
-    with cuts.cut(world.spaces, counted, lambda pinned: pinned[1], retry=retry):
+    with cuts.cut(world.shards, counted, lambda pinned: pinned[1], retry=retry):
         assert sorted(held) == [0, 1, 2]
     assert calls == [[], []] and held == []

@@ -15,8 +15,8 @@ from onefold.ids import client_id
 from onefold.log.memory import Faults, MemoryLog
 from onefold.log.sqlite import checksums
 from onefold.shard import embedded as sqlite_space
-from onefold.shard.memory import LogSpace
-from onefold.space.open_shard import open_space
+from onefold.shard.memory import MemoryShard
+from onefold.space.open_shard import open_shard
 from onefold.store.replica import FoldFailed
 from onefold.testing.ledger import Ledger, entry, lines, receipt
 from support.ledger_spaces import (
@@ -62,7 +62,7 @@ def test_garbage_in_the_log_is_skipped_counted_and_listed(space):
 
 
 def test_a_fold_that_raises_fails_alone(tmp_path):
-    with closing(open_space(tmp_path / "space", [Raiser(), Ledger()])) as space:
+    with closing(open_shard(tmp_path / "space", [Raiser(), Ledger()])) as space:
         with pytest.raises(FoldFailed, match="raised ValueError: a bug"):
             space.submit([Op("raiser", b"raise")])
         assert space.applied == 0
@@ -88,14 +88,14 @@ def test_a_fold_that_raises_fails_alone(tmp_path):
 
 def test_a_replica_halts_on_a_hole_and_stays_halted():
     log = MemoryLog()
-    with closing(LogSpace(log, [Ledger()], SYSTEM)) as space:
+    with closing(MemoryShard(log, [Ledger()], SYSTEM)) as space:
         for token in (b"a", b"b", b"c"):
             space.submit([entry(token)])
         log.lose(2)
         with pytest.raises(LogCorrupt):
-            LogSpace(log, [Ledger()], SYSTEM)
+            MemoryShard(log, [Ledger()], SYSTEM)
         late = log.hold(1)
-        behind = LogSpace(late, [Ledger()], SYSTEM)
+        behind = MemoryShard(late, [Ledger()], SYSTEM)
         late.go_on()
         for _ in range(2):
             with pytest.raises(LogCorrupt):
@@ -107,19 +107,19 @@ def test_an_acknowledged_record_that_is_not_there_halts():
         def append(self, data, deadline=None):
             return super().append(encode_record(Record(client_id(0, SYSTEM), 1, 0, ())))
 
-    space = LogSpace(Liar(), [Ledger()], SYSTEM)
+    space = MemoryShard(Liar(), [Ledger()], SYSTEM)
     with pytest.raises(LogCorrupt, match="acknowledged at offset 1"):
         space.submit([entry(b"a")])
 
 
 def test_an_engine_that_acknowledges_before_it_syncs_is_found_out():
     log = MemoryLog(syncs=False)
-    space = LogSpace(log, [Ledger()], SYSTEM)
+    space = MemoryShard(log, [Ledger()], SYSTEM)
     space.submit([entry(b"a")])
     log.sync()
     space.submit([entry(b"b")])
     assert log.crash() == 1
-    other = LogSpace(log, [Ledger()], SYSTEM)
+    other = MemoryShard(log, [Ledger()], SYSTEM)
     other.submit([entry(b"c")])
     other.verify()
     with pytest.raises(LogCorrupt, match="not the log that was applied"):
@@ -129,7 +129,7 @@ def test_an_engine_that_acknowledges_before_it_syncs_is_found_out():
 def test_unknown_appends_are_tried_again_and_then_said_to_be_unknown():
     env = SeededEnv(3)
     log = MemoryLog(faults=Faults(vanished=1.0), env=env)
-    space = LogSpace(log, [Ledger()], env, pause=env.advance)
+    space = MemoryShard(log, [Ledger()], env, pause=env.advance)
     with pytest.raises(AppendUnknown) as caught:
         space.submit([entry(b"a")])
     assert not caught.value.definite
@@ -143,7 +143,7 @@ def test_unknown_appends_are_tried_again_and_then_said_to_be_unknown():
 
 
 def test_a_commit_of_unknown_outcome_is_tried_again_under_its_number(tmp_path, monkeypatch):
-    with closing(open_space(tmp_path / "space", [Ledger()])) as space:
+    with closing(open_shard(tmp_path / "space", [Ledger()])) as space:
         space.submit([entry(b"a")])
         calls = []
 
@@ -176,7 +176,7 @@ class LostAfterCommit:
 
 def test_a_flipped_bit_halts_a_replay(tmp_path):
     directory = tmp_path / "space"
-    with closing(open_space(directory, [Ledger()])) as space:
+    with closing(open_shard(directory, [Ledger()])) as space:
         for token in (b"a", b"b", b"c"):
             space.submit([entry(token)])
     con = edit(directory)
@@ -184,12 +184,12 @@ def test_a_flipped_bit_halts_a_replay(tmp_path):
     con.execute("UPDATE head SET applied = 1")
     con.close()
     with pytest.raises(LogCorrupt, match="offset 2"):
-        open_space(directory, [Ledger()])
+        open_shard(directory, [Ledger()])
 
 
 def test_a_log_that_lost_its_end_is_noticed(tmp_path):
     directory = tmp_path / "space"
-    with closing(open_space(directory, [Ledger()])) as space:
+    with closing(open_shard(directory, [Ledger()])) as space:
         for token in (b"a", b"b"):
             space.submit([entry(token)])
     con = edit(directory)
@@ -197,7 +197,7 @@ def test_a_log_that_lost_its_end_is_noticed(tmp_path):
     con.close()
     (directory / "tip").unlink()
     with pytest.raises(LogCorrupt, match="ends at 1 but 2 was applied"):
-        open_space(directory, [Ledger()])
+        open_shard(directory, [Ledger()])
 
 
 # -- what fails after the record was written
@@ -208,7 +208,7 @@ def test_housekeeping_that_fails_is_not_told_of_the_operations(tmp_path, monkeyp
     monkeypatch.setattr(sqlite_space, "_HOUSEKEEPING_EVERY_OFFSETS", 3)
     monkeypatch.setattr(config, "CLIENT_IDLE_OFFSETS", 1)
     monkeypatch.setattr(config, "CLIENTS_KEPT_MAX", 0)
-    append, failed = sqlite_space.SqliteSpace._append, []
+    append, failed = sqlite_space.EmbeddedShard._append, []
 
     def fails_once(self, con, head, client, known, ops):
         if ops[0].fold == system.SYSTEM_FOLD and not failed:
@@ -216,8 +216,8 @@ def test_housekeeping_that_fails_is_not_told_of_the_operations(tmp_path, monkeyp
             raise error
         return append(self, con, head, client, known, ops)
 
-    monkeypatch.setattr(sqlite_space.SqliteSpace, "_append", fails_once)
-    with closing(open_space(tmp_path / "space", [Ledger()])) as space:
+    monkeypatch.setattr(sqlite_space.EmbeddedShard, "_append", fails_once)
+    with closing(open_shard(tmp_path / "space", [Ledger()])) as space:
         for token in (b"a", b"b", b"c", b"d"):
             space.submit([entry(token)])
         assert failed
@@ -227,7 +227,7 @@ def test_housekeeping_that_fails_is_not_told_of_the_operations(tmp_path, monkeyp
 
 
 def test_an_interrupted_retry_does_not_answer_the_next_commit(tmp_path, monkeypatch):
-    with closing(open_space(tmp_path / "space", [Ledger()])) as space:
+    with closing(open_shard(tmp_path / "space", [Ledger()])) as space:
         space.submit([entry(b"a")])
         writing = space.log.file.writing
 
@@ -251,7 +251,7 @@ def test_an_interrupted_retry_does_not_answer_the_next_commit(tmp_path, monkeypa
 
 def test_an_interrupted_append_does_not_swallow_the_next(monkeypatch):
     log = MemoryLog()
-    with closing(LogSpace(log, [Ledger()], SYSTEM)) as space:
+    with closing(MemoryShard(log, [Ledger()], SYSTEM)) as space:
         space.submit([entry(b"a")])
         append = log.append
 
@@ -270,7 +270,7 @@ def test_an_interrupted_append_does_not_swallow_the_next(monkeypatch):
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_log_that_cannot_be_read_after_an_append_leaves_it_indefinite(monkeypatch, answered):
     log = MemoryLog()
-    with closing(LogSpace(log, [Ledger()], SYSTEM)) as space:
+    with closing(MemoryShard(log, [Ledger()], SYSTEM)) as space:
         space.submit([entry(b"a")])
         append = log.append
 
@@ -294,7 +294,7 @@ def test_a_log_that_cannot_be_read_after_an_append_leaves_it_indefinite(monkeypa
 
 def test_a_record_nested_beyond_any_stack_is_refused():
     log = MemoryLog()
-    with closing(LogSpace(log, [Ledger()], SYSTEM)) as space:
+    with closing(MemoryShard(log, [Ledger()], SYSTEM)) as space:
         space.submit([entry(b"a")])
         record = encode_record(Record(client_id(0, SYSTEM), 1, 0, ()))[5:]
         body = bytes((record[0] + 1,)) + record[1:] + b"\x91" * 100_000 + b"\x90"

@@ -14,7 +14,7 @@ import apsw
 import pytest
 
 from onefold.errors import InvalidArgument, SpaceError
-from onefold.space.open_shard import open_space
+from onefold.space.open_shard import open_shard
 from onefold.testing.ledger import Ledger, entry, receipt
 from support.ledger_spaces import SOON_S, ledger_of
 
@@ -22,33 +22,33 @@ from support.ledger_spaces import SOON_S, ledger_of
 @pytest.mark.parametrize("url", ["{dir}", "sqlite://{dir}", "sqlite:{dir}"])
 def test_urls_of_a_directory(url, tmp_path):
     directory = tmp_path / "space"
-    with closing(open_space(url.format(dir=directory), [Ledger()])) as space:
+    with closing(open_shard(url.format(dir=directory), [Ledger()])) as space:
         space.submit([entry(b"a")])
         assert space.directory == directory
-        with closing(open_space(space.url, [Ledger()])) as again:
+        with closing(open_shard(space.url, [Ledger()])) as again:
             assert again.incarnation == space.incarnation and set(ledger_of(again)) == {b"a"}
 
 
 @pytest.mark.parametrize("url", ["", "sqlite://host/dir", "nats://a/b", "memory://named", "sqlite://"])
 def test_urls_that_name_nothing(url):
     with pytest.raises((InvalidArgument, SpaceError)):
-        open_space(url, [])
+        open_shard(url, [])
 
 
 def test_folds_must_differ(tmp_path):
     with pytest.raises(InvalidArgument, match="names must differ"):
-        open_space(tmp_path / "space", [Ledger(), Ledger()])
+        open_shard(tmp_path / "space", [Ledger(), Ledger()])
 
 
 def test_read_only_sees_and_writes_nothing(tmp_path):
     directory = tmp_path / "space"
     with pytest.raises(SpaceError, match="no space"):
-        open_space(directory, [Ledger()], read_only=True)
+        open_shard(directory, [Ledger()], read_only=True)
     with pytest.raises(SpaceError, match="no space"):
-        open_space(directory, [Ledger()], create=False)
-    with closing(open_space(directory, [Ledger()])) as writer:
+        open_shard(directory, [Ledger()], create=False)
+    with closing(open_shard(directory, [Ledger()])) as writer:
         writer.submit([entry(b"a")])
-        with closing(open_space(directory, [Ledger()], read_only=True)) as reader:
+        with closing(open_shard(directory, [Ledger()], read_only=True)) as reader:
             assert set(ledger_of(reader)) == {b"a"}
             with pytest.raises(SpaceError, match="read-only"):
                 reader.submit([entry(b"b")])
@@ -64,14 +64,14 @@ import onefold.shard.embedded, onefold.machine.wake
 from onefold.log.sqlite import checksums
 checksums.available()
 from onefold.errors import SpaceError
-from onefold.space.open_shard import open_space
+from onefold.space.open_shard import open_shard
 from onefold.testing.ledger import Ledger, lines
 os.setgid(65534); os.setuid(65534)
 try:
-    open_space(sys.argv[1], [Ledger()])
+    open_shard(sys.argv[1], [Ledger()])
 except SpaceError as error:
     print(error)
-space = open_space(sys.argv[1], [Ledger()], read_only=True)
+space = open_shard(sys.argv[1], [Ledger()], read_only=True)
 at = space.applied
 print(at, flush=True)
 print(space.wait(at, float(sys.argv[2])))
@@ -93,7 +93,7 @@ def open_folder():
 @pytest.mark.parametrize("beside_a_writer", [True, False])
 def test_a_folder_that_cannot_be_written(beside_a_writer, open_folder):
     directory = open_folder / "space"
-    space = open_space(directory, [Ledger()])
+    space = open_shard(directory, [Ledger()])
     space.submit([entry(b"a")])
     if not beside_a_writer:
         space.close()
@@ -116,9 +116,9 @@ def test_a_folder_that_cannot_be_written(beside_a_writer, open_folder):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give up the right to look")
 def test_a_folder_that_cannot_be_entered(open_folder):
-    open_space(open_folder / "space", [Ledger()]).close()
+    open_shard(open_folder / "space", [Ledger()]).close()
     open_folder.chmod(0o700)
-    script = READER.split("space = open_space", maxsplit=1)[0]
+    script = READER.split("space = open_shard", maxsplit=1)[0]
     ended = subprocess.run(
         [sys.executable, "-c", script, open_folder / "space"], capture_output=True, text=True, check=False
     )
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_entered(open_folder):
 
 
 def test_a_forked_child_is_told_to_open_again(tmp_path):
-    with closing(open_space(tmp_path / "space", [Ledger()])) as space:
+    with closing(open_shard(tmp_path / "space", [Ledger()])) as space:
         space.submit([entry(b"a")])
         space.wait(1, 0.01)
         pid = os.fork()
@@ -143,7 +143,7 @@ def test_a_forked_child_is_told_to_open_again(tmp_path):
                     except SpaceError as error:
                         code = 0 if "forked" in str(error) else 2
                 space.close()
-                with closing(open_space(tmp_path / "space", [Ledger()])) as own:
+                with closing(open_shard(tmp_path / "space", [Ledger()])) as own:
                     own.submit([entry(b"c")])
                     code = code or (0 if own.member_alive(space.member) else 3)
             finally:
@@ -155,8 +155,8 @@ def test_a_forked_child_is_told_to_open_again(tmp_path):
 
 def test_two_spaces_see_each_other_at_once(tmp_path):
     with (
-        closing(open_space(tmp_path / "s", [Ledger()])) as one,
-        closing(open_space(tmp_path / "s", [Ledger()])) as two,
+        closing(open_shard(tmp_path / "s", [Ledger()])) as one,
+        closing(open_shard(tmp_path / "s", [Ledger()])) as two,
     ):
         assert one.member_alive(two.member) and two.member_alive(one.member)
         for number in range(20):
@@ -173,8 +173,8 @@ def test_a_writer_notices_what_others_wrote_in_between(tmp_path, seed):
     """Also when its connection was used for something else (a trim, a checkpoint) between their commit and its own next one."""
     rng, tokens = random.Random(seed), []
     with (
-        closing(open_space(tmp_path / "s", [Ledger()])) as one,
-        closing(open_space(tmp_path / "s", [Ledger()])) as two,
+        closing(open_shard(tmp_path / "s", [Ledger()])) as one,
+        closing(open_shard(tmp_path / "s", [Ledger()])) as two,
     ):
         for number in range(150):
             space = rng.choice((one, two))
@@ -202,7 +202,7 @@ def test_opening_costs_few_syncs(tmp_path):
     made, opened, commits = [], [], []
     for number in range(7):
         start = time.perf_counter()
-        space = open_space(tmp_path / str(number), [Ledger()])
+        space = open_shard(tmp_path / str(number), [Ledger()])
         made.append(time.perf_counter() - start)
         for token in (b"a", b"b", b"c"):
             start = time.perf_counter()
@@ -210,7 +210,7 @@ def test_opening_costs_few_syncs(tmp_path):
             commits.append(time.perf_counter() - start)
         space.close()
         start = time.perf_counter()
-        space = open_space(tmp_path / str(number), [Ledger()])
+        space = open_shard(tmp_path / str(number), [Ledger()])
         opened.append(time.perf_counter() - start)
         space.close()
     commit = statistics.median(commits)
@@ -221,4 +221,4 @@ def test_opening_costs_few_syncs(tmp_path):
 def test_a_place_without_room_for_wake_ups_is_told(tmp_path):
     (tmp_path / "wake").write_text("")
     with pytest.raises(SpaceError, match="wake"):
-        open_space(tmp_path, [Ledger()])
+        open_shard(tmp_path, [Ledger()])

@@ -12,8 +12,8 @@ from onefold.env import SYSTEM, SeededEnv
 from onefold.errors import InvalidArgument, LogCorrupt, SpaceError, TooLarge, TooOld
 from onefold.fold import system
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
-from onefold.space.open_shard import open_space
+from onefold.shard.memory import MemoryShard
+from onefold.space.open_shard import open_shard
 from onefold.store import exactly_once
 from onefold.store.replica import FoldFailed
 from onefold.testing import check_fold
@@ -128,8 +128,8 @@ def test_wait(space):
 def test_a_writer_killed_before_its_wake_up_is_noticed_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr("onefold.machine.wake.Bell.ring", lambda bell: None)
     with (
-        closing(open_space(tmp_path / "s", [Ledger()])) as one,
-        closing(open_space(tmp_path / "s", [Ledger()])) as two,
+        closing(open_shard(tmp_path / "s", [Ledger()])) as one,
+        closing(open_shard(tmp_path / "s", [Ledger()])) as two,
     ):
         seen = []
         thread = threading.Thread(target=lambda: seen.append(two.wait(0, SOON_S)))
@@ -158,7 +158,7 @@ def test_members(space):
 
 def test_a_request_id_is_applied_once_within_its_retention(monkeypatch):
     env = SeededEnv(1)
-    with closing(open_space("memory://", [Ledger()], env=env)) as space:
+    with closing(open_shard("memory://", [Ledger()], env=env)) as space:
         first = space.submit([entry(b"a", request_id="r")])
         assert space.submit([entry(b"a", request_id="r")]) == first
         assert space.outcome("r") == first[0]
@@ -211,13 +211,13 @@ class Newer(Ledger):
 
 def test_a_raised_fold_version_keeps_older_programs_out(tmp_path):
     directory = tmp_path / "space"
-    with closing(open_space(directory, [Newer()])) as new:
-        with closing(open_space(directory, [Ledger()])) as old, pytest.raises(SpaceError, match=old.member):
+    with closing(open_shard(directory, [Newer()])) as new:
+        with closing(open_shard(directory, [Ledger()])) as old, pytest.raises(SpaceError, match=old.member):
             new.raise_fold_version(2)
         new.raise_fold_version(2)
         new.submit([entry(b"a")])
         with pytest.raises(SpaceError, match=r"fold version 2.*pip install -U"):
-            open_space(directory, [Ledger()])
+            open_shard(directory, [Ledger()])
         with pytest.raises(SpaceError, match="knows fold version 2, not 3"):
             new.raise_fold_version(3)
 
@@ -261,19 +261,19 @@ def test_snapshots_are_whole_or_refused(space, tmp_path):
     for item in space.log.read(1):
         log.append(item.data)
         log._stored[-1].engine_ms = item.engine_ms
-    assert LogSpace(log, [Ledger()], SYSTEM, snapshot=path).state_digest() == space.state_digest()
+    assert MemoryShard(log, [Ledger()], SYSTEM, snapshot=path).state_digest() == space.state_digest()
     other = MemoryLog()
     for number in range(30):
         other.append(b"%d" % number)
     with pytest.raises(LogCorrupt, match="another log"):
-        LogSpace(other, [Ledger()], SYSTEM, snapshot=path)
+        MemoryShard(other, [Ledger()], SYSTEM, snapshot=path)
     at = whole.rindex(b"\x00\x00\x0a") if b"\x00\x00\x0a" in whole else len(whole) // 2
     for place in (at, len(whole) // 2, 20):
         path.write_bytes(whole[:place])
         with pytest.raises((LogCorrupt, SpaceError)):
-            LogSpace(log, [Ledger()], SYSTEM, snapshot=path)
+            MemoryShard(log, [Ledger()], SYSTEM, snapshot=path)
     with pytest.raises(SpaceError, match="no snapshot"):
-        LogSpace(log, [Ledger()], SYSTEM, snapshot=tmp_path / "none")
+        MemoryShard(log, [Ledger()], SYSTEM, snapshot=tmp_path / "none")
     with pytest.raises(SpaceError, match="cannot be written"):
         space.snapshot(tmp_path / "missing" / "snapshot")
 
@@ -287,7 +287,7 @@ def test_a_space_is_restored_from_a_snapshot(space, tmp_path):
     with pytest.raises(SpaceError, match="already"):
         restore_space(tmp_path / "snapshot", tmp_path / "new", [Ledger()])
     for _ in range(2):
-        with closing(open_space(tmp_path / "new", [Ledger()])) as new:
+        with closing(open_shard(tmp_path / "new", [Ledger()])) as new:
             assert new.incarnation != space.incarnation
             assert ledger_of(new) == before
             outcome = new.submit([entry(b"next")])[0]
@@ -297,12 +297,12 @@ def test_a_space_is_restored_from_a_snapshot(space, tmp_path):
             assert new.log.first == 21
     with pytest.raises(SpaceError, match="no snapshot"):
         restore_space(tmp_path / "none", tmp_path / "other", [Ledger()])
-    with closing(open_space(tmp_path / "other", [Ledger()])) as other:
+    with closing(open_shard(tmp_path / "other", [Ledger()])) as other:
         assert other.applied == 0
 
 
 def test_a_view_of_a_space_in_memory_that_was_closed_says_so():
-    space = open_space("memory://", [Ledger()])
+    space = open_shard("memory://", [Ledger()])
     space.submit([entry(b"a")])
     with space.view() as view:
         space.close()

@@ -54,7 +54,7 @@ def emptied_of_its_log(folder):
 
 def settle(db, folder):
     """Write until the folder alone is looked at before each commit, as in one that nothing has happened to for a while."""
-    file = db._spaces[0]._file
+    file = db._shards[0]._file
     while file._folder_seen is None:
         db.map("m")["a"] = 1
     found = folder.stat()

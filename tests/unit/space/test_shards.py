@@ -13,7 +13,7 @@ import pytest
 import onefold as of
 from onefold import config
 from onefold.errors import InvalidArgument, SpaceError
-from onefold.space.open_shard import open_space
+from onefold.space.open_shard import open_shard
 from onefold.space.open_space import open_shards, shard_count, shard_directory
 from onefold.testing.ledger import Ledger, entry, lines
 
@@ -59,7 +59,7 @@ def test_folds_are_told_their_shard_and_how_many_there_are(directory):
 
 
 def test_a_space_made_before_there_were_shards_has_one(directory):
-    open_space(directory, [Ledger()]).close()
+    open_shard(directory, [Ledger()]).close()
     assert shard_count(directory) == 1
     close(open_shards(directory, folds, shards=1))
     spaces = open_shards(directory, folds)
@@ -140,7 +140,7 @@ def test_a_maker_that_was_killed_leaves_what_the_next_opener_completes(directory
         if len(made) == step:
             raise Killed
         made.append(args)
-        return open_space(*args, **kwargs)
+        return open_shard(*args, **kwargs)
 
     def dying_folds(shard, count):
         if step == 5 and shard == 3:
@@ -148,7 +148,7 @@ def test_a_maker_that_was_killed_leaves_what_the_next_opener_completes(directory
         return [Ledger()]
 
     with monkeypatch.context() as patched:
-        patched.setattr(shards, "open_space", dying)
+        patched.setattr(shards, "open_shard", dying)
         if step in (3, 4):  # there are three to open: the kill comes before the note
             patched.setattr(shards, "_note_made", lambda file: (_ for _ in ()).throw(Killed), raising=True)
         with pytest.raises(Killed):
@@ -216,4 +216,4 @@ def test_a_connection_reads_the_number_from_the_space(directory):
     with contextlib.closing(of.connect(directory, shards=3)):
         pass
     with contextlib.closing(of.connect(directory)) as db:
-        assert db._state.shards == 3
+        assert db._state.shard_count == 3

@@ -13,8 +13,8 @@ from onefold.db import Database
 from onefold.env import SYSTEM, SeededEnv
 from onefold.log.memory import MemoryLog
 from onefold.shard import embedded as sqlite_space
-from onefold.shard.embedded import SqliteSpace
-from onefold.shard.memory import LogSpace
+from onefold.shard.embedded import EmbeddedShard
+from onefold.shard.memory import MemoryShard
 from onefold.state.core.client import StateClient
 from onefold.state.core.time_limits import limited
 from onefold.state.encoding.keys import encode_key, shard_of
@@ -56,7 +56,7 @@ def lost(_data):
 def scripted(script, replica=False):
     env = SeededEnv(1)
     log = Scripted(env, script)
-    return env, log, LogSpace(log, [Ledger()], env, pause=env.advance, replica=replica)
+    return env, log, MemoryShard(log, [Ledger()], env, pause=env.advance, replica=replica)
 
 
 def test_a_failure_that_passes_is_tried_again():
@@ -115,7 +115,7 @@ def test_a_commit_in_doubt_is_tried_until_its_time_is_up(tmp_path, monkeypatch):
         tries.append(env.boot_s())
         raise of.AppendUnknown("the disk failed")
 
-    with closing(SqliteSpace(tmp_path / "space", [Ledger()], env)) as space:
+    with closing(EmbeddedShard(tmp_path / "space", [Ledger()], env)) as space:
         monkeypatch.setattr(sqlite_space.time, "sleep", env.advance)
         monkeypatch.setattr(space.log, "appending", no_answer)
         with pytest.raises(of.AppendUnknown):
@@ -145,7 +145,7 @@ class Held:
                 then(data)
 
         self.log = Scripted(SYSTEM, [wait])
-        self.space = LogSpace(self.log, [Ledger()], SYSTEM)
+        self.space = MemoryShard(self.log, [Ledger()], SYSTEM)
         self.outcomes = {}
 
     def start(self, name, seconds):
@@ -278,7 +278,7 @@ def test_those_with_more_time_lead_next_and_together(seed):
 
 def database(env, script, *, shards=1, timeout=3.0):
     logs = [Scripted(env, script if not shard else ()) for shard in range(shards)]
-    spaces = [LogSpace(log, [StateFold(shards)], env, pause=env.advance, replica=True) for log in logs]
+    spaces = [MemoryShard(log, [StateFold(shards)], env, pause=env.advance, replica=True) for log in logs]
     return logs, spaces, timeout
 
 
@@ -341,7 +341,7 @@ def test_a_decision_at_the_last_moment_is_carried_out_or_ruled_out(answered):
         if not answered:
             lost(data)
 
-    client.spaces[0].barrier()  # what comes with the first record is over
+    client.shards[0].barrier()  # what comes with the first record is over
     logs[0].script = [None, late]  # the vote of the home shard, and the decision
     if answered:
         commit_over_shards(client, parts)
@@ -373,12 +373,12 @@ def memory_queue_of_a_dead_worker(monkeypatch):
     monkeypatch.setattr(config, "LEASES_ENDED_PER_RECORD_MAX", 100)
     env = SeededEnv(1)
     log = MemoryLog(env=env)
-    dead = Database([LogSpace(log, [StateFold(1)], env, pause=env.advance)], level=None)
+    dead = Database([MemoryShard(log, [StateFold(1)], env, pause=env.advance)], level=None)
     q = dead.queue("q")
     q.put_many(range(250))
     while q.take(timeout=0) is not None:
         pass
-    space = LogSpace(log, [StateFold(1)], env, pause=env.advance)
+    space = MemoryShard(log, [StateFold(1)], env, pause=env.advance)
     monkeypatch.setattr(space, "member_alive", lambda member: member == space.member)
     db = Database([space], level=None)
     yield db, db.queue("q"), lambda: log.last
@@ -436,7 +436,7 @@ def test_an_async_timed_wait_leaves_nobody_in_the_line_of_a_lock(tmp_path):
 
 def in_world(log, env, shards=1):
     """A shard in a world of one thread, whose waits only let time pass."""
-    space = LogSpace(log, [StateFold(shards)], env, pause=env.advance, replica=True)
+    space = MemoryShard(log, [StateFold(shards)], env, pause=env.advance, replica=True)
 
     def wait(after, timeout):
         if space.applied <= after:
@@ -467,7 +467,7 @@ def test_what_comes_at_the_end_of_a_wait_is_taken_with_the_time_of_a_write(shard
     logs = [Scripted(env) for _ in range(shards)]
     db = Database([in_world(log, env, shards) for log in logs], level=None, timeout=connection_s)
     q = db.queue("q")
-    space, end_s = db._state.spaces[q.shard], env.boot_s() + take_s
+    space, end_s = db._state.shards[q.shard], env.boot_s() + take_s
     wait, tries = space.wait, []
 
     def put_at_the_end(after, timeout):

@@ -101,7 +101,7 @@ def test_a_moment_is_of_fold_time_however_the_clocks_of_writers_went(url):
         for stamp in stamps:
             now = max(now, stamp)
             fold.append(now)
-        log = db._space.log
+        log = db._shard.log
         first = log.last - len(stamps) + 1  # one record before may only make the fold known
         for at in {*stamps, *(stamp + 1 for stamp in stamps), *(stamp - 1 for stamp in stamps)}:
             expected = max((n for n, folded in enumerate(fold) if folded <= at), default=None)
@@ -119,7 +119,7 @@ def test_before_the_first_record_there_was_nothing(url):
         db.map("m")["k"] = 1
         with db.at(before) as past:
             assert dict(past.map("m")) == {}
-            assert past._space.applied == 0
+            assert past._shard.applied == 0
         with db.at(moment(env)) as past:
             assert dict(past.map("m")) == {"k": 1}
 
@@ -161,7 +161,7 @@ def test_the_past_cannot_be_written(url):
     with of.connect(url) as db:
         db.map("m")["k"] = 1
         db.queue("q").put(1)
-        applied = db._space.applied
+        applied = db._shard.applied
         with db.at(db.session.token) as past:
             attempts = [
                 lambda: past.map("m").put("k", 2),
@@ -177,8 +177,8 @@ def test_the_past_cannot_be_written(url):
                     attempt()
             assert list(past.map("m").watch(timeout=0)) == []
             with pytest.raises(SpaceError, match="nothing to wait for"):
-                past._space.wait(past._space.applied, None)
-        assert db._space.applied == applied
+                past._shard.wait(past._shard.applied, None)
+        assert db._shard.applied == applied
         assert db.map("m")["k"] == 1  # closing the past leaves the present open
 
 
@@ -206,7 +206,7 @@ def test_a_trimmed_log_says_which_moment_is_the_oldest(tmp_path, monkeypatch):
             tokens.append(db.session.token)
             moments.append(moment(env))
         db.queue("q").put(1)
-        db._space.trim(30)
+        db._shard.trim(30)
         for asked in (tokens[5], moments[5]):
             with pytest.raises(TooOld, match=r"oldest record|can be read from") as raised:
                 db.at(asked)
@@ -226,7 +226,7 @@ def test_a_space_from_a_snapshot_has_no_past_before_it(tmp_path):
         early = moment(env)
         env.advance(1)
         db.map("m")["n"] = 5
-        db._space.snapshot(tmp_path / "snapshot")
+        db._shard.snapshot(tmp_path / "snapshot")
     restore_space(tmp_path / "snapshot", tmp_path / "new", space_folds(0, 1))
     with opened(tmp_path / "new", env) as db:
         with db.at(moment(env)) as past:
@@ -251,10 +251,10 @@ def test_tokens_that_do_not_fit_are_refused(tmp_path):
             db.map("m")[key] = key
         with pytest.raises(TokenError, match="another space"):
             db.at(foreign)
-        one = encode_token(Token(db._space.incarnation, {0: 1}))
+        one = encode_token(Token(db._shard.incarnation, {0: 1}))
         with pytest.raises(TokenError, match="Give a datetime"):
             db.at(one)
-        ahead = encode_token(Token(db._space.incarnation, {0: 10_000, 1: 1, 2: 1}))
+        ahead = encode_token(Token(db._shard.incarnation, {0: 10_000, 1: 1, 2: 1}))
         with pytest.raises(TokenAhead, match="10000"):
             db.at(ahead)
         with db.at(empty) as past:
@@ -279,11 +279,11 @@ def test_over_several_shards_no_cut_shows_half_of_a_transaction(tmp_path, seed):
                 try:
                     return real(*args, **kwargs)
                 finally:
-                    cuts.append({shard: one.applied for shard, one in enumerate(db._spaces)})
+                    cuts.append({shard: one.applied for shard, one in enumerate(db._shards)})
 
             return submit
 
-        for space in db._spaces:
+        for space in db._shards:
             space.submit = noting(space)
         for _ in range(8):
             source, target = rng.sample(range(ACCOUNTS), 2)
@@ -293,11 +293,11 @@ def test_over_several_shards_no_cut_shows_half_of_a_transaction(tmp_path, seed):
                 bank[target] += 7
         prepared = 0
         for offsets in cuts:
-            token = encode_token(Token(db._space.incarnation, offsets))
+            token = encode_token(Token(db._shard.incarnation, offsets))
             with db.at(token) as past:
                 bank = dict(past.map("bank"))
                 assert len(bank) == ACCOUNTS and sum(bank.values()) == ACCOUNTS * EACH, offsets
-                prepared += any(space.replay().applied > space.applied for space in past._spaces)
+                prepared += any(space.replay().applied > space.applied for space in past._shards)
         assert prepared, "no cut fell between a decision and what follows it: the test has tested nothing"
 
 
@@ -305,7 +305,7 @@ def test_views_of_the_past_end_with_the_past(url):
     with of.connect(url) as db:
         db.map("m")["k"] = 1
         past = db.at(db.session.token)
-        space = past._space
+        space = past._shard
         assert len(past.queue("q")) == 0  # folded again
         past.close()
         with pytest.raises(SpaceError, match="closed"):
@@ -313,7 +313,7 @@ def test_views_of_the_past_end_with_the_past(url):
         with (
             pytest.raises(InvalidArgument),
             closing(db.at(db.session.token)) as again,
-            again._space.view(10**6),
+            again._shard.view(10**6),
         ):
             pass
         assert space is not None

@@ -128,7 +128,7 @@ def test_wrong_takes_are_told(db):
 
 
 def test_a_request_id_of_another_operation_is_told(db):
-    if len(db._spaces) > 1:
+    if len(db._shards) > 1:
         pytest.skip(
             "a request id is known in the shard of its operation; in another one it is another request"
         )
@@ -264,8 +264,8 @@ def test_wrong_tokens_are_told(db):
     good = db.session.token
     damaged = good[:-2] + ("AA" if good[-2:] != "AA" else "BB")
     foreign = token_of("i_foreign", {0: 1})
-    other_shards = token_of(db._space.incarnation, {7: 1})
-    negative = token_of(db._space.incarnation, {0: -1})
+    other_shards = token_of(db._shard.incarnation, {7: 1})
+    negative = token_of(db._shard.incarnation, {0: -1})
     wrong = [
         "",
         "x",
@@ -284,7 +284,7 @@ def test_wrong_tokens_are_told(db):
     refuses_each(InvalidArgument, db.at, [5, None, b"x", 1.5, object(), datetime.date(2024, 1, 1)], db)
     refuses_each(TokenError, db.session.merge, [*wrong, 5, b"x", None], db)
     assert db.session.token == good, "a wrong token was taken over"
-    future = token_of(db._space.incarnation, dict.fromkeys(range(len(db._spaces)), 1 << 40))
+    future = token_of(db._shard.incarnation, dict.fromkeys(range(len(db._shards)), 1 << 40))
     refuses(TokenError, lambda: db.at(future), db)
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
     refuses(InvalidArgument, lambda: db.at(later), db)
@@ -293,7 +293,7 @@ def test_wrong_tokens_are_told(db):
 def test_a_token_from_the_future_waits_and_fails(tmp_path):
     with of.connect(tmp_path / "space", timeout=0.05) as db:
         db.map("m")["a"] = 1
-        future = token_of(db._space.incarnation, {0: 1 << 40})
+        future = token_of(db._shard.incarnation, {0: 1 << 40})
         refuses(TokenError, lambda: db.map("m").watch(start=future), db)
         with of.connect(tmp_path / "space", session=future, timeout=0.05) as ahead:
             message = refuses(Unavailable, lambda: ahead.map("m")["a"], db)
@@ -361,7 +361,7 @@ def test_wrong_arguments_of_transactions_are_told(db):
 
 
 def test_wrong_operations_inside_a_transaction_are_told(db):
-    before = [space.applied for space in db._spaces]
+    before = [space.applied for space in db._shards]
     with db.transaction() as tx:
         m, q, s = tx.map("m"), tx.queue("q"), tx.stream("s")
         refuses_each(InvalidKey, lambda key: m[key], WRONG_KEYS, db)
@@ -384,4 +384,4 @@ def test_wrong_operations_inside_a_transaction_are_told(db):
         for wrong in (db, db.map("m"), db.lock("l")):
             refuses(InvalidArgument, lambda wrong=wrong: tx.queue(wrong), db)
             refuses(InvalidArgument, lambda wrong=wrong: tx.stream(wrong), db)
-    assert [space.applied for space in db._spaces] == before, "what was refused was committed"
+    assert [space.applied for space in db._shards] == before, "what was refused was committed"

@@ -139,7 +139,7 @@ def test_an_asynchronous_handle_in_another_event_loop_is_told(tmp_path):
 
     async def second():
         db, m, q, s = opened["db"], opened["m"], opened["q"], opened["s"]
-        before = db.sync._space.applied
+        before = db.sync._shard.applied
         for name, use in {
             "get": lambda: m.get("there"), "put": lambda: m.put("a", 1), "increment": lambda: m.increment("n"),
             "queue": lambda: q.put(1), "take": lambda: q.get(timeout=0).__aenter__(), "append": lambda: s.append(1),
@@ -150,7 +150,7 @@ def test_an_asynchronous_handle_in_another_event_loop_is_told(tmp_path):
             with pytest.raises(InvalidArgument, match="event loop") as caught:
                 await use()
             assert caught.value.definite, name
-        assert db.sync._space.applied == before
+        assert db.sync._shard.applied == before
 
     asyncio.run(first())
     try:

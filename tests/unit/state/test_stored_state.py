@@ -47,7 +47,7 @@ def test_every_release_since_0_2_is_kept():
 def test_it_reads_as_it_was_written(space, expected):
     with of.connect(space, create=False) as db:
         assert as_json(db) == {key: value for key, value in expected.items() if key not in EXACT}
-        assert [one.state_digest() for one in db._spaces] == expected["digests"]
+        assert [one.state_digest() for one in db._shards] == expected["digests"]
         with db.at(expected["token"]) as past:
             assert dict(past.map("accounts")) == dict.fromkeys(("ann", "bob", "eve", "dan"), 100)
 
@@ -61,7 +61,7 @@ def test_it_reads_alike_without_being_written_to(space, expected):
 
 def test_its_log_folds_to_the_same_state_again(space):
     with of.connect(space, create=False) as db:
-        checks = {check.name: check for check in check_space(db._spaces, space_folds)}
+        checks = {check.name: check for check in check_space(db._shards, space_folds)}
         assert checks["state"].status == "ok" and "folded again" in checks["state"].found, checks["state"]
 
 

@@ -59,11 +59,11 @@ def read(db):
 
 def test_a_space_of_the_last_release_opens_and_reads_the_same(old):
     with of.connect(old, create=False) as db:
-        assert db._space.state_digest() == STATE_DIGEST
-        assert db._space.applied == 11
+        assert db._shard.state_digest() == STATE_DIGEST
+        assert db._shard.applied == 11
         read(db)
         assert [run.state for run in db.runs()] == ["done", "done"]
-        db._space.verify()
+        db._shard.verify()
 
 
 def test_it_opens_read_only_too(old):
@@ -85,15 +85,15 @@ def test_new_state_works_in_it(old, tmp_path):
     with of.connect(old) as db:
         assert dict(db.map("m")) == {"k": 1, "l": 2}
         read(db)
-        db._space.verify()
+        db._shard.verify()
         with db.at(before) as past:
             assert dict(past.map("m")) == {}
             read(past)
-        checks = {check.name: check for check in check_space(db._spaces, space_folds)}
+        checks = {check.name: check for check in check_space(db._shards, space_folds)}
         assert {check.status for check in checks.values()} <= {"ok", "warn"}, checks
         assert checks["state"].status == "ok"  # the old records, folded again by this program
         assert "no checksums" in checks["file"].found
-        backup(db._spaces, tmp_path / "b", blob_tables=("jobs/blob",))
+        backup(db._shards, tmp_path / "b", blob_tables=("jobs/blob",))
     restore(tmp_path / "b", tmp_path / "new", space_folds, blob_tables=("jobs/blob",))
     with of.connect(tmp_path / "new") as db:
         assert dict(db.map("m")) == {"k": 1, "l": 2}

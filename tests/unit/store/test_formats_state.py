@@ -20,7 +20,7 @@ from onefold.doctor.embedded import check_space
 from onefold.folds import folds as space_folds
 from onefold.log.sqlite import checksums
 from onefold.log.sqlite.file import FORMAT
-from onefold.space.open_shard import open_space
+from onefold.space.open_shard import open_shard
 
 ASSET = Path(__file__).parents[2] / "assets" / "space-0.1-state" / "space.tar.gz"
 DIGESTS = ["1499ea38936eedcbcb2aebaeb0b21277", "a5073d084b81387dd778d38bddb77707"]
@@ -75,17 +75,17 @@ def check(db):
 
 def test_it_opens_and_reads_the_same(old):
     with of.connect(old, create=False) as db:
-        assert [space.state_digest() for space in db._spaces] == DIGESTS
+        assert [space.state_digest() for space in db._shards] == DIGESTS
         check(db)
         assert [db.outcome(f"move-{number}") for number in range(6)] == ["committed"] * 5 + [None]
-        for space in db._spaces:
+        for space in db._shards:
             space.verify()
 
 
 def test_it_opens_read_only_and_stays_as_it_is(old, tmp_path):
     before = {path: path.read_bytes() for path in old.rglob("space.db")}
     with of.connect(old, read_only=True) as db:
-        assert [space.state_digest() for space in db._spaces] == DIGESTS
+        assert [space.state_digest() for space in db._shards] == DIGESTS
         check(db)
         assert db.outcome("move-0") == "committed"
         with db.at(TOKEN) as past:
@@ -94,13 +94,13 @@ def test_it_opens_read_only_and_stays_as_it_is(old, tmp_path):
         assert len(changes) == 5 * 4 + 3
         made = [
             space.snapshot(tmp_path / f"{number}.snapshot").state_digest
-            for number, space in enumerate(db._spaces)
+            for number, space in enumerate(db._shards)
         ]
     assert made == DIGESTS
     assert {path: path.read_bytes() for path in old.rglob("space.db")} == before
     folds = space_folds(0, 2)
     assert restore_space(tmp_path / "0.snapshot", tmp_path / "new", folds).state_digest == DIGESTS[0]
-    with closing(open_space(tmp_path / "new", folds)) as space:
+    with closing(open_shard(tmp_path / "new", folds)) as space:
         assert space.applied > 0
 
 
@@ -119,10 +119,10 @@ def test_writing_brings_it_into_the_present_format(old):
     with of.connect(old, create=False) as db:
         check(db)
         db.map("m")["k"] = 1
-        digests = [space.state_digest() for space in db._spaces]
+        digests = [space.state_digest() for space in db._shards]
     assert formats() == [(FORMAT, False, True)] * 2
     with of.connect(old, create=False) as db:
-        assert [space.state_digest() for space in db._spaces] == digests
+        assert [space.state_digest() for space in db._shards] == digests
         check(db)
         with db.at(TOKEN) as past:
             assert dict(past.map("accounts")) == BEFORE
@@ -130,7 +130,7 @@ def test_writing_brings_it_into_the_present_format(old):
 
 def test_its_log_folds_to_the_same_state_again(old):
     with of.connect(old, create=False) as db:
-        checks = {check.name: check for check in check_space(db._spaces, space_folds)}
+        checks = {check.name: check for check in check_space(db._shards, space_folds)}
         assert checks["state"].status == "ok" and "folded again" in checks["state"].found, checks["state"]
         assert {check.status for check in checks.values()} <= {"ok", "warn"}, checks
 
@@ -167,7 +167,7 @@ def test_it_is_written_to_as_before(old):
 
 def test_it_is_backed_up_and_restored(old, tmp_path):
     with of.connect(old) as db:
-        backup(db._spaces, tmp_path / "b", blob_tables=("jobs/blob",))
+        backup(db._shards, tmp_path / "b", blob_tables=("jobs/blob",))
     restore(tmp_path / "b", tmp_path / "new", space_folds, blob_tables=("jobs/blob",))
     with of.connect(tmp_path / "new", create=False) as db:
         check(db)

@@ -14,7 +14,7 @@ from onefold.db import Database
 from onefold.env import SYSTEM
 from onefold.folds import folds as space_folds
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.shard.replica.copy import OpenCopy
 from onefold.store.snapshot import state_digest, write_snapshot
 from onefold.testing.ledger import Ledger, entry, line, lines, receipt
@@ -46,7 +46,7 @@ def test_a_replica_goes_on_where_it_was(opened, tmp_path):
     assert min(applied_from) == 31, "only what came since is applied"
     with again.view(at=30) as view:
         assert len(lines(view)) == 30
-    assert digest != again.state_digest() == LogSpace(log.hold(10**9), [Ledger()], SYSTEM).state_digest()
+    assert digest != again.state_digest() == MemoryShard(log.hold(10**9), [Ledger()], SYSTEM).state_digest()
 
 
 def test_opening_compares_only_what_follows_the_last_kept_digest(opened, monkeypatch):
@@ -85,9 +85,9 @@ def test_large_batches_are_few_transactions_and_stop_at_boundaries(opened, monke
     until(lambda: not space._boundaries.calling)
     assert [offset for offset, _, _ in met] == [20, 40]
     for offset, digest, made in met:
-        oracle = LogSpace(log.hold(offset), [Ledger()], SYSTEM)
+        oracle = MemoryShard(log.hold(offset), [Ledger()], SYSTEM)
         assert digest == made.state_digest == oracle.state_digest() and made.offset == offset
-        started = LogSpace(log.hold(10**9), [Ledger()], SYSTEM, snapshot=tmp_path / f"at-{offset}")
+        started = MemoryShard(log.hold(10**9), [Ledger()], SYSTEM, snapshot=tmp_path / f"at-{offset}")
         assert started.state_digest() == space.state_digest()
 
 
@@ -108,7 +108,7 @@ def test_of_the_boundaries_that_come_during_a_slow_call_the_roundest_waits_and_t
     assert sorted(missed) == [20, 30, 50, 60, 70]
     go_on.set()
     until(lambda: not space._boundaries.calling)
-    at = {offset: LogSpace(log.hold(offset), [Ledger()], SYSTEM).state_digest() for offset in (10, 40)}
+    at = {offset: MemoryShard(log.hold(offset), [Ledger()], SYSTEM).state_digest() for offset in (10, 40)}
     assert met == list(at.items())
     fill(log, 5, b"u")
     until(lambda: len(met) == 3)
@@ -158,7 +158,7 @@ def test_what_waits_for_a_boundary_is_let_go_when_the_replica_closes(opened, mon
 def test_a_replica_starts_from_a_snapshot_where_the_log_was_trimmed(opened, tmp_path):
     log = MemoryLog()
     fill(log, 10)
-    with closing(LogSpace(log.hold(10**9), [Ledger()], SYSTEM)) as space:
+    with closing(MemoryShard(log.hold(10**9), [Ledger()], SYSTEM)) as space:
         space.snapshot(tmp_path / "snapshot")
     fill(log, 3, b"u")
     log.trim(8)
@@ -168,7 +168,7 @@ def test_a_replica_starts_from_a_snapshot_where_the_log_was_trimmed(opened, tmp_
     assert space.reach(13, SOON_S) and len(ledger_of(space)) == 13
     # One that stands so far back that the log does not lead on from there starts again, too.
     space.close()
-    with closing(LogSpace(log.hold(10**9), [Ledger()], SYSTEM, snapshot=tmp_path / "snapshot")) as other:
+    with closing(MemoryShard(log.hold(10**9), [Ledger()], SYSTEM, snapshot=tmp_path / "snapshot")) as other:
         other.submit([entry(b"v")])
         other.snapshot(tmp_path / "later")
     log.trim(14 + 1)
@@ -179,7 +179,7 @@ def test_a_replica_starts_from_a_snapshot_where_the_log_was_trimmed(opened, tmp_
 def test_a_snapshot_of_another_log_is_refused(opened, tmp_path):
     log, other = MemoryLog(), MemoryLog()
     fill(other, 3)
-    LogSpace(other, [Ledger()], SYSTEM).snapshot(tmp_path / "snapshot")
+    MemoryShard(other, [Ledger()], SYSTEM).snapshot(tmp_path / "snapshot")
     fill(log, 3)
     with pytest.raises(of.LogCorrupt, match="another incarnation"):
         opened(log, snapshots=lambda: tmp_path / "snapshot")
@@ -327,7 +327,7 @@ def test_flipped_bits_are_never_served(seed, opened, tmp_path):
         except (of.LogCorrupt, of.AppendUnknown) as error:
             met.append(str(error))
             return False
-        assert digest == LogSpace(log.hold(10**9), [Ledger()], SYSTEM).state_digest()
+        assert digest == MemoryShard(log.hold(10**9), [Ledger()], SYSTEM).state_digest()
         return True
 
     until(whole)

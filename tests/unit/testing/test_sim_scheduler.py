@@ -302,7 +302,7 @@ def test_suspended_machines_stand_still_while_time_goes_on():
         seen = []
 
         def program(db):
-            env = db._space.env
+            env = db._shard.env
             for _ in range(100):
                 before_s = env.boot_s(), sim.now
                 sim.sleep(0.1)

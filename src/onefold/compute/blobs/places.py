@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from onefold.compute.blobs.shared import Backend
     from onefold.log.jetstream.client.link import Link
     from onefold.log.jetstream.spaces import SpaceInfo
-    from onefold.shard.api import Space
+    from onefold.shard.api import Shard
 
 
-def store_of(space: Space) -> BlobStore | None:
+def store_of(shard: Shard) -> BlobStore | None:
     """The blobs that the machines of the space's cluster share; None for a space of one machine, whose directory has them.
 
     Raises InvalidArgument when this program cannot reach the place that the space's record names.
     """
-    log = getattr(space, "log", None)
+    log = getattr(shard, "log", None)
     info: SpaceInfo | None = getattr(log, "space_info", None)
     link: Link | None = getattr(log, "link", None)
     if info is None or link is None:

@@ -122,7 +122,7 @@ class Attempts:
         if len(result.dead) > config.DEAD_LETTERS_KEPT_BEFORE_MAX:
             # Where programs of an earlier release have the space open, the first ones alone are kept, as they fold it.
             with suppress(OnefoldError):
-                reach_version(self._engine.space, ALL_LETTERS_VERSION)
+                reach_version(self._engine.shard, ALL_LETTERS_VERSION)
         return [ops.Done(*at, result)]
 
     def _execute(
@@ -185,14 +185,14 @@ class Attempts:
         return known[assignment.index]
 
     def _identity(self, assignment: ops.Assignment) -> bytes:
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             (task,) = state.read_tasks(
                 view, self._run, assignment.stage, assignment.index, assignment.index + 1
             )
         return task.identity
 
     def _results(self, stage: int) -> list[Result]:
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             finished = state.results(view, self._run, stage)
         return [finished[index].result for index in sorted(finished)]
 

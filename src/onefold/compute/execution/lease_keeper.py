@@ -67,7 +67,7 @@ class Keeper:
         if now >= self._next_renewal:
             self._next_renewal = now + config.LEASE_S / 3
             if self._held:
-                self._engine.submit(ops.Renew(self._engine.space.member))
+                self._engine.submit(ops.Renew(self._engine.shard.member))
 
     # -- everybody's claims -----------------------------------------------------------------------------------------
 
@@ -76,19 +76,19 @@ class Keeper:
 
         ``lost_after_s``: when to give up a claim of this process that none of its slots knows of (its answer was lost).
         """
-        space = self._engine.space
+        shard = self._engine.shard
         now = self._engine.env.boot_s()
         last, self._observed_at = self._observed_at, now
         if now - last > config.LEASE_S / 2:
             # This process was stopped, or the machine slept: it is no witness of who was silent meanwhile.
             self._silent_since.clear()
-        with space.view() as view:
+        with shard.view() as view:
             claims = state.claims(view, self._run)
             renewals = state.members(view)
         expired: list[ops.Operation] = []
         for claim in claims:
             key = (claim.stage, claim.index, claim.epoch)
-            if claim.member == space.member:
+            if claim.member == shard.member:
                 over = self._is_stray(key, now, lost_after_s)
             else:
                 count = renewals[claim.member].renewals if claim.member in renewals else 0
@@ -96,7 +96,7 @@ class Keeper:
                 if count != seen:
                     self._silent_since[claim.member] = (count, now)
                     since = now
-                over = space.member_alive(claim.member) is False or now - since > config.LEASE_S
+                over = shard.member_alive(claim.member) is False or now - since > config.LEASE_S
             if over:
                 expired.append(ops.Expire(self._run, *key))
         if expired:
@@ -122,7 +122,7 @@ class Keeper:
     def slow_claim(self, worker: str, *, first_only: bool = False) -> ClaimKey | None:
         """A claim of another worker that has lasted more than twice as long as its like take, for a backup."""
         now = time.monotonic()
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             claims = state.claims(view, self._run)
         live = {(claim.stage, claim.index, claim.epoch) for claim in claims}
         backed_up = {(claim.stage, claim.index) for claim in claims if claim.backup}

@@ -141,7 +141,7 @@ class NodeWorkers:
         seen = -1
         while not self._draining.is_set():
             try:
-                offset = self._engine.space.applied
+                offset = self._engine.shard.applied
                 if offset != seen or self._overdue():
                     self._look()
                     seen = offset
@@ -156,7 +156,7 @@ class NodeWorkers:
             self._kicked.wait(config.NODE_RUN_LOOK_S)
             if not self._overdue():
                 with contextlib.suppress(OnefoldError):
-                    self._engine.space.wait(seen, _IDLE_WAIT_S)
+                    self._engine.shard.wait(seen, _IDLE_WAIT_S)
 
     def _overdue(self) -> bool:
         """Whether there is something to do that no record tells: a runner that ended, a run to be looked at again."""
@@ -168,7 +168,7 @@ class NodeWorkers:
 
     def _look(self) -> None:
         """Drop what has ended, join what runs."""
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             running = state.running(view)
         self._drop(set(running))
         now = self._engine.env.boot_s()
@@ -203,7 +203,7 @@ class NodeWorkers:
         self._again_at[run] = self._engine.env.boot_s() + config.NODE_RETRY_S
 
     def _join(self, run: str) -> None:
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             row = state.read_run(view, run)
             said = {one.node for one in state.unfit(view, run)}
         if row is None or row.state != "running":

@@ -35,7 +35,7 @@ def publish_result(engine: Engine, run: str, output: PublishOutput, stored: Stor
     """
     started = time.monotonic()
     stage = stored.result_stage
-    with engine.space.view() as view:
+    with engine.shard.view() as view:
         row = state.read_run(view, run)
         finished = state.results(view, run, stage)
         names = {task.index: task.identity.hex() for task in state.read_tasks(view, run, stage)}
@@ -105,6 +105,6 @@ def check_partitions(engine: Engine, stage: int, result: Result, stored: StoredJ
 
 def is_published(engine: Engine, run: str, output: PublishOutput, stored: StoredJob) -> bool:
     """Whether the folder holds what the run's result stage gives."""
-    with engine.space.view() as view:
+    with engine.shard.view() as view:
         names = {task.identity.hex() for task in state.read_tasks(view, run, stored.result_stage)}
     return publish.is_published(output, names)

@@ -69,14 +69,14 @@ class ResultTypes:
                     self._compare(number, types)
 
     def _compare(self, stage: int, types: Mapping[str, Any]) -> None:
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             run = state.read_run(view, self._run)
         assert run is not None
         _compare(self._engine, self._stored.stages[stage], types, run.stages[stage].inputs)
 
     def _announce(self, stage: int, types: Mapping[str, Any]) -> None:
         wanted = announcements(stage, types)
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             known = state.announced(view, self._run)
         missing = [
             ops.Unfit(self._run, name, text, stage) for name, text in wanted.items() if name not in known
@@ -86,7 +86,7 @@ class ResultTypes:
 
     def _follow(self) -> dict[int, dict[str, Any]]:
         """Take in what is on the log; the types that were announced, by stage."""
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             changes = state.changes(view, self._run, self._seen)
             announced = state.announced(view, self._run)
         for change in changes:
@@ -120,7 +120,7 @@ def check_taken_over(engine: Engine, operation: ops.Submit, stored: StoredJob) -
     python = [stage for stage in stored.stages if has_python(stage)]
     if not python:
         return
-    with engine.space.view() as view:
+    with engine.shard.view() as view:
         taken = taken_over(view, operation)
         if any(len(taken[stage.index]) < len(operation.stages[stage.index].tasks) for stage in python):
             return

@@ -189,7 +189,7 @@ class Runner:
         return told
 
     def _load(self) -> tuple[RunRow, StoredJob]:
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             row = state.read_run(view, self.run)
         if row is None:
             raise InvalidArgument(f"there is no run {self.run!r}")
@@ -230,7 +230,7 @@ class Runner:
     ) -> None:
         """Work until the run has ended or is to be left. ``report``: what the log has not been told yet."""
         assert self._attempts is not None
-        worker = f"{self._engine.space.member}/{number}"
+        worker = f"{self._engine.shard.member}/{number}"
         slow: ClaimKey | None = None
         while self._goes_on:
             if not self._take_slot(report):
@@ -329,7 +329,7 @@ class Runner:
         assert self._attempts is not None
         while self._goes_on:
             avoided = self._attempts.avoided
-            with self._engine.space.view() as view:
+            with self._engine.shard.view() as view:
                 row = state.read_run(view, self.run)
                 claimed = {(claim.stage, claim.index) for claim in state.claims(view, self.run)}
                 left = sum(
@@ -345,13 +345,13 @@ class Runner:
             slow = self._keeper.slow_claim(worker)
             if slow is not None:
                 return True, slow
-            self._engine.space.wait(offset, _IDLE_WAIT_S)
+            self._engine.shard.wait(offset, _IDLE_WAIT_S)
         return False, None
 
     def _keep(self) -> None:
         """Keep leases until the run has ended or no slot works any more."""
         while not self._over.wait(_KEEP_EVERY_S):
-            with self._engine.space.view() as view:
+            with self._engine.shard.view() as view:
                 row = state.read_run(view, self.run)
             if row is None or row.state != "running":
                 # A slot may still hang in a task that a backup has finished, in a worker that is stopped, say.
@@ -365,7 +365,7 @@ class Runner:
 
     def _finish(self) -> None:
         """Once the run is done, delete blobs that nothing names any more."""
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             row = state.read_run(view, self.run)
         # Where machines share blobs a node does it, later: another one may be about to store what is garbage now.
         if self._engine.blobs.shared:

@@ -88,12 +88,12 @@ class Table:
 
     def contents(self) -> Contents:
         """The finished tasks at this moment."""
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             row = state.read_table(view, self.name)
             run = state.read_run(view, row.head) if row is not None else None
             if run is None:
                 raise InvalidArgument(
-                    f"there is no table {self.name!r} in {self._engine.space.url}; `onefold tables` lists what there is"
+                    f"there is no table {self.name!r} in {self._engine.shard.url}; `onefold tables` lists what there is"
                 )
             stage = run.result_stage
             finished = state.results(view, run.id, stage)
@@ -272,7 +272,7 @@ class Table:
             left = None if timeout is None else timeout - (time.monotonic() - last_change)
             if left is not None and left <= 0:
                 return
-            self._engine.space.wait(contents.offset, left)
+            self._engine.shard.wait(contents.offset, left)
 
     # -- by contents ------------------------------------------------------------------------------------------------
 
@@ -317,7 +317,7 @@ class Table:
 
     def _result(self, contents: Contents) -> StoredResult:
         """What is known of the result. Raises InvalidValue, naming the table, where this process cannot read it."""
-        with self._engine.space.view() as view:
+        with self._engine.shard.view() as view:
             run = state.read_run(view, contents.run)
         if run is None:
             raise Unavailable(f"run {contents.run} is gone")

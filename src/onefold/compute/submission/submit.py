@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from onefold.compute.plan.nodes import Source
     from onefold.compute.sources import Resolved
     from onefold.compute.sources.listing import FileInfo
-    from onefold.shard.api import Space
+    from onefold.shard.api import Shard
 
 _inputs_encoder = msgspec.msgpack.Encoder()
 _inputs_decoder = msgspec.msgpack.Decoder(list[TaskInput])
@@ -88,7 +88,7 @@ class _Previous:
 def prepare(
     job: Job,
     *,
-    space: Space,
+    shard: Shard,
     blobs: Blobs,
     run: str,
     seed: int,
@@ -104,11 +104,11 @@ def prepare(
 
     resolved = _Sources()
     compiled = compiler.compile_job(job, schema_of=resolved.schema_of, bytes_of=resolved.bytes_of)
-    output_overlap.check(compiled, [file.path for file in resolved.listed()], space.directory)
+    output_overlap.check(compiled, [file.path for file in resolved.listed()], shard.directory)
     digest = identity.plan_digest(job)
     version = job.sink.version
     name = version if version is not None else digest.hex
-    previous = _previous(space, blobs, job, version, digest.hex)
+    previous = _previous(shard, blobs, job, version, digest.hex)
 
     result_stage = result_stage_of(compiled.stages)
 
@@ -172,7 +172,7 @@ def prepare(
         on_error=on_error,
         max_attempts=max_attempts,
         stages=tuple(specs),
-        member=space.member,
+        member=shard.member,
         expect=previous.run,
         explain=blobs.put(explanation.encode(fingerprint)),
     )
@@ -189,8 +189,8 @@ def _check_named(digest: identity.Digest, version: str | None) -> None:
         )
 
 
-def _previous(space: Space, blobs: Blobs, job: Job, version: str | None, digest: str) -> _Previous:
-    with space.view() as view:
+def _previous(shard: Shard, blobs: Blobs, job: Job, version: str | None, digest: str) -> _Previous:
+    with shard.view() as view:
         table = state.read_table(view, job.table)
         if table is None or table.head is None:
             return _Previous(None)

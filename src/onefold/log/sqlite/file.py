@@ -85,7 +85,7 @@ class SqliteFile(PooledFile):
             with self.reading() as con:
                 meta: dict[Any, Any] = dict(con.execute("SELECT key, value FROM meta").fetchall())  # type: ignore[arg-type]
             self.incarnation = str(meta.get("incarnation"))
-            self.shards = int(meta.get("shards", 1))  # absent in spaces of one
+            self.shard_count = int(meta.get("shards", 1))  # absent in spaces of one
             self.shards_made = bool(meta.get("shards_made"))
         except OnefoldError:
             self.close()

@@ -23,7 +23,7 @@ from onefold.fold.nodes.ops import (
     nodes_op,
 )
 from onefold.ids import new_id
-from onefold.shard.api import Space
+from onefold.shard.api import Shard
 
 _TRIES: Final = 2
 
@@ -47,16 +47,16 @@ class Identity:
 class Membership:
     """Speaks for one node in shard 0. Used by one thread at a time, except ``say``."""
 
-    def __init__(self, space: Space, identity: Identity) -> None:
+    def __init__(self, shard: Shard, identity: Identity) -> None:
         self.identity = identity
-        self.instance = new_id("n", space.env)
+        self.instance = new_id("n", shard.env)
         self.epoch = 0
         """In force as far as is known; 0: none is."""
-        self._space = space
+        self._shard = shard
 
     def join(self) -> int:
         """Begin, or begin again after having been expired; the new epoch. Raises SpaceError when this node may not join, and as
-        ``Space.submit``."""
+        ``Shard.submit``."""
         me = self.identity
         outcome = self.say(
             Join(
@@ -83,7 +83,7 @@ class Membership:
         busy: int,
     ) -> bool:
         """Say that this node lives; False when it was expired and has to join again. Raises NodeReplaced, and as
-        ``Space.submit``."""
+        ``Shard.submit``."""
         reasons = tuple((shard, why[: config.HALT_REASON_CHARS_MAX]) for shard, why in sorted(halted.items()))
         return self._still(
             self.say(
@@ -113,9 +113,9 @@ class Membership:
         return isinstance(self.say(Expire(name, epoch)), Accepted)
 
     def say(self, op: Operation) -> Accepted | Refused:
-        """Append an operation; its outcome. Thread-safe. Raises as ``Space.submit``."""
+        """Append an operation; its outcome. Thread-safe. Raises as ``Shard.submit``."""
         for _ in range(_TRIES):
-            (data,) = self._space.submit([nodes_op(op)])
+            (data,) = self._shard.submit([nodes_op(op)])
             outcome = decode_outcome(data)
             if isinstance(outcome, Accepted) or outcome.code != "untrusted":
                 break

@@ -24,7 +24,7 @@ def too_old(nodes: Iterable[Node], version: int) -> list[str]:
 def raise_fold_version(nodes: Iterable[Node], replicas: Mapping[int, Replica], version: int) -> None:
     """From here on the folds of these shards apply by ``version``; shard 0 last, since joining nodes are checked against it.
 
-    Raises SpaceError, naming them, when members are too old for it; and as ``Space.submit``.
+    Raises SpaceError, naming them, when members are too old for it; and as ``Shard.submit``.
     """
     old = too_old(nodes, version)
     if old:
@@ -51,7 +51,7 @@ class Authority:
         self._done: set[int] = set()
 
     def look(self, now: Round) -> None:
-        """Raise what is due. Raises as ``Space.submit`` and ``TrustedLog.takes_trusted``."""
+        """Raise what is due. Raises as ``Shard.submit`` and ``TrustedLog.takes_trusted``."""
         for shard, replica in now.hosted.items():
             if shard in self._done or now.placement.get(shard, ("",))[0] != self._name:
                 continue

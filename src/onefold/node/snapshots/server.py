@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from onefold.log.jetstream.spaces import SpaceInfo
     from onefold.node.snapshots.store import Vault
     from onefold.node.telemetry.logging import JsonLog
-    from onefold.shard.api import Space
+    from onefold.shard.api import Shard
 
 
 class _Kept(NamedTuple):
@@ -51,7 +51,7 @@ class SnapshotServer:
         info: SpaceInfo,
         instance: str,
         vault: Vault,
-        first: Callable[[], Space | None],
+        first: Callable[[], Shard | None],
         log: JsonLog,
         base: Callable[[int], Path | None] = lambda _: None,
     ) -> None:

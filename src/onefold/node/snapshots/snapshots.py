@@ -131,7 +131,7 @@ class Snapshots:
             return None if kept is None else kept.hashes.get(offset)
 
     def look(self, now: Round) -> None:
-        """Say what is not said yet, and store what this node is to store. Raises as ``Space.submit`` and ``Vault``."""
+        """Say what is not said yet, and store what this node is to store. Raises as ``Shard.submit`` and ``Vault``."""
         for shard, kept in list(self._shards.items()):
             made = kept.made
             if made is None or shard not in now.hosted:

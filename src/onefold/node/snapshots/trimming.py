@@ -54,7 +54,7 @@ class Trimming:
         """When what was swept was settled last."""
 
     def look(self, now: Round) -> None:
-        """Archive, trim and delete what is due. Raises as ``Space.submit``, ``Log`` and ``Vault``."""
+        """Archive, trim and delete what is due. Raises as ``Shard.submit``, ``Log`` and ``Vault``."""
         if self._vault is None:
             return
         for shard, replica in now.hosted.items():

@@ -88,7 +88,7 @@ class Desk:
     ) -> None:
         self._server = server
         self._crew = crew
-        self._env = server.space.env
+        self._env = server.shard.env
         self._busy = server.refusal(Unavailable("this node has too many questions to answer"))
         self._leaving = server.refusal(Unavailable("this node stops serving the shard"))
         self._parked_max = parked_max
@@ -148,7 +148,7 @@ class Desk:
         """What it had to wait for by a barrier has come."""
         server = self._server
         needed = server.offset_of(waiting.ask)
-        if not needed or server.space.reach(needed, 0):
+        if not needed or server.shard.reach(needed, 0):
             waiting.reply(server.run(waiting.ask))
         else:
             self._park(waiting, self._parked, self._something_parked)
@@ -174,7 +174,7 @@ class Desk:
     # -- those that wait for an offset
 
     def _watch(self) -> None:
-        space, applied = self._server.space, 0
+        shard, applied = self._server.shard, 0
         while True:
             with self._lock:
                 self._something_parked.wait_for(lambda: self._parked or self._closed)
@@ -183,7 +183,7 @@ class Desk:
                 first = min(waiting.deadline for waiting in self._parked)
             try:
                 # It returns at once for what was applied between the last look and the parking.
-                applied = space.wait(applied, min(_LOOK_S, max(0.0, first - self._env.boot_s())))
+                applied = shard.wait(applied, min(_LOOK_S, max(0.0, first - self._env.boot_s())))
             except OnefoldError as error:
                 self._refuse_parked(error)
                 continue
@@ -235,7 +235,7 @@ class Desk:
             now_s = self._env.boot_s()
             patience_s = min(config.READ_TIMEOUT_S, max(waiting.deadline for waiting in group) - now_s)
             try:
-                self._server.space.barrier(max(patience_s, 0.0))
+                self._server.shard.barrier(max(patience_s, 0.0))
             except (Unavailable, SpaceError) as error:
                 self._refuse_barred(group, error)
             except OnefoldError as error:

@@ -22,7 +22,7 @@ from onefold.errors import (
     Unavailable,
 )
 from onefold.log.api import Log
-from onefold.shard.api import Space, View
+from onefold.shard.api import Shard, View
 from onefold.shard.freshness import Freshness
 from onefold.shard.remote import protocol
 from onefold.shard.remote.protocol import Answer, Ask, Page, Refusal, Standing
@@ -38,7 +38,7 @@ _ROW_BYTES = 16
 """What a row costs in an answer besides its bytes, about."""
 
 
-class Served(Space, Protocol):
+class Served(Shard, Protocol):
     """A replica that answers others."""
 
     @property
@@ -66,14 +66,14 @@ class Server:
 
     def __init__(
         self,
-        space: Served,
+        shard: Served,
         *,
         reply_bytes: int = config.ASK_REPLY_BYTES_MAX,
         tables: Sequence[str] = TABLES,
     ) -> None:
         """``space``: with the history of all tables, since views of several questions are read at one offset. ``reply_bytes``:
         how long the body of an answer may be."""
-        self.space = space
+        self.shard = shard
         self._reply_bytes = reply_bytes
         self._tables = tuple(tables)
         self._reads: dict[type, Callable[[View, Any], object]] = {
@@ -106,9 +106,9 @@ class Server:
             raise InvalidArgument(
                 f"the question is of protocol {ask.protocol}, and this node knows {protocol.PROTOCOL}. Upgrade the node"
             )
-        if ask.incarnation != self.space.incarnation:
+        if ask.incarnation != self.shard.incarnation:
             raise SpaceError(
-                f"the space was made anew or restored: this node has {self.space.incarnation}, and {ask.incarnation} was asked "
+                f"the space was made anew or restored: this node has {self.shard.incarnation}, and {ask.incarnation} was asked "
                 "for. Open it again"
             )
         table = getattr(ask.what, "table", None)
@@ -118,12 +118,12 @@ class Server:
 
     def unmet(self, ask: Ask) -> bool:
         """Whether a barrier has to come before the answer."""
-        space = self.space
-        if space.strong_reads:
+        shard = self.shard
+        if shard.strong_reads:
             return False
         if ask.barrier:
             return True
-        return ask.fresh_s is not None and not space.freshness.within(ask.fresh_s, space.env.boot_s())
+        return ask.fresh_s is not None and not shard.freshness.within(ask.fresh_s, shard.env.boot_s())
 
     def offset_of(self, ask: Ask) -> int:
         """The offset that must be applied here before it can be answered."""
@@ -147,14 +147,14 @@ class Server:
             raise InvalidArgument(f"the answer has {whole} bytes, and {ask.skip} were to be left out")
         digest = protocol.digest_of(body) if whole > self._reply_bytes else b""
         piece = body[ask.skip : ask.skip + self._reply_bytes]
-        version = self.space.fold_version
-        return protocol.encode(Answer(self.space.incarnation, offset, version, piece, whole, digest))
+        version = self.shard.fold_version
+        return protocol.encode(Answer(self.shard.incarnation, offset, version, piece, whole, digest))
 
     def offset_answer(self, applied: int) -> bytes:
         """The answer that says nothing but an offset that is applied here."""
         body = protocol.encode_body(None)
         return protocol.encode(
-            Answer(self.space.incarnation, applied, self.space.fold_version, body, len(body))
+            Answer(self.shard.incarnation, applied, self.shard.fold_version, body, len(body))
         )
 
     def refusal(self, error: Exception) -> bytes:
@@ -164,28 +164,28 @@ class Server:
         if not isinstance(error, OnefoldError) or isinstance(error, LogCorrupt) or not self._is_usable():
             # It is this replica that has failed; what was asked is not to blame.
             kind, message, elsewhere = "Unavailable", f"a node cannot serve: {kind}: {error}", True
-        return protocol.encode(Refusal(self.space.incarnation, self._applied(), kind, message, elsewhere))
+        return protocol.encode(Refusal(self.shard.incarnation, self._applied(), kind, message, elsewhere))
 
     def behind(self, ask: Ask, applied: int) -> Behind:
         """The error when ``offset_of`` did not come in time."""
         return Behind(
-            f"a replica of {self.space.url} is at offset {applied}, and {self.offset_of(ask)} was asked for",
+            f"a replica of {self.shard.url} is at offset {applied}, and {self.offset_of(ask)} was asked for",
             applied,
         )
 
     def stale(self, ask: Ask, error: Unavailable) -> Unavailable:
         """The error when no barrier came in time."""
-        space = self.space
+        shard = self.shard
         if ask.barrier or ask.fresh_s is None:
             return error
-        age = space.freshness.age(space.env.boot_s())
+        age = shard.freshness.age(shard.env.boot_s())
         known = (
             f"is known to be complete only as of {age:.3g} s ago"
             if age < float("inf")
             else "may be of any age"
         )
         return TooStale(
-            f"what a replica has of {space.url} {known}, and {ask.fresh_s:g} s are allowed: {error}",
+            f"what a replica has of {shard.url} {known}, and {ask.fresh_s:g} s are allowed: {error}",
             definite=True,
         )
 
@@ -193,40 +193,40 @@ class Server:
 
     def _is_usable(self) -> bool:
         try:
-            _ = self.space.applied
+            _ = self.shard.applied
         except OnefoldError:
             return False
         return True
 
     def _applied(self) -> int:
         try:
-            return self.space.applied
+            return self.shard.applied
         except OnefoldError:
             return 0
 
     def _wait_for(self, ask: Ask) -> None:
-        space = self.space
+        shard = self.shard
         wait_s = min(ask.wait_s, config.ASK_WAIT_S_MAX)
-        deadline = space.env.boot_s() + wait_s
+        deadline = shard.env.boot_s() + wait_s
         if self.unmet(ask):
             try:
-                space.barrier(wait_s)
+                shard.barrier(wait_s)
             except Unavailable as error:
                 raise self.stale(ask, error) from error
         needed = self.offset_of(ask)
-        reached = not needed or space.reach(needed, max(0.0, deadline - space.env.boot_s()))
+        reached = not needed or shard.reach(needed, max(0.0, deadline - shard.env.boot_s()))
         if not reached and not self.is_patient(ask):
-            raise self.behind(ask, space.applied)
+            raise self.behind(ask, shard.applied)
 
     def _result(self, ask: Ask) -> tuple[int, object]:
         """What is asked for, and the offset that it shows."""
-        space, what = self.space, ask.what
+        shard, what = self.shard, ask.what
         read = self._reads.get(type(what))
         if read is None:
             result: object = self._look_up(what)
-            return space.applied, result  # in this order: it shows no more than that
+            return shard.applied, result  # in this order: it shows no more than that
         if isinstance(what, protocol.Get) and ask.at is None and len(what.keys) == 1:
-            value, offset = space.peek(what.table, what.keys[0])
+            value, offset = shard.peek(what.table, what.keys[0])
             result = [value]
         else:
             with self._view(ask.at) as view:
@@ -238,18 +238,18 @@ class Server:
     def _look_up(self, what: protocol.What) -> object:
         match what:
             case protocol.Requested(request_id):
-                return self.space.outcome(request_id)
+                return self.shard.outcome(request_id)
             case protocol.Known(client, offset):
                 return self._standing(client, offset)
         return None
 
     def _standing(self, client: str, offset: int | None) -> Standing:
-        known = self.space.known(client)
+        known = self.shard.known(client)
         digest = None
         if offset is not None and (known is None or known.offset != offset):
             # The client's last applied record is another one: this one is a copy of it, or not there.
             try:
-                digest = protocol.digest_of(self.space.log.read(offset, 1)[0].data)
+                digest = protocol.digest_of(self.shard.log.read(offset, 1)[0].data)
             except TooOld:
                 pass
         if known is None:
@@ -258,11 +258,11 @@ class Server:
 
     @contextmanager
     def _view(self, at: int | None) -> Iterator[View]:
-        with self.space.view() as view:
+        with self.shard.view() as view:
             if at is None or view.offset == at:  # nothing happened since: cheaper than the past
                 yield view
                 return
-        with self.space.view(at) as view:
+        with self.shard.view(at) as view:
             yield view
 
     def _get(self, view: View, what: protocol.Get) -> list[bytes | None]:

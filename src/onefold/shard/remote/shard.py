@@ -32,7 +32,7 @@ from onefold.fold import system
 from onefold.fold.api import Fold
 from onefold.log.api import Log
 from onefold.shard.appender import Turn
-from onefold.shard.over_log import SpaceOverLog
+from onefold.shard.over_log import ReplicatedShard
 from onefold.shard.remote import protocol
 from onefold.shard.remote.notifications import News
 from onefold.shard.remote.protocol import Answer, Ask, Refusal, Standing, What
@@ -61,7 +61,7 @@ class Asking(Protocol):
         ...
 
 
-class RemoteSpace(SpaceOverLog):
+class RemoteShard(ReplicatedShard):
     """See ``onefold.shard.api.Space``. Thread-safe."""
 
     takes_needs = True
@@ -79,7 +79,7 @@ class RemoteSpace(SpaceOverLog):
         turns: Callable[[], Turn] | None = None,
     ) -> None:
         """``log``: is appended to, and read only for what is older than nodes keep. ``folds``: their names and versions are used;
-        nothing is applied here. Others: see ``SpaceOverLog``. Asks nobody yet."""
+        nothing is applied here. Others: see ``ReplicatedShard``. Asks nobody yet."""
         super().__init__(log, env, url=url, read_only=read_only, pause=pause, turns=turns)
         self._asking = asking
         self._folds = {fold.name for fold in folds}
@@ -112,11 +112,11 @@ class RemoteSpace(SpaceOverLog):
             self.ask(protocol.Applied(), Need(fresh_s=seconds, timeout=timeout))
 
     def view(self, at: int | None = None, need: Need | None = None) -> Any:
-        """See ``AskedSpace.view``."""
+        """See ``AskedShard.view``."""
         return self._viewing(at, need)
 
     def peek(self, table: str, key: bytes, need: Need | None = None) -> tuple[bytes | None, int]:
-        """See ``AskedSpace.peek``."""
+        """See ``AskedShard.peek``."""
         offset, values = self.ask(protocol.Get(table, (key,)), need)
         return values[0], offset
 
@@ -138,7 +138,7 @@ class RemoteSpace(SpaceOverLog):
         return True
 
     def wait(self, after: int, timeout: float | None) -> int:
-        """See ``Space.wait``. Many short waits cost no more than a long one; one of 0 seconds tells what is known and lets
+        """See ``Shard.wait``. Many short waits cost no more than a long one; one of 0 seconds tells what is known and lets
         the next ones know more."""
         self.check_usable()
         if self._floor <= after:
@@ -397,7 +397,7 @@ class RemoteSpace(SpaceOverLog):
         for name in names:
             if name not in self._folds:
                 raise InvalidArgument(
-                    f"no fold {name!r} was given to open_space; it has {sorted(self._folds)}"
+                    f"no fold {name!r} was given to open_shard; it has {sorted(self._folds)}"
                 )
         return system.system_op(system.Register(names)) if names else None
 

@@ -75,7 +75,7 @@ BaseFetch = Callable[["Link", "SpaceInfo", int, Path], bool]
 def finder(
     link: Link, info: SpaceInfo, shard: int, log: Log, directory: Path, base: BaseFetch | None = None
 ) -> Callable[[], Path | None]:
-    """What a ``ReplicaSpace`` asks for a file to begin from, where the log is trimmed or long: one from a node, or what the log
+    """What a ``LocalReplica`` asks for a file to begin from, where the log is trimmed or long: one from a node, or what the log
     goes on from (``base`` fetches it); else None. The file is ``fetched(directory)``."""
 
     def from_node(path: Path) -> Path | None:

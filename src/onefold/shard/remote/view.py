@@ -25,7 +25,7 @@ class RemoteView:
         at: int | None,
         need: Need | None,
     ) -> None:
-        """``ask``: see ``RemoteSpace.ask``. ``at``: its offset; None: that of the first answer, which meets ``need``."""
+        """``ask``: see ``RemoteShard.ask``. ``at``: its offset; None: that of the first answer, which meets ``need``."""
         self._ask = ask
         self._at = at
         self._need = need

@@ -33,7 +33,7 @@ from onefold.log.api import Entry, Log
 from onefold.machine import forks, members, wake
 from onefold.machine.undisturbed import Waiters, undisturbed
 from onefold.machine.wake import Bell, Listener
-from onefold.shard.over_log import SpaceOverLog
+from onefold.shard.over_log import ReplicatedShard
 from onefold.shard.replica.boundaries import Boundaries, Boundary, Missed
 from onefold.shard.replica.copies import Copies
 from onefold.shard.replica.copy import Kind, OpenCopy
@@ -54,7 +54,7 @@ _RECENT_MAX = 256
 T = TypeVar("T")
 
 
-class ReplicaSpace(SpaceOverLog):
+class LocalReplica(ReplicatedShard):
     """See ``onefold.shard.api.Space``. Thread-safe. Closes its log with itself."""
 
     reads_here = True

@@ -25,10 +25,10 @@ from onefold.errors import (
 )
 from onefold.fold import system
 from onefold.machine import forks
-from onefold.shard.api import Space, View
+from onefold.shard.api import Shard, View
 from onefold.shard.fold_version import reach_version
 from onefold.shard.receipts import Receipt, gives_receipts
-from onefold.shard.requirements import AskedSpace, Behind, Need, takes_needs
+from onefold.shard.requirements import AskedShard, Behind, Need, takes_needs
 from onefold.state.core.consistency import STRONG, Level
 from onefold.state.core.time_limits import deadline_of, end_of, limited
 from onefold.state.core.tokens import Session
@@ -57,7 +57,7 @@ class StateClient:
 
     def __init__(
         self,
-        spaces: Sequence[Space],
+        shards: Sequence[Shard],
         *,
         level: Level = STRONG,
         timeout: float | None = None,
@@ -67,25 +67,25 @@ class StateClient:
         (default: ``config.READ_TIMEOUT_S`` for a read, ``config.APPEND_RETRY_S`` for a write). ``token``: the session to
         continue. Raises TokenError."""
         self._pid = forks.process
-        self.spaces = tuple(spaces)
-        self.shards = len(self.spaces)
-        self.env = self.spaces[0].env
+        self.shards = tuple(shards)
+        self.shard_count = len(self.shards)
+        self.env = self.shards[0].env
         self.level = level
         self.timeout = config.READ_TIMEOUT_S if timeout is None else timeout
         self.write_timeout = config.APPEND_RETRY_S if timeout is None else timeout
         self.limited = timeout is not None
         """Whether the connection was given a time limit."""
-        self.always_strong = all(space.strong_reads for space in self.spaces)
+        self.always_strong = all(shard.strong_reads for shard in self.shards)
         self.mending = tuple(
-            space if gives_receipts(space) and isinstance(self.env, SystemEnv) else None
-            for space in self.spaces
+            shard if gives_receipts(shard) and isinstance(self.env, SystemEnv) else None
+            for shard in self.shards
         )
         """Of each shard, the space where an interrupted submission leaves a receipt, if it is one."""
         self.shared: dict[str, Any] = {}
         """What this client's handles share, such as the cache of session reads."""
         self.session = Session(
-            self.spaces[0].incarnation,
-            self.shards,
+            self.shards[0].incarnation,
+            self.shard_count,
             token,
             present=self.present if self.always_strong else None,
         )
@@ -100,12 +100,12 @@ class StateClient:
         threads that were not forked along are never released there."""
         if self._pid != forks.process:
             raise SpaceError(
-                f"{self.spaces[0].url} was opened before this process was forked. Open it again in the child"
+                f"{self.shards[0].url} was opened before this process was forked. Open it again in the child"
             )
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         raise InvalidArgument(
-            f"a handle on {self.spaces[0].url} cannot be sent to another process or stored: it holds open files. Send the URL "
+            f"a handle on {self.shards[0].url} cannot be sent to another process or stored: it holds open files. Send the URL "
             "(and `db.session.token`), and connect there"
         )
 
@@ -117,12 +117,12 @@ class StateClient:
 
     def shard_of(self, key: bytes) -> int:
         """The shard of an encoded key: all keys with the same first element, of all maps, are in one."""
-        return shard_of(key, self.shards) if self.shards > 1 else 0
+        return shard_of(key, self.shard_count) if self.shard_count > 1 else 0
 
     def present(self, shards: Iterable[int] | None = None) -> Mapping[int, int]:
         """The applied offsets of these shards (default: all)."""
-        wanted = range(self.shards) if shards is None else shards
-        return {shard: self.spaces[shard].applied for shard in wanted}
+        wanted = range(self.shard_count) if shards is None else shards
+        return {shard: self.shards[shard].applied for shard in wanted}
 
     # -- time
 
@@ -144,7 +144,7 @@ class StateClient:
         """Submit one operation until it is not blocked; its outcome. What the outcome saw is noted in the session. ``receipt``:
         only where ``gives_receipts``.
 
-        Raises what ``Space.submit`` raises; Unavailable (definite) when a transaction over several shards blocks it until the
+        Raises what ``Shard.submit`` raises; Unavailable (definite) when a transaction over several shards blocks it until the
         deadline.
         """
         wrapped = state_op(op, request_id)
@@ -163,14 +163,14 @@ class StateClient:
                         "was written. Try again"
                     )
                 recovery.unblock(self, shard, outcome.transactions)
-                self.spaces[shard].pause(pause_s * (0.5 + self.env.token(1)[0] / 256))
+                self.shards[shard].pause(pause_s * (0.5 + self.env.token(1)[0] / 256))
                 pause_s = min(2 * pause_s, 0.1)
                 outcome = self.submit_once(shard, wrapped, deadline, receipt)
         return outcome
 
     def submit_together(self, shard: int, ops: Sequence[Op]) -> list[Outcome]:
         """Submit operations that no transaction can block, in one record; their outcomes."""
-        return [decode_outcome(data) for data in self.spaces[shard].submit(ops, self.deadline())]
+        return [decode_outcome(data) for data in self.shards[shard].submit(ops, self.deadline())]
 
     def submit_once(
         self, shard: int, op: Op, deadline: float | None = None, receipt: Receipt | None = None
@@ -182,7 +182,7 @@ class StateClient:
         if mending is not None:
             outcome = decode_outcome(mending.submit([op], deadline, receipt)[0])
         else:
-            outcome = decode_outcome(self.spaces[shard].submit([op], deadline)[0])
+            outcome = decode_outcome(self.shards[shard].submit([op], deadline)[0])
         if isinstance(outcome, Committed):
             self.session.observe(shard, outcome.offset)
         return outcome
@@ -205,18 +205,18 @@ class StateClient:
 
     def tick(self, shard: int) -> None:
         """Append a record that does nothing but carry this client's time."""
-        self.spaces[shard].submit([system.system_op(system.Tick())], self.deadline())
+        self.shards[shard].submit([system.system_op(system.Tick())], self.deadline())
 
-    def settle_due(self, shard: int) -> None:
+    def settle_due(self, shard_id: int) -> None:
         """Let end what is due by this client's clock, so that expiry works when nothing else happens."""
-        space = self.spaces[shard]
+        shard = self.shards[shard_id]
         before: tuple[bytes, bytes] | None = None
         in_vain = 0
         for _ in range(1000):
             wall_ms = self.env.wall_ms()
-            with space.view() as view:
+            with shard.view() as view:
                 due = next(view.scan(rows.DUE, stop=rows.due_before(wall_ms), limit=1), None)
-                if due is not None and self.shards > 1 and self._all_locked(view, wall_ms):
+                if due is not None and self.shard_count > 1 and self._all_locked(view, wall_ms):
                     return
             if due is None:
                 return
@@ -224,9 +224,9 @@ class StateClient:
                 in_vain += 1
                 if in_vain > _TICKS_IN_VAIN_MAX:
                     return  # this clock is ahead of the log's, which decides: ever more ticks would change nothing
-                space.pause(0.001)  # a record stamped as the one before it ends nothing
+                shard.pause(0.001)  # a record stamped as the one before it ends nothing
             before = due
-            self.tick(shard)
+            self.tick(shard_id)
 
     def _all_locked(self, view: View, wall_ms: int) -> bool:
         """Whether what is due is under locks of prepared transactions: then no tick ends it, but the end of those."""
@@ -241,47 +241,47 @@ class StateClient:
     def reach_version(self, shard: int, version: int) -> bool:
         """Whether folds apply by this version in the shard; raises it where it is this program's to raise (embedded, and every
         program that has the space open knows it)."""
-        return reach_version(self.spaces[shard], version)
+        return reach_version(self.shards[shard], version)
 
     # -- reading
 
-    def ready(self, shard: int, level: Level | None = None, timeout: float | None = None) -> None:
+    def ready(self, shard_id: int, level: Level | None = None, timeout: float | None = None) -> None:
         """Wait until views of the shard meet the level (default: the connection's).
 
         Raises, all definite: Unavailable (``strong``, ``session``), TooStale (``bounded``), TokenAhead (the session's
         token is from a future that does not come).
         """
         level = self.level if level is None else level
-        space = self.spaces[shard]
+        shard = self.shards[shard_id]
         if self.always_strong:
             given = self.session.given
             if given and level.kind not in _WEAK:
-                self._reach(space, shard, given.get(shard, 0), self.read_time(timeout))
+                self._reach(shard, shard_id, given.get(shard_id, 0), self.read_time(timeout))
         elif level.kind == "strong":
             timeout = self.read_time(timeout)
-            space.barrier(timeout)
-            self._reach(space, shard, self.session.given.get(shard, 0), timeout)
+            shard.barrier(timeout)
+            self._reach(shard, shard_id, self.session.given.get(shard_id, 0), timeout)
         elif level.kind == "bounded":
-            space.fresh(level.seconds, self.read_time(timeout))
+            shard.fresh(level.seconds, self.read_time(timeout))
         elif level.kind == "session":
-            self._reach(space, shard, self.session.floor(shard), self.read_time(timeout))
-        if self.shards > 1 and level.kind not in _WEAK:
+            self._reach(shard, shard_id, self.session.floor(shard_id), self.read_time(timeout))
+        if self.shard_count > 1 and level.kind not in _WEAK:
             from onefold.state.core import recovery
 
-            recovery.settle(self, shard, self._settled_upto(shard, level))
+            recovery.settle(self, shard_id, self._settled_upto(shard_id, level))
 
     def view(
-        self, shard: int, level: Level | None = None, timeout: float | None = None
+        self, shard_id: int, level: Level | None = None, timeout: float | None = None
     ) -> AbstractContextManager[View]:
         """A view of the shard that meets the level. Raises as ``ready``; of a space that is asked, its first read does."""
-        space = self.spaces[shard]
-        if takes_needs(space):
-            return self._asked_view(space, shard, level, timeout)
-        self.ready(shard, level, timeout)
+        shard = self.shards[shard_id]
+        if takes_needs(shard):
+            return self._asked_view(shard, shard_id, level, timeout)
+        self.ready(shard_id, level, timeout)
         level = self.level if level is None else level
-        if self.shards > 1 and level.kind not in _WEAK:
-            return self._settled(shard, self._settled_upto(shard, level))
-        return self._observed(self.spaces[shard], shard)
+        if self.shard_count > 1 and level.kind not in _WEAK:
+            return self._settled(shard_id, self._settled_upto(shard_id, level))
+        return self._observed(self.shards[shard_id], shard_id)
 
     def _need(self, shard: int, level: Level | None, timeout: float | None) -> Need:
         """What a view must show at the level."""
@@ -301,40 +301,40 @@ class StateClient:
         self, shard: int, table: str, key: bytes, level: Level | None = None, timeout: float | None = None
     ) -> bytes | None:
         """One key's row at the level: the cheapest read. Raises as ``ready``."""
-        if not self.always_strong and takes_needs(self.spaces[shard]):
+        if not self.always_strong and takes_needs(self.shards[shard]):
             with self.view(shard, level, timeout) as view:
                 return view.get(table, key)
-        if not self.always_strong or self.shards > 1 or self.session.given:
+        if not self.always_strong or self.shard_count > 1 or self.session.given:
             self.ready(shard, level, timeout)
-        value, offset = self.spaces[shard].peek(table, key)
+        value, offset = self.shards[shard].peek(table, key)
         self.session.observe(shard, offset)  # so that no later session read is behind this one
         return value
 
     @contextmanager
-    def _observed(self, space: Space, shard: int) -> Iterator[View]:
-        with space.view() as view:
-            self.session.observe(shard, view.offset)
+    def _observed(self, shard: Shard, shard_id: int) -> Iterator[View]:
+        with shard.view() as view:
+            self.session.observe(shard_id, view.offset)
             yield view
 
     @contextmanager
     def _asked_view(
-        self, space: AskedSpace, shard: int, level: Level | None, timeout: float | None
+        self, shard: AskedShard, shard_id: int, level: Level | None, timeout: float | None
     ) -> Iterator[View]:
         """Waiting for the level and reading are one question, which the view's first read asks."""
         level = self.level if level is None else level
-        need = self._need(shard, level, timeout)
+        need = self._need(shard_id, level, timeout)
         try:
-            if self.shards > 1 and level.kind not in _WEAK:
-                with self._settled(shard, self._settled_upto(shard, level), need) as view:
+            if self.shard_count > 1 and level.kind not in _WEAK:
+                with self._settled(shard_id, self._settled_upto(shard_id, level), need) as view:
                     yield view
             else:
-                need = need._replace(seen=lambda offset: self.session.observe(shard, offset))
-                with space.view(need=need) as view:
+                need = need._replace(seen=lambda offset: self.session.observe(shard_id, offset))
+                with shard.view(need=need) as view:
                     yield view
         except Behind as error:
             if not need.after:
                 raise
-            raise self._not_reached(shard, need.after, error.applied, need.timeout or 0.0) from error
+            raise self._not_reached(shard_id, need.after, error.applied, need.timeout or 0.0) from error
 
     @contextmanager
     def _settled(self, shard: int, upto: int | None, need: Need | None = None) -> Iterator[View]:
@@ -350,11 +350,11 @@ class StateClient:
 
     def reach_given(self, shard: int) -> None:
         """Wait until the shard shows what the token that the session began with has seen. Raises TokenAhead."""
-        self._reach(self.spaces[shard], shard, self.session.given.get(shard, 0), self.read_time())
+        self._reach(self.shards[shard], shard, self.session.given.get(shard, 0), self.read_time())
 
-    def _reach(self, space: Space, shard: int, offset: int, timeout: float) -> None:
-        if offset and not space.reach(offset, timeout):
-            raise self._not_reached(shard, offset, space.applied, timeout)
+    def _reach(self, shard: Shard, shard_id: int, offset: int, timeout: float) -> None:
+        if offset and not shard.reach(offset, timeout):
+            raise self._not_reached(shard_id, offset, shard.applied, timeout)
 
     def _not_reached(self, shard: int, offset: int, applied: int, timeout: float) -> Unavailable:
         if offset <= self.session.given.get(shard, 0):
@@ -369,8 +369,8 @@ class StateClient:
 
     def close(self) -> None:
         """Close every shard."""
-        for space in self.spaces:
-            space.close()
+        for shard in self.shards:
+            shard.close()
 
 
 def rejection(outcome: Outcome) -> OnefoldError:

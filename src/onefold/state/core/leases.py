@@ -26,7 +26,7 @@ from onefold import config
 from onefold.env import Env, SystemEnv
 from onefold.errors import Conflict, OnefoldError, SpaceError
 from onefold.machine.undisturbed import undisturbed
-from onefold.shard.api import Space
+from onefold.shard.api import Shard
 from onefold.state.core.client import StateClient
 
 _CLOSED_CHECK_S = 1.0
@@ -71,7 +71,7 @@ class Observer:
             self._looked[subject] = now
             return True
 
-    def look(self, space: Space, subject: Hashable, leases: Iterable[Lease]) -> list[Ended]:
+    def look(self, shard: Shard, subject: Hashable, leases: Iterable[Lease]) -> list[Ended]:
         """Which of the subject's leases are over. ``leases``: all of them, in their present state."""
         now = self._env.boot_s()
         alive: dict[str, bool | None] = {}
@@ -81,7 +81,7 @@ class Observer:
             seen: dict[int, tuple[int, float]] = {}
             for lease in leases:
                 if lease.member not in alive:
-                    alive[lease.member] = space.member_alive(lease.member)
+                    alive[lease.member] = shard.member_alive(lease.member)
                 epoch, since = before.get(lease.what, (lease.epoch, now))
                 if epoch < lease.epoch:
                     since = now
@@ -224,7 +224,7 @@ class Renewer:
         if client is None:
             return True
         try:
-            client.spaces[0].member_alive(client.spaces[0].member)
+            client.shards[0].member_alive(client.shards[0].member)
         except SpaceError:
             return True
         return False

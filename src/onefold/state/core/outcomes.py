@@ -24,9 +24,9 @@ def outcome(client: StateClient, request_id: str) -> Literal["committed", "rejec
 
 
 def _outcome(client: StateClient, request_id: str) -> Literal["committed", "rejected"] | None:
-    for shard, space in enumerate(client.spaces):
-        client.ready(shard, STRONG)
-        kept = space.outcome(request_id)
+    for shard_id, shard in enumerate(client.shards):
+        client.ready(shard_id, STRONG)
+        kept = shard.outcome(request_id)
         found = None if kept is None else _meaning(decode_outcome(kept))
         if found is not None:
             return found

@@ -41,14 +41,14 @@ def settle(client: StateClient, shard: int, upto: int | None = None) -> None:
     ``upto``: only what was prepared at or below this offset (reads of a session). Raises Unavailable (definite) when a home shard
     cannot be asked.
     """
-    if client.spaces[shard].peek(shard_fold.OPEN, shard_fold.OPEN_KEY)[0] is not None:
+    if client.shards[shard].peek(shard_fold.OPEN, shard_fold.OPEN_KEY)[0] is not None:
         with settled_view(client, shard, upto):
             pass
 
 
 @contextmanager
 def settled_view(
-    client: StateClient, shard: int, upto: int | None = None, need: Need | None = None
+    client: StateClient, shard_id: int, upto: int | None = None, need: Need | None = None
 ) -> Iterator[View]:
     """A view of the shard in which nothing is prepared that was decided before the view was opened. ``need``: what it must show,
     of a space that is asked.
@@ -56,25 +56,25 @@ def settled_view(
     The home shards are asked *after* it was opened: otherwise a transaction could be decided in between, another one could follow
     it in real time, and the view would show the second without the first.
     """
-    space = client.spaces[shard]
+    shard = client.shards[shard_id]
     for _ in range(_VIEWS_MAX):
-        with space.view(need=need) if takes_needs(space) and need is not None else space.view() as view:
-            decided = _decided_in(client, shard, view, upto) if shard_fold.is_any_prepared(view) else ()
+        with shard.view(need=need) if takes_needs(shard) and need is not None else shard.view() as view:
+            decided = _decided_in(client, shard_id, view, upto) if shard_fold.is_any_prepared(view) else ()
             if not decided:
                 yield view
                 return
         need = None  # from here on views show at least this one, and what is resolved now
         for transaction, commit in decided:
-            _end(client, shard, transaction, commit)
+            _end(client, shard_id, transaction, commit)
     raise Unavailable(
-        f"transactions over several shards are decided in shard {shard} faster than they can be resolved. Try again"
+        f"transactions over several shards are decided in shard {shard_id} faster than they can be resolved. Try again"
     )
 
 
 def unblock(client: StateClient, shard: int, transactions: Sequence[tuple[str, int]]) -> None:
     """These transactions' locks stand in the way in this shard: resolve those that are decided, and abort those watched for
     too long and those whose coordinator is dead. Raises what appending raises."""
-    with client.spaces[shard].view() as view:
+    with client.shards[shard].view() as view:
         found = [(one, shard_fold.prepared_of(view, one)) for one, _ in transactions]
     for transaction, prepared in found:
         if prepared is not None:
@@ -85,14 +85,14 @@ def recover(client: StateClient) -> int:
     """Resolve in all shards what is decided, and abort what has a dead coordinator or was watched for too long. Returns how many
     are left undecided."""
     left = 0
-    for shard, space in enumerate(client.spaces):
-        space.barrier(client.read_time())
-        with space.view() as view:
+    for shard_id, shard in enumerate(client.shards):
+        shard.barrier(client.read_time())
+        with shard.view() as view:
             found = list(shard_fold.prepared_in(view))
         for transaction, prepared in found:
-            left += not _try_to_end(client, shard, transaction, prepared)
-    for shard in range(client.shards):
-        sweep(client, shard, after_offsets=0, limit=None)
+            left += not _try_to_end(client, shard_id, transaction, prepared)
+    for shard_id in range(client.shard_count):
+        sweep(client, shard_id, after_offsets=0, limit=None)
     return left
 
 
@@ -103,7 +103,7 @@ def sweep(
     limit: int | None = _SWEPT_AT_ONCE,
 ) -> None:
     """Finish what was decided in this shard so many offsets ago and not forgotten since, as its coordinator has ended."""
-    with client.spaces[home].view() as view:
+    with client.shards[home].view() as view:
         kept = shard_fold.decisions(view, limit)
         offset = view.offset
     for transaction, decision in kept:
@@ -116,7 +116,7 @@ def finish(
 ) -> None:
     """Resolve a decided transaction in every shard, the home shard last, and forget it. Raises what appending raises."""
     for shard in participants:
-        if shard != home and 0 <= shard < client.shards:
+        if shard != home and 0 <= shard < client.shard_count:
             _append(client, shard, Resolve(transaction, commit))
     # One record: whoever sees it forgotten sees it resolved.
     _append(client, home, Resolve(transaction, commit), Forget(transaction))
@@ -124,10 +124,10 @@ def finish(
 
 def look(client: StateClient, transaction: str, home: int) -> shard_fold.Standing:
     """What the home shard knows of a transaction, strongly. Raises Unavailable (definite)."""
-    space = client.spaces[home]
-    if not space.strong_reads:
-        space.barrier(client.read_time())
-    with space.view() as view:
+    shard = client.shards[home]
+    if not shard.strong_reads:
+        shard.barrier(client.read_time())
+    with shard.view() as view:
         return shard_fold.standing(view, transaction)
 
 
@@ -140,7 +140,7 @@ def _decided_in(client: StateClient, shard: int, view: View, upto: int | None) -
         if prepared.home == shard:
             # The view shows both: if it is undecided there, all that the view shows was there before the decision.
             standing = shard_fold.standing(view, transaction)
-        elif 0 <= prepared.home < client.shards:
+        elif 0 <= prepared.home < client.shard_count:
             standing = look(client, transaction, prepared.home)
         else:
             standing = "unknown"
@@ -152,7 +152,7 @@ def _decided_in(client: StateClient, shard: int, view: View, upto: int | None) -
 def _try_to_end(client: StateClient, shard: int, transaction: str, prepared: Prepared) -> bool:
     """Resolve it here if it is decided, abort it everywhere if it may be; False when it has to be waited for."""
     home = prepared.home
-    if not 0 <= home < client.shards:
+    if not 0 <= home < client.shard_count:
         _end(client, shard, transaction, commit=False)
         return True
     standing = look(client, transaction, home)
@@ -169,7 +169,7 @@ def _try_to_end(client: StateClient, shard: int, transaction: str, prepared: Pre
 
 
 def _may_abort(client: StateClient, transaction: str, prepared: Prepared) -> bool:
-    if client.spaces[prepared.home].member_alive(prepared.member) is False:
+    if client.shards[prepared.home].member_alive(prepared.member) is False:
         return True
     watched = _watched(client)
     if len(watched) >= _WATCHED_MAX:
@@ -184,25 +184,25 @@ def _watched(client: StateClient) -> dict[str, float]:
     return watched
 
 
-def _end(client: StateClient, shard: int, transaction: str, commit: bool) -> None:
+def _end(client: StateClient, shard_id: int, transaction: str, commit: bool) -> None:
     """Resolve it in this shard; a client that may not write waits until somebody did."""
     try:
-        _append(client, shard, Resolve(transaction, commit))
+        _append(client, shard_id, Resolve(transaction, commit))
         return
     except SpaceError as error:
         cause = error  # opened read-only: whoever may write does it
-    space, deadline = client.spaces[shard], client.env.boot_s() + client.read_time()
+    shard, deadline = client.shards[shard_id], client.env.boot_s() + client.read_time()
     while client.env.boot_s() < deadline:
-        with space.view() as view:
+        with shard.view() as view:
             if all(transaction != other for other, _ in shard_fold.prepared_in(view)):
                 return
-        space.pause(_LOOK_S)
+        shard.pause(_LOOK_S)
     raise Unavailable(
-        f"the transaction {transaction} is decided and not yet done in shard {shard}, and this space was opened read-only. "
+        f"the transaction {transaction} is decided and not yet done in shard {shard_id}, and this space was opened read-only. "
         "Read again, or open it for writing"
     ) from cause
 
 
 def _append(client: StateClient, shard: int, *ops: StateOp) -> list[Outcome]:
-    submitted = client.spaces[shard].submit([state_op(op) for op in ops], client.deadline())
+    submitted = client.shards[shard].submit([state_op(op) for op in ops], client.deadline())
     return [decode_outcome(data) for data in submitted]

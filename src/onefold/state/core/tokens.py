@@ -95,7 +95,7 @@ class Session:
         """``token``: go on from there. ``present``: where every read is strong, nothing is noted read by read; this says, when
         the token is asked for, what can have been seen at most. Raises TokenError."""
         self._incarnation = incarnation
-        self._shards = shards
+        self._shard_count = shards
         self._present = present
         self._lock = threading.Lock()
         self._offsets: dict[int, int] = {}
@@ -118,7 +118,7 @@ class Session:
 
     def merge(self, token: str) -> None:
         """Go on from that token too: later reads see what it saw. Raises TokenError."""
-        decoded = decode_token(token, self._incarnation, self._shards)
+        decoded = decode_token(token, self._incarnation, self._shard_count)
         with self._lock:
             self.given = {
                 shard: max(offset, self.given.get(shard, 0)) for shard, offset in decoded.offsets.items()

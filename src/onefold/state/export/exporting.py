@@ -57,7 +57,7 @@ def export(client: StateClient, write: Callable[[str], object]) -> Counts:
 
     Raises what reading does, and InvalidValue for a value that a newer program wrote.
     """
-    for shard in range(client.shards):
+    for shard in range(client.shard_count):
         client.settle_due(shard)
     items = messages = records = 0
     with catalog.cut(client) as views:

@@ -51,7 +51,7 @@ def import_file(client: StateClient, file: IO[str], on_conflict: OnConflict = "e
     """
     if on_conflict not in ("error", "replace", "skip"):
         raise InvalidArgument(f"on_conflict must be 'error', 'replace' or 'skip'; got {on_conflict!r}")
-    for shard in range(client.shards):
+    for shard in range(client.shard_count):
         client.settle_due(shard)
     checker = _Checker(client, strict=on_conflict == "error")
     file.seek(0)

@@ -37,7 +37,7 @@ class StateFold:
     history = frozenset({rows.MAPS})
 
     def __init__(self, shards: int = 1) -> None:
-        self._shards = shards
+        self._shard_count = shards
 
     def advance(self, store: Store, context: Context) -> None:
         """What fold time brings: items end, delayed messages become ready."""
@@ -72,7 +72,7 @@ class StateFold:
         return MALFORMED
 
     def _commit(self, store: Store, context: Context, op: Commit) -> Outcome:
-        if self._shards > 1:
+        if self._shard_count > 1:
             blockers = shard_fold.blockers(store, op.reads, op.spans, op.writes)
             if blockers:
                 return Blocked(blockers)

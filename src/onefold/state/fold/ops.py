@@ -109,7 +109,7 @@ class Prepare(msgspec.Struct, frozen=True, array_like=True, tag="prep"):
     """Likewise."""
     writes: tuple[Write, ...]
     member: str = ""
-    """The coordinator's process, as ``Space.member_alive`` of the home shard knows it."""
+    """The coordinator's process, as ``Shard.member_alive`` of the home shard knows it."""
 
 
 UNREAD = -1

@@ -19,7 +19,7 @@ from onefold.durations import seconds
 from onefold.errors import Conflict, InvalidArgument, OnefoldError, Timeout, TransactionError, Unavailable
 from onefold.machine import undisturbed
 from onefold.machine.undisturbed import Held
-from onefold.shard.api import Space
+from onefold.shard.api import Shard
 from onefold.shard.receipts import Receipt
 from onefold.state.core import guard
 from onefold.state.core.cancelling import GivenUp, never
@@ -290,11 +290,11 @@ class Lock:
     def _acquire(self, hold: Hold, limit_s: float | None, given_up: GivenUp) -> tuple[float, int]:
         """The moment before it was asked for or seen to be granted, and the fencing token. ``limit_s`` is for the wait; each
         operation has the time of a write."""
-        client, space = self._client, self._client.spaces[self._shard]
+        client, shard = self._client, self._client.shards[self._shard]
         deadline = None if limit_s is None else client.env.boot_s() + limit_s
         ask = lock_ops.Acquire(
             self._name,
-            space.member,
+            shard.member,
             hold.holder,
             min(max(1, round(self._ttl_s * 1000)), _MS_MAX),
             limit_s is None or limit_s > 0,
@@ -320,7 +320,7 @@ class Lock:
                 token, ticket = outcome
                 standing = bool(token or ticket)
                 if not token:
-                    found = self._wait(space, ask, ticket, asked_s, deadline, unwanted)
+                    found = self._wait(shard, ask, ticket, asked_s, deadline, unwanted)
                     asked_s, token = (asked_s, token) if found is None else found
                 if token:
                     return asked_s, int(token)
@@ -333,7 +333,7 @@ class Lock:
 
     def _wait(
         self,
-        space: Space,
+        shard: Shard,
         ask: lock_ops.Acquire,
         ticket: int,
         before_s: float,
@@ -345,7 +345,7 @@ class Lock:
         observer = keeper(self._client).observer
         while True:
             now = env.boot_s()
-            with space.view() as view:
+            with shard.view() as view:
                 offset, row = view.offset, lock_fold.read_row(view, self._name)
                 waits = bool(ticket) and lock_fold.is_waiting(view, self._name, ticket)
             if row is not None and row.by.holder == ask.holder:
@@ -356,7 +356,7 @@ class Lock:
             self._check_wanted(given_up)
             if observer.due(self._subject):
                 lease = Lease(row.token, row.renewals, row.by.ttl_ms / 1000, row.by.member)
-                if observer.look(space, self._subject, [lease]):
+                if observer.look(shard, self._subject, [lease]):
                     self._submit(lock_ops.ExpireLock(self._name, row.token, row.renewals))
                     if not ask.wait:
                         return None  # ask again
@@ -368,7 +368,7 @@ class Lock:
                     "(timeout=), or find out why it is held so long",
                     definite=True,
                 )
-            space.wait(offset, config.LEASE_LOOK_S if left is None else min(left, config.LEASE_LOOK_S))
+            shard.wait(offset, config.LEASE_LOOK_S if left is None else min(left, config.LEASE_LOOK_S))
 
     def _check_wanted(self, given_up: GivenUp) -> None:
         if given_up():

@@ -46,7 +46,7 @@ class Slot(dict[Hashable, Row | None]):
 
 def cache_of(client: StateClient) -> SessionCache | None:
     """The cache that all maps of the client share; None where there is none."""
-    if client.shards > 1 or not (client.always_strong or is_read_here(client.spaces[0])):
+    if client.shard_count > 1 or not (client.always_strong or is_read_here(client.shards[0])):
         return None
     cache = client.shared.get(_NAME)
     if cache is None:
@@ -60,8 +60,8 @@ class SessionCache:
 
     def __init__(self, client: StateClient) -> None:
         self._client = client
-        self._space = space = client.spaces[0]
-        self._check = space.check_usable if is_read_here(space) else partial(space.fresh, 0.0)
+        self._shard = shard = client.shards[0]
+        self._check = shard.check_usable if is_read_here(shard) else partial(shard.fresh, 0.0)
         self._floor = client.session.floor
         self._boot_s = client.env.boot_s
         self._lock = threading.Lock()
@@ -101,7 +101,7 @@ class SessionCache:
             client.ready(0, SESSION)
         table = map_table(name)
         now_s = self._boot_s()
-        data, offset = self._space.peek(table, encoded)
+        data, offset = self._shard.peek(table, encoded)
         client.session.observe(0, offset)
         row = None if data is None else read_row(data)
         if row is not None and map_reading.is_due(row, client.env.wall_ms()):
@@ -134,7 +134,7 @@ class SessionCache:
             valid, until_s = self._state
             if valid >= self._floor(0) and now_s < until_s:
                 return  # another thread was faster
-            with self._space.view() as view:
+            with self._shard.view() as view:
                 if view.offset != valid:
                     self._drop_changed(view, valid)
                 self._state = (view.offset, now_s + config.SESSION_CACHE_FRESH_S)

@@ -412,7 +412,7 @@ def _shards_of(tx: TransactionCore, start: bytes, stop: bytes) -> Iterable[int]:
         first = first_element(start)
         if stop <= first + b"\xff":
             return (tx.client.shard_of(start),)
-    return range(tx.client.shards)
+    return range(tx.client.shard_count)
 
 
 def decode_number(data: object) -> int | float | None:

@@ -134,7 +134,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         """Remove everything. One operation in each shard, one shard after the other: with several it is not atomic."""
         self._check()
         start, stop = encode_prefix(())
-        for shard in range(self.client.shards):
+        for shard in range(self.client.shard_count):
             self.client.commit(shard, (Clear(self.name, start, stop),))
 
     @overload
@@ -279,7 +279,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
             self._commit(encoded, kind, data, reads=(Read(self.name, encoded, offset, index),), ttl_ms=ttl_ms)
         except Conflict:
             pause_s = min(config.MAP_RETRY_PAUSE_S, 0.0005 * 2 ** min(attempt, 20))
-            self.client.spaces[self.client.shard_of(encoded)].pause(
+            self.client.shards[self.client.shard_of(encoded)].pause(
                 pause_s * (0.5 + self.client.env.token(1)[0] / 256)
             )
             return False

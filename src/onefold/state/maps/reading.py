@@ -38,7 +38,7 @@ class Bounds(NamedTuple):
 def bounds_of(client: StateClient, prefix: object) -> Bounds:
     """The range of a prefix (None: everything). Its first element says which shard. Errors are those of encode_key."""
     start, stop = encode_prefix(() if prefix is None else prefix)
-    return Bounds(start, stop, (client.shard_of(start),) if start else range(client.shards))
+    return Bounds(start, stop, (client.shard_of(start),) if start else range(client.shard_count))
 
 
 def tick(client: StateClient, shard: int, level: Level) -> bool:
@@ -67,7 +67,7 @@ def settle(client: StateClient, shard: int, level: Level) -> None:
 
 def read_item(client: StateClient, table: str, key: bytes, level: Level) -> Row | None:
     """One item. Raises as ``StateClient.ready``."""
-    shard = client.shard_of(key) if client.shards > 1 else 0
+    shard = client.shard_of(key) if client.shard_count > 1 else 0
     data = client.peek(shard, table, key, level)
     if data is None:
         return None
@@ -94,7 +94,7 @@ def is_due(row: Row, wall_ms: int) -> bool:
 def read_items(client: StateClient, table: str, keys: Sequence[bytes], level: Level) -> dict[bytes, Row]:
     """Those of the keys that are there. Those of one shard are read at one offset; at ``strong`` all are of one moment."""
     by_shard: dict[int, list[bytes]] = {}
-    if client.shards > 1:
+    if client.shard_count > 1:
         for key in keys:
             by_shard.setdefault(client.shard_of(key), []).append(key)
     elif keys:
@@ -149,7 +149,7 @@ def _read_at_one_moment(
         found: dict[bytes, Row] = {}
         wall_ms = client.env.wall_ms()
         for shard, wanted in by_shard.items():
-            with client.spaces[shard].view(at=offsets[shard]) as view:
+            with client.shards[shard].view(at=offsets[shard]) as view:
                 rows = {key: read_row(data) for key, data in view.get_many(table, wanted).items()}
             there = {key: row for key, row in rows.items() if not is_due(row, wall_ms)}
             if len(there) < len(rows):
@@ -237,7 +237,7 @@ def _scan_shard(
 
 def read_page(
     client: StateClient,
-    shard: int,
+    shard_id: int,
     table: str,
     start: bytes,
     stop: bytes,
@@ -247,13 +247,13 @@ def read_page(
     reverse: bool = False,
 ) -> list[tuple[bytes, bytes]]:
     """Rows of the range as they were at an offset. Raises TooOld, which says what to do."""
-    space = client.spaces[shard]
-    if not takes_needs(space):
-        with space.view() as view:
+    shard = client.shards[shard_id]
+    if not takes_needs(shard):
+        with shard.view() as view:
             if view.offset == at:  # nothing happened since: cheaper than the past
                 return list(view.scan(table, start, stop, limit=limit, reverse=reverse))
     try:
-        with space.view(at) as past:
+        with shard.view(at) as past:
             return list(past.scan(table, start, stop, limit=limit, reverse=reverse))
     except TooOld as error:
         raise TooOld(

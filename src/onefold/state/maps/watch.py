@@ -87,32 +87,32 @@ def moment_of(client: StateClient) -> dict[int, int]:
     """How far each shard is known here, without waiting for anything: what is acknowledged later is beyond it. Shards of which
     this process keeps no state are left out."""
     return {
-        shard: max(space.applied, client.session.floor(shard))
-        for shard, space in enumerate(client.spaces)
-        if is_read_here(space)
+        shard_id: max(shard.applied, client.session.floor(shard_id))
+        for shard_id, shard in enumerate(client.shards)
+        if is_read_here(shard)
     }
 
 
 def _positions_of(client: StateClient, name: str, bounds: Bounds, text: str) -> dict[int, Position]:
-    token = decode_token(text, client.spaces[0].incarnation, client.shards)
+    token = decode_token(text, client.shards[0].incarnation, client.shard_count)
     positions: dict[int, Position] = {}
-    for shard in bounds.shards:
-        offset, within = token.offsets.get(shard, 0), token.within.get(shard)
+    for shard_id in bounds.shards:
+        offset, within = token.offsets.get(shard_id, 0), token.within.get(shard_id)
         if within is not None and not _INITIAL <= within[0] < _PLACE_MAX:
             raise TokenError("the token's place in its record cannot be. Pass a change's `token`, unchanged")
         known = offset + (within is not None and within[0] != _INITIAL)
-        space = client.spaces[shard]
-        if known > space.applied and not space.reach(known, client.timeout):
+        shard = client.shards[shard_id]
+        if known > shard.applied and not shard.reach(known, client.timeout):
             raise TokenAhead(
-                f"the token has seen offset {known} of shard {shard}; nothing beyond {space.applied} came within "
+                f"the token has seen offset {known} of shard {shard_id}; nothing beyond {shard.applied} came within "
                 f"{client.timeout:g} s. Wait longer (timeout= of connect), or watch without it"
             )
-        with space.view() as view:
+        with shard.view() as view:
             try:
                 view.changes(rows.map_table(name), offset, limit=1)
             except TooOld as error:
                 raise _too_old(name, offset) from error
-        positions[shard] = Position(offset, within)
+        positions[shard_id] = Position(offset, within)
     return positions
 
 
@@ -160,7 +160,7 @@ class Watch(Generic[T]):
             if position.within is not None
         }
         offsets = {shard: position.offset for shard, position in sorted(self._positions.items())}
-        return encode_token(Token(self._client.spaces[0].incarnation, offsets, within))
+        return encode_token(Token(self._client.shards[0].incarnation, offsets, within))
 
     def close(self) -> None:
         """End it; a thread that waits in it stops within ``config.WATCH_LOOK_S``."""
@@ -242,11 +242,11 @@ class Watch(Generic[T]):
                 return True
         return False
 
-    def _is_quiet(self, shard: int, offset: int) -> bool:
+    def _is_quiet(self, shard_id: int, offset: int) -> bool:
         """Whether nothing is known beyond the offset in a shard that is asked; then there is nothing to ask for, and a node is
         made to tell when there is. Elsewhere looking is cheaper than knowing."""
-        space = self._client.spaces[shard]
-        return takes_needs(space) and space.wait(offset, 0) <= offset
+        shard = self._client.shards[shard_id]
+        return takes_needs(shard) and shard.wait(offset, 0) <= offset
 
     def _in_initial(self, shard: int) -> bool:
         within = self._positions[shard].within
@@ -255,7 +255,7 @@ class Watch(Generic[T]):
     def _fetch(self, shard: int) -> None:
         """Read the next changes of a shard."""
         position = self._positions[shard]
-        with self._client.spaces[shard].view() as view:
+        with self._client.shards[shard].view() as view:
             try:
                 changes = view.changes(
                     self._table,
@@ -324,19 +324,19 @@ class Watch(Generic[T]):
             if due_s is not None:
                 wait_s = min(wait_s, due_s)
         shard = shards[self._turn % len(shards)]
-        self._client.spaces[shard].wait(self._positions[shard].offset, max(wait_s, 0.0))
+        self._client.shards[shard].wait(self._positions[shard].offset, max(wait_s, 0.0))
 
-    def _due_in(self, shard: int) -> float | None:
+    def _due_in(self, shard_id: int) -> float | None:
         """Seconds until the next lifetime in the shard ends by this client's clock."""
-        if shard in self._dues:
-            due_ms = self._dues[shard]
+        if shard_id in self._dues:
+            due_ms = self._dues[shard_id]
         else:
-            space = self._client.spaces[shard]
-            with space.view() as view:
+            shard = self._client.shards[shard_id]
+            with shard.view() as view:
                 first = next(view.scan(rows.DUE, limit=1), None)
             due_ms = None if first is None else rows.read_due_key(first[0])[0]
-            if takes_needs(space):
-                self._dues[shard] = due_ms
+            if takes_needs(shard):
+                self._dues[shard_id] = due_ms
         return None if due_ms is None else (due_ms - self._client.env.wall_ms()) / 1000
 
     def _tick(self, shard: int) -> float:

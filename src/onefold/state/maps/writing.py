@@ -175,7 +175,7 @@ def _pieces(items: list[Encoded]) -> Iterator[list[Encoded]]:
 
 
 def _by_shard(client: StateClient, items: list[Encoded]) -> Mapping[int, list[Encoded]]:
-    if client.shards == 1:
+    if client.shard_count == 1:
         return {0: items}
     shards: dict[int, list[Encoded]] = {}
     for item in items:

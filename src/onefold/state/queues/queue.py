@@ -166,7 +166,7 @@ class Queue(Generic[T]):
 
         ``gate``: by which the wait can be given up from elsewhere (None is returned then).
 
-        Raises InvalidValue as ``get``, and what ``Space.submit`` raises; after an indefinite error a message may be taken until
+        Raises InvalidValue as ``get``, and what ``Shard.submit`` raises; after an indefinite error a message may be taken until
         its lease ends.
         """
         handover = self.handover()
@@ -205,7 +205,7 @@ class Queue(Generic[T]):
             # Every look, with the take that it leads to, is a call of its own: what comes at the end of the wait is taken with
             # the same time as what comes at its beginning.
             with limited(client):
-                if client.shards > 1 and not late:
+                if client.shard_count > 1 and not late:
                     # What a transaction over several shards has put is there once it is decided.
                     client.ready(self.shard, STRONG)
                 seen = self._watcher.look()
@@ -228,10 +228,10 @@ class Queue(Generic[T]):
                 return
             if due and not seen.counts.ready:
                 # Due by this clock and not by the log's: ask again, ever more slowly.
-                client.spaces[self.shard].pause(pause_s if left is None else min(pause_s, left))
+                client.shards[self.shard].pause(pause_s if left is None else min(pause_s, left))
                 pause_s = min(2 * pause_s, _PAUSE_S[1])
             else:
-                client.spaces[self.shard].wait(seen.offset, self._wait_s(seen, left, gate))
+                client.shards[self.shard].wait(seen.offset, self._wait_s(seen, left, gate))
             # A last look at what is here by then; the limit is no reason to wait for the others once more.
             late = deadline is not None and client.env.boot_s() >= deadline
 
@@ -252,7 +252,7 @@ class Queue(Generic[T]):
         forward = self._dead_letter is not None and self._dead_shard() != self.shard
         op = queue_ops.Take(
             self._name,
-            self.client.spaces[self.shard].member,
+            self.client.shards[self.shard].member,
             self._lease_ms,
             self._max_attempts,
             None if forward else self._dead_letter,
@@ -272,7 +272,7 @@ class Queue(Generic[T]):
             bounds.append(config.CANCEL_LOOK_S)
         if seen.next_due_ms is not None:
             bounds.append(max(0.001, (seen.next_due_ms - self.client.env.wall_ms()) / 1000))
-        if seen.counts.flight or self.client.shards > 1:
+        if seen.counts.flight or self.client.shard_count > 1:
             bounds.append(config.LEASE_LOOK_S)
         return min(bounds, default=None)
 

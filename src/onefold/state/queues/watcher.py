@@ -42,7 +42,7 @@ class QueueWatcher:
     def look(self) -> Seen:
         """The queue as it is here now; with its leases when it is time to look at them."""
         observer = keeper(self._client).observer
-        with self._client.spaces[self._shard].view() as view:
+        with self._client.shards[self._shard].view() as view:
             counts = q.read_counts(view, self._table)
             due = next(view.scan(q.QUEUE_DUE, limit=1), None) if counts.delayed else None
             flights = outbox = None
@@ -66,7 +66,7 @@ class QueueWatcher:
             for number, flight in seen.flights
         ]
         client = self._client
-        ended = keeper(client).observer.look(client.spaces[self._shard], self._subject, leases)
+        ended = keeper(client).observer.look(client.shards[self._shard], self._subject, leases)
         for start in range(0, len(ended), config.LEASES_ENDED_PER_RECORD_MAX):
             if start and deadline is not None and client.env.boot_s() >= deadline:
                 break

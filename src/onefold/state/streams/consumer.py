@@ -372,7 +372,7 @@ class Consumer(Generic[T]):
     def _begin_round(self) -> dict[int, int] | None:
         """Have something to give, and None; or what was seen, by shard, when there is nothing."""
         home = self._layout.home
-        seen = {home: self._client.spaces[home].applied}
+        seen = {home: self._client.shards[home].applied}
         heads, offsets = self._layout.heads(self._next, self._layout.local)
         seen.update(offsets)
         spans = {partition: (offset, heads[partition].next) for partition, offset in self._next.items()}

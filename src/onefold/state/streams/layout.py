@@ -36,7 +36,9 @@ class Layout:
 
     def shard(self, partition: int) -> int:
         """Where the partition lives."""
-        return self.client.shard_of(encode_key(((self.name, partition),))) if self.client.shards > 1 else 0
+        return (
+            self.client.shard_of(encode_key(((self.name, partition),))) if self.client.shard_count > 1 else 0
+        )
 
     def by_shard(self, partitions: Iterable[int]) -> dict[int, list[int]]:
         """The partitions in order, by shard."""
@@ -59,7 +61,7 @@ class Layout:
         """What the stream is like; made now if it is not there, with ``default`` partitions unless another number is wanted, and
         with this retention. Raises as ``find``."""
         # The number of partitions never changes, so a copy of any age will do.
-        data, _ = self.client.spaces[self.home].peek(stream_rows.STREAMS, self.name.encode())
+        data, _ = self.client.shards[self.home].peek(stream_rows.STREAMS, self.name.encode())
         known = self._checked(stream_rows.read_stream(data))
         return known or self._made(MakeStream(self.name, self.wanted or default or 1, retention_ms))
 
@@ -74,7 +76,7 @@ class Layout:
         """See to it that the shard knows the stream."""
         if shard == self.home or (shard, row.version) in self._ready:
             return
-        data, _ = self.client.spaces[shard].peek(stream_rows.STREAMS, self.name.encode())
+        data, _ = self.client.shards[shard].peek(stream_rows.STREAMS, self.name.encode())
         there = stream_rows.read_stream(data)
         if there is None or there.version < row.version:
             op = MakeStream(self.name, row.partitions, row.retention_ms, version=row.version)
@@ -86,7 +88,7 @@ class Layout:
     @property
     def local(self) -> Level:
         """The level for looking again: what is here; over several shards also what transactions have decided."""
-        return PREFIX if self.client.shards == 1 else SESSION
+        return PREFIX if self.client.shard_count == 1 else SESSION
 
     def heads(
         self, partitions: Iterable[int], level: Level | None = None, timeout: float | None = None
@@ -154,18 +156,18 @@ def wait_any(client: StateClient, seen: Mapping[int, int], timeout: float | None
     """Wait until something beyond what was seen is applied in any of the shards, or the timeout (seconds)."""
     if len(seen) == 1:
         ((shard, offset),) = seen.items()
-        client.spaces[shard].wait(offset, timeout)
+        client.shards[shard].wait(offset, timeout)
         return
     # One thread can wait for one shard; so with several it goes round, and stays a little with each.
     deadline = None if timeout is None else client.env.boot_s() + timeout
     slice_s = max(0.002, 0.05 / len(seen))
     while True:
         for shard, offset in seen.items():
-            if client.spaces[shard].wait(offset, 0) > offset:
+            if client.shards[shard].wait(offset, 0) > offset:
                 return
         for shard, offset in seen.items():
             left = slice_s if deadline is None else min(slice_s, deadline - client.env.boot_s())
             if left <= 0:
                 return
-            if client.spaces[shard].wait(offset, left) > offset:
+            if client.shards[shard].wait(offset, left) > offset:
                 return

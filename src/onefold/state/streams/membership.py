@@ -35,7 +35,7 @@ class Membership:
     def __init__(self, layout: Layout, group: str) -> None:
         self._layout = layout
         self._client = layout.client
-        self._space = layout.client.spaces[layout.home]
+        self._shard = layout.client.shards[layout.home]
         self._group = group
         self.id = ""
         self.generation = 0
@@ -48,7 +48,7 @@ class Membership:
     def join(self, start: tuple[tuple[int, int], ...] = ()) -> Share | None:
         """Become a member; see ``Join``. Its share."""
         self.id = self._client.env.token(8).hex()
-        op = Join(self._layout.name, self._group, self.id, self._space.member, start)
+        op = Join(self._layout.name, self._group, self.id, self._shard.member, start)
         outcome = self._client.submit(self._layout.home, op)
         if not isinstance(outcome, Answer):
             raise rejection(outcome)
@@ -142,7 +142,7 @@ class Membership:
                 since_s = now_s
             seen[member.id] = (member.epoch, since_s)
             silent = now_s - since_s > config.CONSUMER_SESSION_S
-            if silent or self._space.member_alive(member.process) is False:
+            if silent or self._shard.member_alive(member.process) is False:
                 op = Expire(self._layout.name, self._group, member.id, member.epoch)
                 expired |= self._client.submit(self._layout.home, op) == Answer(True)
         self._seen = seen

@@ -248,7 +248,7 @@ class Cursor:
 
     def __init__(self, layout: Layout, partition: int, side_by_side: int = 1) -> None:
         """``side_by_side``: how many are read at a time; their pages share ``config.STREAM_PAGE_BYTES``."""
-        self._space = layout.client.spaces[layout.shard(partition)]
+        self._shard = layout.client.shards[layout.shard(partition)]
         self._stream = layout.name
         self._partition = partition
         self._bytes = config.STREAM_PAGE_BYTES // side_by_side
@@ -256,7 +256,7 @@ class Cursor:
     def runs(self, offset: int, stop: int) -> Iterator[Run]:
         """The runs with records from ``offset`` on, before ``stop``."""
         while offset < stop:
-            with self._space.view() as view:
+            with self._shard.view() as view:
                 page = read_page(view, self._stream, self._partition, offset, stop, self._bytes)
             if not page.runs:
                 return

@@ -68,7 +68,7 @@ def start_offsets(
 def _at_time(layout: Layout, heads: Mapping[int, Head], time_ms: int) -> dict[int, int]:
     found: dict[int, int] = {}
     for shard, partitions in layout.by_shard(heads).items():
-        with layout.client.spaces[shard].view() as view:
+        with layout.client.shards[shard].view() as view:
             for partition in partitions:
                 found[partition] = offset_at(view, layout.name, partition, time_ms)
     return found
@@ -198,7 +198,7 @@ class Reader(Generic[T]):
         client = self._layout.client
         deadline = None if self._timeout is None else client.env.boot_s() + self._timeout
         while True:
-            seen = {self._layout.home: client.spaces[self._layout.home].applied}
+            seen = {self._layout.home: client.shards[self._layout.home].applied}
             if self._next is None:
                 self._next = self._opened()
                 self._trail = Trail(dict(self._next or {}))

@@ -124,7 +124,7 @@ class Stream(Generic[T]):
         """
         self._check("append")
         check_request_id(request_id)
-        if self._row is not None and self.client.shards == 1:
+        if self._row is not None and self.client.shard_count == 1:
             return self._append(value, key, request_id)  # one operation, with a deadline of its own
         with limited(self.client):
             return self._append(value, key, request_id)

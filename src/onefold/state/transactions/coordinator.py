@@ -101,7 +101,7 @@ class Coordinator:
                 part.reads,
                 part.spans,
                 part.writes,
-                self._client.spaces[self._home].member,
+                self._client.shards[self._home].member,
             )
             try:
                 vote = self._append(shard, op)[0]
@@ -223,7 +223,7 @@ class Coordinator:
     ) -> list[Outcome]:
         wrapped = [state_op(op, request_id) for op in ops]
         deadline = max(self._client.deadline(), self._client.env.boot_s() + grace_s)
-        return [decode_outcome(data) for data in self._client.spaces[shard].submit(wrapped, deadline)]
+        return [decode_outcome(data) for data in self._client.shards[shard].submit(wrapped, deadline)]
 
 
 def earlier(client: StateClient, home: int, kept: Outcome) -> dict[int, Committed]:
@@ -237,11 +237,11 @@ def earlier(client: StateClient, home: int, kept: Outcome) -> dict[int, Committe
     found = {home: Committed(kept.offset, kept.index)}
     for shard in kept.participants:
         with suppress(OnefoldError):
-            with client.spaces[shard].view() as view:
+            with client.shards[shard].view() as view:
                 remembered = shard_fold.standing(view, kept.transaction) != "unknown"
             if remembered:
                 op = state_op(Resolve(kept.transaction, commit=True))
-                outcome = decode_outcome(client.spaces[shard].submit([op], client.deadline())[0])
+                outcome = decode_outcome(client.shards[shard].submit([op], client.deadline())[0])
                 if isinstance(outcome, Committed):
                     client.session.observe(shard, outcome.offset)
                     found[shard] = outcome

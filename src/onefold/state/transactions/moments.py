@@ -35,7 +35,7 @@ from onefold.env import SystemEnv
 from onefold.errors import OnefoldError, Timeout, Unavailable
 from onefold.fold import system
 from onefold.log.api import Log
-from onefold.shard.api import Space, View
+from onefold.shard.api import Shard, View
 from onefold.shard.requirements import Need, takes_needs
 from onefold.space import cuts
 from onefold.state.core import recovery
@@ -83,7 +83,7 @@ def moment(client: StateClient) -> dict[int, int]:
     """
     env, pause_s = client.env, _PAUSE_S
     deadline = env.boot_s() + client.read_time()
-    reads_only = any(_is_read_only(space) for space in client.spaces)
+    reads_only = any(_is_read_only(shard) for shard in client.shards)
     with limited(client, deadline), _Claim(client, deadline) as claim:
         for attempt in count():
             if client.always_strong and (reads_only or attempt < _CUT_TRIES):
@@ -93,13 +93,15 @@ def moment(client: StateClient) -> dict[int, int]:
             else:
                 found = _under_locks(client, claim, deadline)
             if isinstance(found, dict):
-                behind = [shard for shard, at in client.session.given.items() if found.get(shard, 0) < at]
+                behind = [
+                    shard_id for shard_id, at in client.session.given.items() if found.get(shard_id, 0) < at
+                ]
                 if not behind:
-                    for shard, offset in found.items():
-                        client.session.observe(shard, offset)
+                    for shard_id, offset in found.items():
+                        client.session.observe(shard_id, offset)
                     return found
-                for shard in behind:
-                    client.reach_given(shard)
+                for shard_id in behind:
+                    client.reach_given(shard_id)
                 continue
             if env.boot_s() > deadline or (
                 reads_only and not client.always_strong and attempt + 1 >= _QUIET_TRIES
@@ -108,7 +110,7 @@ def moment(client: StateClient) -> dict[int, int]:
             if attempt + 1 >= _CLAIMED_FROM and not reads_only:
                 claim.post()
             found()
-            client.spaces[0].pause(pause_s * (0.5 + env.token(1)[0] / 256))
+            client.shards[0].pause(pause_s * (0.5 + env.token(1)[0] / 256))
             pause_s = min(2 * pause_s, _PAUSE_S_MAX)
     if reads_only:
         raise Unavailable(
@@ -129,21 +131,21 @@ def give_way(client: StateClient) -> None:
     To each claim once: the reader may be dead, and one that is not renews its claim. What stands for long is ended as any
     transaction is.
     """
-    space = client.spaces[0]
-    if space.peek(shard_fold.OPEN, shard_fold.OPEN_KEY)[0] is None:
+    shard = client.shards[0]
+    if shard.peek(shard_fold.OPEN, shard_fold.OPEN_KEY)[0] is None:
         return
     passed: dict[str, float] = client.shared.setdefault("given_way", {})
     now_s = began_s = client.env.boot_s()
     end_s, pause_s = min(began_s + config.GIVE_WAY_S, client.deadline()), _PAUSE_S
     first: set[str] | None = None
     while True:
-        with space.view() as view:
+        with shard.view() as view:
             claims = set(lock_table.range_holders(view, CLAIM))
         # Only those that were there before: who comes later waits for this one.
         first = claims - passed.keys() if first is None else first & claims
         if not first or now_s >= end_s:
             break
-        space.pause(pause_s)
+        shard.pause(pause_s)
         now_s, pause_s = client.env.boot_s(), min(2 * pause_s, _PAUSE_S_MAX)
     for gone in passed.keys() - claims:
         passed.pop(gone, None)
@@ -171,8 +173,8 @@ def _cut(client: StateClient, deadline: float, *, locked: bool) -> dict[int, int
     with ExitStack() as stack:
         try:
             views = cuts.unmoved(
-                client.spaces,
-                lambda space: space.view(),
+                client.shards,
+                lambda shard: shard.view(),
                 lambda view: view.offset,
                 stack,
                 locked=locked,
@@ -184,12 +186,12 @@ def _cut(client: StateClient, deadline: float, *, locked: bool) -> dict[int, int
             return _nothing
         undone = _undone(views)
         if not undone:
-            return {shard: view.offset for shard, view in enumerate(views)}
+            return {shard_id: view.offset for shard_id, view in enumerate(views)}
     return lambda: _settle(client, undone)
 
 
-def _is_read_only(space: Space) -> bool:
-    return bool(getattr(space, "read_only", False))
+def _is_read_only(shard: Shard) -> bool:
+    return bool(getattr(shard, "read_only", False))
 
 
 # -- a cluster
@@ -209,10 +211,10 @@ def _under_locks(client: StateClient, claim: _Claim, deadline: float) -> dict[in
 
 
 def _between_barriers(client: StateClient) -> dict[int, int] | _Again:
-    timeout, shards = client.read_time(), range(client.shards)
+    timeout, shards = client.read_time(), range(client.shard_count)
 
     def barrier(shard: int) -> int:
-        return client.spaces[shard].barrier(timeout)
+        return client.shards[shard].barrier(timeout)
 
     reached = _each(client, barrier, shards)
     with ExitStack() as stack:
@@ -234,7 +236,7 @@ def _is_quiet(client: StateClient, shard: int, after: int, upto: int) -> bool:
     """Whether the records beyond ``after`` to ``upto`` change nothing but the time."""
     if not 0 <= upto - after <= _QUIET_RECORDS:
         return False
-    log: Log = client.spaces[shard].log  # type: ignore[attr-defined]  # every space whose reads are not strong has one
+    log: Log = client.shards[shard].log  # type: ignore[attr-defined]  # every space whose reads are not strong has one
     while after < upto:
         entries = log.read(after + 1)
         if not entries:
@@ -252,12 +254,12 @@ def _is_quiet(client: StateClient, shard: int, after: int, upto: int) -> bool:
     return True
 
 
-def _view_from(client: StateClient, shard: int, offset: int) -> Any:
+def _view_from(client: StateClient, shard_id: int, offset: int) -> Any:
     """A view that shows at least this offset, which was reached."""
-    space = client.spaces[shard]
-    if takes_needs(space):
-        return space.view(need=Need(offset, timeout=client.read_time()))
-    return space.view()
+    shard = client.shards[shard_id]
+    if takes_needs(shard):
+        return shard.view(need=Need(offset, timeout=client.read_time()))
+    return shard.view()
 
 
 class _Hold:
@@ -267,7 +269,7 @@ class _Hold:
         self._client = client
         self._deadline = deadline
         self._id = client.env.token(16).hex()
-        self._shards = tuple(range(client.shards))
+        self._shards = tuple(range(client.shard_count))
         self._asked: list[int] = []
         self._maps: dict[int, frozenset[str]] = {}
         self._offsets: dict[int, int] = {}
@@ -308,7 +310,7 @@ class _Hold:
         client, pause_s = self._client, _PAUSE_S
         self._asked.append(shard)
         while True:
-            with client.spaces[shard].view() as view:
+            with client.shards[shard].view() as view:
                 maps = _maps(view)
             start, stop = encode_prefix(())
             spans = tuple(Span(name, start, stop, UNREAD) for name in sorted(maps))
@@ -322,7 +324,7 @@ class _Hold:
                 return False
             claim.post()
             recovery.unblock(client, shard, vote.blockers)
-            client.spaces[shard].pause(pause_s * (0.5 + client.env.token(1)[0] / 256))
+            client.shards[shard].pause(pause_s * (0.5 + client.env.token(1)[0] / 256))
             pause_s = min(2 * pause_s, _PAUSE_S_MAX)
 
     def _release(self, shard: int) -> bool:
@@ -399,11 +401,11 @@ def _maps(view: View) -> frozenset[str]:
 
 
 def _prepare(client: StateClient, name: str, shards: tuple[int, ...], spans: tuple[Span, ...]) -> Prepare:
-    return Prepare(name, 0, shards, (), spans, (), client.spaces[0].member)
+    return Prepare(name, 0, shards, (), spans, (), client.shards[0].member)
 
 
 def _submit(client: StateClient, shard: int, op: StateOp, deadline: float) -> Outcome:
-    return decode_outcome(client.spaces[shard].submit([state_op(op)], deadline)[0])
+    return decode_outcome(client.shards[shard].submit([state_op(op)], deadline)[0])
 
 
 def _each(client: StateClient, do: Callable[[int], T], shards: Sequence[int]) -> list[T]:

@@ -67,7 +67,7 @@ def _commit_everything(
     while True:
         pause_s = next(pauses)
         tries += 1
-        if request_id is not None and (kept := client.spaces[home].outcome(request_id)) is not None:
+        if request_id is not None and (kept := client.shards[home].outcome(request_id)) is not None:
             return earlier(client, home, decode_outcome(kept))
         try:
             return Coordinator(client, home, everything, request_id, last_try).run()
@@ -128,5 +128,5 @@ def _pauses(client: StateClient, shard: int) -> Iterator[float]:
     pause_s = _PAUSE_S
     while True:
         yield pause_s
-        client.spaces[shard].pause(pause_s * (0.5 + client.env.token(1)[0] / 256))
+        client.shards[shard].pause(pause_s * (0.5 + client.env.token(1)[0] / 256))
         pause_s = min(2 * pause_s, _PAUSE_S_MAX)

@@ -79,16 +79,16 @@ class Reads:
 
     # -- reading
 
-    def get(self, shard: int, name: str, key: bytes) -> Row | None:
+    def get(self, shard_id: int, name: str, key: bytes) -> Row | None:
         """The key's row in the snapshot; recorded."""
-        offset = self._offset(shard)
+        offset = self._offset(shard_id)
         table = rows.map_table(name)
-        space = self._client.spaces[shard]
-        data, applied = (None, None) if takes_needs(space) else space.peek(table, key)
+        shard = self._client.shards[shard_id]
+        data, applied = (None, None) if takes_needs(shard) else shard.peek(table, key)
         if applied != offset:
-            with self._view(shard) as view:
+            with self._view(shard_id) as view:
                 data = view.get(table, key)
-        return self._told(shard, name, key, data)
+        return self._told(shard_id, name, key, data)
 
     def get_many(self, shard: int, name: str, keys: Iterable[bytes]) -> dict[bytes, Row]:
         """The rows of those of the keys that are there; all are recorded."""
@@ -170,7 +170,7 @@ class Reads:
         if self._read_only and self._now_ms is None:
             # One moment for all shards and reads, so that nothing ends in the middle.
             self._now_ms = client.env.wall_ms()
-        if self._at_one_moment and client.shards > 1:
+        if self._at_one_moment and client.shard_count > 1:
             from onefold.state.transactions.moments import moment
 
             self._offsets.update(moment(client))
@@ -180,20 +180,20 @@ class Reads:
             return view.offset
 
     @contextmanager
-    def _view(self, shard: int) -> Iterator[View]:
-        offset = self._offset(shard)
-        space = self._client.spaces[shard]
+    def _view(self, shard_id: int) -> Iterator[View]:
+        offset = self._offset(shard_id)
+        shard = self._client.shards[shard_id]
         try:
-            if not takes_needs(space):
-                with space.view() as view:
+            if not takes_needs(shard):
+                with shard.view() as view:
                     if view.offset == offset:  # nothing was written since: cheaper than the past
                         yield view
                         return
-            with space.view(at=offset) as view:
+            with shard.view(at=offset) as view:
                 yield view
         except TooOld as error:
             raise TooOld(
-                f"the transaction's snapshot (offset {offset} of shard {shard}) has left the history that is kept "
+                f"the transaction's snapshot (offset {offset} of shard {shard_id}) has left the history that is kept "
                 f"({config.HISTORY_WINDOW_OFFSETS} offsets): too much was written since it began. Run it again, shorter"
             ) from error
 

@@ -113,7 +113,7 @@ class Transaction:
                 guard.leave(self._guard)  # also from elsewhere: the thread in which it began is free again
         if kind is not None:
             return
-        if core.client.shards == 1:
+        if core.client.shard_count == 1:
             self._commit()  # one append, with a deadline of its own
         else:
             with limited(core.client):
@@ -329,7 +329,7 @@ def _run(
                 raise Conflict(
                     f"the request {request_id!r} was rejected before, and stays so. Use another request_id"
                 ) from error
-        client.spaces[0].pause(pause_s * (0.5 + client.env.token(1)[0] / 256))
+        client.shards[0].pause(pause_s * (0.5 + client.env.token(1)[0] / 256))
         pause_s = min(2 * pause_s, config.TRANSACTION_BACKOFF_MAX_S)
 
 

@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> None:
     over = threading.Event()
     with open_client(told) as db:
         print("connected", flush=True)
-        workload = workload_on(told.workload, history, told.seed, len(db._spaces), index=told.index)
+        workload = workload_on(told.workload, history, told.seed, len(db._shards), index=told.index)
         threads = [
             threading.Thread(target=_guarded, args=(_work, workload, db, over, told.think_s))
             for _ in range(told.threads)

@@ -49,12 +49,12 @@ class Ground:
         self.servers = servers
 
     @contextmanager
-    def space(self) -> Iterator[Space]:
+    def space(self) -> Iterator[Shard]:
         """A new space. When it is left all servers run."""
         name = f"f{next(_numbers)}"
         with linked(self.servers, name) as link:
             info = until(lambda: admin.make_space(link, name))
-            space = Space(self.servers, link, info)
+            space = Shard(self.servers, link, info)
             try:
                 yield space
             finally:
@@ -69,7 +69,7 @@ class Ground:
             self.servers.restart(index, wait=index == dead[-1])  # one alone would wait for ever
 
 
-class Space:
+class Shard:
     """A space of one shard, and its log."""
 
     def __init__(self, servers: LocalServers, link: Link, info: SpaceInfo) -> None:

@@ -17,7 +17,7 @@ def records_of(db: Database, name: str, group: str) -> list[dict[Any, Any]]:
 
     For maps that are only ever written by unconditional puts, of a log that was not trimmed.
     """
-    log = db._spaces[db._state.shard_of(encode_key(group))].log  # type: ignore[attr-defined]
+    log = db._shards[db._state.shard_of(encode_key(group))].log  # type: ignore[attr-defined]
     numbers: dict[str, int] = {}
     found: list[dict[Any, Any]] = []
     offset = 1

@@ -14,7 +14,7 @@ import msgspec
 
 from onefold.codec import Op
 from onefold.shard.freshness import Freshness
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.shard.writer import LogWriter
 from onefold.state.core import leases, recovery
 from onefold.state.core.client import StateClient
@@ -49,9 +49,9 @@ def planted(name: str | None) -> Iterator[dict[str, Any]]:
 
 def _shared_stale_barrier(stack: ExitStack) -> None:
     """A read joins a barrier whose append began before the read arrived."""
-    original = LogSpace.barrier
+    original = MemoryShard.barrier
 
-    def barrier(self: LogSpace, timeout: float | None = None) -> int:
+    def barrier(self: MemoryShard, timeout: float | None = None) -> int:
         joined = getattr(self, "_in_flight", None)
         if joined is not None:
             turn = self._appender._turns()
@@ -68,12 +68,12 @@ def _shared_stale_barrier(stack: ExitStack) -> None:
             for turn in waiting:
                 turn.end()
 
-    stack.enter_context(patch.object(LogSpace, "barrier", barrier))
+    stack.enter_context(patch.object(MemoryShard, "barrier", barrier))
 
 
 def _no_barrier(stack: ExitStack) -> None:
     """A strong read shows what is here."""
-    stack.enter_context(patch.object(LogSpace, "barrier", lambda self, *_: self.applied))
+    stack.enter_context(patch.object(MemoryShard, "barrier", lambda self, *_: self.applied))
 
 
 def _no_dedupe(stack: ExitStack) -> None:
@@ -201,7 +201,7 @@ def _fresh_by_the_answer(stack: ExitStack) -> None:
 
     def _append(self: LogWriter, *args: Any) -> Any:
         outcomes = append(self, *args)
-        original(self._space.freshness, self._env.boot_s())
+        original(self._shard.freshness, self._env.boot_s())
         return outcomes
 
     stack.enter_context(patch.object(LogWriter, "_append", _append))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, cast
 
 from onefold import config
 from onefold.errors import AppendUnknown, Expired, LogCorrupt, Timeout, Unavailable
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.shard.remote.server import Server
-from onefold.shard.remote.shard import RemoteSpace
+from onefold.shard.remote.shard import RemoteShard
 from onefold.state.core.consistency import STRONG
 from onefold.state.fold.machine import StateFold
 from onefold.testing.sim.network import Endpoint
@@ -63,7 +63,7 @@ class Node(Process):
     def _boot(self) -> None:
         try:
             self.open()
-            self.desks = [Server(space) for space in self.spaces]
+            self.desks = [Server(shard) for shard in self.shards]
         except Killed:
             raise
         except LogCorrupt as error:
@@ -80,17 +80,17 @@ class Asker(Process):
 
     has_replicas = False
 
-    def _space(self, shard: int, endpoint: Endpoint) -> LogSpace:
-        space = RemoteSpace(
+    def _space(self, shard_id: int, endpoint: Endpoint) -> MemoryShard:
+        shard = RemoteShard(
             endpoint,
-            _Asking(self._simulation, self, shard),
+            _Asking(self._simulation, self, shard_id),
             [StateFold(len(self._simulation.servers))],
             self.machine,
             url=f"simulated://{self._simulation.seed}",
             pause=self.machine.pause,
             turns=self._turn,
         )
-        return cast(LogSpace, space)
+        return cast(MemoryShard, shard)
 
 
 class _Question:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from onefold.db import Database
 from onefold.errors import AppendUnknown, Expired, LogCorrupt, OnefoldError, Timeout, Unavailable
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.state.core.consistency import Level
 from onefold.state.fold.machine import StateFold
 from onefold.testing.sim.env import SimMachine
@@ -44,7 +44,7 @@ class Process:
         self.machine = SimMachine(simulation.scheduler, name, simulation.seed)
         self.database: Database | None = None
         """None while it is dead."""
-        self.spaces: list[LogSpace] = []
+        self.shards: list[MemoryShard] = []
         """Its shards."""
         self.unfinished = list(range(len(programs)))
         self.incarnation = 0
@@ -66,7 +66,7 @@ class Process:
     @property
     def is_open(self) -> bool:
         """Whether it has a database that its programs have not closed."""
-        return self.database is not None and not any(space._closed for space in self.spaces)
+        return self.database is not None and not any(shard._closed for shard in self.shards)
 
     def start(self) -> None:
         """Begin a life."""
@@ -101,12 +101,12 @@ class Process:
         servers = self._simulation.servers
         endpoints = [Endpoint(server, self.machine) for server in servers]
         self._endpoints = endpoints
-        self.spaces = [self._space(shard, endpoint) for shard, endpoint in enumerate(endpoints)]
-        self.database = Database(self.spaces, level=self._level, timeout=self._timeout)
+        self.shards = [self._space(shard, endpoint) for shard, endpoint in enumerate(endpoints)]
+        self.database = Database(self.shards, level=self._level, timeout=self._timeout)
         return self.database
 
-    def _space(self, shard: int, endpoint: Endpoint) -> LogSpace:  # noqa: ARG002
-        return LogSpace(
+    def _space(self, shard: int, endpoint: Endpoint) -> MemoryShard:  # noqa: ARG002
+        return MemoryShard(
             endpoint,
             [StateFold(len(self._simulation.servers))],
             self.machine,
@@ -123,7 +123,7 @@ class Process:
         if self.database is not None:
             self.database.close()
             self.database = None
-            self.spaces = []
+            self.shards = []
 
     def _turn(self) -> Turn:
         return Turn(self._scheduler)

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import msgspec
 
 from onefold.shard.remote.server import Server
-from onefold.shard.remote.shard import RemoteSpace
+from onefold.shard.remote.shard import RemoteShard
 from onefold.shard.remote.view import RemoteView
 from onefold.shard.requirements import Need
 from onefold.shard.writer import LogWriter
@@ -35,7 +35,7 @@ def _outcome_of_another_number(stack: ExitStack) -> None:
     """A writer takes what is known of its last record for the outcome of this one."""
 
     def outcomes(self: LogWriter, client: str, number: int) -> Any:
-        known = self._space.known(client)
+        known = self._shard.known(client)
         if known is None:
             return None
         self._number = number
@@ -56,24 +56,24 @@ def _unpinned_view(stack: ExitStack) -> None:
 
 def _no_floor(stack: ExitStack) -> None:
     """What one replica has shown is forgotten when another one is asked."""
-    original = RemoteSpace.ask
+    original = RemoteShard.ask
 
-    def ask(self: RemoteSpace, what: Any, need: Need | None, at: int | None = None) -> Any:
+    def ask(self: RemoteShard, what: Any, need: Need | None, at: int | None = None) -> Any:
         return original(self, what, (need or Need())._replace(shown=False), at)
 
-    stack.enter_context(patch.object(RemoteSpace, "ask", ask))
+    stack.enter_context(patch.object(RemoteShard, "ask", ask))
 
 
 def _fresh_when_answered(stack: ExitStack) -> None:
     """What was asked counts as fresh from the moment when the answer came, not from when it was asked for."""
-    original = RemoteSpace.ask
+    original = RemoteShard.ask
 
-    def ask(self: RemoteSpace, what: Any, need: Need | None, at: int | None = None) -> Any:
+    def ask(self: RemoteShard, what: Any, need: Need | None, at: int | None = None) -> Any:
         answer = original(self, what, need, at)
         self.freshness.prove(self.env.boot_s())
         return answer
 
-    stack.enter_context(patch.object(RemoteSpace, "ask", ask))
+    stack.enter_context(patch.object(RemoteShard, "ask", ask))
 
 
 REMOTE_BUGS: dict[str, Callable[[ExitStack], None]] = {

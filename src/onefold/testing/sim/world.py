@@ -234,9 +234,9 @@ class Simulation:
         """Every process can write and read, and all replicas that have applied the same hold the same."""
         alive = [process for process in self.processes if process.is_open]
         for process in alive:
-            for space in process.spaces:
+            for shard in process.shards:
                 try:
-                    space.barrier(_PROBE_TIMEOUT_S)
+                    shard.barrier(_PROBE_TIMEOUT_S)
                 except OnefoldError as error:
                     raise AssertionError(
                         f"{process.name} cannot read after everything has healed: {error!r}"
@@ -245,13 +245,13 @@ class Simulation:
             ends = [server.end for server in self.servers]
             digests: dict[str, list[str]] = {}
             for process in alive:
-                for space, end in zip(process.spaces, ends, strict=True):
-                    if not space.reach(end, _PROBE_TIMEOUT_S):
+                for shard, end in zip(process.shards, ends, strict=True):
+                    if not shard.reach(end, _PROBE_TIMEOUT_S):
                         raise AssertionError(
                             f"{process.name} was not delivered offset {end} after everything has healed"
                         )
                 if process.has_replicas:
-                    digests[process.name] = [space.state_digest() for space in process.spaces]
+                    digests[process.name] = [shard.state_digest() for shard in process.shards]
             if ends == [server.end for server in self.servers]:
                 break
             # A late append has surfaced meanwhile: some have applied it and some have not. Once more.

@@ -388,7 +388,7 @@ def test_a_plan_swept_before_its_record_is_stored_again(tmp_path, monkeypatch):
         job.run(progress=False, workers=1)
     with of.connect(tmp_path / "space") as db:
         assert db.table("t").to_polars().rows() == [("a", 1), ("b", 2)]
-        with db._engine.space.view() as view:
+        with db._engine.shard.view() as view:
             named = {key.decode() for key, _ in view.scan(rows.BLOB)}
         assert named and not db._engine.blobs.missing(named)
 

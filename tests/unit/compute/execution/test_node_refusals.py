@@ -114,9 +114,9 @@ def test_a_file_that_one_node_has_not_is_read_by_another(
         until(lambda: run.progress().done == run.progress().total - 2)
         (refusal,) = until(run.refusals)
         assert refusal.node == "n1" and refusal.stage == 0 and "is not there" in refusal.reason
-        before = db._engine.space.applied
+        before = db._engine.shard.applied
         time.sleep(1.0)
-        assert db._engine.space.applied - before <= 5  # it does not claim and give back for ever
+        assert db._engine.shard.applied - before <= 5  # it does not claim and give back for ever
         assert run.state == "running" and run.progress().failed == 0
         blind.clear()
         assert one.workers.status().runs == (run.id,)

@@ -66,7 +66,7 @@ def test_both_nodes_and_the_program_take_tasks(tmp_path: Path, db: of.Database, 
 
     with machine(tmp_path, "n1", slots=1) as one, machine(tmp_path, "n2", slots=1) as two:
         run = counting(db, lines, slow).start(workers=1)
-        members = {db._engine.space.member, one.engine.space.member, two.engine.space.member}
+        members = {db._engine.shard.member, one.engine.shard.member, two.engine.shard.member}
         until(lambda: workers_of(db, run) == members, "a task at each")
         assert one.workers.busy == two.workers.busy == 1
         gate.touch()
@@ -210,7 +210,7 @@ def test_lost_blobs_are_made_again_by_nodes(
     with machine(tmp_path, "n1", slots=2):
         counting(db, lines).start(workers=0).wait(PATIENCE_S)
     shared = BlobStore(tmp_path / "shared")
-    with db._engine.space.view() as view:
+    with db._engine.shard.view() as view:
         row = state.read_table(view, "words")
         assert row is not None
         lost = [one.result.blob for one in state.results(view, row.head, 0).values() if one.result.blob]
@@ -288,7 +288,7 @@ def test_who_was_stopped_is_no_witness(lines: str, monkeypatch: pytest.MonkeyPat
     with of.connect("memory://") as db:
         engine = db._engine
         run = counting(db, lines).start(workers=0)
-        monkeypatch.setattr(engine.space, "member_alive", lambda member: None)
+        monkeypatch.setattr(engine.shard, "member_alive", lambda member: None)
         engine.submit(ops.Claim(run.id, "m_elsewhere/0"))
         engine.env = env
         keeper = Keeper(engine, run.id)

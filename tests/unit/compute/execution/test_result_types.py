@@ -93,7 +93,7 @@ def test_whoever_compares_later_sees_it(
 ) -> None:
     run = started(db, tmp_path)
     engine = run._engine
-    with engine.space.view() as view:
+    with engine.shard.view() as view:
         row = state.read_run(view, run.id)
     assert row is not None
     stored = engine.stored(row.plan)
@@ -116,7 +116,7 @@ def test_the_same_types_are_announced_once(db: of.Database, tmp_path: Path) -> N
         (tmp_path / f"{number}.txt").write_text(f"{number}\n")
     rows = db.read_text(str(tmp_path / "*.txt")).map(lambda record: {"v": record["line"]})
     run = rows.into("t").run(progress=False, workers=1, target_splits=8)
-    with run._engine.space.view() as view:
+    with run._engine.shard.view() as view:
         assert len(state.announced(view, run.id)) == 1
     assert run.result().to_polars().height == 8
 
@@ -406,7 +406,7 @@ def test_a_task_that_stands_between_compare_and_done_while_a_backup_ends(
     """What the first attempt announced holds: the backup's result fits to it, or the run fails."""
     run = started(db, tmp_path)
     engine = run._engine
-    with engine.space.view() as view:
+    with engine.shard.view() as view:
         row = state.read_run(view, run.id)
     assert row is not None
     stored = engine.stored(row.plan)
@@ -437,7 +437,7 @@ def test_a_task_that_stands_between_compare_and_done_while_a_backup_ends(
     assert isinstance(done, ops.Accepted)
     (late,) = engine.submit(ops.Done(run.id, slow.stage, slow.index, slow.epoch, result(1)))
     assert isinstance(late, ops.Refused) and late.code == "already_done"
-    with engine.space.view() as view:
+    with engine.shard.view() as view:
         assert [one.result.rows_out for one in state.results(view, run.id, slow.stage).values()] == [2]
         assert not state.claims(view, run.id)
     engine.submit(ops.Cancel(run.id))

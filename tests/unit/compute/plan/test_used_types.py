@@ -216,7 +216,7 @@ def test_tasks_that_run_again_are_no_exact_part_of_an_estimate(db: of.Database, 
     for _ in range(2):
         run = dataset.into("t").run(progress=False, workers=1, target_splits=40)
         assert run.progress().reused == 0
-        with db._engine.space.view() as view:
+        with db._engine.shard.view() as view:
             row = state.read_run(view, run.id)
         assert row is not None
         inputs = decode_inputs(db._engine.blobs.get(row.stages[0].inputs))

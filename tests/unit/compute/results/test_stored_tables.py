@@ -50,7 +50,7 @@ def made_now(tmp_path_factory) -> Path:
 
 
 def plan_of(db, table: str) -> str:
-    with db._engine.space.view() as view:
+    with db._engine.shard.view() as view:
         return state.read_run(view, state.read_table(view, table).head).plan
 
 

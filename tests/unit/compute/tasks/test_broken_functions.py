@@ -322,7 +322,7 @@ def test_a_program_of_an_earlier_release_has_the_space_open_too(
     older = members.Member(folder, "m_older", '{"pid": 1, "fold_version_max": 1}') if together else None
     job, _ = wrong_lines(db, tmp_path, 1_200)
     run = job.into("t").run(progress=False, workers=1, on_error="skip")
-    with db._spaces[0].view() as view:
+    with db._shards[0].view() as view:
         assert view.head().fold_version == (1 if together else 2)
     kept = 1_000 if together else 1_200
     assert run.progress().skipped == 1_200 and run.dead_letters().height == kept

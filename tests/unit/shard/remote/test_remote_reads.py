@@ -33,7 +33,7 @@ from support.remote_programs import (
 def test_a_view_is_one_offset_whoever_answers(world, db, other):
     m = db.map("m")
     m.update({f"k{number}": 0 for number in range(100)})
-    space = db._spaces[0]
+    space = db._shards[0]
     with space.view() as view:
         first = view.get(TABLE, b"none")
         assert first is None
@@ -56,7 +56,7 @@ def test_a_view_is_one_offset_whoever_answers(world, db, other):
 
 
 def test_a_view_asked_for_beyond_the_end_is_refused(db):
-    with pytest.raises(of.InvalidArgument, match="beyond the applied offset"), db._spaces[0].view(10**6):
+    with pytest.raises(of.InvalidArgument, match="beyond the applied offset"), db._shards[0].view(10**6):
         pass
 
 
@@ -66,7 +66,7 @@ def test_what_is_older_than_the_history_is_too_old(world, db, monkeypatch):
     m = db.map("m")
     for number in range(40):
         m.put("k", number)
-    with pytest.raises(of.TooOld), db._spaces[0].view(5) as view:
+    with pytest.raises(of.TooOld), db._shards[0].view(5) as view:
         view.get(TABLE, b"k")
 
 
@@ -92,7 +92,7 @@ def test_a_large_value_comes_in_pieces(db, world):
 
 
 def test_pieces_of_different_answers_are_not_put_together(db, world):
-    space = db._spaces[0]
+    space = db._shards[0]
     db.map("m").put("long", "y" * 5000)
     answers = []
 
@@ -211,14 +211,14 @@ def test_bounded_reads_are_too_stale_when_nobody_answers_at_all(world, monkeypat
 
     with world.connect(timeout=0.2) as db:
         db.map("m").put("k", 1)
-        monkeypatch.setattr(db._spaces[0], "_asking", silent)
+        monkeypatch.setattr(db._shards[0], "_asking", silent)
         with pytest.raises(of.TooStale, match=r"complete as of .* ago") as caught:
             db.map("m").get("k", consistency="bounded:0.000001s")
         assert caught.value.definite
 
 
 def test_plain_views_never_go_back(world, db, other):
-    space = db._spaces[0]
+    space = db._shards[0]
     other.map("m").put("k", 1)
     hold(world, 0)
     other.map("m").put("k", 2)
@@ -233,7 +233,7 @@ def test_plain_views_never_go_back(world, db, other):
 
 
 def test_waiting_is_woken_by_others_and_bounded(db, other):
-    space = db._spaces[0]
+    space = db._shards[0]
     other.map("m").put("k", 0)
     here = space.applied
     assert space.wait(here, 0.05) == here
@@ -245,7 +245,7 @@ def test_waiting_is_woken_by_others_and_bounded(db, other):
 
 
 def test_reach_says_whether_it_came(world, db, other):
-    space = db._spaces[0]
+    space = db._shards[0]
     other.map("m").put("k", 0)
     end = world.logs[0].last
     assert space.reach(end, None)
@@ -259,7 +259,7 @@ def test_reach_says_whether_it_came(world, db, other):
 
 
 def test_waiting_outlives_nodes_that_are_away(world, db, other):
-    space = db._spaces[0]
+    space = db._shards[0]
     other.map("m").put("k", 0)
     here, servers = space.applied, list(world.servers)
     stop_nodes(world)
@@ -306,7 +306,7 @@ def test_a_watch_without_a_replica_sees_lifetimes_end(db, other):
 
 
 def test_threads_that_wait_share_a_question(world, db, other):
-    space, found = db._spaces[0], []
+    space, found = db._shards[0], []
     other.map("m").put("k", 0)
     here = space.applied
     world.asked.clear()
@@ -326,7 +326,7 @@ def test_threads_that_wait_share_a_question(world, db, other):
 
 def test_news_that_a_dying_node_took_along_is_told_by_another(world, db, other, monkeypatch):
     monkeypatch.setattr(config, "ASK_POLL_S", 0.2)
-    space, lost = db._spaces[0], []
+    space, lost = db._shards[0], []
 
     def asking(request, timeout, *, hedge_s, own=space._asking):
         if isinstance(protocol.decode_ask(request).what, protocol.Beyond) and not lost:
@@ -348,7 +348,7 @@ def test_news_that_a_dying_node_took_along_is_told_by_another(world, db, other, 
 def test_who_waits_is_told_what_no_node_can_help_with(world, db, other, monkeypatch):
     monkeypatch.setattr(config, "ASK_POLL_S", 0.1)
     other.map("m").put("k", 0)
-    space = db._spaces[0]
+    space = db._shards[0]
     here = space.applied
     monkeypatch.setattr(space, "_version_max", 0)
     with pytest.raises(of.SpaceError, match="Upgrade"):
@@ -358,7 +358,7 @@ def test_who_waits_is_told_what_no_node_can_help_with(world, db, other, monkeypa
 def test_closing_lets_go_who_waits_and_the_thread_ends(world, monkeypatch):
     monkeypatch.setattr(config, "ASK_POLL_S", 0.1)
     with world.connect() as db:
-        space = db._spaces[0]
+        space = db._shards[0]
         here = space.applied
         waiter = threading.Thread(target=lambda: space.wait(here, None))
         waiter.start()

@@ -12,7 +12,7 @@ from onefold.codec import Op, decode_record
 from onefold.fold import system
 from onefold.log.memory import Faults
 from onefold.shard.remote import protocol
-from onefold.shard.remote.shard import RemoteSpace
+from onefold.shard.remote.shard import RemoteShard
 from onefold.shard.requirements import Behind, Need
 from onefold.state.fold.machine import StateFold
 from onefold.testing.remote_world import Delivered, RemoteWorld, Way
@@ -170,7 +170,7 @@ def test_a_write_that_cannot_begin_is_definite(world, monkeypatch):
 def test_a_record_that_is_not_where_it_was_acknowledged_stops_the_program(world, db):
     m = db.map("m")
     m.put("k", 1)
-    space = db._spaces[0]
+    space = db._shards[0]
     log, append = space.log, space.log.append
 
     def forgetful(data, deadline=None):
@@ -199,7 +199,7 @@ def test_a_record_that_is_not_where_it_was_acknowledged_stops_the_program(world,
 def test_a_copy_that_an_earlier_try_left_is_no_corruption(world, db):
     m = db.map("m")
     m.put("k", 1)
-    log = db._spaces[0].log
+    log = db._shards[0].log
     append = log.append
 
     def twice(data, deadline=None):
@@ -218,7 +218,7 @@ def test_a_client_that_was_forgotten_begins_anew(world, db, other):
     for number in range(5):
         other.map("m").put("x", number)
     expire = system.ExpireClients(world.logs[0].last)
-    assert other._spaces[0].submit([system.system_op(expire)]) == [system.ACCEPTED]
+    assert other._shards[0].submit([system.system_op(expire)]) == [system.ACCEPTED]
     m.put("k", 2)
     assert m["k"] == 2
 
@@ -230,11 +230,11 @@ def test_folds_are_registered_with_the_first_record_of_each_program(world, db, o
     ops = [[op.fold for op in decode_record(entry.data).ops] for entry in world.logs[0].read(1)]
     assert ops == [["onefold", "state"], ["state"]] * 2
     with pytest.raises(of.InvalidArgument, match="no fold 'other'"):
-        db._spaces[0].submit([Op("other", b"")])
+        db._shards[0].submit([Op("other", b"")])
 
 
 def test_a_space_that_was_opened_read_only_writes_nothing(world):
-    (space,) = world.spaces(read_only=True)
+    (space,) = world.open_shards(read_only=True)
     with closing(space), pytest.raises(of.SpaceError, match="read-only"):
         space.submit([system.system_op(system.Tick())])
 
@@ -245,8 +245,8 @@ def test_a_space_that_was_opened_read_only_writes_nothing(world):
 def test_a_space_that_was_restored_is_told(world, db):
     db.map("m").put("k", 1)
     with closing(RemoteWorld()) as restored:
-        db._spaces[0]._asking = restored.asking(0)
-        for use in (lambda: db.map("m").get("k"), lambda: db._spaces[0].wait(10, 1.0)):
+        db._shards[0]._asking = restored.asking(0)
+        for use in (lambda: db.map("m").get("k"), lambda: db._shards[0].wait(10, 1.0)):
             with pytest.raises(of.SpaceError, match=r"made anew or restored .*Open it again"):
                 use()
         with pytest.raises(of.AppendUnknown, match="made anew or restored"):
@@ -254,7 +254,7 @@ def test_a_space_that_was_restored_is_told(world, db):
 
 
 def test_replies_that_are_none_are_as_no_reply(world, db):
-    db._spaces[0]._asking = lambda request, timeout, *, hedge_s: b"\x93garbage"
+    db._shards[0]._asking = lambda request, timeout, *, hedge_s: b"\x93garbage"
     with pytest.raises(of.Unavailable, match="garbled"):
         db.map("m").get("k")
 
@@ -264,7 +264,7 @@ def test_a_result_that_does_not_fit_the_question_is_told(world, db):
         body = protocol.encode_body("what?")
         return protocol.encode(protocol.Answer(world.logs[0].incarnation, 0, 1, body, len(body)))
 
-    db._spaces[0]._asking = confused
+    db._shards[0]._asking = confused
     with pytest.raises(of.SpaceError, match="does not understand"):
         db.map("m").get("k")
 
@@ -274,7 +274,7 @@ def test_a_newer_space_is_refused(world, db):
         body = protocol.encode_body([None])
         return protocol.encode(protocol.Answer(world.logs[0].incarnation, 0, 99, body, len(body)))
 
-    db._spaces[0]._asking = newer
+    db._shards[0]._asking = newer
     with pytest.raises(of.SpaceError, match=r"fold version 99.*pip install -U onefold"):
         db.map("m").get("k")
 
@@ -289,7 +289,7 @@ def test_a_replica_that_cannot_serve_is_left_for_another(world, db):
 def test_a_replica_with_less_history_is_left_for_another(world, db, monkeypatch):
     m = db.map("m")
     m.put("k", 1)
-    offset = db._spaces[0].applied
+    offset = db._shards[0].applied
     original = world.servers[0][0]._view
 
     def young(at):
@@ -300,7 +300,7 @@ def test_a_replica_with_less_history_is_left_for_another(world, db, monkeypatch)
     monkeypatch.setattr(world.servers[0][0], "_view", young)
     found = 0
     for _ in range(20):
-        with db._spaces[0].view(offset) as view:
+        with db._shards[0].view(offset) as view:
             try:
                 found += view.count(TABLE)
             except of.TooOld:
@@ -309,7 +309,7 @@ def test_a_replica_with_less_history_is_left_for_another(world, db, monkeypatch)
 
 
 def test_needs_that_no_replica_meets_are_told_apart(world):
-    (space,) = world.spaces()
+    (space,) = world.open_shards()
     with closing(space):
         with pytest.raises(Behind) as caught:
             space.peek(TABLE, b"k", Need(after=7, timeout=0.05))
@@ -321,7 +321,7 @@ def test_needs_that_no_replica_meets_are_told_apart(world):
 
 
 def test_a_closed_space_says_so(world):
-    (space,) = world.spaces()
+    (space,) = world.open_shards()
     space.close()
     for use in (
         lambda: space.peek(TABLE, b"k"),
@@ -337,7 +337,7 @@ def test_a_closed_space_says_so(world):
 
 
 def test_what_is_known_of_members(world, db):
-    space = db._spaces[0]
+    space = db._shards[0]
     assert space.member_alive(space.member) is True
     assert space.member_alive("m_somewhere") is None
 
@@ -365,10 +365,10 @@ def test_a_job_runs_over_it(world, db, tmp_path):
 
 
 def test_the_space_asks_nobody_before_it_is_used(world):
-    (space,) = world.spaces()
-    assert isinstance(space, RemoteSpace)
+    (space,) = world.open_shards()
+    assert isinstance(space, RemoteShard)
     assert not world.asked
     with closing(
-        RemoteSpace(Delivered(world.logs[0]), world.asking(0), [StateFold()], world.env, url="u://x")
+        RemoteShard(Delivered(world.logs[0]), world.asking(0), [StateFold()], world.env, url="u://x")
     ) as one:
         assert (one.url, one.directory, one.strong_reads) == ("u://x", None, False)

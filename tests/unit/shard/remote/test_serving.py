@@ -11,7 +11,7 @@ from onefold import config
 from onefold.env import SYSTEM
 from onefold.errors import SpaceError, Unavailable
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.shard.remote import protocol
 from onefold.shard.remote.protocol import Answer, Ask, Refusal
 from onefold.shard.remote.request_queue import Crew, Desk
@@ -33,11 +33,11 @@ class Node:
 
     def __init__(self, **options):
         self.log = MemoryLog()
-        self.writer = LogSpace(Delivered(self.log), [StateFold()], SYSTEM)
+        self.writer = MemoryShard(Delivered(self.log), [StateFold()], SYSTEM)
         self.client = StateClient([self.writer])
         self.m = Map(self.client, "m")
         self.delivered = Delivered(self.log)
-        self.space = LogSpace(self.delivered, [StateFold()], SYSTEM, replica=True)
+        self.space = MemoryShard(self.delivered, [StateFold()], SYSTEM, replica=True)
         self.server = Server(self.space, **options)
 
     def ask(self, what, **fields):
@@ -290,7 +290,7 @@ def test_long_answers_are_pages_and_a_long_row_is_pieces():
 
 def test_a_scan_reads_no_more_rows_than_fit(node, monkeypatch):
     read = []
-    original = LogSpace.view
+    original = MemoryShard.view
 
     def view(self, at=None):
         opened = original(self, at)
@@ -308,7 +308,7 @@ def test_a_scan_reads_no_more_rows_than_fit(node, monkeypatch):
         return Counting()
 
     node.m.put_many(dict.fromkeys(range(100), "x" * 100_000))
-    monkeypatch.setattr(LogSpace, "view", view)
+    monkeypatch.setattr(MemoryShard, "view", view)
     page, more = node.result(protocol.Scan(TABLE, b"", None, 10_000))
     assert more and len(page) in range(9, 12)
     assert sum(read) <= 16  # not ten thousand of them

@@ -12,7 +12,7 @@ from onefold.env import SYSTEM
 from onefold.ids import client_id
 from onefold.log.memory import MemoryLog
 from onefold.shard.freshness import Freshness
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.testing import Simulation
 from onefold.testing.ledger import Ledger, entry, line, receipt
 
@@ -75,7 +75,7 @@ def test_a_strong_read_that_gets_no_answer_is_unavailable_after_its_timeout_and_
 
 def test_reads_that_arrive_together_share_a_barrier_and_later_ones_do_not_join_it():
     def program(sim, process, db):
-        space = db._spaces[0]
+        space = db._shards[0]
         before = sim.servers[0].end
         readers = []
         for at in range(5):
@@ -213,7 +213,7 @@ def test_a_write_that_is_not_delivered_in_time_has_an_unknown_outcome_that_can_b
 
 def test_others_of_the_space_are_not_known_to_be_alive_or_dead():
     def program(sim, process, db):
-        space = db._spaces[0]
+        space = db._shards[0]
         assert space.member_alive(space.member) is True
         assert space.member_alive("somebody else") is None
         assert not space.strong_reads
@@ -228,7 +228,7 @@ def test_an_acknowledged_record_that_was_replaced_halts_also_when_it_was_already
             space.applied  # noqa: B018 - somebody else catches up before the answer comes
             return offset
 
-    space = LogSpace(Liar(), [Ledger()], SYSTEM, replica=True)
+    space = MemoryShard(Liar(), [Ledger()], SYSTEM, replica=True)
     with pytest.raises(of.LogCorrupt, match="acknowledged at offset 1"):
         space.submit([entry(b"a")])
     with pytest.raises(of.LogCorrupt, match="halted"):
@@ -239,19 +239,19 @@ def test_a_replica_starts_from_a_snapshot_and_waits_until_the_log_is_delivered_u
     tmp_path, monkeypatch
 ):
     log = MemoryLog()
-    with closing(LogSpace(log.hold(10**9), [Ledger()], SYSTEM)) as space:
+    with closing(MemoryShard(log.hold(10**9), [Ledger()], SYSTEM)) as space:
         for token in (b"a", b"b", b"c"):
             space.submit([entry(token)])
         space.snapshot(tmp_path / "s")
     behind = log.hold(1)
     monkeypatch.setattr(config, "APPEND_RETRY_S", 0.05)
     with pytest.raises(of.Unavailable, match="offset 3, where the snapshot stands"):
-        LogSpace(behind, [Ledger()], SYSTEM, snapshot=tmp_path / "s", replica=True)
+        MemoryShard(behind, [Ledger()], SYSTEM, snapshot=tmp_path / "s", replica=True)
     monkeypatch.setattr(config, "APPEND_RETRY_S", 30.0)
     timer = threading.Timer(0.05, behind.go_on)
     timer.start()
     with (
-        closing(LogSpace(behind, [Ledger()], SYSTEM, snapshot=tmp_path / "s", replica=True)) as space,
+        closing(MemoryShard(behind, [Ledger()], SYSTEM, snapshot=tmp_path / "s", replica=True)) as space,
         space.view() as view,
     ):
         assert line(view, b"c") is not None
@@ -260,8 +260,8 @@ def test_a_replica_starts_from_a_snapshot_and_waits_until_the_log_is_delivered_u
 
 def test_a_read_only_replica_cannot_read_strongly_and_says_what_to_do():
     log = MemoryLog()
-    LogSpace(log, [Ledger()], SYSTEM).submit([entry(b"a")])
-    space = LogSpace(log, [Ledger()], SYSTEM, replica=True, read_only=True)
+    MemoryShard(log, [Ledger()], SYSTEM).submit([entry(b"a")])
+    space = MemoryShard(log, [Ledger()], SYSTEM, replica=True, read_only=True)
     with pytest.raises(of.Unavailable, match="read-only"):
         space.barrier(1.0)
     with pytest.raises(of.TooStale, match="read-only"):
@@ -272,7 +272,7 @@ def test_a_read_only_replica_cannot_read_strongly_and_says_what_to_do():
 
 def test_real_threads_share_barriers_and_appends():
     log = MemoryLog()
-    space = LogSpace(log, [Ledger()], SYSTEM, replica=True)
+    space = MemoryShard(log, [Ledger()], SYSTEM, replica=True)
     told, failed = [], []
 
     def work(number):
@@ -304,7 +304,7 @@ def test_a_barrier_that_waits_for_a_slow_write_gives_up_in_time():
             return super().append(data, deadline)
 
     begun, let_go = threading.Event(), threading.Event()
-    space = LogSpace(Slow(), [Ledger()], SYSTEM, replica=True)
+    space = MemoryShard(Slow(), [Ledger()], SYSTEM, replica=True)
     writer = threading.Thread(target=lambda: space.submit([entry(b"slow")]))
     writer.start()
     assert begun.wait(60)

@@ -16,9 +16,9 @@ from onefold.folds import folds as space_folds
 from onefold.ids import client_id
 from onefold.log.memory import MemoryLog
 from onefold.machine.wake import Bell, Listener
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.shard.replica.copy import OpenCopy
-from onefold.shard.replica.shard import ReplicaSpace
+from onefold.shard.replica.shard import LocalReplica
 from onefold.testing.ledger import Ledger, entry, line, lines, receipt
 from support.replicas import (
     SOON_S,
@@ -52,10 +52,10 @@ def test_outcomes_come_in_order_and_reads_see_ones_own(opened):
 def test_the_same_operations_give_the_same_state_as_in_memory(seed, opened, tmp_path):
     """Maps, lifetimes, queues, locks, streams and transactions, with replicas opened and closed in between."""
     log, rng = MemoryLog(seed=seed), random.Random(seed)
-    oracle = LogSpace(log.hold(10**9), space_folds(0, 1), SYSTEM)
+    oracle = MemoryShard(log.hold(10**9), space_folds(0, 1), SYSTEM)
     folder = tmp_path / "replica"
     for _ in range(3):
-        space = ReplicaSpace(Tail(log), space_folds(0, 1), SYSTEM, directory=folder, url="nats://h/s")
+        space = LocalReplica(Tail(log), space_folds(0, 1), SYSTEM, directory=folder, url="nats://h/s")
         with (
             Database([space]) as db,
             Database([oracle.__class__(log.hold(10**9), space_folds(0, 1), SYSTEM)]) as other,

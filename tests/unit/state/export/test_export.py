@@ -295,7 +295,7 @@ def test_a_transaction_between_the_views_of_two_shards_is_noticed(tmp_path):
         bank = db.map("bank")
         bank.update(dict.fromkeys(range(10), 100))
         by_shard = {db._state.shard_of(encode_key(number)): number for number in range(10)}
-        real, moves = db._spaces[1].view, []
+        real, moves = db._shards[1].view, []
 
         def move(tx):
             tx.map("bank")[by_shard[0]] -= 1
@@ -309,7 +309,7 @@ def test_a_transaction_between_the_views_of_two_shards_is_noticed(tmp_path):
                 mover.join()
             return real(at)
 
-        db._spaces[1].view = view
+        db._shards[1].view = view
         text, _ = exported(db)
         assert len(moves) == 3
         found = {line["key"]: line["value"] for line in lines_of(text) if "map" in line}
@@ -416,7 +416,7 @@ def test_a_bad_line_is_named_and_nothing_is_imported(change, match):
         with pytest.raises(InvalidValue, match=match) as raised:
             put_in(target, "".join(change(lines)), "replace")
         assert raised.value.definite
-        assert target._space.applied == 0
+        assert target._shard.applied == 0
         with pytest.raises(InvalidArgument, match="on_conflict"):
             put_in(target, "".join(lines), "maybe")
 

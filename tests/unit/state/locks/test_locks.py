@@ -7,7 +7,7 @@ import pytest
 
 import onefold as of
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.state.core.client import StateClient
 from onefold.state.core.leases import keeper
 from onefold.state.fold.locks.fold import LOCKS, WAITERS
@@ -36,7 +36,7 @@ def real_db(request, tmp_path):
         yield database
 
 
-class Elsewhere(LogSpace):
+class Elsewhere(MemoryShard):
     """A machine of its own over a shared log: nothing is known of others' processes."""
 
     def member_alive(self, member):
@@ -230,7 +230,7 @@ def test_a_waiter_whose_grant_was_lost_unseen_asks_again(clock, db):
     client = db._state
     first = db.lock("a", ttl="1m")
     first.acquire()
-    client.submit(0, Acquire("a", client.spaces[0].member, "sleeper", 5000, True))
+    client.submit(0, Acquire("a", client.shards[0].member, "sleeper", 5000, True))
     first.release()
     assert first.holder().waiting == 0
     with db.lock("a"):  # the sleeper never noticed that it was granted

@@ -8,7 +8,7 @@ import pytest
 import onefold as of
 from onefold import config
 from onefold.env import SeededEnv
-from onefold.space.open_shard import open_space
+from onefold.space.open_shard import open_shard
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import SESSION
 from onefold.state.fold.machine import StateFold
@@ -26,7 +26,7 @@ class Worlds:
         self.clients = []
 
     def client(self):
-        space = open_space(self.folder, [StateFold()], env=self.env)
+        space = open_shard(self.folder, [StateFold()], env=self.env)
         self.clients.append(StateClient([space]))
         return self.clients[-1]
 
@@ -52,8 +52,8 @@ def theirs(worlds):
 def reads(m, monkeypatch):
     """Counts reads of the space."""
     counted = []
-    peek = m.client.spaces[0].peek
-    monkeypatch.setattr(m.client.spaces[0], "peek", lambda *args: counted.append(args) or peek(*args))
+    peek = m.client.shards[0].peek
+    monkeypatch.setattr(m.client.shards[0], "peek", lambda *args: counted.append(args) or peek(*args))
     return counted
 
 
@@ -127,7 +127,7 @@ def test_what_a_miss_has_seen_outdates_the_other_keys(mine, theirs):
 
 def test_a_row_read_before_the_cache_moved_on_is_not_kept(worlds, mine, theirs, monkeypatch):
     theirs["k"], theirs["k2"] = "old", 0
-    space = mine.client.spaces[0]
+    space = mine.client.shards[0]
     peek = space.peek
 
     def slow(table, key):
@@ -224,7 +224,7 @@ def test_a_token_that_is_ahead_is_waited_for(tmp_path):
             assert m["k"] == 1
             from onefold.state.core.tokens import Token, encode_token
 
-            incarnation = m.client.spaces[0].incarnation
+            incarnation = m.client.shards[0].incarnation
             reader.session.merge(encode_token(Token(incarnation, {0: 1000})))
             for key in ("k", "other"):
                 with pytest.raises(of.TokenAhead):
@@ -260,7 +260,7 @@ def test_reads_of_a_random_history_are_monotonic(worlds, monkeypatch):
 
 def test_only_spaces_of_one_shard_in_one_file_have_a_cache(tmp_path):
     env = SeededEnv(1)
-    spaces = [open_space("memory://", [StateFold(2)], env=env) for _ in range(2)]
+    spaces = [open_shard("memory://", [StateFold(2)], env=env) for _ in range(2)]
     with closing(StateClient(spaces)) as client:
         assert map_cache.cache_of(client) is None
         m = Map(client, "m", level=SESSION)

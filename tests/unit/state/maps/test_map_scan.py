@@ -12,7 +12,7 @@ from onefold import config
 from onefold.env import SYSTEM
 from onefold.errors import InvalidArgument, InvalidKey, TooOld
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.state.core.client import StateClient
 from onefold.state.encoding.keys import decode_key, encode_key, encode_prefix
 from onefold.state.fold.machine import StateFold
@@ -21,7 +21,7 @@ from onefold.state.maps.map import Map
 
 @contextmanager
 def sharded(shards):
-    spaces = [LogSpace(MemoryLog(env=SYSTEM), [StateFold(shards)], SYSTEM) for _ in range(shards)]
+    spaces = [MemoryShard(MemoryLog(env=SYSTEM), [StateFold(shards)], SYSTEM) for _ in range(shards)]
     with closing(StateClient(spaces)) as client:
         yield Map(client, "m")
 
@@ -91,7 +91,7 @@ def test_large_values_make_small_pages(one, monkeypatch):
     monkeypatch.setattr(config, "MAP_PAGE_BYTES", 10_000)
     one.put_many(dict.fromkeys(range(200), "x" * 1000))
     pages = []
-    real = one.client.spaces[0].view
+    real = one.client.shards[0].view
 
     class Counting:
         def __init__(self, at):
@@ -111,7 +111,7 @@ def test_large_values_make_small_pages(one, monkeypatch):
         def __exit__(self, *error):
             return self.inner.__exit__(*error)
 
-    monkeypatch.setattr(one.client.spaces[0], "view", lambda at=None: Counting(at))
+    monkeypatch.setattr(one.client.shards[0], "view", lambda at=None: Counting(at))
     assert len(list(one.scan())) == 200
     assert max(pages[2:]) <= 10
 
@@ -163,7 +163,7 @@ def test_an_iterator_at_rest_holds_no_snapshot(tmp_path):
         found, watch = m.scan(), m.watch(initial=True)
         next(found), next(watch)
         m["more"] = 1
-        writer = m.client.spaces[0]._file._writer
+        writer = m.client.shards[0]._file._writer
         writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)  # raises BusyError while anybody reads
         assert len(list(found)) == 999
 
@@ -185,7 +185,7 @@ def test_a_prefix_reads_only_its_shard():
     with sharded(4) as m:
         m.put_many([((name, number), number) for name in "abcdef" for number in range(3)], atomic=False)
         shard = m.client.shard_of(encode_key("c"))
-        for number, space in enumerate(m.client.spaces):
+        for number, space in enumerate(m.client.shards):
             if number != shard:
                 space.close()
         assert [key for key, _ in m.scan(prefix="c")] == [("c", 0), ("c", 1), ("c", 2)]

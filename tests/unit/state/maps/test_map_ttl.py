@@ -11,8 +11,8 @@ from onefold import config
 from onefold.env import SYSTEM, SeededEnv
 from onefold.errors import Conflict, InvalidArgument
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
-from onefold.space.open_shard import open_space
+from onefold.shard.memory import MemoryShard
+from onefold.space.open_shard import open_shard
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import SESSION
 from onefold.state.fold import rows
@@ -31,10 +31,10 @@ def env():
 @pytest.fixture(params=["memory", "sqlite", "shards"])
 def m(request, tmp_path, env):
     if request.param == "sqlite":
-        spaces = [open_space(tmp_path / "s", [StateFold()], env=env)]
+        spaces = [open_shard(tmp_path / "s", [StateFold()], env=env)]
     else:
         shards = 3 if request.param == "shards" else 1
-        spaces = [LogSpace(MemoryLog(env=env), [StateFold(shards)], env) for _ in range(shards)]
+        spaces = [MemoryShard(MemoryLog(env=env), [StateFold(shards)], env) for _ in range(shards)]
     with closing(StateClient(spaces)) as client:
         yield Map(client, "m")
 
@@ -80,7 +80,7 @@ def test_every_read_ends_what_is_due_for_everybody(m, env, name):
     read = READS[name]
     assert not read(m)
     shard = m.client.shard_of(b"\x02k\0")
-    with m.client.spaces[shard].view() as view:
+    with m.client.shards[shard].view() as view:
         assert view.count(m._table) == 0 and view.count(rows.DUE) == 0
 
 
@@ -207,13 +207,13 @@ def test_ttls_that_make_no_sense_are_refused_and_huge_ones_are_not(m):
 
 def test_in_a_read_only_space_what_is_due_counts_as_absent(tmp_path, env):
     folder = tmp_path / "s"
-    with closing(StateClient([open_space(folder, [StateFold()], env=env)])) as client:
+    with closing(StateClient([open_shard(folder, [StateFold()], env=env)])) as client:
         m = Map(client, "m")
         m.put("k", 1, ttl=1)
         m["stay"] = 2
         m.put("later", 3, ttl=5)
     env.advance(1)
-    with closing(StateClient([open_space(folder, [StateFold()], env=env, read_only=True)])) as client:
+    with closing(StateClient([open_shard(folder, [StateFold()], env=env, read_only=True)])) as client:
         for level in (None, SESSION):
             r = Map(client, "m", level=level)
             assert (
@@ -278,7 +278,7 @@ def test_several_watches_tick_little(tmp_path):
 @contextmanager
 def stuck(env):
     """A space whose fold time is far ahead of this clock, with items that are due but were too many for one record."""
-    space = LogSpace(MemoryLog(env=env), [StateFold()], env)
+    space = MemoryShard(MemoryLog(env=env), [StateFold()], env)
     with closing(StateClient([space])) as client:
         yield Map(client, "m")
 
@@ -290,7 +290,7 @@ def test_a_watch_does_not_tick_without_end_when_fold_time_is_ahead(env, monkeypa
         env.advance(1)
         m.client.tick(0)
         before = m.client.present()[0]
-        space = m.client.spaces[0]
+        space = m.client.shards[0]
         waits = []
 
         def wait(after, timeout):
@@ -311,5 +311,5 @@ def test_a_lifetime_that_is_renewed_or_removed_leaves_nothing_behind(tmp_path):
             m.put("renewed", number, ttl=3600 + number)
             m.put("removed", number, ttl=3600 + number)
             del m["removed"]
-        with db._state.spaces[0].view() as view:
+        with db._state.shards[0].view() as view:
             assert view.count(rows.DUE) == 1

@@ -185,7 +185,7 @@ def test_what_has_ended_is_gone_for_every_transaction():
     with timed(env) as db:
         put(db, {"a": 1, "b": 2}, ttl=10)
         put(db, {"c": 3})
-        space = db._state.spaces[0]
+        space = db._state.shards[0]
         env.advance(10)
         before = space.applied
         with db.transaction(read_only=True) as tx:

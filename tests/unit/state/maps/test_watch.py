@@ -13,7 +13,7 @@ from onefold import config
 from onefold.env import SYSTEM
 from onefold.errors import InvalidArgument, InvalidValue, SpaceError, TokenAhead, TokenError, TooOld
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.state.core.client import StateClient
 from onefold.state.core.tokens import Token, encode_token
 from onefold.state.encoding.keys import encode_key
@@ -26,7 +26,7 @@ MODES = ["memory", "sqlite", "shards"]
 
 
 def sharded(shards):
-    return [LogSpace(MemoryLog(env=SYSTEM), [StateFold(shards)], SYSTEM) for _ in range(shards)]
+    return [MemoryShard(MemoryLog(env=SYSTEM), [StateFold(shards)], SYSTEM) for _ in range(shards)]
 
 
 @pytest.fixture(params=MODES)
@@ -118,7 +118,7 @@ def test_any_token_goes_on_exactly_there(m, monkeypatch, page):
     for at, change in enumerate(everything):
         rest = list(m.watch(start=change.token, timeout=0))
         assert sorted(told(rest), key=repr) == sorted(told(everything[at + 1 :]), key=repr)
-        if m.client.shards == 1:
+        if m.client.shard_count == 1:
             assert rest == everything[at + 1 :]
     last = {}
     for change in everything:
@@ -161,7 +161,7 @@ def test_the_present_state_comes_first_and_then_every_change(m, monkeypatch, pag
     assert sorted(told(changes), key=repr) == sorted(
         [("put", 3, "new"), ("delete", 4, None), ("put", 11, "new"), ("put", 5, "new")], key=repr
     )
-    if m.client.shards == 1:
+    if m.client.shard_count == 1:
         assert [change.key for change in state] == list(range(10))
     for at, change in enumerate(found):
         rest = told(m.watch(start=change.token, timeout=0))
@@ -292,7 +292,7 @@ def test_a_space_that_closes_ends_the_wait_with_an_error(tmp_path):
 def test_a_waiting_watch_does_not_poll_busily(tmp_path, monkeypatch):
     with of.connect(tmp_path / "s") as db:
         watch = db.map("m").watch(timeout=1)
-        space = watch._client.spaces[0]
+        space = watch._client.shards[0]
         views, view = [], space.view
         monkeypatch.setattr(space, "view", lambda at=None: views.append(at) or view(at))
         assert list(watch) == []
@@ -305,7 +305,7 @@ def test_wrong_and_foreign_tokens_are_told(m, tmp_path):
             m.watch(start=wrong)
     with of.connect("memory://") as other, pytest.raises(TokenError, match="another space"):
         m.watch(start=other.session.token)
-    incarnation = m.client.spaces[0].incarnation
+    incarnation = m.client.shards[0].incarnation
     with pytest.raises(TokenError):
         m.watch(start=encode_token(Token(incarnation, {99: 1})))
     for place in (-3, 2**40, 2**64 - 1):
@@ -315,7 +315,7 @@ def test_wrong_and_foreign_tokens_are_told(m, tmp_path):
 
 def test_a_token_of_the_future_waits_and_then_fails(tmp_path):
     with of.connect(tmp_path / "s", timeout=0.05) as db, of.connect(tmp_path / "s") as other:
-        m, incarnation = db.map("m"), db._space.incarnation
+        m, incarnation = db.map("m"), db._shard.incarnation
         m["a"] = 1
         ahead = encode_token(Token(incarnation, {0: m.client.present()[0] + 1}))
         within = encode_token(Token(incarnation, {0: m.client.present()[0]}, {0: (0, b"")}))

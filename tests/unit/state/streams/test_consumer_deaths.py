@@ -14,7 +14,7 @@ import onefold as of
 from onefold import config
 from onefold.env import SeededEnv
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.state.core.client import StateClient
 from onefold.state.fold.machine import StateFold
 from onefold.state.streams.stream import Stream
@@ -28,7 +28,7 @@ def _look_often(monkeypatch):
 
 def test_a_silent_member_is_expired_and_may_come_back():
     env = SeededEnv(1)
-    client = StateClient([LogSpace(MemoryLog(env=env), [StateFold()], env)])
+    client = StateClient([MemoryShard(MemoryLog(env=env), [StateFold()], env)])
     s = Stream(client, "s", partitions=4)
     for number in range(20):
         s.append(number, key=number)
@@ -56,7 +56,7 @@ def test_a_silent_member_is_expired_and_may_come_back():
 
 def test_a_member_that_beats_is_not_expired():
     env = SeededEnv(1)
-    client = StateClient([LogSpace(MemoryLog(env=env), [StateFold()], env)])
+    client = StateClient([MemoryShard(MemoryLog(env=env), [StateFold()], env)])
     s = Stream(client, "s", partitions=2)
     one, two = s.consumer("g"), s.consumer("g")
     for _ in range(20):
@@ -141,7 +141,7 @@ def test_transactions_make_every_record_count_once_though_processes_are_killed(t
                 workers.append(subprocess.Popen(command))
                 have, want = db._state.env.boot_s(), rng.randrange(5, 30) + len(db.map("seen"))
                 while len(db.map("seen")) < min(want, 100) and db._state.env.boot_s() - have < 20:
-                    db._state.spaces[0].wait(db._state.spaces[0].applied, 0.1)
+                    db._state.shards[0].wait(db._state.shards[0].applied, 0.1)
                 os.kill(workers[-1].pid, signal.SIGKILL)
                 workers[-1].wait()
             workers += [subprocess.Popen(command) for _ in range(2)]

@@ -13,7 +13,7 @@ import onefold as of
 from onefold import config
 from onefold.env import SeededEnv
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.state.core.client import StateClient
 from onefold.state.fold.machine import StateFold
 from onefold.state.fold.streams.ops import CommitOffsets
@@ -361,7 +361,7 @@ def test_rewind_and_seek(db):
 
 def test_what_retention_removed_before_it_was_consumed_is_told():
     env = SeededEnv(1)
-    client = StateClient([LogSpace(MemoryLog(env=env), [StateFold()], env)])
+    client = StateClient([MemoryShard(MemoryLog(env=env), [StateFold()], env)])
     s = Stream(client, "s", retention="1m")
     s.append(0)
     consumer = s.consumer("g", timeout=0)

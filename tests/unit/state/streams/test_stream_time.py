@@ -10,7 +10,7 @@ import onefold as of
 from onefold import config
 from onefold.env import SeededEnv
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.state.core.client import StateClient
 from onefold.state.fold.machine import StateFold
 from onefold.state.streams.stream import Stream
@@ -20,7 +20,7 @@ from onefold.state.streams.stream import Stream
 def timed():
     """A client whose clock moves when told."""
     env = SeededEnv(3)
-    client = StateClient([LogSpace(MemoryLog(env=env), [StateFold()], env)])
+    client = StateClient([MemoryShard(MemoryLog(env=env), [StateFold()], env)])
     yield client, env
     client.close()
 

@@ -287,7 +287,7 @@ def test_retention_reaches_every_shard(db):
     db.stream("s").set_retention("2h")
     db.stream("s").append(1)
     for shard in s.layout.by_shard(range(6)):
-        with s.client.spaces[shard].view() as view:
+        with s.client.shards[shard].view() as view:
             row = stream_rows.read_stream(view.get(stream_rows.STREAMS, b"s"))
         assert (row.partitions, row.retention_ms, row.version) == (6, 7_200_000, 2)
     for wrong in (0, "-1s", "soon", float("inf")):

@@ -13,7 +13,7 @@ from onefold.env import SeededEnv
 from onefold.errors import Conflict, Unavailable
 from onefold.folds import folds
 from onefold.log.sqlite.pooled_file import PooledFile
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.space import cuts
 from onefold.state.encoding.keys import encode_key, shard_of
 from onefold.state.fold.shards import lock_table
@@ -40,7 +40,7 @@ def bank(seed, *, replica, writers=3, readers=2, kill=None):
             try:
                 world.transfer(client, source, target, rng.randrange(1, 20))
             except (Conflict, Unavailable):
-                client.spaces[0].pause(0.01)
+                client.shards[0].pause(0.01)
 
     def read():
         client = world.client(replica=replica)
@@ -65,7 +65,7 @@ def shown(client, offsets, mark):
     from onefold.state.fold import rows
 
     for shard, offset in offsets.items():
-        with client.spaces[shard].view(at=offset) as view:
+        with client.shards[shard].view(at=offset) as view:
             if view.get(rows.map_table("marks"), encode_key(mark)) is not None:
                 return True
     return False
@@ -103,11 +103,11 @@ def test_a_claim_is_given_way_to_and_not_for_ever():
     reader, writer = world.client(replica=True), world.client(replica=True)
     with moments._Claim(reader, reader.deadline()) as claim:
         claim.post()
-        writer.spaces[0].barrier()
+        writer.shards[0].barrier()
         before = world.env.boot_s()
         moments.give_way(writer)
         assert world.env.boot_s() - before >= config.GIVE_WAY_S
-    writer.spaces[0].barrier()
+    writer.shards[0].barrier()
     before = world.env.boot_s()
     moments.give_way(writer)
     assert world.env.boot_s() == before
@@ -125,8 +125,8 @@ def test_the_claim_of_a_reader_that_died_is_given_way_to_once_and_ended():
         return world.env.boot_s() - before
 
     def claims():
-        writer.spaces[0].barrier()
-        with writer.spaces[0].view() as view:
+        writer.shards[0].barrier()
+        with writer.shards[0].view() as view:
             return lock_table.range_holders(view, moments.CLAIM)
 
     assert len(claims()) == 1
@@ -149,8 +149,8 @@ def test_a_reader_that_still_waits_renews_its_claim():
         assert claim._id == first
         world.env.advance(2 * config.GIVE_WAY_S)
         claim.post()
-        writer.spaces[0].barrier()
-        with writer.spaces[0].view() as view:
+        writer.shards[0].barrier()
+        with writer.shards[0].view() as view:
             assert lock_table.range_holders(view, moments.CLAIM) == [claim._id] != [first]
 
 
@@ -193,7 +193,7 @@ class ReadOnlyBank:
         env = SeededEnv(1)
         self.world = RemoteWorld(shards=3, env=env, pause=env.advance)
         self.writer = self.world.connect()
-        self.reader = Database(self.world.spaces(read_only=True), level=None)
+        self.reader = Database(self.world.open_shards(read_only=True), level=None)
         names = [f"a{number}" for number in range(100)]
         self.accounts = [
             next(name for name in names if shard_of(encode_key(name), 3) == at) for at in range(3)
@@ -255,7 +255,7 @@ def test_a_read_only_connection_gives_up_where_nobody_is_ever_quiet(monkeypatch)
 def test_a_read_only_replica_says_what_a_transaction_needs():
     world = RemoteWorld(shards=3)
     spaces = [
-        LogSpace(log, folds(shard, 3), world.env, replica=True, read_only=True)
+        MemoryShard(log, folds(shard, 3), world.env, replica=True, read_only=True)
         for shard, log in enumerate(world.logs)
     ]
     db = Database(spaces, level=None)
@@ -300,7 +300,7 @@ def test_the_locks_of_files_are_waited_for_no_longer_than_the_call_has(tmp_path,
 
     with of.connect(tmp_path, shards=3) as other, of.connect(tmp_path, timeout=0.2) as db:
         db.map("m")["a"] = 1
-        with other._state.spaces[1].log.file.maintaining():
+        with other._state.shards[1].log.file.maintaining():
             monkeypatch.setattr(PooledFile, "maintaining", noted)
             with pytest.raises(Unavailable), db.transaction(read_only=True) as tx:
                 tx.map("m").get("a")

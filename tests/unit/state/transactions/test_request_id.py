@@ -203,7 +203,7 @@ def test_an_outcome_is_forgotten_after_its_retention():
     ],
 )
 def test_every_kept_outcome_has_a_meaning(db, kept, meaning, monkeypatch):
-    space = db._state.spaces[0]
+    space = db._state.shards[0]
     monkeypatch.setattr(type(space), "outcome", lambda self, request_id: encode_outcome(kept), raising=True)
     assert db.outcome("r") == meaning
 
@@ -212,7 +212,7 @@ def test_an_append_of_unknown_outcome_says_how_to_learn_it(db, monkeypatch):
     def unknown(self, ops, deadline=None):
         raise AppendUnknown("the answer was lost")
 
-    monkeypatch.setattr(type(db._state.spaces[0]), "submit", unknown)
+    monkeypatch.setattr(type(db._state.shards[0]), "submit", unknown)
     with pytest.raises(AppendUnknown, match=r"db.outcome\('r'\)") as caught:
         add_once(db, "r")
     assert not caught.value.definite
@@ -225,7 +225,7 @@ def test_an_append_of_unknown_outcome_says_how_to_learn_it(db, monkeypatch):
 
 
 def test_a_request_that_did_happen_before_its_answer_was_lost_is_told(db, monkeypatch):
-    space_type = type(db._state.spaces[0])
+    space_type = type(db._state.shards[0])
     submit = space_type.submit
 
     def lost_answer(self, ops, deadline=None):

@@ -8,7 +8,7 @@ import pytest
 from onefold import config
 from onefold.env import SeededEnv
 from onefold.log.memory import MemoryLog
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.state.encoding import values
 from onefold.state.encoding.keys import encode_key
 from onefold.state.fold import rows
@@ -50,7 +50,7 @@ class Shard:
     def __init__(self, fold=None):
         self.env = SeededEnv(1)
         self.log = MemoryLog(env=self.env)
-        self.space = LogSpace(self.log, [fold or StateFold(3)], self.env)
+        self.space = MemoryShard(self.log, [fold or StateFold(3)], self.env)
 
     def __call__(self, op, request_id=None):
         return decode_outcome(self.space.submit([state_op(op, request_id)])[0])

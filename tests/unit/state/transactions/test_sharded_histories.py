@@ -81,7 +81,7 @@ class Program:
             (self.history.fail if error.definite else self.history.info)(token)
             if not isinstance(error, Conflict | Unavailable | AppendUnknown):
                 raise
-            self.client.spaces[0].pause(0.01)
+            self.client.shards[0].pause(0.01)
         else:
             result = [
                 (kind, key, read[key]) if kind == "r" else (kind, key, element)
@@ -139,14 +139,14 @@ class Program:
             read = {}
             for key in self.keys:
                 shard = self.client.shard_of(key)
-                with self.client.spaces[shard].view(at=offsets[shard]) as view:
+                with self.client.shards[shard].view(at=offsets[shard]) as view:
                     read[key] = self.look(view, key)[0]
             return read
 
         self.note([("r", key, None) for key in self.keys], lambda: snapshot_read(self.client, once, at))
 
     def read_shard(self):
-        shard = self.rng.randrange(self.client.shards)
+        shard = self.rng.randrange(self.client.shard_count)
         keys = [key for key in self.keys if self.client.shard_of(key) == shard]
 
         def work():

@@ -61,7 +61,7 @@ def bank(seed, *, workers=4, rounds=3, faults=None, kills=2, alive=lambda member
                     request_id = f"q{seed}-{rng.randrange(1000)}" if rng.random() < 0.3 else None
                     world.transfer(client, source, target, rng.randrange(1, 20), request_id)
             except (Conflict, Unavailable, AppendUnknown):
-                client.spaces[0].pause(0.05)
+                client.shards[0].pause(0.05)
 
     for number in range(workers):
         kill_at = rng.randrange(1, 60) if number < kills else None
@@ -131,7 +131,7 @@ def test_a_read_between_decision_and_resolve_shows_the_decision():
     """Killed right after the Decide: whoever reads any of its keys, in whatever order, sees all of it."""
     for step in range(1, STEPS + 1):
         world, _ = killed_at(step)
-        with world.client().spaces[0].view() as view:
+        with world.client().shards[0].view() as view:
             if not any(decision.commit for _, decision in shard_fold.decisions(view, 1)):
                 continue
         client = world.client()
@@ -142,14 +142,14 @@ def test_a_read_between_decision_and_resolve_shows_the_decision():
 
 def test_a_read_does_not_wait_for_the_undecided(world):
     client, other = world.client(), world.client()
-    submit = client.spaces[0].inner.submit
+    submit = client.shards[0].inner.submit
 
     def stopped(ops, deadline=None):
         if b"decide" in ops[0].body:
             raise Killed
         return submit(ops)
 
-    client.spaces[0].inner.submit = stopped
+    client.shards[0].inner.submit = stopped
     with pytest.raises(Killed):
         world.transfer(client, SOURCE, TARGET, 30)
     began = world.env.boot_s()
@@ -193,21 +193,21 @@ def test_an_item_that_is_due_and_locked_does_not_keep_a_reader(world):
     client, other = world.client(), world.client()
     item = ((SOURCE, values.encode_value(1)),)
     client.commit(0, (Put("t", item, 10),))
-    submit = client.spaces[0].inner.submit
+    submit = client.shards[0].inner.submit
 
     def stopped(ops, deadline=None):
         if b"decide" in ops[0].body:
             raise Killed
         return submit(ops)
 
-    client.spaces[0].inner.submit = stopped
+    client.shards[0].inner.submit = stopped
     put = ShardPart(writes=(Put("t", item), Put(MAP, ((SOURCE, values.encode_value(BALANCE)),))))
     with pytest.raises(Killed):
         commit_over_shards(client, {0: put, 2: ShardPart(writes=(Put("n", ((TARGET, b"\xc0"),)),))})
     world.env.advance(1)
-    before = other.spaces[0].applied
+    before = other.shards[0].applied
     other.settle_due(0)
-    assert other.spaces[0].applied <= before + 2
+    assert other.shards[0].applied <= before + 2
     assert recovery.recover(other) > 0
     world.env.advance(config.TRANSACTION_TIMEOUT_S)
     assert recovery.recover(other) == 0
@@ -219,14 +219,14 @@ def test_an_item_that_is_due_and_locked_does_not_keep_a_reader(world):
 def follow(world, other):
     """A transaction is decided and its coordinator dies; somebody sees it in shard 0 and then writes another key in shard 2."""
     client = world.client()
-    submit = client.spaces[2].inner.submit
+    submit = client.shards[2].inner.submit
 
     def dying(ops, deadline=None):
         if b"resolve" in ops[0].body:
             raise Killed
         return submit(ops)
 
-    client.spaces[2].inner.submit = dying
+    client.shards[2].inner.submit = dying
     with pytest.raises(Killed):
         world.transfer(client, SOURCE, TARGET, 30)
     assert read_account(other, SOURCE)[0] == 70
@@ -236,7 +236,7 @@ def follow(world, other):
 def view_while_it_happens(world, at_view):
     """What a reader of shard 2 sees, when ``follow`` happens before its n-th look: the first transaction, and the second."""
     reader, other = world.client(), world.client()
-    view, views = reader.spaces[2].inner.view, []
+    view, views = reader.shards[2].inner.view, []
 
     def looking(at=None):
         views.append(at)
@@ -244,7 +244,7 @@ def view_while_it_happens(world, at_view):
             follow(world, other)
         return view(at)
 
-    reader.spaces[2].inner.view = looking
+    reader.shards[2].inner.view = looking
     with reader.view(2, STRONG) as seen:
         row = rows.read_row(seen.get(rows.map_table(MAP), TARGET))
         follower = seen.get(rows.map_table("n"), ACCOUNTS[2][1])
@@ -264,7 +264,7 @@ def test_asking_the_home_shard_before_the_view_is_found(monkeypatch):
     def early(client, shard, upto=None, need=None):
         with properly(client, shard, upto):
             pass
-        with client.spaces[shard].view() as view:
+        with client.shards[shard].view() as view:
             yield view
 
     monkeypatch.setattr(recovery, "settled_view", early)
@@ -280,14 +280,14 @@ def decided_and_dead(world):
     """A transfer is decided, and its coordinator dies before it told anyone."""
     client = world.client()
     for shard in (0, 2):
-        submit = client.spaces[shard].inner.submit
+        submit = client.shards[shard].inner.submit
 
         def dying(ops, deadline=None, submit=submit):
             if b"resolve" in ops[0].body:
                 raise Killed
             return submit(ops)
 
-        client.spaces[shard].inner.submit = dying
+        client.shards[shard].inner.submit = dying
     with pytest.raises(Killed):
         world.transfer(client, SOURCE, TARGET, 30)
 
@@ -295,7 +295,7 @@ def decided_and_dead(world):
 def test_who_may_not_write_waits_for_somebody_who_may_and_never_shows_half(world):
     decided_and_dead(world)
     reader = world.client()
-    for space in reader.spaces:
+    for space in reader.shards:
         space.inner._read_only = True
     for key in (SOURCE, TARGET):
         with pytest.raises(Unavailable, match="read-only") as caught:
@@ -311,9 +311,9 @@ def test_decisions_of_dead_coordinators_are_swept_by_those_who_commit(world, mon
     decided_and_dead(world)
     other = world.client()
     assert (read_account(other, SOURCE)[0], read_account(other, TARGET)[0]) == (70, 130)
-    with other.spaces[0].view() as view:
+    with other.shards[0].view() as view:
         assert len(shard_fold.decisions(view)) == 1
     for _ in range(5):
         world.transfer(other, SOURCE, TARGET, 1)
-    with other.spaces[0].view() as view:
+    with other.shards[0].view() as view:
         assert shard_fold.decisions(view) == []

@@ -72,7 +72,7 @@ def test_the_session_has_seen_every_participant(world):
     client = world.client()
     world.transfer(client, SOURCE, TARGET, 1)
     for shard in (0, 2):
-        assert client.session.floor(shard) == client.spaces[shard].applied, "its Resolve came last"
+        assert client.session.floor(shard) == client.shards[shard].applied, "its Resolve came last"
 
 
 def request_of(shard):
@@ -87,7 +87,7 @@ def test_a_request_is_done_once_and_answered_alike(world, home):
     first = commit_over_shards(client, parts, request_id)
     for again in (client, world.client()):
         assert commit_over_shards(again, parts, request_id) == first
-    kept = decode_outcome(client.spaces[home].outcome(request_id))
+    kept = decode_outcome(client.shards[home].outcome(request_id))
     assert isinstance(kept, Decided) and kept.commit
     assert set(first) == {0, 2, home}
     world.check()
@@ -123,7 +123,7 @@ def test_only_a_rejection_of_the_last_try_is_kept(world):
     parts = {0: ShardPart((read,)), 2: ShardPart(writes=(Put("n", ((TARGET, b"\xc0"),)),))}
     with pytest.raises(Conflict):
         commit_over_shards(client, parts, request_id, False)
-    assert client.spaces[1].outcome(request_id) is None
+    assert client.shards[1].outcome(request_id) is None
     with pytest.raises(Conflict):
         commit_over_shards(client, parts, request_id, True)
     fresh = {0: ShardPart((read_account(client, SOURCE)[1],)), 2: parts[2]}
@@ -138,14 +138,14 @@ def test_who_loses_to_its_own_request_is_told_that_it_was_done(world):
     _, read = read_account(client, SOURCE)
     put = Put(MAP, ((SOURCE, values.encode_value(BALANCE)),))
     parts = {0: ShardPart((read,), (), (put,)), 2: ShardPart(writes=(Put("n", ((TARGET, b"\xc0"),)),))}
-    submit, first = client.spaces[1].inner.submit, []
+    submit, first = client.shards[1].inner.submit, []
 
     def late(ops, deadline=None):
-        client.spaces[1].inner.submit = submit
+        client.shards[1].inner.submit = submit
         first.append(commit_over_shards(twin, parts, request_id))
         return submit(ops)
 
-    client.spaces[1].inner.submit = late  # after it has looked whether the request was done
+    client.shards[1].inner.submit = late  # after it has looked whether the request was done
     assert set(commit_over_shards(client, parts, request_id)) == {0, 1, 2}
     assert first
     world.check()
@@ -160,7 +160,7 @@ def test_somebody_else_finishes_what_a_dead_coordinator_began(step):
     client = world.client()
     state = read_all(client)
     assert sum(state.values()) == BALANCE * len(ALL)
-    with world.client().spaces[0].view() as view:
+    with world.client().shards[0].view() as view:
         decided = any(decision.commit for _, decision in shard_fold.decisions(view, 1))
     if decided:
         assert state[SOURCE] == 70, "decided, so it may have been acknowledged"
@@ -177,7 +177,7 @@ def retry(world, client):
         try:
             return world.transfer(client, SOURCE, TARGET, 5)
         except Conflict:
-            client.spaces[0].pause(0.1)
+            client.shards[0].pause(0.1)
     raise AssertionError("no progress")
 
 
@@ -185,7 +185,7 @@ def retry(world, client):
 def test_the_dead_are_not_waited_for(step):
     dead = set()
     world, client = killed_at(step, alive=lambda member: False if member in dead else None)
-    dead.update(space.member for space in client.spaces)
+    dead.update(space.member for space in client.shards)
     other, began = world.client(), world.env.boot_s()
     key = SOURCE
     other.commit(0, (Put("n", ((key, b"\xc0"),)), Put(MAP, ((key, values.encode_value(BALANCE)),))))
@@ -209,7 +209,7 @@ def test_blind_writes_and_increments_get_by_locks_invisibly(step):
 def test_a_slow_coordinator_that_was_aborted_learns_it(world):
     """Stopped before its decision, for longer than the timeout: somebody aborts it, and its Decide comes too late."""
     client, other = world.client(), world.client()
-    submit, decides = client.spaces[0].inner.submit, []
+    submit, decides = client.shards[0].inner.submit, []
 
     def slow(ops, deadline=None):
         if b"decide" in ops[0].body and not decides:
@@ -219,7 +219,7 @@ def test_a_slow_coordinator_that_was_aborted_learns_it(world):
             assert recovery.recover(other) == 0
         return submit(ops)
 
-    client.spaces[0].inner.submit = slow
+    client.shards[0].inner.submit = slow
     world.transfer(client, SOURCE, TARGET, 30)
     assert decides
     assert read_account(other, SOURCE)[0] == 70, (
@@ -231,18 +231,18 @@ def test_a_slow_coordinator_that_was_aborted_learns_it(world):
 def test_an_abort_that_nobody_has_resolved_at_home_holds(world):
     """Who aborted it died after the first of its steps."""
     client, other = world.client(), world.client()
-    submit, decides = client.spaces[0].inner.submit, []
+    submit, decides = client.shards[0].inner.submit, []
 
     def slow(ops, deadline=None):
         if b"decide" in ops[0].body and not decides:
             decides.append(ops)
-            with other.spaces[2].view() as view:
+            with other.shards[2].view() as view:
                 ((transaction, _),) = shard_fold.prepared_in(view)
-            other.spaces[0].submit([state_op(Decide(transaction, commit=False))])
-            other.spaces[2].submit([state_op(Resolve(transaction, commit=False))])
+            other.shards[0].submit([state_op(Decide(transaction, commit=False))])
+            other.shards[2].submit([state_op(Resolve(transaction, commit=False))])
         return submit(ops)
 
-    client.spaces[0].inner.submit = slow
+    client.shards[0].inner.submit = slow
     world.transfer(client, SOURCE, TARGET, 30)
     assert decides
     assert read_account(other, SOURCE)[0] == 70
@@ -253,7 +253,7 @@ def test_an_abort_that_nobody_has_resolved_at_home_holds(world):
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_decision_without_an_answer_is_asked_for(world, applied, answers):
     client = world.client()
-    submit, lost = client.spaces[0].inner.submit, []
+    submit, lost = client.shards[0].inner.submit, []
 
     def losing(ops, deadline=None):
         if b"decide" in ops[0].body and (not lost or not answers):
@@ -263,7 +263,7 @@ def test_a_decision_without_an_answer_is_asked_for(world, applied, answers):
             raise AppendUnknown("the answer was lost")
         return submit(ops)
 
-    client.spaces[0].inner.submit = losing
+    client.shards[0].inner.submit = losing
     if not answers:
         with pytest.raises(AppendUnknown) as caught:
             world.transfer(client, SOURCE, TARGET, 30)
@@ -278,7 +278,7 @@ def test_a_decision_without_an_answer_is_asked_for(world, applied, answers):
 @pytest.mark.parametrize("surfaces", ["at once", "later", "never"])
 def test_a_prepare_without_an_answer_is_a_definite_no(world, shard, surfaces):
     client, other = world.client(), world.client()
-    submit, late = client.spaces[shard].inner.submit, []
+    submit, late = client.shards[shard].inner.submit, []
 
     def losing(ops, deadline=None):
         if b"prep" in ops[0].body and not late:
@@ -288,12 +288,12 @@ def test_a_prepare_without_an_answer_is_a_definite_no(world, shard, surfaces):
             raise AppendUnknown("the answer was lost")
         return submit(ops)
 
-    client.spaces[shard].inner.submit = losing
+    client.shards[shard].inner.submit = losing
     with pytest.raises(Unavailable) as caught:
         world.transfer(client, SOURCE, TARGET, 30)
     assert caught.value.definite
     if surfaces == "later":
-        other.spaces[shard].inner.submit(late[0])
+        other.shards[shard].inner.submit(late[0])
     for key in (SOURCE, TARGET):
         assert read_account(other, key)[0] == BALANCE
     assert recovery.recover(other) == 0, "the tombstone refuses it"
@@ -303,7 +303,7 @@ def test_a_prepare_without_an_answer_is_a_definite_no(world, shard, surfaces):
 def test_a_late_prepare_beyond_the_tombstones_locks_and_is_aborted(world, monkeypatch):
     monkeypatch.setattr(config, "TOMBSTONE_OFFSETS", 2)
     client, other = world.client(), world.client()
-    submit, late = client.spaces[2].inner.submit, []
+    submit, late = client.shards[2].inner.submit, []
 
     def losing(ops, deadline=None):
         if b"prep" in ops[0].body and not late:
@@ -311,14 +311,14 @@ def test_a_late_prepare_beyond_the_tombstones_locks_and_is_aborted(world, monkey
             raise AppendUnknown("the answer was lost")
         return submit(ops)
 
-    client.spaces[2].inner.submit = losing
+    client.shards[2].inner.submit = losing
     one = values.encode_value(1)
     parts = {shard: ShardPart(writes=(Increment("n", ACCOUNTS[shard][0], one),)) for shard in (0, 2)}
     with pytest.raises(Unavailable):
         commit_over_shards(client, parts)
     for _ in range(10):
         world.transfer(other, SOURCE, TARGET, 1)
-    other.spaces[2].inner.submit(late[0])
+    other.shards[2].inner.submit(late[0])
     assert locked(other)
     assert recovery.recover(other) == 0, "home knows nothing of it, so it was aborted"
     with other.view(2) as view:
@@ -334,7 +334,7 @@ def test_a_planted_last_decision_is_found(monkeypatch, world):
 
 def test_an_interrupted_program_gives_its_locks_up(world):
     client = world.client()
-    submit = client.spaces[2].inner.submit
+    submit = client.shards[2].inner.submit
 
     def interrupted(ops, deadline=None):
         if b"prep" in ops[0].body:
@@ -342,7 +342,7 @@ def test_an_interrupted_program_gives_its_locks_up(world):
             raise KeyboardInterrupt
         return submit(ops)
 
-    client.spaces[2].inner.submit = interrupted
+    client.shards[2].inner.submit = interrupted
     with pytest.raises(KeyboardInterrupt):
         world.transfer(client, SOURCE, TARGET, 30)
     assert not locked(client)

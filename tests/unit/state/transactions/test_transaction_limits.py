@@ -14,9 +14,9 @@ from onefold.db import Database
 from onefold.env import SYSTEM, SeededEnv
 from onefold.errors import OnefoldError
 from onefold.folds import folds as space_folds
-from onefold.shard.memory import LogSpace
+from onefold.shard.memory import MemoryShard
 from onefold.space.log_prefix import LogPrefix
-from onefold.space.open_shard import open_space
+from onefold.space.open_shard import open_shard
 from onefold.space.open_space import open_shards
 from onefold.state.fold.machine import StateFold
 from onefold.state.fold.ops import Commit, Put, Span, decode_outcome, state_op
@@ -178,7 +178,7 @@ def test_a_large_transaction_is_committed_whole(db):
 
 @pytest.mark.parametrize("offset", [1 << 63, -(1 << 63)])
 def test_a_range_read_at_an_offset_that_cannot_be_halts_nobody(offset):
-    with closing(open_space("memory://", [StateFold()])) as space:
+    with closing(open_shard("memory://", [StateFold()])) as space:
         commit = Commit((), (Span("none", b"a", b"b", offset),), ())
         decode_outcome(space.submit([state_op(commit)])[0])
         space.submit([state_op(commit)])
@@ -193,7 +193,7 @@ def test_how_deep_the_callers_stack_is_decides_nothing(tmp_path):
         else:
             space.submit([state_op(Commit((), (), (Put("m", ((key, b"\xc0"),)),)))])
 
-    with closing(open_space(tmp_path / "space", [StateFold()])) as space:
+    with closing(open_shard(tmp_path / "space", [StateFold()])) as space:
         deep(0, b"first")
         for levels in range(sys.getrecursionlimit() - 150, sys.getrecursionlimit()):
             with suppress(RecursionError, OnefoldError):
@@ -201,5 +201,5 @@ def test_how_deep_the_callers_stack_is_decides_nothing(tmp_path):
         with space.view() as view:
             live = dict(view.scan("state/m/m"))
         prefix = LogPrefix(space.log, space.applied, SYSTEM)
-        with closing(LogSpace(prefix, [StateFold()], SYSTEM)) as again, again.view() as view:
+        with closing(MemoryShard(prefix, [StateFold()], SYSTEM)) as again, again.view() as view:
             assert dict(view.scan("state/m/m")) == live

@@ -79,7 +79,7 @@ def test_money_is_neither_made_nor_lost_by_threads_and_processes(tmp_path, shard
 def test_transactions_of_threads_share_records(tmp_path):
     with of.connect(tmp_path / "space") as db:
         put(db, "counts", **{f"t{number}": 0 for number in range(8)})
-        space = db._state.spaces[0]
+        space = db._state.shards[0]
         before = space.applied
         barrier = threading.Barrier(8, timeout=60)
 

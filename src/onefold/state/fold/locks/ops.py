@@ -13,7 +13,7 @@ class Acquire(msgspec.Struct, frozen=True, array_like=True, tag="acq"):
 
     lock: str
     member: str
-    """The process that asks (``Space.member``): when it is known to be dead, its lease ends."""
+    """The process that asks (``Shard.member``): when it is known to be dead, its lease ends."""
     holder: str
     """A name for this one try."""
     ttl_ms: Positive

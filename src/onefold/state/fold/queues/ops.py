@@ -41,7 +41,7 @@ class Take(msgspec.Struct, frozen=True, array_like=True, tag="take"):
 
     queue: str
     member: str
-    """The process that takes it (``Space.member``): when it is known to be dead, its lease ends."""
+    """The process that takes it (``Shard.member``): when it is known to be dead, its lease ends."""
     lease_ms: Positive
     max_attempts: Positive
     dead_letter: str | None = None

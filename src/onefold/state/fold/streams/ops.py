@@ -69,7 +69,7 @@ class Join(msgspec.Struct, frozen=True, array_like=True, tag="sjoin"):
     group: str
     member: str
     process: str
-    """Whom ``Space.member_alive`` can be asked about."""
+    """Whom ``Shard.member_alive`` can be asked about."""
     start: tuple[tuple[int, int], ...] = ()
 
 
