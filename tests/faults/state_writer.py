@@ -19,7 +19,7 @@ import onefold as of
 from onefold.log.sqlite.engine import SqliteLog
 from onefold.log.sqlite.file import SqliteFile
 from onefold.machine.flock import WriteLock
-from onefold.machine.wake import Bell
+from onefold.machine.wake import Notifier
 from onefold.shard.embedded import EmbeddedShard
 from onefold.store.replica import Replica
 
@@ -177,8 +177,8 @@ PLACES = {
     "after the unlock": (WriteLock, "release", after),
     "before the tip": (SqliteFile, "note_tip", before),
     "after the tip": (SqliteFile, "note_tip", after),
-    "before the bell": (Bell, "ring", before),
-    "after the bell": (Bell, "ring", after),
+    "before the notifier": (Notifier, "notify", before),
+    "after the notifier": (Notifier, "notify", after),
     "before the answer": (EmbeddedShard, "submit", after),
 }
 """In the order in which a commit comes by them."""

@@ -20,7 +20,7 @@ _FRESH_S = 0.05
 _HALF_MADE_S = 60.0
 
 
-class Bell:
+class Notifier:
     """Wakes the waiting processes. Used by one thread at a time."""
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +37,7 @@ class Bell:
         if fd >= 0:
             os.close(fd)
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake everybody else who listens. Never raises and never blocks: who cannot be woken looks again by itself."""
         try:
             if self._fd < 0:

@@ -44,7 +44,7 @@ class Part(Protocol):
         ...
 
 
-class Upkeep:
+class Maintenance:
     """Runs the parts. See ``process.Duties``."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Upkeep:
         self._latest: tuple[Membership, Sequence[Node], Placement] | None = None
         self._due = threading.Event()
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="onefold-upkeep", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="onefold-maintenance", daemon=True)
         self._thread.start()
 
     def look(self, membership: Membership, nodes: Sequence[Node], placement: Placement) -> None:

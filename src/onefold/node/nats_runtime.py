@@ -31,7 +31,7 @@ from onefold.node.members.membership import Identity
 from onefold.node.snapshots import snapshots
 from onefold.node.snapshots.store import Vault
 from onefold.node.telemetry.logging import JsonLog
-from onefold.shard.remote.request_queue import Crew, Desk
+from onefold.shard.remote.request_queue import RequestQueue, WorkerPool
 from onefold.shard.remote.server import Server
 from onefold.shard.replica.copies import Copies
 from onefold.shard.replica.shard import LocalReplica
@@ -77,7 +77,7 @@ class ClusterGround:
         self._log = log
         self._vault = vault
         self._env = env
-        self._crew = Crew()
+        self._pool = WorkerPool()
 
     @property
     def shard_count(self) -> int:
@@ -113,7 +113,7 @@ class ClusterGround:
     def serve(self, shard: int, replica: Replica) -> Closing:
         if not isinstance(replica, LocalReplica):
             raise SpaceError(f"shard {shard} is hosted by a {type(replica).__name__}, which answers nobody")
-        return _Serving(self._link, self.info, shard, self._identity.region, replica, self._crew, self._log)
+        return _Serving(self._link, self.info, shard, self._identity.region, replica, self._pool, self._log)
 
     def condemn(self, shard: int, why: str) -> None:
         copies = Copies(self._place(shard), self._env)
@@ -155,7 +155,7 @@ class ClusterGround:
 
     def close(self) -> None:
         """Answer what was asked, and end."""
-        self._crew.close()
+        self._pool.close()
 
     # -- inside
 
@@ -223,14 +223,14 @@ class _Serving:
         shard: int,
         region: str,
         replica: LocalReplica,
-        crew: Crew,
+        pool: WorkerPool,
         log: JsonLog,
     ) -> None:
         self._link = link
         self._log = log
         room = max(_REPLY_ROOM_BYTES, link.max_payload - _REPLY_ROOM_BYTES)
         server = Server(replica, reply_bytes=min(config.ASK_REPLY_BYTES_MAX, room))
-        self._desk = Desk(server, crew, name=f"-{shard}")
+        self._queue = RequestQueue(server, pool, name=f"-{shard}")
         names = LogNames(info.space, info.incarnation, shard)
         self._subscriptions = []
         try:
@@ -241,7 +241,7 @@ class _Serving:
             raise
 
     def _take(self, msg: Msg) -> None:
-        self._desk.take(msg.data, lambda data: self._reply(msg.reply, data))
+        self._queue.take(msg.data, lambda data: self._reply(msg.reply, data))
 
     def _reply(self, to: str, data: bytes) -> None:
         try:
@@ -255,7 +255,7 @@ class _Serving:
         """Take no more questions, and refuse those that wait: other nodes have the answer."""
         for subscription in self._subscriptions:
             subscription.close()
-        self._desk.close()
+        self._queue.close()
 
 
 def _remove(path: Path) -> None:

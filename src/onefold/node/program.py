@@ -19,7 +19,7 @@ from onefold.errors import InvalidArgument, SpaceError
 from onefold.ids import new_id
 from onefold.log.jetstream.client.address import parse_address
 from onefold.node.job_workers import JobWorkers
-from onefold.node.maintenance import Upkeep
+from onefold.node.maintenance import Maintenance
 from onefold.node.members.divergence import Testimony
 from onefold.node.members.membership import Identity
 from onefold.node.members.versions import Authority
@@ -133,7 +133,7 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
         node.hosting.halt(shard, why)
 
     testimony = Testimony(settings.name, log, tracing, hashed=snapshots.said, refold=ground.refold, halt=halt)
-    upkeep = Upkeep(
+    maintenance = Maintenance(
         lambda: node.hosting,
         {
             "authority": Authority(settings.name, log),
@@ -144,9 +144,9 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
         log,
         SYSTEM,
     )
-    node.duties = upkeep
+    node.duties = maintenance
     ground.first = lambda: node.hosting.replica(0)
-    ground.at_boundary = _boundary(node, snapshots, upkeep, info.incarnation)
+    ground.at_boundary = _boundary(node, snapshots, maintenance, info.incarnation)
     ground.boundary_missed = snapshots.missed
     metrics = NodeMetrics(node, info.space, snapshots=snapshots, trimming=trimming, testimony=testimony)
     http = HttpSide(settings.listen, live=node.live, ready=node.ready, registry=metrics.registry())
@@ -170,13 +170,13 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
 
 
 def _boundary(
-    node: Node, snapshots: Snapshots, upkeep: Upkeep, incarnation: str
+    node: Node, snapshots: Snapshots, maintenance: Maintenance, incarnation: str
 ) -> Callable[[int, int, apsw.Connection], None]:
     def at_boundary(shard: int, offset: int, con: apsw.Connection) -> None:
         hosts = node.placement.get(shard, ())
         history = _history(shard, node.shard_count)
         snapshots.at_boundary(shard, offset, con, history=history, incarnation=incarnation, hosts=hosts)
-        upkeep.kick()
+        maintenance.kick()
 
     return at_boundary
 

@@ -42,7 +42,7 @@ from onefold.shard.appender import Appender
 from onefold.shard.receipts import Receipt
 from onefold.store import exactly_once
 from onefold.store import views as file_views
-from onefold.store.exactly_once import Known, Verdict
+from onefold.store.exactly_once import ClientRow, Verdict
 from onefold.store.formats import EARLIER
 from onefold.store.replica import Replica, agrees
 from onefold.store.snapshot import Snapshot, state_digest, write_snapshot
@@ -388,7 +388,7 @@ class EmbeddedShard:
         return known.outcomes[len(known.outcomes) - len(ops) :]
 
     def _append(
-        self, con: apsw.Connection, head: Head, client: str, known: Known | None, ops: Sequence[Op]
+        self, con: apsw.Connection, head: Head, client: str, known: ClientRow | None, ops: Sequence[Op]
     ) -> tuple[bytes, ...]:
         number = 1 if known is None else known.number + 1
         first = self._replica.missing(ops)

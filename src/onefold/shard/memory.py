@@ -19,7 +19,7 @@ from onefold.log.api import Log
 from onefold.shard.appender import Turn
 from onefold.shard.over_log import ReplicatedShard
 from onefold.store import exactly_once
-from onefold.store.exactly_once import Known
+from onefold.store.exactly_once import ClientRow
 from onefold.store.replica import Replica, agrees
 from onefold.store.snapshot import Snapshot, create_store, load_snapshot, state_digest, write_snapshot
 from onefold.store.tables import Head, PastView, Tables, Version, check_readable
@@ -162,7 +162,7 @@ class MemoryShard(ReplicatedShard):
             self.check_open()
             return self._replica.missing(ops)
 
-    def known(self, client: str) -> Known | None:
+    def known(self, client: str) -> ClientRow | None:
         with self._lock:
             self.check_open()
             return self._replica.known(client)

@@ -37,7 +37,7 @@ from onefold.machine.undisturbed import undisturbed
 from onefold.shard.appender import Appender, Turn
 from onefold.shard.freshness import Freshness
 from onefold.shard.writer import LogWriter
-from onefold.store.exactly_once import Known
+from onefold.store.exactly_once import ClientRow
 
 T = TypeVar("T")
 
@@ -115,7 +115,7 @@ class ReplicatedShard(ABC):
         """See ``Replica.missing``."""
 
     @abstractmethod
-    def known(self, client: str) -> Known | None:
+    def known(self, client: str) -> ClientRow | None:
         """See ``Replica.known``."""
 
     def outcomes(self, client: str, number: int) -> tuple[bytes, ...] | None:

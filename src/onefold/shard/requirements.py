@@ -14,7 +14,7 @@ from onefold.errors import Unavailable
 from onefold.shard.api import Shard, View
 
 
-class Need(NamedTuple):
+class ReadRequirement(NamedTuple):
     """What a view must show at least. One that names nothing is met by any replica."""
 
     after: int = 0
@@ -45,12 +45,14 @@ class AskedShard(Shard, Protocol):
 
     takes_needs: bool
 
-    def view(self, at: int | None = None, need: Need | None = None) -> AbstractContextManager[View]:
+    def view(
+        self, at: int | None = None, need: ReadRequirement | None = None
+    ) -> AbstractContextManager[View]:
         """As ``Shard.view``; with ``need`` a view that meets it. It is pinned by its first read (or by ``offset``), so
         errors come there. Raises Behind, Unavailable and TooStale, all definite."""
         ...
 
-    def peek(self, table: str, key: bytes, need: Need | None = None) -> tuple[bytes | None, int]:
+    def peek(self, table: str, key: bytes, need: ReadRequirement | None = None) -> tuple[bytes | None, int]:
         """As ``Shard.peek``; with ``need`` in a state that meets it."""
         ...
 

@@ -39,7 +39,7 @@ class Verdict(enum.Enum):
     """No such client can exist."""
 
 
-class Known(NamedTuple):
+class ClientRow(NamedTuple):
     """The row of one client."""
 
     number: int
@@ -47,7 +47,7 @@ class Known(NamedTuple):
     outcomes: tuple[bytes, ...]
 
 
-def judge(client: str, number: int, known: Known | None, *, offset: int, floor: int) -> Verdict:
+def judge(client: str, number: int, known: ClientRow | None, *, offset: int, floor: int) -> Verdict:
     """The verdict on record ``number`` of ``client`` at ``offset``. ``floor``: the expiry floor."""
     if number < 1:
         return Verdict.MALFORMED
@@ -96,15 +96,15 @@ class Memory:
 
     def __init__(self, con: apsw.Connection) -> None:
         self._con = con
-        self._rows: dict[str, Known] = {}
+        self._rows: dict[str, ClientRow] = {}
         """Of clients that were asked for lately."""
-        self._clients: dict[str, Known] = {}
+        self._clients: dict[str, ClientRow] = {}
         """Those of them that SQLite does not have yet."""
         self._resident: str | None = None
         """Whose row is in ``head``, if that is known."""
         self._requests: dict[str, tuple[int, bytes]] = {}
 
-    def known(self, client: str) -> Known | None:
+    def known(self, client: str) -> ClientRow | None:
         """The client's row."""
         found = self._clients.get(client) or self._rows.get(client)
         if found is None:
@@ -113,7 +113,7 @@ class Memory:
                 self._rows[client] = found
         return found
 
-    def save(self, client: str, known: Known) -> None:
+    def save(self, client: str, known: ClientRow) -> None:
         """Remember the client's last record."""
         self._clients.pop(client, None)
         self._clients[client] = known  # the newest is the last of them
@@ -182,14 +182,14 @@ class Memory:
         self._resident = None
 
 
-def _row(client: str, known: Known) -> Resident:
+def _row(client: str, known: ClientRow) -> Resident:
     return client, known.number, known.offset, _encoder.encode(known.outcomes)
 
 
-def load(con: apsw.Connection, client: str) -> Known | None:
+def load(con: apsw.Connection, client: str) -> ClientRow | None:
     """The client's row."""
     row = con.execute(_ONE_CLIENT, (client,)).fetchone()
-    return None if row is None else Known(row[0], row[1], _outcomes.decode(row[2]))
+    return None if row is None else ClientRow(row[0], row[1], _outcomes.decode(row[2]))
 
 
 def requested(con: apsw.Connection, request_id: str, now_ms: int) -> bytes | None:

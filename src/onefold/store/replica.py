@@ -25,7 +25,7 @@ from onefold.ids import is_of_node
 from onefold.log.api import Entry, Log
 from onefold.machine.undisturbed import is_interrupt
 from onefold.store import exactly_once
-from onefold.store.exactly_once import Known, Verdict
+from onefold.store.exactly_once import ClientRow, Verdict
 from onefold.store.tables import Head, Tables, read_head
 from onefold.store.writer import SqlStore
 
@@ -157,11 +157,11 @@ class Replica:
             return None
         return system.system_op(system.Register(unknown))
 
-    def known(self, client: str) -> Known | None:
+    def known(self, client: str) -> ClientRow | None:
         """The client's exactly-once row."""
         return self._memory.known(client)
 
-    def apply(self, entry: Entry, record: Record | None = None, known: Known | None = None) -> Applied:
+    def apply(self, entry: Entry, record: Record | None = None, known: ClientRow | None = None) -> Applied:
         """Apply the next record. ``record``, ``known``: the entry decoded and its client's row, if the caller has them.
 
         Raises LogCorrupt when the entry is not the next one, SpaceError when this program is too old for it, and
@@ -200,7 +200,7 @@ class Replica:
             outcomes = tuple(
                 [self._apply_op(record, index, op, trusted=trusted) for index, op in enumerate(record.ops)]
             )
-            self._memory.save(client, Known(number, offset, outcomes))
+            self._memory.save(client, ClientRow(number, offset, outcomes))
         elif verdict is Verdict.DUPLICATE and known is not None and known.number == number:
             outcomes = known.outcomes
         self._finish()

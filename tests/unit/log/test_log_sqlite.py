@@ -218,8 +218,8 @@ def test_members_live_while_their_process_does(tmp_path):
 def test_a_dead_listeners_fifo_is_removed_by_the_next_bell(tmp_path):
     os.mkfifo(tmp_path / "dead")
     living = wake.Listener(tmp_path, "living")
-    bell = wake.Bell(tmp_path)
-    bell.ring()
+    notifier = wake.Notifier(tmp_path)
+    notifier.notify()
     assert living.wait(5)
     assert not living.wait(0)
     assert names(tmp_path) == ["living"]
@@ -229,9 +229,9 @@ def test_a_dead_listeners_fifo_is_removed_by_the_next_bell(tmp_path):
 
 def test_a_full_fifo_blocks_nobody(tmp_path):
     listener = wake.Listener(tmp_path, "slow")
-    bell = wake.Bell(tmp_path)
+    notifier = wake.Notifier(tmp_path)
     for _ in range(70_000):
-        bell._poke(f"{tmp_path}/slow")
+        notifier._poke(f"{tmp_path}/slow")
     assert listener.wait(0)
     listener.close()
 

@@ -10,7 +10,7 @@ from onefold.env import SeededEnv
 from onefold.errors import LogCorrupt, SpaceError, Unavailable
 from onefold.fold.nodes import ops
 from onefold.node.hosting import Hosting
-from onefold.node.maintenance import Round, Upkeep
+from onefold.node.maintenance import Maintenance, Round
 from onefold.node.members.divergence import digest_at, reread
 from onefold.node.members.membership import Identity, Membership
 from onefold.node.members.versions import raise_fold_version
@@ -84,7 +84,7 @@ def test_digests_are_reproduced_from_the_log(world: World) -> None:
         digest_at(replica.log, 24, replica.digests()[24], 32)
 
 
-# -- versions, upkeep
+# -- versions, maintenance
 
 
 def test_a_fold_version_is_raised_only_when_every_member_knows_it(world: World) -> None:
@@ -125,13 +125,13 @@ def test_a_part_that_fails_is_told_and_tried_again(world: World, monkeypatch: py
 
     hosting = Hosting.__new__(Hosting)
     monkeypatch.setattr(Hosting, "ready", lambda self: a.replicas)
-    upkeep = Upkeep(lambda: hosting, {"failing": Failing(), "other": Other()}, a.log, SeededEnv(0))
+    maintenance = Maintenance(lambda: hosting, {"failing": Failing(), "other": Other()}, a.log, SeededEnv(0))
     now = a.round()
     try:
-        upkeep._latest = (a.membership, now.nodes, now.placement)
+        maintenance._latest = (a.membership, now.nodes, now.placement)
         for _ in range(3):
-            upkeep._round()
+            maintenance._round()
     finally:
-        upkeep.close()
+        maintenance.close()
     assert len(done) == 3, "one part's failure stopped another"
     assert [len(a.events(event)) for event in ("failing_waits", "failing_waits_over")] == [1, 1]

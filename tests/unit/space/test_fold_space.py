@@ -126,7 +126,7 @@ def test_wait(space):
 
 
 def test_a_writer_killed_before_its_wake_up_is_noticed_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("onefold.machine.wake.Bell.ring", lambda bell: None)
+    monkeypatch.setattr("onefold.machine.wake.Notifier.notify", lambda notifier: None)
     with (
         closing(open_shard(tmp_path / "s", [Ledger()])) as one,
         closing(open_shard(tmp_path / "s", [Ledger()])) as two,
@@ -183,7 +183,7 @@ def test_trimming_forgets_records_and_keeps_the_state(space):
 
 
 def test_forgotten_clients_are_expired_and_new_ones_are_not():
-    known = exactly_once.Known(3, 50, ())
+    known = exactly_once.ClientRow(3, 50, ())
     judge = exactly_once.judge
     assert judge("ca-00", 1, None, offset=100, floor=0) is exactly_once.Verdict.APPLY
     assert judge("ca-00", 2, None, offset=100, floor=0) is exactly_once.Verdict.GAP

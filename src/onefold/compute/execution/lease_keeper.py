@@ -27,7 +27,7 @@ _RECENT_TASKS = 101
 _PREFIX_CHECK_S = 0.2
 
 
-class Keeper:
+class LeaseKeeper:
     """Watches the claims of one run for one process. Thread-safe."""
 
     def __init__(self, engine: Engine, run: str) -> None:

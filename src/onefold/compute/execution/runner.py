@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from onefold import config
 from onefold.compute import arguments
 from onefold.compute.execution.attempts import Attempts
-from onefold.compute.execution.lease_keeper import ClaimKey, Keeper
+from onefold.compute.execution.lease_keeper import ClaimKey, LeaseKeeper
 from onefold.compute.execution.slots import Host
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.read_rows import RunRow
@@ -75,7 +75,7 @@ class Runner:
         self._threads: list[threading.Thread] = []
         self._executors: list[Executor] = []
         self._lock = threading.Lock()
-        self._keeper = Keeper(engine, run)
+        self._keeper = LeaseKeeper(engine, run)
         self._attempts: Attempts | None = None
         self._rows: dict[int, int] = {}
         self._swept = threading.Event()

@@ -26,7 +26,7 @@ from onefold.log.jetstream.fetch import Batch, ReadAhead, fetch
 from onefold.log.jetstream.names import STREAM_INFO, LogNames
 from onefold.log.jetstream.spaces import SpaceInfo
 from onefold.log.jetstream.streams import ask_api
-from onefold.log.jetstream.tailer import Keeper
+from onefold.log.jetstream.tailer import Tailer
 from onefold.machine import forks
 
 _HEADER_BYTES_MAX: Final = 1024
@@ -55,7 +55,7 @@ class JetStreamLog:
         self._headers = {EXPECTED_STREAM: self.names.stream}
         self._what = f"the log of shard {shard} of {link.address}"
         self._starting = threading.Lock()
-        self._keeper: Keeper | None = None
+        self._tailer: Tailer | None = None
         self._first = 1
         self._agreed: dict[int, int] = {}
         self._ahead: ReadAhead | None = None
@@ -123,29 +123,29 @@ class JetStreamLog:
             self._within(config.APPEND_ACK_TIMEOUT_S, deadline)
         )
         offset = acks.offset_of(answer, self.names.stream, self._what)
-        keeper = self._keeper
-        if keeper is not None:
-            keeper.announce(offset)
-            keeper.wait(offset - 1, self._within(_DELIVERY_WAIT_S, deadline))
+        tailer = self._tailer
+        if tailer is not None:
+            tailer.announce(offset)
+            tailer.wait(offset - 1, self._within(_DELIVERY_WAIT_S, deadline))
         return offset
 
     def read(self, start: int, max_bytes: int = 1 << 20) -> Sequence[Entry]:
-        keeper = self._tail()
+        tailer = self._tail()
         if start < self._first:
             raise self._too_old(start)
-        delivered = keeper.take(start, max_bytes)
+        delivered = tailer.take(start, max_bytes)
         entries = self._checked(delivered)
-        if entries or start > keeper.last:
+        if entries or start > tailer.last:
             return entries
-        return self._fetch(start, max_bytes, start + len(delivered) if delivered else keeper.kept_from)
+        return self._fetch(start, max_bytes, start + len(delivered) if delivered else tailer.kept_from)
 
     def read_everywhere(self, start: int, max_bytes: int = 1 << 20) -> Sequence[Entry]:
         """Like ``read``, but all copies are asked, and nothing that was delivered or is kept here counts. For who doubts its own
         copy. Raises LogCorrupt when good copies differ, and Unavailable when there is no majority to ask."""
-        keeper = self._tail()
+        tailer = self._tail()
         if start < self._first:
             raise self._too_old(start)
-        return [] if start > keeper.last else self._survey(start, max_bytes, thorough=True)
+        return [] if start > tailer.last else self._quorum_read(start, max_bytes, thorough=True)
 
     def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:
         while not self._closed:
@@ -165,8 +165,8 @@ class JetStreamLog:
         try:
             return self._tail().wait(after, timeout)
         except SpaceError:
-            if self._closed and self._keeper is not None:
-                return self._keeper.last
+            if self._closed and self._tailer is not None:
+                return self._tailer.last
             raise
 
     def trim(self, before: int) -> None:
@@ -185,8 +185,8 @@ class JetStreamLog:
         self._closed = True
         self._ahead = None
         with self._starting:
-            if self._keeper is not None:
-                self._keeper.close()
+            if self._tailer is not None:
+                self._tailer.close()
 
     def _within(self, seconds: float, deadline: float | None) -> float:
         """So many seconds, or fewer when the deadline comes before."""
@@ -194,23 +194,23 @@ class JetStreamLog:
 
     # -- the tail
 
-    def _tail(self) -> Keeper:
+    def _tail(self) -> Tailer:
         """What keeps up with the log; begun at the first use, since who only appends needs none."""
         self._check_usable()
-        keeper = self._keeper
-        if keeper is not None:
-            return keeper
+        tailer = self._tailer
+        if tailer is not None:
+            return tailer
         with self._starting:
             self._check_usable()
-            if self._keeper is None:
-                keeper = Keeper(self._link, self.names)
+            if self._tailer is None:
+                tailer = Tailer(self._link, self.names)
                 try:
-                    self._first = max(self._first, keeper.begin())
+                    self._first = max(self._first, tailer.begin())
                 except BaseException:
-                    keeper.close()
+                    tailer.close()
                     raise
-                self._keeper = keeper
-            return self._keeper
+                self._tailer = tailer
+            return self._tailer
 
     def _check_usable(self) -> None:
         if self._process != forks.process:
@@ -241,7 +241,7 @@ class JetStreamLog:
                 return entries
             if found:
                 break  # bytes that are no record
-        return self._survey(start, max_bytes)
+        return self._quorum_read(start, max_bytes)
 
     def _read_ahead(self, start: int, max_bytes: int, stop: int) -> None:
         """Fetch what comes next while the caller works on what it got."""
@@ -257,7 +257,7 @@ class JetStreamLog:
                 return entries[:index]
         return entries
 
-    def _survey(self, start: int, max_bytes: int, *, thorough: bool = False) -> list[Entry]:
+    def _quorum_read(self, start: int, max_bytes: int, *, thorough: bool = False) -> list[Entry]:
         """Entries from ``start`` on, from all copies together. Raises TooOld, LogCorrupt, Unavailable."""
         work = partial(
             quorum_read.settle,

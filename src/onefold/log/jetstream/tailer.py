@@ -22,7 +22,7 @@ _TRIES: Final = 5
 """After so many fetches that brought nothing a gap is left to the reader, who asks all servers."""
 
 
-class Keeper:
+class Tailer:
     """The tail of one log: thread-safe; its work runs on the link's loop. ``begin`` it, ``close`` it."""
 
     def __init__(self, link: Link, names: LogNames) -> None:

@@ -25,7 +25,7 @@ from onefold.log.api import Entry
 from onefold.log.sqlite.file import TIP_NAME, SqliteFile
 from onefold.log.sqlite.pooled_file import Hold
 from onefold.machine.undisturbed import Waiters, undisturbed
-from onefold.machine.wake import Bell, Listener
+from onefold.machine.wake import Listener, Notifier
 
 LOG_SCHEMA = (
     "CREATE TABLE IF NOT EXISTS log(offset INTEGER PRIMARY KEY, ms INTEGER NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL)",
@@ -76,7 +76,7 @@ class SqliteLog:
                 raise SpaceError(
                     f"{wake} cannot be made ({error.strerror}). Free some space, or remove what stands there"
                 ) from error
-        self._bell = Bell(wake)
+        self._notifier = Notifier(wake)
         tip = self.file.read_tip()
         if tip and self.last < tip:
             last = self.last
@@ -196,7 +196,7 @@ class SqliteLog:
         if watcher is not None and watcher is not threading.current_thread():
             watcher.join()
         self.file.close()
-        self._bell.close()
+        self._notifier.close()
 
     # -- the transaction that others join
 
@@ -233,7 +233,7 @@ class SqliteLog:
         self.file.note_tip(last)
         self._seen = max(self._seen, last)
         self._changed.notify()
-        self._bell.ring()
+        self._notifier.notify()
 
     # -- waiting for other processes
 
@@ -241,8 +241,8 @@ class SqliteLog:
         """Start the thread that listens for other processes."""
         with self._watching:
             if self._watcher is None and not self._closing:
-                self._bell.own = new_id("w", self._env)
-                self._listener = Listener(self.file.directory / "wake", self._bell.own)
+                self._notifier.own = new_id("w", self._env)
+                self._listener = Listener(self.file.directory / "wake", self._notifier.own)
                 self._watcher = threading.Thread(
                     target=self._run_watch, args=(self._listener,), name="onefold-watch", daemon=True
                 )

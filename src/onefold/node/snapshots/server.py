@@ -13,7 +13,7 @@ import msgspec
 from onefold.errors import OnefoldError
 from onefold.fold.nodes import state
 from onefold.log.jetstream.names import NODES_QUEUE, node_subject
-from onefold.shard.remote.request_queue import Crew
+from onefold.shard.remote.request_queue import WorkerPool
 from onefold.shard.remote.snapshot_fetch import (
     ANY,
     PIECE_BYTES,
@@ -66,7 +66,7 @@ class SnapshotServer:
         self._base = base
         self._lock = threading.Lock()
         self._kept: dict[int, _Kept] = {}
-        self._crew = Crew(threads=2, queued_max=100, name="offers")
+        self._pool = WorkerPool(threads=2, queued_max=100, name="offers")
         self._subscriptions = [
             link.subscribe(node_subject(info.space, info.incarnation, ANY), self._take, queue=NODES_QUEUE),
             link.subscribe(node_subject(info.space, info.incarnation, instance), self._take),
@@ -76,12 +76,12 @@ class SnapshotServer:
         """Answer no more, and remove the files."""
         for subscription in self._subscriptions:
             subscription.close()
-        self._crew.close()
+        self._pool.close()
         for kept in self._kept.values():
             _remove(kept.path)
 
     def _take(self, msg: Msg) -> None:
-        self._crew.give(lambda: self._answer(msg))  # where there is too much to do, who asked asks another
+        self._pool.give(lambda: self._answer(msg))  # where there is too much to do, who asked asks another
 
     def _answer(self, msg: Msg) -> None:
         try:

@@ -68,7 +68,7 @@ class _Shard:
 
 
 class Snapshots:
-    """Makes and stores them. ``at_boundary`` is called by replicas' threads, ``look`` by the node's upkeep."""
+    """Makes and stores them. ``at_boundary`` is called by replicas' threads, ``look`` by the node's maintenance."""
 
     def __init__(self, name: str, vault: Vault | None, log: JsonLog, tracing: Tracing, env: Env) -> None:
         self.counts = Counts()

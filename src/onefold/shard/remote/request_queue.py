@@ -1,6 +1,7 @@
-"""Answering many questions with few threads: ``Crew`` is the threads of a node, ``Desk`` takes the questions about one shard.
+"""Answering many questions with few threads: ``WorkerPool`` is the threads of a node, ``RequestQueue`` takes the questions
+about one shard.
 
-A question that can be answered now goes to the crew. One that has to wait takes no thread: those for a later offset are parked
+A question that can be answered now goes to the pool. One that has to wait takes no thread: those for a later offset are parked
 with one thread that waits for the replica to move, those for a barrier with one that appends it, for all that have come until
 its append starts (and for none that comes later, which would make a strong read show the past). Everything has a bound, and who
 comes when it is reached is told that the node is busy, so that another one is asked.
@@ -24,7 +25,7 @@ _LOOK_S = 0.1
 """How exactly deadlines of parked questions are kept."""
 
 
-class Crew:
+class WorkerPool:
     """A bounded number of threads with a bounded queue of work."""
 
     def __init__(
@@ -80,14 +81,14 @@ class _Waiting(NamedTuple):
     deadline: float
 
 
-class Desk:
+class RequestQueue:
     """Takes the questions about one shard. Thread-safe; close it before its space."""
 
     def __init__(
-        self, server: Server, crew: Crew, *, parked_max: int = config.ASKS_PARKED_MAX, name: str = ""
+        self, server: Server, pool: WorkerPool, *, parked_max: int = config.ASKS_PARKED_MAX, name: str = ""
     ) -> None:
         self._server = server
-        self._crew = crew
+        self._pool = pool
         self._env = server.shard.env
         self._busy = server.refusal(Unavailable("this node has too many questions to answer"))
         self._leaving = server.refusal(Unavailable("this node stops serving the shard"))
@@ -107,7 +108,7 @@ class Desk:
 
     def take(self, request: bytes, reply: Reply) -> None:
         """Answer by and by. Does not block."""
-        if self._closed or not self._crew.give(lambda: self._begin(request, reply)):
+        if self._closed or not self._pool.give(lambda: self._begin(request, reply)):
             reply(self._leaving if self._closed else self._busy)
 
     @property
@@ -168,7 +169,7 @@ class Desk:
             except Exception as error:
                 waiting.reply(self._server.refusal(error))
 
-        if not self._crew.give(work):
+        if not self._pool.give(work):
             waiting.reply(self._busy)
 
     # -- those that wait for an offset

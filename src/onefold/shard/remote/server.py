@@ -56,7 +56,7 @@ class Served(Shard, Protocol):
         """In force as far as is applied here."""
         ...
 
-    def known(self, client: str) -> exactly_once.Known | None:
+    def known(self, client: str) -> exactly_once.ClientRow | None:
         """The client's exactly-once row."""
         ...
 

@@ -37,10 +37,10 @@ from onefold.shard.remote import protocol
 from onefold.shard.remote.notifications import News
 from onefold.shard.remote.protocol import Answer, Ask, Refusal, Standing, What
 from onefold.shard.remote.view import RemoteView
-from onefold.shard.requirements import Behind, Need
+from onefold.shard.requirements import Behind, ReadRequirement
 from onefold.store import exactly_once
 
-_SHOWN = Need(shown=True)
+_SHOWN = ReadRequirement(shown=True)
 _OLD_TRIES = 3
 """So many replicas are asked for a version that is older than what they keep: one that started from a snapshot has less."""
 _ANSWER_S = 0.5
@@ -104,18 +104,18 @@ class RemoteShard(ReplicatedShard):
         return None
 
     def barrier(self, timeout: float | None = None) -> int:
-        return self.ask(protocol.Applied(), Need(barrier=True, timeout=timeout))[0]
+        return self.ask(protocol.Applied(), ReadRequirement(barrier=True, timeout=timeout))[0]
 
     def fresh(self, seconds: float, timeout: float | None = None) -> None:
         self.check_usable()
         if not self.freshness.within(seconds, self._env.boot_s()):
-            self.ask(protocol.Applied(), Need(fresh_s=seconds, timeout=timeout))
+            self.ask(protocol.Applied(), ReadRequirement(fresh_s=seconds, timeout=timeout))
 
-    def view(self, at: int | None = None, need: Need | None = None) -> Any:
+    def view(self, at: int | None = None, need: ReadRequirement | None = None) -> Any:
         """See ``AskedShard.view``."""
         return self._viewing(at, need)
 
-    def peek(self, table: str, key: bytes, need: Need | None = None) -> tuple[bytes | None, int]:
+    def peek(self, table: str, key: bytes, need: ReadRequirement | None = None) -> tuple[bytes | None, int]:
         """See ``AskedShard.peek``."""
         offset, values = self.ask(protocol.Get(table, (key,)), need)
         return values[0], offset
@@ -131,7 +131,7 @@ class RemoteShard(ReplicatedShard):
         while self._floor < offset:
             left_s = config.READ_TIMEOUT_S if deadline is None else deadline - self._env.boot_s()
             try:
-                self.ask(protocol.Applied(), Need(after=offset, timeout=max(0.0, left_s)))
+                self.ask(protocol.Applied(), ReadRequirement(after=offset, timeout=max(0.0, left_s)))
             except Unavailable:
                 if deadline is not None and self._env.boot_s() >= deadline:
                     return False
@@ -159,7 +159,7 @@ class RemoteShard(ReplicatedShard):
 
     # -- asking
 
-    def ask(self, what: What, need: Need | None, at: int | None = None) -> tuple[int, Any]:
+    def ask(self, what: What, need: ReadRequirement | None, at: int | None = None) -> tuple[int, Any]:
         """The offset that the answer shows, and the result. ``need``: None: what was shown here before. ``at``: exactly that
         offset.
 
@@ -181,7 +181,7 @@ class RemoteShard(ReplicatedShard):
             need.seen(offset)
         return offset, result
 
-    def _whole(self, what: What, need: Need, at: int | None) -> tuple[int, Any]:
+    def _whole(self, what: What, need: ReadRequirement, at: int | None) -> tuple[int, Any]:
         """A result from all its pieces."""
         for _ in range(_OLD_TRIES):
             answer = self._piece(what, need, at)
@@ -204,7 +204,7 @@ class RemoteShard(ReplicatedShard):
             f"nodes of {self._url} gave pieces of different answers. Are all of one version? Try again"
         )
 
-    def _piece(self, what: What, need: Need, at: int | None, skip: int = 0) -> Answer:
+    def _piece(self, what: What, need: ReadRequirement, at: int | None, skip: int = 0) -> Answer:
         """Ask until somebody answers or the time is over."""
         self.check_usable()
         patience_s = config.READ_TIMEOUT_S if need.timeout is None else need.timeout
@@ -291,7 +291,7 @@ class RemoteShard(ReplicatedShard):
                 self._floor = max(self._floor, offset)
             self._news.moved()
 
-    def _given_up(self, problem: OnefoldError, need: Need, patience_s: float) -> OnefoldError:
+    def _given_up(self, problem: OnefoldError, need: ReadRequirement, patience_s: float) -> OnefoldError:
         if isinstance(problem, Behind):
             return Behind(f"{problem}. None further came within {patience_s:g} s: try again", problem.applied)
         if isinstance(problem, (TooStale, TooOld)):
@@ -311,7 +311,7 @@ class RemoteShard(ReplicatedShard):
         )
 
     @contextmanager
-    def _viewing(self, at: int | None, need: Need | None) -> Iterator[RemoteView]:
+    def _viewing(self, at: int | None, need: ReadRequirement | None) -> Iterator[RemoteView]:
         self.check_usable()
         if at is not None and at > self._floor and at > self.applied:
             raise InvalidArgument(f"offset {at} is beyond the applied offset {self._floor}")
@@ -343,7 +343,7 @@ class RemoteShard(ReplicatedShard):
             self._await_outcome(*own)
         else:
             with suppress(Unavailable):
-                self.ask(protocol.Applied(), Need(timeout=self._little(deadline)))
+                self.ask(protocol.Applied(), ReadRequirement(timeout=self._little(deadline)))
         return self._floor
 
     def _little(self, deadline: float | None) -> float:
@@ -362,7 +362,9 @@ class RemoteShard(ReplicatedShard):
             raise SpaceError(f"this program's own record does not decode: {error}. A bug") from error
         left_s = self._left(self._append_deadline)
         try:
-            _, told = self.ask(protocol.Known(record.client, offset), Need(after=offset, timeout=left_s))
+            _, told = self.ask(
+                protocol.Known(record.client, offset), ReadRequirement(after=offset, timeout=left_s)
+            )
         except Unavailable as error:
             raise Timeout(
                 f"the operation is in the log of {self._url} at offset {offset}, and no node has told its outcome in time: "
@@ -377,11 +379,11 @@ class RemoteShard(ReplicatedShard):
         if standing.number == record.number:
             self._registered.update(op.fold for op in record.ops)
 
-    def known(self, client: str) -> exactly_once.Known | None:
+    def known(self, client: str) -> exactly_once.ClientRow | None:
         if self._told is not None and self._told[0] == client:
             standing = self._told[1]
         else:
-            patience = Need(timeout=self._little(self._append_deadline))
+            patience = ReadRequirement(timeout=self._little(self._append_deadline))
             try:
                 standing = Standing(*self.ask(protocol.Known(client), patience)[1])
             except Unavailable:
@@ -389,7 +391,7 @@ class RemoteShard(ReplicatedShard):
             self._show(standing.offset)
         if not standing.number:
             return None
-        return exactly_once.Known(standing.number, standing.offset, standing.outcomes)
+        return exactly_once.ClientRow(standing.number, standing.offset, standing.outcomes)
 
     def missing(self, ops: Sequence[Op]) -> Op | None:
         """What this program has not seen registered it registers: that is nothing when it was."""

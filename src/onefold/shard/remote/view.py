@@ -9,7 +9,7 @@ from onefold import config
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.shard.remote import protocol
 from onefold.shard.remote.protocol import What
-from onefold.shard.requirements import Need
+from onefold.shard.requirements import ReadRequirement
 from onefold.store.tables import Head, Version
 
 _FIRST_ROWS = 32
@@ -21,15 +21,15 @@ class RemoteView:
 
     def __init__(
         self,
-        ask: Callable[[What, Need | None, int | None], tuple[int, Any]],
+        ask: Callable[[What, ReadRequirement | None, int | None], tuple[int, Any]],
         at: int | None,
-        need: Need | None,
+        need: ReadRequirement | None,
     ) -> None:
         """``ask``: see ``RemoteShard.ask``. ``at``: its offset; None: that of the first answer, which meets ``need``."""
         self._ask = ask
         self._at = at
         self._need = need
-        self._rest = None if need is None else Need(timeout=need.timeout)
+        self._rest = None if need is None else ReadRequirement(timeout=need.timeout)
 
     @property
     def offset(self) -> int:

@@ -32,7 +32,7 @@ from onefold.ids import new_id
 from onefold.log.api import Entry, Log
 from onefold.machine import forks, members, wake
 from onefold.machine.undisturbed import Waiters, undisturbed
-from onefold.machine.wake import Bell, Listener
+from onefold.machine.wake import Listener, Notifier
 from onefold.shard.over_log import ReplicatedShard
 from onefold.shard.replica.boundaries import Boundaries, Boundary, Missed
 from onefold.shard.replica.copies import Copies
@@ -41,7 +41,7 @@ from onefold.shard.replica.file import Damaged
 from onefold.shard.replica.holder import Holder
 from onefold.store import exactly_once
 from onefold.store import views as file_views
-from onefold.store.exactly_once import Known
+from onefold.store.exactly_once import ClientRow
 from onefold.store.replica import agrees
 from onefold.store.snapshot import Snapshot, state_digest, write_snapshot
 from onefold.store.tables import PastView, PresentView, read_head
@@ -139,7 +139,7 @@ class LocalReplica(ReplicatedShard):
         self._ended = threading.Event()
         self._member: members.Member | None = None
         self._copies = Copies(directory, env)
-        self._bell = Bell(directory / "wake")
+        self._notifier = Notifier(directory / "wake")
         try:
             self._holder = Holder(self._copies, kind, _OPEN_TIMEOUT_S if timeout is None else timeout)
         except BaseException:
@@ -227,7 +227,7 @@ class LocalReplica(ReplicatedShard):
             self._boundaries.close()
         self._holder.close()
         self._copies.close()
-        self._bell.close()
+        self._notifier.close()
         if self._member is not None:
             self._member.close()
         if self._on_close is not None:
@@ -307,7 +307,7 @@ class LocalReplica(ReplicatedShard):
             self._registered |= names
         return first
 
-    def known(self, client: str) -> Known | None:
+    def known(self, client: str) -> ClientRow | None:
         with self._holder.copy.file.reading() as con:
             return exactly_once.load(con, client)
 
@@ -430,7 +430,7 @@ class LocalReplica(ReplicatedShard):
             return self._holder.held_up(before)
         self._holder.went_on()
         if head.applied > before:
-            self._bell.ring()
+            self._notifier.notify()
             if self._boundaries is not None and head.applied % config.SNAPSHOT_EVERY_OFFSETS == 0:
                 self._boundaries.at(copy, head.applied)
         return head.applied
@@ -502,8 +502,8 @@ class LocalReplica(ReplicatedShard):
         """Start the thread that is rung by other processes."""
         with self._changed:
             if self._watcher is None and not self._closed:
-                self._bell.own = new_id("w", self._env)
-                self._listener = Listener(self._directory / "wake", self._bell.own)
+                self._notifier.own = new_id("w", self._env)
+                self._listener = Listener(self._directory / "wake", self._notifier.own)
                 self._watcher = threading.Thread(
                     target=self._run_watch, args=(self._listener,), name="onefold-watch", daemon=True
                 )

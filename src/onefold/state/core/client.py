@@ -28,7 +28,7 @@ from onefold.machine import forks
 from onefold.shard.api import Shard, View
 from onefold.shard.fold_version import reach_version
 from onefold.shard.receipts import Receipt, gives_receipts
-from onefold.shard.requirements import AskedShard, Behind, Need, takes_needs
+from onefold.shard.requirements import AskedShard, Behind, ReadRequirement, takes_needs
 from onefold.state.core.consistency import STRONG, Level
 from onefold.state.core.time_limits import deadline_of, end_of, limited
 from onefold.state.core.tokens import Session
@@ -283,19 +283,19 @@ class StateClient:
             return self._settled(shard_id, self._settled_upto(shard_id, level))
         return self._observed(self.shards[shard_id], shard_id)
 
-    def _need(self, shard: int, level: Level | None, timeout: float | None) -> Need:
+    def _need(self, shard: int, level: Level | None, timeout: float | None) -> ReadRequirement:
         """What a view must show at the level."""
         level = self.level if level is None else level
         timeout = self.read_time(timeout)
         match level.kind:
             case "strong":
-                return Need(self.session.given.get(shard, 0), barrier=True, timeout=timeout)
+                return ReadRequirement(self.session.given.get(shard, 0), barrier=True, timeout=timeout)
             case "bounded":
-                return Need(fresh_s=level.seconds, timeout=timeout)
+                return ReadRequirement(fresh_s=level.seconds, timeout=timeout)
             case "session":
-                return Need(self.session.floor(shard), timeout=timeout)
+                return ReadRequirement(self.session.floor(shard), timeout=timeout)
         # A prefix only grows; what converges may come from anybody.
-        return Need(shown=level.kind == "prefix", timeout=timeout)
+        return ReadRequirement(shown=level.kind == "prefix", timeout=timeout)
 
     def peek(
         self, shard: int, table: str, key: bytes, level: Level | None = None, timeout: float | None = None
@@ -337,7 +337,7 @@ class StateClient:
             raise self._not_reached(shard_id, need.after, error.applied, need.timeout or 0.0) from error
 
     @contextmanager
-    def _settled(self, shard: int, upto: int | None, need: Need | None = None) -> Iterator[View]:
+    def _settled(self, shard: int, upto: int | None, need: ReadRequirement | None = None) -> Iterator[View]:
         from onefold.state.core import recovery
 
         with recovery.settled_view(self, shard, upto, need) as view:

@@ -25,7 +25,7 @@ from onefold.state.fold.shards.ops import Decide, Forget, Resolve
 
 if TYPE_CHECKING:
     from onefold.shard.api import View
-    from onefold.shard.requirements import Need
+    from onefold.shard.requirements import ReadRequirement
     from onefold.state.core.client import StateClient
 
 _VIEWS_MAX = 1000
@@ -48,7 +48,7 @@ def settle(client: StateClient, shard: int, upto: int | None = None) -> None:
 
 @contextmanager
 def settled_view(
-    client: StateClient, shard_id: int, upto: int | None = None, need: Need | None = None
+    client: StateClient, shard_id: int, upto: int | None = None, need: ReadRequirement | None = None
 ) -> Iterator[View]:
     """A view of the shard in which nothing is prepared that was decided before the view was opened. ``need``: what it must show,
     of a space that is asked.

@@ -36,7 +36,7 @@ from onefold.errors import OnefoldError, Timeout, Unavailable
 from onefold.fold import system
 from onefold.log.api import Log
 from onefold.shard.api import Shard, View
-from onefold.shard.requirements import Need, takes_needs
+from onefold.shard.requirements import ReadRequirement, takes_needs
 from onefold.space import cuts
 from onefold.state.core import recovery
 from onefold.state.core.client import StateClient, rejection
@@ -258,7 +258,7 @@ def _view_from(client: StateClient, shard_id: int, offset: int) -> Any:
     """A view that shows at least this offset, which was reached."""
     shard = client.shards[shard_id]
     if takes_needs(shard):
-        return shard.view(need=Need(offset, timeout=client.read_time()))
+        return shard.view(need=ReadRequirement(offset, timeout=client.read_time()))
     return shard.view()
 
 

@@ -32,12 +32,12 @@ class Node(Process):
 
     def __init__(self, simulation: Simulation, name: str) -> None:
         super().__init__(simulation, name, (), STRONG, None)
-        self.desks: list[Server] = []
+        self.queues: list[Server] = []
         """One for each shard; none while it is down."""
 
     @property
     def is_open(self) -> bool:
-        return bool(self.desks) and super().is_open
+        return bool(self.queues) and super().is_open
 
     def start(self) -> None:
         self._dead = False
@@ -45,17 +45,17 @@ class Node(Process):
         self._tasks.append(self._scheduler.spawn(self.name, self._boot, self.machine))
 
     def crash(self, back_after: float) -> None:
-        self.desks = []
+        self.queues = []
         super().crash(back_after)
 
     def take(self, shard: int, request: bytes, reply: Callable[[bytes], None]) -> None:
         """A question arrives."""
-        if not self.desks or self.machine.cut:
+        if not self.queues or self.machine.cut:
             return
-        desk = self.desks[shard]
+        queue = self.queues[shard]
 
         def answer() -> None:
-            reply(desk.answer(request))
+            reply(queue.answer(request))
 
         self._tasks = [task for task in self._tasks if not task.done]
         self._tasks.append(self._scheduler.spawn(f"{self.name} answers", answer, self.machine))
@@ -63,7 +63,7 @@ class Node(Process):
     def _boot(self) -> None:
         try:
             self.open()
-            self.desks = [Server(shard) for shard in self.shards]
+            self.queues = [Server(shard) for shard in self.shards]
         except Killed:
             raise
         except LogCorrupt as error:
@@ -138,7 +138,7 @@ class _Asking:
     def _send(self, request: bytes, question: _Question) -> bool:
         """On its way to one of the nodes; whether there is one."""
         scheduler, server, rng = self._scheduler, self._server, self._random
-        nodes = [node for node in self._simulation.nodes if node.desks]
+        nodes = [node for node in self._simulation.nodes if node.queues]
         if not nodes:
             return False
         node = rng.choice(nodes)

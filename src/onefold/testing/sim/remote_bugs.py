@@ -12,7 +12,7 @@ import msgspec
 from onefold.shard.remote.server import Server
 from onefold.shard.remote.shard import RemoteShard
 from onefold.shard.remote.view import RemoteView
-from onefold.shard.requirements import Need
+from onefold.shard.requirements import ReadRequirement
 from onefold.shard.writer import LogWriter
 
 
@@ -58,8 +58,8 @@ def _no_floor(stack: ExitStack) -> None:
     """What one replica has shown is forgotten when another one is asked."""
     original = RemoteShard.ask
 
-    def ask(self: RemoteShard, what: Any, need: Need | None, at: int | None = None) -> Any:
-        return original(self, what, (need or Need())._replace(shown=False), at)
+    def ask(self: RemoteShard, what: Any, need: ReadRequirement | None, at: int | None = None) -> Any:
+        return original(self, what, (need or ReadRequirement())._replace(shown=False), at)
 
     stack.enter_context(patch.object(RemoteShard, "ask", ask))
 
@@ -68,7 +68,7 @@ def _fresh_when_answered(stack: ExitStack) -> None:
     """What was asked counts as fresh from the moment when the answer came, not from when it was asked for."""
     original = RemoteShard.ask
 
-    def ask(self: RemoteShard, what: Any, need: Need | None, at: int | None = None) -> Any:
+    def ask(self: RemoteShard, what: Any, need: ReadRequirement | None, at: int | None = None) -> Any:
         answer = original(self, what, need, at)
         self.freshness.prove(self.env.boot_s())
         return answer

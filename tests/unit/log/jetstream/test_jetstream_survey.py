@@ -32,7 +32,7 @@ def settle(
     seed: int = 0,
     thorough: bool = False,
 ) -> bytes:
-    """Ask copies at random until it is settled, as ``survey.settle`` does."""
+    """Ask copies at random until it is settled, as ``quorum_read.settle`` does."""
     rng = random.Random(seed)
     health = Health(replicas, len(copies) if current is None else current)
     samples: list[Sample] = []

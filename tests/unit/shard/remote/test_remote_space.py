@@ -13,7 +13,7 @@ from onefold.fold import system
 from onefold.log.memory import Faults
 from onefold.shard.remote import protocol
 from onefold.shard.remote.shard import RemoteShard
-from onefold.shard.requirements import Behind, Need
+from onefold.shard.requirements import Behind, ReadRequirement
 from onefold.state.fold.machine import StateFold
 from onefold.testing.remote_world import Delivered, RemoteWorld, Way
 from support.remote_programs import (
@@ -312,11 +312,11 @@ def test_needs_that_no_replica_meets_are_told_apart(world):
     (space,) = world.open_shards()
     with closing(space):
         with pytest.raises(Behind) as caught:
-            space.peek(TABLE, b"k", Need(after=7, timeout=0.05))
+            space.peek(TABLE, b"k", ReadRequirement(after=7, timeout=0.05))
         assert (caught.value.applied, caught.value.definite) == (0, True)
         stop_nodes(world)
         with pytest.raises(of.Unavailable) as lost:
-            space.peek(TABLE, b"k", Need(after=7, timeout=0.05))
+            space.peek(TABLE, b"k", ReadRequirement(after=7, timeout=0.05))
         assert not isinstance(lost.value, Behind)
 
 

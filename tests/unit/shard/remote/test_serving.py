@@ -14,7 +14,7 @@ from onefold.log.memory import MemoryLog
 from onefold.shard.memory import MemoryShard
 from onefold.shard.remote import protocol
 from onefold.shard.remote.protocol import Answer, Ask, Refusal
-from onefold.shard.remote.request_queue import Crew, Desk
+from onefold.shard.remote.request_queue import RequestQueue, WorkerPool
 from onefold.shard.remote.server import Server
 from onefold.state.core.client import StateClient
 from onefold.state.encoding.keys import encode_key
@@ -355,8 +355,8 @@ def office(node):
     with ExitStack() as stack:
 
         def make(threads=2, queued_max=1000, **options):
-            crew = stack.enter_context(closing(Crew(threads, queued_max)))
-            return stack.enter_context(closing(Desk(node.server, crew, **options)))
+            pool = stack.enter_context(closing(WorkerPool(threads, queued_max)))
+            return stack.enter_context(closing(RequestQueue(node.server, pool, **options)))
 
         yield make
 
@@ -371,36 +371,36 @@ def until(condition):
 
 
 def test_a_thousand_waiting_programs_take_no_thread(node, office):
-    desk, replies = office(), Replies()
+    queue, replies = office(), Replies()
     before = threading.active_count()
     here = node.space.applied
     waiting = node.question(protocol.Beyond(here), wait_s=SOON_S)
     for _ in range(1000):
-        desk.take(waiting, replies.take)
-        if desk._crew.queued > 500:
-            until(lambda: not desk._crew.queued)
-    until(lambda: desk.waiting == 1000)
+        queue.take(waiting, replies.take)
+        if queue._pool.queued > 500:
+            until(lambda: not queue._pool.queued)
+    until(lambda: queue.waiting == 1000)
     assert threading.active_count() == before
     other = Replies()
-    desk.take(node.question(protocol.Get(TABLE, (encode_key("a"),))), other.take)
+    queue.take(node.question(protocol.Get(TABLE, (encode_key("a"),))), other.take)
     assert isinstance(other.wait(1)[0], Answer)  # and they are in nobody's way
     node.m.put("a", 9)
     assert {(type(reply), reply.offset) for reply in replies.wait(1000)} == {(Answer, here + 1)}
-    assert not desk.waiting
+    assert not queue.waiting
 
 
 def test_waits_end_in_time(node, office):
-    desk, replies = office(), Replies()
+    queue, replies = office(), Replies()
     here = node.space.applied
-    desk.take(node.question(protocol.Beyond(here), wait_s=0.05), replies.take)
-    desk.take(node.question(protocol.Get(TABLE, (b"k",)), after=here + 1, wait_s=0.05), replies.take)
+    queue.take(node.question(protocol.Beyond(here), wait_s=0.05), replies.take)
+    queue.take(node.question(protocol.Get(TABLE, (b"k",)), after=here + 1, wait_s=0.05), replies.take)
     got = replies.wait(2)
     assert {type(reply) for reply in got} == {Answer, Refusal}
     refused(next(r for r in got if isinstance(r, Refusal)), "was asked for", kind="Behind", elsewhere=True)
 
 
 def test_strong_reads_that_wait_together_share_a_barrier_and_no_later_one_joins_it(node, office, monkeypatch):
-    desk, replies, late = office(), Replies(), Replies()
+    queue, replies, late = office(), Replies(), Replies()
     append, began, go = node.delivered.append, threading.Event(), threading.Event()
 
     def slow(data, deadline=None):
@@ -410,11 +410,11 @@ def test_strong_reads_that_wait_together_share_a_barrier_and_no_later_one_joins_
 
     monkeypatch.setattr(node.delivered, "append", slow)
     strong = node.question(protocol.Get(TABLE, (encode_key("a"),)), barrier=True, wait_s=SOON_S)
-    desk.take(strong, replies.take)
+    queue.take(strong, replies.take)
     assert began.wait(SOON_S)
     for _ in range(50):
-        desk.take(strong, late.take)
-    until(lambda: desk.waiting == 50)
+        queue.take(strong, late.take)
+    until(lambda: queue.waiting == 50)
     end = node.log.last
     node.m.put(
         "a", 9
@@ -435,12 +435,12 @@ def test_who_comes_when_there_is_too_much_to_do_is_sent_elsewhere(node, office, 
 
     original = node.server.run
     monkeypatch.setattr(node.server, "run", slow)
-    desk, replies = office(threads=1, queued_max=3), Replies()
+    queue, replies = office(threads=1, queued_max=3), Replies()
     question = node.question(protocol.Applied())
-    desk.take(question, replies.take)
+    queue.take(question, replies.take)
     assert busy.wait(SOON_S)
     for _ in range(5):
-        desk.take(question, replies.take)
+        queue.take(question, replies.take)
     refusals = replies.wait(2)
     for reply in refusals:
         refused(reply, "too many questions", kind="Unavailable", elsewhere=True)
@@ -449,28 +449,28 @@ def test_who_comes_when_there_is_too_much_to_do_is_sent_elsewhere(node, office, 
 
 
 def test_parked_questions_are_bounded(node, office):
-    desk, replies = office(parked_max=2), Replies()
+    queue, replies = office(parked_max=2), Replies()
     for _ in range(3):
-        desk.take(node.question(protocol.Beyond(node.space.applied), wait_s=SOON_S), replies.take)
+        queue.take(node.question(protocol.Beyond(node.space.applied), wait_s=SOON_S), replies.take)
     refused(replies.wait(1)[0], "too many questions", kind="Unavailable", elsewhere=True)
-    assert desk.waiting == 2
+    assert queue.waiting == 2
 
 
 def test_closing_refuses_what_waits_and_what_comes(node, office):
-    desk, replies = office(), Replies()
-    desk.take(node.question(protocol.Beyond(node.space.applied), wait_s=SOON_S), replies.take)
-    until(lambda: desk.waiting == 1)
-    desk.close()
-    desk.take(node.question(protocol.Applied()), replies.take)
+    queue, replies = office(), Replies()
+    queue.take(node.question(protocol.Beyond(node.space.applied), wait_s=SOON_S), replies.take)
+    until(lambda: queue.waiting == 1)
+    queue.close()
+    queue.take(node.question(protocol.Applied()), replies.take)
     for reply in replies.wait(2):
         refused(reply, "stops serving", kind="Unavailable", elsewhere=True)
 
 
 def test_a_replica_that_fails_answers_all_who_wait(node, office):
-    desk, replies = office(), Replies()
+    queue, replies = office(), Replies()
     for _ in range(3):
-        desk.take(node.question(protocol.Beyond(node.space.applied), wait_s=SOON_S), replies.take)
-    until(lambda: desk.waiting == 3)
+        queue.take(node.question(protocol.Beyond(node.space.applied), wait_s=SOON_S), replies.take)
+    until(lambda: queue.waiting == 3)
     node.log._stored[-1].data = b"damaged"
     node.log.append(b"not a record of this log")
     node.log.lose(node.log.last)
@@ -479,6 +479,6 @@ def test_a_replica_that_fails_answers_all_who_wait(node, office):
 
 
 def test_garbage_at_the_desk_is_answered(node, office):
-    desk, replies = office(), Replies()
-    desk.take(b"garbage", replies.take)
+    queue, replies = office(), Replies()
+    queue.take(b"garbage", replies.take)
     refused(replies.wait(1)[0], "does not understand")

@@ -15,7 +15,7 @@ from onefold.env import SYSTEM
 from onefold.folds import folds as space_folds
 from onefold.ids import client_id
 from onefold.log.memory import MemoryLog
-from onefold.machine.wake import Bell, Listener
+from onefold.machine.wake import Listener, Notifier
 from onefold.shard.memory import MemoryShard
 from onefold.shard.replica.copy import OpenCopy
 from onefold.shard.replica.shard import LocalReplica
@@ -220,13 +220,13 @@ def test_what_nobody_waits_for_is_applied_together(opened, monkeypatch):
 
 
 def test_a_process_does_not_ring_itself(tmp_path):
-    bell, mine, other = Bell(tmp_path), Listener(tmp_path, "mine"), Listener(tmp_path, "other")
-    with closing(bell), closing(mine), closing(other):
-        bell.own = "mine"
-        bell.ring()
+    notifier, mine, other = Notifier(tmp_path), Listener(tmp_path, "mine"), Listener(tmp_path, "other")
+    with closing(notifier), closing(mine), closing(other):
+        notifier.own = "mine"
+        notifier.notify()
         assert other.wait(SOON_S) and not mine.wait(0)
-        bell.own = None
-        bell.ring()
+        notifier.own = None
+        notifier.notify()
         assert mine.wait(SOON_S)
 
 
