@@ -60,7 +60,7 @@ _CATCH_UP_BYTES = 16 << 20
 
 
 class EmbeddedShard:
-    """See ``onefold.shard.api.Space``. Thread-safe."""
+    """See ``onefold.shard.api.Shard``. Thread-safe."""
 
     reads_here = True
     gives_receipts = True

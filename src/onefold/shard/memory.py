@@ -28,7 +28,7 @@ _CATCH_UP_BYTES = 16 << 20
 
 
 class MemoryShard(ReplicatedShard):
-    """See ``onefold.shard.api.Space``. Thread-safe. The store is in memory; its views read through the history."""
+    """See ``onefold.shard.api.Shard``. Thread-safe. The store is in memory; its views read through the history."""
 
     reads_here = True
 

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class ReplicatedShard(ABC):
-    """The part of ``onefold.shard.api.Space`` that does not depend on where the state is. Thread-safe."""
+    """The part of ``onefold.shard.api.Shard`` that does not depend on where the state is. Thread-safe."""
 
     def __init__(
         self,

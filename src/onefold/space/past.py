@@ -51,7 +51,7 @@ class _StoppedEnv:
 
 
 class PastShard:
-    """See ``onefold.shard.api.Space``: one shard as of an offset. Thread-safe. The live space must stay open meanwhile.
+    """See ``onefold.shard.api.Shard``: one shard as of an offset. Thread-safe. The live space must stay open meanwhile.
 
     Its wall clock stands at the fold time of the offset, so whatever had not ended then has not ended here.
     """

@@ -62,7 +62,7 @@ class Asking(Protocol):
 
 
 class RemoteShard(ReplicatedShard):
-    """See ``onefold.shard.api.Space``. Thread-safe."""
+    """See ``onefold.shard.api.Shard``. Thread-safe."""
 
     takes_needs = True
 

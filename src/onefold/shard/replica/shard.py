@@ -39,6 +39,7 @@ from onefold.shard.replica.copies import Copies
 from onefold.shard.replica.copy import Kind, OpenCopy
 from onefold.shard.replica.file import Damaged
 from onefold.shard.replica.holder import Holder
+from onefold.shard.replica.recent_records import RecentRecords
 from onefold.store import exactly_once
 from onefold.store import views as file_views
 from onefold.store.exactly_once import ClientRow
@@ -49,13 +50,12 @@ from onefold.store.tables import PastView, PresentView, read_head
 _LOCK_SLICE_S = 0.25
 _OPEN_TIMEOUT_S = 30.0
 _RETRY_S, _RETRY_S_MAX = 0.05, 1.0
-_RECENT_MAX = 256
 
 T = TypeVar("T")
 
 
 class LocalReplica(ReplicatedShard):
-    """See ``onefold.shard.api.Space``. Thread-safe. Closes its log with itself."""
+    """See ``onefold.shard.api.Shard``. Thread-safe. Closes its log with itself."""
 
     reads_here = True
 
@@ -130,8 +130,7 @@ class LocalReplica(ReplicatedShard):
         """The threads that wait for more to be applied."""
         self._wanted = Waiters()
         """Tells when the first of them begins to."""
-        self._recent: dict[int, bytes] = {}
-        self._recent_bytes = 0
+        self._recent = RecentRecords()
         self._registered: frozenset[str] = frozenset()
         self._trouble: OnefoldError | None = None
         self._watcher: threading.Thread | None = None
@@ -445,12 +444,7 @@ class LocalReplica(ReplicatedShard):
             raise
         if not entries:
             raise LogCorrupt(f"offset {before + 1} of {self._url} was announced and is not there")
-        for entry in entries[-_RECENT_MAX:]:
-            if entry.offset not in self._recent:
-                self._recent[entry.offset] = entry.data
-                self._recent_bytes += len(entry.data)
-        while len(self._recent) > _RECENT_MAX or self._recent_bytes > config.REPLICA_RECENT_BYTES_MAX:
-            self._recent_bytes -= len(self._recent.pop(next(iter(self._recent))))
+        self._recent.add(entries)
         return entries
 
     def _run(self) -> None:

@@ -133,8 +133,8 @@ def _moment_without_locks(stack: ExitStack) -> None:
 
 def _only_noted(hold: Any, shard: int, claim: Any) -> bool:  # noqa: ARG001
     client = hold._client
-    hold._offsets[shard] = client.spaces[shard].barrier()
-    with client.spaces[shard].view() as view:
+    hold._offsets[shard] = client.shards[shard].barrier()
+    with client.shards[shard].view() as view:
         hold._maps[shard] = moments._maps(view)
     return True
 

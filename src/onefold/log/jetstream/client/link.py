@@ -18,6 +18,7 @@ from onefold.env import SYSTEM, Env
 from onefold.errors import OnefoldError, SpaceError, Timeout, Unavailable
 from onefold.log.jetstream.client import loop as loops
 from onefold.log.jetstream.client.address import Address
+from onefold.log.jetstream.client.call import Call
 from onefold.log.jetstream.client.connection import Connection
 from onefold.log.jetstream.client.message import Msg, header_block, parse_headers
 from onefold.log.jetstream.client.pending import Pending
@@ -428,36 +429,6 @@ class Link:
         if connection is not None:
             connection.close()
             self._tell(False)
-
-
-class Call:
-    """A coroutine that one thread waits for. Not a future: an interrupt could leave its lock held, and the loop takes it."""
-
-    def __init__(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        self._work = work
-        self._task: asyncio.Task[Any] | None = None
-        self.turn = threading.Lock()
-        self.turn.acquire()
-        self.ended = False
-
-    def begin(self) -> None:
-        """On the loop's thread, as the following."""
-        self._task = asyncio.get_running_loop().create_task(self._work())
-        self._task.add_done_callback(self._end)
-
-    def cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    def _end(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled():
-            task.exception()  # or asyncio logs that nobody looked, when the thread has stopped waiting
-        self.ended = True
-        self.turn.release()
-
-    def result(self) -> object:
-        """What it returned, or raises. After ``turn``."""
-        return None if self._task is None else self._task.result()
 
 
 class Subscription:

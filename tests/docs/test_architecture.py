@@ -1,0 +1,49 @@
+"""docs/architecture.md names modules and packages that are there, and all of them on its map."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "onefold"
+TEXT = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_every_module_that_is_named_exists():
+    named = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", TEXT)) | set(
+        re.findall(r"`((?:[a-z_]+/)+[a-z_]*)`", TEXT)
+    )
+    assert len(named) > 60
+    beside = {"state/transactions"}  # `reads.py` there
+    missing = [
+        name
+        for name in named
+        if not (SOURCE / name).exists() and not any((SOURCE / place / name).exists() for place in beside)
+    ]
+    assert [name for name in missing if "<" not in name] == []
+
+
+def test_every_package_is_on_the_map():
+    table = TEXT.split("## The map of the house")[1].split("## ")[0]
+    on_map = set(re.findall(r"`([a-z_]+)`", table))
+    there = {path.stem for path in SOURCE.iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert there - on_map - {"__init__", "__pycache__", "_version", "testing", "py"} == set()
+
+
+def test_a_folder_has_at_most_about_fifteen_files():
+    allowed = {"cli": 40, "compute/aggregates": 17, "testing": 40}
+    for folder in [SOURCE, *(path for path in SOURCE.rglob("*") if path.is_dir())]:
+        name = folder.relative_to(SOURCE).as_posix()
+        files = list(folder.glob("*.py"))
+        assert len(files) <= allowed.get(name, 16), name
+
+
+def test_a_file_has_at_most_five_hundred_lines():
+    longer = {"shard/replica/shard.py": 520}
+    for path in SOURCE.rglob("*.py"):
+        name = path.relative_to(SOURCE).as_posix()
+        assert len(path.read_text().splitlines()) <= longer.get(name, 500), name
+
+
+def test_every_package_says_what_lives_there():
+    for init in SOURCE.rglob("__init__.py"):
+        assert init.read_text().startswith('"""'), init
