@@ -34,7 +34,7 @@ from onefold.log.jetstream import admin
 from onefold.log.jetstream.client.address import parse_address
 from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.tailer import Keeper
+from onefold.log.jetstream.tailer import Tailer
 from onefold.space import cuts
 from onefold.state.encoding.keys import encode_key
 from onefold.state.export.exporting import export
@@ -225,16 +225,16 @@ def test_a_copy_made_while_programs_write_elsewhere_is_of_one_instant(
     without those before it, although one shard's records come late to who makes the copy."""
     url = servers.url(space)
     stop, failures = threading.Event(), []
-    delivered = Keeper._on_delivery
+    delivered = Tailer._on_delivery
 
-    def late(self: Keeper, *args: Any) -> None:
+    def late(self: Tailer, *args: Any) -> None:
         if self._names.shard == 1:
             asyncio.get_running_loop().call_later(0.1, delivered, self, *args)
         else:
             delivered(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "_on_delivery", late)
+        patch.setattr(Tailer, "_on_delivery", late)
         mine = of.connect(url)
     with mine:
         mine.map("bank").update(dict.fromkeys(range(ACCOUNTS), EACH))

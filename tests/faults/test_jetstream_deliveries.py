@@ -9,7 +9,7 @@ import pytest
 
 from onefold.env import SYSTEM
 from onefold.log.jetstream import tailer as keepers
-from onefold.log.jetstream.tailer import Keeper
+from onefold.log.jetstream.tailer import Tailer
 from onefold.shard.memory import MemoryShard
 from onefold.testing.cluster.log_ground import SOON_S, Shard, linked, read_all, record, until, wait_for
 from support.engine_spaces import ground_of_three, space_on_ground  # noqa: F401
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.faults
 def test_lost_doubled_and_late_deliveries(space: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(7)
     late: list[tuple[bytes, bytes, bytes, bytes | None]] = []
-    deliver = Keeper._on_delivery
+    deliver = Tailer._on_delivery
 
-    def disturbed(self: Keeper, *message: bytes) -> None:
+    def disturbed(self: Tailer, *message: bytes) -> None:
         chance = rng.random()
         if chance < 0.2:
             return
@@ -35,7 +35,7 @@ def test_lost_doubled_and_late_deliveries(space: Shard, monkeypatch: pytest.Monk
         while late and rng.random() < 0.5:
             deliver(self, *late.pop(rng.randrange(len(late))))
 
-    monkeypatch.setattr(Keeper, "_on_delivery", disturbed)
+    monkeypatch.setattr(Tailer, "_on_delivery", disturbed)
     with linked(space.servers, space.info.space) as other, space.log(other) as writer, space.log() as log:
         assert log.last == 0
         got: list[int] = []
@@ -56,7 +56,7 @@ def test_lost_doubled_and_late_deliveries(space: Shard, monkeypatch: pytest.Monk
 
 
 def test_a_tail_that_gets_no_deliveries_at_all(space: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Keeper, "_on_delivery", lambda self, *message: None)
+    monkeypatch.setattr(Tailer, "_on_delivery", lambda self, *message: None)
     with linked(space.servers, space.info.space) as other, space.log(other) as writer, space.log() as log:
         assert log.last == 0
         until(lambda: writer.append(record(1)))
@@ -68,17 +68,17 @@ def test_a_tail_that_gets_no_deliveries_at_all(space: Shard, monkeypatch: pytest
 
 def test_deliveries_whose_bytes_changed(space: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bit that flips on the way, or in memory: the checksum tells, and the servers have it right."""
-    deliver = Keeper._on_delivery
+    deliver = Tailer._on_delivery
     flipped: list[int] = []
 
-    def disturbed(self: Keeper, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+    def disturbed(self: Tailer, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         if data and len(flipped) < 10:
             at = len(flipped) * len(data) // 10
             data = data[:at] + bytes([data[at] ^ 8]) + data[at + 1 :]
             flipped.append(at)
         deliver(self, subject, reply, data, headers)
 
-    monkeypatch.setattr(Keeper, "_on_delivery", disturbed)
+    monkeypatch.setattr(Tailer, "_on_delivery", disturbed)
     with linked(space.servers, space.info.space) as other, space.log(other) as writer, space.log() as log:
         assert log.last == 0
         for number in range(1, 21):
@@ -92,9 +92,9 @@ def test_far_behind_is_read_and_not_buffered(space: Shard, monkeypatch: pytest.M
     with space.log() as log:
         assert log.last == 0
         gate = threading.Event()
-        deliver = Keeper._on_delivery
+        deliver = Tailer._on_delivery
         monkeypatch.setattr(
-            Keeper, "_on_delivery", lambda self, *m: deliver(self, *m) if gate.is_set() else None
+            Tailer, "_on_delivery", lambda self, *m: deliver(self, *m) if gate.is_set() else None
         )
         monkeypatch.setattr(keepers.config, "FETCH_BATCH_RECORDS", 50)
         with linked(space.servers, space.info.space) as other, space.log(other) as writer:

@@ -281,7 +281,7 @@ def test_slots_are_handed_out_in_order() -> None:
 
 def test_who_was_stopped_is_no_witness(lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A keeper that sees another machine's claim ends it after a lease of silence, but not for a time that it was not there."""
-    from onefold.compute.execution.lease_keeper import Keeper
+    from onefold.compute.execution.lease_keeper import LeaseKeeper
     from onefold.env import SeededEnv
 
     env = SeededEnv(1)
@@ -291,7 +291,7 @@ def test_who_was_stopped_is_no_witness(lines: str, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(engine.shard, "member_alive", lambda member: None)
         engine.submit(ops.Claim(run.id, "m_elsewhere/0"))
         engine.env = env
-        keeper = Keeper(engine, run.id)
+        keeper = LeaseKeeper(engine, run.id)
         keeper.observe()
         env.advance(100 * config.LEASE_S)  # stopped, or asleep
         keeper.observe()
