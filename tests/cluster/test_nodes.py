@@ -106,7 +106,7 @@ def test_a_halted_process_comes_back_as_a_zombie_and_harms_nobody(stand: Stand) 
     assert {name: rows[name].state.epoch for name in ("n1", "n3")} == {
         name: epochs[name] for name in ("n1", "n3")
     }
-    assert stand.nodes["n2"].events("was_expired")
+    assert stand.nodes["n2"].events("expired_by_peer")
     assert not stand.nodes["n2"].events("node_expired"), "it accused those who were never away"
     stand.wait(lambda: stand.nodes["n2"].ready, "it is not ready")
 

@@ -60,7 +60,7 @@ def test_a_state_that_went_wrong_is_found_named_and_halted(stand: Stand) -> None
         assert not stand.nodes[name].events("replica_halted")
         stand.wait(
             lambda name=name: any(
-                "n2" in line["reason"] for line in stand.nodes[name].events("nodes_differ")
+                "n2" in line["reason"] for line in stand.nodes[name].events("nodes_diverged")
             ),
             "the others do not alarm",
         )
@@ -85,15 +85,16 @@ def test_of_two_who_differ_the_one_who_cannot_reproduce_its_word_halts(stand: St
     stand.ticks(1, (stand.shards[1].applied // EVERY + 1) * EVERY + 1)
     stand.wait(lambda: stand.nodes["n2"].events("replica_halted"), "it was not found")
     looked = {
-        name: [line["verdict"] for line in stand.nodes[name].events("looked_again")] for name in ("n1", "n2")
+        name: [line["verdict"] for line in stand.nodes[name].events("recheck_finished")]
+        for name in ("n1", "n2")
     }
-    stand.wait(lambda: stand.nodes["n1"].events("looked_again"), "the other did not look again")
+    stand.wait(lambda: stand.nodes["n1"].events("recheck_finished"), "the other did not look again")
     assert looked["n2"] == ["wrong"]
-    assert stand.nodes["n1"].events("looked_again")[0]["verdict"] == "sound"
+    assert stand.nodes["n1"].events("recheck_finished")[0]["verdict"] == "sound"
     assert not stand.nodes["n1"].events("replica_halted")
     stand.wait(lambda: [shard for shard, _ in stand.rows()["n2"].state.halted] == [1], "it did not say so")
     assert stand.hosts()[1] == {"n1"}
-    stand.wait(lambda: stand.nodes["n1"].metrics()["onefold_nodes_differ"] == 0, "the alarm did not end")
+    stand.wait(lambda: stand.nodes["n1"].metrics()["onefold_divergences"] == 0, "the alarm did not end")
 
 
 def test_who_cannot_reproduce_its_digest_of_the_log_halts(stand: Stand) -> None:
@@ -110,9 +111,9 @@ def test_who_cannot_reproduce_its_digest_of_the_log_halts(stand: Stand) -> None:
     assert "the log of shard 0" in halted["reason"]
     for name in ("n1", "n3"):
         stand.wait(
-            lambda name=name: stand.nodes[name].events("looked_again"), "the others did not look again"
+            lambda name=name: stand.nodes[name].events("recheck_finished"), "the others did not look again"
         )
-        assert {line["verdict"] for line in stand.nodes[name].events("looked_again")} == {"sound"}
+        assert {line["verdict"] for line in stand.nodes[name].events("recheck_finished")} == {"sound"}
         assert not stand.nodes[name].events("replica_halted")
 
 

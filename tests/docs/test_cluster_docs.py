@@ -11,6 +11,7 @@ import typer
 from onefold import config
 from onefold.cli.app import app
 from onefold.cluster.permissions import USERS
+from onefold.node.telemetry.logging import former_event
 from onefold.testing.cluster.nemesis import FAULTS
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +117,8 @@ def test_options_of_commands_exist(command: str) -> None:
 
 
 def test_events() -> None:
-    told = {name for cells in rows(section("Logs and traces")) for name in code(cells[0])}
+    events, renamed = section("Logs and traces").split("Events that were renamed")
+    told = {name for cells in rows(events) for name in code(cells[0])}
     said: set[str] = set()
     parts = ("node", "cluster", "doctor")
     for path in (path for part in parts for path in (SOURCE / part).rglob("*.py")):
@@ -125,8 +127,18 @@ def test_events() -> None:
     worker = (SOURCE / "compute" / "execution" / "node_worker.py").read_text("utf-8")
     said.update(re.findall(r"_tell\(\s*\"([a-z_]+)\"", worker))
     assert len(said) > 30
-    parts = {"authority_waits", "snapshots_waits", "testimony_waits", "trimming_waits", "shard_N_waits"}
+    parts = {
+        "authority_stalled",
+        "snapshots_stalled",
+        "divergence_check_stalled",
+        "trimming_stalled",
+        "shard_N_stalled",
+    }
     assert told == said | parts
+    former = {
+        name: was for cells in rows(renamed) for name, was in zip(code(cells[0]), code(cells[1]), strict=True)
+    }
+    assert former == {name: was for name in told if (was := former_event(name)) is not None}
 
 
 def test_metrics() -> None:

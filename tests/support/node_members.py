@@ -19,7 +19,7 @@ from onefold.fold.nodes.state import SnapshotAt
 from onefold.folds import folds as space_folds
 from onefold.log.memory import MemoryLog
 from onefold.node.maintenance import Round
-from onefold.node.members.divergence import Testimony as Comparing
+from onefold.node.members.divergence import DivergenceCheck
 from onefold.node.members.membership import Identity, Membership
 from onefold.node.members.placement import Placement
 from onefold.node.snapshots.snapshots import Snapshots
@@ -80,7 +80,7 @@ class Member:
         self.snapshots = Snapshots(name, self.vault, self.log, NoTracing(), SYSTEM)
         self.trimming = Trimming(name, self.vault, self.log, NoTracing(), SYSTEM)
         self.halted: dict[int, str] = {}
-        self.testimony = Comparing(
+        self.divergence_check = DivergenceCheck(
             name, self.log, NoTracing(), hashed=self.snapshots.said, refold=lambda shard, at: None,
             halt=self.halted.__setitem__,
         )  # fmt: skip

@@ -223,8 +223,8 @@ def _nodes(db: Database) -> Check:
     halted = [f"{node.name}: {why}" for node in known if node.member for _, why in node.state.halted]
     if halted:
         return Check("nodes", "problem", "; ".join(halted), "Do what it says; others answer meanwhile")
-    for what, testimony in said:
-        for (shard, offset), words in testimony.items():
+    for what, reported in said:
+        for (shard, offset), words in reported.items():
             if len(set(words.values())) > 1:
                 told = ", ".join(f"{name} {word[:8]}" for name, word in sorted(words.items()))
                 return Check(

@@ -285,7 +285,7 @@ class Hosting:
     def _bring_up(self, shard: int, hosted: _Hosted) -> None:
         """Open a replica and let it answer once it has all that was acknowledged; tried until it is unwanted."""
         pause_s = _RETRY_S
-        waits = f"shard_{shard}_waits"
+        stalled = f"shard_{shard}_stalled"
         with self._tracing.span("open_replica", shard=shard):
             while not hosted.unwanted.is_set():
                 try:
@@ -300,10 +300,10 @@ class Hosting:
                     if not passes:
                         self.halt(shard, f"{type(error).__name__}: {error}")
                         break
-                    self._log.begins(waits, str(error), shard=shard)
+                    self._log.begins(stalled, str(error), shard=shard)
                 hosted.unwanted.wait(pause_s)
                 pause_s = min(2 * pause_s, _RETRY_S_MAX)
-        self._log.ends(waits, shard=shard)
+        self._log.ends(stalled, shard=shard)
         if hosted.unwanted.is_set():
             self._end(shard, hosted)
             self._changed()

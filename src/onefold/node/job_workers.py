@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onefold.shard.api import Shard
 
 
-_PATIENCE_S = 5.0
+_DRAIN_TIMEOUT_S = 5.0
 """How long tasks that were in hand when the node began to leave may still take at its end."""
 
 
@@ -76,7 +76,7 @@ class JobWorkers:
         self._ending.set()
         if self._thread.ident is not None:
             self._thread.join()
-        self._end(_PATIENCE_S)
+        self._end(_DRAIN_TIMEOUT_S)
         self._blobs.close()
 
     # -- inside
@@ -86,9 +86,9 @@ class JobWorkers:
             try:
                 self._follow()
             except OnefoldError as error:
-                self._log.begins("no_job_workers", f"{type(error).__name__}: {error}")
+                self._log.begins("job_workers_unavailable", f"{type(error).__name__}: {error}")
             else:
-                self._log.ends("no_job_workers")
+                self._log.ends("job_workers_unavailable")
             if self._ending.wait(config.NODE_BEAT_S):
                 return
 
@@ -111,18 +111,18 @@ class JobWorkers:
                 return
             workers.start()
 
-    def _end(self, patience_s: float) -> None:
+    def _end(self, timeout_s: float) -> None:
         with self._lock:
             engine, workers = self._engine, self._workers
             self._engine = self._workers = None
         if workers is not None:
-            workers.drain(patience_s)
+            workers.drain(timeout_s)
         if engine is not None:
             engine.close()
 
     def _say(self, event: str, fields: dict[str, Any]) -> None:
         fields = {name: value for name, value in fields.items() if name != "node"}
-        if event in ("run_refused", "run_interrupted", "run_not_joined", "jobs_unreachable"):
+        if event in ("run_refused", "run_interrupted", "run_join_failed", "jobs_unreachable"):
             self._log.warning(event, **fields)
         else:
             self._log.info(event, **fields)

@@ -97,8 +97,8 @@ class Maintenance:
             try:
                 part.look(now)
             except OnefoldError as error:
-                self._log.begins(f"{name}_waits", f"{type(error).__name__}: {error}")
+                self._log.begins(f"{name}_stalled", f"{type(error).__name__}: {error}")
             except OSError as error:
-                self._log.begins(f"{name}_waits", f"{error.strerror} ({error.filename})", level="error")
+                self._log.begins(f"{name}_stalled", f"{error.strerror} ({error.filename})", level="error")
             else:
-                self._log.ends(f"{name}_waits")
+                self._log.ends(f"{name}_stalled")

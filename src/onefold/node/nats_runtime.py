@@ -247,9 +247,9 @@ class _Serving:
         try:
             self._link.publish(to, data)
         except OnefoldError as error:  # who asked asks again
-            self._log.begins("answers_not_sent", f"{type(error).__name__}: {error}")
+            self._log.begins("answer_send_failed", f"{type(error).__name__}: {error}")
         else:
-            self._log.ends("answers_not_sent")
+            self._log.ends("answer_send_failed")
 
     def close(self) -> None:
         """Take no more questions, and refuse those that wait: other nodes have the answer."""

@@ -50,7 +50,7 @@ class Workers(Protocol):
 
 
 class Duties(Protocol):
-    """What a node does for the space beside answering: snapshots, trimming, testimony."""
+    """What a node does for the space beside answering: snapshots, trimming, the divergence check."""
 
     def look(self, membership: Membership, nodes: Sequence[NodeRow], placement: Placement) -> None:
         """Who is there, as of now. Must not block."""
@@ -102,7 +102,7 @@ class Node:
         self._beat_now = False
         self._next_beat_s = 0.0
         self._said: dict[int, int] = {}
-        """By shard: the offset up to which digests were testified."""
+        """By shard: the offset up to which digests were reported."""
         self._halted_s: dict[int, float] = {}
         """By shard: when it was first seen that it halted here, by the boot clock."""
         self._looked_s = env.boot_s()
@@ -227,7 +227,7 @@ class Node:
         busy = self.workers.busy if self.workers is not None else 0
         if not membership.beat(hosted, digests, self._halted_to_tell(), busy):
             self.phase = Phase.OUT
-            self._log.warning("was_expired", silent_s=round(began_s - (self._heard_s or began_s), 3))
+            self._log.warning("expired_by_peer", silent_s=round(began_s - (self._heard_s or began_s), 3))
             return
         for shard, offset, _ in digests:
             self._said[shard] = max(offset, self._said.get(shard, 0))
@@ -236,7 +236,7 @@ class Node:
         self._observer.beat_applied()
 
     def _halted_to_tell(self) -> dict[int, str]:
-        """What halted here, once the others had time to see why: with this word ends what the node testified of that shard, to
+        """What halted here, once the others had time to see why: this report ends what the node reported of that shard, to
         which they compare what they found."""
         now_s, halted = self._env.boot_s(), self.hosting.halted()
         self._halted_s = {shard: self._halted_s.get(shard, now_s) for shard in halted}
@@ -264,7 +264,7 @@ class Node:
             self._the_membership.leave()
             self._log.info("left", beats=self.beats)
         except OnefoldError as error:
-            self._log.warning("left_without_a_word", error=error)
+            self._log.warning("left_unclean", error=error)
 
     @property
     def _idle(self) -> bool:

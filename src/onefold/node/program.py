@@ -20,7 +20,7 @@ from onefold.ids import new_id
 from onefold.log.jetstream.client.address import parse_address
 from onefold.node.job_workers import JobWorkers
 from onefold.node.maintenance import Maintenance
-from onefold.node.members.divergence import Testimony
+from onefold.node.members.divergence import DivergenceCheck
 from onefold.node.members.membership import Identity
 from onefold.node.members.versions import Authority
 from onefold.node.process import Node
@@ -132,13 +132,15 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
         ground.condemn(shard, why)
         node.hosting.halt(shard, why)
 
-    testimony = Testimony(settings.name, log, tracing, hashed=snapshots.said, refold=ground.refold, halt=halt)
+    divergence_check = DivergenceCheck(
+        settings.name, log, tracing, hashed=snapshots.said, refold=ground.refold, halt=halt
+    )
     maintenance = Maintenance(
         lambda: node.hosting,
         {
             "authority": Authority(settings.name, log),
             "snapshots": snapshots,
-            "testimony": testimony,
+            "divergence_check": divergence_check,
             "trimming": trimming,
         },
         log,
@@ -148,7 +150,9 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     ground.first = lambda: node.hosting.replica(0)
     ground.at_boundary = _boundary(node, snapshots, maintenance, info.incarnation)
     ground.boundary_missed = snapshots.missed
-    metrics = NodeMetrics(node, info.space, snapshots=snapshots, trimming=trimming, testimony=testimony)
+    metrics = NodeMetrics(
+        node, info.space, snapshots=snapshots, trimming=trimming, divergence_check=divergence_check
+    )
     http = HttpSide(settings.listen, live=node.live, ready=node.ready, registry=metrics.registry())
     stack.callback(http.close)
     if vault is not None:

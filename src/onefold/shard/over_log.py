@@ -174,8 +174,8 @@ class ReplicatedShard(ABC):
                 "program has its own replica. Read with consistency='session' or weaker, open it without read_only, or connect "
                 "with replicas='remote'"
             )
-        patience = config.READ_TIMEOUT_S if timeout is None else timeout
-        deadline = self._env.boot_s() + patience
+        timeout_s = config.READ_TIMEOUT_S if timeout is None else timeout
+        deadline = self._env.boot_s() + timeout_s
         pause_s = 0.01
         while True:
             try:
@@ -184,7 +184,7 @@ class ReplicatedShard(ABC):
             except (Unavailable, Timeout, AppendUnknown, Expired) as error:
                 if self._env.boot_s() + pause_s >= deadline:
                     raise Unavailable(
-                        f"{self._url} gave no answer within {patience:g} s, so what is here may be old: {error}. "
+                        f"{self._url} gave no answer within {timeout_s:g} s, so what is here may be old: {error}. "
                         "Try again, or read with a weaker consistency",
                         definite=True,
                     ) from error

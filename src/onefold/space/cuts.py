@@ -27,7 +27,7 @@ from onefold.shard.api import Shard
 P = TypeVar("P")
 _LOOKS: Final = 20
 """So often nothing is locked."""
-PATIENCE_S: Final = 30.0
+CUT_TIMEOUT_S: Final = 30.0
 """How long a moment is looked for in which nobody writes."""
 _TRIES_MAX: Final = 100_000
 _PAUSE_S: Final = 0.01
@@ -50,7 +50,7 @@ def cut(
     Raises Timeout (definite) when no instant came, and as ``Shard.barrier``.
     """
     env = shards[0].env
-    deadline_s = env.boot_s() + PATIENCE_S
+    deadline_s = env.boot_s() + CUT_TIMEOUT_S
     strong = all(shard.strong_reads for shard in shards)
     with _Marks(shards) as marks:
         for attempt in range(_TRIES_MAX):
@@ -73,8 +73,8 @@ def cut(
                 break
             shards[0].pause(_PAUSE_S)
     raise Timeout(
-        f"for {PATIENCE_S:g} s there was no moment in which nobody wrote to any shard; nothing was read. Try again when less is "
-        "written",
+        f"for {CUT_TIMEOUT_S:g} s there was no moment in which nobody wrote to any shard; nothing was read. Try again when "
+        "less is written",
         definite=True,
     )
 

@@ -185,15 +185,15 @@ class _ClosesLink(JetStreamLog):
             self._link.close()
 
 
-def _bring_up(shard: LocalReplica, patience: float) -> None:
-    """Wait until everything is applied that the log has now. Raises Unavailable when nothing happens for ``patience`` seconds."""
+def _bring_up(shard: LocalReplica, timeout_s: float) -> None:
+    """Wait until everything is applied that the log has now. Raises Unavailable when nothing happens within ``timeout_s``."""
     target = shard.log.last
     while True:
         before = shard.applied
-        if shard.reach(target, patience):
+        if shard.reach(target, timeout_s):
             return
         if shard.applied == before:
             raise Unavailable(
                 f"the local replica of {shard.url} stands at offset {before} of {target}, and nothing came within "
-                f"{patience:g} s. Connect again: it goes on from there"
+                f"{timeout_s:g} s. Connect again: it goes on from there"
             )

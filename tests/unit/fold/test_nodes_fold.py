@@ -1,4 +1,4 @@
-"""The nodes fold, operation by operation: epochs, testimony, agreed snapshots, archives, and that no bytes can stop it."""
+"""The nodes fold, operation by operation: epochs, reported hashes, agreed snapshots, archives, and that no bytes can stop it."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_names_that_went_longest_ago_are_forgotten(nodes: Nodes, monkeypatch: py
     assert nodes.states() == {"a": "left", "c": "live", "d": "live"}
 
 
-# -- testimony
+# -- reported digests and hashes
 
 
 def test_digests_of_the_latest_offsets_are_compared(nodes: Nodes) -> None:

@@ -33,11 +33,11 @@ def test_who_cannot_reproduce_what_two_have_alike_halts(world: World) -> None:
     assert made is not None
     world.members["c"].snapshots._shards[1].made = made._replace(hash="wrong")
     world.look("snapshots")
-    world.look("testimony")
+    world.look("divergence_check")
     assert [sorted(member.halted) for member in world.members.values()] == [[], [], [1]]
     assert "c" in world.members["c"].halted[1]
-    assert world.members["a"].events("nodes_differ") and len(world.members["a"].testimony.open) == 1
-    assert world.members["a"].events("looked_again")[0]["verdict"] == "sound"
+    assert world.members["a"].events("nodes_diverged") and len(world.members["a"].divergence_check.open) == 1
+    assert world.members["a"].events("recheck_finished")[0]["verdict"] == "sound"
 
 
 def test_of_two_who_differ_nobody_is_believed_without_looking(world: World) -> None:
@@ -49,13 +49,13 @@ def test_of_two_who_differ_nobody_is_believed_without_looking(world: World) -> N
     b.made, b.hashes[EVERY] = b.made._replace(hash="wrong"), "wrong"
     world.look("snapshots")
     for member in world.members.values():
-        member.testimony._refold = lambda shard, offset: None
-    world.look("testimony")
+        member.divergence_check._refold = lambda shard, offset: None
+    world.look("divergence_check")
     assert not any(member.halted for member in world.members.values()), "it could not look, and judged"
     for member in world.members.values():
-        member.testimony._refold = lambda shard, offset: right
-        member.testimony._judged.clear()
-    world.look("testimony")
+        member.divergence_check._refold = lambda shard, offset: right
+        member.divergence_check._judged.clear()
+    world.look("divergence_check")
     assert [sorted(member.halted) for member in world.members.values()] == [[], [1]]
 
 
@@ -67,7 +67,7 @@ def test_a_word_of_an_earlier_copy_is_not_held_against_this_one(world: World) ->
     c.say(ops.StateHash("c", c.epoch, 1, EVERY, "of a copy long replaced"))
     for name in ("a", "b"):
         world.members[name].snapshots.look(world.members[name].round())
-    world.look("testimony")
+    world.look("divergence_check")
     assert not world.members["c"].halted
 
 
@@ -134,4 +134,4 @@ def test_a_part_that_fails_is_told_and_tried_again(world: World, monkeypatch: py
     finally:
         maintenance.close()
     assert len(done) == 3, "one part's failure stopped another"
-    assert [len(a.events(event)) for event in ("failing_waits", "failing_waits_over")] == [1, 1]
+    assert [len(a.events(event)) for event in ("failing_stalled", "failing_stalled_over")] == [1, 1]

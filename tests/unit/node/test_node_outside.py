@@ -8,15 +8,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from onefold.env import SeededEnv
 from onefold.errors import InvalidArgument, SpaceError
+from onefold.node.members.membership import Identity
 from onefold.node.telemetry.http import HttpSide, parse_listen
 from onefold.node.telemetry.logging import JsonLog
+from onefold.node.telemetry.metrics import NodeMetrics
 from onefold.node.telemetry.tracing import NoTracing, OtelTracing, start_tracing
 
 # -- HTTP
@@ -122,12 +125,64 @@ def test_events_are_json_lines() -> None:
     ]
 
 
+def test_a_renamed_event_names_its_former_name() -> None:
+    stream = io.StringIO()
+    log = JsonLog("n1", stream=stream, env=SeededEnv(0))
+    log.warning("left_unclean")
+    log.begins("shard_12_stalled", "down")
+    log.ends("shard_12_stalled")
+    log.begins("nodes_diverged", "at 7")
+    log.ends("nodes_diverged")
+    log.info("joined")
+    assert [line.get("was") for line in lines(stream)] == [
+        "left_without_a_word", "shard_12_waits", "shard_12_waits_over", "nodes_differ", "nodes_differ_over", None,
+    ]  # fmt: skip
+
+
+# -- metrics
+
+
+class LoneNode:
+    """As much of a node as its metrics read, without shards."""
+
+    identity = Identity("n1", "eu", "")
+    beats = 3
+    nodes = ()
+    workers = SimpleNamespace(busy=2)
+    hosting = SimpleNamespace(phases=lambda: {1: "ready"}, ready=dict)
+
+    @staticmethod
+    def ready() -> dict[str, Any]:
+        return {"ok": True}
+
+    live = ready
+
+
+def test_renamed_metrics_are_exported_under_both_names() -> None:
+    check: Any = SimpleNamespace(open=["a", "b"])
+    lone: Any = LoneNode()
+    text = generate_latest(NodeMetrics(lone, "main", divergence_check=check).registry()).decode()
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    for name, former, value in (
+        ("onefold_divergences", "onefold_nodes_differ", "2.0"),
+        ("onefold_node_heartbeats_total", "onefold_node_beats_total", "3.0"),
+        ("onefold_tasks_running", "onefold_tasks_busy", "2.0"),
+    ):
+        assert (found[name], found[former]) == (value, value)
+    assert "# HELP onefold_nodes_differ Deprecated: use onefold_divergences." in text
+    assert "# TYPE onefold_node_beats_total counter" in text
+    assert "# TYPE onefold_shard_behind_offsets gauge" in text
+
+
+# -- log lines that last
+
+
 def test_what_goes_on_is_told_once() -> None:
     stream = io.StringIO()
     log = JsonLog("n1", stream=stream, env=SeededEnv(0))
     for reason in ("down", "down", "refused", "refused"):
         log.begins("log_unreachable", reason)
-    assert log.going_on == ["log_unreachable"]
+    assert log.lasting == ["log_unreachable"]
     log.ends("log_unreachable")
     log.ends("log_unreachable")
     assert [(line["event"], line.get("reason")) for line in lines(stream)] == [

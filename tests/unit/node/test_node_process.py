@@ -301,7 +301,7 @@ def test_a_silent_node_is_expired_and_comes_back_as_another(
     rows_ = world.rows()
     assert rows_["n2"].state.epoch > epoch
     assert {name: rows_[name].state.epoch for name in before} == before, "the one who was away accused others"
-    assert "was_expired" in world.nodes["n2"].events()
+    assert "expired_by_peer" in world.nodes["n2"].events()
 
 
 def test_a_leaving_node_hands_over_first(world: World) -> None:
@@ -398,7 +398,7 @@ def test_a_replica_that_cannot_be_opened_yet_is_tried_again(world: World) -> Non
     running = world.start("n1", ground=ground)
     wait_for(world.settled)
     assert len(tries) == 2
-    assert {"shard_2_waits", "shard_2_waits_over"} <= set(running.events())
+    assert {"shard_2_stalled", "shard_2_stalled_over"} <= set(running.events())
 
 
 def test_a_replica_that_can_never_be_opened_is_halted(world: World) -> None:
@@ -423,7 +423,7 @@ def test_nothing_is_ready_before_it_has_what_was_acknowledged(world: World) -> N
     wait_for(world.settled)
 
 
-def test_digests_are_testified(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digests_are_reported(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "DIGEST_EVERY_OFFSETS", 16)
     for name in ("n1", "n2"):
         world.start(name)

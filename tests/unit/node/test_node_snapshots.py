@@ -114,7 +114,7 @@ def test_nothing_is_trimmed_whose_snapshot_is_not_there(world: World) -> None:
     vault.drop(gone.blob, vault.hide(gone.blob))
     world.look("trimming")
     assert world.logs[1].first == 1
-    (said,) = world.members["a"].events("log_not_trimmed")
+    (said,) = world.members["a"].events("log_trim_blocked")
     assert said["level"] == "error"
     assert f"offset {gone.offset}" in said["reason"]
 

@@ -9,10 +9,10 @@ from onefold.fold.nodes.state import Node
 from onefold.node.members.observer import Observer
 from onefold.node.members.witness import Verdict, concerning, describe, disputes, judge, unsaid
 
-# -- testimony
+# -- reported digests and hashes
 
 
-def test_equal_testimony_is_no_dispute() -> None:
+def test_equal_reports_are_not_a_dispute() -> None:
     assert disputes({(0, 4096): {"a": "x", "b": "x"}, (1, 4096): {"a": "y"}}) == []
     assert disputes({}) == []
 

@@ -137,11 +137,11 @@ class LeaseKeeper:
                 key = (claim.stage, claim.index, claim.epoch)
                 if claim.worker == worker or key[:2] in backed_up or key in self._unwanted:
                     continue
-                if now - self._first_seen[key] > self._patience_s(claim.stage):
+                if now - self._first_seen[key] > self._backup_after_s(claim.stage):
                     return key
         return None
 
-    def _patience_s(self, stage: int) -> float:
+    def _backup_after_s(self, stage: int) -> float:
         recent = self._durations.get(stage, ())
         if len(recent) < _BACKUP_AFTER_TASKS:
             return float("inf")

@@ -58,7 +58,7 @@ class NodeWorkers:
         self._stopping = threading.Event()
         self._draining = threading.Event()
         self._kicked = threading.Event()
-        self._thread = threading.Thread(target=self._live, daemon=True, name="onefold node workers")
+        self._thread = threading.Thread(target=self._live, daemon=True, name="onefold-node-workers")
         self._lock = threading.Lock()
         self._runners: dict[str, Runner] = {}
         self._refused: dict[str, str] = {}
@@ -216,7 +216,7 @@ class NodeWorkers:
             self._refuse(run, f"its plan cannot be had: {error}")
             return
         except OnefoldError as error:  # the blob store does not answer, say
-            self._tell("run_not_joined", run=run, error=str(error))
+            self._tell("run_join_failed", run=run, error=str(error))
             self._later(run)
             return
         if why is not None:

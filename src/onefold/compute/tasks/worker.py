@@ -82,7 +82,7 @@ def _die_with(lifeline: int, parent: int | None) -> None:
                 ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != parent:
                 os._exit(0)
-    threading.Thread(target=wait, daemon=True, name="onefold lifeline").start()
+    threading.Thread(target=wait, daemon=True, name="onefold-parent-watch").start()
 
 
 def _leave(status: int) -> NoReturn:

@@ -4,7 +4,7 @@ The life of a node: Join gives its name an epoch, Beats say that it lives, Drain
 Expire that others have not heard of it. What a node says counts only under the epoch in force, so a zombie can do no harm: it
 is told that it is one, and joins again.
 
-What nodes testify: log digests and state hashes at the same offsets. Two nodes with the same hash make a state *agreed*; a
+What nodes report: log digests and state hashes at the same offsets. Two nodes with the same hash make a state *agreed*; a
 snapshot of an agreed state is what others start from and what trimming may rely on.
 """
 
@@ -69,7 +69,7 @@ def _apply(store: Store, context: Context, op: Operation, fold_version: int) -> 
             node.beats += 1
             node.hosted, node.halted, node.busy = op.hosted, op.halted, op.busy
             _save(store, context, op.name, node)
-            _testify(store, op)
+            _store_digests(store, op)
             for shard, _ in op.halted:
                 _retract(store, context, shard, op.name)
         case Drain():
@@ -154,10 +154,10 @@ def _end(store: Store, context: Context, name: str, node: NodeState, state: str)
     _save(store, context, name, node)
 
 
-# -- testimony
+# -- reported digests and hashes
 
 
-def _testify(store: Store, op: Beat) -> None:
+def _store_digests(store: Store, op: Beat) -> None:
     """Keep the digests of the latest offsets of each shard; older ones are compared no more."""
     for shard, offset, digest in op.digests:
         prefix = rows.shard_key(shard)
@@ -171,7 +171,7 @@ def _testify(store: Store, op: Beat) -> None:
 
 
 def _retract(store: Store, context: Context, shard: int, name: str) -> None:
-    """A copy that has halted testifies no more: what was said of it counts no longer."""
+    """A copy that has halted reports nothing more, and its earlier reports no longer count."""
     prefix = rows.shard_key(shard)
     for table in (rows.DIGEST, rows.HASH):
         for key, data in list(store.scan(table, prefix, prefix_stop(prefix))):

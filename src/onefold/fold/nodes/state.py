@@ -1,4 +1,4 @@
-"""What the nodes fold knows, for reading: nodes, testimony, snapshots, archives, and how far a log may be trimmed."""
+"""What the nodes fold knows, for reading: nodes, reported hashes, snapshots, archives, and how far a log may be trimmed."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Archive(NamedTuple):
     bytes: int
 
 
-Testimony = dict[tuple[int, int], dict[str, str]]
-"""By (shard, offset): what each node says is there, as text."""
+ReportedHashes = dict[tuple[int, int], dict[str, str]]
+"""By (shard, offset): what each node reports for that offset, as text."""
 
 
 def read_node(view: StoreView, name: str) -> NodeState | None:
@@ -68,18 +68,18 @@ def read_nodes(view: StoreView) -> list[Node]:
     return [Node(key.decode(), decode(data, NodeState)) for key, data in view.scan(rows.NODE)]
 
 
-def digests(view: StoreView) -> Testimony:
-    """The log digests that nodes testify."""
-    found: Testimony = {}
+def digests(view: StoreView) -> ReportedHashes:
+    """The log digests that nodes report."""
+    found: ReportedHashes = {}
     for key, data in view.scan(rows.DIGEST):
         shard, offset, name = rows.read_place(key)
         found.setdefault((shard, offset), {})[name] = data.hex()
     return found
 
 
-def hashes(view: StoreView) -> Testimony:
-    """The state hashes that nodes testify."""
-    found: Testimony = {}
+def hashes(view: StoreView) -> ReportedHashes:
+    """The state hashes that nodes report."""
+    found: ReportedHashes = {}
     for key, data in view.scan(rows.HASH):
         shard, offset, name = rows.read_place(key)
         found.setdefault((shard, offset), {})[name] = decode(data, HashState).hash

@@ -30,7 +30,7 @@ _READ_BYTES = 4 << 20
 _RECHECK_S = 300.0
 
 
-class Testimony:
+class DivergenceCheck:
     """Compares, looks again and judges. Used by one thread."""
 
     def __init__(
@@ -67,10 +67,10 @@ class Testimony:
             }
         self.open = [*about_log, *about_state]
         if not self.open:
-            self._log.ends("nodes_differ")
+            self._log.ends("nodes_diverged")
             self._judged.clear()
             return
-        self._log.begins("nodes_differ", "; ".join(map(describe, self.open)), level="error")
+        self._log.begins("nodes_diverged", "; ".join(map(describe, self.open)), level="error")
         hosted = now.hosted
         for dispute in concerning(about_log, self._name, hosted.keys()):
             replica = hosted[dispute.shard]
@@ -99,12 +99,12 @@ class Testimony:
             try:
                 found = again()
             except OnefoldError as error:
-                self._log.warning("cannot_look_again", about=kind, shard=dispute.shard, error=error)
+                self._log.warning("recheck_failed", about=kind, shard=dispute.shard, error=error)
                 found = None
         verdict = judge(said, found)
         self._judged[kind, dispute] = (verdict, now.now_s)
         self._log.warning(
-            "looked_again", about=kind, shard=dispute.shard, offset=dispute.offset, verdict=verdict.value, said=said,
+            "recheck_finished", about=kind, shard=dispute.shard, offset=dispute.offset, verdict=verdict.value, said=said,
             found=found,
         )  # fmt: skip
         if verdict is Verdict.WRONG:

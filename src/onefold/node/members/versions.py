@@ -65,17 +65,17 @@ class Authority:
             return  # every record of it is trusted
         if not replica.log.takes_trusted():
             self._log.begins(
-                "programs_pass_for_nodes",
+                "node_authority_unenforced",
                 "the logs have no subject for nodes alone yet, so anybody who can write can append what only nodes should. Run "
                 "`onefold init` again with the admin's credential, after giving the servers the users' new permissions",
             )
             return
         old = too_old(now.nodes, authority.IN_FORCE_VERSION)
         if old:
-            self._log.begins("programs_pass_for_nodes", f"until these nodes are upgraded: {', '.join(old)}")
+            self._log.begins("node_authority_unenforced", f"until these nodes are upgraded: {', '.join(old)}")
             return
         replica.raise_fold_version(authority.IN_FORCE_VERSION)
-        self._log.ends("programs_pass_for_nodes")
+        self._log.ends("node_authority_unenforced")
         self._log.info("fold_version_raised", shard=shard, version=authority.IN_FORCE_VERSION)
 
     def _is_in_force(self, replica: Replica) -> bool:

@@ -1,6 +1,6 @@
-"""What nodes testify about the log and about the state, compared.
+"""Compares what nodes report about the log and about the state.
 
-Nodes say in the log what the log's digest is at multiples of ``config.DIGEST_EVERY_OFFSETS``, and the hash of their state at
+Nodes report in the log what the log's digest is at multiples of ``config.DIGEST_EVERY_OFFSETS``, and the hash of their state at
 multiples of ``config.SNAPSHOT_EVERY_OFFSETS``. Where two differ, nobody is believed: each looks again whether it can reproduce
 what it said, from what it said before and the log itself. Who cannot is wrong and halts; who can goes on, and alarms.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Set
 from enum import Enum
 from typing import NamedTuple
 
-from onefold.fold.nodes.state import Testimony
+from onefold.fold.nodes.state import ReportedHashes
 
 
 class Dispute(NamedTuple):
@@ -47,10 +47,10 @@ class Verdict(Enum):
     """It could not look: the log or what is needed of it cannot be had. Look again later."""
 
 
-def disputes(testimony: Testimony) -> list[Dispute]:
+def disputes(reported: ReportedHashes) -> list[Dispute]:
     """The earliest place of each shard at which nodes differ: what follows there differs for the same reason."""
     found: dict[int, Dispute] = {}
-    for (shard, offset), said in sorted(testimony.items()):
+    for (shard, offset), said in sorted(reported.items()):
         if shard in found:
             continue
         by_word: dict[str, list[str]] = {}
@@ -83,6 +83,6 @@ def describe(dispute: Dispute) -> str:
 
 
 def unsaid(digests: Mapping[int, bytes], said: int, applied: int, limit: int) -> list[tuple[int, bytes]]:
-    """Of a replica's digests (by offset): those beyond offset ``said`` that a node has not testified yet, the latest
+    """Of a replica's digests (by offset): those beyond offset ``said`` that a node has not reported yet, the latest
     ``limit`` of them, in order."""
     return [(offset, digests[offset]) for offset in sorted(digests) if said < offset <= applied][-limit:]

@@ -66,7 +66,7 @@ class SnapshotServer:
         self._base = base
         self._lock = threading.Lock()
         self._kept: dict[int, _Kept] = {}
-        self._pool = WorkerPool(threads=2, queued_max=100, name="offers")
+        self._pool = WorkerPool(threads=2, queued_max=100, name="snapshot-server")
         self._subscriptions = [
             link.subscribe(node_subject(info.space, info.incarnation, ANY), self._take, queue=NODES_QUEUE),
             link.subscribe(node_subject(info.space, info.incarnation, instance), self._take),
@@ -93,10 +93,10 @@ class SnapshotServer:
         except (msgspec.MsgspecError, ValueError):
             reply = Offered()
         except (OnefoldError, OSError) as error:
-            self._log.begins("snapshot_not_offered", f"{type(error).__name__}: {error}")
+            self._log.begins("snapshot_offer_failed", f"{type(error).__name__}: {error}")
             reply = Offered()
         else:
-            self._log.ends("snapshot_not_offered")
+            self._log.ends("snapshot_offer_failed")
         with contextlib.suppress(OnefoldError):
             self._link.publish(msg.reply, encode(reply))
 

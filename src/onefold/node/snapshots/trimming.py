@@ -80,9 +80,7 @@ class Trimming:
             if not agreed or start > agreed[-1].offset:
                 return
             if start < replica.log.first:
-                self._log.begins(
-                    "archive_has_a_gap", f"shard {shard}: {start} was trimmed before it was archived"
-                )
+                self._log.begins("archive_gap", f"shard {shard}: {start} was trimmed before it was archived")
                 return
             stop = min((start - 1) // every * every + every, agreed[-1].offset)
             path = vault.scratch / f"archive-{shard}-{start}"
@@ -119,9 +117,9 @@ class Trimming:
         missing = [one for one in kept if not vault.has(one.blob)]
         if missing:
             where = f"shard {shard}: the snapshot at offset {missing[0].offset} is not in {vault.place}"
-            self._log.begins("log_not_trimmed", where, level="error")
+            self._log.begins("log_trim_blocked", where, level="error")
             return
-        self._log.ends("log_not_trimmed")
+        self._log.ends("log_trim_blocked")
         with self._tracing.span("trim", shard=shard, before=floor):
             replica.trim(floor)
         self.counts.trimmed += 1

@@ -1,7 +1,8 @@
-"""What a node says: one JSON object a line on stderr, without secrets.
+"""The log of a node: one JSON object per line on stderr, without secrets.
 
-Every line has ``time`` (UTC), ``level``, ``event`` (a fixed word), ``node``, and what belongs to the event. What goes on for a
-while is told when it begins and when it ends, not each time that it is met.
+Every line has ``time`` (UTC), ``level``, ``event`` (a fixed word), ``node``, and the fields of the event. A condition that
+lasts is logged when it begins and when it ends, not each time that it is met. An event that was renamed has its former name in
+``was`` for one release.
 """
 
 from __future__ import annotations
@@ -24,10 +25,36 @@ _SEED: Final = re.compile(r"\bS[A-Z2-7]{50,}\b")
 _NAMED: Final = re.compile(
     r"(?i)\b(password|passwd|secret|token|authorization)([\"']?\s*[=:]\s*[\"']?)(bearer\s+)?[^\s\"',;&}]+"
 )
+_FORMER_EVENTS: Final = {
+    "answer_send_failed": "answers_not_sent",
+    "archive_gap": "archive_has_a_gap",
+    "divergence_check_stalled": "testimony_waits",
+    "expired_by_peer": "was_expired",
+    "job_workers_unavailable": "no_job_workers",
+    "left_unclean": "left_without_a_word",
+    "log_trim_blocked": "log_not_trimmed",
+    "node_authority_unenforced": "programs_pass_for_nodes",
+    "nodes_diverged": "nodes_differ",
+    "recheck_failed": "cannot_look_again",
+    "recheck_finished": "looked_again",
+    "run_join_failed": "run_not_joined",
+    "snapshot_offer_failed": "snapshot_not_offered",
+}
+_OVER: Final = "_over"
+_STALLED: Final = "_stalled"
+
+
+def former_event(event: str) -> str | None:
+    """The name that an event had in the previous release; None when it is the same."""
+    name = event.removesuffix(_OVER)
+    former = _FORMER_EVENTS.get(name)
+    if former is None and name.endswith(_STALLED):
+        former = f"{name.removesuffix(_STALLED)}_waits"
+    return None if former is None else former + event[len(name) :]
 
 
 class JsonLog:
-    """Writes events. Thread-safe. Never raises: a node does not stop because nobody reads what it says."""
+    """Writes events. Thread-safe. Never raises: a node does not stop because its log cannot be written."""
 
     def __init__(
         self, node: str, *, stream: TextIO | None = None, env: Env = SYSTEM, secrets: Iterable[str] = ()
@@ -38,40 +65,40 @@ class JsonLog:
         self._env = env
         self._secrets = tuple(sorted({secret for secret in secrets if secret}, key=len, reverse=True))
         self._lock = threading.Lock()
-        self._going_on: dict[str, str] = {}
+        self._lasting: dict[str, str] = {}
 
     def info(self, event: str, **fields: object) -> None:
         """Something happened."""
         self._write("info", event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
-        """Something that may need somebody."""
+        """Something that may need an operator."""
         self._write("warning", event, fields)
 
     def error(self, event: str, **fields: object) -> None:
-        """Something that needs somebody."""
+        """Something that needs an operator."""
         self._write("error", event, fields)
 
     def begins(self, what: str, reason: str, *, level: Level = "warning", **fields: object) -> None:
-        """A state of things holds; told when it did not before, or for another reason."""
+        """A condition holds. Logged when it did not hold before, or for another reason."""
         with self._lock:
-            if self._going_on.get(what) == reason:
+            if self._lasting.get(what) == reason:
                 return
-            self._going_on[what] = reason
+            self._lasting[what] = reason
         self._write(level, what, {"reason": reason, **fields})
 
     def ends(self, what: str, **fields: object) -> None:
-        """It holds no more; told when it did."""
+        """The condition no longer holds. Logged when it did."""
         with self._lock:
-            if self._going_on.pop(what, None) is None:
+            if self._lasting.pop(what, None) is None:
                 return
-        self._write("info", f"{what}_over", fields)
+        self._write("info", what + _OVER, fields)
 
     @property
-    def going_on(self) -> list[str]:
-        """What has begun and not ended."""
+    def lasting(self) -> list[str]:
+        """The conditions that have begun and not ended."""
         with self._lock:
-            return sorted(self._going_on)
+            return sorted(self._lasting)
 
     def redact(self, text: str) -> str:
         """The text without what may be a secret."""
@@ -84,6 +111,9 @@ class JsonLog:
     def _write(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
         stamp = datetime.fromtimestamp(self._env.wall_ms() / 1000, UTC).isoformat(timespec="milliseconds")
         line: dict[str, object] = {"time": stamp, "level": level, "event": event, "node": self._node}
+        former = former_event(event)
+        if former is not None:
+            line["was"] = former
         line.update({name: self._plain(value) for name, value in fields.items()})
         text = json.dumps(line, ensure_ascii=False) + "\n"
         stream = self._stream if self._stream is not None else sys.stderr
@@ -92,7 +122,7 @@ class JsonLog:
                 stream.write(text)
                 stream.flush()
             except (OSError, ValueError):
-                pass  # closed by who started this
+                pass  # the process that started this one has closed it
 
     def _plain(self, value: object) -> object:
         match value:

@@ -1,23 +1,25 @@
-"""A node's numbers, for Prometheus. Read when they are asked for: a node that nobody scrapes counts nothing extra.
+"""The metrics of a node, for Prometheus. They are read when they are scraped: a node that nobody scrapes counts nothing extra.
 
-======================================  ====================================================================================
-onefold_node_info                       1, with name, region, zone, version, space
-onefold_node_ready, onefold_node_live   1 or 0, as ``/ready`` and ``/live`` say
-onefold_node_beats_total                beats of this process that came through the log
-onefold_nodes{state}                    nodes of the space, by state
-onefold_shard_ready{shard}              1: this node answers for the shard
-onefold_shard_halted{shard}             1: its copy here serves no more
-onefold_shard_applied_offset{shard}     the last offset applied here
-onefold_shard_behind_offsets{shard}     delivered here and not applied yet
-onefold_shard_log_first_offset{shard}   the oldest record that is kept
-onefold_shard_refused_records{shard}    records that were garbage, so far
-onefold_shard_untrusted_operations{shard}  operations that only nodes may append and others did, so far: refused
-onefold_nodes_differ                    places at which nodes say different things of log or state: alarm above 0
+==========================================  ================================================================================
+onefold_node_info                           1, with name, region, zone, version, space
+onefold_node_ready, onefold_node_live       1 or 0, as ``/ready`` and ``/live`` report
+onefold_node_heartbeats_total               heartbeats of this process that came through the log
+onefold_nodes{state}                        nodes of the space, by state
+onefold_shard_ready{shard}                  1: this node answers for the shard
+onefold_shard_halted{shard}                 1: its copy of the shard has halted and serves nothing
+onefold_shard_applied_offset{shard}         the last offset applied here
+onefold_shard_lag_offsets{shard}            records delivered here and not applied yet
+onefold_shard_log_first_offset{shard}       the oldest record that is kept
+onefold_shard_refused_records{shard}        records that could not be decoded, so far
+onefold_shard_untrusted_operations{shard}   refused operations, so far: only nodes may append them, and another client did
+onefold_divergences                         places at which nodes report different logs or states: alarm above 0
 onefold_state_hashes_total, onefold_state_hashes_failed_total, onefold_state_hashes_missed_total, onefold_snapshots_total,
-onefold_snapshot_bytes_total, onefold_log_trims_total, onefold_log_archives_total, onefold_blobs_swept_total: what this node did
-onefold_tasks_busy                      tasks that it works on now
-process_*                               memory, processor time, open files
-======================================  ====================================================================================
+onefold_snapshot_bytes_total, onefold_log_trims_total, onefold_log_archives_total, onefold_blobs_swept_total: work of this node
+onefold_tasks_running                       tasks that this node is running now
+process_*                                   memory, processor time, open files
+==========================================  ================================================================================
+
+A metric that was renamed is exported under its former name as well, for one release.
 """
 
 from __future__ import annotations
@@ -34,12 +36,18 @@ from onefold.errors import OnefoldError
 from onefold.fold import authority
 
 if TYPE_CHECKING:
-    from onefold.node.members.divergence import Testimony
+    from onefold.node.members.divergence import DivergenceCheck
     from onefold.node.process import Node
     from onefold.node.snapshots.snapshots import Snapshots
     from onefold.node.snapshots.trimming import Trimming
 
 _STATES = ("live", "draining", "left", "expired")
+_FORMER_NAMES = {
+    "onefold_divergences": "onefold_nodes_differ",
+    "onefold_node_heartbeats": "onefold_node_beats",
+    "onefold_shard_lag_offsets": "onefold_shard_behind_offsets",
+    "onefold_tasks_running": "onefold_tasks_busy",
+}
 
 
 class NodeMetrics:
@@ -52,13 +60,13 @@ class NodeMetrics:
         *,
         snapshots: Snapshots | None = None,
         trimming: Trimming | None = None,
-        testimony: Testimony | None = None,
+        divergence_check: DivergenceCheck | None = None,
     ) -> None:
         self._node = node
         self._space = space
         self._snapshots = snapshots
         self._trimming = trimming
-        self._testimony = testimony
+        self._divergence_check = divergence_check
 
     def registry(self) -> CollectorRegistry:
         """A registry with these and the process's own numbers."""
@@ -72,10 +80,12 @@ class NodeMetrics:
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """All numbers, as of now."""
-        yield from self._about_node()
-        yield from self._about_shards()
-        yield from self._about_duties()
+        """All metrics, as of now; renamed ones under both names."""
+        for part in (self._about_node(), self._about_shards(), self._about_duties()):
+            for metric in part:
+                yield metric
+                if metric.name in _FORMER_NAMES:
+                    yield _under_former_name(metric)
 
     def _about_node(self) -> Iterator[Metric]:
         node, me = self._node, self._node.identity
@@ -83,28 +93,32 @@ class NodeMetrics:
         info = GaugeMetricFamily("onefold_node_info", "What this node is.", labels=labels)
         info.add_metric([me.name, me.region, me.zone, __version__, self._space], 1)
         yield info
-        yield GaugeMetricFamily("onefold_node_ready", "As /ready says.", value=int(bool(node.ready()["ok"])))
-        yield GaugeMetricFamily("onefold_node_live", "As /live says.", value=int(bool(node.live()["ok"])))
-        yield CounterMetricFamily("onefold_node_beats", "Beats that came through the log.", value=node.beats)
+        yield GaugeMetricFamily(
+            "onefold_node_ready", "As /ready reports.", value=int(bool(node.ready()["ok"]))
+        )
+        yield GaugeMetricFamily("onefold_node_live", "As /live reports.", value=int(bool(node.live()["ok"])))
+        yield CounterMetricFamily(
+            "onefold_node_heartbeats", "Heartbeats that came through the log.", value=node.beats
+        )
         states = Counter(row.state.state for row in node.nodes)
         nodes = GaugeMetricFamily("onefold_nodes", "Nodes of the space.", labels=["state"])
         for state in _STATES:
             nodes.add_metric([state], states.get(state, 0))
         yield nodes
         busy = 0 if node.workers is None else node.workers.busy
-        yield GaugeMetricFamily("onefold_tasks_busy", "Tasks that are worked on now.", value=busy)
+        yield GaugeMetricFamily("onefold_tasks_running", "Tasks that are running now.", value=busy)
 
     def _about_shards(self) -> Iterator[Metric]:
         found = {
             name: GaugeMetricFamily(f"onefold_shard_{name}", text, labels=["shard"])
             for name, text in (
                 ("ready", "1: this node answers for the shard."),
-                ("halted", "1: its copy here serves no more."),
+                ("halted", "1: its copy here has halted."),
                 ("applied_offset", "The last offset applied here."),
-                ("behind_offsets", "Records delivered and not applied yet."),
+                ("lag_offsets", "Records delivered and not applied yet."),
                 ("log_first_offset", "The oldest record that is kept."),
-                ("refused_records", "Records that were garbage."),
-                ("untrusted_operations", "Operations refused since only nodes may append them."),
+                ("refused_records", "Records that could not be decoded."),
+                ("untrusted_operations", "Operations refused because only nodes may append them."),
             )
         }
         for shard, phase in self._node.hosting.phases().items():
@@ -119,7 +133,7 @@ class NodeMetrics:
                 continue  # it has just halted or was dropped
             numbers = (
                 ("applied_offset", applied),
-                ("behind_offsets", max(0, last - applied)),
+                ("lag_offsets", max(0, last - applied)),
                 ("log_first_offset", first),
                 ("refused_records", refused),
                 ("untrusted_operations", untrusted),
@@ -129,18 +143,22 @@ class NodeMetrics:
         yield from found.values()
 
     def _about_duties(self) -> Iterator[Metric]:
-        if self._testimony is not None:
-            text = "Places at which nodes say different things."
-            yield GaugeMetricFamily("onefold_nodes_differ", text, value=len(self._testimony.open))
+        if self._divergence_check is not None:
+            text = "Places at which nodes report different logs or states."
+            yield GaugeMetricFamily("onefold_divergences", text, value=len(self._divergence_check.open))
         counts: list[tuple[str, str, int]] = []
         if self._snapshots is not None:
             made = self._snapshots.counts
             counts += [
                 ("onefold_state_hashes", "States hashed.", made.hashed),
                 ("onefold_state_hashes_failed", "States that could not be read.", made.failed),
-                ("onefold_state_hashes_missed", "States that there was no time for.", made.missed),
+                (
+                    "onefold_state_hashes_missed",
+                    "States that were passed before they could be hashed.",
+                    made.missed,
+                ),
                 ("onefold_snapshots", "Snapshots stored.", made.stored),
-                ("onefold_snapshot_bytes", "Bytes of them.", made.stored_bytes),
+                ("onefold_snapshot_bytes", "Bytes of the snapshots stored.", made.stored_bytes),
             ]
         if self._trimming is not None:
             done = self._trimming.counts
@@ -151,3 +169,12 @@ class NodeMetrics:
             ]
         for name, text, number in counts:
             yield CounterMetricFamily(name, text, value=number)
+
+
+def _under_former_name(metric: Metric) -> Metric:
+    former = _FORMER_NAMES[metric.name]
+    copy = Metric(former, f"Deprecated: use {metric.name}.", metric.type)
+    copy.samples = [
+        sample._replace(name=former + sample.name.removeprefix(metric.name)) for sample in metric.samples
+    ]
+    return copy

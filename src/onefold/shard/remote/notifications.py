@@ -62,7 +62,7 @@ class News:
             self._wanted_s = self._env.boot_s()
             if not self._asks and self._problem is None and not self._closed:
                 self._asks = True
-                threading.Thread(target=self._run, name="onefold-news", daemon=True).start()
+                threading.Thread(target=self._run, name="onefold-notifications", daemon=True).start()
             self._waiting += 1
             try:
                 over = self._changed.wait_for(

@@ -234,9 +234,9 @@ class RequestQueue:
                 # All that are here came before the append that follows; whoever comes from now on waits for the next one.
                 group, self._barred[:] = self._barred[:], []
             now_s = self._env.boot_s()
-            patience_s = min(config.READ_TIMEOUT_S, max(waiting.deadline for waiting in group) - now_s)
+            timeout_s = min(config.READ_TIMEOUT_S, max(waiting.deadline for waiting in group) - now_s)
             try:
-                self._server.shard.barrier(max(patience_s, 0.0))
+                self._server.shard.barrier(max(timeout_s, 0.0))
             except (Unavailable, SpaceError) as error:
                 self._refuse_barred(group, error)
             except OnefoldError as error:

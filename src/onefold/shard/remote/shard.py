@@ -207,8 +207,8 @@ class RemoteShard(ReplicatedShard):
     def _piece(self, what: What, need: ReadRequirement, at: int | None, skip: int = 0) -> Answer:
         """Ask until somebody answers or the time is over."""
         self.check_usable()
-        patience_s = config.READ_TIMEOUT_S if need.timeout is None else need.timeout
-        deadline = self._env.boot_s() + patience_s
+        timeout_s = config.READ_TIMEOUT_S if need.timeout is None else need.timeout
+        deadline = self._env.boot_s() + timeout_s
         pause_s, old = 0.01, 0
         while True:
             left_s = max(0.0, deadline - self._env.boot_s())
@@ -223,7 +223,7 @@ class RemoteShard(ReplicatedShard):
                 0.9 * left_s,
                 skip,
             )
-            problem = self._ask_once(ask, left_s + min(_ANSWER_S, 0.1 * patience_s + 0.1), config.ASK_HEDGE_S)
+            problem = self._ask_once(ask, left_s + min(_ANSWER_S, 0.1 * timeout_s + 0.1), config.ASK_HEDGE_S)
             if isinstance(problem, Answer):
                 return problem
             old += isinstance(problem, TooOld)
@@ -231,7 +231,7 @@ class RemoteShard(ReplicatedShard):
                 raise problem
             if self._env.boot_s() + pause_s >= deadline:
                 # A question without time for its answer would only hide why the last one failed.
-                raise self._given_up(problem, need, patience_s)
+                raise self._given_up(problem, need, timeout_s)
             self._pause(pause_s)
             pause_s = min(2 * pause_s, 0.5)
 
@@ -291,21 +291,21 @@ class RemoteShard(ReplicatedShard):
                 self._floor = max(self._floor, offset)
             self._news.moved()
 
-    def _given_up(self, problem: OnefoldError, need: ReadRequirement, patience_s: float) -> OnefoldError:
+    def _given_up(self, problem: OnefoldError, need: ReadRequirement, timeout_s: float) -> OnefoldError:
         if isinstance(problem, Behind):
-            return Behind(f"{problem}. None further came within {patience_s:g} s: try again", problem.applied)
+            return Behind(f"{problem}. None further came within {timeout_s:g} s: try again", problem.applied)
         if isinstance(problem, (TooStale, TooOld)):
             return problem
         if need.fresh_s is not None:
             age_s = self.freshness.age(self._env.boot_s())
             return TooStale(
-                f"no node of {self._url} could say within {patience_s:g} s that what it has is at most {need.fresh_s:g} s old "
+                f"no node of {self._url} could say within {timeout_s:g} s that what it has is at most {need.fresh_s:g} s old "
                 f"({problem}); what was shown here last is complete as of {age_s:.3g} s ago. Try again, or read with a weaker "
                 "consistency",
                 definite=True,
             )
         return Unavailable(
-            f"no node of {self._url} answered within {patience_s:g} s ({problem}). Try again, or see with `onefold status` "
+            f"no node of {self._url} answered within {timeout_s:g} s ({problem}). Try again, or see with `onefold status` "
             "which nodes run",
             definite=True,
         )
@@ -383,9 +383,9 @@ class RemoteShard(ReplicatedShard):
         if self._told is not None and self._told[0] == client:
             standing = self._told[1]
         else:
-            patience = ReadRequirement(timeout=self._little(self._append_deadline))
+            requirement = ReadRequirement(timeout=self._little(self._append_deadline))
             try:
-                standing = Standing(*self.ask(protocol.Known(client), patience)[1])
+                standing = Standing(*self.ask(protocol.Known(client), requirement)[1])
             except Unavailable:
                 return None  # not known to have surfaced: it is tried again
             self._show(standing.offset)

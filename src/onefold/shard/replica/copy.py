@@ -107,9 +107,9 @@ class OpenCopy:
         self.applied_last = last
         return replica.head
 
-    def close(self, patience: float = 1.0) -> None:
-        """Release it. ``patience``: seconds to wait for a transaction of another thread."""
-        self.file.timeout = patience
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Release it. ``timeout_s``: seconds to wait for a transaction of another thread."""
+        self.file.timeout = timeout_s
         self.file.close()
         self._use.close()
 

@@ -82,9 +82,9 @@ def workload_on(name: str, history: History, seed: int, shards: int, *, index: i
     return workload
 
 
-def open_client(told: Instructions, *, patience_s: float = 60.0) -> Database:
+def open_client(told: Instructions, *, timeout_s: float = 60.0) -> Database:
     """Connect; tried again while the cluster cannot be reached, which faults bring about."""
-    end = time.monotonic() + patience_s
+    end = time.monotonic() + timeout_s
     while True:
         try:
             return connect(

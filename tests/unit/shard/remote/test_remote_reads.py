@@ -365,4 +365,4 @@ def test_closing_lets_go_who_waits_and_the_thread_ends(world, monkeypatch):
         until(lambda: space._news._waiting)
     waiter.join(SOON_S)
     assert not waiter.is_alive()
-    until(lambda: not any(thread.name == "onefold-news" for thread in threading.enumerate()))
+    until(lambda: not any(thread.name == "onefold-notifications" for thread in threading.enumerate()))
