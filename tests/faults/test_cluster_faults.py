@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 @pytest.fixture(scope="module", params=range(1, SEEDS + 1))
 def report(request):
     command = [sys.executable, "-m", "onefold.testing.cluster", "--seeds", "1", "--first", str(request.param)]
+    if "ONEFOLD_FAULT_SEEDS" not in os.environ:
+        command += ["--think-s", "0.12"]  # beside other tests, which need the processors too
     if os.geteuid() == 0:
         command += ["--small-disk-mb", "300"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)

@@ -31,6 +31,7 @@ from onefold.compute.tasks import outputs
 from onefold.compute.tasks.executor import InlineExecutor
 from onefold.compute.tasks.spec import TaskError, TaskSpec
 from onefold.errors import SpaceError
+from support import parts
 from support.executor_bench import (
     NODE,
     ROWS,
@@ -178,17 +179,17 @@ def batch_dies(bad: int) -> Callable[[pl.DataFrame], pl.DataFrame]:
     return batch
 
 
-@pytest.mark.parametrize(
-    "output",
-    [
-        PartialOutput((), (("n", agg.count()), ("s", agg.sum("value")), ("f", agg.first("value")))),
-        ShuffleOutput(("value",), 3),
-        MapOutput(lambda record: [(record["value"] % 5, 1)], None, 3),
-    ],
-    ids=["partial", "shuffle", "pairs"],
-)
-def test_isolation_halves_batches_and_merges_every_output(bench: Bench, output: Any) -> None:
+OUTPUTS = {
+    "partial": PartialOutput((), (("n", agg.count()), ("s", agg.sum("value")), ("f", agg.first("value")))),
+    "shuffle": ShuffleOutput(("value",), 3),
+    "pairs": MapOutput(lambda record: [(record["value"] % 5, 1)], None, 3),
+}
+
+
+@pytest.mark.parametrize("kind", parts.todays([*OUTPUTS], 3))
+def test_isolation_halves_batches_and_merges_every_output(bench: Bench, kind: str) -> None:
     bad = 1_234
+    output = OUTPUTS[kind]
     stage = bench.stage(MapBatches(NODE, batch_dies(bad)), output=output)
     result = bench.run(stage, isolate=True, skip_errors=True)
     assert [letter.record for letter in result.dead] == [repr({"line": f"line {bad}"})]
@@ -200,8 +201,8 @@ def test_isolation_halves_batches_and_merges_every_output(bench: Bench, output: 
     elif isinstance(output, ShuffleOutput):
         from onefold.compute.tasks import shuffle
 
-        parts = [shuffle.read_partition([result], partition, bench.blobs) for partition in range(3)]
-        assert sorted(pl.concat(parts)["value"]) == [i for i in range(ROWS) if i != bad]
+        pieces = [shuffle.read_partition([result], partition, bench.blobs) for partition in range(3)]
+        assert sorted(pl.concat(pieces)["value"]) == [i for i in range(ROWS) if i != bad]
     else:
         second = Stage(1, (Branch(ReduceLeaf(0, lambda key, values: sum(values), 3)),), RowsOutput(), (0,))
         inline = InlineExecutor([second], bench.blobs)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from support import parts
 from support.command_line import ONEFOLD, ask, document, onefold, write_lines
 
 PROGRAM = """\
@@ -167,8 +168,12 @@ def test_ctrl_c_cancels_keeps_what_is_done_and_says_how_to_go_on(program: Path, 
     assert (found["exact"], found["rows"]) == (True, [{"line": "the", "n": 30}])
 
 
-@pytest.mark.parametrize("how", ["run", "start"])
-@pytest.mark.parametrize("call", ["Engine.submit", "Engine.work", "Starter._announce"])
+BEGINNINGS = [
+    (call, how) for call in ("Engine.submit", "Engine.work", "Starter._announce") for how in ("run", "start")
+]
+
+
+@pytest.mark.parametrize(("call", "how"), parts.todays(BEGINNINGS, 2))
 def test_ctrl_c_in_the_moment_in_which_a_run_begins_cancels_it(program: Path, call: str, how: str) -> None:
     (program / "go").unlink()
     meet = (

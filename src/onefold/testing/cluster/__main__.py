@@ -47,6 +47,7 @@ def _run(asked: argparse.Namespace) -> int:
                 rounds=asked.rounds,
                 shards=asked.shards,
                 clients=asked.clients,
+                think_s=asked.think_s,
                 job_tasks=asked.job_tasks,
                 removes=not asked.keep,
                 small_disk_bytes=asked.small_disk_mb * 1_000_000 if asked.small_disk_mb else None,
@@ -96,6 +97,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workloads", default=",".join(DEFAULT_WORKLOADS))
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--clients", type=int, default=2, help="of each workload (default 2)")
+    parser.add_argument("--think-s", type=float, default=0.05, help="a client's mean pause (default 0.05)")
     parser.add_argument("--small-disk-mb", type=int, help="one server's disk is a tmpfs of this size")
     parser.add_argument("--job-tasks", type=int, default=100, help="tasks of the job; 0: none (default 100)")
     parser.add_argument("--keep", action="store_true", help="keep the folders of good runs too")
