@@ -177,7 +177,7 @@ def test_renamed_metrics_are_exported_under_both_names() -> None:
 # -- log lines that last
 
 
-def test_what_goes_on_is_told_once() -> None:
+def test_a_lasting_condition_is_logged_once() -> None:
     stream = io.StringIO()
     log = JsonLog("n1", stream=stream, env=SeededEnv(0))
     for reason in ("down", "down", "refused", "refused"):
