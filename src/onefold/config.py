@@ -32,7 +32,8 @@ TRIM_RECORDS_PER_COMMIT: Final = 10_000
 WRITE_LOCK_TIMEOUT_S: Final = 30.0
 """How long a writer queues for the space's write lock before it raises Timeout (definite)."""
 FORK_WAIT_S: Final = 2.0
-"""How long a fork waits for the transactions of other threads; where one goes on for longer, the child cannot open that space."""
+"""How long a fork waits for the transactions of other threads; where one takes longer, the child cannot open that
+space."""
 WAKE_POLL_S: Final = 0.5
 """The slow check that backs up wake-ups, in case a writer was killed between its commit and its wake-up."""
 
@@ -74,13 +75,13 @@ DEAD_LETTER_TRACEBACKS_CHARS_MAX: Final = 1_000_000
 TASKS_AVOIDED_MAX: Final = 1000
 """A node that cannot do more tasks of a run than this (their files are not there) leaves the run to others."""
 RUN_STALLED_S: Final = 30.0
-"""A run of a cluster that nobody has had a task of for this long is said to be left alone."""
+"""A run of a cluster that nobody has had a task of for this long is reported as abandoned."""
 NODE_RUNS_MAX: Final = 8
 """Runs that a node works on at a time; later ones wait."""
 NODE_RUN_LOOK_S: Final = 0.25
 """How often a node looks at most for runs to work on."""
 NODE_RETRY_S: Final = 2.0
-"""How long a node waits before it goes on with a run that its workers had to stop working on."""
+"""How long a node waits before it continues with a run that its workers had to stop working on."""
 PARTITION_FOLDER_BYTES_MAX: Final = 255
 """The longest name of a folder ``column=value`` that ``write_parquet`` makes: what nearly all file systems take."""
 SWEPT_KEPT_S: Final = 60.0
@@ -177,7 +178,7 @@ STREAM_PARTITIONS_MAX: Final = 1024
 STREAM_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
 """Many records appended at once are cut into pieces of at most this size (a larger single record is a piece of its own)."""
 STREAM_INLINE_BYTES_MAX: Final = 16 * 1024
-"""Pieces up to this size are kept in their segment's row, larger ones beside it."""
+"""Pieces up to this size are kept in their segment's row, larger ones next to it."""
 STREAM_MERGE_BYTES_MAX: Final = 4096
 """Small appends are merged into one segment up to this size."""
 STREAM_MERGE_MS: Final = 1000
@@ -199,7 +200,7 @@ PREPARED_TRANSACTIONS_MAX: Final = 1000
 TOMBSTONE_OFFSETS: Final = 10_000
 """For how many later offsets a shard remembers that a transaction was resolved, so that a late step of it is answered truly."""
 BLOCKERS_TOLD_MAX: Final = 16
-"""An operation that meets locks is told of at most so many transactions that hold them."""
+"""An operation that meets locks gets the names of at most so many transactions that hold them."""
 DECISION_SWEEP_OFFSETS: Final = 1000
 """A decision that is still kept after so many later offsets was left by a coordinator that ended; a client then finishes it."""
 
@@ -257,11 +258,11 @@ DOCTOR_REPLAY_BYTES_MAX: Final = 256 * 1024 * 1024
 ORPHAN_BLOB_AGE_S: Final = 24 * 3600.0
 """A blob that nothing names may be of a job that is being submitted; one older than this is not."""
 FOLD_TIME_AHEAD_S: Final = 60.0
-"""Fold time further than this ahead of the wall clock is told."""
+"""Fold time further than this ahead of the wall clock is reported."""
 DISK_FREE_BYTES_MIN: Final = 64 * 1024 * 1024
 """Less free disk than this is a problem ..."""
 DISK_FREE_SHARE_MIN: Final = 0.05
-"""... and a smaller share of it than this is told."""
+"""... and a smaller share of it than this is reported."""
 LOG_BYTES_LARGE: Final = 1024 * 1024 * 1024
 """A log smaller than this is never called large."""
 
@@ -291,7 +292,7 @@ CONNECT_TIMEOUT_S: Final = 10.0
 CONNECT_SERVER_TIMEOUT_S: Final = 2.0
 """How long one server has to accept a connection."""
 RECONNECT_WAIT_S: Final = 0.1
-"""The pause after all servers were tried in vain, which doubles ..."""
+"""The pause after all servers were tried without success, which doubles ..."""
 RECONNECT_WAIT_S_MAX: Final = 2.0
 """... up to this. It is tried for ever."""
 LINK_PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -305,7 +306,8 @@ ENGINE_DISK_SHARE_MAX: Final = 0.9
 APPLY_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 """A replica applies records up to about this size in one transaction, if so many are there."""
 REPLICA_STALL_S: Final = 3.0
-"""A process that applied nothing for this long while it held the lock counts as stopped: the others go on with another copy."""
+"""A process that applied nothing for this long while it held the lock counts as stopped: the others continue with another
+copy."""
 REPLICA_GATHER_S: Final = 0.02
 """What is delivered to a replica for which nobody waits is applied together with what else comes within this time."""
 REPLICA_LOOK_S: Final = 1.0

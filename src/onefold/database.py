@@ -56,7 +56,7 @@ class Database:
         self._lock = threading.Lock()
         self._pid = forks.process
         if token is not None:
-            _ = self._state  # a wrong token is told at once
+            _ = self._state  # a wrong token is reported at once
 
     @property
     def _state(self) -> StateClient:
@@ -240,7 +240,7 @@ class Database:
 
     @property
     def session(self) -> Session:
-        """What this connection has seen; ``session.token`` is text that another process can go on with."""
+        """What this connection has seen; ``session.token`` is text that another process can continue with."""
         return self._state.session
 
     def outcome(self, request_id: str) -> Literal["committed", "rejected"] | None:
@@ -469,6 +469,6 @@ class Database:
 
 
 def check_text(name: str, value: object) -> None:
-    """Raises InvalidArgument for an argument that is no text."""
+    """Raises InvalidArgument for an argument that is not text."""
     if not isinstance(value, str):
         raise InvalidArgument(f"{name} must be text; got {value!r} ({type(value).__name__})")

@@ -39,9 +39,9 @@ def connect(
     ``url``: a folder, ``sqlite:///folder``, ``memory://`` (nothing kept), or ``nats://host:port/SPACE`` (``tls://…``) on a
     cluster; without it ``ONEFOLD_URL``, else ``./.onefold``.
     ``consistency``: of reads that name none: ``"strong"``, ``"bounded:5s"``, ``"session"``, ``"prefix"``, ``"eventual"``.
-    ``session``: the token of a session to go on with (``db.session.token``). ``shards``: how many logs the space has, fixed when
-    it is made (default 1); later opens read it from the space. ``timeout``: how long an operation may wait for the write lock,
-    and a read for its level. ``create=False``: raise SpaceError when there is no space rather than make one. ``read_only``:
+    ``session``: the token of a session to continue with (``db.session.token``). ``shards``: how many logs the space has, fixed
+    when it is made (default 1); later opens read it from the space. ``timeout``: how long an operation may wait for the write
+    lock, and a read for its level. ``create=False``: raise SpaceError when there is no space rather than make one. ``read_only``:
     write nothing.
 
     On a cluster: ``replicas="local"`` keeps a replica of every shard on this machine, for fast reads; ``"remote"`` keeps none and
@@ -93,7 +93,7 @@ def _fetch_base(link: Link, info: SpaceInfo, shard: int, path: Path) -> bool:
 
 
 def target_of(url: str | os.PathLike[str] | None) -> str:
-    """Where ``connect(url)`` goes, as text. Raises InvalidArgument for what is no URL of a space."""
+    """Where ``connect(url)`` goes, as text. Raises InvalidArgument for what is not a URL of a space."""
     given = url if url is not None else os.environ.get("ONEFOLD_URL") or DEFAULT_SPACE
     target = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(target, str) or "\0" in target:

@@ -71,7 +71,7 @@ def test_a_space_that_is_there_otherwise(servers: LocalServers, asked: tuple[str
     set_up_space(servers.url("a", "admin"))
     done = onefold("init", "--url", servers.url("a", "admin"), *asked)
     assert done.returncode == 1
-    assert "there is a space already" in done.stderr and "for good" in done.stderr
+    assert "there is a space already" in done.stderr and "which is fixed" in done.stderr
 
 
 def test_of_several_makers_one_decides(servers: LocalServers) -> None:

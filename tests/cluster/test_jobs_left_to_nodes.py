@@ -130,7 +130,7 @@ def test_a_run_is_left_to_nodes_and_come_back_to(stand: Stand, tmp_path: Path) -
         assert "0/12 tasks" in first
         attached.send_signal(signal.SIGINT)
         rest = attached.stderr.read()
-        assert attached.wait(60) == 130 and "goes on" in rest
+        assert attached.wait(60) == 130 and "continues" in rest
     assert run.state == "running"
     # The same program again, without --detach: it joins its own run, and helps.
     environment = {**os.environ, "ONEFOLD_URL": stand.url("app")}

@@ -208,7 +208,7 @@ def test_a_server_that_never_meets_the_others_is_started_again(
     monkeypatch.setattr(LocalServers, "_await_leader", await_those_who_can)
     servers = LocalServers.start(tmp_path, 3, secure=False)
     try:
-        assert spawned == ["s1", "s2", "s3", "s3"], "the two that have met go on"
+        assert spawned == ["s1", "s2", "s3", "s3"], "the two that have met continue"
         assert servers.running
     finally:
         servers.stop(delete=True)

@@ -140,4 +140,4 @@ def test_garbage_of_another_client_is_refused_and_stops_nobody(space: Shard) -> 
                 data for data, _ in garbage
             ]
     with linked(space.servers, space.info.space) as link, space.log(link) as log:
-        assert read_all(log) == entries, "whoever comes later reads the same"
+        assert read_all(log) == entries, "anyone who comes later reads the same"

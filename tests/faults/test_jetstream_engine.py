@@ -179,7 +179,7 @@ def test_without_a_majority_nothing_is_acknowledged_and_reading_goes_on(space: S
             try:
                 return admin.find_space(space.link, "absent") is not None
             except Unavailable as error:
-                return "cannot be told" in str(error)
+                return "cannot be determined" in str(error)
 
         wait_for(unknown)
 

@@ -94,7 +94,7 @@ class AsyncDatabase:
 
     @property
     def session(self) -> Session:
-        """What this connection has seen; ``session.token`` is text that another process can go on with."""
+        """What this connection has seen; ``session.token`` is text that another process can continue with."""
         return self.sync.session
 
     @overload

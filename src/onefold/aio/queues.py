@@ -88,7 +88,7 @@ class AsyncQueue(Generic[T]):
 
 
 class AsyncMessage(Generic[T]):
-    """A message in hand."""
+    """A message that is held."""
 
     def __init__(self, bridge: Bridge, message: Message[T]) -> None:
         self._bridge = bridge

@@ -114,7 +114,7 @@ class AsyncConsumer(Generic[T]):
         return found
 
     async def __aenter__(self) -> Self:
-        """Join the group. Cancelled, it is no member."""
+        """Join the group. Cancelled, it is not a member."""
         await self._fed.__aenter__()
         return self
 

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all: made under another name beside their place, synced, renamed."""
+"""Folders that appear whole or not at all: made under another name next to their place, synced, renamed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backups: a consistent copy of all shards at one instant, taken while programs go on writing; and spaces made from them.
+"""Backups: a consistent copy of all shards at one instant, taken while programs continue writing; and spaces made from them.
 
 What is copied is what a read transaction on each shard's file shows, all of one instant (see ``cuts``), so no record is in the
 copy of one shard that followed a record missing in another. The copying itself holds no lock. Of a cluster it is this machine's

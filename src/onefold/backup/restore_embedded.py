@@ -26,7 +26,7 @@ def restore_space(
     """Make a space in ``directory``, which must have none, with the state of ``snapshot``; then ``open_shard`` it.
 
     Tokens of the old space are refused there, since what came after the snapshot is not in it. Raises SpaceError when
-    there is a space already or the file is no snapshot, and LogCorrupt when the snapshot is damaged; then nothing is left.
+    there is a space already or the file is not a snapshot, and LogCorrupt when the snapshot is damaged; then nothing is left.
     """
     directory = Path(directory)
     if (directory / FILE_NAME).exists():

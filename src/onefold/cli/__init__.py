@@ -22,7 +22,7 @@ def main(args: Sequence[str] | None = None) -> None:
         try:
             app(args=args, prog_name="onefold")
         finally:
-            sys.stdout.flush()  # here, where a failure can still be told
+            sys.stdout.flush()  # here, where a failure can still be reported
     except OnefoldError as error:
         print(f"onefold: {error}", file=sys.stderr)
         sys.exit(1)

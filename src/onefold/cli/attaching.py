@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 
 def check_detachable(where: Place, workers: int | None) -> None:
-    """End with wrong usage where nobody would go on with what is left."""
+    """End with wrong usage where nobody would continue with what is left."""
     from onefold.log.jetstream.client.address import is_nats
 
     if workers is not None:
@@ -26,7 +26,7 @@ def check_detachable(where: Place, workers: int | None) -> None:
         )
     if not is_nats(where.url or os.environ.get("ONEFOLD_URL") or ""):
         raise typer.BadParameter(
-            "only a cluster (nats://…, tls://…) has nodes that go on with the jobs", param_hint="--detach"
+            "only a cluster (nats://…, tls://…) has nodes that continue with the jobs", param_hint="--detach"
         )
 
 
@@ -44,7 +44,9 @@ def follow_run(where: Place, id: str) -> int:
             run.raise_if_failed()
         except KeyboardInterrupt:
             error, code = "interrupted", INTERRUPTED
-            output.say(f"onefold: left. Run {run.id} goes on; come back with: onefold run --attach {run.id}")
+            output.say(
+                f"onefold: left. Run {run.id} continues; come back with: onefold run --attach {run.id}"
+            )
         except OnefoldError as problem:
             error, code = str(problem), 1
             output.say(f"onefold: {problem}")

@@ -1,4 +1,4 @@
-"""What `status` and `doctor` show of a space on a cluster, beside what they show of any space."""
+"""What `status` and `doctor` show of a space on a cluster, in addition to what they show of any space."""
 
 from __future__ import annotations
 

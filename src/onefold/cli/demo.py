@@ -253,7 +253,7 @@ class _Demo:
         nothing_left: bool = progress.reused == progress.total and run.state == "done"
         word = "nothing was left to do" if nothing_left else "NOT ALL was taken over"
         self._talk.say(
-            f"The job once more: {word}, {progress.reused} of {progress.total} tasks reused, "
+            f"The job again: {word}, {progress.reused} of {progress.total} tasks reused, "
             f"in {seconds * 1000:.0f} ms."
         )
         return nothing_left

@@ -33,7 +33,7 @@ def doctor(
 ) -> None:
     """Check a space and say what to do: files, log, state against log, leftovers, disk, clock.
 
-    On a cluster: servers, streams, the records of every copy, nodes. What only the servers' system user is told of (disks, sync)
+    On a cluster: servers, streams, the records of every copy, nodes. What only the servers' system user can see (disks, sync)
     needs its seed's file in ONEFOLD_NATS_SYSTEM_NKEY; a cluster of `onefold up` has it.
 
     Exit code 1 when there is a problem (not for a warning). JSON: {url, problems, warnings, checks: [{name, status, found,

@@ -31,8 +31,8 @@ def explain(
     JSON: {name, unread, collections: [{kind, count, shards, sentences, mode, survives: [{failure, writes, reads: {level: bool},
     why, remote: {writes, reads}, kept}]}]}; when there is a table also {table, sentences}. writes and reads are of programs with
     a replica of their own, remote of others; kept: whether all that was acknowledged is there when what failed never comes back.
-    unread: null, or why the collections are told as this machine's replica knows them; one that it does not know has kind, count
-    and mode null.
+    unread: null, or why the collections are described as this machine's replica knows them; one that it does not know has kind,
+    count and mode null.
     """
     from onefold.cli import cluster
     from onefold.errors import Unavailable

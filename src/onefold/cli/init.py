@@ -14,7 +14,8 @@ from onefold.cli.options import JsonOption, UrlOption, place
 def init(
     ctx: typer.Context,
     shards: Annotated[
-        int | None, typer.Option("--shards", min=1, metavar="N", help="Shards (default 1), for good.")
+        int | None,
+        typer.Option("--shards", min=1, metavar="N", help="Shards (default 1); cannot be changed later."),
     ] = None,
     replicas: Annotated[
         int | None,
@@ -25,7 +26,7 @@ def init(
         typer.Option(
             "--blobs",
             metavar="PLACE",
-            help="Where results of jobs are kept, for good: jetstream (default), s3://bucket/prefix or dir:/shared/path.",
+            help="Where results of jobs stay, fixed for the space: jetstream (default), s3://bucket/prefix, dir:/path.",
         ),
     ] = None,
     url: UrlOption = None,

@@ -33,7 +33,7 @@ def backup(
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy the space, as it is at one instant, into a folder, while programs go on writing.
+    """Copy the space, as it is at one instant, into a folder, while programs continue writing.
 
     Everything is in it: state, log, and what jobs have computed. The folder appears when all is written and on the
     disk, or not at all. Of a space on a cluster the log is in it as long as none of it was trimmed.

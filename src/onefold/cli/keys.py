@@ -43,7 +43,7 @@ def parse_key(text: str, *, as_json: bool = False, name: str = "KEY") -> Key:
         return key_from_json(json.loads(text))
     except (ValueError, RecursionError, InvalidValue) as error:
         raise typer.BadParameter(
-            f"{text!r} is no key: {error}. Text is taken as it is; a tuple is a JSON array such as '[\"eu\", 7]'",
+            f"{text!r} is not a key: {error}. Text is taken as it is; a tuple is a JSON array such as '[\"eu\", 7]'",
             param_hint=name,
         ) from None
 
@@ -72,7 +72,7 @@ def parse_time(text: str, name: str = "TIME") -> datetime:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError, InvalidArgument):
         raise typer.BadParameter(
-            f"{text!r} is no moment; write an ISO 8601 time such as 2026-05-01T12:00 or `2h ago`",
+            f"{text!r} is not a moment; write an ISO 8601 time such as 2026-05-01T12:00 or `2h ago`",
             param_hint=name,
         ) from None
 

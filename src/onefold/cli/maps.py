@@ -222,7 +222,7 @@ def watch(
 ) -> None:
     """Print the changes of a map as they come, one a line, until it is interrupted (exit code 0).
 
-    JSON, one document a line: {kind, key, value, version, token}; a watch with `--from TOKEN` goes on after it.
+    JSON, one document a line: {kind, key, value, version, token}; a watch with `--from TOKEN` continues after it.
     """
     where = place(ctx, url, as_json)
     if key is not None and prefix is not None:
@@ -266,7 +266,7 @@ def _ended_from_outside(close: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, lambda *_: close())
-    with contextlib.suppress(OSError, ValueError):  # stdout is no file
+    with contextlib.suppress(OSError, ValueError):  # stdout is not a file
         threading.Thread(target=_await_hangup, args=(sys.stdout.fileno(), close), daemon=True).start()
     try:
         yield

@@ -51,7 +51,7 @@ class Place:
 
 
 def duration(text: str | None, name: str) -> float | None:
-    """Seconds; ends with wrong usage for what is no duration."""
+    """Seconds; ends with wrong usage for what is not a duration."""
     from onefold.durations import seconds
     from onefold.errors import InvalidArgument
 

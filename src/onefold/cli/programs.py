@@ -61,9 +61,9 @@ def run(
 ) -> None:
     """Run a program whose jobs use this space, and follow its jobs to their end.
 
-    What follows JOB.py and is no option of this command goes to the program (after `--` everything does).
+    What follows JOB.py and is not an option of this command goes to the program (after `--` everything does).
     Jobs that the program started and did not wait for are waited for. Ctrl-C cancels what runs; what is
-    finished is kept, and the same command goes on from there.
+    finished is kept, and the same command continues from there.
 
     On a cluster its nodes work on the jobs too. With `--detach` only they do: the command ends when a job is
     submitted, and the same command without it, or `--attach RUN`, follows the job again. Ctrl-C after
@@ -232,7 +232,7 @@ class _Session:
                     f"run {run.id} of {run.table_name!r} is cancelled; "
                     f"{progress.done:,} of {progress.total:,} tasks are finished and kept"
                 )
-        output.say(f"onefold: interrupted. Go on with: onefold run {job}")
+        output.say(f"onefold: interrupted. Continue with: onefold run {job}")
         return INTERRUPTED
 
     def reachable(self) -> list[Run]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Say what a space is and what goes on in it.
+    """Say what a space is and what happens in it.
 
     JSON: {url, version, bytes, shards, offsets, processes, tables, runs: {running, done, failed, cancelled}, running:
     [run, ...]} with runs as in `onefold runs`; bytes is the size of its folder, null when it has none. offsets: the last
@@ -33,7 +33,7 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
     target = cluster.cluster_url(where)
     outside: dict[str, Any] = {}
     if target is not None:
-        cluster.shown_url(target)  # wrong usage is told first
+        cluster.shown_url(target)  # wrong usage is reported first
         outside = cluster.servers_and_streams(target)
         if not where.json:
             cluster.print_cluster(outside)  # also when the state cannot be read

@@ -50,7 +50,9 @@ def up(
     ] = None,
     shards: Annotated[
         int | None,
-        typer.Option("--shards", min=1, metavar="N", help="Shards of the space (default 1), for good."),
+        typer.Option(
+            "--shards", min=1, metavar="N", help="Shards of the space (default 1); cannot be changed later."
+        ),
     ] = None,
     space: Annotated[
         str | None, typer.Option("--space", metavar="NAME", help="The name of the space (default main).")
@@ -111,7 +113,7 @@ def down(
     ctx: typer.Context,
     delete: Annotated[
         bool,
-        typer.Option("--delete", help="Delete all that the cluster holds, for good.", show_default=False),
+        typer.Option("--delete", help="Delete all that the cluster holds, permanently.", show_default=False),
     ] = False,
     directory: DirOption = None,
     as_json: JsonOption = False,

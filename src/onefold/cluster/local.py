@@ -1,6 +1,6 @@
 """A whole cluster on this machine: servers, a space, and nodes, as daemons below one directory. ``onefold up`` and ``down``.
 
-Below the directory, beside what ``LocalServers`` keeps::
+Below the directory, in addition to what ``LocalServers`` keeps::
 
     nodes.json            the space, and the nodes with their ports
     nodes/n1/ …           a node's replicas, its log, pid.json
@@ -100,7 +100,7 @@ class LocalCluster:
 
         What the directory holds decides; arguments are for a new cluster (3 nodes, 3 servers, or 1 server for 1 node), except
         that a larger ``nodes`` adds some. ``restore``: a backup that the space of a new cluster is made from. Raises SpaceError
-        when they contradict it or it is no backup, LogCorrupt, InvalidArgument, Timeout; then what this call started is ended,
+        when they contradict it or it is not a backup, LogCorrupt, InvalidArgument, Timeout; then what this call started is ended,
         and nothing else.
         """
         directory = Path(directory).absolute()
@@ -270,7 +270,7 @@ def _servers(
     has = len(found.regions) or 1
     if (servers or len(found.servers)) != len(found.servers) or (regions or has) != has:
         raise SpaceError(
-            f"the cluster of {directory} has {len(found.servers)} servers and {has} regions, for good. "
+            f"the cluster of {directory} has {len(found.servers)} servers and {has} regions, which cannot be changed. "
             "Start it as it is, or use another directory"
         )
     found.start_missing()
@@ -299,7 +299,7 @@ def _check_backup(backup: Path, shards: int | None) -> None:
     has = len(read_manifest(backup).shards)
     if shards is not None and shards != has:
         raise InvalidArgument(
-            f"the backup {backup} has {has} shards, which is for good; got {shards}. Leave it out"
+            f"the backup {backup} has {has} shards, which cannot be changed; got {shards}. Leave it out"
         )
 
 

@@ -1,4 +1,4 @@
-"""A backup becomes a space on a cluster: what was saved is what its logs go on from.
+"""A backup becomes a space on a cluster: what was saved is what its logs continue from.
 
 The backup is restored into a folder first, so all that is checked and folded there (checksums, another moment) is here too. Each
 shard's state is then a snapshot among the new space's blobs, and its log begins with the offset after it. The space's record,

@@ -19,7 +19,7 @@ def server_program() -> Path:
     named = os.environ.get("ONEFOLD_NATS_SERVER")
     if named:
         if not os.access(named, os.X_OK):
-            raise SpaceError(f"ONEFOLD_NATS_SERVER: {named} is no program")
+            raise SpaceError(f"ONEFOLD_NATS_SERVER: {named} is not a program")
         return Path(named)
     for path in _places():
         if path.is_file() and os.access(path, os.X_OK):

@@ -53,7 +53,7 @@ def exists(directory: Path) -> bool:
 
 
 def new(directory: Path, shape: Shape, spaces: Sequence[str]) -> ClusterPlan:
-    """A plan with free ports, and its share of the disk. Raises InvalidArgument for a shape that is no cluster."""
+    """A plan with free ports, and its share of the disk. Raises InvalidArgument for a shape that is not a cluster."""
     servers = _servers(shape)
     directory.mkdir(parents=True, exist_ok=True)
     disk = int(shutil.disk_usage(directory).free * DISK_SHARE / shape.count)

@@ -199,7 +199,7 @@ class LocalServers:
         daemons.send(self._daemon(index), signal.SIGSTOP)
 
     def cont(self, index: int) -> None:
-        """Let a halted server go on."""
+        """Let a halted server continue."""
         daemons.send(self._daemon(index), signal.SIGCONT)
 
     def restart(self, index: int, *, wait: bool = True) -> None:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 LEADERS_WAIT_S: Final = 30.0
 """How long the servers may take to elect leaders before it counts as a failure."""
 _NOT_FOR_ACCOUNT: Final = (10039, 10076)
-"""What the engine answers when an account, or the server, may have no streams."""
+"""What the engine answers when streams are not enabled for the account or the server."""
 _PAUSE_S: Final = 0.1
 
 
@@ -74,7 +74,7 @@ def set_up_space(
 
 @contextmanager
 def speaking_of_accounts(link: Link) -> Iterator[None]:
-    """Raises SpaceError that says so when the account may have no streams."""
+    """Raises SpaceError that says so when streams are not enabled for the account."""
     from onefold.log.jetstream.streams import Refused
 
     try:
@@ -82,7 +82,7 @@ def speaking_of_accounts(link: Link) -> Iterator[None]:
     except Refused as error:
         if error.code in _NOT_FOR_ACCOUNT:
             raise SpaceError(
-                f"{link.address}: its account may have no streams. Enable JetStream for it"
+                f"{link.address}: JetStream is not enabled for its account. Enable it"
             ) from error
         raise
 
@@ -106,13 +106,13 @@ def _check_same(
 ) -> None:
     if blobs is not None and blobs != found.blobs:
         raise SpaceError(
-            f"{link.address}: there is a space already, with its blobs in {found.blobs} and not {blobs}, which is for good. "
+            f"{link.address}: there is a space already, with its blobs in {found.blobs} and not {blobs}, which is fixed. "
             "Use it as it is, or make one of another name"
         )
     for what, asked, has in (("shards", shards, found.shards), ("copies", replicas, found.replicas)):
         if asked is not None and asked != has:
             raise SpaceError(
-                f"{link.address}: there is a space already, with {has} {what} and not {asked}, which is for good. "
+                f"{link.address}: there is a space already, with {has} {what} and not {asked}, which is fixed. "
                 "Use it as it is, or make one of another name"
             )
 

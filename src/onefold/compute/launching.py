@@ -94,7 +94,7 @@ def _started(
     )
     busy = isinstance(outcome, ops.Refused) and outcome.code == "busy"
     # An equal run whose processes are gone is taken over by a run of our own, which re-uses what it finished;
-    # but one that computes everything anew is gone on with, or its finished tasks would be run again.
+    # but one that recomputes everything is continued, or its finished tasks would be run again.
     if (left and operation.mode == "continue") or (busy and engine.nobody_works(operation.table)):
         operation = msgspec.structs.replace(operation, supersede=True)
         result_types.check_taken_over(engine, operation, stored)

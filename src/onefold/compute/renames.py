@@ -1,6 +1,6 @@
 """Module names in pickles of earlier releases, and what they are called now.
 
-Stored jobs name the classes of plans, stages and aggregates by their module. Whoever moves such a module adds its former
+Stored jobs name the classes of plans, stages and aggregates by their module. Anyone who moves such a module adds its former
 name here, and removes none: a space is read by all later releases.
 """
 

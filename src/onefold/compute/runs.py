@@ -50,7 +50,7 @@ class Progress:
     reused: int
     """Tasks taken over from earlier runs."""
     workers: int
-    """Workers with a task in hand now."""
+    """Workers with a task in progress now."""
     elapsed: float
     """Seconds since the run was submitted (until it ended)."""
     eta: float | None
@@ -71,7 +71,7 @@ class RunError:
     index: int
     attempt: int
     skipped: bool
-    """True for a dead letter: the run went on without this record."""
+    """True for a dead letter: the run continued without this record."""
 
 
 class RunErrors(list[RunError]):
@@ -209,7 +209,7 @@ class Run:
     def wait(self, timeout: Duration | None = None) -> Run:
         """Wait until the run has ended, one way or another; returns the run.
 
-        Raises Timeout (the run goes on), Unavailable when no live process works on it (resume it), and what stopped this
+        Raises Timeout (the run continues), Unavailable when no live process works on it (resume it), and what stopped this
         process's own workers (a full disk, for example).
         """
         about_to_wait(self)
@@ -226,13 +226,13 @@ class Run:
                 if runner is not None:
                     runner.join()
                 return self
-            # On a cluster others may go on where this process had to stop.
+            # On a cluster others may continue where this process had to stop.
             here = self._engine.shard.strong_reads
             if here and runner is not None and runner.error is not None and not runner.alive:
                 raise runner.error
             now = time.monotonic()
             if deadline is not None and now >= deadline:
-                raise Timeout(f"run {self.id} has not ended after {longest:g} s; it goes on", definite=True)
+                raise Timeout(f"run {self.id} has not ended after {longest:g} s; it continues", definite=True)
             if now >= self._next_orphan_check:
                 self._next_orphan_check = now + _ORPHAN_CHECK_S
                 if not here:
@@ -240,7 +240,7 @@ class Run:
                 elif self.abandoned:
                     raise Unavailable(
                         f"nobody works on run {self.id}: its processes are gone. "
-                        f"Go on with db.open_run({self.id!r}).resume(); finished tasks are kept."
+                        f"Continue with db.open_run({self.id!r}).resume(); finished tasks are kept."
                     )
             left = _ORPHAN_CHECK_S if deadline is None else min(_ORPHAN_CHECK_S, deadline - now)
             self._engine.shard.wait(offset, max(0.0, left))
@@ -260,7 +260,7 @@ class Run:
             raise runner.error
         said = "".join(f"\n{one.node}: {one.reason}" for one in self.refusals())
         raise Unavailable(
-            f"nobody has worked on run {self.id} for {config.RUN_STALLED_S:g} s; finished tasks are kept, and it goes on when a "
+            f"nobody has worked on run {self.id} for {config.RUN_STALLED_S:g} s; finished tasks are kept; it continues when a "
             f"node can do it, or with db.open_run({self.id!r}).resume(). "
             + (
                 f"Nodes say:{said}"
@@ -283,7 +283,7 @@ class Run:
         self.raise_if_failed()
         row = self._row()
         if row.state == "cancelled":
-            raise Unavailable(f"run {self.id} was cancelled; go on with db.open_run({self.id!r}).resume()")
+            raise Unavailable(f"run {self.id} was cancelled; continue with db.open_run({self.id!r}).resume()")
         from onefold.compute.results.tables import Table
 
         return Table(self._engine, row.table)
@@ -319,7 +319,7 @@ class Run:
         )
 
     def cancel(self) -> None:
-        """Stop the run; what was finished stays and ``resume()`` goes on from there. No effect on a run that has ended."""
+        """Stop the run; what was finished stays and ``resume()`` continues from there. No effect on a run that has ended."""
         self._engine.submit(ops.Cancel(self.id, "cancelled by the user"))
         runner = self._engine.runner(self.id)
         if runner is not None:
@@ -327,7 +327,7 @@ class Run:
             runner.join()
 
     def resume(self, workers: int | None = None) -> Run:
-        """Go on with a run whose processes died, that was cancelled or that failed; finished tasks are not run again.
+        """Continue with a run whose processes died, that was cancelled or that failed; finished tasks are not run again.
 
         Works in the background, in this process (``workers=0``: leaves it to others). A run that is done stays as it is.
         Raises InvalidValue, before anything is written, when this process cannot load the job's functions (another Python).

@@ -50,7 +50,7 @@ class Starter:
                 done = run.progress()
                 print(
                     f"\nRun {run.id} is cancelled; {done.done} of {done.total} tasks are finished and kept. "
-                    f"Go on with db.open_run({run.id!r}).resume(), or run the program again.",
+                    f"Continue with db.open_run({run.id!r}).resume(), or run the program again.",
                     file=sys.stderr,
                 )
             raise
@@ -61,7 +61,7 @@ class Starter:
         """Start the run and add it to ``begun``.
 
         A Ctrl-C may meet the moment in which the run is on the log, even worked on, and this call has not returned.
-        Whoever handles it must know of the run to cancel it, so it is found on the log then.
+        Anyone who handles it must know of the run to cancel it, so it is found on the log then.
         """
         from onefold.compute.runs import Run
 

@@ -57,7 +57,7 @@ def follow(
     ``on_progress`` is called with each new ``Progress``; what it returns is shown as a line that stays.
 
     Returns when the run is done, failed or cancelled, and does not raise for how it ended. KeyboardInterrupt
-    passes through and leaves the screen in order; the run goes on. Raises Unavailable when nobody works on
+    passes through and leaves the screen in order; the run continues. Raises Unavailable when nobody works on
     the run. Costs at most about a twentieth of one core.
     """
     screen = _screen(file)
@@ -142,7 +142,7 @@ class _Follower:
                 self._reader = Reader(self._run.table, by=self._by, n=self._count)
             self._rows, self._problem = self._reader.read(), ""
         except OnefoldError as error:
-            # The view must not end the job: it says why it has nothing to show and goes on.
+            # The view must not end the job: it says why it has nothing to show and continues.
             self._rows, self._problem = None, f"no rows to show: {error}" if state == "running" else ""
 
 

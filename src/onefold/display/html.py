@@ -81,11 +81,11 @@ def rows_html(rows: TopRows) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    beside = cell.interval or ("no interval yet" if cell.mark == "withheld" else cell.mark)
+    mark_text = cell.interval or ("no interval yet" if cell.mark == "withheld" else cell.mark)
     title = f" title='{_text(cell.reason)}'" if cell.reason else ""
     return (
         f"<td style='{_CELL}text-align:right'>{_text(cell.text)}</td>"
-        f"<td style='{_CELL}text-align:left;color:{_MARK_COLOURS[cell.mark]}'{title}>{_text(beside)}</td>"
+        f"<td style='{_CELL}text-align:left;color:{_MARK_COLOURS[cell.mark]}'{title}>{_text(mark_text)}</td>"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a view shows, as data: read from a run and its table once, drawn by whoever draws."""
+"""What a view shows, as data: read from a run and its table once, drawn by the display."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class NotebookScreen:
         self._notes: tuple[str, ...] = ()
 
     def show(self, frame: Frame) -> None:
-        # By name, because IPython is no dependency: it is there whenever this class is used.
+        # By name, because IPython is not a dependency: it is there whenever this class is used.
         ipython = importlib.import_module("IPython.display")
         picture = ipython.HTML(frame_html(self._with_notes(frame)))
         if self._handle is None:

@@ -107,7 +107,7 @@ def _payload(facts: ClusterFacts) -> Check:
 def _synced(facts: ClusterFacts) -> Check:
     told = {_name(server): server.details for server in facts.servers if server.details is not None}
     if not told:
-        return Check("sync", "skipped", "only the system user is told of sync_interval", _WITHOUT_SYSTEM)
+        return Check("sync", "skipped", "only the system user can see sync_interval", _WITHOUT_SYSTEM)
     late = [name for name, said in told.items() if not _jetstream(said, "config").get("sync_always")]
     if late:
         advice = "Set jetstream { sync_interval: always } and restart them, one at a time"
@@ -127,7 +127,7 @@ def _disks(facts: ClusterFacts) -> Check:
         if limit > 0:
             shares[_name(server)] = _jetstream(server.details, "stats").get("storage", 0) / limit
     if not shares:
-        return Check("disks", "skipped", "only the system user is told of disks", _WITHOUT_SYSTEM)
+        return Check("disks", "skipped", "only the system user can see disks", _WITHOUT_SYSTEM)
     found = ", ".join(f"{name} {share:.0%}" for name, share in shares.items()) + " of max_file used"
     advice = "Trim (nodes do, when snapshots are taken), raise max_file or add disk: a full one stops JetStream on its server"
     if max(shares.values()) >= config.ENGINE_DISK_SHARE_MAX:
@@ -140,7 +140,7 @@ def _disks(facts: ClusterFacts) -> Check:
 def _clocks(facts: ClusterFacts) -> Check:
     told = {_name(server): server.ahead_s for server in facts.servers if server.ahead_s is not None}
     if not told:
-        return Check("clocks", "skipped", "only the system user is told of clocks", _WITHOUT_SYSTEM)
+        return Check("clocks", "skipped", "only the system user can see clocks", _WITHOUT_SYSTEM)
     off = {name: ahead_s for name, ahead_s in told.items() if abs(ahead_s) >= CLOCK_S_MAX}
     if off:
         found = ", ".join(
@@ -236,7 +236,7 @@ def _replicas(facts: ClusterFacts) -> Check:
         ]
     if gone:
         advice = (
-            "Start the server; if it is gone for good, remove it as a peer, and a new one takes its copies"
+            "Start the server; if it will not come back, remove it as a peer, and a new one takes its copies"
         )
         return Check("replicas", "problem", f"away: {'; '.join(gone)}", advice)
     if behind:
@@ -275,7 +275,7 @@ def _copies(facts: ClusterFacts) -> Check:
     """Compare what the servers, each by itself, hold of each log."""
     if not facts.system:
         return Check(
-            "copies", "skipped", "only the system user is told what each server holds", _WITHOUT_SYSTEM
+            "copies", "skipped", "only the system user can see what each server holds", _WITHOUT_SYSTEM
         )
     details = {server.name: server.details for server in facts.servers}
     behind = []
@@ -303,7 +303,7 @@ def holed(copy: CopyFacts) -> str | None:
 
 
 def repair(server: str, stream: str, copy: CopyFacts | None, details: Mapping[str, Any] | None) -> str:
-    """How to have a rotten copy made anew from the others."""
+    """How to have a rotten copy recreated from the others."""
     store = str(_jetstream(details, "config").get("store_dir") or "<its store_dir>/jetstream")
     account = "*" if copy is None else copy.account
     group = "<the stream's Raft group>" if copy is None or copy.raft_group is None else copy.raft_group

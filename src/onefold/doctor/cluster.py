@@ -24,7 +24,7 @@ from onefold.log.jetstream.client.link import Link
 def examine(url: str, *, deep: bool = False) -> Iterator[Check]:
     """Check the servers, the streams, and the records of every copy: the first and last of each log, or (``deep``) all.
 
-    With the credential of the URL, or the admin's where it lies beside it, as in a cluster that ``onefold up`` made. Raises
+    With the credential of the URL, or the admin's where it lies next to it, as in a cluster that ``onefold up`` made. Raises
     InvalidArgument, Unavailable, SpaceError when nobody can be asked.
     """
     link = Link(_admin(parse_address(url)), name="onefold-doctor")

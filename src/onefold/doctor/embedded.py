@@ -166,7 +166,7 @@ def _refused(shard: EmbeddedShard) -> Check:
         "",
         "warn",
         f"{head.refused} records could not be read by any program and were skipped{where}",
-        "Find out what writes to the log beside Onefold",
+        "Find out what writes to the log in addition to Onefold",
     )
 
 
@@ -280,7 +280,7 @@ def _size(shards: Sequence[EmbeddedShard]) -> Check:
         "size",
         "warn",
         found,
-        "The log is kept whole, so that every moment can be read again. To begin anew: `onefold backup`, then "
+        "The log is kept whole, so that every moment can be read again. To start over: `onefold backup`, then "
         "`onefold export` and `onefold import` into another folder",
     )
 

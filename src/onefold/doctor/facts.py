@@ -29,7 +29,7 @@ from onefold.log.jetstream.spaces import SpaceInfo
 from onefold.log.jetstream.streams import ask_api
 
 SYSTEM_VARIABLE: Final = "ONEFOLD_NATS_SYSTEM_NKEY"
-"""Names the file of the system user's seed; a cluster that `onefold up` made has it beside the others."""
+"""Names the file of the system user's seed; a cluster that `onefold up` made has it next to the others."""
 SILENT_S: Final = 10.0
 """A copy that the leader has not heard of for this long is away."""
 _SYSTEM_FILE: Final = "system.nk"

@@ -1,4 +1,4 @@
-"""Comparing the records of a log as every server has them: what rots is told by no server's own account.
+"""Comparing the records of a log as every server has them: no server's own account reports what rots.
 
 Servers hand each direct get to a copy chosen at random and do not say which. But a message may be *traced*: every server that
 handles it says so on a subject of the asker's choice. So a question is repeated until each server has answered it, and what each
@@ -30,7 +30,7 @@ _TRACE_WAIT_S: Final = 1.0
 _LOOK_S: Final = 0.002
 _AGAIN_S: Final = 1.0
 _ROUTER: Final = 1
-"""The kind of an egress that goes on to another server."""
+"""The kind of an egress that continues to another server."""
 
 
 class Finding(NamedTuple):
@@ -115,7 +115,7 @@ class Comparer:
         return list(found), missing if self._traced else set()
 
     async def _held(self, log: LogNames, start: int, stop: int) -> tuple[str | None, dict[int, bytes], int]:
-        """What one copy has in a range, and up to which offset it was asked: whose it is, if that can be told."""
+        """What one copy has in a range, and up to which offset it was asked: whose it is, if that can be determined."""
         held: dict[int, bytes] = {}
         at = start
         owner: str | None = None

@@ -37,7 +37,7 @@ def _leases(client: StateClient) -> Check:
         return Check(
             "leases",
             "ok",
-            f"{held} locks and messages are held, {dead} of them by processes that are dead ({example}): whoever asks next gets "
+            f"{held} locks and messages are held, {dead} of them by processes that are dead ({example}): the next taker gets "
             "them at once",
         )
     return Check("leases", "ok", f"{held} locks and messages are held")
@@ -56,7 +56,7 @@ def _transactions(client: StateClient) -> Check:
         "transactions",
         "warn",
         f"{orphaned} parts of transactions over several shards were left unfinished by dead processes",
-        "Nothing needs to be done: whoever meets them next finishes or takes them back",
+        "Nothing needs to be done: anyone who meets them next finishes or takes them back",
     )
 
 

@@ -1,7 +1,7 @@
 """Which failures a collection survives, computed from the copies as they are: pure.
 
 A log takes records, and so writes and barriers, while a majority of its copies can be reached. Reads below ``bounded`` need no
-log: a program with a replica of its own reads that, and others ask a node. What the loss of so many servers costs is told for
+log: a program with a replica of its own reads that, and others ask a node. What the loss of so many servers costs is reported for
 the worst choice of them.
 """
 
@@ -275,7 +275,7 @@ def folder_sentences(found: Sequence[Survival]) -> list[str]:
     """The same for people."""
     told = []
     for one in found:
-        works = "everything goes on" if one.writes else "no writes and no reads"
+        works = "everything continues" if one.writes else "no writes and no reads"
         kept = "nothing acknowledged is lost" if one.kept else "all of it is lost"
         told.append(f"After {one.loses}: {works}, {kept} ({one.why}).")
     return told

@@ -56,7 +56,7 @@ def _stream(
 ) -> Stream:
     assert facts.space is not None
     name = f"shard {one.log.shard}" if one.log is not None else "its blobs"
-    if one.info is None:  # nobody leads it: a majority is away, and who is left cannot be told
+    if one.info is None:  # nobody leads it: a majority is away, and who is left cannot be determined
         known = tuple(Copy(server, False, places.get(server)) for server in sorted(one.copies))
         return Stream(name, facts.space.replicas, known, is_log)
     state = state_of(one.name, one.info)

@@ -1,9 +1,9 @@
 """Who may append what: the operations that only nodes (and the admin, who begins logs) may append.
 
-Every program of a space can append records, and whoever can append can write any bytes. So operations that say what only a node
-knows count only in *trusted* records: on a cluster those published on a subject of its own, on which the servers take nothing of
-a program (``log.jetstream``). The engine marks such entries when it reads them, and each replica judges alike. In embedded spaces
-whoever can append can write the file too: there every record is trusted.
+Every program of a space can append records, and anyone who can append can write any bytes. So operations that say what only a
+node knows count only in *trusted* records: on a cluster those published on a subject of its own, on which the servers take
+nothing of a program (``log.jetstream``). The engine marks such entries when it reads them, and each replica judges alike. In
+embedded spaces anyone who can append can write the file too: there every record is trusted.
 
 This is in force from fold version 2 on, which a new cluster's logs begin with. An earlier cluster comes to it by ``onefold init``
 and its nodes (``node.members.versions``). Raising the fold version takes a trusted record whatever version is in force.
@@ -112,7 +112,7 @@ def refused_ops(view: StoreView) -> RefusedOps:
 
 def first_record(env: Env, after: int = 0) -> bytes:
     """The record with which a new log of a cluster begins: from it on what is said here is in force. ``after``: the offset that
-    the log goes on from."""
+    the log continues from."""
     op = system.system_op(system.RaiseFoldVersion(IN_FORCE_VERSION))
     return encode_record(Record(client_id(after, env), 1, env.wall_ms(), (op,)))
 

@@ -5,7 +5,7 @@ duplicate and whether it is accepted is decided by the fold that reads it. Every
 ``onefold.testing.check_log``.
 
 Ownership: an engine is opened once per process and shard and may be used by many threads. ``append`` is called by one
-thread at a time (the appender above does group commit); reads may run beside it.
+thread at a time (the appender above does group commit); reads may run next to it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Log(Protocol):
 
     @property
     def incarnation(self) -> str:
-        """Changes when a log is restored or made anew; tokens of another incarnation are refused."""
+        """Changes when a log is restored or recreated; tokens of another incarnation are refused."""
         ...
 
     @property

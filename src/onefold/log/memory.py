@@ -166,7 +166,7 @@ class MemoryLog:
             self._stored[offset - self._first].data = None
 
     def hold(self, upto: int) -> HeldBack:
-        """A reader of this log that sees it only up to an offset, until it is let go on."""
+        """A reader of this log that sees it only up to an offset, until it is let continue."""
         return HeldBack(self, upto)
 
     # -- inside

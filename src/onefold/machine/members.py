@@ -26,7 +26,7 @@ class Member:
         folder.mkdir(exist_ok=True)
         self.id = member
         self._path = folder / member
-        # Locked before it gets its name: whoever sees the name without a lock may take it for dead.
+        # Locked before it gets its name: anyone who sees the name without a lock may take it for dead.
         half_made = folder / f".{member}"
         self._fd = os.open(half_made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         fcntl.flock(self._fd, fcntl.LOCK_EX)

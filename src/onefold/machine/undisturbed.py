@@ -230,7 +230,7 @@ class Waiters:
         self._waiting: deque[_thread.LockType] = deque()
 
     def wait_for(self, reached: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Wait until ``reached()``, for at most ``timeout`` seconds; what it was in the end. Whoever changes what it looks at
+        """Wait until ``reached()``, for at most ``timeout`` seconds; what it was in the end. Anyone who changes what it looks at
         calls ``notify`` afterwards."""
         deadline = None if timeout is None else time.monotonic() + timeout
         turn = None

@@ -29,7 +29,7 @@ class Notifier:
         self._names: list[str] = []
         self._fd = -1
         self.own: str | None = None
-        """The FIFO of this process, which is told otherwise."""
+        """The FIFO of this process, which is notified in another way."""
 
     def close(self) -> None:
         """Release the folder."""

@@ -81,7 +81,7 @@ class Ground(Protocol):
         ...
 
     def condemn(self, shard: int, why: str) -> None:
-        """What is stored of a replica is wrong: the next one is made anew."""
+        """What is stored of a replica is wrong: the next one is recreated."""
         ...
 
     def remove(self, shard: int) -> None:
@@ -291,7 +291,7 @@ class Hosting:
                 try:
                     self._try(shard, hosted)
                     break
-                except Exception as error:  # of one replica: the node goes on with the others
+                except Exception as error:  # of one replica: the node continues with the others
                     if hosted.unwanted.is_set():
                         break
                     passes = isinstance(error, OnefoldError) and not isinstance(
@@ -309,7 +309,7 @@ class Hosting:
             self._changed()
 
     def _catch_up(self, replica: Replica, unwanted: threading.Event) -> None:
-        """Wait until what the log has now is applied, as long as it goes on. Raises Unavailable when it does not."""
+        """Wait until what the log has now is applied, as long as it continues. Raises Unavailable when it does not."""
         target, seen, since_s = replica.log.last, -1, replica.env.boot_s()
         while not replica.reach(target, _LOOK_S) and not unwanted.is_set():
             if replica.applied > seen:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 _DRAIN_TIMEOUT_S = 5.0
-"""How long tasks that were in hand when the node began to leave may still take at its end."""
+"""How long tasks that were in progress when the node began to leave may still take at its end."""
 
 
 class JobWorkers:
@@ -63,7 +63,7 @@ class JobWorkers:
         self._thread.start()
 
     def stop_claims(self) -> None:
-        """Claim no more; tasks in hand go on."""
+        """Claim no more; tasks in progress continue."""
         with self._lock:
             self._draining = True
             workers = self._workers
@@ -71,7 +71,7 @@ class JobWorkers:
             workers.stop_claims()
 
     def close(self) -> None:
-        """End: tasks in hand get a little time, then they are given back."""
+        """End: tasks in progress get a little time, then they are given back."""
         self.stop_claims()
         self._ending.set()
         if self._thread.ident is not None:

@@ -1,4 +1,4 @@
-"""What a node does for the space beside answering, in a thread of its own: it may take long, and nothing waits for it.
+"""What a node does for the space in addition to answering, in a thread of its own: it may take long, and nothing waits for it.
 
 Snapshots, archives, trimming, and looking again where nodes say different things. Each part is tried again at the next look.
 """

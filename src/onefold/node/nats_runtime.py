@@ -144,8 +144,8 @@ class ClusterGround:
             shutil.rmtree(aside, ignore_errors=True)
 
     def fetch_base(self, shard: int) -> Path | None:
-        """The snapshot that a restored shard's log goes on from, in the scratch directory; the caller removes it. None: there is
-        none. Raises BlobsUnavailable, OSError."""
+        """The snapshot that a restored shard's log continues from, in the scratch directory; the caller removes it. None: there
+        is none. Raises BlobsUnavailable, OSError."""
         self._scratch.mkdir(parents=True, exist_ok=True)
         path = self._scratch / f"base-{shard}-{new_id('f', self._env)}"
         if fetch_base(self._link, self.info, shard, path):
@@ -201,7 +201,7 @@ class ClusterGround:
             yield start
 
     def _candidates(self, log: JetStreamLog, shard: int) -> list[SnapshotAt]:
-        """Snapshots of a shard, newest first. Those of shard 0 are found in its log by who has no state of it yet."""
+        """Snapshots of a shard, newest first. Those of shard 0 are found in its log by a node that has no state of it yet."""
         first = self.first()
         if first is not None:
             try:

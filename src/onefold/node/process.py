@@ -2,7 +2,7 @@
 
 One thread decides. It beats, looks at what the nodes fold says, and begins what follows from that: opening and dropping replicas,
 expiring the silent, joining again after having been expired. Whatever takes long (opening, snapshots, tasks) has threads of its
-own. There is nothing that only this node knows: any other goes on from its last record.
+own. There is nothing that only this node knows: any other continues from its last record.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Workers(Protocol):
         ...
 
     def stop_claims(self) -> None:
-        """Claim no more; tasks in hand go on."""
+        """Claim no more; tasks in progress continue."""
         ...
 
     def close(self) -> None:
@@ -50,7 +50,7 @@ class Workers(Protocol):
 
 
 class Duties(Protocol):
-    """What a node does for the space beside answering: snapshots, trimming, the divergence check."""
+    """What a node does for the space in addition to answering: snapshots, trimming, the divergence check."""
 
     def look(self, membership: Membership, nodes: Sequence[NodeRow], placement: Placement) -> None:
         """Who is there, as of now. Must not block."""
@@ -249,7 +249,7 @@ class Node:
     # -- its end
 
     def _drain(self) -> None:
-        """Claim no more tasks and finish those in hand, answer on until others do, leave."""
+        """Claim no more tasks and finish those in progress, answer on until others do, leave."""
         self._stopping.set()
         self.phase = Phase.DRAINING
         deadline = self._env.boot_s() + config.DRAIN_TIMEOUT_S
@@ -286,7 +286,7 @@ class Node:
     # -- what is asked of it
 
     def live(self) -> dict[str, Any]:
-        """For ``/live``: whether the deciding thread goes on."""
+        """For ``/live``: whether the deciding thread continues."""
         silent_s = self._env.boot_s() - self._looked_s
         return {
             "ok": silent_s < config.NODE_STUCK_S,

@@ -39,14 +39,14 @@ boot clock."""
 
 
 class Turn(Protocol):
-    """One caller waits, another lets it go on, once. A simulator has its own."""
+    """One caller waits, another lets it continue, once. A simulator has its own."""
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until ``end``, at most ``timeout`` seconds; whether it came."""
         ...
 
     def end(self) -> None:
-        """Let the waiting one go on."""
+        """Let the waiting one continue."""
         ...
 
 
@@ -362,7 +362,7 @@ class Appender:
     def _linger(self) -> None:
         """Give those whom the last batch answered the moment they need to come back.
 
-        Without it batches of n - 1 and 1 alternate, as whoever was answered first finds the queue empty. A single
+        Without it batches of n - 1 and 1 alternate, as the callers answered first find the queue empty. A single
         thread never waits here.
         """
         end = time.perf_counter() + self._linger_s

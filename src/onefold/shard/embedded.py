@@ -302,7 +302,7 @@ class EmbeddedShard:
         applied = self._replica.head.applied
         if applied % _HOUSEKEEPING_EVERY_OFFSETS == 0:
             self._done = (ops, outcomes)  # what follows has a number of its own
-            # The operations have happened, so nothing that fails from here on may be told of them: another time.
+            # The operations have happened, so nothing that fails from here on may be reported about them: another time.
             with contextlib.suppress(OnefoldError):
                 self._forget_clients(applied)
         return outcomes

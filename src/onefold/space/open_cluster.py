@@ -47,7 +47,7 @@ def open_cluster(
     Where there is no space it is made with ``shards`` logs (default 1) if ``create`` and the credential may; ``onefold init``
     makes it with more say. ``replicas="local"``: a replica of each shard in ``cache_directory()``, shared by the processes of
     this machine, brought up to what the log has now before this returns; ``timeout``: how long nothing may happen meanwhile.
-    ``"remote"``: none; nodes are asked, those of ``region`` first. ``base``: fetches what the logs of a restored space go on
+    ``"remote"``: none; nodes are asked, those of ``region`` first. ``base``: fetches what the logs of a restored space continue
     from.
 
     Raises Unavailable (no server, no progress), SpaceError (credential, no space, folder, newer program), InvalidArgument,
@@ -195,5 +195,5 @@ def _bring_up(shard: LocalReplica, timeout_s: float) -> None:
         if shard.applied == before:
             raise Unavailable(
                 f"the local replica of {shard.url} stands at offset {before} of {target}, and nothing came within "
-                f"{timeout_s:g} s. Connect again: it goes on from there"
+                f"{timeout_s:g} s. Connect again: it continues from there"
             )

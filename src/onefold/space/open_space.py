@@ -2,7 +2,7 @@
 
 Shard 0 lives in the space's own directory, and shard n in ``shards/<n>`` below it, each with a log and a state of its own.
 How many there are is written into shard 0's file in the transaction that makes it, so of two who make a space at once one
-decides. When all the others are made too, that is noted there: until then an opener goes on making them, and afterwards one
+decides. When all the others are made too, that is noted there: until then an opener continues making them, and afterwards one
 that is missing is lost.
 """
 

@@ -77,7 +77,7 @@ def _at_moment(shard: LoggedShard, when: datetime) -> int:
     try:
         ms = int(when.timestamp() * 1000 // 1)
     except (ValueError, OverflowError, OSError):
-        raise InvalidArgument(f"{when!r} is no moment that this machine can tell") from None
+        raise InvalidArgument(f"{when!r} is not a moment that this machine can tell") from None
     if ms > shard.env.wall_ms():
         raise InvalidArgument(f"{when.isoformat()} is in the future; nobody knows what will be there")
     first = shard.log.first

@@ -1,6 +1,6 @@
 """The state in other shapes than the one this program works on: in copies (snapshots, backups), and in files of earlier formats.
 
-Copies have one shape for good, so any release reads them: ``versions(t, k, offset, idx, v)`` without spans, every client in
+Copies have one permanent shape, so any release reads them: ``versions(t, k, offset, idx, v)`` without spans, every client in
 ``clients``, and a ``head`` that names none. Files of formats 1 and 2 have the same shape.
 """
 

@@ -2,7 +2,7 @@
 
 The caller owns the transaction: ``load``, any number of ``apply``, ``flush`` before it commits, then ``commit`` or ``rollback``.
 So the more records a transaction has, the fewer statements each of them costs. The applied offset and the log's digest are
-written beside what was applied, so a store always says truly where it stands.
+written in addition to what was applied, so a store always says truly where it stands.
 
 A record that does not decode although its bytes are as they were appended is *refused*: skipped by every replica, counted
 and listed, since otherwise one garbage append would stop them all. A hole, or bytes that changed, *halts* (LogCorrupt).
@@ -169,7 +169,7 @@ class Replica:
         """
         head = self._head
         if entry.offset != head.applied + 1:
-            raise LogCorrupt(f"offset {head.applied + 1} is missing: the log went on at {entry.offset}")
+            raise LogCorrupt(f"offset {head.applied + 1} is missing: the log continued at {entry.offset}")
         digest = next_digest(head.digest, entry.data)
         if record is None:
             try:

@@ -154,7 +154,7 @@ def load_snapshot(
 
     ``keep_all``: see ``SqlStore``. ``also``: statements that commit with it.
 
-    Raises SpaceError for a file that is no snapshot or a newer one, LogCorrupt when its content is damaged.
+    Raises SpaceError for a file that is not a snapshot or a newer one, LogCorrupt when its content is damaged.
     """
     if not path.is_file():
         raise SpaceError(f"there is no snapshot {path}. Check the path")

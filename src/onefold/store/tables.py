@@ -151,7 +151,7 @@ class _Ended:
 
 
 class SqlView:
-    """A ``StoreView`` over one connection; whoever lends the connection says what it shows."""
+    """A ``StoreView`` over one connection; anyone who lends the connection says what it shows."""
 
     def __init__(self, con: apsw.Connection, tables: Tables) -> None:
         self._con = con

@@ -1,4 +1,4 @@
-"""A clock that moves when it is told, and databases in memory that live by it."""
+"""A clock that is moved by hand, and databases in memory that live by it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class FakeClock:
         return datetime.fromtimestamp(self.wall_ms() / 1000, UTC)
 
     def advance(self, duration: float | timedelta | str) -> None:
-        """Let so much time pass: seconds, a timedelta or text (``"1h"``). Nothing is woken by it; what is due is seen by whoever
-        looks next."""
+        """Let so much time pass: seconds, a timedelta or text (``"1h"``). Nothing is woken by it; what is due is seen by anyone
+        who looks next."""
         self._passed_s += seconds(duration, "duration")
 
     def connect(self, *, shards: int = 1, consistency: Consistency = "strong") -> Database:

@@ -1,8 +1,8 @@
 """What simulated runs compute: plans small enough to check, in which every mistake shows.
 
 Records are names. A source task gives the records of its split; a derived task takes its share of the records of all
-tasks that it needs, where the share depends on a *salt* that each execution of a task may choose anew: so results of two
-executions of one task do not fit together, and whoever mixes them counts a record twice or not at all.
+tasks that it needs, where the share depends on a *salt* that each execution of a task may choose differently: so results of two
+executions of one task do not fit together, and anyone who mixes them counts a record twice or not at all.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ _decode_outcome = msgspec.msgpack.Decoder(ops.Outcome).decode
 
 @dataclass
 class Held:
-    """A task that a worker has in hand."""
+    """A task that a worker has in progress."""
 
     run: str
     task: ops.Assignment
@@ -38,7 +38,7 @@ class Held:
 
 @dataclass
 class Worker:
-    """A process with one slot. A stalled one wakes up later and goes on as if nothing had happened: a zombie."""
+    """A process with one slot. A stalled one wakes up later and continues as if nothing had happened: a zombie."""
 
     name: str
     held: list[Held] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Threads of which one at a time goes on, from step to step, in an order that a seed gives; any of them can be killed at any
+"""Threads of which one at a time continues, from step to step, in an order that a seed gives; any of them can be killed at any
 step.
 
 For code that waits and appends in plain calls: a ``SteppedShard`` makes a step of everything that others could come in
@@ -50,7 +50,7 @@ class Worker:
         """Called by the thread itself: its step is over, the next one begins at its next turn. Raises Killed."""
         self.steps += 1
         if self.killed or self.steps == self._kill_at:
-            self.killed = True  # for good: nothing it still tries on its way out counts
+            self.killed = True  # permanent: nothing it still tries on its way out counts
             raise Killed
         self._back.release()
         self._turn.acquire()
@@ -100,7 +100,8 @@ class Stepper:
             worker.pause()
 
     def run(self) -> None:
-        """Let all of them go on until they have ended; raises what one of them raised, and AssertionError when they never end."""
+        """Let all of them continue until they have ended; raises what one of them raised, and AssertionError when they never
+        end."""
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.begin(self._of_thread)
@@ -110,7 +111,7 @@ class Stepper:
                 break
             self._random.choice(running).go_on()
         else:
-            raise AssertionError("the workers go on for ever")
+            raise AssertionError("the workers never end")
         for worker in workers:
             worker.join()
 

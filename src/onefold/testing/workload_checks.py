@@ -98,7 +98,7 @@ def check_counter(operations: Sequence[Operation], *, initial: int = 0, every_re
                 (
                     "wrong-sum",
                     f"{acknowledged} was acknowledged; with any of the {len(possible)} adds that may or may not count,"
-                    f" {read.result} is no possible sum:{indented(possible[:10])}\n    {read}",
+                    f" {read.result} is not a possible sum:{indented(possible[:10])}\n    {read}",
                 )
             )
     if undecided and not problems:
@@ -185,7 +185,10 @@ def _repeated(gets: dict[Hashable, list[Operation]], acked: dict[Hashable, list[
     for element, acknowledgements in acked.items():
         if len(acknowledgements) > 1:
             problems.append(
-                ("duplicate", f"{element!r} was taken for good more than once:{indented(acknowledgements)}")
+                (
+                    "duplicate",
+                    f"{element!r} was taken permanently more than once:{indented(acknowledgements)}",
+                )
             )
             continue
         again = [get for get in gets.get(element, ()) if acknowledgements[0].precedes(get)]

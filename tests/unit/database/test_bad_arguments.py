@@ -111,7 +111,7 @@ def test_the_environment(db: of.Database, grouped: of.Dataset, monkeypatch: pyte
 
 def test_no_workers_leaves_the_work_to_others(db: of.Database, grouped: of.Dataset, tmp_path: Path) -> None:
     run = grouped.into("t").start(workers=0)
-    with pytest.raises(of.Timeout, match=r"has not ended after 1.5 s; it goes on") as caught:
+    with pytest.raises(of.Timeout, match=r"has not ended after 1.5 s; it continues") as caught:
         run.wait("1.5s")  # longer than the check for runs that nobody works on
     assert caught.value.definite and not run.abandoned and run.progress().done == 0
     with of.connect(tmp_path / "space") as other:
@@ -207,7 +207,7 @@ def test_runs_after_their_end(db: of.Database, grouped: of.Dataset) -> None:
     run.cancel()
     assert run.state == "cancelled" and run.wait().id == run.id
     with pytest.raises(
-        of.Unavailable, match=rf"was cancelled; go on with db.open_run\('{run.id}'\).resume\(\)"
+        of.Unavailable, match=rf"was cancelled; continue with db.open_run\('{run.id}'\).resume\(\)"
     ):
         run.result()
     for workers in ("x", -1, True):

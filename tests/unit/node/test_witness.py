@@ -86,7 +86,7 @@ def test_a_node_without_beats_for_a_lease_is_silent() -> None:
 def test_time_in_which_this_node_was_not_heard_does_not_count() -> None:
     observer = Observer("me", LEASE, BEAT)
     observer.silent([node("a", 3)], 100.0)
-    assert observer.silent([node("a", 3)], 500.0) == [], "a stopped process accuses nobody when it goes on"
+    assert observer.silent([node("a", 3)], 500.0) == [], "a stopped process accuses nobody when it continues"
     beats(observer, 3)
     assert observer.silent([node("a", 3)], 501.0) == []
     beats(observer, 1)

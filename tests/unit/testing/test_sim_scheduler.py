@@ -85,7 +85,7 @@ def test_events_and_turns_come_in_the_order_of_simulated_time():
         assert not turn.wait(5.0)
         seen.append(("gave up", sim.now))
         assert turn.wait(None)
-        seen.append(("went on", sim.now))
+        seen.append(("continued", sim.now))
 
     task = sim.spawn("waits", waits)
     sim.call_at(7.0, turn.end)
@@ -93,7 +93,7 @@ def test_events_and_turns_come_in_the_order_of_simulated_time():
     assert not sim.join(task, 1.0)
     assert sim.join(task, 100.0)
     assert task.error is None
-    assert seen == [("event", 3.0), ("gave up", 5.0), ("went on", 7.0)]
+    assert seen == [("event", 3.0), ("gave up", 5.0), ("continued", 7.0)]
     sim.close()
 
 
@@ -155,7 +155,7 @@ def test_a_task_that_will_not_die_is_noticed():
     task = sim.spawn("immortal", run)
     sim.sleep(1.0)
     sim.kill(task, scheduling.Killed("now"))
-    with pytest.raises(Stalled, match="immortal was killed and goes on"):
+    with pytest.raises(Stalled, match="immortal was killed and never ends"):
         sim.join(task)
     sim.close()
 

@@ -29,7 +29,7 @@ ROW_TYPES = "__onefold_row_types"
 """A column of nulls whose type tells those of the rows: ``list[struct{column: type}]``."""
 LEFT_UNSORTED_ROWS = 20_000
 """Partials of this height or more are left as the engine gives them (a sort costs a task a tenth of its time, and readers
-that merge all at once do not need it); whoever does need them in key order sorts them then."""
+that merge all at once do not need it); anyone who does need them in key order sorts them then."""
 
 
 def merge_pair(

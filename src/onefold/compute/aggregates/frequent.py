@@ -69,7 +69,7 @@ class MostFrequent(ColumnAggregate):
 
     def finish(self, state: State) -> pl.Series:
         error = pl.DataFrame([state["e"].alias("e")]).with_row_index("g")
-        # Counted once more: whole numbers that no float tells apart are one value where they met floats.
+        # Counted again: whole numbers that no float tells apart are one value where they met floats.
         counted = _counters(state["f"]).group_by("g", "value").agg(pl.col("count").sum())
         rows = counted.join(error, on="g").with_columns(pl.col("count") + pl.col("e"))
         top = (

@@ -5,7 +5,7 @@ Chosen by text that is kept in the space (``onefold init --blobs``):
 - ``dir:/shared/path``: a directory that every machine has under this path.
 - ``s3://bucket/prefix`` or another fsspec URL; ``?endpoint_url=...&region_name=...`` for stores other than Amazon's. Keys come
   from the environment of each process and are not kept.
-- ``jetstream``: an object bucket beside the logs; see ``compute.blobs.jetstream``.
+- ``jetstream``: an object bucket next to the logs; see ``compute.blobs.jetstream``.
 """
 
 from __future__ import annotations

@@ -292,7 +292,7 @@ def _problem(answer: Msg) -> str | None:
     try:
         body = json.loads(answer.data)
     except ValueError:
-        return "the servers answered what is no JSON"
+        return "the servers answered what is not JSON"
     error = body.get("error") if isinstance(body, dict) else None
     return str(error.get("description", error)) if isinstance(error, dict) else None
 

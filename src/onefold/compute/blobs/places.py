@@ -39,7 +39,7 @@ def backend_of(link: Link, info: SpaceInfo) -> Backend:
 
 
 def fetch_base(link: Link, info: SpaceInfo, shard: int, path: Path) -> bool:
-    """Write the snapshot that a shard's log goes on from (see ``spaces.Base``) to ``path``; False when there is none, or it
+    """Write the snapshot that a shard's log continues from (see ``spaces.Base``) to ``path``; False when there is none, or it
     cannot be had whole. Raises InvalidArgument, BlobsUnavailable, OSError."""
     base = info.base_of(shard)
     if base is None:

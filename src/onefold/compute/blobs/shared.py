@@ -1,6 +1,6 @@
 """Blobs that several machines share: a local directory is the cache of a backend that all of them reach.
 
-A blob is durable in the backend before its name is given out, so whoever reads the name in a record can fetch it. What was
+A blob is durable in the backend before its name is given out, so anyone who reads the name in a record can fetch it. What was
 fetched is compared with its name. The cache is bounded and may be removed at any time.
 """
 

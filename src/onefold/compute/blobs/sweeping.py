@@ -9,7 +9,7 @@ at the other's after it, and at least one of them sees the other:
 - The writer stores the blob, appends the record that names it, and only then looks whether the blob is there (``keeps``). A copy
   that is aside is put back by that. If there is none, the writer stores the blob again, or reopens its task with ``Lost``.
 
-A writer may die between its record and the look. So the sweeper drops no copy: that is left to whoever tidies up
+A writer may die between its record and the look. So the sweeper drops no copy: that is left to the process that tidies up
 ``config.SWEPT_KEPT_S`` later, and puts back what was named meanwhile. A process that misses the blob before puts it back, too,
 without knowing whether something names it: a reader may have begun before the run was replaced. So the copy stays aside as well,
 and what was put back and is still not named is hidden again when the copy is settled.
@@ -75,7 +75,7 @@ class Hiding(Protocol):
     """A store that can hide blobs. Each hiding has a ticket of its own, so that no sweeper drops what another one has hidden."""
 
     def hide(self, name: str) -> str:
-        """Take a blob away, so that writers of the same content store it again, but keep a copy. A missing one is no error.
+        """Take a blob away, so that writers of the same content store it again, but keep a copy. A missing one is not an error.
 
         Returns the ticket of this copy.
         """

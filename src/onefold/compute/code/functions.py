@@ -3,7 +3,7 @@
 A worker, or another machine, has the installed libraries but not the program that submitted the job. So
 functions and classes of the program's own modules are written into the pickle, whatever module they come
 from, as cloudpickle does by itself only for ``__main__``. What functions import while they run is packed
-beside them.
+next to them.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def _narrowed(obj: object, modules: dict[str, ModuleType]) -> bytes | None:
     """Write modules of the program with only the names that reachable code mentions.
 
     ``import helpers`` makes cloudpickle write the whole module, though a function uses two names of it, and
-    an open connection beside them would be in the way.
+    an open connection next to them would be in the way.
     """
     names: set[str] = set()
     for fn, _ in reachable((obj, [vars(module) for module in modules.values()])):

@@ -1,4 +1,4 @@
-"""What a stored job needs of whoever runs it: the Python and the versions of packages that it was submitted with.
+"""What a stored job needs of the process that runs it: the Python and the versions of packages that it was submitted with.
 
 Functions travel as bytecode and expressions in Polars' own form, so a node with others might fail in the middle of the work, or
 worse, give other results. The requirements stand behind the pickled job, where they are read without loading any of it.

@@ -61,7 +61,7 @@ def _cached(fn: Any, maxsize: int | None, typed: bool) -> Any:
     return functools.lru_cache(maxsize=maxsize, typed=typed)(fn)
 
 
-# -- msgspec.Struct: its fields live in C, so a class has to be defined anew from them
+# -- msgspec.Struct: its fields live in C, so a class has to be defined again from them
 
 _CONFIG = (
     "tag", "tag_field", "omit_defaults", "forbid_unknown_fields", "frozen", "eq", "order", "repr_omit_defaults",

@@ -74,10 +74,10 @@ class Reference:
             ) from error
         if is_user_module(self.module):
             raise CodeRefused(
-                f"{self.module} is no installed package here; this node runs functions of those only"
+                f"{self.module} is not an installed package here; this node runs functions of those only"
             )
         if not isinstance(found, FunctionType | BuiltinFunctionType | type):
-            raise CodeRefused(f"{self.module}.{self.name} is no function")
+            raise CodeRefused(f"{self.module}.{self.name} is not a function")
         return found
 
 

@@ -1,4 +1,4 @@
-"""One attempt of a task in this process: gather its input, have an executor run it, and say what the log is to be told."""
+"""One attempt of a task in this process: gather its input, have an executor run it, and say what is to be reported to the log."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Attempts:
         on_rows: Callable[[int], None],
         stopping: Callable[[], bool],
     ) -> list[ops.Operation]:
-        """Run one assigned task and return what the log is to be told."""
+        """Run one assigned task and return what is to be reported to the log."""
         from onefold.compute.tasks.spec import TaskError
 
         at = (self._run, assignment.stage, assignment.index, assignment.epoch)

@@ -1,7 +1,7 @@
 """The keeper: what a process sees of claims, its own and others', on its own clock.
 
 It renews this process's lease, ends claims whose owner is dead or silent, and finds claims that take so long that a backup
-is worth it. Log time is no clock: a claim has lasted as long as this process has seen it. What the keeper asks for is only
+is worth it. Log time is not a clock: a claim has lasted as long as this process has seen it. What the keeper asks for is only
 asked; the fold accepts it while the claim with that epoch is in force.
 """
 
@@ -80,7 +80,7 @@ class LeaseKeeper:
         now = self._engine.env.boot_s()
         last, self._observed_at = self._observed_at, now
         if now - last > config.LEASE_S / 2:
-            # This process was stopped, or the machine slept: it is no witness of who was silent meanwhile.
+            # This process was stopped, or the machine slept: it is not a witness of who was silent meanwhile.
             self._silent_since.clear()
         with shard.view() as view:
             claims = state.claims(view, self._run)

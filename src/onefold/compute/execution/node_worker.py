@@ -95,7 +95,7 @@ class NodeWorkers:
             return [pid for runner in self._runners.values() for pid in runner.worker_pids]
 
     def stop_claims(self) -> None:
-        """Claim no more; tasks in hand go on."""
+        """Claim no more; tasks in progress continue."""
         self._draining.set()
         self._kicked.set()
         with self._lock:
@@ -104,7 +104,7 @@ class NodeWorkers:
             runner.leave()
 
     def drain(self, timeout: float = config.DRAIN_TIMEOUT_S) -> bool:
-        """Finish the tasks in hand within ``timeout`` seconds, give back the others, and end. Whether all were finished."""
+        """Finish the tasks in progress within ``timeout`` seconds, give back the others, and end. Whether all were finished."""
         self.stop_claims()
         deadline = self._engine.env.boot_s() + timeout
         with self._lock:

@@ -1,7 +1,7 @@
 """Publishing a run's result: from the finished tasks to a folder of Parquet.
 
-What is in a folder is told by the files in it (see ``publish.publication_log``), not by the log. So a folder that somebody
-removed is made again, and ``append`` adds exactly the tasks whose rows are not there yet, whoever died when.
+What is in a folder is determined by the files in it (see ``publish.publication_log``), not by the log. So a folder that somebody
+removed is made again, and ``append`` adds exactly the tasks whose rows are not there yet, no matter who died when.
 """
 
 from __future__ import annotations

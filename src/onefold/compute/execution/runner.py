@@ -2,7 +2,7 @@
 
 Each slot claims a task, has an executor run it and appends its result together with the next claim, so a task costs one
 append. A thread keeps leases (see ``lease_keeper``). All decisions are the fold's: a runner that is killed anywhere leaves
-nothing that another one cannot go on from.
+nothing that another one cannot continue from.
 
 A node works on several runs at a time: its runners share the slots of a ``Host``, and a slot is taken for one task.
 """
@@ -124,7 +124,7 @@ class Runner:
         self._began = time.monotonic(), row.done
         python = any(has_python(stage) for stage in stored.stages)
         slots = self._workers if python else min(_INLINE_SLOTS, self._workers)
-        # Nobody else in this process works on the run: what an earlier runner of it had in hand is nobody's.
+        # Nobody else in this process works on the run: what an earlier runner of it was working on is nobody's.
         self._keeper.observe(lost_after_s=0)
         self._slots_left = slots
         for number in range(slots):
@@ -135,7 +135,7 @@ class Runner:
         self._spawn(self._keep)
 
     def leave(self) -> None:
-        """Finish the tasks in hand and claim no more. The run itself stays as it is."""
+        """Finish the tasks in progress and claim no more. The run itself stays as it is."""
         self._leaving.set()
 
     def stop(self) -> None:
@@ -166,7 +166,7 @@ class Runner:
     def _guarded(self, target: object, *args: object) -> None:
         try:
             target(*args)  # type: ignore[operator]
-        except BaseException as error:  # kept for whoever waits for the run
+        except BaseException as error:  # kept for the callers that wait for the run
             if self.error is None and not self._stopping.is_set():
                 self.error = self._told(error)
             self._stopping.set()
@@ -183,7 +183,7 @@ class Runner:
             reason = one_line(error)
         told = Unavailable(
             f"the work on run {self.run} has stopped: {reason}. "
-            f"Then go on with db.open_run({self.run!r}).resume(), or run the program again; finished tasks are kept."
+            f"Then continue with db.open_run({self.run!r}).resume(), or run the program again; finished tasks are kept."
         )
         told.__cause__ = error
         return told
@@ -228,7 +228,7 @@ class Runner:
     def _claim_and_perform(
         self, number: int, inline: Executor, process: Executor | None, report: list[ops.Operation]
     ) -> None:
-        """Work until the run has ended or is to be left. ``report``: what the log has not been told yet."""
+        """Work until the run has ended or is to be left. ``report``: what has not been reported to the log yet."""
         assert self._attempts is not None
         worker = f"{self._engine.shard.member}/{number}"
         slow: ClaimKey | None = None
@@ -281,7 +281,7 @@ class Runner:
         return not (self._stopping.is_set() or self._leaving.is_set() or self.gave_up)
 
     def _take_slot(self, report: list[ops.Operation]) -> bool:
-        """Take a slot of the node for one task; others of its runs may be first. What is finished is told meanwhile."""
+        """Take a slot of the node for one task; others of its runs may be first. What is finished is reported meanwhile."""
         if self._host is None or self._host.slots.take(0):
             return True
         if report:
@@ -298,7 +298,7 @@ class Runner:
     def _perform(
         self, number: int, assignment: ops.Assignment, inline: Executor, process: Executor | None
     ) -> list[ops.Operation]:
-        """Run one assigned task, and keep its lease meanwhile; what the log is to be told."""
+        """Run one assigned task, and keep its lease meanwhile; what is to be reported to the log."""
         assert self._attempts is not None
         held = (assignment.stage, assignment.index, assignment.epoch)
         self._keeper.hold(held)

@@ -122,7 +122,7 @@ def fitted(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
         for name, dtype in schema.items()
     ]
     try:
-        # Beside a column of the frame, since literals alone would be one row.
+        # Next to a column of the frame, since literals alone would be one row.
         return frame.with_columns(made).select(list(schema))
     except pl.exceptions.PolarsError as error:
         raise InvalidValue(

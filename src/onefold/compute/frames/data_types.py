@@ -37,7 +37,7 @@ def to_data(dtype: Any) -> DataTypeData:
         try:
             dtype = dtype()
         except TypeError:
-            raise InvalidValue(f"{dtype} is no whole data type: its parameters are missing") from None
+            raise InvalidValue(f"{dtype} is not a whole data type: its parameters are missing") from None
     match dtype:
         case pl.Datetime():
             return ["Datetime", dtype.time_unit, dtype.time_zone]

@@ -2,7 +2,7 @@
 name them.
 
 A result lives as long as a task of a kept run names it; that is also how long a new run can take it over. A
-blob that nothing names goes on the garbage list, from which the processes delete it; one that is named again
+blob that nothing names is put on the garbage list, from which the processes delete it; one that is named again
 leaves the list.
 """
 
@@ -96,7 +96,7 @@ class Retention:
     # -- blobs -----------------------------------------------------------------------------------------------
 
     def name_blob(self, blob: str) -> None:
-        """Something names this blob. (An empty name is no blob.)"""
+        """Something names this blob. (An empty name is not a blob.)"""
         if not blob:
             return
         key = blob.encode()

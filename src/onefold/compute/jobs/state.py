@@ -234,7 +234,7 @@ def results_by_id(view: StoreView, names: Iterable[bytes]) -> dict[bytes, Result
 def changes(view: StoreView, run: str, after: int = 0, limit: int | None = None) -> list[Change]:
     """What became of tasks after sequence number ``after``, in order; at most ``limit`` of it.
 
-    Remember the last ``sequence`` and go on from there. A task stands here once, at its latest change.
+    Remember the last ``sequence`` and continue from there. A task stands here once, at its latest change.
     """
     key = name_key(run)
     after = max(after, 0)

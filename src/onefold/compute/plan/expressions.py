@@ -210,7 +210,7 @@ def _inside_lists(kind: str, body: Any, where: str) -> Iterator[tuple[Any, str]]
 def _check_literal(body: Any, where: str) -> None:
     if isinstance(body, dict) and "Series" in body:
         raise InvalidPlan(
-            f"{where}: a literal Series is laid beside the rows, whatever rows a task sees; "
+            f"{where}: a literal Series is laid next to the rows, whatever rows a task sees; "
             f"use a list (pl.lit([...])), is_in, replace_strict or .join(...)"
         )
 

@@ -68,7 +68,7 @@ def evaluate(schema: Schema, exprs: Sequence[pl.Expr], where: str) -> Schema:
 
 
 def names_after(names: Names | None, steps: Sequence[RowNode]) -> Names | None:
-    """The column names after these steps as far as they can be told without knowing the types."""
+    """The column names after these steps as far as they can be determined without knowing the types."""
     for step in steps:
         match step:
             case Select():
@@ -151,7 +151,7 @@ def _collect(frame: pl.LazyFrame, schema: Schema, where: str) -> Schema:
     except pl.exceptions.PanicException:
         return tuple(
             frame.collect_schema().items()
-        )  # Polars itself stumbles over no rows, which is no mistake.
+        )  # Polars itself stumbles over no rows, which is not a mistake.
     except pl.exceptions.ColumnNotFoundError as error:
         named = re.search(r'"([^"]*)"', str(error))
         name = named.group(1) if named else str(error).splitlines()[0]

@@ -12,7 +12,7 @@ from onefold.compute.plan.stages import PartialOutput, PublishOutput, ReduceLeaf
 
 @dataclass(frozen=True)
 class StoredJob:
-    """What the plan blob holds: enough for any process to go on with the run."""
+    """What the plan blob holds: enough for any process to continue with the run."""
 
     job: Job
     stages: tuple[Stage, ...]

@@ -1,7 +1,7 @@
 """Putting a finished folder in the place of another in one step, and cleaning up after those who were killed
 at it.
 
-Where the system can exchange two names (Linux ``renameat2``, macOS ``renamex_np``), whoever looks sees the
+Where the system can exchange two names (Linux ``renameat2``, macOS ``renamex_np``), anyone who looks sees the
 old folder or the new one. Elsewhere two renames under a journal do it: for a moment there is no folder, and
 if the process is killed then, the next publisher (or ``recover``) puts the new one in place. Swaps in one
 parent directory take turns by a lock on that directory, which ends with the process that holds it.
@@ -79,7 +79,7 @@ def recover(target: Path) -> None:
 
 
 class Staging:
-    """A new folder beside the target, marked by a lock as being worked on: leftovers are those whose lock is free.
+    """A new folder next to the target, marked by a lock as being worked on: leftovers are those whose lock is free.
 
     Make it, and remove leftovers, ``locked``.
     """
@@ -96,7 +96,7 @@ class Staging:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what killed publishers of this target left beside it. Call it ``locked``."""
+    """Remove what killed publishers of this target left next to it. Call it ``locked``."""
     prefix = f".{target.name}.onefold-"
     for entry in os.scandir(target.parent):
         if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False):

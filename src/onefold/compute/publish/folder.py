@@ -1,6 +1,6 @@
 """Publishing a folder of Parquet files whole or not at all.
 
-The complete new folder is built beside the target: files that stay are hard-linked, new ones written and
+The complete new folder is built next to the target: files that stay are hard-linked, new ones written and
 synced. Then the two are swapped in one step and the old one is removed. Readers that open the folder see one
 whole version; files of different versions have different names, so one that is read by an outdated listing is
 missing, never wrong.
@@ -50,7 +50,7 @@ def publish_folder(
 
     ``replace`` makes the folder hold these rows only, ``append`` adds files, ``replace_partitions`` replaces
     the partitions that occur in the rows. Doing it again for the same run changes nothing. Raises
-    InvalidArgument for a target that is no local folder or holds files that are not Parquet, InvalidPlan for
+    InvalidArgument for a target that is not a local folder or holds files that are not Parquet, InvalidPlan for
     partition columns that are not there, InvalidValue for rows that do not fit together or to the rows that
     are kept, OSError when the disk is full, Overtaken (``append``): the folder is as it was then.
     """
@@ -196,7 +196,7 @@ def _check_target(target: Path, output: PublishOutput, there: publication_log.Fo
         known = file.name.endswith((".parquet", ".crc")) or file.name in _KNOWN_FILES
         if output.mode == "replace" and (file.is_symlink() or not known):
             raise InvalidArgument(
-                f"{target} holds {file.relative_to(target)}, which is no Parquet file of a dataset; "
+                f"{target} holds {file.relative_to(target)}, which is not a Parquet file of a dataset; "
                 f"write_parquet will not delete it. Choose another folder, or move that file away"
             )
     before = there.partition_by

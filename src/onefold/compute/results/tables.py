@@ -128,7 +128,7 @@ class Table:
     def problem(self) -> str | None:
         """Why this process cannot read the table; None when nothing is known to be in the way.
 
-        Its status can be told all the same. Looks at the description of the result only, not at its data.
+        Its status can be determined all the same. Looks at the description of the result only, not at its data.
         """
         try:
             self._result(self.contents()).check_readable()
@@ -137,7 +137,7 @@ class Table:
         return None
 
     def known_columns(self) -> tuple[list[str], bool]:
-        """Column names as far as they can be told without reading rows, and whether these are all of them for certain.
+        """Column names as far as they can be determined without reading rows, and whether these are all of them for certain.
 
         Where the plan does not tell, as after a function without ``schema=``, they are those of the first finished tasks.
         """

@@ -81,7 +81,7 @@ def _odd_quotes(source: Source, schema: Schema, piece: Piece) -> InvalidValue | 
     shown = piece.data[at:end][:_SHOWN_BYTES].decode("utf-8", "backslashreplace").rstrip("\r\n")
     return InvalidValue(
         f"{display(piece.unit.path)}: line {line_number(source, piece.unit, piece.offset + at)}: a quote neither opens a "
-        f"field nor closes one, and no second one makes up for it, so records cannot be told apart from here on: {shown!r}; "
+        f"field nor closes one, and no second one makes up for it, so records cannot be distinguished from here on: {shown!r}; "
         f"give quote_char=None to read quotes as text, or repair the file"
     )
 

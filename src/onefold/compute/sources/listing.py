@@ -132,7 +132,7 @@ def _list_glob(given: str, path: str) -> list[FileInfo]:
 
 
 def _info(path: str) -> FileInfo | None:
-    """The file, or None for what is no regular file or has gone since it was listed."""
+    """The file, or None for what is not a regular file or has gone since it was listed."""
     try:
         status = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
@@ -185,7 +185,7 @@ def _scandir(path: str) -> list[os.DirEntry[str]]:
 def _walk(
     path: str, relative: tuple[str, ...], skip_hidden: bool
 ) -> Iterator[tuple[os.DirEntry[str], tuple[str, ...]]]:
-    """Everything below a directory that is no directory, with its path parts."""
+    """Everything below a directory that is not a directory, with its path parts."""
     pending = [(path, relative)]
     while pending:
         folder, parts = pending.pop()

@@ -179,7 +179,7 @@ def null_folder(by: Iterable[str]) -> str:
 
 
 def text(value: pl.Series) -> str | None:
-    """A single value as text; None for null. Raises InvalidValue for one that could not be told apart from others."""
+    """A single value as text; None for null. Raises InvalidValue for one that could not be distinguished from others."""
     import polars as pl
 
     if value.null_count():

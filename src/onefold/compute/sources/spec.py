@@ -72,10 +72,10 @@ def _paths(paths: Any) -> tuple[str, ...]:
     result = []
     for path in given:
         if not isinstance(path, (str, os.PathLike)):
-            raise InvalidArgument(f"paths: {path!r} is no path")
+            raise InvalidArgument(f"paths: {path!r} is not a path")
         text = os.fspath(path)
         if not isinstance(text, str) or not text or "\0" in text:
-            raise InvalidArgument(f"paths: {path!r} is no path")
+            raise InvalidArgument(f"paths: {path!r} is not a path")
         listing.check_name(text)
         if text.startswith("file://"):
             parts = urlsplit(text)

@@ -62,7 +62,7 @@ def leaf(totals: pl.DataFrame, keys: Sequence[str], *, s: str = "s", c: str = "c
 
 
 def of_splits(frames: Sequence[pl.DataFrame], keys: Sequence[str], *, s: str = "s", c: str = "c") -> Moments:
-    """The moments of many splits at once: ``frames[i]`` is what ``leaf`` takes for split i (it may have no
+    """The moments of many splits at once: ``frames[i]`` is what ``leaf`` takes for split i (it can have no
     rows).
     """
     if not frames:

@@ -151,7 +151,7 @@ def output(
 
 
 def output_keys(keys: Sequence[str]) -> list[str]:
-    """Names of the key columns beside ``COLUMNS``: a key called ``value`` comes out as ``key_value``."""
+    """Names of the key columns in addition to ``COLUMNS``: a key called ``value`` comes out as ``key_value``."""
     return [f"key_{key}" if key in COLUMNS else key for key in keys]
 
 

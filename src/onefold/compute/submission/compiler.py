@@ -346,7 +346,7 @@ def _check_append(sink: WriteParquet, branches: Sequence[Branch], output: Output
     if sink.mode == "append" and what is not None:
         raise InvalidPlan(
             f'write_parquet: mode="append" cannot be used for {what}, since new input changes rows that were published '
-            f'before, which would stay beside them and be counted twice; use mode="replace"'
+            f'before, which would stay next to them and be counted twice; use mode="replace"'
         )
 
 

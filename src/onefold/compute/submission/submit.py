@@ -1,6 +1,6 @@
 """From a job to a run: resolve the sources, cut and pack the input, name the tasks, append one Submit.
 
-Everything that a later process needs to go on is in the log and the blob store before the first task is claimed: the
+Everything that a later process needs to continue is in the log and the blob store before the first task is claimed: the
 plan with its functions, the splits, the dispatch order and the seed. Files that the table's last run has read already
 keep the pieces that they were cut into then, so their tasks keep their names and their results.
 """

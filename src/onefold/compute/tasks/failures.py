@@ -1,4 +1,4 @@
-"""From an exception to the ``Failure`` that the log is told: short, safe to print, with the user's frames
+"""From an exception to the ``Failure`` that is reported to the log: short, safe to print, with the user's frames
 only.
 """
 
@@ -122,7 +122,7 @@ def of_machine(error: OSError) -> str:
 
 
 def failure_of(error: BaseException, *, final: bool = False) -> Failure:
-    """What the log is told of this exception.
+    """What is reported to the log about this exception.
 
     It is final, whatever is asked, where trying again or looking for the record cannot help: a broken file, a full disk, a
     function that raised for a record. Memory that runs out never is: another machine may have more.

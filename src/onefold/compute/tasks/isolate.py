@@ -2,7 +2,7 @@
 
 Exceptions are traced to their record inside the worker (see ``pipeline.Pipeline.run_tracked``). When the
 worker dies, it has said in shared memory which records it was about to work on. Those before it are done
-again, the suspects are tried by themselves, halved until they are one record, and the rest goes on. A record
+again, the suspects are tried by themselves, halved until they are one record, and the rest continues. A record
 is to blame when the worker dies of it alone, twice: a death that comes from elsewhere (an operator's ``kill
 -9``, memory that ran out after many records) leaves nothing to blame, and the task simply gives its whole
 result.

@@ -85,8 +85,8 @@ def execute(
 ) -> Result:
     """Run a task in this process.
 
-    ``rows=(lo, hi)`` does only those of its input records. ``on_rows`` is told how many records have been
-    read so far. ``mark(lo, hi)`` is told which records are about to be worked on, in isolating runs.
+    ``rows=(lo, hi)`` does only those of its input records. ``on_rows`` receives how many records have been
+    read so far. ``mark(lo, hi)`` receives which records are about to be worked on, in isolating runs.
 
     Raises TaskError for what a later attempt or a person has to see to, BlobMissing when the output of an
     earlier task cannot be had, and BlobsUnavailable.
@@ -234,7 +234,7 @@ class _Run:
             partial = aggregates.partial(rows, output.keys, output.aggs, again=uncount)
             if has_python(
                 self.spec.stage
-            ):  # another branch's types are told by values, which have to meet these
+            ):  # another branch's types are known from values, which have to meet these
                 partial = aggregates.with_row_types(partial, rows.collect_schema())
             stored = outputs.store_frame(partial, self.blobs)
         else:

@@ -40,7 +40,7 @@ MAP_BATCH_ROWS: Final = 16_384
 """Rows of a chunk, and so of a ``map_batches`` batch that asks for no size."""
 
 OnError = Callable[[int, Any, BaseException], None]
-"""Called with (position, record, exception) of a record that raised; it raises, or returns to go on without
+"""Called with (position, record, exception) of a record that raised; it raises, or returns to continue without
 it.
 """
 

@@ -34,7 +34,7 @@ class TaskSpec:
     isolate: bool = False
     """Find the record that breaks the task: also when a batch raises or the process dies."""
     skip_errors: bool = False
-    """Records that break it become dead letters, the others go on."""
+    """Records that break it become dead letters, the others continue."""
     dead_letters_max: int = config.DEAD_LETTERS_PER_TASK_MAX
 
     @property
@@ -44,7 +44,7 @@ class TaskSpec:
 
 
 class TaskError(OnefoldError):
-    """An attempt failed; ``failure`` is what the log is told."""
+    """An attempt failed; ``failure`` is what is reported to the log."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)

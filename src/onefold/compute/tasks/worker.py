@@ -192,7 +192,7 @@ class _Worker:
             self._send(protocol.Progress(rows))
 
     def _send(self, message: protocol.Reply) -> None:
-        with self._sending:  # progress may be told by a thread that reads ahead
+        with self._sending:  # progress may be reported by a thread that reads ahead
             protocol.send(self._connection, message)
 
     def ask(self, message: protocol.Fetch | protocol.Share) -> protocol.Given:

@@ -2,7 +2,7 @@
 
 The life of a node: Join gives its name an epoch, Beats say that it lives, Drain that it is about to go, Leave that it went,
 Expire that others have not heard of it. What a node says counts only under the epoch in force, so a zombie can do no harm: it
-is told that it is one, and joins again.
+is notified that it is one, and joins again.
 
 What nodes report: log digests and state hashes at the same offsets. Two nodes with the same hash make a state *agreed*; a
 snapshot of an agreed state is what others start from and what trimming may rely on.

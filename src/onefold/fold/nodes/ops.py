@@ -17,7 +17,7 @@ NODES_FOLD = "nodes"
 
 
 class Join(msgspec.Struct, frozen=True, array_like=True, tag="join"):
-    """A process begins as the node ``name``. It gets a new epoch, and whoever had the name before is out of it."""
+    """A process begins as the node ``name``. It gets a new epoch, and anyone who had the name before is out of it."""
 
     name: str
     instance: str

@@ -127,7 +127,7 @@ def trim_floor(view: StoreView, shard: int, *, archived: bool) -> int:
     """Records below this offset may be removed from a shard's log; 1: none may.
 
     That is up to the oldest snapshot of an agreed state, once there are ``config.SNAPSHOTS_KEPT`` of them: who is less far behind
-    than that goes on by the log. ``archived``: nothing is removed that is not in the archive.
+    than that continues by the log. ``archived``: nothing is removed that is not in the archive.
     """
     made = snapshots(view, shard)
     if len(made) < config.SNAPSHOTS_KEPT:

@@ -63,7 +63,7 @@ class Beginning(Protocol):
     """What a space is made with that does not begin empty."""
 
     def store(self, info: SpaceInfo) -> tuple[Base, ...]:
-        """Store what its logs go on from, by shard; the stream of its blobs is there. Raises OnefoldError, OSError."""
+        """Store what its logs continue from, by shard; the stream of its blobs is there. Raises OnefoldError, OSError."""
         ...
 
     def begin(self, info: SpaceInfo) -> None:
@@ -185,7 +185,7 @@ def make_blobs(link: Link, info: SpaceInfo) -> None:
 def find_space(link: Link, space: str) -> SpaceInfo | None:
     """The space's record; None when the servers' leader knows of none (one that was just deposed may not know of a new space).
 
-    Works without a leader where there is a record. Raises Unavailable when it cannot be told, SpaceError, LogCorrupt.
+    Works without a leader where there is a record. Raises Unavailable when it cannot be determined, SpaceError, LogCorrupt.
     """
     stream = names.space_stream(space)
     subject = names.DIRECT_GET + stream
@@ -204,7 +204,7 @@ def find_space(link: Link, space: str) -> SpaceInfo | None:
         raise
     except (Unavailable, Timeout) as error:
         raise Unavailable(
-            f"{link.address}: whether there is a space cannot be told, its servers have no leader now ({error}). Try again"
+            f"{link.address}: whether there is a space cannot be determined, its servers have no leader now ({error}). Try again"
         ) from error
     if state.messages == 0:
         return None
@@ -300,7 +300,7 @@ def _create(link: Link, stream: Mapping[str, object]) -> None:
                 raise
             said = f"{link.address} has too few servers for {stream['num_replicas']} copies, or they are full ({error})"
             if _OFFLINE in str(error):
-                raise Unavailable(said) from error  # one that has just begun is told so for a moment
+                raise Unavailable(said) from error  # one that has just begun gets this answer for a moment
             raise SpaceError(said) from error
 
     _patiently(ask)

@@ -1,5 +1,5 @@
 """Fetching records by batched direct gets. A server prefers its own replica for them, so what it says may be old or damaged:
-nothing is inferred from what is missing, and order and content are checked by whoever asked.
+nothing is inferred from what is missing, and order and content are checked by the caller.
 """
 
 from __future__ import annotations

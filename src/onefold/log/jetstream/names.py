@@ -43,7 +43,7 @@ def space_subject(space: str) -> str:
 
 
 def space_of(subject: str) -> str | None:
-    """The space whose record has this subject; None when it is no such subject."""
+    """The space whose record has this subject; None when it is not such a subject."""
     parts = subject.split(".")
     if len(parts) == 3 and parts[0] == "of" and parts[2] == "space" and SPACE_NAME.fullmatch(parts[1]):
         return parts[1]

@@ -109,7 +109,7 @@ def judge(
 ) -> Entry | None:
     """The record at an offset; None when more samples are needed to tell. Pure.
 
-    A record whose checksum is good on one copy is it, unless another has a different good one. One that is no record counts if
+    A record whose checksum is good on one copy is it, unless another has a different good one. One that is not a record counts if
     a majority of the copies has the same bytes; then it is for the fold to refuse. ``thorough``: all copies that are up to date
     must have been asked, a majority at least. Raises Missing, LogCorrupt, and Unavailable when a copy that is missing or behind
     may know better.

@@ -8,7 +8,7 @@ FORMAT = 1
 
 
 class Base(msgspec.Struct, frozen=True):
-    """What a shard's log goes on from, where it does not begin with the space: a snapshot among the space's blobs."""
+    """What a shard's log continues from, where it does not begin with the space: a snapshot among the space's blobs."""
 
     offset: int
     """The log's first record is the next one. 0: it begins with the space, and the rest is empty."""
@@ -18,8 +18,8 @@ class Base(msgspec.Struct, frozen=True):
 
 
 class SpaceInfo(msgspec.Struct, frozen=True):
-    """What a space's record says. ``made_ms``: when, by the clock of whoever made it. ``blobs``: where results of jobs are kept
-    (see ``compute.blobs.backends``). ``base``: by shard, of a space that was restored."""
+    """What a space's record says. ``made_ms``: when, by the clock of its maker. ``blobs``: where results of jobs are
+    kept (see ``compute.blobs.backends``). ``base``: by shard, of a space that was restored."""
 
     space: str
     incarnation: str
@@ -31,6 +31,6 @@ class SpaceInfo(msgspec.Struct, frozen=True):
     base: tuple[Base, ...] = ()
 
     def base_of(self, shard: int) -> Base | None:
-        """The snapshot that a shard's log goes on from; None when it begins with the space."""
+        """The snapshot that a shard's log continues from; None when it begins with the space."""
         base = self.base[shard] if shard < len(self.base) else None
         return base if base is not None and base.offset else None

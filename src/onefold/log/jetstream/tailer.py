@@ -76,7 +76,7 @@ class Tailer:
         self._link.post(self._wake)
 
     def close(self) -> None:
-        """Whoever waits returns."""
+        """Waiters return."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -56,7 +56,7 @@ class SqliteLog:
         schema: Sequence[str] = (),
         file: SqliteFile | None = None,
     ) -> None:
-        """Open or make the log in ``directory``, with the tables of ``schema`` beside it; or use a ``file`` already open."""
+        """Open or make the log in ``directory``, with the tables of ``schema`` next to it; or use a ``file`` already open."""
         self._env = env
         self.file = file or SqliteFile(Path(directory), (*LOG_SCHEMA, *schema), env)
         self._changed = Waiters()
@@ -83,7 +83,7 @@ class SqliteLog:
             self.file.close()
             raise LogCorrupt(
                 f"{self.file.path} ends at offset {last}, but {tip} was acknowledged: its end is cut off, or an older copy was "
-                f"put there. Restore it from a backup, or remove {self.file.directory / TIP_NAME} to go on without what is lost"
+                f"put there. Restore it from a backup, or remove {self.file.directory / TIP_NAME} to continue without it"
             )
 
     # -- the contract
@@ -257,7 +257,7 @@ class SqliteLog:
             try:
                 last = self.last
             except OnefoldError:
-                # Whoever waits meets the error itself at its next read; do not spin on it here.
+                # A waiter meets the error itself at its next read; do not spin on it here.
                 time.sleep(config.WAKE_POLL_S)
                 continue
             if last > seen:

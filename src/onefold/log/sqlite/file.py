@@ -33,8 +33,8 @@ from onefold.machine.flock import WriteLock
 FILE_NAME = "space.db"
 FORMAT = 4
 """The format of the file; ``PRAGMA user_version``. A program refuses a file with a higher one. 3: pages without checksums; such
-files stay so. 4: with them. 1 and 2: the same with tables of an earlier shape, which whoever opens them for writing brings into
-the present one."""
+files stay so. 4: with them. 1 and 2: the same with tables of an earlier shape, which anyone who opens them for writing brings
+into the present one."""
 FORMAT_UNCHECKED = 3
 _EARLIER = {1: FORMAT_UNCHECKED, 2: FORMAT}
 _WITH_CHECKSUMS = (2, 4)
@@ -280,12 +280,12 @@ class SqliteFile(PooledFile):
 
     def _check_not_emptied(self) -> None:
         """There is nothing in the file. A young space is in its WAL alone, and SQLite takes a WAL with a damaged beginning for
-        leftovers: made anew, such a space would give out nothing for something."""
+        leftovers: recreated, such a space would give out nothing for something."""
         _, acknowledged = self._witnessed()
         if acknowledged:
             raise LogCorrupt(
                 f"{self.path} holds nothing, but offset {acknowledged} was acknowledged: it or its write-ahead log was removed, "
-                f"or has lost its beginning. Restore it from a backup; or remove {self.directory / TIP_NAME} to begin anew "
+                f"or has lost its beginning. Restore it from a backup; or remove {self.directory / TIP_NAME} to start over "
                 "without what is lost"
             )
 

@@ -2,7 +2,7 @@
 
 About the log: it reads the range before the disputed offset again, from all servers, and continues the digest that it had there.
 About the state: it folds the log again, from the last agreed snapshot, in a file aside. Who cannot reproduce what it said is
-wrong: its copy halts here, and is made anew at the next start. Who can goes on, and alarms.
+wrong: its copy halts here, and is recreated at the next start. Who can continues, and alarms.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class DivergenceCheck:
             self._halt(
                 dispute.shard,
                 f"the {kind} of shard {dispute.shard} at offset {dispute.offset} is {said[:16]} here and {str(found)[:16]} when "
-                f"looked at again ({describe(dispute)}). This copy is wrong; it is made anew when the node starts again",
+                f"looked at again ({describe(dispute)}). This copy is wrong; it is recreated when the node starts again",
             )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def too_old(nodes: Iterable[Node], version: int) -> list[str]:
-    """The members that could not go on if folds applied by ``version``."""
+    """The members that could not continue if folds applied by ``version``."""
     return [node.name for node in nodes if node.member and node.state.fold_version_max < version]
 
 

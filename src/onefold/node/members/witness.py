@@ -2,7 +2,7 @@
 
 Nodes report in the log what the log's digest is at multiples of ``config.DIGEST_EVERY_OFFSETS``, and the hash of their state at
 multiples of ``config.SNAPSHOT_EVERY_OFFSETS``. Where two differ, nobody is believed: each looks again whether it can reproduce
-what it said, from what it said before and the log itself. Who cannot is wrong and halts; who can goes on, and alarms.
+what it said, from what it said before and the log itself. Who cannot is wrong and halts; who can continues, and alarms.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class SnapshotServer:
         base: Callable[[int], Path | None] = lambda _: None,
     ) -> None:
         """``instance``: of this process, unlike any other. ``first``: the replica of shard 0, in which snapshots are named.
-        ``base``: fetches what a restored shard's log goes on from; see ``ClusterGround.fetch_base``."""
+        ``base``: fetches what a restored shard's log continues from; see ``ClusterGround.fetch_base``."""
         self._link = link
         self._instance = instance
         self._vault = vault

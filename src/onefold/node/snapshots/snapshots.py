@@ -101,7 +101,7 @@ class Snapshots:
                     found = write_snapshot(con, path, history, incarnation).state_digest
                 else:
                     found = state_digest(con, history)
-            except Exception as error:  # whatever a damaged file or a full disk brings: the replica goes on
+            except Exception as error:  # whatever a damaged file or a full disk brings: the replica continues
                 self.counts.failed += 1
                 self._log.error("snapshot_failed", shard=shard, offset=offset, error=error)
                 return
@@ -185,8 +185,8 @@ def _remove(made: Made | None) -> None:
 
 
 def in_log(log: Log, shard: int = 0) -> SnapshotAt | None:
-    """The newest snapshot of a shard that two nodes agree about, from the records of shard 0's log alone: for who has no state
-    of shard 0 yet. What is named there was said after its offset, so the log that is left names what leads to it.
+    """The newest snapshot of a shard that two nodes agree about, from the records of shard 0's log alone: for a node that has no
+    state of shard 0 yet. What is named there was said after its offset, so the log that is left names what leads to it.
 
     What stands in records that are not trusted counts only before the record that brought in force that it does not: see
     ``fold.authority``. Raises as ``Log.read`` and ``TrustedLog.first_trusted``.
@@ -216,7 +216,7 @@ class _Trust:
             self._below = first.offset if _raises(first) else 0
 
     def counts(self, entry: Entry) -> bool:
-        """Whether the nodes' operations in it count, as far as can be told without the state."""
+        """Whether the nodes' operations in it count, as far as can be determined without the state."""
         self._seen = self._seen or entry.trusted
         if entry.trusted:
             return True

@@ -1,7 +1,7 @@
 """Where a space's snapshots and archives are: files in a blob store, named by their content.
 
 ``--snapshots`` says where: a directory that all nodes see, ``s3://bucket/prefix`` (see ``compute.blobs.backends``), or
-``jetstream``, which is no copy apart from the log: there, nothing is archived.
+``jetstream``, which is not a copy apart from the log: there, nothing is archived.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Keeping logs short: closed ranges go to the archive, then a record says how far the log is forgotten, then it is.
 
-The first node of a shard does it, and any other can go on where it stopped: what was decided is in the log. Nothing is forgotten
-that is not below a snapshot which two nodes agree about and which is there, nor (where the blob store is apart from the servers)
-that is not in the archive.
+The first node of a shard does it, and any other can continue where it stopped: what was decided is in the log. Nothing is
+forgotten that is not below a snapshot which two nodes agree about and which is there, nor (where the blob store is apart from the
+servers) that is not in the archive.
 """
 
 from __future__ import annotations

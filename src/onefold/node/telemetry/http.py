@@ -1,8 +1,8 @@
 """A node's HTTP side: ``/live``, ``/ready``, ``/metrics``. On loopback unless told otherwise.
 
-``/live`` says whether the process goes on (200, else 503: restart it), ``/ready`` whether it answers for all that it hosts (200,
-else 503 with what it waits for), ``/metrics`` is Prometheus' text. When ``ONEFOLD_HTTP_TOKEN`` is set, ``/metrics`` asks for it
-as a bearer token; the other two tell nothing that is worth hiding.
+``/live`` says whether the process continues (200, else 503: restart it), ``/ready`` whether it answers for all that it hosts
+(200, else 503 with what it waits for), ``/metrics`` is Prometheus' text. When ``ONEFOLD_HTTP_TOKEN`` is set, ``/metrics`` asks
+for it as a bearer token; the other two tell nothing that is worth hiding.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class Tracing(Protocol):
     """What records spans."""
 
     def span(self, name: str, **attributes: Any) -> Any:
-        """A context manager around a piece of work; what it raises is recorded and goes on."""
+        """A context manager around a piece of work; what it raises is recorded and propagates."""
         ...
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ class News:
         """Return when something beyond ``after`` was shown, or after so many seconds (None: however long it takes), or when it is
         closed. With 0 seconds it asks for news and does not wait for them.
 
-        Raises what no node can help with, such as a space that was made anew.
+        Raises what no node can help with, such as a space that was recreated.
         """
         # An interrupt would leave the main thread's lock held, and all others waiting. In turns, so that a wait that was
         # interrupted does not keep a node asked.
@@ -82,7 +82,7 @@ class News:
             undisturbed(self._notify)
 
     def close(self) -> None:
-        """Let all go on that wait. The thread ends with its question."""
+        """Let all waiters continue. The thread ends with its question."""
         self._closed = True
         undisturbed(self._notify)
 
@@ -101,7 +101,7 @@ class News:
             if answered:
                 pause_s = _RETRY_S
                 continue
-            with self._changed:  # nobody there: waiting goes on, reading will tell
+            with self._changed:  # nobody there: waiting continues, reading will tell
                 self._changed.wait_for(lambda: self._closed, pause_s)
             pause_s = min(2 * pause_s, _RETRY_S_MAX)
 

@@ -4,7 +4,7 @@ about one shard.
 A question that can be answered now goes to the pool. One that has to wait takes no thread: those for a later offset are parked
 with one thread that waits for the replica to move, those for a barrier with one that appends it, for all that have come until
 its append starts (and for none that comes later, which would make a strong read show the past). Everything has a bound, and who
-comes when it is reached is told that the node is busy, so that another one is asked.
+comes when it is reached is notified that the node is busy, so that another one is asked.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ class RequestQueue:
                 self._something_barred.wait_for(lambda: self._barred or self._closed)
                 if self._closed:
                     return
-                # All that are here came before the append that follows; whoever comes from now on waits for the next one.
+                # All that are here came before the append that follows; anyone who comes from now on waits for the next one.
                 group, self._barred[:] = self._barred[:], []
             now_s = self._env.boot_s()
             timeout_s = min(config.READ_TIMEOUT_S, max(waiting.deadline for waiting in group) - now_s)

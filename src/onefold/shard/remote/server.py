@@ -108,7 +108,7 @@ class Server:
             )
         if ask.incarnation != self.shard.incarnation:
             raise SpaceError(
-                f"the space was made anew or restored: this node has {self.shard.incarnation}, and {ask.incarnation} was asked "
+                f"the space was recreated or restored: this node has {self.shard.incarnation}, and {ask.incarnation} was asked "
                 "for. Open it again"
             )
         table = getattr(ask.what, "table", None)

@@ -245,7 +245,7 @@ class RemoteShard(ReplicatedShard):
             return Unavailable(f"a reply was garbled: {error}")
         if reply.incarnation != self.incarnation:
             raise SpaceError(
-                f"{self._url} was made anew or restored since this program opened it: a node has {reply.incarnation}, this "
+                f"{self._url} was recreated or restored since this program opened it: a node has {reply.incarnation}, this "
                 f"program {self.incarnation}. Open it again"
             )
         if isinstance(reply, Refusal):

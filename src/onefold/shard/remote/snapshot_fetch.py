@@ -76,7 +76,7 @@ def finder(
     link: Link, info: SpaceInfo, shard: int, log: Log, directory: Path, base: BaseFetch | None = None
 ) -> Callable[[], Path | None]:
     """What a ``LocalReplica`` asks for a file to begin from, where the log is trimmed or long: one from a node, or what the log
-    goes on from (``base`` fetches it); else None. The file is ``fetched(directory)``."""
+    continues from (``base`` fetches it); else None. The file is ``fetched(directory)``."""
 
     def from_node(path: Path) -> Path | None:
         return fetch(link, info, shard, path)

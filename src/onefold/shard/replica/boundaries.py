@@ -2,7 +2,7 @@
 
 What is called reads everything, which may take longer than the log takes to the next boundary. One more boundary waits then,
 pinned like the first; of several the one whose number has the most factors of two, so that replicas that are slow at different
-moments still find the same ones. The others are missed, and that is told.
+moments still find the same ones. The others are missed, and that is reported.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Met(NamedTuple):
 
 
 class Boundaries:
-    """Calls for one replica, one at a time, in a thread of its own. ``at`` is called by whoever applies."""
+    """Calls for one replica, one at a time, in a thread of its own. ``at`` is called by the thread that applies."""
 
     def __init__(self, call: Boundary, missed: Missed | None = None) -> None:
         self._call = call
@@ -60,7 +60,7 @@ class Boundaries:
         with ExitStack() as stack:
             con = stack.enter_context(copy.file.exporting())
             con.execute("BEGIN")
-            if read_head(con).applied != offset:  # another process went on already
+            if read_head(con).applied != offset:  # another process continued already
                 self._missed(offset)
                 return
             met = _Met(offset, con, stack.pop_all())
@@ -79,7 +79,7 @@ class Boundaries:
             self._leave(left)
 
     def close(self) -> None:
-        """Call no more. A call that runs goes on."""
+        """Call no more. A call that runs continues."""
         with self._lock:
             self._closed = True
             left, self._next = self._next, None

@@ -1,7 +1,7 @@
 """Which copy of a replica is in use, among the processes of a machine that share it.
 
 A copy that is wrong, damaged or held up is never repaired in place: a new one is made under a new name, and the pointer to it
-is moved, while whoever uses the old one goes on with it or follows. Layout of a replica's folder::
+is moved, while the users of the old one continue with it or follow. Layout of a replica's folder::
 
     current         the name of the copy in use           deciding.lock   held by who looks at it and moves it
     copy_<id>/      replica.db (-wal, -shm)               members/        one locked file per process

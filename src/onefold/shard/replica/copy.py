@@ -76,7 +76,7 @@ class OpenCopy:
             raise
 
     def applied(self) -> int:
-        """The offset at which it stands now, whoever brought it there."""
+        """The offset at which it stands now, no matter who brought it there."""
         with self.file.reading() as con:
             return read_head(con).applied
 
@@ -169,7 +169,7 @@ def _load(copy: OpenCopy, kind: Kind, path: Path) -> None:
 
 
 def _open(copies: Copies, kind: Kind, path: Path) -> OpenCopy | None:
-    """The copy, if it can be used; condemned where it tells another story than the log."""
+    """The copy, if it can be used; condemned where it has diverged from the log."""
     if copies.condemned(path) is not None:
         return None
     try:

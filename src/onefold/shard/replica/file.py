@@ -22,7 +22,7 @@ from onefold.store.tables import STORE_SCHEMA, read_head
 FILE_NAME = "replica.db"
 LOCK_NAME = "apply.lock"
 DAMAGED = "damaged"
-"""A file of this name beside it: somebody has met damage in it."""
+"""A file of this name next to it: somebody has met damage in it."""
 FORMAT = 2
 APPLICATION_ID = 0x4F4E4652
 _META = "CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
@@ -76,7 +76,7 @@ class ReplicaFile(PooledFile):
             with contextlib.suppress(OSError):
                 (self.directory / DAMAGED).touch()
             return Damaged(
-                f"the local copy {self.path} is damaged ({error}). It is being made anew from the log: try again"
+                f"the local copy {self.path} is damaged ({error}). It is being recreated from the log: try again"
             )
         if isinstance(told, AppendUnknown):
             return Unavailable(f"the disk failed under {self.path}: {error}")
@@ -105,7 +105,7 @@ class ReplicaFile(PooledFile):
             raise
 
     def copy_to(self, copy: Path) -> None:
-        """Copy the newest committed state into the folder, whoever is writing meanwhile. Raises as reading does."""
+        """Copy the newest committed state into the folder, no matter who is writing meanwhile. Raises as reading does."""
         with self.reading() as source:
             try:
                 target = self._at(copy / FILE_NAME, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)

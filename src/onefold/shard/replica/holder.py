@@ -15,8 +15,8 @@ _DECIDE_S = 10.0
 
 
 class Holder:
-    """The copy in use, and the ones before and after it. Used by whoever applies records, one thread at a time; ``copy`` by
-    all."""
+    """The copy in use, and the ones before and after it. Used by the process that applies records, one thread at a time; ``copy``
+    by all."""
 
     def __init__(self, copies: Copies, kind: Kind, timeout: float) -> None:
         """Raises as ``shard.replica.copy.choose``."""
@@ -31,7 +31,7 @@ class Holder:
 
     @property
     def stalled(self) -> bool:
-        """Whether another process has the lock and does not go on."""
+        """Whether another process has the lock and does not continue."""
         return self._stalled_s is not None
 
     @property
@@ -42,7 +42,7 @@ class Holder:
     def tend(self, known: int) -> None:
         """Follow others to another copy; bring one forward that replaces a damaged one; close what nobody reads any more.
 
-        ``known``: the offset that this process has shown. Raises LogCorrupt when the present copy tells another story than the
+        ``known``: the offset that this process has shown. Raises LogCorrupt when the present copy has diverged from the
         log, and what applying raises.
         """
         wrong = self._copies.condemned(self.copy.path)
@@ -98,7 +98,7 @@ class Holder:
         self._copies.publish(self._next.path)
 
     def _bring(self, copy: OpenCopy, known: int) -> None:
-        """One batch for the next copy, whoever else does the same; it is used from the moment it is far enough."""
+        """One batch for the next copy, no matter who else does the same; it is used from the moment it is far enough."""
         applied = copy.applied()
         if applied < known:
             entries = self._kind.log.read(applied + 1, config.APPLY_BATCH_BYTES_MAX)
@@ -108,7 +108,7 @@ class Holder:
             self._switch(copy)
 
     def _move_away(self, copy: OpenCopy) -> None:
-        """Go on with another copy than the one whose lock a stopped process holds."""
+        """Continue with another copy than the one whose lock a stopped process holds."""
         with self._copies.deciding(_DECIDE_S) as decided:
             if decided and self._copies.current() != copy.path:
                 self._look_for_next()

@@ -1,16 +1,16 @@
 """A persistent replica: the state of a log, in a file that the processes of a machine share.
 
-Whoever gets the file's lock applies the next batch, in one transaction with the offset and the log's digest there. So it does not
-matter who does it, nor whether one dies meanwhile; and the others, who find it done, are rung. Each process has a thread that
-applies what its log delivers: at once while somebody waits, else a few milliseconds later, with what came meanwhile, since a
+The process that gets the file's lock applies the next batch, in one transaction with the offset and the log's digest there. So it
+does not matter who does it, nor whether one dies meanwhile; and the others, who find it done, are rung. Each process has a thread
+that applies what its log delivers: at once while somebody waits, else a few milliseconds later, with what came meanwhile, since a
 transaction costs many times what a record in it does. A writer applies its own record itself. Reads lend a pooled connection
 each and take no lock.
 
 What of the file cannot be trusted is not used. A copy that is damaged is replaced by a new one: a read that meets the damage
-fails, others go on. One that tells another story than the log, which an opener finds out, is replaced too, and who still uses it
+fails, others continue. One that has diverged from the log, which an opener finds out, is replaced too, and who still uses it
 halts. A process that is stopped (SIGSTOP) while it holds the lock holds the others up for ``config.REPLICA_STALL_S``: then one of
-them copies what was committed last, and all go on with that. Until then their weak reads go on and their strong reads and writes
-wait, and say so when their time is up.
+them copies what was committed last, and all continue with that. Until then their weak reads continue and their strong reads and
+writes wait, and say so when their time is up.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ class LocalReplica(ReplicatedShard):
         self.check_usable()
         if not self._in_snapshot(lambda con: agrees(con, self._log)):
             raise LogCorrupt(
-                f"{self._url} is not the log that was applied here. Open the space again: then its state is folded anew"
+                f"{self._url} is not the log that was applied here. Open the space again: then its state is folded again"
             )
 
     def digests(self) -> Mapping[int, bytes]:
@@ -475,7 +475,7 @@ class LocalReplica(ReplicatedShard):
         """While nothing else is to do."""
         with self._changed:
             if self._applying:
-                return  # whoever does tends too
+                return  # the process that has it does this too
             self._applying = True
         try:
             self._holder.tend(self._known)
@@ -511,6 +511,6 @@ class LocalReplica(ReplicatedShard):
             try:
                 self._look()
             except OnefoldError:
-                # Whoever waits meets the error itself at its next read; do not spin on it here.
+                # A waiter meets the error itself at its next read; do not spin on it here.
                 self._ended.wait(config.WAKE_POLL_S)
         listener.close()

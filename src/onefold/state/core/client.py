@@ -374,7 +374,7 @@ class StateClient:
 
 
 def rejection(outcome: Outcome) -> OnefoldError:
-    """The error for an outcome that is no success; all are definite."""
+    """The error for an outcome that is not a success; all are definite."""
     if not isinstance(outcome, Rejected):
         return SpaceError(f"an unexpected outcome: {outcome}. Are all programs of this space of one version?")
     where = f" in {outcome.detail!r}" if outcome.detail else ""
@@ -395,7 +395,7 @@ def rejection(outcome: Outcome) -> OnefoldError:
         case "rebalanced":
             return Conflict(
                 f"partitions of the consumer group{where} were given to other members; nothing was written. "
-                "Go on iterating: records come again from the last commit"
+                "Continue iterating: records come again from the last commit"
             )
         case "malformed":
             return InvalidArgument(f"the space refused the operation as malformed{where}")

@@ -39,7 +39,8 @@ def bounded(seconds: float | timedelta | str) -> Level:
 
 
 def parse_level(level: Consistency) -> Level:
-    """The level of that name. Raises UnsupportedConsistency for a wrong one, InvalidArgument for a bound that is no duration."""
+    """The level of that name. Raises UnsupportedConsistency for a wrong one, InvalidArgument for a bound that is not a
+    duration."""
     if isinstance(level, Level):
         return level
     if isinstance(level, str):

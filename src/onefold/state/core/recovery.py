@@ -1,4 +1,4 @@
-"""Going on with transactions over several shards that others began: anyone may, since every step of them is in the logs.
+"""Continuing transactions over several shards that others began: anyone may, since every step of them is in the logs.
 
 A reader that meets a transaction prepared in its shard asks the home shard. If it is decided there, it may have been
 acknowledged, so the reader resolves it first. If it is not, it was not acknowledged before the reader looked, and the old
@@ -118,7 +118,7 @@ def finish(
     for shard in participants:
         if shard != home and 0 <= shard < client.shard_count:
             _append(client, shard, Resolve(transaction, commit))
-    # One record: whoever sees it forgotten sees it resolved.
+    # One record: anyone who sees it forgotten sees it resolved.
     _append(client, home, Resolve(transaction, commit), Forget(transaction))
 
 
@@ -190,7 +190,7 @@ def _end(client: StateClient, shard_id: int, transaction: str, commit: bool) -> 
         _append(client, shard_id, Resolve(transaction, commit))
         return
     except SpaceError as error:
-        cause = error  # opened read-only: whoever may write does it
+        cause = error  # opened read-only: anyone who may write does it
     shard, deadline = client.shards[shard_id], client.env.boot_s() + client.read_time()
     while client.env.boot_s() < deadline:
         with shard.view() as view:

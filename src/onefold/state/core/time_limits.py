@@ -4,7 +4,7 @@ A call of the API may be many reads and appends: a transaction over shards, a re
 message. The outermost call sets the deadline, and every step below it, in the same thread, has what is left. A step that is a
 call by itself has a deadline of its own.
 
-How long a caller waits for something to happen (``timeout=`` of a lock, of ``Queue.take``) is no such deadline: the step that
+How long a caller waits for something to happen (``timeout=`` of a lock, of ``Queue.take``) is not such a deadline: the step that
 ends the wait begins when that time is over, or nearly. So each step of a wait is a call of its own. So is a step that cleans up
 after others (``cleaning_up``): it is needed most when their time is over.
 """

@@ -1,4 +1,4 @@
-"""Session tokens: which offsets a client has seen, as opaque text that other processes can go on with.
+"""Session tokens: which offsets a client has seen, as opaque text that other processes can continue with.
 
 ``of1.`` and base64url of a CRC32C and msgpack of (incarnation, {shard: offset}, {shard: place within the next record}). Tokens
 of one space are merged by the larger offset of each shard.
@@ -42,7 +42,7 @@ def encode_token(token: Token) -> str:
 def decode_token(text: str, incarnation: str | None = None, shards: int | None = None) -> Token:
     """The token in the text, checked against the space that it is used on.
 
-    Raises TokenError (definite) for text that is no token and for a token of another space, or of this one before it was
+    Raises TokenError (definite) for text that is not a token and for a token of another space, or of this one before it was
     restored.
     """
     token = _decode(text)
@@ -59,7 +59,7 @@ def decode_token(text: str, incarnation: str | None = None, shards: int | None =
 
 def _decode(text: str) -> Token:
     wrong = TokenError(
-        f"{_short(text)} is no session token. Pass the text of `db.session.token` or of a change's `token`, unchanged"
+        f"{_short(text)} is not a session token. Pass the text of `db.session.token` or of a change's `token`, unchanged"
     )
     if not isinstance(text, str) or not text.startswith(_PREFIX):
         raise wrong
@@ -92,7 +92,7 @@ class Session:
         *,
         present: Callable[[], Mapping[int, int]] | None = None,
     ) -> None:
-        """``token``: go on from there. ``present``: where every read is strong, nothing is noted read by read; this says, when
+        """``token``: continue from there. ``present``: where every read is strong, nothing is noted read by read; this says, when
         the token is asked for, what can have been seen at most. Raises TokenError."""
         self._incarnation = incarnation
         self._shard_count = shards
@@ -117,7 +117,7 @@ class Session:
             return encode_token(Token(self._incarnation, dict(sorted(self._offsets.items()))))
 
     def merge(self, token: str) -> None:
-        """Go on from that token too: later reads see what it saw. Raises TokenError."""
+        """Continue from that token too: later reads see what it saw. Raises TokenError."""
         decoded = decode_token(token, self._incarnation, self._shard_count)
         with self._lock:
             self.given = {

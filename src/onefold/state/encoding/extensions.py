@@ -86,7 +86,7 @@ def unpack_extension(code: int, data: memoryview) -> Any:
 
 
 def _pack_datetime(value: datetime) -> msgspec.msgpack.Ext:
-    # The wall clock, not the instant: near year 1 and 9999 the instant may have no representation in UTC.
+    # The wall clock, not the instant: near year 1 and 9999 the instant may lack a representation in UTC.
     wall = (datetime.combine(value.date(), value.time()) - _EPOCH) // _MICROSECOND
     offset = value.utcoffset()
     if offset is None:

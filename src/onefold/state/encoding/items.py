@@ -34,7 +34,7 @@ class Version:
         except (AttributeError, TypeError, ValueError):
             pass
         raise InvalidArgument(
-            f"{version!r} is no version. Use what `put` returned, an item's `.version`, or the text of one"
+            f"{version!r} is not a version. Use what `put` returned, an item's `.version`, or the text of one"
         )
 
     def in_shard(self, shard: int) -> tuple[int, int] | None:
@@ -71,7 +71,8 @@ class Item(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Change(Generic[T]):
-    """One change of a key. ``value`` is None for ``delete`` and ``expire``. A watch that starts at ``token`` goes on after it."""
+    """One change of a key. ``value`` is None for ``delete`` and ``expire``. A watch that starts at ``token`` continues after
+    it."""
 
     key: Any
     """As it was given: a bare key, or a tuple."""

@@ -64,7 +64,7 @@ def encode_key(key: object) -> bytes:
         return _checked(_pack(key[0], 0) + _pack(key[1], 0))
     if isinstance(key, tuple):
         if not tuple.__len__(key):
-            raise InvalidKey("an empty tuple is no key; give it at least one element")
+            raise InvalidKey("an empty tuple is not a key; give it at least one element")
         return _checked(_pack_tuple(key))
     return _checked(_pack(key, 0))
 

@@ -20,7 +20,7 @@ class Position:
       other partitions with the first records that are no older.
     - Of ``append_many``: the first of the records in each partition that they went to; otherwise the same.
     - Of a reader (``reader.position``, ``record.position``): the next record to read in each partition that is read; so
-      reading from it goes on *after* what was read.
+      reading from it continues *after* what was read.
     """
 
     __slots__ = ("_offsets", "_since_ms", "_tag")
@@ -80,6 +80,6 @@ def _parse(text: object) -> Position:
     except ValueError:
         pass
     raise InvalidArgument(
-        f"{text!r:.80} is no position. Use what `append` returned, a reader's or a record's `.position`, or the text of one; "
+        f"{text!r:.80} is not a position. Use what `append` returned, a reader's or a record's `.position`, or the text of one; "
         "or 'earliest', 'latest' or a datetime"
     )

@@ -65,7 +65,7 @@ def is_number(value: object) -> bool:
 
 
 def add(old: bytes | None, by: float) -> tuple[bytes, int | float] | None:
-    """The sum of a stored number (None counts as 0) and ``by``, encoded and as it is; None when either is no number.
+    """The sum of a stored number (None counts as 0) and ``by``, encoded and as it is; None when either is not a number.
 
     Every replica gets the same bytes, and no bytes make it raise. Ints never overflow (None when one would be longer
     than a value may be). With a float, an int beyond the floats counts as an infinity. Every NaN is the same NaN.
@@ -119,7 +119,7 @@ class ValueCodec(Generic[T]):
         try:
             self._read(data, (bytes, bytearray, *SPECIAL_TYPES))
         except msgspec.MsgspecError as error:
-            raise InvalidValue(f"the value is no {self._name}: {error}") from None
+            raise InvalidValue(f"the value is not a {self._name}: {error}") from None
         return data
 
     def decode(self, data: bytes) -> T:
@@ -133,7 +133,7 @@ class ValueCodec(Generic[T]):
             return self._read(data, (bytes, bytearray))
         except msgspec.MsgspecError as error:
             raise InvalidValue(
-                f"a stored value is no {self._name}: {error}. If the type was changed: new fields need defaults, and "
+                f"a stored value is not a {self._name}: {error}. If the type was changed: new fields need defaults, and "
                 "fields keep their names and types; open it without a type to see what is stored"
             ) from None
 
@@ -154,14 +154,14 @@ class ValueCodec(Generic[T]):
                 [key for key in value if key not in kind.__annotations__] if isinstance(value, dict) else []
             )
             if unknown:
-                raise InvalidValue(f"the value is no {self._name}, which has no field {unknown[0]!r}")
+                raise InvalidValue(f"the value is not a {self._name}, which has no field {unknown[0]!r}")
             return
         named = isinstance(kind, type) and (
             issubclass(kind, msgspec.Struct) or dataclasses.is_dataclass(kind)
         )
         if named and not isinstance(value, kind):
             raise InvalidValue(
-                f"the value is no {self._name}: Expected `{self._name}`, got `{type(value).__name__}`"
+                f"the value is not a {self._name}: Expected `{self._name}`, got `{type(value).__name__}`"
             )
 
 

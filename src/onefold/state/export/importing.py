@@ -1,8 +1,8 @@
 """Importing what ``exporting`` exported.
 
-The file is read twice: first all of it is checked, so that a bad line, or a key that is there already, is told before anything
-is written; then it is written in batches. Appends to queues and streams carry a request id made of the file's id and the line,
-so an import that was cut short can be run again (with ``replace``) and nothing is there twice, within
+The file is read twice: first all of it is checked, so that a bad line, or a key that is there already, is reported before
+anything is written; then it is written in batches. Appends to queues and streams carry a request id made of the file's id and the
+line, so an import that was cut short can be run again (with ``replace``) and nothing is there twice, within
 ``config.REQUEST_ID_RETENTION_S``.
 """
 

@@ -8,8 +8,8 @@ An object with one member whose name begins with ``$`` stands for such a thing::
     {"$decimal": "1.10"}                             {"$date": ...}  {"$time": ...}  {"$timedelta": [days, seconds, micros]}
     {"$uuid": "..."}
 
-A dict with a key that is no text, or that begins with ``$``, is a ``$map``; so nothing else has such a member. Of a nan only that
-it is one is kept. In a **key** of a map, an array is a tuple.
+A dict with a key that is not text, or that begins with ``$``, is a ``$map``; so nothing else has such a member. Of a nan only
+that it is one is kept. In a **key** of a map, an array is a tuple.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def key_from_json(item: Any) -> Key:
     if isinstance(found, str | int | bytes | bool | None):
         return found
     raise InvalidValue(
-        f"a {type(found).__name__} is no key: a key is text, a whole number, bytes, a bool, null, or an array"
+        f"a {type(found).__name__} is not a key: a key is text, a whole number, bytes, a bool, null, or an array"
     )
 
 

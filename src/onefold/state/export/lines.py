@@ -66,7 +66,7 @@ def read_head(line: str) -> dict[str, Any]:
         or head.get("format") != EXPORT_FORMAT
         or not isinstance(head.get("id"), str)
     ):
-        raise InvalidValue("line 1: this is no file of `onefold export`. Nothing was imported")
+        raise InvalidValue("line 1: this is not a file of `onefold export`. Nothing was imported")
     if not isinstance(head.get("version"), int) or head["version"] > EXPORT_VERSION:
         raise InvalidValue(
             f"line 1: the file has version {head.get('version')}; this program knows {EXPORT_VERSION}. "

@@ -53,7 +53,7 @@ def expire(store: Store, context: Context) -> None:
             continue
         table = rows.map_table(name)
         found = store.get(table, key)
-        # The item may have been written anew since: its entry then stands for nothing.
+        # The item may have been rewritten since: its entry then stands for nothing.
         if found is not None and rows.read_row(found).expires_ms == expires_ms:
             store.delete(table, key)
     if due:

@@ -1,4 +1,4 @@
-"""What the state fold can be told, and what it answers.
+"""The operations of the state fold, and their results.
 
 Everything that changes shared state is one of these, travelling as the body of an operation for the fold ``state``. A
 transaction is a single ``Commit``: what it read, and what it writes. Keys are encoded (``state.encoding.keys``), values are
@@ -159,7 +159,7 @@ class Voted(msgspec.Struct, frozen=True, array_like=True, tag="vote"):
 
 
 class Decided(msgspec.Struct, frozen=True, array_like=True, tag="decided"):
-    """What the home shard has decided: the first ``Decide`` wins, whoever asks later is told."""
+    """What the home shard has decided: the first ``Decide`` wins, later callers get that decision."""
 
     transaction: str
     """With a request id this may be an earlier one: the request was decided before."""

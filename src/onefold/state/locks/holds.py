@@ -9,7 +9,7 @@ An interrupt can also hit the entry of ``__exit__``, before anything could note 
 while its block runs. So a lock that was taken by a ``with`` statement and that nobody refers to any more is released at once. One
 that was taken by ``acquire()`` and forgotten is only renewed no longer, and expires.
 
-Nothing here takes a lock of threads: whoever had it could be interrupted.
+Nothing here takes a lock of threads: anyone who had it could be interrupted.
 """
 
 from __future__ import annotations

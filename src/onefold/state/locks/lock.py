@@ -252,7 +252,7 @@ class Lock:
     def forget(self, hold: Hold) -> None:
         """It was released, or not granted: another one may have it through this object."""
         if self._user.held_by(hold):
-            self._token = self._hold = None  # it dies before this object, whose end is no news to it
+            self._token = self._hold = None  # it dies before this object, whose end is not news to it
             self._user.release(hold)
 
     def check(self) -> None:

@@ -416,7 +416,7 @@ def _shards_of(tx: TransactionCore, start: bytes, stop: bytes) -> Iterable[int]:
 
 
 def decode_number(data: object) -> int | float | None:
-    """The result of an increment; None when it is no number."""
+    """The result of an increment; None when it is not a number."""
     if not isinstance(data, bytes):
         return None
     try:

@@ -41,9 +41,9 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
     ``encode_value`` takes, or of the map's type; one that was read is a private copy. Everything comes in key order:
     None < bytes < str < nested tuple < int < bool.
 
-    Every operation may raise, beside what it names: InvalidKey and InvalidValue (cannot be stored), TooLarge, InvalidArgument,
-    Unavailable and TooStale (not to be had at this level now), SpaceError (closed, read-only), TransactionError (inside a
-    transaction's block), all definite; writes also Timeout and AppendUnknown (indefinite).
+    Every operation may raise, in addition to what it names: InvalidKey and InvalidValue (cannot be stored), TooLarge,
+    InvalidArgument, Unavailable and TooStale (not to be had at this level now), SpaceError (closed, read-only), TransactionError
+    (inside a transaction's block), all definite; writes also Timeout and AppendUnknown (indefinite).
     """
 
     # -- writing
@@ -66,7 +66,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
 
         ``ttl``: it ends by itself after so long; without it, it stays, also when it had a lifetime before. ``if_version``:
         only when the key has this version (or ETag) now; ``if_absent``: only when it is not there; else raises Conflict
-        (definite). ``request_id``: it happens once under this name, whoever repeats it (see ``Database.outcome``).
+        (definite). ``request_id``: it happens once under this name, no matter who repeats it (see ``Database.outcome``).
         """
         self._check()
         check_request_id(request_id)
@@ -227,7 +227,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         self, key: Any, by: float = 1, *, ttl: Duration | None = None, request_id: str | None = None
     ) -> T:
         """Add to a number, in one operation that never conflicts; the new value. A key that is not there counts as 0, and lives
-        for ``ttl`` from then on. ``by``: an int or a float. Raises InvalidValue (definite) when the value is no number."""
+        for ``ttl`` from then on. ``by``: an int or a float. Raises InvalidValue (definite) when the value is not a number."""
         self._check()
         check_request_id(request_id)
         if not is_number(by):
@@ -301,5 +301,5 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
             raise Conflict(f"{key!r:.100} of {self._what} never had the version {given}; nothing was written")
         offset, index = part
         if not (0 < offset < _NUMBER_MAX and -1 <= index < _NUMBER_MAX):
-            raise InvalidArgument(f"{str(given)!r:.100} is no version that this space has given")
+            raise InvalidArgument(f"{str(given)!r:.100} is not a version that this space has given")
         return (Read(self.name, encoded, offset, index),)

@@ -128,10 +128,10 @@ class MapReader(Mapping[Any, T], Generic[T]):
         """(key, value) in key order; ``reverse``: from the end.
 
         ``prefix``: the first elements of the keys, as a tuple, or one of them bare. ``start``, ``stop``: keys, the first
-        included, the last not. (None is no bound: the key None, the lowest of all, is ``(None,)`` here.) ``limit``: how many.
+        included, the last not. (None is not a bound: the key None, the lowest of all, is ``(None,)`` here.) ``limit``: how many.
 
         It reads page after page, all of them as of the moment of the first one (of each shard), and holds nothing in
-        between; so one that goes on until that moment is beyond the kept history raises TooOld (definite). A value that cannot
+        between; so one that continues until that moment is beyond the kept history raises TooOld (definite). A value that cannot
         be read raises InvalidValue, which names its key. After an error the iterator can be continued: behind that value, else
         where it stood.
         """

@@ -181,7 +181,7 @@ class Watch(Generic[T]):
         return f"<Watch of {self._name!r}>"
 
     def __next__(self) -> Change[T]:
-        """The next change. Raises InvalidValue for a value that cannot be read, which names its map and key; iteration goes on
+        """The next change. Raises InvalidValue for a value that cannot be read, which names its map and key; iteration continues
         behind it."""
         if not self.poll():
             self._closed = True

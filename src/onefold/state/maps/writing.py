@@ -29,7 +29,7 @@ class _Part(NamedTuple):
 
 
 def encode_pairs(pairs: Pairs, encode: Callable[[Any], bytes]) -> Iterator[list[Encoded]]:
-    """Encoded keys and values, some at a time. Raises what encoding raises, InvalidArgument for what is no pair."""
+    """Encoded keys and values, some at a time. Raises what encoding raises, InvalidArgument for what is not a pair."""
     try:
         source = iter(pairs.items() if isinstance(pairs, Mapping) else pairs)
     except TypeError:

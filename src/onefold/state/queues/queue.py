@@ -232,7 +232,7 @@ class Queue(Generic[T]):
                 pause_s = min(2 * pause_s, _PAUSE_S[1])
             else:
                 client.shards[self.shard].wait(seen.offset, self._wait_s(seen, left, gate))
-            # A last look at what is here by then; the limit is no reason to wait for the others once more.
+            # A last look at what is here by then; the limit is no reason to wait for the others again.
             late = deadline is not None and client.env.boot_s() >= deadline
 
     def _take(self, gate: Gate | None, handover: Handover[Message[T]]) -> None:
@@ -363,7 +363,9 @@ class Queue(Generic[T]):
     def forward_dead(self) -> None:
         """Move what has become a dead letter on to its queue in another shard, whose takers do not look here."""
         if self._dead_letter is not None and self._dead_shard() != self.shard:
-            with contextlib.suppress(OnefoldError):  # it stays here, and whoever looks at the queue moves it
+            with contextlib.suppress(
+                OnefoldError
+            ):  # it stays here, and anyone who looks at the queue moves it
                 self._observe()
 
     def _dead_shard(self) -> int:

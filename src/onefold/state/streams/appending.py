@@ -48,11 +48,11 @@ class StreamCodec:
         try:
             return msgspec.convert(row, self._type, builtin_types=_NATIVES)
         except msgspec.ValidationError as error:
-            raise InvalidValue(f"a stored row is no {self._type.__name__}: {error}") from None
+            raise InvalidValue(f"a stored row is not a {self._type.__name__}: {error}") from None
 
     def check_rows(self, frame: pl.DataFrame) -> None:
-        """Raises InvalidValue for the first row that is no value of the type. Untyped streams take any; the rows of a typed one
-        are looked at one by one."""
+        """Raises InvalidValue for the first row that is not a value of the type. Untyped streams take any; the rows of a typed
+        one are looked at one by one."""
         if self._type is None:
             return
         for at, row in enumerate(frame.iter_rows(named=True)):
@@ -60,7 +60,7 @@ class StreamCodec:
                 msgspec.convert(row, self._type, builtin_types=_NATIVES)
             except msgspec.ValidationError as error:
                 raise InvalidValue(
-                    f"row {at} of the frame is no {self._type.__name__}: {error}; nothing was appended"
+                    f"row {at} of the frame is not a {self._type.__name__}: {error}; nothing was appended"
                 ) from None
 
 

@@ -34,15 +34,15 @@ class Consumer(Generic[T]):
     """An iterator of the records of its share of a stream's partitions. For one thread; close it, or use it as a context manager.
     (Another thread may commit and close while it waits.)
 
-    - **At least once**: ``commit`` records that everything given so far is dealt with. A group goes on from what it committed.
+    - **At least once**: ``commit`` records that everything given so far is dealt with. A group continues from what it committed.
     - **Exactly once** for what is kept in the same space: ``tx.commit(consumer)`` makes the offsets part of a transaction.
       If that transaction does not commit, the next record that iteration gives is the first one after the last commit again; so
-      to try a transaction again for the same records, do it before going on (``db.run_transaction`` does). A transaction that
-      failed before ``tx.commit(consumer)`` is unknown here: ``rewind`` before going on, or the next commit covers its records.
+      to try a transaction again for the same records, do it before continuing (``db.run_transaction`` does). A transaction that
+      failed before ``tx.commit(consumer)`` is unknown here: ``rewind`` before continuing, or the next commit covers its records.
 
     A member that comes, leaves, dies or does not iterate for ``config.CONSUMER_SESSION_S`` changes the shares. A partition
     that is lost is given no more; when records of it were given and not committed, the next commit raises Conflict, nothing
-    is committed, and iteration goes on with the new share from what was committed last.
+    is committed, and iteration continues with the new share from what was committed last.
 
     A record whose value does not fit the stream's type raises InvalidValue, which names its stream, partition and offset, at each
     step until ``skip`` passes it.
@@ -99,7 +99,7 @@ class Consumer(Generic[T]):
     def __next__(self) -> StreamRecord[T]:
         """The next record; waits for one, and raises StopIteration when none came within the timeout.
 
-        Raises TooOld when retention has removed records that the group has not had: ``seek("earliest")`` goes on with the
+        Raises TooOld when retention has removed records that the group has not had: ``seek("earliest")`` continues with the
         first that is left. InvalidValue for a record that cannot be read: ``skip()`` passes it. Iteration may be continued after
         any error.
         """
@@ -239,7 +239,7 @@ class Consumer(Generic[T]):
                 self._pending = moved
 
     def rewind(self) -> None:
-        """Forget what was given and not committed: iteration goes on from what was committed last."""
+        """Forget what was given and not committed: iteration continues from what was committed last."""
         with self._mutex:
             self._check_open()
             self._rewind()
@@ -251,7 +251,7 @@ class Consumer(Generic[T]):
         self._rewind_next = False
 
     def seek(self, start: Start) -> None:
-        """Go on from ``start`` (as ``Stream.read`` takes it) in this member's partitions, with the next record. Raises as
+        """Continue from ``start`` (as ``Stream.read`` takes it) in this member's partitions, with the next record. Raises as
         ``read``."""
         start = check_start(start)
         with self._mutex:
@@ -319,7 +319,7 @@ class Consumer(Generic[T]):
             self._take_share(share, fresh=False)
 
     def _take_share(self, share: Share | None, *, fresh: bool) -> None:
-        """Go on with this share: from what was committed, except where this member stays the owner of what it has been
+        """Continue with this share: from what was committed, except where this member stays the owner of what it has been
         reading."""
         if share is None:
             return
@@ -398,7 +398,7 @@ class Consumer(Generic[T]):
 
     def _commit_write(self) -> CommitOffsets | None:
         if self._lost:
-            # Iteration rewinds, not this: whoever commits again without going on must be told again.
+            # Iteration rewinds, not this: anyone who commits again without continuing must get the error again.
             self._rewind_next = True
             raise _rebalanced(self._group, self._layout.name)
         with self._giving:
@@ -449,7 +449,7 @@ class Consumer(Generic[T]):
             ) from None
 
     def _settle(self) -> None:
-        """Before going on: if a transaction was to commit offsets and did not, or a commit was refused, go back to what was
+        """Before continuing: if a transaction was to commit offsets and did not, or a commit was refused, go back to what was
         committed."""
         self.check_settled()
         if self._pending is not None:
@@ -463,6 +463,6 @@ class Consumer(Generic[T]):
 
 def _rebalanced(group: str, stream: str) -> Conflict:
     return Conflict(
-        f"the partitions of stream {stream!r} were shared out anew in group {group!r} since records were given here; nothing was "
-        "committed. Go on iterating: it begins after what was committed last"
+        f"the partitions of stream {stream!r} were reassigned in group {group!r} since records were given here; nothing was "
+        "committed. Continue iterating: it begins after what was committed last"
     )

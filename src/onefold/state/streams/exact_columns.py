@@ -1,6 +1,6 @@
 """Columns made of values, or of other types, only where every value stays what it is.
 
-Polars makes text of a number beside text, a number of a boolean beside a number, and rounds where a type is too narrow.
+Polars makes text of a number next to text, a number of a boolean next to a number, and rounds where a type is too narrow.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pages of a partition, the records in them, and the merging of several partitions.
 
-A page is read in a view of its own, so no reader holds the write-ahead log back, and appends go on meanwhile. What a page
+A page is read in a view of its own, so no reader holds the write-ahead log back, and appends continue meanwhile. What a page
 shows is decoded outside of the view.
 """
 
@@ -76,7 +76,7 @@ class StreamRecord(Generic[T]):
 
     @property
     def position(self) -> Position:
-        """The next record to read, in every partition that its reader reads: reading from it goes on after this record."""
+        """The next record to read, in every partition that its reader reads: reading from it continues after this record."""
         trail = self._trail
         offsets = {self.partition: self.offset + 1} if trail is None else trail.after(self._place)
         return Position(self._tag, offsets)

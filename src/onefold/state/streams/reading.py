@@ -130,7 +130,7 @@ class Reader(Generic[T]):
         return self
 
     def __next__(self) -> StreamRecord[T]:
-        """The next record. Raises InvalidValue for one that cannot be read, which names it; iteration goes on behind it."""
+        """The next record. Raises InvalidValue for one that cannot be read, which names it; iteration continues behind it."""
         record, self._ahead = self._ahead, None
         if record is None:
             record = self._find(never)
@@ -172,7 +172,7 @@ class Reader(Generic[T]):
             self._round = None
             raise
         except BaseException:
-            self._round = None  # an iterator that has raised is over: another one goes on from here
+            self._round = None  # an iterator that has raised is over: another one continues from here
             raise
         return record
 
@@ -190,7 +190,7 @@ class Reader(Generic[T]):
 
     @property
     def position(self) -> Position:
-        """The next record to read in each partition that is read; reading from it goes on after what this reader gave."""
+        """The next record to read in each partition that is read; reading from it continues after what this reader gave."""
         return Position(self._layout.tag, self._trail.after(len(self._trail.given)))
 
     def _await_more(self, given_up: GivenUp) -> bool:

@@ -141,7 +141,7 @@ class Stream(Generic[T]):
 
         ``records``: a list of values, or a Polars DataFrame or pyarrow Table, whose rows are read back as dicts. Frames are split
         by the key column and stored as Arrow, never row by row (in a typed stream each row is looked at). ``key``: the name
-        of the column or field that is the key; a null is no key. Records stay in order within each partition; those without
+        of the column or field that is the key; a null is not a key. Records stay in order within each partition; those without
         key go to partitions in pieces of up to ``config.STREAM_FRAME_BYTES_MAX``.
 
         Raises InvalidArgument (a LazyFrame, no such column), InvalidKey, InvalidValue, TooLarge (over
@@ -201,7 +201,7 @@ class Stream(Generic[T]):
     ) -> Iterator[pl.DataFrame]:
         """The records from ``start`` up to the present end as frames, each of one partition, partition by partition.
 
-        The columns are those of the values (a value that is no dict: ``value``), and ``_partition``, ``_offset``, ``_time``
+        The columns are those of the values (a value that is not a dict: ``value``), and ``_partition``, ``_offset``, ``_time``
         (UTC) and ``_key`` (as text). What was appended as a frame comes back without a step for each row; its columns may differ
         from frame to frame. Raises as ``read``.
         """
@@ -223,7 +223,7 @@ class Stream(Generic[T]):
     ) -> pl.DataFrame:
         """What ``read_frames`` gives, in one frame; a column that some records do not have is null there.
 
-        A column whose types differ gets one that holds all its values as they are: whole numbers a wider one, numbers beside
+        A column whose types differ gets one that holds all its values as they are: whole numbers a wider one, numbers next to
         floats a float. Raises InvalidValue where there is none, and as ``read``.
         """
         return stream_batches.together(

@@ -17,7 +17,7 @@ from onefold.state.encoding.lifetimes import remaining_ms
 from onefold.state.fold.ops import Delete, Increment, Put, Write
 
 OPERATION_BYTES = 24
-"""What an operation takes beside its key, value and the name of its map, at most about."""
+"""What an operation takes in addition to its key, value and the name of its map, at most about."""
 
 
 class Stored(NamedTuple):
@@ -110,7 +110,7 @@ class Buffer:
     def increment(self, name: str, key: bytes, by: float, ttl_ms: int | None = None) -> None:
         """Add to a number. Onto a key that was put, the sum is put; onto an earlier increment, both become one.
 
-        Raises InvalidArgument when ``by`` is no number, InvalidValue when the key was put and holds none, TooLarge.
+        Raises InvalidArgument when ``by`` is not a number, InvalidValue when the key was put and holds none, TooLarge.
         """
         if not values.is_number(by):
             raise InvalidArgument(f"`by` must be an int or a float; got {by!r}")
@@ -176,7 +176,7 @@ class Buffer:
 
 def value_over(entry: Entry, below: bytes | None) -> bytes | None:
     """What a key holds with this entry over what is below; None: it is not there. Raises InvalidValue for an increment of
-    something that is no number."""
+    something that is not a number."""
     match entry:
         case Stored():
             return entry.value

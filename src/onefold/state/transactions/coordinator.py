@@ -131,7 +131,7 @@ class Coordinator:
 
     def give_up(self) -> bool:
         """Release what is locked; whether every lock was still held. It must not be decided, or be decided so. What cannot be
-        reached is left to whoever meets it."""
+        reached is left to the process that meets it."""
         whole = True
         for shard in self._reached:
             released: Outcome | None = None
@@ -194,7 +194,7 @@ class Coordinator:
         return answer
 
     def _resolve(self, decided: dict[int, Committed] | Decided) -> dict[int, Committed]:
-        """Tell every shard. It is committed, so nothing that fails here matters: whoever meets it goes on."""
+        """Tell every shard. It is committed, so nothing that fails here matters: anyone who meets it continues."""
         if not isinstance(decided, Decided):
             return decided
         client, home, done = self._client, self._home, {}

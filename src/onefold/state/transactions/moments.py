@@ -11,7 +11,7 @@ reader dies meanwhile, others abort it as any transaction.
 
 A connection that was opened read-only appends nothing, so it takes no locks: neither those of files nor those of maps. On a
 cluster the nodes append for it what every strong read has them append: it asks for barriers of all shards, pins them, and asks
-for barriers once more. Where nothing but such records came in between, the pins are of one instant. It must be lucky with the
+for barriers again. Where nothing but such records came in between, the pins are of one instant. It must be lucky with the
 writers, and says so if it is not.
 
 Transactions over shards could keep a reader out for ever, each new one before the last has ended. So a reader that has met one

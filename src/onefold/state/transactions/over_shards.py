@@ -89,7 +89,7 @@ def validate_cut(client: StateClient, parts: Mapping[int, ShardPart]) -> None:
     strict one, as that moment lies between the last read and now. Appends nothing but barriers. Raises Conflict (definite),
     and Unavailable.
 
-    Each shard is viewed once more, strongly. What is unchanged was there at every moment between. A transaction that was
+    Each shard is viewed again, strongly. What is unchanged was there at every moment between. A transaction that was
     committed by then and is not done in one of the shards is found prepared there and is resolved, so it changes what was
     read.
     """

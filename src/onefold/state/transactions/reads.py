@@ -1,4 +1,4 @@
-"""What a transaction reads: a snapshot of each shard that it touches, and the record of everything that it was told.
+"""What a transaction reads: a snapshot of each shard that it touches, and the record of everything that it read.
 
 The record is what the fold validates, so it must hold all that could have influenced the transaction: the version of each key
 (of those that were not there too), and each range as far as it was looked at. No view stays open between two calls: a
@@ -49,7 +49,7 @@ class OpenSpan:
         self._reached = self.start if self.reverse else self.stop
 
     def consumed(self) -> tuple[bytes, bytes] | None:
-        """The range that was told of; None: nothing."""
+        """The range whose answer was returned; None: nothing."""
         reached = self._reached
         if reached is None:
             return None
@@ -99,7 +99,7 @@ class Reads:
         return {key: row for key, row in told.items() if row is not None}
 
     def span(self, shard: int, name: str, start: bytes, stop: bytes, *, reverse: bool) -> OpenSpan:
-        """A scan begins; whoever gives out its keys says how far it came."""
+        """A scan begins; anyone who gives out its keys says how far it came."""
         span = OpenSpan(shard, name, start, stop, reverse)
         self._offset(shard)
         if self._keep:

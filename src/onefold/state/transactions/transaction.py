@@ -45,7 +45,7 @@ class Transaction:
     """One try of a serializable transaction, for a ``with`` block: ``with db.transaction() as tx``.
 
     It commits when the block ends, and raises Conflict (nothing was written) when somebody changed what it had read. When the
-    block raises, nothing is written and the exception goes on. All that it reads in one shard is of one moment. In a space of
+    block raises, nothing is written and the exception propagates. All that it reads in one shard is of one moment. In a space of
     several shards each has its own moment; if they do not fit together, the commit raises Conflict, so a block should not act
     on what it reads there before it has committed.
 
@@ -54,7 +54,7 @@ class Transaction:
     read-only it cannot hold up writers, so where they write all the time its first read raises Unavailable.
 
     Leaving the block may also raise: TransactionError (open for longer than ``config.TRANSACTION_AGE_S``), TooOld, InvalidValue
-    (an increment of what is no number), Unavailable, all definite; AppendUnknown and Timeout as their ``definite`` says.
+    (an increment of what is not a number), Unavailable, all definite; AppendUnknown and Timeout as their ``definite`` says.
 
     With a ``request_id`` it happens at most once under this name: committing again what has been committed succeeds, without
     effect. If it lost, it stays rejected under the name. A transaction that writes nothing leaves no trace, nor its name.

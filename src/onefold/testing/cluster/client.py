@@ -2,7 +2,7 @@
 
 ``python -m onefold.testing.cluster.client '{"url": …, "workload": "register", "index": 1, "seed": 7, "history": FILE, …}'``
 
-It goes on until its stdin is closed. The first line that it prints says that it is connected.
+It continues until its stdin is closed. The first line that it prints says that it is connected.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _THINK_S = 0.02
 
 
 class Instructions(msgspec.Struct, frozen=True):
-    """What one client is told."""
+    """The instructions of one client."""
 
     url: str
     workload: str

@@ -1,7 +1,7 @@
 """What a test stand has made, written down, so that an interrupted one leaves nothing behind.
 
 Servers, nodes, clients, network namespaces and a mounted disk outlive the process that made them. So each stand has a *note*: a
-file that names what it makes before it makes it, and who it is. A stand that ends removes what it made, then its note. Whoever
+file that names what it makes before it makes it, and who it is. A stand that ends removes what it made, then its note. Anyone who
 starts a stand removes first what is left of those whose process is gone, as after ``kill -9``.
 
 Nothing foreign is touched. Processes are known by pid and start time (``cluster.daemons``), or by an environment variable with

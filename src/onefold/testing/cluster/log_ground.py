@@ -80,7 +80,7 @@ class Shard:
 
     @contextmanager
     def log(self, link: Link | None = None) -> Iterator[JetStreamLog]:
-        """Its log, opened anew."""
+        """Its log, reopened."""
         log = JetStreamLog(link or self.link, self.info, 0)
         try:
             yield log

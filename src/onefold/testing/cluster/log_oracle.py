@@ -1,4 +1,5 @@
-"""What a map was told, read from the log itself and not through any replica: an oracle for those who see some prefix of it."""
+"""What was written to a map, read from the log itself and not through any replica: an oracle for those who see some prefix of
+it."""
 
 from __future__ import annotations
 

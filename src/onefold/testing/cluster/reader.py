@@ -1,4 +1,4 @@
-"""A client that only reads, weakly: what it sees must be some prefix of what was written, and it must go on seeing."""
+"""A client that only reads, weakly: what it sees must be some prefix of what was written, and it must continue to see."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Reader(Prefix):
         self.read(db, process, self.random.choice(LEVELS))
 
     def check(self) -> Verdict:
-        """All reads show prefixes; those of a session go on."""
+        """All reads show prefixes; those of a session continue."""
         of_sessions = [op for op in self.operations() if op.key == "session"]
         return worst(
             [

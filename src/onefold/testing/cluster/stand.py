@@ -109,7 +109,7 @@ class Program:
 
 @dataclass
 class Client:
-    """A client process, and what it was told."""
+    """A client process, and its instructions."""
 
     process: Program
     told: Instructions

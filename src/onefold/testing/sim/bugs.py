@@ -237,7 +237,8 @@ def _watch_token_without_place(stack: ExitStack) -> None:
 
 
 def _offsets_prove_commits(stack: ExitStack) -> None:
-    """A consumer takes its transaction for committed when the group's offsets are as it would have made them, whoever did."""
+    """A consumer takes its transaction for committed when the group's offsets are as it would have made them, no matter who
+    did."""
 
     def is_confirmed(self: Any) -> bool:
         layout, group, pending = self._layout, self._group, self._pending

@@ -18,7 +18,7 @@ class SimMachine:
     """One machine with one process of the program. It is an ``Env``: its clocks are simulated, its entropy is seeded.
 
     ``boot_s`` runs as true time does, from a start of its own, also while the machine is suspended; it never goes back, and
-    goes on over crashes of the process. ``wall_ms`` is off by ``skew_s``, which faults change.
+    continues over crashes of the process. ``wall_ms`` is off by ``skew_s``, which faults change.
     """
 
     def __init__(self, scheduler: Scheduler, name: str, seed: int | str) -> None:

@@ -34,7 +34,7 @@ class Faults:
     hold_back: float = 3.0
     """A machine is delivered nothing; its own appends get through."""
     suspend: float = 2.0
-    """A machine stands still while time goes on (a laptop's lid, a long pause of the collector)."""
+    """A machine stands still while time continues (a laptop's lid, a long pause of the collector)."""
     crash: float = 2.0
     """A process dies at any point. It starts again later, with nothing but what the logs have."""
     outage: float = 1.0

@@ -3,7 +3,7 @@
 Every task has a real thread, so that programs need no change, but exactly one thread runs at any time: it holds the *baton*,
 and gives it up only where it waits (``sleep``, ``block``). Who waits takes the next event from a queue that is ordered by
 simulated time, and by the seed where times are equal: either it calls a function (a message arrives, a fault begins) or it
-hands the baton to the task that is to go on. So one seed gives one run, and time costs nothing. The idea is that of every
+hands the baton to the task that is to continue. So one seed gives one run, and time costs nothing. The idea is that of every
 discrete event simulator; FoundationDB's ("Simulation and testing", 2014) made it the way to test databases.
 
 The thread that made the scheduler is a task too, named ``main``. A task that is killed raises at the place where it waits, and
@@ -33,7 +33,7 @@ class Killed(BaseException):
 
 
 class Stalled(AssertionError):
-    """The simulation cannot go on: nothing is left to happen, or a task waits outside of it."""
+    """The simulation cannot continue: nothing is left to happen, or a task waits outside of it."""
 
 
 class Machine(Protocol):
@@ -177,9 +177,7 @@ class Scheduler:
         if me.killed is not None:
             me._refused += 1
             if me._refused > _REFUSALS_MAX and self._failure is None:
-                self._failure = Stalled(
-                    f"{me.name} was killed and goes on for ever: does it catch BaseException?"
-                )
+                self._failure = Stalled(f"{me.name} was killed and never ends: does it catch BaseException?")
                 self.wake(self.main)
                 self._hand_on(me)
             raise me.killed
@@ -201,7 +199,7 @@ class Scheduler:
         self._hand_on(me)
 
     def wake(self, task: Task, at: float | None = None) -> None:
-        """The task goes on at that moment (default: now), if it then still waits where it waits now."""
+        """The task continues at that moment (default: now), if it then still waits where it waits now."""
         self._push(self.now if at is None else at, task, task._turn)
 
     def call_at(self, when: float, event: Callable[[], None]) -> None:
@@ -234,7 +232,7 @@ class Scheduler:
         heapq.heappush(self._events, (when, self.random.random(), self._pushed, what, turn))
 
     def _hand_on(self, me: Task | None) -> None:
-        """Let others go on until it is this task's turn again (None: it has ended)."""
+        """Let others continue until it is this task's turn again (None: it has ended)."""
         heir = self._next()
         if heir is me and me is not None:
             self._resume(me)
@@ -313,7 +311,7 @@ class Scheduler:
 
 
 class Turn:
-    """One task waits, another lets it go on: ``onefold.shard.appender.Turn`` in simulated time."""
+    """One task waits, another lets it continue: ``onefold.shard.appender.Turn`` in simulated time."""
 
     __slots__ = ("_ended", "_scheduler", "_waiting")
 

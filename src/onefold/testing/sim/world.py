@@ -254,7 +254,7 @@ class Simulation:
                     digests[process.name] = [shard.state_digest() for shard in process.shards]
             if ends == [server.end for server in self.servers]:
                 break
-            # A late append has surfaced meanwhile: some have applied it and some have not. Once more.
+            # A late append has surfaced meanwhile: some have applied it and some have not. Again.
         else:
             raise AssertionError("the logs do not come to rest after everything has healed")
         if len({tuple(each) for each in digests.values()}) > 1:

@@ -247,9 +247,9 @@ def test_a_space_that_was_restored_is_told(world, db):
     with closing(RemoteWorld()) as restored:
         db._shards[0]._asking = restored.asking(0)
         for use in (lambda: db.map("m").get("k"), lambda: db._shards[0].wait(10, 1.0)):
-            with pytest.raises(of.SpaceError, match=r"made anew or restored .*Open it again"):
+            with pytest.raises(of.SpaceError, match=r"recreated or restored .*Open it again"):
                 use()
-        with pytest.raises(of.AppendUnknown, match="made anew or restored"):
+        with pytest.raises(of.AppendUnknown, match="recreated or restored"):
             db.map("m").put("k", 2)
 
 

@@ -135,7 +135,7 @@ def test_a_commit_after_a_rebalance_is_refused_until_iteration_goes_on(db):
         given = [next(one).value for _ in range(20)]
         with s.consumer("g", timeout=SILENCE) as two:
             for _ in range(2):
-                with pytest.raises(of.Conflict, match="shared out anew") as caught:
+                with pytest.raises(of.Conflict, match="reassigned") as caught:
                     one.commit()
                 assert caught.value.definite
             mine, others = values(one), values(two)

@@ -76,13 +76,13 @@ def infer(samples: Sequence[bytes]) -> dict[str, Any]:
 
 
 def first_broken(sample: bytes) -> str:
-    """The first line that is no JSON object, as ``line 3: why: 'text'``; empty when all are."""
+    """The first line that is not a JSON object, as ``line 3: why: 'text'``; empty when all are."""
     for number, line in enumerate(sample.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
             found = json.loads(line)
-            why = "" if isinstance(found, dict) else f"a {type(found).__name__} is no JSON object"
+            why = "" if isinstance(found, dict) else f"a {type(found).__name__} is not a JSON object"
         except UnicodeDecodeError:
             why = why_invalid(line, "utf-8") or "not UTF-8"
         except (ValueError, RecursionError) as error:

@@ -170,7 +170,7 @@ class QuoteScanner:
                 return cut + 1
             if before == 0:
                 return 0
-            stop = int(quotes[before - 1])  # inside a quoted field: go on before the quote that opened it
+            stop = int(quotes[before - 1])  # inside a quoted field: continue before the quote that opened it
         return 0
 
 

@@ -1,7 +1,7 @@
 """A connection to one server with questions and answers on it. It is used on the loop's thread only.
 
-All answers come to one wildcard inbox, so a question costs no subscription: whoever asked is found by the last word of the
-subject. When the connection breaks, everybody who waits is told at once.
+All answers come to one wildcard inbox, so a question costs no subscription: the caller is found by the last word of the
+subject. When the connection breaks, everybody who waits is notified at once.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ class Connection:
     # -- the end
 
     def close(self) -> None:
-        """End it. Whoever waits is told."""
+        """End it. Every waiter is notified."""
         self._wire.abort()
         self._fail_all(f"the connection to {self.server} was closed")
 
@@ -343,7 +343,7 @@ class _Question(Waiter):
         self.count += 1
         try:
             last = self.each(data, headers)
-        except Exception as error:  # of whoever asked, so it is theirs
+        except Exception as error:  # of the caller, so it is theirs
             self._end(error)
             return True
         if last:
@@ -371,7 +371,7 @@ def _first(_msg: Msg) -> bool:
 
 
 async def _ignore(error: Exception) -> None:
-    """Errors reach whoever asked; nats-py would log them as well."""
+    """Errors reach the caller; nats-py would log them as well."""
 
 
 def _tls_context(address: Address) -> ssl.SSLContext | None:

@@ -1,4 +1,4 @@
-"""The process's link to a NATS cluster: one connection that is made anew for ever, for all shards, blobs and questions.
+"""The process's link to a NATS cluster: one connection, re-established whenever it breaks, for all shards, blobs and questions.
 
 All calls are synchronous and may come from any thread but the loop's; callbacks run on the loop's thread and must not block. What
 is sent while there is no connection fails at once and definitely; what was sent when it broke has an unknown outcome. Nothing is
@@ -90,7 +90,7 @@ class Link:
 
     @property
     def servers(self) -> list[str]:
-        """``host:port`` of every server that is configured or was told of."""
+        """``host:port`` of every server that is configured or announced."""
         return list(self._known)
 
     @property
@@ -182,7 +182,7 @@ class Link:
         return end
 
     def close(self) -> None:
-        """End it, or one share of it. Whoever waits is told."""
+        """End it, or one share of it. Every waiter is notified."""
         if self._process != forks.process:
             return
         if self._shared:
@@ -360,7 +360,7 @@ class Link:
             connection.close()
             return False
         except SpaceError as error:
-            self._problem = error  # no longer permitted; the others go on
+            self._problem = error  # no longer permitted; the others continue
         if connection.over:  # since the last answer: who lost it was not told, as it was nobody's yet
             connection.close()
             return False

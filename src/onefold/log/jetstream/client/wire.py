@@ -1,7 +1,7 @@
 """nats-py's client, made to break cleanly and to hand messages on at once. All that knows nats-py's inside is here.
 
 nats-py connects, authenticates and parses. Left out are its reconnecting (what was buffered before a break would be sent after
-it, when its sender has long been told that it is lost), its queue and task per subscription (which drop messages), and its
+it, when its sender has long been informed that it is lost), its queue and task per subscription (which drop messages), and its
 flusher (a turn of the loop for each message). ``tests/unit/log/jetstream/test_jetstream_wire.py`` fails when a release changes
 what is used.
 """

@@ -1,7 +1,7 @@
 """Queues in the state fold.
 
 A take is an operation that the fold answers, so takers and producers never conflict. A message that somebody has carries an
-*epoch*, the offset of its take or of its lease's last extension; whoever ends or extends the lease names the epoch, so a taker
+*epoch*, the offset of its take or of its lease's last extension; anyone who ends or extends the lease names the epoch, so a taker
 that was given up cannot act on a message that another one has. No lease ends by log time: see ``leases``.
 """
 
@@ -226,7 +226,7 @@ def _fail(
     if dead:
         _die(store, context, op.queue, counts, op.number, flight, tries)
     else:
-        # Its key's other messages go on waiting behind it: they are given out in order.
+        # Its key's other messages continue waiting behind it: they are given out in order.
         due_ms = ends_at(context.now_ms, delay_ms) or 0 if delay_ms else 0
         _expose(store, context, op.queue, counts, op.number, due_ms, tries)
     q.write_counts(store, table, counts)

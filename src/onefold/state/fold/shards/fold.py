@@ -2,7 +2,7 @@
 
 Source: Gray, "Notes on Data Base Operating Systems", 1978 (two-phase commit); Mohan, Lindsay and Obermarck, "Transaction
 Management in the R* Distributed Database Management System", ACM TODS 11(4), 1986 (presumed abort). Here the logs take the
-place of the coordinator's memory, so anyone can go on with a transaction whose coordinator has died.
+place of the coordinator's memory, so anyone can continue with a transaction whose coordinator has died.
 
 The coordinator appends ``Prepare`` to the home shard *first*, then to the others; when all have voted yes,
 ``Decide(commit)`` to the home shard; then ``Resolve`` to all, and ``Forget``. What makes this safe however late a step

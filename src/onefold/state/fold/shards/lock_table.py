@@ -4,9 +4,9 @@ Locks stand on keys and on ranges of keys of one collection, shared for what was
 shared ones go together. Increments lock like other writes although they commute: each answers with the new value, and so
 reads.
 
-Messages put into queues and records appended to streams take no locks: they meet no other write, and whoever looks resolves first
-what is decided. Their place in the queue or stream is where the transaction is resolved, so one that was put meanwhile, even by
-somebody who had seen the transaction in another shard, may stand before them.
+Messages put into queues and records appended to streams take no locks: they meet no other write, and anyone who looks resolves
+first what is decided. Their place in the queue or stream is where the transaction is resolved, so one that was put meanwhile,
+even by somebody who had seen the transaction in another shard, may stand before them.
 
 Nothing here is history: a lock counts for what comes next only.
 """

@@ -71,7 +71,7 @@ class Run(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A segment's row, decoded; a frame that is kept beside it is not there yet."""
+    """A segment's row, decoded; a frame that is kept next to it is not there yet."""
 
     base: int
     count: int  # type: ignore[assignment]  # likewise
@@ -191,13 +191,13 @@ def frame_bytes(segment: bytes) -> int:
 
 
 def segment_head(row: bytes) -> tuple[bool, int, int, int]:
-    """(frame kept beside it, count, time of the first run, time of the last)."""
+    """(frame kept next to it, count, time of the first run, time of the last)."""
     beside, count, first_ms, last_ms = _SEGMENT.unpack_from(row)
     return beside == _BESIDE, count, first_ms, last_ms
 
 
 def read_segment(key: bytes, row: bytes) -> Segment:
-    """The segment; a frame that is kept beside it is given as empty."""
+    """The segment; a frame that is kept next to it is given as empty."""
     (base,) = _KEY.unpack(key)
     beside, count, first_ms, last_ms = segment_head(row)
     runs: list[Run] = []

@@ -202,7 +202,7 @@ class Prefix(Workload):
     def check(self) -> Verdict:
         if not self.simulation.nodes:
             return check_prefix(self.operations(), self.order, monotonic=True)
-        # Whoever answers first may be behind the one before, so only those reads go on that say so.
+        # Anyone who answers first may be behind the one before, so only those reads continue that say so.
         ordered = [op for op in self.operations("read") if op.key == "prefix"]
         return worst(
             [

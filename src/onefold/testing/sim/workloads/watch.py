@@ -1,4 +1,4 @@
-"""Watching a map: watchers that stop, die and go on elsewhere with their tokens see every change once, in the log's order."""
+"""Watching a map: watchers that stop, die and continue elsewhere with their tokens see every change once, in the log's order."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class Watch(Workload):
             try:
                 self._watch(db, watcher, self.random.choice((0.0, 0.05, 0.5)), self.random.randint(1, 20))
             finally:
-                self._free.append(watcher)  # also when its client dies: it goes on elsewhere
+                self._free.append(watcher)  # also when its client dies: it continues elsewhere
 
     def _watch(self, db: Database, watcher: int, timeout: float, limit: int) -> int:
-        """Go on with a watch; how many changes came."""
+        """Continue with a watch; how many changes came."""
         came = 0
         with suppress(TokenAhead):  # this replica is behind what the watcher has seen elsewhere
             try:

@@ -1,0 +1,102 @@
+"""The project writes idiomatic technical English: turns that a reader trips over do not come back into code or documents."""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+AVOIDED = {
+    r"\bgo(?:es|ing)? on\b|\bwent on\b|\bgone on\b": "continue, resume",
+    r"\banew\b": "again; recreate",
+    r"\bonce more\b": "again",
+    r"\bin vain\b": "without success",
+    r"\bfor good\b": "permanently; which cannot be changed",
+    r"\bin hand\b": "in progress",
+    r"\b(?:is|are|was|were|be|been|being) told\b(?! to\b)": "is notified, is reported",
+    r"\bsaid to be\b": "reported as",
+    r"\btells another story\b": "has diverged",
+    r"\b(?:for|by|to) who has no\b": "for a node that has no",
+    r"\bwhoever\b": "the caller, anyone who",
+    r"(?<!there )\bis no (?!longer\b|more\b|less\b|older\b|better\b|wider\b|reason\b)[A-Za-z`]": "is not a",
+    r"\bmay have no\b": "must not have; can have no",
+    r"\bbeside\b": "next to, in addition to, compared with",
+    r"\buntil it is as far\b|\bwhere it is not,": "until it has caught up; otherwise",
+    r"_(?:waits|without_a_word)\"|\bwas_expired\b|\bnodes_differ\b": "the present name of the event or metric",
+}
+_FORMER = "a former name, which this release still gives"
+ALLOWED: dict[tuple[str, str], str] = {
+    ("src/onefold/node/telemetry/logging.py", '_waits"'): _FORMER,
+    ("src/onefold/node/telemetry/logging.py", "was_expired"): _FORMER,
+    ("src/onefold/node/telemetry/logging.py", '_without_a_word"'): _FORMER,
+    ("src/onefold/node/telemetry/logging.py", "nodes_differ"): _FORMER,
+    ("docs/cluster.md", "was_expired"): _FORMER,
+    ("docs/cluster.md", "nodes_differ"): _FORMER,
+}
+"""By file and phrase: why it stays there."""
+TEXTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").glob("*.md")])
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+
+
+def prose(source: str) -> list[tuple[int, str]]:
+    """The comments and strings of Python code with the lines at which they begin; those that are one word are names."""
+    found: list[tuple[int, str]] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        text = token.string
+        if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and " " in text):
+            found.append((token.start[0], text))
+        elif token.type == tokenize.STRING and "_" in text:
+            found.append((token.start[0], text))  # an event or a metric
+    return found
+
+
+def hits(name: str, parts: list[tuple[int, str]]) -> list[str]:
+    """Each avoided phrase in these texts: where it is, and what to write."""
+    found: list[str] = []
+    for line, text in parts:
+        for pattern, instead in AVOIDED.items():
+            for hit in re.finditer(pattern, text, re.IGNORECASE):
+                if (name, hit[0].lower()) not in ALLOWED:
+                    at = line + text.count("\n", 0, hit.start())
+                    found.append(f"{name}:{at}: {hit[0]!r}: write {instead}")
+    return found
+
+
+def test_the_code_is_written_in_plain_english() -> None:
+    found = [
+        hit for path in SOURCES for hit in hits(str(path.relative_to(ROOT)), prose(path.read_text("utf-8")))
+    ]
+    assert len(SOURCES) > 300
+    assert not found, "\n".join(found)
+
+
+def test_the_documents_are_written_in_plain_english() -> None:
+    found = [
+        hit for path in TEXTS for hit in hits(str(path.relative_to(ROOT)), [(1, path.read_text("utf-8"))])
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_every_exception_is_still_needed() -> None:
+    for (name, phrase), why in ALLOWED.items():
+        assert why and phrase in (ROOT / name).read_text("utf-8").lower(), f"{name} has no {phrase!r}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""A run goes on."""', "# made anew", 'f"{a} once more"', "# tried in vain", '"it is for good"', "# tasks in hand",
+        '"The caller is told."', '"said to be left"', '"""For who has no state."""', "# Whoever asks", 'f"{a} is no file"',
+        '"An account may have no streams"', "# beside it", 'log.info("snapshots_waits")',
+    ],
+)  # fmt: skip
+def test_each_phrase_is_found(text: str) -> None:
+    assert hits("x.py", prose(text))
+
+
+def test_idioms_that_look_alike_are_not_found() -> None:
+    assert not hits("x.py", prose('# there is no file, it is no longer told to end; "going_on"\nbeside = 1'))
