@@ -204,7 +204,7 @@ def test_ctrl_c_before_the_log_has_the_run_leaves_none(program: Path) -> None:
     job = job_of(program, f"db = of.connect()\n{meet}words(db).start()\n")
     result = onefold("run", job, cwd=program)
     assert result.returncode == 130, result.stderr
-    assert result.stderr.startswith("onefold: interrupted. Go on with")
+    assert result.stderr.startswith("onefold: interrupted. Continue with")
     assert document(ask("runs", "--json", cwd=program)) == []
 
 

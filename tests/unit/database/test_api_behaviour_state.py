@@ -199,7 +199,7 @@ def test_conditions_on_versions_and_absence(db):
     refused(of.Conflict, lambda: m.put("k", 3, if_version=first), "'k'", "'m'")
     refused(of.Conflict, lambda: m.delete("k", if_version=first), "'k'", "nothing was written")
     assert m.put("k", 3, if_version=f'"{second}"') != second  # as an ETag
-    refused(of.InvalidArgument, lambda: m.put("k", 4, if_version="x"), "'x' is no version")
+    refused(of.InvalidArgument, lambda: m.put("k", 4, if_version="x"), "'x' is not a version")
     assert m["k"] == 3 and m.delete("k") is True and m.delete("k") is False and m.get_item("k") is None
 
 

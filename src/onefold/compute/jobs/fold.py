@@ -144,7 +144,7 @@ class JobsFold:
         if len(task.claims) > 1:
             return _fenced(stage, index, epoch, "the task has a backup already")
         if claim.worker == op.worker:
-            return _fenced(stage, index, epoch, "a worker is not a backup for itself")
+            return _fenced(stage, index, epoch, "a worker is no backup for itself")
         if stage not in edit.ready():
             return _fenced(stage, index, epoch, "its inputs are being made again")
         assignment = edit.hand_out(stage, index, task, op.worker, backup=True)
@@ -273,7 +273,7 @@ class JobsFold:
         if head != edit.run:
             return Refused(
                 "conflict",
-                f"run {edit.run} cannot continue: run {head} has taken over table {edit.state.table!r} since; "
+                f"run {edit.run} cannot go on: run {head} has taken over table {edit.state.table!r} since; "
                 f"start the job again",
             )
         if edit.state.state == "done":

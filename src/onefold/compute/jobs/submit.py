@@ -87,7 +87,7 @@ def _check(
     if op.mode == "error":
         return Refused(
             "table_exists",
-            f'table {op.table!r} exists; use mode="continue" to add to it or mode="replace" to recreate it',
+            f'table {op.table!r} exists; use mode="continue" to add to it or mode="replace" to make it anew',
         )
     head = RunEdit.load(store, context, table.head)
     running = head is not None and head.state.state == "running"
@@ -99,7 +99,7 @@ def _check(
             "different_columns",
             f"table {op.table!r} has the columns {_names(table.columns)}, "
             f"this job gives {_names(op.columns)}; "
-            f'use mode="replace" to recreate the table, or another table name',
+            f'use mode="replace" to make the table anew, or another table name',
         )
     if op.expect != table.head and not (op.mode == "replace" and op.expect is None):
         return Refused(

@@ -383,8 +383,8 @@ def test_what_has_ended_meanwhile_is_not_imported():
         (lambda lines: lines[:-1], r"line 5: the file ends before its end"),
         (lambda lines: lines[:2], r"line 3: the file ends"),
         (lambda lines: [], r"line 1: the file ends"),
-        (lambda lines: lines[1:], r"line 1: this is no file of"),
-        (lambda lines: ["what\n", *lines], r"line 1: this is no file of"),
+        (lambda lines: lines[1:], r"line 1: this is not a file of"),
+        (lambda lines: ["what\n", *lines], r"line 1: this is not a file of"),
         (lambda lines: [lines[0].replace('"version":1', '"version":2'), *lines[1:]], r"version 2.*Upgrade"),
         (lambda lines: [*lines[:2], lines[2][:20] + "\n", *lines[3:]], r"line 3: "),
         (lambda lines: [*lines[:2], *lines[3:]], r"line 4: the file has 2 lines; 3 were written"),
@@ -393,7 +393,7 @@ def test_what_has_ended_meanwhile_is_not_imported():
         (lambda lines: [*lines[:2], '{"map":"","key":1,"value":1}\n', *lines[3:]], r"line 3: .*not empty"),
         (
             lambda lines: [*lines[:2], '{"map":"m","key":1.5,"value":1}\n', *lines[3:]],
-            r"line 3: a float is no key",
+            r"line 3: a float is not a key",
         ),
         (
             lambda lines: [*lines[:2], '{"map":"m","key":1,"value":{"$x":1}}\n', *lines[3:]],
