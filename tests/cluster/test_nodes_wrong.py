@@ -48,7 +48,7 @@ def test_a_state_that_went_wrong_is_found_named_and_halted(stand: Stand) -> None
     stand.db.map("m").put_many({f"k{number}": "right" for number in range(200)}, atomic=False)
     stand.nodes["n2"].end(signal.SIGTERM)
     _spoil(_store(stand.nodes["n2"], 0), _WRONG)
-    stand.start("n2")
+    stand.start("n2", wait=False)  # on a slow machine it is found before it was ready
     at = (stand.shards[0].applied // EVERY + 1) * EVERY
     stand.ticks(0, at + 1)
     stand.wait(lambda: stand.nodes["n2"].events("replica_halted"), "it was not found")
@@ -81,7 +81,7 @@ def test_of_two_who_differ_the_one_who_cannot_reproduce_its_word_halts(stand: St
     stand.db.map("m").put_many({f"k{number}": "right" for number in range(200)}, atomic=False)
     stand.nodes["n2"].end(signal.SIGTERM)
     _spoil(_store(stand.nodes["n2"], 1), _WRONG)
-    stand.start("n2")
+    stand.start("n2", wait=False)  # on a slow machine it is found before it was ready
     stand.ticks(1, (stand.shards[1].applied // EVERY + 1) * EVERY + 1)
     stand.wait(lambda: stand.nodes["n2"].events("replica_halted"), "it was not found")
     looked = {
