@@ -397,9 +397,9 @@ class Database:
         The table ``into`` has the columns ``key`` and ``value``. ``combine(key, values)`` shrinks a map task's output and must
         agree with ``reduce``. ``start``: the arguments of ``PreparedJob.start``. Returns the run, which works in the background.
         """
-        from onefold.compute import arguments
+        from onefold.compute.dataset import check_dataset
 
-        arguments.dataset("map_reduce", dataset)
+        check_dataset("map_reduce", dataset)
         prepared = dataset.map_reduce(map=map, reduce=reduce, combine=combine).into(into)
         run: Run = prepared.start(**start)
         return run
@@ -441,7 +441,7 @@ class Database:
 
         check_text("name", name)
         self._catch_up()
-        table = Table(self._engine, name)
+        table = Table(self._engine.results, name)
         table.contents()
         return table
 
@@ -453,7 +453,7 @@ class Database:
         self._catch_up()
         with self._engine.shard.view() as view:
             rows = jobs.list_tables(view)
-        return [Table(self._engine, row.name) for row in rows if row.sink == "table"]
+        return [Table(self._engine.results, row.name) for row in rows if row.sink == "table"]
 
     def explain(self, name: str) -> list[str]:
         """Sentences that say how a table was made and why its last run computed something again.

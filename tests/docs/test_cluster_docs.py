@@ -124,7 +124,7 @@ def test_events() -> None:
     for path in (path for part in parts for path in (SOURCE / part).rglob("*.py")):
         calls = re.findall(r"log\.(?:info|warning|error|begins)\(\s*\"([a-z_]+)\"", path.read_text("utf-8"))
         said.update(calls)
-    worker = (SOURCE / "compute" / "execution" / "node_worker.py").read_text("utf-8")
+    worker = (SOURCE / "compute" / "node_worker.py").read_text("utf-8")
     said.update(re.findall(r"_tell\(\s*\"([a-z_]+)\"", worker))
     assert len(said) > 30
     parts = {

@@ -16,8 +16,8 @@ from onefold.compute import runs
 from onefold.compute.blobs.backends import DirectoryBackend
 from onefold.compute.blobs.shared import SharedBlobs
 from onefold.compute.engine import Engine
-from onefold.compute.execution.node_worker import NodeWorkers
 from onefold.compute.jobs import state
+from onefold.compute.node_worker import NodeWorkers
 from onefold.folds import folds as space_folds
 from onefold.space.open_space import open_shards
 

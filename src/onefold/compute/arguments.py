@@ -98,13 +98,13 @@ def aggregates(
         if isinstance(item, Aggregate):
             raise InvalidArgument(f"agg: {item!r} needs a name: agg(name=...)")
         if not isinstance(item, pl.Expr):
-            raise InvalidArgument(f"agg: {_shown(item)} is not an aggregate; {_aggregate_help()}")
+            raise InvalidArgument(f"agg: {shown(item)} is not an aggregate; {_aggregate_help()}")
         pairs.append(from_polars(item))
     for name, item in named.items():
         if isinstance(item, pl.Expr):
             item = from_polars(item)[1]
         if not isinstance(item, Aggregate):
-            raise InvalidArgument(f"agg: {name}={_shown(item)} is not an aggregate; {_aggregate_help()}")
+            raise InvalidArgument(f"agg: {name}={shown(item)} is not an aggregate; {_aggregate_help()}")
         pairs.append((name, item))
     if not pairs:
         raise InvalidArgument(f"agg needs at least one aggregate; {_aggregate_help()}")
@@ -125,7 +125,7 @@ def column_names(step: str, columns: Iterable[Any]) -> tuple[str, ...]:
     names = tuple(_flat(columns))
     for name in names:
         if not isinstance(name, str):
-            raise InvalidArgument(f"{step} takes the names of columns; got {_shown(name)}")
+            raise InvalidArgument(f"{step} takes the names of columns; got {shown(name)}")
     if not names:
         raise InvalidArgument(f"{step} needs at least one column name")
     for name in names:
@@ -148,13 +148,13 @@ def schema(step: str, given: SchemaLike | None) -> tuple[tuple[str, Any], ...] |
             raise
         raise InvalidArgument(
             f'{step}: schema must be columns and their Polars types, such as {{"n": pl.Int64}}; got '
-            f"{_shown(given)} "
+            f"{shown(given)} "
             f"({error})"
         ) from error
     for name, dtype in pairs:
         if not isinstance(name, str) or not isinstance(dtype, pl.DataType):
             raise InvalidArgument(
-                f"{step}: schema has {name!r}: {_shown(dtype)}, which is not a column and a Polars type"
+                f"{step}: schema has {name!r}: {shown(dtype)}, which is not a column and a Polars type"
             )
     if not pairs:
         raise InvalidArgument(f"{step}: schema has no columns")
@@ -167,10 +167,10 @@ def record_function(step: str, fn: Any, *, many: bool = False) -> None:
     called = _called(fn)
     if inspect.isasyncgenfunction(called):
         raise InvalidArgument(
-            f"{step}: {_shown(fn)} is an async generator; make it return a list, or yield without async"
+            f"{step}: {shown(fn)} is an async generator; make it return a list, or yield without async"
         )
     if not many and inspect.isgeneratorfunction(called):
-        raise InvalidArgument(f"{step}: {_shown(fn)} yields, so it may give many records; use .flat_map(fn)")
+        raise InvalidArgument(f"{step}: {shown(fn)} yields, so it may give many records; use .flat_map(fn)")
 
 
 def batch_function(step: str, fn: Any) -> None:
@@ -179,10 +179,10 @@ def batch_function(step: str, fn: Any) -> None:
     called = _called(fn)
     if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
         raise InvalidArgument(
-            f"{step}: {_shown(fn)} is async; only .map(fn) and .flat_map(fn) take async functions"
+            f"{step}: {shown(fn)} is async; only .map(fn) and .flat_map(fn) take async functions"
         )
     if inspect.isgeneratorfunction(called):
-        raise InvalidArgument(f"{step}: {_shown(fn)} yields; return one pl.DataFrame per batch")
+        raise InvalidArgument(f"{step}: {shown(fn)} yields; return one pl.DataFrame per batch")
 
 
 def reduce_function(name: str, fn: Any) -> None:
@@ -190,19 +190,9 @@ def reduce_function(name: str, fn: Any) -> None:
     _takes(name, fn, 2, "a key and its values")
     called = _called(fn)
     if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
-        raise InvalidArgument(f"{name}: {_shown(fn)} is async; it must be a plain function")
+        raise InvalidArgument(f"{name}: {shown(fn)} is async; it must be a plain function")
     if inspect.isgeneratorfunction(called):
-        raise InvalidArgument(f"{name}: {_shown(fn)} yields; return the value of the key")
-
-
-def dataset(step: str, other: Any) -> None:
-    """Another dataset."""
-    from onefold.compute.dataset import Dataset
-
-    if not isinstance(other, Dataset):
-        raise InvalidArgument(
-            f"{step} takes another dataset (as db.read_csv(...) gives); got {_shown(other)}"
-        )
+        raise InvalidArgument(f"{name}: {shown(fn)} yields; return the value of the key")
 
 
 def table_name(name: Any) -> None:
@@ -225,7 +215,7 @@ def folder(path: Any) -> str:
     try:
         text = os.fspath(path)
     except TypeError as error:
-        raise InvalidArgument(f"path must be a folder or URL; got {_shown(path)}") from error
+        raise InvalidArgument(f"path must be a folder or URL; got {shown(path)}") from error
     _text("path", text)
     return str(text)
 
@@ -233,7 +223,7 @@ def folder(path: Any) -> str:
 def one_of(name: str, value: Any, choices: Sequence[str]) -> None:
     """One of these words."""
     if value not in choices:
-        raise InvalidArgument(f"{name} must be one of {', '.join(map(repr, choices))}; got {_shown(value)}")
+        raise InvalidArgument(f"{name} must be one of {', '.join(map(repr, choices))}; got {shown(value)}")
 
 
 def positive(name: str, value: Any) -> None:
@@ -245,9 +235,9 @@ def positive(name: str, value: Any) -> None:
 def whole(name: str, value: Any, *, at_least: int, at_most: int | None = None) -> None:
     """A whole number of at least this, and at most that."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise InvalidArgument(f"{name} must be a whole number of at least {at_least}; got {_shown(value)}")
+        raise InvalidArgument(f"{name} must be a whole number of at least {at_least}; got {shown(value)}")
     if at_most is not None and value > at_most:
-        raise InvalidArgument(f"{name} must be at most {at_most}; got {_shown(value)}")
+        raise InvalidArgument(f"{name} must be at most {at_most}; got {shown(value)}")
 
 
 def timeout(given: Any) -> float | None:
@@ -259,7 +249,7 @@ def timeout(given: Any) -> float | None:
 
 def _text(name: str, value: Any) -> None:
     if not isinstance(value, str) or not value.strip():
-        raise InvalidArgument(f"{name} must be text that is not empty; got {_shown(value)}")
+        raise InvalidArgument(f"{name} must be text that is not empty; got {shown(value)}")
     if any(unicodedata.category(char) in ("Cc", "Cs") for char in value):
         raise InvalidArgument(f"{name} {value!r} must not hold control characters")
 
@@ -274,7 +264,7 @@ def _expr(step: str, item: Any) -> pl.Expr:
     if item is None or isinstance(item, bool | int | float):
         return pl.lit(item)
     if callable(item):
-        raise InvalidArgument(f"{step} takes expressions, not functions; use .map(fn) for {_shown(item)}")
+        raise InvalidArgument(f"{step} takes expressions, not functions; use .map(fn) for {shown(item)}")
     if hasattr(item, "then"):
         raise InvalidArgument(f"{step}: pl.when(...) needs .then(...)")
     try:
@@ -282,7 +272,7 @@ def _expr(step: str, item: Any) -> pl.Expr:
     except Exception as error:
         if is_interrupt(error):
             raise
-        raise InvalidArgument(f"{step} takes expressions and column names; got {_shown(item)}") from error
+        raise InvalidArgument(f"{step} takes expressions and column names; got {shown(item)}") from error
 
 
 def _flat(items: Iterable[Any]) -> Iterable[Any]:
@@ -318,7 +308,7 @@ def _called(fn: Any) -> Any:
 
 def _takes(step: str, fn: Any, count: int, what: str) -> None:
     if not callable(fn):
-        raise InvalidArgument(f"{step} takes a function of {what}; got {_shown(fn)}")
+        raise InvalidArgument(f"{step} takes a function of {what}; got {shown(fn)}")
     try:
         signature: inspect.Signature | None = inspect.signature(fn)
     except (TypeError, ValueError):
@@ -329,7 +319,7 @@ def _takes(step: str, fn: Any, count: int, what: str) -> None:
         signature.bind(*[None] * count)
     except TypeError as error:
         raise InvalidArgument(
-            f"{step} calls its function with {what}, but {_shown(fn)} has the signature {signature}"
+            f"{step} calls its function with {what}, but {shown(fn)} has the signature {signature}"
         ) from error
 
 
@@ -337,7 +327,8 @@ def _aggregate_help() -> str:
     return f"use onefold.agg ({_AGGREGATES}), or pl.len() and sum, mean, min or max of a column"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as messages quote it: short, with its type."""
     if isinstance(value, Callable):  # type: ignore[arg-type]
         return f"{getattr(value, '__qualname__', None) or repr(value)[:80]}"
     return f"{value!r:.80} ({type(value).__name__})"

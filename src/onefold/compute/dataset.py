@@ -170,7 +170,7 @@ class Dataset:
             raise InvalidArgument("union needs another dataset")
         nodes = [self._rows("union")]
         for other in others:
-            arguments.dataset("union", other)
+            check_dataset("union", other)
             nodes.append(other._rows("union"))
         flat = [part for node in nodes for part in (node.inputs if isinstance(node, Union) else (node,))]
         return self._then(Union(tuple(flat)))
@@ -187,7 +187,7 @@ class Dataset:
 
         ``within`` is for joining two streams.
         """
-        arguments.dataset("join", other)
+        check_dataset("join", other)
         arguments.one_of("how", how, ("inner", "left"))
         if within is not None:
             raise InvalidArgument(
@@ -270,6 +270,14 @@ class Dataset:
                 f"before group_by, or do it on the result with db.table(...).scan()"
             )
         return self.node
+
+
+def check_dataset(step: str, other: Any) -> None:
+    """Raise InvalidArgument when ``other`` is not a dataset."""
+    if not isinstance(other, Dataset):
+        raise InvalidArgument(
+            f"{step} takes another dataset (as db.read_csv(...) gives); got {arguments.shown(other)}"
+        )
 
 
 @dataclass(frozen=True, eq=False)

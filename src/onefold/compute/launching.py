@@ -1,32 +1,84 @@
-"""From a job to a run on the log: what ``Engine.start`` does where no signal handler can interrupt it."""
+"""From a job to a run on the log, where no signal handler can interrupt it, and to the work on it."""
 
 from __future__ import annotations
 
 import _thread
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from onefold import config
 from onefold.compute import foreign
+from onefold.compute.blobs.sweeping import Remembered
 from onefold.compute.execution import result_types
 from onefold.compute.jobs import ops, state
 from onefold.compute.plan.stages import PublishOutput
 from onefold.compute.tasks.failures import of_machine
-from onefold.errors import InvalidPlan, OnefoldError, Unavailable
+from onefold.errors import Conflict, InvalidArgument, InvalidPlan, OnefoldError, Unavailable
 from onefold.ids import new_id
 from onefold.machine.undisturbed import undisturbed
 
 if TYPE_CHECKING:
-    from onefold.compute.blobs.sweeping import Remembered
     from onefold.compute.engine import Engine
     from onefold.compute.plan.nodes import Job
     from onefold.compute.plan.stored_job import StoredJob
+    from onefold.compute.runs import Run
 
+_SUBMIT_TRIES = 5
 _LOST_BATCH = 1000
 _BEGINS_S = 1.0
 
 
-def prepared(
+def start(
+    engine: Engine,
+    job: Job,
+    *,
+    workers: int | None = None,
+    seed: int = 7,
+    target_splits: int | None = None,
+    on_error: Literal["fail", "skip"] = "fail",
+    max_attempts: int = config.MAX_ATTEMPTS,
+    submitting: Callable[[str], None] | None = None,
+) -> Run:
+    """Submit a job and begin to work on it in the background; see ``PreparedJob.start`` for the arguments.
+
+    ``submitting`` hears the id of each run before the log does. When a signal handler raises meanwhile, a run whose id
+    was heard may be on the log, and worked on.
+    """
+    from onefold.compute.execution.runner import worker_count
+    from onefold.compute.runs import Run, leave_to_nodes
+
+    engine.check_open()
+    workers = 0 if leave_to_nodes else worker_count(workers)
+    for _ in range(_SUBMIT_TRIES):
+        blobs = Remembered(engine.blobs)
+        operation, stored = undisturbed(
+            partial(
+                _prepared,
+                engine,
+                job,
+                blobs,
+                seed=seed,
+                target_splits=target_splits,
+                on_error=on_error,
+                max_attempts=max_attempts,
+            )
+        )
+        if submitting is not None:
+            submitting(operation.run)
+        outcome = _submitted(engine, operation, stored, blobs, workers)
+        if isinstance(outcome, ops.Accepted):
+            return Run(engine, outcome.run)
+        if outcome.code in ("table_exists", "different_columns"):
+            raise InvalidArgument(outcome.message)
+        if outcome.code != "conflict":
+            raise Conflict(outcome.message)
+    raise Conflict(f"other programs keep starting jobs into {job.table!r}; try again when they are done")
+
+
+def _prepared(
     engine: Engine,
     job: Job,
     blobs: Remembered,
@@ -57,7 +109,7 @@ def prepared(
         raise Unavailable(f"the job was not submitted: {of_machine(error)} and run it again") from error
 
 
-def submitted(
+def _submitted(
     engine: Engine, operation: ops.Submit, stored: StoredJob, blobs: Remembered, workers: int
 ) -> ops.Outcome:
     """Submit what was prepared, and begin to work on the run when it is accepted.

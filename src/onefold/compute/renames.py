@@ -38,7 +38,6 @@ MODULES: Final[dict[str, str]] = {
     "onefold.compute.lazy": "onefold.compute.aggregates.lazy",
     "onefold.compute.merge": "onefold.compute.results.merge",
     "onefold.compute.named_frames": "onefold.compute.frames.named",
-    "onefold.compute.node_worker": "onefold.compute.execution.node_worker",
     "onefold.compute.normal": "onefold.compute.code.canonical.values",
     "onefold.compute.normal_code": "onefold.compute.code.canonical.code",
     "onefold.compute.normal_data": "onefold.compute.code.canonical.data",

@@ -146,7 +146,7 @@ class Run:
         """The table that the run makes, as far as it is: readable from the first finished task on."""
         from onefold.compute.results.tables import Table
 
-        return Table(self._engine, self.table_name)
+        return Table(self._engine.results, self.table_name)
 
     @property
     def created_ms(self) -> int:
@@ -286,7 +286,7 @@ class Run:
             raise Unavailable(f"run {self.id} was cancelled; continue with db.open_run({self.id!r}).resume()")
         from onefold.compute.results.tables import Table
 
-        return Table(self._engine, row.table)
+        return Table(self._engine.results, row.table)
 
     def raise_if_failed(self) -> None:
         """Raise JobFailed with the record, its place and the traceback when the run has failed."""

@@ -63,11 +63,12 @@ class Starter:
         A Ctrl-C may meet the moment in which the run is on the log, even worked on, and this call has not returned.
         Anyone who handles it must know of the run to cancel it, so it is found on the log then.
         """
+        from onefold.compute import launching
         from onefold.compute.runs import Run
 
         submitted: list[str] = []
         try:
-            begun.append(self._engine.start(job, submitting=submitted.append, **options))
+            begun.append(launching.start(self._engine, job, submitting=submitted.append, **options))
             self._announce(begun)
         except KeyboardInterrupt:
             if not begun:

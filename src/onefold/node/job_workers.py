@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onefold.compute.blobs.store import BlobStore
     from onefold.compute.code.functions import Code
     from onefold.compute.engine import Engine
-    from onefold.compute.execution.node_worker import NodeWorkers
+    from onefold.compute.node_worker import NodeWorkers
     from onefold.node.telemetry.logging import JsonLog
     from onefold.shard.api import Shard
 
@@ -101,7 +101,7 @@ class JobWorkers:
         if replica is None or self._draining:
             return
         from onefold.compute.engine import Engine
-        from onefold.compute.execution.node_worker import NodeWorkers
+        from onefold.compute.node_worker import NodeWorkers
 
         engine = Engine(replica, env=self._env, blobs=self._blobs, code=self._code, owns_space=False)
         workers = NodeWorkers(engine, node=self._node, slots=self._slots, note=self._say)

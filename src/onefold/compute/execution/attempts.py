@@ -24,8 +24,9 @@ from onefold.errors import OnefoldError
 from onefold.shard.fold_version import reach_version
 
 if TYPE_CHECKING:
-    from onefold.compute.engine import Engine
+    from onefold.compute.client import JobClient
     from onefold.compute.plan.stored_job import StoredJob
+    from onefold.compute.results.reading import Results
     from onefold.compute.tasks.executor import Executor
 
 
@@ -36,8 +37,17 @@ class Attempts:
     the blob store for a while): then it gives the claim back for others and says so, rather than fail the job.
     """
 
-    def __init__(self, engine: Engine, run: str, row: RunRow, stored: StoredJob, node: str | None) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        client: JobClient,
+        results: Results,
+        run: str,
+        row: RunRow,
+        stored: StoredJob,
+        node: str | None,
+    ) -> None:
+        self._client = client
+        self._frames = results
         self._run = run
         self._row = row
         self._stored = stored
@@ -45,7 +55,7 @@ class Attempts:
         self._inputs: dict[int, list[TaskInput]] = {}
         self._avoided: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
-        self._types = ResultTypes(engine, run, stored)
+        self._types = ResultTypes(client, run, stored)
         self.trouble = threading.Event()
         """Set when this machine could not do what others may: wait before the next claim."""
 
@@ -83,14 +93,16 @@ class Attempts:
             if isinstance(stage.output, PublishOutput):
                 from onefold.compute.execution import publishing
 
-                result = publishing.publish_result(self._engine, self._run, stage.output, self._stored)
+                result = publishing.publish_result(
+                    self._client, self._frames, self._run, stage.output, self._stored
+                )
             else:
                 result = self._execute(stage, item, assignment, inputs, inline, process, on_rows)
                 self._types.check(assignment.stage, result)
                 if isinstance(self._stored.stages[-1].output, PublishOutput):
                     from onefold.compute.execution import publishing
 
-                    publishing.check_partitions(self._engine, assignment.stage, result, self._stored)
+                    publishing.check_partitions(self._frames, assignment.stage, result, self._stored)
         except TaskError as error:
             if stopping():
                 return [ops.Release(*at)]
@@ -122,7 +134,7 @@ class Attempts:
         if len(result.dead) > config.DEAD_LETTERS_KEPT_BEFORE_MAX:
             # Where programs of an earlier release have the space open, the first ones alone are kept, as they fold it.
             with suppress(OnefoldError):
-                reach_version(self._engine.shard, ALL_LETTERS_VERSION)
+                reach_version(self._client.shard, ALL_LETTERS_VERSION)
         return [ops.Done(*at, result)]
 
     def _execute(
@@ -137,7 +149,7 @@ class Attempts:
     ) -> Result:
         from onefold.compute.tasks.spec import TaskSpec, has_python
 
-        self._engine.blobs.prefetch(
+        self._client.blobs.prefetch(
             result.blob for results in inputs.values() for result in results if result.blob is not None
         )
         spec = TaskSpec(
@@ -180,19 +192,19 @@ class Attempts:
         with self._lock:
             known = self._inputs.get(assignment.stage)
             if known is None:
-                known = decode_inputs(self._engine.blobs.get(self._row.stages[assignment.stage].inputs))
+                known = decode_inputs(self._client.blobs.get(self._row.stages[assignment.stage].inputs))
                 self._inputs[assignment.stage] = known
         return known[assignment.index]
 
     def _identity(self, assignment: ops.Assignment) -> bytes:
-        with self._engine.shard.view() as view:
+        with self._client.shard.view() as view:
             (task,) = state.read_tasks(
                 view, self._run, assignment.stage, assignment.index, assignment.index + 1
             )
         return task.identity
 
     def _results(self, stage: int) -> list[Result]:
-        with self._engine.shard.view() as view:
+        with self._client.shard.view() as view:
             finished = state.results(view, self._run, stage)
         return [finished[index].result for index in sorted(finished)]
 
@@ -204,7 +216,7 @@ class Attempts:
             for index, result in enumerate(results)
             if result.blob is not None
         ]
-        missing = self._engine.blobs.missing(blob for _, _, blob in held)
+        missing = self._client.blobs.missing(blob for _, _, blob in held)
         return [ops.Lost(self._run, stage, index, blob) for stage, index, blob in held if blob in missing]
 
     def _lost_by_name(self, blob: str) -> list[ops.Operation]:

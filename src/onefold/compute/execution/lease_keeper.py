@@ -17,7 +17,7 @@ from onefold import config
 from onefold.compute.jobs import ops, state
 
 if TYPE_CHECKING:
-    from onefold.compute.engine import Engine
+    from onefold.compute.client import JobClient
 
 ClaimKey = tuple[int, int, int]
 """(stage, index, epoch)."""
@@ -30,8 +30,8 @@ _PREFIX_CHECK_S = 0.2
 class LeaseKeeper:
     """Watches the claims of one run for one process. Thread-safe."""
 
-    def __init__(self, engine: Engine, run: str) -> None:
-        self._engine = engine
+    def __init__(self, client: JobClient, run: str) -> None:
+        self._client = client
         self._run = run
         self._lock = threading.Lock()
         self._held: set[ClaimKey] = set()
@@ -41,8 +41,8 @@ class LeaseKeeper:
         self._silent_since: dict[str, tuple[int, float]] = {}
         self._stray_since: dict[ClaimKey, float] = {}
         self._next_prefix_check = 0.0
-        self._observed_at = engine.env.boot_s()
-        self._next_renewal = engine.env.boot_s() + config.LEASE_S / 3
+        self._observed_at = client.env.boot_s()
+        self._next_renewal = client.env.boot_s() + config.LEASE_S / 3
 
     # -- this process's own claims ----------------------------------------------------------------------------------
 
@@ -63,11 +63,11 @@ class LeaseKeeper:
 
     def renew(self) -> None:
         """Say that this process lives, if it holds claims and a third of the lease is over."""
-        now = self._engine.env.boot_s()
+        now = self._client.env.boot_s()
         if now >= self._next_renewal:
             self._next_renewal = now + config.LEASE_S / 3
             if self._held:
-                self._engine.submit(ops.Renew(self._engine.shard.member))
+                self._client.submit(ops.Renew(self._client.shard.member))
 
     # -- everybody's claims -----------------------------------------------------------------------------------------
 
@@ -76,8 +76,8 @@ class LeaseKeeper:
 
         ``lost_after_s``: when to give up a claim of this process that none of its slots knows of (its answer was lost).
         """
-        shard = self._engine.shard
-        now = self._engine.env.boot_s()
+        shard = self._client.shard
+        now = self._client.env.boot_s()
         last, self._observed_at = self._observed_at, now
         if now - last > config.LEASE_S / 2:
             # This process was stopped, or the machine slept: it is not a witness of who was silent meanwhile.
@@ -100,7 +100,7 @@ class LeaseKeeper:
             if over:
                 expired.append(ops.Expire(self._run, *key))
         if expired:
-            self._engine.submit(*expired)
+            self._client.submit(*expired)
 
     def _is_stray(self, key: ClaimKey, now: float, lost_after_s: float) -> bool:
         with self._lock:
@@ -122,7 +122,7 @@ class LeaseKeeper:
     def slow_claim(self, worker: str, *, first_only: bool = False) -> ClaimKey | None:
         """A claim of another worker that has lasted more than twice as long as its like take, for a backup."""
         now = time.monotonic()
-        with self._engine.shard.view() as view:
+        with self._client.shard.view() as view:
             claims = state.claims(view, self._run)
         live = {(claim.stage, claim.index, claim.epoch) for claim in claims}
         backed_up = {(claim.stage, claim.index) for claim in claims if claim.backup}

@@ -24,37 +24,40 @@ from onefold.errors import Unavailable
 if TYPE_CHECKING:
     import polars as pl
 
-    from onefold.compute.engine import Engine
+    from onefold.compute.client import JobClient
     from onefold.compute.plan.stored_job import StoredJob
+    from onefold.compute.results.reading import Results
 
 
-def publish_result(engine: Engine, run: str, output: PublishOutput, stored: StoredJob) -> Result:
+def publish_result(
+    client: JobClient, results: Results, run: str, output: PublishOutput, stored: StoredJob
+) -> Result:
     """Make the folder from the run's finished result stage. Doing it again changes nothing.
 
     Raises what ``publish.folder.publish_folder`` raises, and BlobMissing.
     """
     started = time.monotonic()
     stage = stored.result_stage
-    with engine.shard.view() as view:
+    with client.shard.view() as view:
         row = state.read_run(view, run)
         finished = state.results(view, run, stage)
         names = {task.index: task.identity.hex() for task in state.read_tasks(view, run, stage)}
     if row is None:
         raise Unavailable(f"run {run} is gone")
-    result = engine.result_of(row.plan)
+    result = results.result_of(row.plan)
 
     def parts(wanted: Sequence[int]) -> Iterator[pl.DataFrame]:
         if result.grouped:
-            yield engine.finished({index: task.result for index, task in finished.items()}, result)
+            yield results.finished({index: task.result for index, task in finished.items()}, result)
             return
-        yield engine.rows([], result)  # no rows, but the columns
+        yield results.rows([], result)  # no rows, but the columns
         for index in wanted:
-            frame = engine.partial(finished[index].result)
+            frame = results.partial(finished[index].result)
             if frame is not None:
                 yield frame
 
     job = row.version or row.digest
-    read = decode_inputs(engine.blobs.get(row.stages[stage].inputs))
+    read = decode_inputs(client.blobs.get(row.stages[stage].inputs))
     made: publish.Published | None = None
     while made is None:
         there = publish.contained(output.path) if output.mode == "append" else set()
@@ -77,7 +80,7 @@ def publish_result(engine: Engine, run: str, output: PublishOutput, stored: Stor
             )
     note = msgspec.msgpack.encode({"path": output.path, "run": run, "files": made.files, "rows": made.rows})
     return Result(
-        blob=engine.blobs.put(
+        blob=client.blobs.put(
             note
         ),  # a blob, so that the task can be reopened by its name when the folder has gone
         rows_out=made.rows,
@@ -85,7 +88,7 @@ def publish_result(engine: Engine, run: str, output: PublishOutput, stored: Stor
     )
 
 
-def check_partitions(engine: Engine, stage: int, result: Result, stored: StoredJob) -> None:
+def check_partitions(results: Results, stage: int, result: Result, stored: StoredJob) -> None:
     """Raise InvalidValue, or InvalidPlan for a type, when values that a task gives make no folders of the publication.
 
     So the first task that gives one fails, and not the publication after all others. Aggregates have their values at the end.
@@ -95,7 +98,7 @@ def check_partitions(engine: Engine, stage: int, result: Result, stored: StoredJ
         return
     if result.blob is None and result.inline is None:
         return
-    frame = engine.partial(result)
+    frame = results.partial(result)
     final = stored.key_columns if isinstance(stored.stages[stage].output, PartialOutput) else None
     if frame is None:
         return
@@ -103,8 +106,8 @@ def check_partitions(engine: Engine, stage: int, result: Result, stored: StoredJ
     partition_values.check_values(frame.select(names))
 
 
-def is_published(engine: Engine, run: str, output: PublishOutput, stored: StoredJob) -> bool:
+def is_published(client: JobClient, run: str, output: PublishOutput, stored: StoredJob) -> bool:
     """Whether the folder holds what the run's result stage gives."""
-    with engine.shard.view() as view:
+    with client.shard.view() as view:
         names = {task.identity.hex() for task in state.read_tasks(view, run, stored.result_stage)}
     return publish.is_published(output, names)

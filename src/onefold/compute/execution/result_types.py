@@ -35,7 +35,7 @@ from onefold.compute.tasks.spec import has_python
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from onefold.compute.engine import Engine
+    from onefold.compute.client import JobClient
     from onefold.compute.plan.stages import Output, Result, Stage
     from onefold.compute.plan.stored_job import StoredJob
     from onefold.fold.api import StoreView
@@ -46,8 +46,8 @@ class ResultTypes:
     them. Thread-safe.
     """
 
-    def __init__(self, engine: Engine, run: str, stored: StoredJob) -> None:
-        self._engine = engine
+    def __init__(self, client: JobClient, run: str, stored: StoredJob) -> None:
+        self._client = client
         self._run = run
         self._stored = stored
         self._lock = threading.Lock()
@@ -69,24 +69,24 @@ class ResultTypes:
                     self._compare(number, types)
 
     def _compare(self, stage: int, types: Mapping[str, Any]) -> None:
-        with self._engine.shard.view() as view:
+        with self._client.shard.view() as view:
             run = state.read_run(view, self._run)
         assert run is not None
-        _compare(self._engine, self._stored.stages[stage], types, run.stages[stage].inputs)
+        _compare(self._client, self._stored.stages[stage], types, run.stages[stage].inputs)
 
     def _announce(self, stage: int, types: Mapping[str, Any]) -> None:
         wanted = announcements(stage, types)
-        with self._engine.shard.view() as view:
+        with self._client.shard.view() as view:
             known = state.announced(view, self._run)
         missing = [
             ops.Unfit(self._run, name, text, stage) for name, text in wanted.items() if name not in known
         ]
         if missing:
-            self._engine.submit(*missing)
+            self._client.submit(*missing)
 
     def _follow(self) -> dict[int, dict[str, Any]]:
         """Take in what is on the log; the types that were announced, by stage."""
-        with self._engine.shard.view() as view:
+        with self._client.shard.view() as view:
             changes = state.changes(view, self._run, self._seen)
             announced = state.announced(view, self._run)
         for change in changes:
@@ -109,18 +109,18 @@ class ResultTypes:
 
     def _of(self, stage: int, result: Result) -> dict[str, Any]:
         return _types_and_notes(
-            self._engine, self._stored.stages[stage].output, result, self._sensitive[stage]
+            self._client, self._stored.stages[stage].output, result, self._sensitive[stage]
         )
 
 
-def check_taken_over(engine: Engine, operation: ops.Submit, stored: StoredJob) -> None:
+def check_taken_over(client: JobClient, operation: ops.Submit, stored: StoredJob) -> None:
     """Raise InvalidValue where a run would take over results of several earlier runs that do not fit together, and has no
     task with Python of its own that would find it. To be called before it is submitted.
     """
     python = [stage for stage in stored.stages if has_python(stage)]
     if not python:
         return
-    with engine.shard.view() as view:
+    with client.shard.view() as view:
         taken = taken_over(view, operation)
         if any(len(taken[stage.index]) < len(operation.stages[stage.index].tasks) for stage in python):
             return
@@ -136,10 +136,10 @@ def check_taken_over(engine: Engine, operation: ops.Submit, stored: StoredJob) -
         types: dict[str, Any] = {}
         try:
             for name in taken[stage.index].values():
-                found = _types_and_notes(engine, stage.output, results[name], sensitive)
+                found = _types_and_notes(client, stage.output, results[name], sensitive)
                 types = common_schema([types, found])
             if sensitive:
-                _compare(engine, stage, types, operation.stages[stage.index].inputs)
+                _compare(client, stage, types, operation.stages[stage.index].inputs)
         except BlobMissing:  # its task is run again, and compared then
             return
         except InvalidValue as error:
@@ -162,7 +162,7 @@ def _all_of_one_run(view: StoreView, operation: ops.Submit, stages: Iterable[int
     )
 
 
-def _compare(engine: Engine, stage: Stage, types: Mapping[str, Any], inputs: str) -> None:
+def _compare(client: JobClient, stage: Stage, types: Mapping[str, Any], inputs: str) -> None:
     """Raise InvalidValue for notes that do not fit together. ``inputs``: the blob of the stage's inputs."""
     conflict = found_types.conflict(types)
     if conflict is None:
@@ -170,20 +170,20 @@ def _compare(engine: Engine, stage: Stage, types: Mapping[str, Any], inputs: str
     if found_types.whatever_follows(conflict[0]):
         raise found_types.explained(*conflict, stage)
     branch = conflict[0][0]
-    tasks = sum(item.branch == branch for item in decode_inputs(engine.blobs.get(inputs)))
+    tasks = sum(item.branch == branch for item in decode_inputs(client.blobs.get(inputs)))
     # The chunks of one task may differ: then it is the only one, and there is nothing to be different from.
     if tasks > 1:
         raise found_types.explained(*conflict, stage)
 
 
-def _types_and_notes(engine: Engine, output: Output, result: Result, sensitive: bool) -> dict[str, Any]:
+def _types_and_notes(client: JobClient, output: Output, result: Result, sensitive: bool) -> dict[str, Any]:
     """The types that a result says, with its notes as columns of nulls where they matter. Raises BlobMissing."""
-    types = outputs.row_types(result, output, engine.blobs)
+    types = outputs.row_types(result, output, client.blobs)
     if not sensitive:
         return types
     import polars as pl
 
-    return types | dict.fromkeys(outputs.notes(result, output, engine.blobs), pl.Null())
+    return types | dict.fromkeys(outputs.notes(result, output, client.blobs), pl.Null())
 
 
 def announcements(stage: int, types: Mapping[str, Any]) -> dict[str, str]:

@@ -28,8 +28,10 @@ from onefold.compute.tasks.failures import failure_of, of_machine, one_line
 from onefold.errors import InvalidArgument, OnefoldError, TooLarge, Unavailable
 
 if TYPE_CHECKING:
-    from onefold.compute.engine import Engine
+    from onefold.compute.client import JobClient
+    from onefold.compute.garbage import Garbage
     from onefold.compute.plan.stored_job import StoredJob
+    from onefold.compute.results.reading import Results
     from onefold.compute.tasks.executor import Executor
 
 _INLINE_SLOTS = 2
@@ -64,9 +66,17 @@ def worker_count(asked: int | None) -> int:
 class Runner:
     """Works on one run in this process until the run has ended or ``stop`` is called."""
 
-    def __init__(self, engine: Engine, run: str, workers: int | None, host: Host | None = None) -> None:
+    def __init__(
+        self,
+        client: JobClient,
+        results: Results,
+        garbage: Garbage,
+        run: str,
+        workers: int | None,
+        host: Host | None = None,
+    ) -> None:
         """``host``: the node that works on it; then ``workers`` is how many slots it has at most."""
-        self._engine = engine
+        self._client, self._results, self._garbage = client, results, garbage
         self.run = run
         self._workers = worker_count(workers)
         self._host = host
@@ -75,7 +85,7 @@ class Runner:
         self._threads: list[threading.Thread] = []
         self._executors: list[Executor] = []
         self._lock = threading.Lock()
-        self._keeper = LeaseKeeper(engine, run)
+        self._keeper = LeaseKeeper(client, run)
         self._attempts: Attempts | None = None
         self._rows: dict[int, int] = {}
         self._swept = threading.Event()
@@ -120,7 +130,7 @@ class Runner:
 
         row, stored = self._load()
         node = self._host.node if self._host is not None else None
-        self._attempts = Attempts(self._engine, self.run, row, stored, node)
+        self._attempts = Attempts(self._client, self._results, self.run, row, stored, node)
         self._began = time.monotonic(), row.done
         python = any(has_python(stage) for stage in stored.stages)
         slots = self._workers if python else min(_INLINE_SLOTS, self._workers)
@@ -189,22 +199,22 @@ class Runner:
         return told
 
     def _load(self) -> tuple[RunRow, StoredJob]:
-        with self._engine.shard.view() as view:
+        with self._client.shard.view() as view:
             row = state.read_run(view, self.run)
         if row is None:
             raise InvalidArgument(f"there is no run {self.run!r}")
-        return row, self._engine.stored(row.plan)
+        return row, self._client.stored(row.plan)
 
     def _slot(self, number: int, row: RunRow, stored: StoredJob, python: bool) -> None:
         from onefold.compute.tasks.executor import InlineExecutor, ProcessExecutor
 
-        engine = self._engine
-        inline = InlineExecutor(stored.stages, engine.blobs)
+        client = self._client
+        inline = InlineExecutor(stored.stages, client.blobs)
         process: ProcessExecutor | None = None
         if python:
             threads = max(1, cores() // self._workers)
             process = ProcessExecutor(
-                engine.blobs.get(row.plan), engine.blobs, threads=threads, code=engine.code
+                client.blobs.get(row.plan), client.blobs, threads=threads, code=client.code
             )
             with self._lock:
                 self._executors.append(process)
@@ -218,7 +228,7 @@ class Runner:
             if process is not None:
                 process.close()
             if report:
-                engine.keep_named(report, engine.submit(*report))
+                self._garbage.keep_named(report, client.submit(*report))
         self._finish()
         with self._lock:
             self._slots_left -= 1
@@ -230,7 +240,7 @@ class Runner:
     ) -> None:
         """Work until the run has ended or is to be left. ``report``: what has not been reported to the log yet."""
         assert self._attempts is not None
-        worker = f"{self._engine.shard.member}/{number}"
+        worker = f"{self._client.shard.member}/{number}"
         slow: ClaimKey | None = None
         while self._goes_on:
             if not self._take_slot(report):
@@ -242,7 +252,7 @@ class Runner:
                 outcomes = self._submit(report, claim)
                 _check(report, outcomes)
                 told, report[:] = tuple(report), ()
-                reopened = self._engine.keep_named(told, outcomes)
+                reopened = self._garbage.keep_named(told, outcomes)
                 answer = outcomes[-1]
                 if isinstance(answer, ops.Accepted) and answer.assignments:
                     (assignment,) = answer.assignments
@@ -264,7 +274,7 @@ class Runner:
     def _submit(self, report: list[ops.Operation], claim: ops.Claim) -> list[ops.Accepted | ops.Refused]:
         """Append what was done and the next claim; a result that no record can hold fails its task."""
         try:
-            return self._engine.submit(*report, claim)
+            return self._client.submit(*report, claim)
         except TooLarge as error:
             if not any(isinstance(one, ops.Done) for one in report):
                 raise
@@ -274,7 +284,7 @@ class Runner:
                 else one
                 for one in report
             ]
-            return self._engine.submit(*report, claim)
+            return self._client.submit(*report, claim)
 
     @property
     def _goes_on(self) -> bool:
@@ -285,10 +295,10 @@ class Runner:
         if self._host is None or self._host.slots.take(0):
             return True
         if report:
-            outcomes = self._engine.submit(*report)
+            outcomes = self._client.submit(*report)
             _check(report, outcomes)
             told, report[:] = tuple(report), ()
-            self._engine.keep_named(told, outcomes)
+            self._garbage.keep_named(told, outcomes)
         return self._host.slots.take(_IDLE_WAIT_S)
 
     def _give_slot_back(self) -> None:
@@ -329,7 +339,7 @@ class Runner:
         assert self._attempts is not None
         while self._goes_on:
             avoided = self._attempts.avoided
-            with self._engine.shard.view() as view:
+            with self._client.shard.view() as view:
                 row = state.read_run(view, self.run)
                 claimed = {(claim.stage, claim.index) for claim in state.claims(view, self.run)}
                 left = sum(
@@ -345,13 +355,13 @@ class Runner:
             slow = self._keeper.slow_claim(worker)
             if slow is not None:
                 return True, slow
-            self._engine.shard.wait(offset, _IDLE_WAIT_S)
+            self._client.shard.wait(offset, _IDLE_WAIT_S)
         return False, None
 
     def _keep(self) -> None:
         """Keep leases until the run has ended or no slot works any more."""
         while not self._over.wait(_KEEP_EVERY_S):
-            with self._engine.shard.view() as view:
+            with self._client.shard.view() as view:
                 row = state.read_run(view, self.run)
             if row is None or row.state != "running":
                 # A slot may still hang in a task that a backup has finished, in a worker that is stopped, say.
@@ -365,14 +375,14 @@ class Runner:
 
     def _finish(self) -> None:
         """Once the run is done, delete blobs that nothing names any more."""
-        with self._engine.shard.view() as view:
+        with self._client.shard.view() as view:
             row = state.read_run(view, self.run)
         # Where machines share blobs a node does it, later: another one may be about to store what is garbage now.
-        if self._engine.blobs.shared:
+        if self._client.blobs.shared:
             return
         if row is not None and row.state == "done" and not self._swept.is_set():
             self._swept.set()
-            self._engine.sweep()
+            self._garbage.sweep()
 
 
 def _check(report: Sequence[ops.Operation], outcomes: Sequence[ops.Outcome]) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from onefold.compute.engine import Engine
+    from onefold.compute.results.reading import Results
     from onefold.compute.results.stored import StoredResult
     from onefold.durations import Duration
 
@@ -77,8 +77,8 @@ class Table:
     processes are working on.
     """
 
-    def __init__(self, engine: Engine, name: str) -> None:
-        self._engine = engine
+    def __init__(self, results: Results, name: str) -> None:
+        self._results = results
         self.name = name
         self._lock = threading.Lock()
         self._cached: tuple[tuple[Any, ...], pl.DataFrame] | None = None
@@ -88,12 +88,12 @@ class Table:
 
     def contents(self) -> Contents:
         """The finished tasks at this moment."""
-        with self._engine.shard.view() as view:
+        with self._results.shard.view() as view:
             row = state.read_table(view, self.name)
             run = state.read_run(view, row.head) if row is not None else None
             if run is None:
                 raise InvalidArgument(
-                    f"there is no table {self.name!r} in {self._engine.shard.url}; `onefold tables` lists what there is"
+                    f"there is no table {self.name!r} in {self._results.shard.url}; `onefold tables` lists what there is"
                 )
             stage = run.result_stage
             finished = state.results(view, run.id, stage)
@@ -149,7 +149,7 @@ class Table:
             return [*stored.description.columns], True
         results = self._ordered(contents)
         looked_at = results[:_TASKS_LOOKED_AT]
-        names = dict.fromkeys(name for result in looked_at for name in self._engine.columns_of(result))
+        names = dict.fromkeys(name for result in looked_at for name in self._results.columns_of(result))
         return [*names], len(looked_at) == contents.total
 
     @property
@@ -172,7 +172,7 @@ class Table:
         contents = self.contents()
         stored = self._result(contents)
         if not stored.grouped:
-            return self._engine.scan_rows(self._ordered(contents), stored)
+            return self._results.scan_rows(self._ordered(contents), stored)
         return self._steady(self.frame_of).lazy()
 
     def to_arrow(self) -> pa.Table:
@@ -272,7 +272,7 @@ class Table:
             left = None if timeout is None else timeout - (time.monotonic() - last_change)
             if left is not None and left <= 0:
                 return
-            self._engine.shard.wait(contents.offset, left)
+            self._results.shard.wait(contents.offset, left)
 
     # -- by contents ------------------------------------------------------------------------------------------------
 
@@ -284,11 +284,11 @@ class Table:
                 return self._cached[1].clone()  # columns that the caller adds to it are not the table's
         stored = self._result(contents)
         if stored.grouped:
-            frame = self._engine.finished(
+            frame = self._results.finished(
                 contents.results, stored, whole=len(contents.results) == contents.total
             )
         else:
-            frame = self._engine.rows(self._ordered(contents), stored)
+            frame = self._results.rows(self._ordered(contents), stored)
         with self._lock:
             self._cached = (key, frame)
         return frame.clone()
@@ -310,19 +310,19 @@ class Table:
             name,
             level,
             output=stored.output,
-            load=self._engine.partial,
+            load=self._results.partial,
             final=lambda: self.frame_of(contents),
             cache=self._moments,
         )
 
     def _result(self, contents: Contents) -> StoredResult:
         """What is known of the result. Raises InvalidValue, naming the table, where this process cannot read it."""
-        with self._engine.shard.view() as view:
+        with self._results.shard.view() as view:
             run = state.read_run(view, contents.run)
         if run is None:
             raise Unavailable(f"run {contents.run} is gone")
         try:
-            stored = self._engine.result_of(run.plan)
+            stored = self._results.result_of(run.plan)
         except InvalidValue as error:
             raise InvalidValue(f"table {self.name!r} cannot be read here: {error}") from error
         return stored

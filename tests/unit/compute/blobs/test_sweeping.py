@@ -126,7 +126,7 @@ def dies_after(steps: int) -> Callable[[World, int], None]:
 
 
 def settle(world: World, *, kept_s: float = -1.0) -> None:
-    """What ``Engine.sweep`` does when copies have been kept long enough, in each process that is left."""
+    """What ``Garbage.sweep`` does when copies have been kept long enough, in each process that is left."""
     for stepping in world.stores:
         sweeping.tidy(
             stepping.store, world.garbage(), lambda asked: state.named(world.fold, [*asked]), kept_s=kept_s
@@ -146,7 +146,7 @@ def writes(world: World, me: int, *, checks: bool = True) -> None:
 
 
 def sweeps(world: World, me: int, *, hides: bool = True) -> None:
-    """What ``Engine.sweep`` does."""
+    """What ``Garbage.sweep`` does."""
     store = world.stores[me]
     world.turns.step(me)
     names = world.garbage()
@@ -163,7 +163,7 @@ def sweeps(world: World, me: int, *, hides: bool = True) -> None:
 
 
 def tidies(world: World, me: int) -> None:
-    """What ``Engine.sweep`` does in the end, when copies were not kept for long enough: others are still at work."""
+    """What ``Garbage.sweep`` does in the end, when copies were not kept for long enough: others are still at work."""
     store = world.stores[me]
     world.turns.step(me)
     sweeping.tidy(
@@ -401,11 +401,11 @@ def test_what_a_run_replaced_is_kept_aside_for_a_while(tmp_path, monkeypatch):
             job = db.read_text(tmp_path / "a.txt").group_by("line").agg(n=agg.count())
             job.into("t", version=version).run(progress=False, workers=1)
         hidden = {name for name, _ in engine.blobs.hidden()}
-        assert hidden and not engine.garbage()
-        engine.sweep()
+        assert hidden and not engine.garbage.names()
+        engine.garbage.sweep()
         assert {name for name, _ in engine.blobs.hidden()} == hidden
         monkeypatch.setattr(config, "SWEPT_KEPT_S", -1.0)
-        engine.sweep()
+        engine.garbage.sweep()
         assert engine.blobs.hidden() == set()
         assert all(not engine.blobs.path(name).exists() for name in hidden)
 

@@ -31,8 +31,10 @@ def test_a_reader_whose_run_is_replaced_while_it_reads(
 
         def sweep() -> None:
             monkeypatch.setattr(config, "SWEPT_KEPT_S", -1.0)
-            while db._engine.garbage() or db._engine.blobs.hidden():  # the run's own thread sweeps as well
-                db._engine.sweep()
+            while (
+                db._engine.garbage.names() or db._engine.blobs.hidden()
+            ):  # the run's own thread sweeps as well
+                db._engine.garbage.sweep()
 
         make(1)
         table = reader.table("t")
@@ -86,12 +88,12 @@ def test_a_table_in_the_making_is_read_again_at_the_cost_of_what_is_new(tmp_path
         whole = table.contents()
         stored = table._result(whole)
         loads: list[object] = []
-        load = table._engine.partial
-        table._engine.partial = lambda result: (loads.append(result), load(result))[1]  # type: ignore[method-assign]
+        load = table._results.partial
+        table._results.partial = lambda result: (loads.append(result), load(result))[1]  # type: ignore[method-assign]
         for done in (8, 9):
             loads.clear()
             some = {index: whole.results[index] for index in range(done)}
-            frame = table._engine.finished(some, stored, whole=False)
+            frame = table._results.finished(some, stored, whole=False)
             assert frame["n"].sum() == 2 * done
         assert len(loads) == 1
-        assert table._engine.finished(whole.results, stored)["n"].sum() == 32
+        assert table._results.finished(whole.results, stored)["n"].sum() == 32

@@ -264,8 +264,8 @@ class NodeWorkers:
         last, before = self._garbage
         if not self._engine.blobs.shared or now - last < config.GARBAGE_SWEEP_S:
             return
-        swept = self._engine.sweep(before)
-        self._garbage = now, frozenset(self._engine.garbage())
+        swept = self._engine.garbage.sweep(before)
+        self._garbage = now, frozenset(self._engine.garbage.names())
         if swept:
             self._tell("blobs_swept", count=swept)
 
