@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from onefold.state.encoding.positions import Position
     from onefold.state.maps.map import Map
     from onefold.state.queues.messages import Message
-    from onefold.state.transactions.transaction import Transaction
+    from onefold.state.transaction import Transaction
 
 _LAZY = {
     "connect": "onefold.db",
@@ -76,7 +76,7 @@ _LAZY = {
     "Map": "onefold.state.maps.map",
     "Message": "onefold.state.queues.messages",
     "Position": "onefold.state.encoding.positions",
-    "Transaction": "onefold.state.transactions.transaction",
+    "Transaction": "onefold.state.transaction",
     "Version": "onefold.state.encoding.items",
     "bounded": "onefold.state.core.consistency",
     "Table": "onefold.compute.results.tables",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onefold.state.maps.map import Map
     from onefold.state.queues.queue import Queue
     from onefold.state.streams.stream import Stream
-    from onefold.state.transactions.transaction import Transaction
+    from onefold.state.transaction import Transaction
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -219,7 +219,7 @@ class Database:
         once under this name. ``read_only``: a snapshot, which is never refused. In a folder it appends nothing; on a cluster
         a strong read appends a record, and a moment of several shards two in each of them (the locks that it takes, and
         their release)."""
-        from onefold.state.transactions.transaction import Transaction
+        from onefold.state.transaction import Transaction
 
         return Transaction(self._state, request_id=request_id, read_only=read_only)
 
@@ -234,7 +234,7 @@ class Database:
         """Run ``fn(tx)`` in a transaction and commit; tried again with backoff when it loses, up to ``attempts`` times.
         ``fn`` may run several times, so it must do nothing outside of ``tx``. Raises Conflict (definite) when every try
         has lost."""
-        from onefold.state.transactions.transaction import run_transaction
+        from onefold.state.transaction import run_transaction
 
         return run_transaction(self._state, fn, attempts=attempts, request_id=request_id, read_only=read_only)
 

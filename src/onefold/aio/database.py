@@ -21,7 +21,7 @@ from onefold.durations import seconds
 from onefold.errors import SpaceError
 from onefold.state.core.consistency import Consistency
 from onefold.state.core.tokens import Session
-from onefold.state.transactions.transaction import Transaction
+from onefold.state.transaction import Transaction
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -1,4 +1,4 @@
-"""Transactions, asynchronously: see ``onefold.state.transactions.transaction``.
+"""Transactions, asynchronously: see ``onefold.state.transaction``.
 
 All calls of one transaction run in one thread, which holds its block; the task's own block is guarded here.
 """
@@ -23,7 +23,7 @@ from onefold.state.core import guard
 from onefold.state.core.outcomes import outcome
 from onefold.state.encoding.items import Item, Version
 from onefold.state.maps.in_transaction import TxMap, Unmet
-from onefold.state.transactions.transaction import Transaction
+from onefold.state.transaction import Transaction
 
 if TYPE_CHECKING:
     from onefold.aio.streams import AsyncConsumer, AsyncStream

@@ -250,7 +250,7 @@ MODULES: Final[dict[str, str]] = {
     "onefold.state.streams": "onefold.state.streams.stream",
     "onefold.state.time_limits": "onefold.state.core.time_limits",
     "onefold.state.tokens": "onefold.state.core.tokens",
-    "onefold.state.transactions": "onefold.state.transactions.transaction",
+    "onefold.state.transactions": "onefold.state.transaction",
     "onefold.state.tx_buffer": "onefold.state.transactions.buffer",
     "onefold.state.tx_core": "onefold.state.transactions.attempt",
     "onefold.state.tx_map": "onefold.state.maps.in_transaction",

@@ -14,7 +14,7 @@ from onefold.state.encoding.values import ValueCodec
 from onefold.state.fold.queues import ops as queue_ops
 
 if TYPE_CHECKING:
-    from onefold.state.transactions.transaction import Transaction
+    from onefold.state.transactions.attempt import TransactionCore
 
 _Duration = float | timedelta | str
 
@@ -22,8 +22,8 @@ _Duration = float | timedelta | str
 class TxQueue:
     """A queue inside a transaction: what is put is there once the transaction commits, together with all else it wrote."""
 
-    def __init__(self, tx: Transaction, name: str, codec: ValueCodec[Any]) -> None:
-        self._tx = tx
+    def __init__(self, core: TransactionCore, name: str, codec: ValueCodec[Any]) -> None:
+        self._core = core
         self._name = check_name("queue", name)
         self._codec = codec
 
@@ -38,7 +38,7 @@ class TxQueue:
         write = enqueue(self._name, values, key, delay, self._codec)
         if write.messages:
             size = sum(len(message.value) + len(message.key or b"") for message in write.messages)
-            self._tx.add_write(self._tx.client.shard_of(encode_key(self._name)), write, size)
+            self._core.add_write(self._core.client.shard_of(encode_key(self._name)), write, size)
 
     def __repr__(self) -> str:
         return f"<TxQueue {self._name!r}>"

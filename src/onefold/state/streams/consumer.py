@@ -24,7 +24,7 @@ from onefold.state.streams.reading import Start, check_start, start_offsets
 if TYPE_CHECKING:
     from onefold.state.core.client import StateClient
     from onefold.state.streams.stream import Stream
-    from onefold.state.transactions.transaction import Transaction
+    from onefold.state.transactions.attempt import TransactionCore
 
 T = TypeVar("T")
 _NONE = -1
@@ -220,10 +220,10 @@ class Consumer(Generic[T]):
             raise _rebalanced(self._group, self._layout.name) from error
         self._note_committed({partition: to for partition, _, to in write.moves})
 
-    def add_commit_to(self, tx: Transaction) -> None:
+    def add_commit_to(self, core: TransactionCore) -> None:
         """What ``tx.commit(consumer)`` does. Raises Conflict (definite) when partitions were lost meanwhile,
         TransactionError when it is a transaction of another connection."""
-        if tx.client is not self._client:
+        if core.client is not self._client:
             raise TransactionError(f"{self!r} belongs to another connection than the transaction")
         with self._mutex:
             self._check_open()
@@ -234,8 +234,8 @@ class Consumer(Generic[T]):
             write = self._commit_write()
             if write is not None:
                 moved = {partition: to for partition, _, to in write.moves}
-                tx.add_write(self._layout.home, write, 64 + 32 * len(write.moves))
-                tx.when_committed(lambda: self._confirm(moved))
+                core.add_write(self._layout.home, write, 64 + 32 * len(write.moves))
+                core.when_committed(lambda: self._confirm(moved))
                 self._pending = moved
 
     def rewind(self) -> None:

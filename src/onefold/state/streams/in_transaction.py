@@ -11,7 +11,7 @@ from onefold.state.streams.appending import Appending, StreamCodec
 from onefold.state.streams.layout import Layout, check_partitions
 
 if TYPE_CHECKING:
-    from onefold.state.transactions.transaction import Transaction
+    from onefold.state.transactions.attempt import TransactionCore
 
 
 class TxStream:
@@ -19,7 +19,7 @@ class TxStream:
 
     def __init__(
         self,
-        tx: Transaction,
+        core: TransactionCore,
         name: str,
         partitions: int | None,
         codec: StreamCodec,
@@ -27,8 +27,8 @@ class TxStream:
     ) -> None:
         """``partitions``: how many it gets if it is not there; it is then made at the first append, whatever becomes of the
         transaction. ``retention_ms``: what it then has, if that is given."""
-        self._tx = tx
-        self._layout = Layout(tx.client, name)
+        self._core = core
+        self._layout = Layout(core.client, name)
         self._partitions = check_partitions(partitions)
         self._codec = codec
         self._retention_ms = retention_ms
@@ -47,14 +47,14 @@ class TxStream:
         return f"<TxStream {self._layout.name!r}>"
 
     def _appending(self) -> tuple[StreamRow, Appending]:
-        self._tx._core.check_writable()
+        self._core.check_writable()
         row = self._layout.make(self._partitions, self._retention_ms)
         if self._retention_ms is not None and row.retention_ms != self._retention_ms:
             row = self._layout.set_retention(self._retention_ms)  # as the plain handle does
-        return row, Appending(self._tx.client, self._layout.name, row.partitions, self._codec, None)
+        return row, Appending(self._core.client, self._layout.name, row.partitions, self._codec, None)
 
     def _add(self, writes: Sequence[Append], row: StreamRow) -> None:
         for write in writes:
             shard = self._layout.shard(write.partition)
             self._layout.copy_to(shard, row)
-            self._tx.add_write(shard, write, len(write.frame))
+            self._core.add_write(shard, write, len(write.frame))

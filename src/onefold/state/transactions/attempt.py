@@ -3,6 +3,7 @@ that goes to which shard."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from onefold import config
@@ -35,6 +36,8 @@ class TransactionCore:
         self.reads = Reads(client, meter, read_only=read_only, keep=not read_only)
         self.buffer = Buffer(meter)
         self._meter = meter
+        self.to_tell: list[Callable[[], None]] = []
+        """Called once the transaction is known to have committed."""
         self._extra: list[tuple[int, Write]] = []
         self._began_s = 0.0
         self._owner: tuple[int, object] | None = None
@@ -104,6 +107,10 @@ class TransactionCore:
         self.check_writable()
         self._meter.add(1, size + OPERATION_BYTES)
         self._extra.append((shard, write))
+
+    def when_committed(self, tell: Callable[[], None]) -> None:
+        """Have this called once the transaction is known to have committed. It must not raise."""
+        self.to_tell.append(tell)
 
     def parts(self) -> dict[int, Part]:
         """What goes to each shard that was read or is written, in order of shards."""

@@ -18,7 +18,7 @@ from onefold.state.core.consistency import SESSION
 from onefold.state.fold import rows
 from onefold.state.fold.machine import StateFold
 from onefold.state.maps.map import Map
-from onefold.state.transactions.transaction import Transaction
+from onefold.state.transaction import Transaction
 
 SOON_S = 60
 

@@ -114,7 +114,7 @@ def test_writing_in_a_read_only_transaction_is_refused(db):
             lambda: m.increment("a"),
             lambda: m.modify("a", lambda value: 2),
             lambda: m.setdefault("b", 2),
-            lambda: tx.add_write(0, None, 1),
+            lambda: tx._core.add_write(0, None, 1),
             lambda: tx.commit(None),
         ):
             with pytest.raises(of.TransactionError, match="read-only"):

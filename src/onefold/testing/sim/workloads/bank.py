@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onefold.db import Database
-from onefold.state.transactions.transaction import Transaction
+from onefold.state.transaction import Transaction
 from onefold.testing.history import Verdict
 from onefold.testing.sim.workloads.base import Workload
 from onefold.testing.workload_checks import check_bank

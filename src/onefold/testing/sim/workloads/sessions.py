@@ -10,7 +10,7 @@ from onefold.state.encoding.items import Version
 from onefold.state.encoding.keys import decode_key
 from onefold.state.encoding.values import decode_value
 from onefold.state.fold import rows
-from onefold.state.transactions.transaction import Transaction
+from onefold.state.transaction import Transaction
 from onefold.testing.history import Operation, Status, Verdict, indented, invalid, worst
 from onefold.testing.session_checks import check_prefix, check_session
 from onefold.testing.sim.process import is_of_faults

@@ -9,7 +9,7 @@ from onefold import config
 from onefold.db import Database
 from onefold.errors import OnefoldError
 from onefold.state.streams.consumer import Consumer
-from onefold.state.transactions.transaction import Transaction
+from onefold.state.transaction import Transaction
 from onefold.testing.history import Verdict, invalid, worst
 from onefold.testing.sim.process import is_of_faults
 from onefold.testing.sim.workloads.base import Workload

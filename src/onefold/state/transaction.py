@@ -24,7 +24,7 @@ from onefold.state.encoding.items import Version
 from onefold.state.encoding.keys import Key, decode_key, encode_key
 from onefold.state.encoding.names import check_name, check_request_id
 from onefold.state.encoding.values import ValueCodec
-from onefold.state.fold.ops import Commit, Committed, Decided, Increment, Write
+from onefold.state.fold.ops import Commit, Committed, Decided, Increment
 from onefold.state.maps.in_transaction import TxMap, Unmet, decode_number
 from onefold.state.transactions.attempt import Part, TransactionCore
 
@@ -80,7 +80,6 @@ class Transaction:
         self._last_try = last_try
         self._version: Version | None = None
         self._increments: dict[tuple[str, Key], int | float] = {}
-        self._tell: list[Callable[[], None]] = []
 
     # -- the block
 
@@ -152,9 +151,9 @@ class Transaction:
 
         self._core.check_readable()
         if isinstance(name, str):
-            return TxQueue(self, check_name("queue", name), _UNTYPED)
+            return TxQueue(self._core, check_name("queue", name), _UNTYPED)
         handle = self._own("queue", name)
-        return TxQueue(self, handle.name, handle.codec)
+        return TxQueue(self._core, handle.name, handle.codec)
 
     def stream(self, name: str | Stream[Any]) -> TxStream:
         """A stream inside this transaction: what is appended to it is there once the transaction has committed. Given by its
@@ -164,9 +163,9 @@ class Transaction:
 
         self._core.check_readable()
         if isinstance(name, str):
-            return TxStream(self, check_name("stream", name), None, StreamCodec(None))
+            return TxStream(self._core, check_name("stream", name), None, StreamCodec(None))
         handle = self._own("stream", name)
-        return TxStream(self, handle.name, handle.partitions, handle.codec, handle.wanted_retention_ms)
+        return TxStream(self._core, handle.name, handle.partitions, handle.codec, handle.wanted_retention_ms)
 
     def commit(self, consumer: Any) -> None:
         """Make a stream consumer's progress part of this transaction: it moves on iff the transaction commits."""
@@ -176,22 +175,12 @@ class Transaction:
             raise InvalidArgument(
                 f"tx.commit takes a stream's consumer; got {consumer!r}. The transaction itself commits when its block ends"
             )
-        add(self)
-
-    # -- for what is used inside it
+        add(self._core)
 
     @property
     def client(self) -> StateClient:
         """The database that it belongs to."""
         return self._core.client
-
-    def add_write(self, shard: int, write: Write, size: int) -> None:
-        """Make a write part of it. ``size``: its bytes, about. Raises TransactionError, TooLarge (definite)."""
-        self._core.add_write(shard, write, size)
-
-    def when_committed(self, tell: Callable[[], None]) -> None:
-        """Have this called once the transaction is known to have committed. It must not raise."""
-        self._tell.append(tell)
 
     # -- afterwards
 
@@ -249,7 +238,9 @@ class Transaction:
         self._version = Version(tuple((shard, done.offset, done.index) for shard, done in committed.items()))
         fresh = {shard: done for shard, done in committed.items() if done.offset > before.get(shard, 0)}
         self._note_increments(parts, fresh)
-        for tell in self._tell if fresh else ():  # what an earlier try committed may be something else
+        for tell in (
+            self._core.to_tell if fresh else ()
+        ):  # what an earlier try committed may be something else
             tell()
 
     def _submit(self, parts: dict[int, Part]) -> dict[int, Committed]:
