@@ -161,7 +161,7 @@ def test_jetstream_is_off_for_the_account(tmp_path: Path) -> None:
     config = {"jetstream": {"store_dir": str(tmp_path / "data")}, "accounts": accounts}
     program, host = _plain_server(tmp_path, config)
     try:
-        with pytest.raises(SpaceError, match="Enable JetStream"):
+        with pytest.raises(SpaceError, match="JetStream is not enabled"):
             set_up_space(f"nats://u:p@{host}/a", replicas=1)
     finally:
         program.kill()

@@ -118,7 +118,7 @@ def test_what_contradicts_the_cluster_is_an_error_and_harms_nothing(
     cluster: LocalCluster, asked: dict[str, Any]
 ) -> None:
     before = cluster.servers.servers
-    with pytest.raises(SpaceError, match=r"cannot be changed|holds space"):
+    with pytest.raises(SpaceError, match=r"is fixed|cannot be changed|holds space"):
         LocalCluster.up(cluster.directory, **asked)
     assert cluster.servers.servers == before
 

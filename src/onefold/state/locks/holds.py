@@ -61,6 +61,8 @@ class Hold(weakref.ref["Lock"]):
         """The name of this wait."""
         self.receipt = receipt
         """Of the operation that asks for it or releases it."""
+        self.asked = False
+        """The space may know the name. Until then nothing has to be forgotten there."""
         self.in_block = False
         """A ``with`` statement took it."""
         self.token: int | None = None
@@ -119,7 +121,7 @@ class Hold(weakref.ref["Lock"]):
             with contextlib.suppress(Exception):  # what cannot be released expires
                 if self.receipt is not None:
                     self.receipt.outcomes()  # what was broken off is decided now
-                if self.unwanted or self.in_block or self() is not None:
+                if self.asked and (self.unwanted or self.in_block or self() is not None):
                     self._withdraw(self.holder)
         finally:
             lock = self()

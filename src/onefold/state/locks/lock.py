@@ -309,6 +309,7 @@ class Lock:
                 asked_s = client.env.boot_s()
                 self._check_wanted(unwanted)
                 standing = True
+                hold.asked = True
                 try:
                     outcome = self._submit(ask, hold.receipt)
                 except OnefoldError as error:

@@ -105,8 +105,6 @@ class Queue(Generic[T]):
     def __repr__(self) -> str:
         return f"<Queue {self._name!r}>"
 
-    # -- putting
-
     def put(
         self,
         value: T,

@@ -124,7 +124,7 @@ def test_a_typed_value_that_was_read_is_a_private_copy():
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
-        (User, User(5, date(2000, 1, 1)), r"no User: Expected `str`, got `int` - at `\$.name`"),
+        (User, User(5, date(2000, 1, 1)), r"not a User: Expected `str`, got `int` - at `\$.name`"),
         (User, User("a", "2000-01-01"), r"Expected `date`, got `str` - at `\$.born`"),
         (User, User("a", date(2000, 1, 1), credit=1.5), r"Expected `decimal`, got `float` - at `\$.credit`"),
         (
@@ -192,7 +192,7 @@ def test_new_fields_with_defaults_read_old_values_and_fields_that_are_gone_are_i
 
 def test_a_new_field_without_default_is_an_error_that_says_what_to_do():
     stored = ValueCodec(Version1).encode(Version1("a", 1))
-    with pytest.raises(InvalidValue, match=r"no Version3: .*`needed`.*new fields need defaults") as caught:
+    with pytest.raises(InvalidValue, match=r"not a Version3: .*`needed`.*new fields need defaults") as caught:
         ValueCodec(Version3).decode(stored)
     assert caught.value.definite
 

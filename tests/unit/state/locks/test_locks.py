@@ -352,3 +352,15 @@ def test_a_crowd_is_refused(db, monkeypatch):
         with pytest.raises(of.Unavailable, match="already wait"):
             db.lock("a", timeout="1s").acquire()
         client.submit(0, Withdraw("a", "h2"))
+
+
+def test_a_wait_that_never_asked_writes_nothing(tmp_path):
+    """What is broken off before it asks has nothing to take back in the space."""
+    with of.connect(tmp_path / "space") as db:
+        lock = db.lock("l")
+        for _ in range(50):
+            with pytest.raises(of.InvalidArgument):
+                lock.acquire(timeout="nonsense")
+        with lock:
+            pass
+        assert db._shard.applied == 2, "the acquire and the release"
