@@ -6,7 +6,7 @@ folder (ONEFOLD_BENCH_DIR), one process that only writes 4 KB and calls ``fdatas
 disk, ...), since the disk of a machine that does other work too is not the same all the time.
 
 Target: at the 99th percentile no put stalls for more than 100 ms beyond what syncing costs, that is beyond its turn among
-eight: 8 x the 99th percentile of fdatasync alone. And nobody starves: whoever does least does half of the mean.
+eight: 8 x the 99th percentile of fdatasync alone. And nobody starves: the one that does least does half of the mean.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from onefold.log.jetstream import tailer as keepers
 from onefold.log.jetstream.tailer import Tailer
 from onefold.shard.memory import MemoryShard
 from onefold.testing.cluster.log_ground import SOON_S, Shard, linked, read_all, record, until, wait_for
+from onefold.testing.log_suite import followed
 from support.engine_spaces import ground_of_three, space_on_ground  # noqa: F401
 
 pytestmark = pytest.mark.faults
@@ -41,7 +42,7 @@ def test_lost_doubled_and_late_deliveries(space: Shard, monkeypatch: pytest.Monk
         got: list[int] = []
 
         def follow() -> None:
-            for entry in log.tail(1, timeout=SOON_S):
+            for entry in followed(log, 1, SOON_S):
                 got.append(entry.offset)
                 assert entry.data == record(entry.offset)
                 if entry.offset == 300:

@@ -10,7 +10,7 @@ thread at a time (the appender above does group commit); reads may run next to i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from onefold.errors import Unavailable
@@ -86,10 +86,6 @@ class Log(Protocol):
         """
         ...
 
-    def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:
-        """Like ``read`` from ``start`` on, then waits for more. Ends when nothing came for ``timeout`` seconds, or on close."""
-        ...
-
     def wait(self, after: int, timeout: float | None) -> int:
         """Wait until ``last > after`` or the timeout (seconds; None: for ever) and return ``last``. Does not busy-poll."""
         ...
@@ -99,5 +95,5 @@ class Log(Protocol):
         ...
 
     def close(self) -> None:
-        """Release everything; what waits in ``tail`` and ``wait`` returns."""
+        """Release everything; what waits in ``wait`` returns."""
         ...

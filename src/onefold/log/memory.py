@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onefold import config
@@ -101,15 +101,6 @@ class MemoryLog:
             self._check_open()
             self._surface()
             return self._read(start, max_bytes, self._end())
-
-    def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:
-        while not self._closed:
-            entries = self.read(start)
-            for entry in entries:
-                yield entry
-                start = entry.offset + 1
-            if not entries and self.wait(start - 1, timeout) < start:
-                return
 
     def wait(self, after: int, timeout: float | None) -> int:
         with self._lock:
@@ -249,15 +240,6 @@ class HeldBack:
     def read(self, start: int, max_bytes: int = 1 << 20) -> Sequence[Entry]:
         with self._log._lock:
             return self._log._read(start, max_bytes, self._seen(self._log._end()))
-
-    def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:
-        while not self._log._closed:
-            entries = self.read(start)
-            for entry in entries:
-                yield entry
-                start = entry.offset + 1
-            if not entries and self.wait(start - 1, timeout) < start:
-                return
 
     def wait(self, after: int, timeout: float | None) -> int:
         log = self._log

@@ -11,9 +11,15 @@ import contextlib
 import errno
 import os
 import select
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from onefold import config
+from onefold.env import Env
+from onefold.errors import OnefoldError
+from onefold.ids import new_id
 from onefold.machine import forks
 
 _FRESH_S = 0.05
@@ -125,6 +131,60 @@ class Listener:
             if fd >= 0:
                 os.close(fd)
         self._reader = self._writer = -1
+
+
+class Watch:
+    """A thread that looks at what other processes have committed: when one of them wakes it, and every ``config.WAKE_POLL_S``."""
+
+    def __init__(self, folder: Path, notifier: Notifier, env: Env, look: Callable[[], bool]) -> None:
+        """``look``: notices what is new and wakes who waits for it; False when there is nothing to watch any more. An
+        OnefoldError of it is for the waiters, who meet it at their next read."""
+        self._folder = folder
+        self._notifier = notifier
+        self._env = env
+        self._look = look
+        self._changing = threading.Lock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._listener: Listener | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether anybody has waited yet."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Watch from now on, if it does not yet and has not ended."""
+        with self._changing:
+            if self._thread is None and not self._ended.is_set():
+                self._notifier.own = new_id("w", self._env)
+                listener = self._listener = Listener(self._folder, self._notifier.own)
+                self._thread = threading.Thread(
+                    target=self._run, args=(listener,), name="onefold-watch", daemon=True
+                )
+                self._thread.start()
+
+    def end(self, timeout: float | None = None) -> None:
+        """Watch no longer; wait for the thread's end, unless this is that thread."""
+        with self._changing:
+            self._ended.set()
+            thread, listener = self._thread, self._listener
+        if listener is not None:
+            listener.poke()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def _run(self, listener: Listener) -> None:
+        while not self._ended.is_set():
+            listener.wait(config.WAKE_POLL_S)
+            if self._ended.is_set():
+                break
+            try:
+                if not self._look():
+                    break
+            except OnefoldError:
+                self._ended.wait(config.WAKE_POLL_S)  # do not spin on it
+        listener.close()
 
 
 def sweep(folder: Path) -> None:

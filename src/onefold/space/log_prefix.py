@@ -103,11 +103,6 @@ class LogPrefix:
             return self._own[start - self._end - 1 :]
         return [entry for entry in self._log.read(start, max_bytes) if entry.offset <= self._end]
 
-    def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:  # noqa: ARG002
-        while entries := self.read(start):
-            yield from entries
-            start = entries[-1].offset + 1
-
     def wait(self, after: int, timeout: float | None) -> int:  # noqa: ARG002
         return self.last
 

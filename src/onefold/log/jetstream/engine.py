@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -146,20 +146,6 @@ class JetStreamLog:
         if start < self._first:
             raise self._too_old(start)
         return [] if start > tailer.last else self._quorum_read(start, max_bytes, thorough=True)
-
-    def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:
-        while not self._closed:
-            try:
-                entries = self.read(start)
-            except SpaceError:
-                if self._closed:  # closed between the look above and the read
-                    return
-                raise
-            for entry in entries:
-                yield entry
-                start = entry.offset + 1
-            if not entries and self.wait(start - 1, timeout) < start:
-                return
 
     def wait(self, after: int, timeout: float | None) -> int:
         try:

@@ -8,8 +8,6 @@ means that neither happened.
 from __future__ import annotations
 
 import struct
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,13 +17,12 @@ import google_crc32c
 
 from onefold import config
 from onefold.env import SYSTEM, Env
-from onefold.errors import LogCorrupt, OnefoldError, SpaceError, TooLarge, TooOld
-from onefold.ids import new_id
+from onefold.errors import LogCorrupt, SpaceError, TooLarge, TooOld
 from onefold.log.api import Entry
 from onefold.log.sqlite.file import TIP_NAME, SqliteFile
 from onefold.log.sqlite.pooled_file import Hold
 from onefold.machine.undisturbed import Waiters, undisturbed
-from onefold.machine.wake import Listener, Notifier
+from onefold.machine.wake import Notifier, Watch
 
 LOG_SCHEMA = (
     "CREATE TABLE IF NOT EXISTS log(offset INTEGER PRIMARY KEY, ms INTEGER NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL)",
@@ -60,9 +57,6 @@ class SqliteLog:
         self._env = env
         self.file = file or SqliteFile(Path(directory), (*LOG_SCHEMA, *schema), env)
         self._changed = Waiters()
-        self._watching = threading.Lock()
-        self._watcher: threading.Thread | None = None
-        self._listener: Listener | None = None
         self._closing = False
         self._seen = 0
         """An offset that is in the file. Those who wait compare it, instead of all of them reading the file after each commit.
@@ -77,6 +71,8 @@ class SqliteLog:
                     f"{wake} cannot be made ({error.strerror}). Free some space, or remove what stands there"
                 ) from error
         self._notifier = Notifier(wake)
+        self._noticed = 0
+        self._watch = Watch(wake, self._notifier, self._env, self._notice)
         tip = self.file.read_tip()
         if tip and self.last < tip:
             last = self.last
@@ -132,28 +128,14 @@ class SqliteLog:
                 con.execute("SELECT coalesce(max(ms), 0) FROM log WHERE offset <= ?", (offset,)).get
             )
 
-    def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:
-        while not self._closing:
-            try:
-                entries = self.read(start)
-            except SpaceError:
-                if self._closing:  # closed between the look above and the read
-                    return
-                raise
-            for entry in entries:
-                yield entry
-                start = entry.offset + 1
-            if not entries and self.wait(start - 1, timeout) < start:
-                return
-
     def wait(self, after: int, timeout: float | None) -> int:
         try:
-            was_watched = self._watcher is not None
+            was_watched = self._watch.started
             last = self.last
             if last > after or (timeout is not None and timeout <= 0):
                 return last
             if not was_watched:
-                undisturbed(self._watch)
+                undisturbed(self._watch.start)
             # What is committed from here on is noticed; looking again finds what came before the watch began.
             news = _News(self, after, looks=not was_watched)
             self._changed.wait_for(news.are_there, timeout)
@@ -187,14 +169,9 @@ class SqliteLog:
                 con.execute("UPDATE log_first SET first = max(first, ?)", (upto,))
 
     def close(self) -> None:
-        with self._watching:
-            self._closing = True
-            watcher, listener = self._watcher, self._listener
+        self._closing = True
         self._changed.notify()
-        if listener is not None:
-            listener.poke()
-        if watcher is not None and watcher is not threading.current_thread():
-            watcher.join()
+        self._watch.end()
         self.file.close()
         self._notifier.close()
 
@@ -237,34 +214,14 @@ class SqliteLog:
 
     # -- waiting for other processes
 
-    def _watch(self) -> None:
-        """Start the thread that listens for other processes."""
-        with self._watching:
-            if self._watcher is None and not self._closing:
-                self._notifier.own = new_id("w", self._env)
-                self._listener = Listener(self.file.directory / "wake", self._notifier.own)
-                self._watcher = threading.Thread(
-                    target=self._run_watch, args=(self._listener,), name="onefold-watch", daemon=True
-                )
-                self._watcher.start()
-
-    def _run_watch(self, listener: Listener) -> None:
-        seen = 0
-        while not self._closing:
-            listener.wait(config.WAKE_POLL_S)
-            if self._closing:
-                break
-            try:
-                last = self.last
-            except OnefoldError:
-                # A waiter meets the error itself at its next read; do not spin on it here.
-                time.sleep(config.WAKE_POLL_S)
-                continue
-            if last > seen:
-                seen = last
-                self.note_seen(last)
-                self._changed.notify()
-        listener.close()
+    def _notice(self) -> bool:
+        """Wake who waits when others have committed something."""
+        last = self.last
+        if last > self._noticed:
+            self._noticed = last
+            self.note_seen(last)
+            self._changed.notify()
+        return True
 
 
 class _News:

@@ -32,7 +32,7 @@ from onefold.ids import new_id
 from onefold.log.api import Entry, Log
 from onefold.machine import forks, members, wake
 from onefold.machine.undisturbed import Waiters, undisturbed
-from onefold.machine.wake import Listener, Notifier
+from onefold.machine.wake import Notifier, Watch
 from onefold.shard.over_log import ReplicatedShard
 from onefold.shard.replica.boundaries import Boundaries, Boundary, Missed
 from onefold.shard.replica.copies import Copies
@@ -133,12 +133,11 @@ class LocalReplica(ReplicatedShard):
         self._recent = RecentRecords()
         self._registered: frozenset[str] = frozenset()
         self._trouble: OnefoldError | None = None
-        self._watcher: threading.Thread | None = None
-        self._listener: Listener | None = None
         self._ended = threading.Event()
         self._member: members.Member | None = None
         self._copies = Copies(directory, env)
         self._notifier = Notifier(directory / "wake")
+        self._watch = Watch(directory / "wake", self._notifier, env, self._notice)
         try:
             self._holder = Holder(self._copies, kind, _OPEN_TIMEOUT_S if timeout is None else timeout)
         except BaseException:
@@ -177,8 +176,8 @@ class LocalReplica(ReplicatedShard):
     def wait(self, after: int, timeout: float | None) -> int:
         self.check_usable()
         if self._known <= after and self._look() <= after:
-            if self._watcher is None:
-                undisturbed(self._watch)
+            if not self._watch.started:
+                undisturbed(self._watch.start)
             me = threading.get_ident()
             try:
                 self._waiting[me] = True
@@ -213,15 +212,12 @@ class LocalReplica(ReplicatedShard):
         with self._changed:
             self._closed = True
             self._tell()
-            watcher, listener = self._watcher, self._listener
         self._ended.set()
         self._wanted.notify()
         self._log.close()
-        if listener is not None:
-            listener.poke()
-        for thread in (self._applier, watcher):
-            if thread is not None and thread is not threading.current_thread():
-                thread.join(config.APPEND_RETRY_S)
+        self._watch.end(config.APPEND_RETRY_S)
+        if self._applier is not threading.current_thread():
+            self._applier.join(config.APPEND_RETRY_S)
         if self._boundaries is not None:
             self._boundaries.close()
         self._holder.close()
@@ -492,25 +488,9 @@ class LocalReplica(ReplicatedShard):
 
     # -- other processes
 
-    def _watch(self) -> None:
-        """Start the thread that is rung by other processes."""
-        with self._changed:
-            if self._watcher is None and not self._closed:
-                self._notifier.own = new_id("w", self._env)
-                self._listener = Listener(self._directory / "wake", self._notifier.own)
-                self._watcher = threading.Thread(
-                    target=self._run_watch, args=(self._listener,), name="onefold-watch", daemon=True
-                )
-                self._watcher.start()
-
-    def _run_watch(self, listener: Listener) -> None:
-        while not self._closed and self._halted is None:
-            listener.wait(config.WAKE_POLL_S)
-            if self._closed:
-                break
-            try:
-                self._look()
-            except OnefoldError:
-                # A waiter meets the error itself at its next read; do not spin on it here.
-                self._ended.wait(config.WAKE_POLL_S)
-        listener.close()
+    def _notice(self) -> bool:
+        """What others have applied; False when nothing will be any more."""
+        if self._closed or self._halted is not None:
+            return False
+        self._look()
+        return True

@@ -8,7 +8,7 @@ less. What was appended is delivered to each endpoint in order, each entry after
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from onefold.errors import AppendUnknown, SpaceError, Unavailable
@@ -170,15 +170,6 @@ class Endpoint:
 
     def read(self, start: int, max_bytes: int = 1 << 20) -> Sequence[Entry]:
         return self._server.truth._read(start, max_bytes, self.deliver())
-
-    def tail(self, start: int, *, timeout: float | None = None) -> Iterator[Entry]:
-        while not self._closed:
-            entries = self.read(start)
-            for entry in entries:
-                yield entry
-                start = entry.offset + 1
-            if not entries and self.wait(start - 1, timeout) < start:
-                return
 
     def wait(self, after: int, timeout: float | None) -> int:
         scheduler = self._scheduler

@@ -172,7 +172,7 @@ def test_two_programs_that_append_at_once_add_each_file_once(
 
     def both_ready(writer: FolderWriter, existing: Any) -> None:
         finish(writer, existing)
-        if not getattr(ready, "once", False):  # whoever is second makes its rows again
+        if not getattr(ready, "once", False):  # the second one makes its rows again
             ready.once = True
             barrier.wait(60)
 

@@ -310,7 +310,7 @@ def test_closing_ends_waits_and_uses(opened, tmp_path):
     ended = []
     waiter = threading.Thread(target=lambda: ended.append(space.wait(0, None)))
     waiter.start()
-    until(lambda: space._watcher is not None)
+    until(lambda: space._watch.started)
     space.close()
     waiter.join()
     space.close()
@@ -360,7 +360,7 @@ def test_who_is_cut_off_sees_what_the_others_apply_and_is_woken(opened):
     seen = []
     waiter = threading.Thread(target=lambda: seen.append(cut_off.reach(1, SOON_S)))
     waiter.start()
-    until(lambda: cut_off._watcher is not None)
+    until(lambda: cut_off._watch.started)
     other.submit([entry(b"a")])
     waiter.join()
     assert seen == [True] and ledger_of(cut_off) == {b"a"}
