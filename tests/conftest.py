@@ -1,6 +1,9 @@
 """For all tests: asserts in what they share are rewritten too, and no program outlives the tests that started it."""
 
+import os
+import shutil
 import signal
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,20 @@ from support import guardian, lanes, parts  # noqa: E402 - rewritten, too
 guardian.watch()
 
 parts.fix_day()
+
+
+CACHE = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Replicas of clusters that live for one test are not kept in the user's cache. Workers share the folder."""
+    if not hasattr(config, "workerinput"):
+        os.environ["XDG_CACHE_HOME"] = config.stash[CACHE] = tempfile.mkdtemp(prefix="onefold-cache-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (folder := config.stash.get(CACHE, None)) is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
