@@ -31,7 +31,6 @@ from onefold.compute.tasks import outputs
 from onefold.compute.tasks.executor import InlineExecutor
 from onefold.compute.tasks.spec import TaskError, TaskSpec
 from onefold.errors import SpaceError
-from support import parts
 from support.executor_bench import (
     NODE,
     ROWS,
@@ -186,7 +185,8 @@ OUTPUTS = {
 }
 
 
-@pytest.mark.parametrize("kind", parts.todays([*OUTPUTS], 3))
+@pytest.mark.moving(3)
+@pytest.mark.parametrize("kind", [*OUTPUTS])
 def test_isolation_halves_batches_and_merges_every_output(bench: Bench, kind: str) -> None:
     bad = 1_234
     output = OUTPUTS[kind]

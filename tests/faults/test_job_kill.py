@@ -19,12 +19,12 @@ import pytest
 
 import onefold as of
 from onefold import agg
-from support import parts
 
 pytestmark = pytest.mark.faults
 HERE = Path(__file__).parent
 ASKED = os.environ.get("ONEFOLD_FAULT_SEEDS")
-SEEDS = parts.todays(range(6), 3) if ASKED is None else range(int(ASKED))
+SEEDS = range(6) if ASKED is None else range(int(ASKED))
+PARTS = 3 if ASKED is None else 1
 
 
 @pytest.fixture
@@ -103,6 +103,7 @@ def test_the_program_killed_at_every_append_and_blob(
     assert rows == 0
 
 
+@pytest.mark.moving(PARTS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_program_killed_at_a_random_moment_with_python_workers(
     tmp_path: Path, source: Path, seed: int
@@ -135,6 +136,7 @@ def test_the_program_killed_at_a_random_moment_with_python_workers(
     assert total == 6
 
 
+@pytest.mark.moving(PARTS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_workers_killed_while_they_work(tmp_path: Path, source: Path, seed: int) -> None:
     chance = random.Random(seed)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import onefold as of
-from support import parts
 
 pytestmark = pytest.mark.faults
 WORKER = Path(__file__).with_name("queue_worker.py")
@@ -82,7 +81,8 @@ def check_deliveries(said, left):
     assert max(attempts.values(), default=1) == 1, "one attempt was given to two"
 
 
-@pytest.mark.parametrize("seed", parts.todays(range(4), 2))
+@pytest.mark.moving(2)
+@pytest.mark.parametrize("seed", range(4))
 def test_killed_producers_and_takers_lose_nothing_and_share_nothing(seed, tmp_path):
     rng = random.Random(seed)
     directory = tmp_path / "space"

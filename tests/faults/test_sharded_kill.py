@@ -18,7 +18,6 @@ from onefold.state.core import recovery
 from onefold.state.encoding.keys import encode_key
 from onefold.state.fold import rows
 from onefold.state.fold.shards import fold as shard_fold
-from support import parts
 
 pytestmark = pytest.mark.faults
 WRITER = Path(__file__).with_name("sharded_writer.py")
@@ -82,7 +81,8 @@ def check(client, words):
         assert kind != "no" or not shards, f"{mark} was refused for certain"
 
 
-@pytest.mark.parametrize("seed", parts.todays(range(3), 3))
+@pytest.mark.moving(3)
+@pytest.mark.parametrize("seed", range(3))
 def test_killed_coordinators_leave_whole_transactions_and_no_locks(seed, tmp_path):
     rng = random.Random(seed)
     directory, words, stop = tmp_path / "space", [], threading.Event()

@@ -17,7 +17,6 @@ from onefold.shard.memory import MemoryShard
 from onefold.space.open_shard import open_shard
 from onefold.store import exactly_once
 from onefold.testing.ledger import Ledger, entry, lines, receipt
-from support import parts
 
 pytestmark = pytest.mark.faults
 WRITER = Path(__file__).with_name("space_writer.py")
@@ -75,7 +74,8 @@ def replayed_digest(space):
     return MemoryShard(log, [Ledger()], SYSTEM).state_digest()
 
 
-@pytest.mark.parametrize("seed", parts.todays(range(8), 4))
+@pytest.mark.moving(4)
+@pytest.mark.parametrize("seed", range(8))
 def test_killed_writers_lose_nothing(seed, tmp_path):
     rng = random.Random(seed)
     directory = tmp_path / "space"

@@ -18,8 +18,6 @@ from types import ModuleType
 
 import pytest
 
-from support import parts
-
 SEEDS = int(os.environ.get("ONEFOLD_COVERAGE_SEEDS", "1000"))
 PLANTED_SEEDS = 300
 PARTS = 3
@@ -52,9 +50,8 @@ def _check(cells: list) -> None:
     assert not hidden, f"too few intervals shown by half-way:\n{_report(hidden)}"
 
 
-@pytest.mark.parametrize(
-    ("workload", "splits"), parts.todays([*product(coverage.WORKLOADS, [20, 60])], PARTS)
-)
+@pytest.mark.moving(PARTS)
+@pytest.mark.parametrize(("workload", "splits"), [*product(coverage.WORKLOADS, [20, 60])])
 def test_intervals_cover_the_truth(workload: str, splits: int) -> None:
     cells = coverage.simulate(workload, splits, SEEDS)
     _check(cells)
@@ -63,7 +60,8 @@ def test_intervals_cover_the_truth(workload: str, splits: int) -> None:
         assert judged >= set(TOTALS), f"no verdict by half-way, only for {judged}:\n{_report(cells)}"
 
 
-@pytest.mark.parametrize("workload", parts.todays(LARGE, PARTS))
+@pytest.mark.moving(PARTS)
+@pytest.mark.parametrize("workload", LARGE)
 def test_intervals_cover_the_truth_with_many_splits(workload: str) -> None:
     cells = coverage.simulate(workload, 500, SEEDS, estimators=TOTALS)
     _check(cells)

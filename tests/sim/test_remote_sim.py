@@ -13,10 +13,9 @@ from onefold.testing.sim import Simulation
 from onefold.testing.sim.faults import Faults
 from onefold.testing.sim.remote_bugs import REMOTE_BUGS
 from onefold.testing.sim.workloads import WORKLOADS, run_workload
-from support import parts
 
-PARTS = 4
 SEEDS = os.environ.get("ONEFOLD_SIM_SEEDS")
+PARTS = 4 if SEEDS is None else 1
 FIRST = int(os.environ.get("ONEFOLD_SIM_FIRST", "0"))
 SEARCH = "ONEFOLD_PLANTED_SEEDS" in os.environ
 SEARCHED = int(os.environ.get("ONEFOLD_PLANTED_SEEDS", "200"))
@@ -62,14 +61,14 @@ CAUGHT_BY = [
 
 def runs():
     total = 100 if SEEDS is None else int(SEEDS) // 10
-    every = [
+    return [
         (name, FIRST + number)
         for name, share in SHARES.items()
         for number in range(max(1, share * total // 100))
     ]
-    return every if SEEDS is not None else parts.todays(every, PARTS)
 
 
+@pytest.mark.moving(PARTS)
 @pytest.mark.parametrize(("name", "seed"), runs())
 def test_what_is_promised_is_kept(name, seed):
     verdict = run_workload(name, seed, nodes=NODES)

@@ -2,13 +2,11 @@
 
 Files that mostly wait for servers and processes stay whole, since their tests share them. So do the other files, but for the
 simulations: each of their tests is a run of its own, so whoever is free takes the next one, and all workers end together.
-As many workers as there are processors compute first, and the others wait first; where a lane is empty, its workers help in the
-other one.
+Half of the workers compute first, and the others wait first; where a lane is empty, its workers help in the other one.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import PurePosixPath
 
 import pytest
@@ -30,7 +28,12 @@ LONGEST = (
 
 def waits(nodeid: str) -> bool:
     """Whether a test, or a file, belongs to the lane that waits."""
-    return PurePosixPath(nodeid.partition("::")[0]).parts[1] in WAITING
+    return _folder(nodeid) in WAITING
+
+
+def _folder(nodeid: str) -> str:
+    """The folder of tests that a file is in; nothing for one in the project's root."""
+    return "".join(PurePosixPath(nodeid.partition("::")[0]).parts[1:2])
 
 
 def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -39,7 +42,7 @@ def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
 
     def rank(item: pytest.Item) -> int:
         path = item.nodeid.partition("::")[0]
-        return len(LONGEST) + 1 if PurePosixPath(path).parts[1] == ALONE else place.get(path, len(LONGEST))
+        return len(LONGEST) + 1 if _folder(path) == ALONE else place.get(path, len(LONGEST))
 
     return sorted(items, key=rank)
 
@@ -49,11 +52,11 @@ class Lanes(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return nodeid if PurePosixPath(path).parts[1] == ALONE else path
+        return nodeid if _folder(path) == ALONE else path
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         number = int(node.gateway.id.removeprefix("gw"))
-        wanted = number >= (os.cpu_count() or 1)
+        wanted = number >= self.numnodes // 2
         found = next((scope for scope in self.workqueue if waits(scope) == wanted), None)
         if found is not None:
             self.workqueue.move_to_end(found, last=False)

@@ -48,14 +48,21 @@ def is_todays(name: str, parts: int) -> bool:
 def deselect_others(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what the mark ``moving`` leaves to other days. A test that is named with its parameters runs."""
     named = {argument for argument in config.invocation_params.args if "[" in argument}
-    kept, others = [], []
+    tests: dict[str, list[pytest.Item]] = {}
     for item in items:
-        mark = item.get_closest_marker("moving")
-        runs = mark is None or item.nodeid in named or is_todays(item.nodeid, mark.args[0])
-        (kept if runs else others).append(item)
+        if item.get_closest_marker("moving") is not None:
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    others: set[pytest.Item] = set()
+    for cases in tests.values():
+        mark = cases[0].get_closest_marker("moving")
+        assert mark is not None
+        # Scattered, so that a part has something of every kind also where kinds alternate.
+        cases.sort(key=lambda item: zlib.crc32(item.nodeid.encode()))
+        others.update(set(cases) - set(todays(cases, mark.args[0])))
+    others = {item for item in others if item.nodeid not in named}
     if others:
-        config.hook.pytest_deselected(items=others)
-        items[:] = kept
+        config.hook.pytest_deselected(items=[item for item in items if item in others])
+        items[:] = [item for item in items if item not in others]
 
 
 def ignores_file(path: Path) -> bool:

@@ -35,8 +35,8 @@ class ScriptedSource:
         source.play(onefold_db, onefold_clock, until="10s")     # two records; it is ten seconds later now
         source.play(onefold_db, onefold_clock)                  # the rest
 
-    In a simulation it is one more client, next to the program that reads the stream. Its process may die like any other and goes
-    on where it was, as a device does that keeps what was not acknowledged::
+    In a simulation it is one more client, next to the program that reads the stream. Its process may die like any other and
+    resumes where it was, as a device does that keeps what was not acknowledged::
 
         onefold_sim.client(source.program(onefold_sim))
     """

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from support import parts
 from support.command_line import ONEFOLD, ask, document, onefold, write_lines
 
 PROGRAM = """\
@@ -173,7 +172,8 @@ BEGINNINGS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "how"), parts.todays(BEGINNINGS, 2))
+@pytest.mark.moving(2)
+@pytest.mark.parametrize(("call", "how"), BEGINNINGS)
 def test_ctrl_c_in_the_moment_in_which_a_run_begins_cancels_it(program: Path, call: str, how: str) -> None:
     (program / "go").unlink()
     meet = (

@@ -22,7 +22,6 @@ from onefold.store.replica import Replica
 from onefold.store.snapshot import create_store, state_digest
 from onefold.store.tables import Tables, oldest_readable, read_head
 from onefold.store.writer import SqlStore
-from support import parts
 
 KEPT, PLAIN = "prog/kept", "prog/plain"
 HISTORY = frozenset({KEPT, *StateFold.history})
@@ -216,7 +215,8 @@ def short_history(monkeypatch):
     monkeypatch.setattr(config, "REQUEST_ID_RETENTION_S", 0.3)
 
 
-@pytest.mark.parametrize("start", parts.todays(range(0, len(SEEDS), 15), 4))
+@pytest.mark.moving(4)
+@pytest.mark.parametrize("start", range(0, len(SEEDS), 15))
 def test_any_batches_give_the_same_state(start, short_history, monkeypatch):
     verdicts = set()
     for seed in SEEDS[start : start + 15]:

@@ -8,6 +8,7 @@ import pytest
 
 from support import lanes, parts
 
+pytest_plugins = ("pytester",)
 FILES = sorted(path.name for path in Path(__file__).parents[2].rglob("test_*.py"))
 
 
@@ -34,6 +35,32 @@ def test_names_are_scattered_over_the_days(monkeypatch: pytest.MonkeyPatch) -> N
     assert sorted(taken) == FILES
     monkeypatch.setenv(parts.VARIABLE, "all")
     assert all(parts.is_todays(name, 10) for name in FILES)
+
+
+CASES = """
+import pytest
+@pytest.mark.moving(3)
+@pytest.mark.parametrize("inner", range(3))
+@pytest.mark.parametrize("outer", range(4))
+def test_it(outer, inner): pass
+def test_always(): pass
+"""
+
+
+def test_each_day_takes_a_part_of_every_marked_test(
+    monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester
+) -> None:
+    taken: list[str] = []
+    for day in range(3):
+        monkeypatch.setenv(parts.VARIABLE, str(day))
+        items = pytester.getitems(CASES)
+        parts.deselect_others(items[0].config, items)
+        assert len(items) == 5
+        assert items[-1].name == "test_always"
+        cases = [item.name for item in items[:-1]]
+        assert len({name.split("-")[1] for name in cases}) > 1, "one kind only"
+        taken += cases
+    assert len(set(taken)) == 12
 
 
 def test_all_workers_of_a_run_have_one_day(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,8 +168,8 @@ class Pipeline:
         """The chunk's rows after all steps, in order, in as many pieces as it had to be cut into.
 
         ``first``: number of the chunk's first row. ``on_letter`` gets (letter, kind) of each record that
-        breaks it and raises or returns; ``stop_at_first``: it raises, so no other record is worked on. ``mark(lo, hi)`` is
-        told which input rows are about to be worked on.
+        breaks it and raises or returns; ``stop_at_first``: it raises, so no other record is worked on. ``mark(lo, hi)`` gets
+        the range of input rows that are about to be worked on.
 
         A piece that breaks without naming a record is cut to an eighth, and pieces grow again while they work: each
         record is worked on a bounded number of times on average, also if every one of them is broken.

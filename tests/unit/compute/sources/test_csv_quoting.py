@@ -12,7 +12,6 @@ from onefold import config
 from onefold.compute import sources
 from onefold.compute.sources import reading
 from onefold.errors import InvalidValue, OnefoldError
-from support import parts
 
 FIELDS = (
     "1",
@@ -71,7 +70,8 @@ def drawn(rng: random.Random) -> bytes:
     return ("a,b,c\n" + "\n".join(rows) + rng.choice(("", "\n"))).encode()
 
 
-@pytest.mark.parametrize("block", parts.todays(range(4), 4))
+@pytest.mark.moving(4)
+@pytest.mark.parametrize("block", range(4))
 def test_rows_of_plain_polars_or_an_error(tmp_path: Path, tiny: None, block: int) -> None:
     rng = random.Random(7_000 + block)
     path = tmp_path / "drawn.csv"
@@ -222,7 +222,8 @@ def test_too_many_fields_whatever_columns_are_read(
         assert read(path, 1, ["c"], truncate_ragged_lines=True, **options).equals(cut.select("c"))
 
 
-@pytest.mark.parametrize("block", parts.todays(range(4), 4))
+@pytest.mark.moving(4)
+@pytest.mark.parametrize("block", range(4))
 def test_some_columns_give_what_all_give(tmp_path: Path, tiny: None, block: int) -> None:
     rng = random.Random(8_100 + block)
     path = tmp_path / "drawn.csv"

@@ -20,7 +20,6 @@ from onefold.state.fold.shards import lock_table
 from onefold.state.transactions import moments
 from onefold.testing.remote_world import RemoteWorld
 from onefold.testing.sim.bugs import planted
-from support import parts
 from support.sharded_bank import ACCOUNTS, ALL, BALANCE, SHARDS, World, balances_at
 
 TOTAL = BALANCE * len(ALL)
@@ -72,7 +71,8 @@ def shown(client, offsets, mark):
 
 
 @pytest.mark.parametrize("replica", [False, True])
-@pytest.mark.parametrize("seed", parts.todays(range(12), 4))
+@pytest.mark.moving(4)
+@pytest.mark.parametrize("seed", range(12))
 def test_moments_are_whole_and_strict(seed, replica):
     world, sums, stale = bank(seed, replica=replica)
     assert sums == [TOTAL] * 6, f"seed {seed}"

@@ -27,7 +27,6 @@ from onefold.testing.history import History
 from onefold.testing.list_append import check_list_append
 from onefold.testing.sharded_world import ShardedWorld, left_behind
 from onefold.testing.stepper import Killed
-from support import parts
 
 MAP = "lists"
 FAULTS = Faults(refused=0.02, lost_answer=0.05, late=0.03, vanished=0.03)
@@ -187,17 +186,20 @@ def check(seed, **options):
     assert verdict, f"seed {seed}: {verdict}"
 
 
-@pytest.mark.parametrize("seed", parts.todays(range(25), 5))
+@pytest.mark.moving(5)
+@pytest.mark.parametrize("seed", range(25))
 def test_histories_are_strictly_serializable(seed):
     check(seed)
 
 
-@pytest.mark.parametrize("seed", parts.todays(range(25), 5))
+@pytest.mark.moving(5)
+@pytest.mark.parametrize("seed", range(25))
 def test_so_they_are_when_appends_have_no_answer(seed):
     check(seed, faults=FAULTS)
 
 
-@pytest.mark.parametrize("seed", parts.todays(range(10), 5))
+@pytest.mark.moving(5)
+@pytest.mark.parametrize("seed", range(10))
 def test_so_they_are_where_reads_are_strong_by_barriers_only(seed):
     check(seed, replica=True, programs=4, operations=4)
 

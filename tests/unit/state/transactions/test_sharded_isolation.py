@@ -19,7 +19,6 @@ from onefold.state.fold.ops import Put, Span
 from onefold.state.fold.shards import fold as shard_fold
 from onefold.state.transactions.over_shards import ShardPart, commit_over_shards, snapshot_read, validate_cut
 from onefold.testing.stepper import Killed
-from support import parts
 from support.sharded_bank import (
     ACCOUNTS,
     ALL,
@@ -71,7 +70,8 @@ def bank(seed, *, workers=4, rounds=3, faults=None, kills=2, alive=lambda member
     return world
 
 
-@pytest.mark.parametrize("seed", parts.todays(range(40), 5))
+@pytest.mark.moving(5)
+@pytest.mark.parametrize("seed", range(40))
 def test_interleaved_transfers_are_atomic_and_reads_are_whole(seed):
     bank(seed).check()
 
@@ -79,7 +79,8 @@ def test_interleaved_transfers_are_atomic_and_reads_are_whole(seed):
 FAULTS = Faults(refused=0.02, lost_answer=0.05, late=0.03, vanished=0.03)
 
 
-@pytest.mark.parametrize("seed", parts.todays(range(40), 5))
+@pytest.mark.moving(5)
+@pytest.mark.parametrize("seed", range(40))
 def test_so_they_are_when_appends_have_no_answer(seed):
     bank(seed, faults=FAULTS).check()
 
