@@ -26,7 +26,7 @@ from onefold.state.encoding.names import check_name, check_request_id
 from onefold.state.encoding.values import ValueCodec
 from onefold.state.fold.ops import Commit, Committed, Decided, Increment
 from onefold.state.maps.in_transaction import TxMap, Unmet, decode_number
-from onefold.state.transactions.attempt import Part, TransactionCore
+from onefold.state.transactions.attempt import Earlier, Part, TransactionCore
 
 if TYPE_CHECKING:
     from onefold.state.core.client import StateClient
@@ -216,8 +216,10 @@ class Transaction:
 
                 validate_cut(client, _shard_parts(parts))
             return
-        # What an earlier try under this request id has committed is not news.
-        before = {} if self._request_id is None else client.present(parts)
+        before: Mapping[int, int] = {}
+        if self._request_id is not None:
+            parts.setdefault(client.shard_of(encode_key(self._request_id)), _NO_PART)
+            before = client.present(parts)
         try:
             committed = self._submit(parts)
         except Conflict as error:
@@ -236,22 +238,22 @@ class Transaction:
                 )
             raise
         self._version = Version(tuple((shard, done.offset, done.index) for shard, done in committed.items()))
+        if isinstance(committed, Earlier):
+            return  # which may have been something else
+        # In one shard the answer of an earlier transaction under the request id is told apart by its offset alone.
         fresh = {shard: done for shard, done in committed.items() if done.offset > before.get(shard, 0)}
         self._note_increments(parts, fresh)
-        for tell in (
-            self._core.to_tell if fresh else ()
-        ):  # what an earlier try committed may be something else
-            tell()
+        for tell in self._core.to_tell:
+            tell(self._request_id is None or len(parts) > 1)
 
     def _submit(self, parts: dict[int, Part]) -> dict[int, Committed]:
         client, request_id = self._core.client, self._request_id
-        if request_id is not None:
-            parts.setdefault(client.shard_of(encode_key(request_id)), _NO_PART)
         if len(parts) > 1:
             from onefold.state.transactions.over_shards import commit_over_shards
 
             done = commit_over_shards(client, _shard_parts(parts), request_id, self._last_try)
-            written = {shard: done[shard] for shard in sorted(done) if shard in parts and parts[shard].writes}
+            wrote = (shard for shard in sorted(done) if shard in parts and parts[shard].writes)
+            written = type(done)((shard, done[shard]) for shard in wrote)
             return written or done
         ((shard, part),) = parts.items()
         operation = Commit(part.reads, part.spans, part.writes, self._last_try)

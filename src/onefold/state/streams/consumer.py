@@ -80,6 +80,8 @@ class Consumer(Generic[T]):
         """What a transaction was asked to commit, by partition."""
         self._confirmed: dict[int, int] | None = None
         """That of the last transaction that said it had committed."""
+        self._certain = False
+        """Whether it was that one, and not an earlier one under its request id."""
         self._round: Iterator[StreamRecord[Any]] = iter(())
         self._ahead: StreamRecord[Any] | None = None
         """Found by ``poll``, and not given."""
@@ -235,7 +237,7 @@ class Consumer(Generic[T]):
             if write is not None:
                 moved = {partition: to for partition, _, to in write.moves}
                 core.add_write(self._layout.home, write, 64 + 32 * len(write.moves))
-                core.when_committed(lambda: self._confirm(moved))
+                core.when_committed(lambda certain: self._confirm(moved, certain))
                 self._pending = moved
 
     def rewind(self) -> None:
@@ -420,13 +422,17 @@ class Consumer(Generic[T]):
                 if self._next.get(partition) == offset:
                     self._given.discard(partition)
 
-    def _confirm(self, moved: dict[int, int]) -> None:
-        """The transaction that was to move the offsets has committed. In any thread."""
+    def _confirm(self, moved: dict[int, int], certain: bool) -> None:
+        """The transaction that was to move the offsets has committed. In any thread. ``certain``: see ``when_committed``."""
+        self._certain = certain
         self._confirmed = moved
 
     def _is_confirmed(self) -> bool:
-        """Whether the transaction that was to commit offsets has said that it did."""
-        return self._pending is not None and self._pending is self._confirmed
+        """Whether the transaction that was to commit offsets has said that it did, and has moved them."""
+        pending = self._pending
+        if pending is None or pending is not self._confirmed:
+            return False
+        return self._certain or self._members.has_committed(pending)
 
     def _is_done(self) -> bool:
         """Whether the offsets that a transaction was to commit are committed, by it or by another."""

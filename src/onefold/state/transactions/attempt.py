@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from onefold import config
 from onefold.errors import TransactionError
 from onefold.state.core import guard
-from onefold.state.fold.ops import Read, Span, Write
+from onefold.state.fold.ops import Committed, Read, Span, Write
 from onefold.state.transactions.buffer import OPERATION_BYTES, Buffer, Meter
 from onefold.state.transactions.reads import Reads
 
@@ -25,6 +25,10 @@ class Part(NamedTuple):
     writes: tuple[Write, ...]
 
 
+class Earlier(dict[int, Committed]):
+    """What an earlier transaction under the same request id has committed, by shard. Its writes may have been other ones."""
+
+
 class TransactionCore:
     """Used by the thread and task of the block only."""
 
@@ -36,7 +40,7 @@ class TransactionCore:
         self.reads = Reads(client, meter, read_only=read_only, keep=not read_only)
         self.buffer = Buffer(meter)
         self._meter = meter
-        self.to_tell: list[Callable[[], None]] = []
+        self.to_tell: list[Callable[[bool], None]] = []
         """Called once the transaction is known to have committed."""
         self._extra: list[tuple[int, Write]] = []
         self._began_s = 0.0
@@ -108,8 +112,9 @@ class TransactionCore:
         self._meter.add(1, size + OPERATION_BYTES)
         self._extra.append((shard, write))
 
-    def when_committed(self, tell: Callable[[], None]) -> None:
-        """Have this called once the transaction is known to have committed. It must not raise."""
+    def when_committed(self, tell: Callable[[bool], None]) -> None:
+        """Have this called once the transaction has committed, with whether it is certain that it was this one, and not an
+        earlier one under the same request id, which may have written something else. It must not raise."""
         self.to_tell.append(tell)
 
     def parts(self) -> dict[int, Part]:

@@ -32,6 +32,7 @@ from onefold.state.fold.ops import (
 from onefold.state.fold.shards import fold as shard_fold
 from onefold.state.fold.shards.ops import Decide, Forget, Resolve
 from onefold.state.transactions import moments
+from onefold.state.transactions.attempt import Earlier
 
 _PASSING: Final = ("locked", "busy", "aborted", "resolved")
 """Votes and decisions against a transaction that say nothing about what it read."""
@@ -226,15 +227,15 @@ class Coordinator:
         return [decode_outcome(data) for data in self._client.shards[shard].submit(wrapped, deadline)]
 
 
-def earlier(client: StateClient, home: int, kept: Outcome) -> dict[int, Committed]:
+def earlier(client: StateClient, home: int, kept: Outcome) -> Earlier:
     """What this request's earlier transaction committed. It is resolved on the way, if its coordinator has not come to that."""
     if isinstance(kept, Committed):
-        return {home: kept}
+        return Earlier({home: kept})
     if not isinstance(kept, Decided):
         raise rejection(kept)
     if not kept.commit:
         raise rejection(Rejected(kept.reason or "aborted", kept.detail, kept.key))
-    found = {home: Committed(kept.offset, kept.index)}
+    found = Earlier({home: Committed(kept.offset, kept.index)})
     for shard in kept.participants:
         with suppress(OnefoldError):
             with client.shards[shard].view() as view:

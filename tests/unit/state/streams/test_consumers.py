@@ -273,7 +273,7 @@ def test_a_commit_that_was_not_confirmed_is_not_done_twice(db, monkeypatch):
     with s.consumer("g", timeout=SILENCE) as consumer:
         batch = [next(consumer) for _ in range(4)]
         with monkeypatch.context() as patched:
-            patched.setattr(consumer, "_confirm", lambda _: None)
+            patched.setattr(consumer, "_confirm", lambda *_: None)
             db.run_transaction(count)
         with pytest.raises(of.Conflict):
             db.run_transaction(count, attempts=2)
