@@ -1,5 +1,6 @@
 """Exceptions of signal handlers in the main thread while what takes or ends something is being committed there."""
 
+import contextlib
 import itertools
 import signal
 import sys
@@ -26,6 +27,14 @@ FILES = (
     "/state/core/client.py",
     "/log/sqlite/pooled_file.py",
 )
+ENDS = (
+    *FILES,
+    "/state/queues/queue.py",
+    "/state/queues/messages.py",
+    "/state/core/handover.py",
+    "/state/core/time_limits.py",
+    "/shard/fold_version.py",
+)
 BEFORE = ("check_process", "gives_receipts")
 """What is called before anything is begun."""
 
@@ -41,17 +50,20 @@ def until(condition, what):
         time.sleep(0.001)
 
 
-def interrupts(action):
-    """Runs it again and again, interrupted where it first passes one place after the other; gives the place each time."""
+def interrupts(action, files=FILES, since=None):
+    """Runs it again and again, interrupted where it first passes one place after the other; gives the place each time.
+    ``since``: from the call of that function on."""
     kinds = itertools.cycle(INTERRUPTS)
     seen = set()
     while True:
-        hit = []
+        hit, begun = [], {since: since is None}
 
-        def trace(frame, event, _, hit=hit):
+        def trace(frame, event, _, hit=hit, begun=begun):
             name = frame.f_code.co_filename
+            if frame.f_code.co_name == since:
+                begun[since] = True
             place = (name.rpartition("/onefold/")[2], frame.f_code.co_name, frame.f_lineno)
-            if name.endswith(FILES) and event in ("call", "line") and place not in seen:
+            if begun[since] and name.endswith(files) and event in ("call", "line") and place not in seen:
                 seen.add(place)
                 hit.append(place)
                 sys.settrace(None)
@@ -64,6 +76,9 @@ def interrupts(action):
             action()
         except INTERRUPTS:
             pass
+        else:
+            if hit:
+                pytest.fail(f"what the handler raised did not come out: {hit[0]}")
         finally:
             sys.settrace(before)
         if not hit:
@@ -108,6 +123,53 @@ def test_what_ends_or_extends_a_lease_comes_to_its_end_when_it_is_interrupted(tm
                 message.ack()
             message = q.take(timeout=0)
             assert message is not None, place
+
+
+class Broken(Exception):
+    """What a block raises."""
+
+
+def test_the_end_of_a_block_that_raises_swallows_no_interrupt_and_is_reached(tmp_path):
+    with closing(of.connect(tmp_path / "space")) as db:
+        q = db.queue("q", lease="1h", max_attempts=1 << 40)
+        delivery = q.get(timeout=0)
+
+        def block():
+            with contextlib.suppress(Broken), delivery:
+                raise Broken
+
+        q.put("x")
+        for place in interrupts(block, ENDS, "__exit__"):
+            if place[1] == "__exit__" and delivery._end.message is not None:
+                # At whose entry nothing has been called that could know it.
+                delivery.__exit__(None, None, None)
+                q.put("x")
+            until(lambda: q.counts().in_flight == 0, place)
+            assert q.counts().ready == 1, place
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_what_gives_back_an_unreadable_message_swallows_no_interrupt(tmp_path, monkeypatch, typed):
+    with closing(of.connect(tmp_path / "space")) as db:
+        q = db.queue("q", lease="1h", max_attempts=1 << 40, type=int if typed else None)
+        db.queue("q").put("x")
+        if not typed:
+            monkeypatch.setattr(q.codec, "decode", unreadable)
+
+        def take():
+            with contextlib.suppress(of.InvalidValue):
+                q.take(timeout=0)
+
+        for place in interrupts(take, ENDS, "received"):
+            until(lambda: q.counts().in_flight == 0, place)
+            assert q.counts().ready == 1, place
+        if typed:  # nobody was given it
+            with db.queue("q").get(timeout=0) as message:
+                assert message.attempt == 1
+
+
+def unreadable(_):
+    raise of.InvalidValue("of a later version")
 
 
 @pytest.mark.parametrize("how", ["acquire", "release"])

@@ -81,6 +81,9 @@ def interrupts(action):
             traced(action, hit)
         except INTERRUPTS:
             pass
+        else:
+            if where:
+                pytest.fail(f"what the handler raised did not come out: {where[0]}")
         if not where:
             assert chosen > 30
             return

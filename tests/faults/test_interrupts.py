@@ -112,6 +112,9 @@ def interrupted_at(place, action, kind):
         action()
     except INTERRUPTS:
         pass
+    else:
+        if hit:
+            pytest.fail(f"what the handler raised did not come out: {hit[0]}")
     finally:
         sys.settrace(before)
 

@@ -6,13 +6,13 @@ would leave it to nobody until its lease ends. There are two ways out:
 An embedded space commits in the thread that submits, and what became of an interrupted submission is known by its ``Receipt``
 (``mends_here``). So it is taken here, and given back by the mending thread when the receipt says that it was taken.
 
-Any other space hands its appends to another thread anyway. So it is taken there (``apart``), where no signal interrupts, and
-noted in a ``Handover``; the functions through which it goes to the program are short, and each gives the handover up when it
-raises:
+Any other space hands its appends to another thread anyway. So it is taken there, where no signal interrupts, and noted in a
+``Handover``. ``carried_out`` is both; the functions through which what was taken goes to the program are short, and each gives
+the handover up when it raises:
 
     handover = Handover(client, give_back)
     try:
-        apart(client, lambda: handover.keep(take()))
+        carried_out(client, shard, lambda by: handover.keep(take()))
         return handover.result
     except BaseException:
         handover.unwanted = True
@@ -30,6 +30,7 @@ import contextlib
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from onefold.env import SystemEnv
@@ -40,18 +41,52 @@ if TYPE_CHECKING:
     from onefold.state.core.client import StateClient
 
 T = TypeVar("T")
+HERE = "here"
+"""Who does something in the main thread, and who ends that when it was interrupted. No object, which would be a cycle."""
 
 
-def apart(client: StateClient, work: Callable[[], T]) -> T:
-    """Do it to its end, also when the caller is interrupted meanwhile. The deadline of the call around it holds."""
-    if _thread.get_ident() != forks.main_thread or not isinstance(client.env, SystemEnv):
-        return work()
-    return undisturbed.undisturbed(partial(copy_context().run, work))
+def carried_out(client: StateClient, shard: int, work: Callable[[object], T]) -> T:
+    """Do what submits to the shard, as if no signal could leave it half done. The deadline of the call around it holds.
+
+    ``work`` is called with who does it. That is ``HERE`` where a signal handler may raise in the middle: then it leaves
+    everything as it is, and its caller has it mended (``undisturbed.mend_later``). It is another object where it comes to its
+    end, also when the caller is interrupted meanwhile.
+    """
+    if _thread.get_ident() != forks.main_thread:
+        return work(object())
+    if client.mending[shard] is not None:
+        return work(HERE)
+    if not isinstance(client.env, SystemEnv):
+        return work(object())
+    return undisturbed.undisturbed(partial(copy_context().run, work, object()))
 
 
 def mends_here(client: StateClient, shard: int) -> bool:
-    """Whether the caller can be interrupted and need not do it apart: what it submits to the shard leaves a receipt."""
+    """Whether the caller can be interrupted, and what it submits to the shard leaves a receipt."""
     return _thread.get_ident() == forks.main_thread and client.mending[shard] is not None
+
+
+def is_broken_off(by: object, error: BaseException) -> bool:
+    """Whether a signal handler raised this in what ``by`` does, so that it is mended by another. Any other error is its end."""
+    return by is HERE and undisturbed.is_interrupt(error)
+
+
+class BestEffort:
+    """A ``with`` block that may fail, since something else matters more to the caller. What a signal handler raises is not its
+    failure, and is not swallowed."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        return isinstance(error, Exception) and not undisturbed.is_interrupt(error)
+
+
+best_effort = BestEffort()
 
 
 class Handover(Generic[T]):

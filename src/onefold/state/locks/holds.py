@@ -2,8 +2,8 @@
 
 What becomes of an interrupted wait, or of an interrupted release, is a matter for the ``Hold``: in a thread of its own it waits
 until the operation that was broken off is decided, and has the space forget the holder's name (which every wait makes before it
-asks), whether that stands in the line or has the lock. Where the main thread has another thread ask (``handover.apart``), that
-one notices.
+asks), whether that stands in the line or has the lock. Where the main thread has another thread ask (``carried_out``), that one
+notices.
 
 An interrupt can also hit the entry of ``__exit__``, before anything could note it. But a ``with`` statement refers to its lock
 while its block runs. So a lock that was taken by a ``with`` statement and that nobody refers to any more is released at once. One
@@ -24,6 +24,7 @@ from onefold.machine import undisturbed
 from onefold.machine.undisturbed import Waiters
 from onefold.shard.receipts import Receipt
 from onefold.state.core.cancelling import GivenUp, never
+from onefold.state.core.handover import HERE
 
 if TYPE_CHECKING:
     from onefold.state.core.client import StateClient
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 
 _held: dict[int, Hold] = {}
 """Those that are held, by their identity. A weak reference must outlive its object to be called."""
-
-
-HERE = "here"
-"""Who releases a lock in the main thread, and who ends that when it was interrupted. No object, which would be a cycle."""
 
 
 class Withdraw(Protocol):

@@ -24,7 +24,7 @@ from onefold.shard.receipts import Receipt
 from onefold.state.core import guard
 from onefold.state.core.cancelling import GivenUp, never
 from onefold.state.core.client import StateClient, rejection
-from onefold.state.core.handover import apart, mends_here
+from onefold.state.core.handover import carried_out
 from onefold.state.core.leases import Lease, keeper
 from onefold.state.core.time_limits import cleaning_up
 from onefold.state.encoding.keys import encode_key
@@ -32,7 +32,7 @@ from onefold.state.encoding.names import check_name
 from onefold.state.fold.locks import fold as lock_fold
 from onefold.state.fold.locks import ops as lock_ops
 from onefold.state.fold.ops import Answer, Rejected
-from onefold.state.locks.holds import HERE, Hold
+from onefold.state.locks.holds import Hold
 
 _Duration = float | timedelta | str
 _MS_MAX = 1 << 50
@@ -166,17 +166,14 @@ class Lock:
             raise TransactionError(
                 f"the lock {self._name!r} was asked for inside a transaction's block. Take it around the transaction"
             ) from None
-        if mends_here(self._client, self._shard):
-            self._take(hold, limit_s, given_up)
-        else:
-            apart(self._client, partial(self._take, hold, limit_s, given_up))
+        carried_out(self._client, self._shard, partial(self._take, hold, limit_s, given_up))
 
     def _new_hold(self) -> Hold:
         client, shard = self._client, self._shard
         receipt = Receipt() if client.gives_receipts(shard) else None
         return Hold(self, client, partial(_withdraw, client, shard, self._name), receipt)
 
-    def _take(self, hold: Hold, limit_s: float | None, given_up: GivenUp) -> None:
+    def _take(self, hold: Hold, limit_s: float | None, given_up: GivenUp, _by: object) -> None:
         """Wait for it, hold it and have it renewed; until the caller is interrupted."""
         hold.given_up = given_up
         while not self._user.take(hold):
@@ -218,10 +215,7 @@ class Lock:
     def _release(self) -> None:
         self._client.check_process()
         hold, _ = self._hold, self.fencing_token
-        if mends_here(self._client, self._shard):
-            self._release_by(hold, HERE)
-        else:
-            apart(self._client, partial(self._release_by, hold, object()))
+        carried_out(self._client, self._shard, partial(self._release_by, hold))
 
     def _release_by(self, hold: Hold | None, by: object) -> None:
         token = self._token

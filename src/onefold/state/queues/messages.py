@@ -6,16 +6,17 @@ import _thread
 import contextlib
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from onefold import config
 from onefold.durations import seconds
-from onefold.errors import Conflict, InvalidArgument, InvalidKey, InvalidValue, OnefoldError, Unavailable
+from onefold.errors import Conflict, InvalidArgument, InvalidKey, InvalidValue, Unavailable
 from onefold.machine import undisturbed
 from onefold.machine.undisturbed import Held
 from onefold.shard.receipts import Receipt
 from onefold.state.core.client import rejection
-from onefold.state.core.handover import apart, mends_here
+from onefold.state.core.handover import HERE, best_effort, carried_out, is_broken_off
 from onefold.state.core.time_limits import cleaning_up, end_of
 from onefold.state.encoding.keys import Key, decode_key
 from onefold.state.encoding.values import ValueCodec
@@ -162,50 +163,14 @@ class Message(Generic[T]):
     def _change(self, operation: Callable[[], _LeaseOp | None]) -> None:
         """One change of the lease after the other, to its end also when the caller is interrupted: what it did is known here.
         ``operation``: what is to be submitted, called when nobody else changes the lease."""
-        queue = self._queue
-        client = queue.client
-        if not mends_here(client, queue.shard):
-            apart(client, lambda: self._change_alone(operation))
-            return
         change = _Change(self)
         try:
-            try:
-                if not self._mutex.take(change):
-                    self._wait_for_change(change)
-                change.op = op = operation()
-                if op is not None:
-                    self._apply(op, self._submit(op, change))
-            except OnefoldError as error:
-                if not undisturbed.is_interrupt(error):
-                    self._mutex.release(change)
-                raise
-            self._mutex.release(change)
+            carried_out(self._queue.client, self._queue.shard, partial(change.make, operation))
         except BaseException:
             # Nothing is called before this: a handler that runs now would leave everything as it is.
             change.broken = True
             undisturbed.mend_later(change)
             raise
-
-    def _change_alone(self, operation: Callable[[], _LeaseOp | None]) -> None:
-        change = object()
-        self._mutex.acquire(change)
-        try:
-            op = operation()
-            if op is not None:
-                self._apply(op, self._submit(op))
-        finally:
-            self._mutex.release(change)
-
-    def _wait_for_change(self, change: _Change) -> None:
-        """The main thread cannot wait for itself, and would in a signal handler that has interrupted such a change."""
-        while not self._mutex.acquire(change, _LOOK_S):
-            holder = self._mutex.holder()
-            if isinstance(holder, _Change) and not holder.broken:
-                raise Unavailable(
-                    "a signal handler cannot end or extend a message while that is under way; nothing was done. Let the handler "
-                    "set a flag",
-                    definite=True,
-                )
 
     def _submit(self, op: _LeaseOp, receipt: Receipt | None = None) -> Outcome:
         client, shard = self._queue.client, self._queue.shard
@@ -246,21 +211,54 @@ class Message(Generic[T]):
 
 
 class _Change(Receipt):
-    """A change of the lease of a message in the main thread. When it is broken off it comes to its end, in a thread of its own,
-    and until then nobody else changes the lease."""
+    """A change of the lease of a message. When it is broken off it comes to its end, in a thread of its own, and until then
+    nobody else changes the lease."""
 
-    __slots__ = ("_message", "broken", "op")
+    __slots__ = ("_message", "broken", "by", "op")
 
     def __init__(self, message: Message[Any]) -> None:
         self.submission = None
         self._message = message
+        self.by: object = None
+        """Who makes it; see ``carried_out``."""
         self.op: _LeaseOp | None = None
         self.broken = False
         """Its caller was interrupted."""
 
+    def make(self, operation: Callable[[], _LeaseOp | None], by: object) -> None:
+        """Submit the operation when nobody else changes the lease, and note what became of it."""
+        message, self.by = self._message, by
+        mutex = message._mutex
+        try:
+            if not mutex.take(self):
+                self._wait()
+            self.op = op = operation()
+            if op is not None:
+                message._apply(op, message._submit(op, self))
+        except BaseException as error:
+            if not is_broken_off(by, error):
+                mutex.release(self)
+            raise
+        mutex.release(self)
+
+    def _wait(self) -> None:
+        """The main thread cannot wait for itself, and would in a signal handler that has interrupted such a change."""
+        mutex = self._message._mutex
+        if self.by is not HERE:
+            mutex.acquire(self)
+            return
+        while not mutex.acquire(self, _LOOK_S):
+            holder = mutex.holder()
+            if isinstance(holder, _Change) and holder.by is HERE and not holder.broken:
+                raise Unavailable(
+                    "a signal handler cannot end or extend a message while that is under way; nothing was done. Let the handler "
+                    "set a flag",
+                    definite=True,
+                )
+
     def mend(self) -> None:
-        """Bring it to its end, unless it was not begun or has come there."""
-        if self._message._mutex.held_by(self):
+        """Bring it to its end, unless it was not begun, has come there, or comes there by itself."""
+        if self.by is HERE and self._message._mutex.held_by(self):
             _thread.start_new_thread(self._finish, ())
 
     def _finish(self) -> None:
@@ -295,7 +293,7 @@ def received(message: Message[T]) -> Message[T]:
         if undisturbed.is_interrupt(error):
             raise  # the message is not to blame, and is given back by who was interrupted
         # What cannot be given back ends with its lease.
-        with contextlib.suppress(Exception), cleaning_up(queue.client):
+        with best_effort, cleaning_up(queue.client):
             if queue.typed:
                 message.give_back()
             else:

@@ -27,7 +27,7 @@ from onefold.state.core import guard
 from onefold.state.core.cancelling import Gate
 from onefold.state.core.client import StateClient, rejection
 from onefold.state.core.consistency import STRONG
-from onefold.state.core.handover import Handover, apart, mends_here
+from onefold.state.core.handover import HERE, Handover, best_effort, carried_out, is_broken_off, mends_here
 from onefold.state.core.leases import keeper
 from onefold.state.core.time_limits import limited, one_call
 from onefold.state.encoding.keys import encode_key
@@ -214,10 +214,7 @@ class Queue(Generic[T]):
                 if gate is not None and gate.given_up():
                     return
                 if seen.counts.ready or due or must_ask:
-                    if handover.receipt is not None:
-                        self._take(gate, handover)
-                    else:
-                        apart(client, partial(self._take, gate, handover))
+                    carried_out(client, self.shard, partial(self._take, gate, handover))
                     if handover.result is not None:
                         return
                 must_ask = False
@@ -233,7 +230,7 @@ class Queue(Generic[T]):
             # A last look at what is here by then; the limit is no reason to wait for the others again.
             late = deadline is not None and client.env.boot_s() >= deadline
 
-    def _take(self, gate: Gate | None, handover: Handover[Message[T]]) -> None:
+    def _take(self, gate: Gate | None, handover: Handover[Message[T]], _by: object) -> None:
         """Take one now, if there is one."""
         if handover.unwanted or (gate is not None and not gate.enter()):
             return
@@ -419,10 +416,7 @@ class Delivery(Generic[T]):
             self._end = _NO_END
             if end.message is None:
                 return
-            if mends_here(self._queue.client, self._queue.shard):
-                end.reach_here()
-            else:
-                apart(self._queue.client, end.reach)
+            carried_out(self._queue.client, self._queue.shard, end.reach)
         except BaseException:
             undisturbed.mend_later(end)
             raise
@@ -436,7 +430,7 @@ class Delivery(Generic[T]):
 class _End:
     """The end of a block, which is reached also when it is interrupted."""
 
-    __slots__ = ("_begun", "_renewed", "error", "message")
+    __slots__ = ("_begun", "_over", "_renewed", "error", "message")
 
     def __init__(self, message: Message[Any] | None, *, renewed: bool) -> None:
         self.message = message
@@ -444,30 +438,28 @@ class _End:
         """What the block raised."""
         self._renewed = renewed
         self._begun: dict[int, object] = {}
+        """Who reaches it: the first."""
+        self._over = False
 
     def mend(self) -> None:
-        """Reach it in a thread of its own, unless that was begun."""
-        if self.message is not None and not self._begun:
+        """Reach it in a thread of its own, unless another does or it was reached."""
+        if self.message is not None and not self._over and self._begun.setdefault(0, HERE) is HERE:
             _thread.start_new_thread(self._reach_quietly, ())
 
     def _reach_quietly(self) -> None:
         with contextlib.suppress(Exception):
-            self.reach()
-
-    def reach(self) -> None:
-        """Acknowledge the message, or give it back when the block raised; once."""
-        me = object()
-        if self._begun.setdefault(0, me) is me:
             self._reach()
 
-    def reach_here(self) -> None:
-        """The same where a signal may interrupt it: then it was not begun."""
+    def reach(self, by: object) -> None:
+        """Acknowledge the message, or give it back when the block raised; once. ``by``: see ``carried_out``."""
+        if self._begun.setdefault(0, by) is not by:
+            return
         try:
             self._reach()
-        except OnefoldError as error:
-            if not undisturbed.is_interrupt(error):
-                self._begun[0] = error
+        except BaseException as failure:
+            self._over = not is_broken_off(by, failure)
             raise
+        self._over = True
 
     def _reach(self) -> None:
         message, error = self.message, self.error
@@ -483,9 +475,7 @@ class _End:
         if error is None:
             message.ack()
             return
-        with contextlib.suppress(
-            Exception
-        ):  # the block's own error is the one to see; the lease ends by itself
+        with best_effort:  # the block's own error is the one to see; the lease ends by itself
             message.nack(error=f"{type(error).__name__}: {error}")
 
 
