@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
 from onefold.codec import Op
 from onefold.env import Env
 from onefold.fold.api import StoreView
+from onefold.shard.requirements import ReadRequirement
 from onefold.store.tables import Head, Version
 
 
@@ -57,8 +58,13 @@ class Shard(Protocol):
 
     @property
     def strong_reads(self) -> bool:
-        """Whether every view shows all that was acknowledged before, by any process (log and state in one file). Where not,
-        ``barrier`` or ``fresh`` comes before a view that must."""
+        """Whether every view shows all that was acknowledged before, by any process (log and state in one file). Otherwise a
+        view that must show it is given a requirement."""
+        ...
+
+    @property
+    def reads_here(self) -> bool:
+        """Whether the state is in this process or in a file of this machine. Otherwise each read is a question to a node."""
         ...
 
     @property
@@ -98,14 +104,29 @@ class Shard(Protocol):
         """
         ...
 
-    def view(self, at: int | None = None) -> AbstractContextManager[View]:
-        """A consistent view of what is applied here now; with ``at`` as it was at that offset (tables with history; raises
-        TooOld and InvalidArgument). With ``strong_reads``: everything acknowledged before the call, by any process, is in it.
+    def check_usable(self) -> None:
+        """Raises SpaceError when it is closed or in a forked process, and what it halted with. Cheap; asks nobody."""
+        ...
+
+    def view(
+        self, at: int | None = None, need: ReadRequirement | None = None
+    ) -> AbstractContextManager[View]:
+        """A consistent view of what is applied here now; with ``need``, of a state that meets it. With ``at`` as it was at that
+        offset (raises TooOld, and InvalidArgument for a later offset, and for a table without history unless nothing was
+        written since).
+
+        Where ``reads_here``, this waits until ``need`` is met. Otherwise the view's first read (or ``offset``) asks for it and
+        pins the view, so errors come there. Without ``need``: everything that was shown here before, and with
+        ``strong_reads`` everything acknowledged before the call, by any process.
+
+        Raises Behind (``need.after``), Unavailable (``need.barrier``) and TooStale (``need.fresh_s``), all definite.
         """
         ...
 
-    def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
-        """One key's value in the same state as ``view()``, and that state's offset. The cheapest read."""
+    def peek(
+        self, table: str, key: bytes, need: ReadRequirement | None = None, at: int | None = None
+    ) -> tuple[bytes | None, int]:
+        """One key's value in the same state as ``view(at, need)``, and that state's offset. The cheapest read."""
         ...
 
     def barrier(self, timeout: float | None = None) -> int:
@@ -125,8 +146,9 @@ class Shard(Protocol):
         """
         ...
 
-    def outcome(self, request_id: str) -> bytes | None:
-        """The kept outcome of the operation with this request id; None when there was none within the retention."""
+    def outcome(self, request_id: str, need: ReadRequirement | None = None) -> bytes | None:
+        """The kept outcome of the operation with this request id, in a state that meets ``need``; None when there was none
+        within the retention. Raises as ``view``."""
         ...
 
     def pause(self, seconds: float) -> None:
@@ -151,18 +173,3 @@ class Shard(Protocol):
     def close(self) -> None:
         """Release everything. Using the space afterwards raises SpaceError."""
         ...
-
-
-class ReadHere(Shard, Protocol):
-    """A space whose state is in this process or a file of this machine, so that reading asks nobody."""
-
-    reads_here: bool
-
-    def check_usable(self) -> None:
-        """Raises what says that it is closed, was forked, or has halted. Cheap."""
-        ...
-
-
-def is_read_here(shard: Shard) -> TypeGuard[ReadHere]:
-    """Whether it is such a space."""
-    return bool(getattr(shard, "reads_here", False))

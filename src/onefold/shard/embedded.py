@@ -40,6 +40,7 @@ from onefold.machine import members, wake
 from onefold.machine.undisturbed import undisturbed
 from onefold.shard.appender import Appender
 from onefold.shard.receipts import Receipt
+from onefold.shard.requirements import ReadRequirement, reach_needed
 from onefold.store import exactly_once
 from onefold.store import views as file_views
 from onefold.store.exactly_once import ClientRow, Verdict
@@ -62,7 +63,6 @@ _CATCH_UP_BYTES = 16 << 20
 class EmbeddedShard:
     """See ``onefold.shard.api.Shard``. Thread-safe."""
 
-    reads_here = True
     gives_receipts = True
 
     def __init__(
@@ -181,8 +181,16 @@ class EmbeddedShard:
         self._file.check_usable()
         return self._appender.submit(ops, deadline, receipt)
 
-    def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
-        return file_views.peek(self._file, self._tables, self._replica.version_max, table, key)
+    @property
+    def reads_here(self) -> bool:
+        return True
+
+    def peek(
+        self, table: str, key: bytes, need: ReadRequirement | None = None, at: int | None = None
+    ) -> tuple[bytes | None, int]:
+        if need is not None:
+            reach_needed(need, self.reach, lambda: self.applied)
+        return file_views.peek(self._file, self._tables, self._replica.version_max, table, key, at)
 
     def barrier(self, timeout: float | None = None) -> int:  # noqa: ARG002
         return self.applied
@@ -207,9 +215,15 @@ class EmbeddedShard:
             applied = self.wait(applied, left)
         return True
 
-    def view(self, at: int | None = None) -> AbstractContextManager[PresentView | PastView]:
-        """The present, or the state as of offset ``at`` (tables with history). Raises TooOld and InvalidArgument."""
-        return file_views.Viewing(self._file, self._tables, at, self._replica.version_max)
+    def view(
+        self, at: int | None = None, need: ReadRequirement | None = None
+    ) -> AbstractContextManager[PresentView | PastView]:
+        """See ``Shard.view``. It shows everything acknowledged, so it waits only for what is in no commit yet."""
+        seen = None
+        if need is not None:
+            reach_needed(need, self.reach, lambda: self.applied)
+            seen = need.seen
+        return file_views.Viewing(self._file, self._tables, at, self._replica.version_max, seen)
 
     def wait(self, after: int, timeout: float | None) -> int:
         self._file.check_usable()
@@ -243,8 +257,9 @@ class EmbeddedShard:
         """The log itself, for reading."""
         return self._log
 
-    def outcome(self, request_id: str) -> bytes | None:
-        """The kept outcome of the operation with this request id; None when there was none within the retention."""
+    def outcome(self, request_id: str, need: ReadRequirement | None = None) -> bytes | None:
+        if need is not None:
+            reach_needed(need, self.reach, lambda: self.applied)
         with self._file.reading() as con:
             return exactly_once.requested(con, request_id, read_head(con).now_ms)
 

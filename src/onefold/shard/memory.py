@@ -18,6 +18,7 @@ from onefold.fold.api import Fold
 from onefold.log.api import Log
 from onefold.shard.appender import Turn
 from onefold.shard.over_log import ReplicatedShard
+from onefold.shard.requirements import ReadRequirement
 from onefold.store import exactly_once
 from onefold.store.exactly_once import ClientRow
 from onefold.store.replica import Replica, agrees
@@ -29,8 +30,6 @@ _CATCH_UP_BYTES = 16 << 20
 
 class MemoryShard(ReplicatedShard):
     """See ``onefold.shard.api.Shard``. Thread-safe. The store is in memory; its views read through the history."""
-
-    reads_here = True
 
     def __init__(
         self,
@@ -78,13 +77,18 @@ class MemoryShard(ReplicatedShard):
     def directory(self) -> Path | None:
         return None
 
-    def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
-        with self.view() as view:
+    def peek(
+        self, table: str, key: bytes, need: ReadRequirement | None = None, at: int | None = None
+    ) -> tuple[bytes | None, int]:
+        with self.view(at, need) as view:
             return view.get(table, key), view.offset
 
-    def view(self, at: int | None = None) -> AbstractContextManager[PastView]:
-        """The present, or the state as of offset ``at`` (tables with history). Raises TooOld and InvalidArgument."""
-        return self._viewing(at)
+    def view(
+        self, at: int | None = None, need: ReadRequirement | None = None
+    ) -> AbstractContextManager[PastView]:
+        if need is not None:
+            self.meet(need)
+        return self._viewing(at, None if need is None else need.seen)
 
     def wait(self, after: int, timeout: float | None) -> int:
         self.check_usable()
@@ -111,8 +115,9 @@ class MemoryShard(ReplicatedShard):
 
     # -- beyond the contract
 
-    def outcome(self, request_id: str) -> bytes | None:
-        """The kept outcome of the operation with this request id; None when there was none within the retention."""
+    def outcome(self, request_id: str, need: ReadRequirement | None = None) -> bytes | None:
+        if need is not None:
+            self.meet(need)
         self.catch_up()
         with self._lock:
             self.check_open()
@@ -217,13 +222,15 @@ class MemoryShard(ReplicatedShard):
     # -- viewing
 
     @contextmanager
-    def _viewing(self, at: int | None) -> Iterator[PastView]:
+    def _viewing(self, at: int | None, seen: Callable[[int], None] | None) -> Iterator[PastView]:
         self.catch_up()
         with self._lock:
             self.check_open()
             head = self._replica.head
             check_readable(head, self._replica.version_max, at)
             view = _LockedView(self._con, self._tables, head.applied if at is None else at, self)
+        if seen is not None and at is None:
+            seen(head.applied)
         try:
             yield view
         finally:

@@ -36,6 +36,7 @@ from onefold.log.api import Log
 from onefold.machine.undisturbed import undisturbed
 from onefold.shard.appender import Appender, Turn
 from onefold.shard.freshness import Freshness
+from onefold.shard.requirements import ReadRequirement, reach_needed
 from onefold.shard.writer import LogWriter
 from onefold.store.exactly_once import ClientRow
 
@@ -151,6 +152,10 @@ class ReplicatedShard(ABC):
         return not self._replicates
 
     @property
+    def reads_here(self) -> bool:
+        return True
+
+    @property
     def read_only(self) -> bool:
         """Whether it was opened for reading only."""
         return self._read_only
@@ -215,6 +220,14 @@ class ReplicatedShard(ABC):
             raise TooStale(
                 f"what is here of {self._url} {known}, and {seconds:g} s are allowed: {error}", definite=True
             ) from error
+
+    def meet(self, need: ReadRequirement) -> None:
+        """Wait until what is applied here meets the requirement. Raises as ``Shard.view``."""
+        if need.barrier:
+            self.barrier(need.timeout)
+        elif need.fresh_s is not None:
+            self.fresh(need.fresh_s, need.timeout)
+        reach_needed(need, self.reach, lambda: self.applied)
 
     def pause(self, seconds: float) -> None:
         self._pause(seconds)

@@ -1,17 +1,16 @@
-"""What a read must show, as one value: for spaces that are asked over a network, so that waiting and reading are one question.
+"""What a view must show, as one value: each kind of shard meets it in its own way.
 
-A space with its state in this process needs none of it: there ``barrier``, ``fresh`` and ``reach`` come first and the view
-second, at no cost. A space that ``takes_needs`` can be given both at once.
+An embedded shard always shows everything, a replica of a log waits (by a barrier, or until an offset is applied), and a shard
+without a replica makes it part of the question, so that waiting and reading take one round trip.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol, TypeGuard
+from typing import NamedTuple
 
+from onefold import config
 from onefold.errors import Unavailable
-from onefold.shard.api import Shard, View
 
 
 class ReadRequirement(NamedTuple):
@@ -28,7 +27,7 @@ class ReadRequirement(NamedTuple):
     timeout: float | None = None
     """Seconds that it may take; None: ``config.READ_TIMEOUT_S``."""
     seen: Callable[[int], None] | None = None
-    """Called with the view's offset, once that is known."""
+    """Called with the offset of a view of the present, once that is known."""
 
 
 class Behind(Unavailable):
@@ -40,23 +39,17 @@ class Behind(Unavailable):
         """As far as is known."""
 
 
-class AskedShard(Shard, Protocol):
-    """A space whose reads others answer, each by a question."""
-
-    takes_needs: bool
-
-    def view(
-        self, at: int | None = None, need: ReadRequirement | None = None
-    ) -> AbstractContextManager[View]:
-        """As ``Shard.view``; with ``need`` a view that meets it. It is pinned by its first read (or by ``offset``), so
-        errors come there. Raises Behind, Unavailable and TooStale, all definite."""
-        ...
-
-    def peek(self, table: str, key: bytes, need: ReadRequirement | None = None) -> tuple[bytes | None, int]:
-        """As ``Shard.peek``; with ``need`` in a state that meets it."""
-        ...
-
-
-def takes_needs(shard: Shard) -> TypeGuard[AskedShard]:
-    """Whether reads of the space are questions to others."""
-    return getattr(shard, "takes_needs", False) is True
+def reach_needed(
+    need: ReadRequirement, reach: Callable[[int, float | None], bool], applied: Callable[[], int]
+) -> None:
+    """Wait until ``need.after`` is applied here. ``reach``: see ``Shard.reach``. Raises Behind (definite)."""
+    if not need.after:
+        return
+    patience_s = config.READ_TIMEOUT_S if need.timeout is None else need.timeout
+    if not reach(need.after, patience_s):
+        known = applied()
+        raise Behind(
+            f"offset {need.after} was not applied here within {patience_s:g} s, only {known}. Try again",
+            known,
+            definite=True,
+        )

@@ -20,6 +20,7 @@ from onefold.fold.api import Fold
 from onefold.log.api import Log
 from onefold.shard.api import Shard, View
 from onefold.shard.memory import MemoryShard
+from onefold.shard.requirements import ReadRequirement, reach_needed
 from onefold.space.log_prefix import LogPrefix, as_time, time_at
 from onefold.store.tables import Head, Version, oldest_readable
 
@@ -113,12 +114,30 @@ class PastShard:
             "Write to the database itself"
         )
 
-    def view(self, at: int | None = None) -> AbstractContextManager[View]:
+    @property
+    def reads_here(self) -> bool:
+        return True
+
+    def check_usable(self) -> None:
+        self._check_open()
+
+    def view(
+        self, at: int | None = None, need: ReadRequirement | None = None
+    ) -> AbstractContextManager[View]:
+        if need is not None:
+            self._meet(need)
+            if need.seen is not None and at is None:
+                need.seen(self._offset)
         return self._viewing(self._offset if at is None else at)
 
-    def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
-        with self.view() as view:
-            return view.get(table, key), self._offset
+    def peek(
+        self, table: str, key: bytes, need: ReadRequirement | None = None, at: int | None = None
+    ) -> tuple[bytes | None, int]:
+        with self.view(at, need) as view:
+            return view.get(table, key), view.offset
+
+    def _meet(self, need: ReadRequirement) -> None:
+        reach_needed(need, self.reach, lambda: self._offset)
 
     def barrier(self, timeout: float | None = None) -> int:  # noqa: ARG002
         return self._offset
@@ -126,7 +145,9 @@ class PastShard:
     def fresh(self, seconds: float, timeout: float | None = None) -> None:
         """Nothing is fresher than the past."""
 
-    def outcome(self, request_id: str) -> bytes | None:
+    def outcome(self, request_id: str, need: ReadRequirement | None = None) -> bytes | None:
+        if need is not None:
+            self._meet(need)
         return self.replay().outcome(request_id)
 
     def pause(self, seconds: float) -> None:
@@ -213,7 +234,7 @@ class _PastView:
         chosen = self._chosen.get(table)
         if chosen is None:
             try:
-                self._near.get(table, b"")
+                self._near.changes(table, self.offset, limit=1)
                 chosen = self._near
             except (TooOld, InvalidArgument):  # beyond the window; no history
                 if self._far is None:

@@ -62,10 +62,8 @@ def _is_undone(views: Sequence[View], view: View) -> bool:
 
 def collections(client: StateClient) -> list[Collection]:
     """Maps, queues, streams and locks that hold something, by kind and name. Counts every item: the time grows with them."""
-    for shard_id in range(client.shard_count):
-        client.ready(shard_id)
     with ExitStack() as stack:
-        views = [stack.enter_context(shard.view()) for shard in client.shards]
+        views = [stack.enter_context(client.view(shard_id)) for shard_id in range(client.shard_count)]
         found = [_map(views, name) for name in map_names(views)]
         found += [_queue(client, views, name) for name in queue_names(views)]
         found += [_stream(views, name) for name in stream_names(views)]

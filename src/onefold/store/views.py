@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 import apsw
@@ -14,14 +15,23 @@ from onefold.store.tables import PastView, PresentView, Tables, check_readable, 
 class Viewing:
     """The ``with`` block of a view."""
 
-    __slots__ = ("_at", "_con", "_file", "_tables", "_version_max", "_view")
+    __slots__ = ("_at", "_con", "_file", "_seen", "_tables", "_version_max", "_view")
 
-    def __init__(self, file: PooledFile, tables: Tables, at: int | None, version_max: int) -> None:
-        """``at``: the offset (None: the present). ``version_max``: the highest fold version that this program knows."""
+    def __init__(
+        self,
+        file: PooledFile,
+        tables: Tables,
+        at: int | None,
+        version_max: int,
+        seen: Callable[[int], None] | None = None,
+    ) -> None:
+        """``at``: the offset (None: the present). ``version_max``: the highest fold version that this program knows. ``seen``:
+        called with the offset of the present."""
         self._file = file
         self._tables = tables
         self._at = at
         self._version_max = version_max
+        self._seen = seen
         self._view: PresentView | PastView | None = None
         self._con: apsw.Connection | None = None
 
@@ -37,10 +47,12 @@ class Viewing:
                 raise self._file.translated(error) from error
             raise
         self._con = con
-        if self._at is None:
+        if self._at is None or self._at == head.applied:  # nothing was written since: cheaper than the past
             self._view = PresentView(con, self._tables, head.applied)
         else:
             self._view = PastView(con, self._tables, self._at)
+        if self._seen is not None and self._at is None:
+            self._seen(head.applied)
         return self._view
 
     def __exit__(
@@ -56,9 +68,9 @@ class Viewing:
 
 
 def peek(
-    file: PooledFile, tables: Tables, version_max: int, table: str, key: bytes
+    file: PooledFile, tables: Tables, version_max: int, table: str, key: bytes, at: int | None = None
 ) -> tuple[bytes | None, int]:
-    """One key's value in the newest state and that state's offset. Raises as a view."""
+    """One key's value in the newest state (``at``: as of that offset) and that state's offset. Raises as a view."""
     con = file.take_reader()
     try:
         tid = tables.find(con, table)
@@ -72,4 +84,7 @@ def peek(
         file.give_reader(con)
     if head.fold_version > version_max:
         check_readable(head, version_max, None)
+    if at is not None and at != head.applied:
+        with Viewing(file, tables, at, version_max) as past:
+            return past.get(table, key), at
     return value, head.applied

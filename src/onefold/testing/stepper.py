@@ -16,6 +16,7 @@ from typing import Any, cast
 from onefold.codec import Op
 from onefold.env import SeededEnv
 from onefold.shard.api import Shard, View
+from onefold.shard.requirements import ReadRequirement
 
 _STEPS_MAX = 200_000
 
@@ -138,15 +139,19 @@ class SteppedShard:
         self._stepper.step()
         return outcomes
 
-    def view(self, at: int | None = None) -> AbstractContextManager[View]:
+    def view(
+        self, at: int | None = None, need: ReadRequirement | None = None
+    ) -> AbstractContextManager[View]:
         """See ``Shard``."""
         self._stepper.step()
-        return self.inner.view(at)
+        return self.inner.view(at, need)
 
-    def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
+    def peek(
+        self, table: str, key: bytes, need: ReadRequirement | None = None, at: int | None = None
+    ) -> tuple[bytes | None, int]:
         """See ``Shard``."""
         self._stepper.step()
-        return self.inner.peek(table, key)
+        return self.inner.peek(table, key, need, at)
 
     def pause(self, seconds: float) -> None:
         """See ``Shard``."""

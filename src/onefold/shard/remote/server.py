@@ -6,8 +6,7 @@ of known folds can be read, and every answer is bounded. A replica that cannot s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from onefold import config
@@ -229,7 +228,7 @@ class Server:
             value, offset = shard.peek(what.table, what.keys[0])
             result = [value]
         else:
-            with self._view(ask.at) as view:
+            with shard.view(ask.at) as view:
                 offset, result = view.offset, read(view, what)
         if offset < ask.after:
             raise self.behind(ask, offset)
@@ -255,15 +254,6 @@ class Server:
         if known is None:
             return Standing(0, 0, (), digest)
         return Standing(known.number, known.offset, known.outcomes, digest)
-
-    @contextmanager
-    def _view(self, at: int | None) -> Iterator[View]:
-        with self.shard.view() as view:
-            if at is None or view.offset == at:  # nothing happened since: cheaper than the past
-                yield view
-                return
-        with self.shard.view(at) as view:
-            yield view
 
     def _get(self, view: View, what: protocol.Get) -> list[bytes | None]:
         room = _Room(self._reply_bytes)

@@ -64,8 +64,6 @@ class Asking(Protocol):
 class RemoteShard(ReplicatedShard):
     """See ``onefold.shard.api.Shard``. Thread-safe."""
 
-    takes_needs = True
-
     def __init__(
         self,
         log: Log,
@@ -100,6 +98,10 @@ class RemoteShard(ReplicatedShard):
         return False
 
     @property
+    def reads_here(self) -> bool:
+        return False
+
+    @property
     def directory(self) -> Path | None:
         return None
 
@@ -112,17 +114,17 @@ class RemoteShard(ReplicatedShard):
             self.ask(protocol.Applied(), ReadRequirement(fresh_s=seconds, timeout=timeout))
 
     def view(self, at: int | None = None, need: ReadRequirement | None = None) -> Any:
-        """See ``AskedShard.view``."""
+        """See ``Shard.view``."""
         return self._viewing(at, need)
 
-    def peek(self, table: str, key: bytes, need: ReadRequirement | None = None) -> tuple[bytes | None, int]:
-        """See ``AskedShard.peek``."""
-        offset, values = self.ask(protocol.Get(table, (key,)), need)
+    def peek(
+        self, table: str, key: bytes, need: ReadRequirement | None = None, at: int | None = None
+    ) -> tuple[bytes | None, int]:
+        offset, values = self.ask(protocol.Get(table, (key,)), need, at)
         return values[0], offset
 
-    def outcome(self, request_id: str) -> bytes | None:
-        """The kept outcome of the operation with this request id; None when there was none within the retention."""
-        kept: bytes | None = self.ask(protocol.Requested(request_id), None)[1]
+    def outcome(self, request_id: str, need: ReadRequirement | None = None) -> bytes | None:
+        kept: bytes | None = self.ask(protocol.Requested(request_id), need)[1]
         return kept
 
     def reach(self, offset: int, timeout: float | None) -> bool:

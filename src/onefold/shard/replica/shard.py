@@ -40,6 +40,7 @@ from onefold.shard.replica.copy import Kind, OpenCopy
 from onefold.shard.replica.file import Damaged
 from onefold.shard.replica.holder import Holder
 from onefold.shard.replica.recent_records import RecentRecords
+from onefold.shard.requirements import ReadRequirement
 from onefold.store import exactly_once
 from onefold.store import views as file_views
 from onefold.store.exactly_once import ClientRow
@@ -56,8 +57,6 @@ T = TypeVar("T")
 
 class LocalReplica(ReplicatedShard):
     """See ``onefold.shard.api.Shard``. Thread-safe. Closes its log with itself."""
-
-    reads_here = True
 
     def __init__(
         self,
@@ -162,16 +161,25 @@ class LocalReplica(ReplicatedShard):
     def directory(self) -> Path:
         return self._directory
 
-    def peek(self, table: str, key: bytes) -> tuple[bytes | None, int]:
+    def peek(
+        self, table: str, key: bytes, need: ReadRequirement | None = None, at: int | None = None
+    ) -> tuple[bytes | None, int]:
+        if need is not None:
+            self.meet(need)
         self.check_usable()
         copy = self._holder.copy
-        return file_views.peek(copy.file, copy.tables, copy.replica.version_max, table, key)
+        return file_views.peek(copy.file, copy.tables, copy.replica.version_max, table, key, at)
 
-    def view(self, at: int | None = None) -> AbstractContextManager[PresentView | PastView]:
-        """What is applied here, or the state as of offset ``at`` (tables with history). Raises TooOld and InvalidArgument."""
+    def view(
+        self, at: int | None = None, need: ReadRequirement | None = None
+    ) -> AbstractContextManager[PresentView | PastView]:
+        seen = None
+        if need is not None:
+            self.meet(need)
+            seen = need.seen
         self.check_usable()
         copy = self._holder.copy
-        return file_views.Viewing(copy.file, copy.tables, at, copy.replica.version_max)
+        return file_views.Viewing(copy.file, copy.tables, at, copy.replica.version_max, seen)
 
     def wait(self, after: int, timeout: float | None) -> int:
         self.check_usable()
@@ -235,8 +243,9 @@ class LocalReplica(ReplicatedShard):
         """Names of the tables whose history counts as state; see ``state_digest``."""
         return self._holder.copy.replica.history
 
-    def outcome(self, request_id: str) -> bytes | None:
-        """The kept outcome of the operation with this request id; None when there was none within the retention."""
+    def outcome(self, request_id: str, need: ReadRequirement | None = None) -> bytes | None:
+        if need is not None:
+            self.meet(need)
         self.check_usable()
         with self._holder.copy.file.reading() as con:
             return exactly_once.requested(con, request_id, read_head(con).now_ms)

@@ -6,7 +6,7 @@ the synchronous and the asynchronous API stand on the same core.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -28,7 +28,7 @@ from onefold.machine import forks
 from onefold.shard.api import Shard, View
 from onefold.shard.fold_version import reach_version
 from onefold.shard.receipts import Receipt, gives_receipts
-from onefold.shard.requirements import AskedShard, Behind, ReadRequirement, takes_needs
+from onefold.shard.requirements import Behind, ReadRequirement
 from onefold.state.core.consistency import STRONG, Level
 from onefold.state.core.time_limits import deadline_of, end_of, limited
 from onefold.state.core.tokens import Session
@@ -245,104 +245,119 @@ class StateClient:
 
     # -- reading
 
-    def ready(self, shard_id: int, level: Level | None = None, timeout: float | None = None) -> None:
-        """Wait until views of the shard meet the level (default: the connection's).
-
-        Raises, all definite: Unavailable (``strong``, ``session``), TooStale (``bounded``), TokenAhead (the session's
-        token is from a future that does not come).
-        """
-        level = self.level if level is None else level
-        shard = self.shards[shard_id]
-        if self.always_strong:
-            given = self.session.given
-            if given and level.kind not in _WEAK:
-                self._reach(shard, shard_id, given.get(shard_id, 0), self.read_time(timeout))
-        elif level.kind == "strong":
-            timeout = self.read_time(timeout)
-            shard.barrier(timeout)
-            self._reach(shard, shard_id, self.session.given.get(shard_id, 0), timeout)
-        elif level.kind == "bounded":
-            shard.fresh(level.seconds, self.read_time(timeout))
-        elif level.kind == "session":
-            self._reach(shard, shard_id, self.session.floor(shard_id), self.read_time(timeout))
-        if self.shard_count > 1 and level.kind not in _WEAK:
-            from onefold.state.core import recovery
-
-            recovery.settle(self, shard_id, self._settled_upto(shard_id, level))
-
     def view(
         self, shard_id: int, level: Level | None = None, timeout: float | None = None
     ) -> AbstractContextManager[View]:
-        """A view of the shard that meets the level. Raises as ``ready``; of a space that is asked, its first read does."""
-        shard = self.shards[shard_id]
-        if takes_needs(shard):
-            return self._asked_view(shard, shard_id, level, timeout)
-        self.ready(shard_id, level, timeout)
+        """A view of the shard that meets the level (default: the connection's). In a space of several shards nothing is
+        prepared in it that was decided before, unless the level is a weak one.
+
+        Raises, all definite: Unavailable (``strong``, ``session``), TooStale (``bounded``), TokenAhead (the session's token is
+        from a future that does not come). They come when the block begins or, where nodes are asked, with its first read.
+        """
         level = self.level if level is None else level
         if self.shard_count > 1 and level.kind not in _WEAK:
-            return self._settled(shard_id, self._settled_upto(shard_id, level))
-        return self._observed(self.shards[shard_id], shard_id)
-
-    def _need(self, shard: int, level: Level | None, timeout: float | None) -> ReadRequirement:
-        """What a view must show at the level."""
-        level = self.level if level is None else level
-        timeout = self.read_time(timeout)
-        match level.kind:
-            case "strong":
-                return ReadRequirement(self.session.given.get(shard, 0), barrier=True, timeout=timeout)
-            case "bounded":
-                return ReadRequirement(fresh_s=level.seconds, timeout=timeout)
-            case "session":
-                return ReadRequirement(self.session.floor(shard), timeout=timeout)
-        # A prefix only grows; what converges may come from anybody.
-        return ReadRequirement(shown=level.kind == "prefix", timeout=timeout)
+            return self._settled(shard_id, level, timeout)
+        return self._plain(shard_id, level, timeout)
 
     def peek(
         self, shard: int, table: str, key: bytes, level: Level | None = None, timeout: float | None = None
     ) -> bytes | None:
-        """One key's row at the level: the cheapest read. Raises as ``ready``."""
-        if not self.always_strong and takes_needs(self.shards[shard]):
-            with self.view(shard, level, timeout) as view:
-                return view.get(table, key)
-        if not self.always_strong or self.shard_count > 1 or self.session.given:
-            self.ready(shard, level, timeout)
-        value, offset = self.shards[shard].peek(table, key)
-        self.session.observe(shard, offset)  # so that no later session read is behind this one
-        return value
+        """One key's row at the level: the cheapest read. Raises as ``view``."""
+        return self.peek_with_offset(shard, table, key, level, timeout)[0]
 
-    @contextmanager
-    def _observed(self, shard: Shard, shard_id: int) -> Iterator[View]:
-        with shard.view() as view:
-            self.session.observe(shard_id, view.offset)
-            yield view
+    def peek_with_offset(
+        self, shard_id: int, table: str, key: bytes, level: Level | None = None, timeout: float | None = None
+    ) -> tuple[bytes | None, int]:
+        """As ``peek``, and the offset that it shows."""
+        shard = self.shards[shard_id]
+        if self.always_strong and self.shard_count == 1 and not self.session.given:
+            found = shard.peek(table, key)
+        else:
+            level = self.level if level is None else level
+            need = self._requirement(shard_id, level, timeout)
+            try:
+                if self.shard_count > 1 and level.kind not in _WEAK:
+                    from onefold.state.core import recovery
 
-    @contextmanager
-    def _asked_view(
-        self, shard: AskedShard, shard_id: int, level: Level | None, timeout: float | None
-    ) -> Iterator[View]:
-        """Waiting for the level and reading are one question, which the view's first read asks."""
-        level = self.level if level is None else level
-        need = self._need(shard_id, level, timeout)
-        try:
-            if self.shard_count > 1 and level.kind not in _WEAK:
-                with self._settled(shard_id, self._settled_upto(shard_id, level), need) as view:
-                    yield view
-            else:
-                need = need._replace(seen=lambda offset: self.session.observe(shard_id, offset))
-                with shard.view(need=need) as view:
-                    yield view
-        except Behind as error:
-            if not need.after:
+                    # What this looks at meets the requirement, and nothing older is shown from then on.
+                    recovery.settle(self, shard_id, self._settled_upto(shard_id, level), need)
+                    found = shard.peek(table, key)
+                else:
+                    found = shard.peek(table, key, need)
+            except Behind as error:
+                self._explain(shard_id, need, error)
                 raise
-            raise self._not_reached(shard_id, need.after, error.applied, need.timeout or 0.0) from error
+        self.session.observe(shard_id, found[1])  # so that no later session read is behind this one
+        return found
+
+    def outcome(self, shard_id: int, request_id: str) -> bytes | None:
+        """What the shard keeps under the request id, strongly. Raises as ``view``."""
+        need = self._requirement(shard_id, STRONG)
+        try:
+            kept = self.shards[shard_id].outcome(request_id, need)
+        except Behind as error:
+            self._explain(shard_id, need, error)
+            raise
+        if self.shard_count > 1:
+            from onefold.state.core import recovery
+
+            recovery.settle(self, shard_id)
+        return kept
+
+    def _requirement(
+        self,
+        shard: int,
+        level: Level,
+        timeout: float | None = None,
+        seen: Callable[[int], None] | None = None,
+    ) -> ReadRequirement:
+        """What a view must show at the level."""
+        given, kind = self.session.given, level.kind
+        if self.always_strong and (not given or kind in _WEAK):
+            return ReadRequirement(seen=seen)
+        timeout = self.read_time(timeout)
+        if self.always_strong:
+            return ReadRequirement(given.get(shard, 0), timeout=timeout, seen=seen)
+        match kind:
+            case "strong":
+                return ReadRequirement(given.get(shard, 0), barrier=True, timeout=timeout, seen=seen)
+            case "bounded":
+                return ReadRequirement(fresh_s=level.seconds, timeout=timeout, seen=seen)
+            case "session":
+                return ReadRequirement(self.session.floor(shard), timeout=timeout, seen=seen)
+        # A prefix only grows; what converges may come from anybody.
+        return ReadRequirement(shown=kind == "prefix", timeout=timeout, seen=seen)
 
     @contextmanager
-    def _settled(self, shard: int, upto: int | None, need: ReadRequirement | None = None) -> Iterator[View]:
+    def _plain(self, shard_id: int, level: Level, timeout: float | None) -> Iterator[View]:
+        need = self._requirement(
+            shard_id, level, timeout, lambda offset: self.session.observe(shard_id, offset)
+        )
+        try:
+            with self.shards[shard_id].view(need=need) as view:
+                yield view
+        except Behind as error:
+            self._explain(shard_id, need, error)
+            raise
+
+    @contextmanager
+    def _settled(self, shard_id: int, level: Level, timeout: float | None) -> Iterator[View]:
         from onefold.state.core import recovery
 
-        with recovery.settled_view(self, shard, upto, need) as view:
-            self.session.observe(shard, view.offset)
-            yield view
+        need = self._requirement(shard_id, level, timeout)
+        upto = self._settled_upto(shard_id, level)
+        try:
+            with recovery.settled_view(self, shard_id, upto, need) as view:
+                self.session.observe(shard_id, view.offset)
+                yield view
+        except Behind as error:
+            self._explain(shard_id, need, error)
+            raise
+
+    def _explain(self, shard_id: int, need: ReadRequirement, error: Behind) -> None:
+        """Raises what says that something which the session has seen did not arrive, if that was needed."""
+        if need.after:
+            raise self._not_reached(shard_id, need.after, error.applied, need.timeout or 0.0) from error
 
     def _settled_upto(self, shard: int, level: Level) -> int | None:
         """A session's read resolves only what the session has seen prepared, so that it needs no other shard without cause."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from onefold.state.core.consistency import STRONG
 from onefold.state.core.time_limits import limited
 from onefold.state.fold.ops import Blocked, Decided, Outcome, Rejected, Voted, decode_outcome
 
@@ -24,9 +23,8 @@ def outcome(client: StateClient, request_id: str) -> Literal["committed", "rejec
 
 
 def _outcome(client: StateClient, request_id: str) -> Literal["committed", "rejected"] | None:
-    for shard_id, shard in enumerate(client.shards):
-        client.ready(shard_id, STRONG)
-        kept = shard.outcome(request_id)
+    for shard_id in range(client.shard_count):
+        kept = client.outcome(shard_id, request_id)
         found = None if kept is None else _meaning(decode_outcome(kept))
         if found is not None:
             return found

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from onefold import config
 from onefold.errors import SpaceError, Unavailable
-from onefold.shard.requirements import takes_needs
 from onefold.state.fold.ops import Decided, Outcome, StateOp, decode_outcome, state_op
 from onefold.state.fold.shards import fold as shard_fold
 from onefold.state.fold.shards.fold import Prepared
@@ -34,14 +33,16 @@ _SWEPT_AT_ONCE = 8
 _LOOK_S = 0.01
 
 
-def settle(client: StateClient, shard: int, upto: int | None = None) -> None:
+def settle(
+    client: StateClient, shard: int, upto: int | None = None, need: ReadRequirement | None = None
+) -> None:
     """Before a read of one key: resolve what is prepared in this shard and decided at its home. One look-up when nothing is
     prepared.
 
-    ``upto``: only what was prepared at or below this offset (reads of a session). Raises Unavailable (definite) when a home shard
-    cannot be asked.
+    ``upto``: only what was prepared at or below this offset (reads of a session). ``need``: what the look-up must show. Raises
+    Unavailable (definite) when a home shard cannot be asked, and as ``Shard.view``.
     """
-    if client.shards[shard].peek(shard_fold.OPEN, shard_fold.OPEN_KEY)[0] is not None:
+    if client.shards[shard].peek(shard_fold.OPEN, shard_fold.OPEN_KEY, need)[0] is not None:
         with settled_view(client, shard, upto):
             pass
 
@@ -50,15 +51,14 @@ def settle(client: StateClient, shard: int, upto: int | None = None) -> None:
 def settled_view(
     client: StateClient, shard_id: int, upto: int | None = None, need: ReadRequirement | None = None
 ) -> Iterator[View]:
-    """A view of the shard in which nothing is prepared that was decided before the view was opened. ``need``: what it must show,
-    of a space that is asked.
+    """A view of the shard in which nothing is prepared that was decided before the view was opened. ``need``: what it must show.
 
     The home shards are asked *after* it was opened: otherwise a transaction could be decided in between, another one could follow
     it in real time, and the view would show the second without the first.
     """
     shard = client.shards[shard_id]
     for _ in range(_VIEWS_MAX):
-        with shard.view(need=need) if takes_needs(shard) and need is not None else shard.view() as view:
+        with shard.view(need=need) as view:
             decided = _decided_in(client, shard_id, view, upto) if shard_fold.is_any_prepared(view) else ()
             if not decided:
                 yield view

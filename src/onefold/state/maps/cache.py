@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
 from onefold import config
 from onefold.errors import InvalidArgument, InvalidKey, TooOld
-from onefold.shard.api import View, is_read_here
+from onefold.shard.api import View
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import SESSION
 from onefold.state.encoding.keys import decode_key
@@ -46,7 +45,7 @@ class Slot(dict[Hashable, Row | None]):
 
 def cache_of(client: StateClient) -> SessionCache | None:
     """The cache that all maps of the client share; None where there is none."""
-    if client.shard_count > 1 or not (client.always_strong or is_read_here(client.shards[0])):
+    if client.shard_count > 1 or not (client.always_strong or client.shards[0].reads_here):
         return None
     cache = client.shared.get(_NAME)
     if cache is None:
@@ -61,7 +60,7 @@ class SessionCache:
     def __init__(self, client: StateClient) -> None:
         self._client = client
         self._shard = shard = client.shards[0]
-        self._check = shard.check_usable if is_read_here(shard) else partial(shard.fresh, 0.0)
+        self._check = shard.check_usable
         self._floor = client.session.floor
         self._boot_s = client.env.boot_s
         self._lock = threading.Lock()
@@ -82,7 +81,7 @@ class SessionCache:
 
     def lookup(self, slot: Slot, key: Hashable) -> Row | None:
         """The row, None when the cache knows that there is none, or MISS. Raises what says that the space is closed or has
-        halted, and as ``ready``."""
+        halted, and as ``StateClient.view``."""
         self._check()
         valid, until_s = self._state
         if valid < self._floor(0) or self._boot_s() >= until_s:
@@ -97,12 +96,9 @@ class SessionCache:
     def load(self, name: str, slot: Slot, key: Hashable, encoded: bytes) -> Row | None:
         """Read the row from the space and keep it."""
         client = self._client
-        if client.session.given or not client.always_strong:
-            client.ready(0, SESSION)
         table = map_table(name)
         now_s = self._boot_s()
-        data, offset = self._shard.peek(table, encoded)
-        client.session.observe(0, offset)
+        data, offset = client.peek_with_offset(0, table, encoded, SESSION)
         row = None if data is None else read_row(data)
         if row is not None and map_reading.is_due(row, client.env.wall_ms()):
             return map_reading.read_item(client, table, encoded, SESSION)
@@ -128,16 +124,17 @@ class SessionCache:
 
     def _compare(self) -> None:
         """Make the cache valid at the newest offset."""
-        self._client.ready(0, SESSION)
         now_s = self._boot_s()
-        with self._lock:
+        with self._client.view(0, SESSION) as view, self._lock:
             valid, until_s = self._state
-            if valid >= self._floor(0) and now_s < until_s:
-                return  # another thread was faster
-            with self._shard.view() as view:
-                if view.offset != valid:
-                    self._drop_changed(view, valid)
-                self._state = (view.offset, now_s + config.SESSION_CACHE_FRESH_S)
+            fresh_until_s = now_s + config.SESSION_CACHE_FRESH_S
+            if view.offset < valid:
+                return  # another thread has seen more
+            if view.offset == valid:
+                fresh_until_s = max(until_s, fresh_until_s)
+            else:
+                self._drop_changed(view, valid)
+            self._state = (view.offset, fresh_until_s)
 
     def _drop_changed(self, view: View, valid: int) -> None:
         slots = [(name, slot) for name, slot in list(self._slots.items()) if slot]

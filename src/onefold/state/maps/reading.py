@@ -14,7 +14,6 @@ from typing import NamedTuple
 from onefold import config
 from onefold.errors import SpaceError, TooOld, Unavailable
 from onefold.shard.api import View
-from onefold.shard.requirements import takes_needs
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import STRONG, Level
 from onefold.state.encoding.keys import encode_prefix
@@ -66,7 +65,7 @@ def settle(client: StateClient, shard: int, level: Level) -> None:
 
 
 def read_item(client: StateClient, table: str, key: bytes, level: Level) -> Row | None:
-    """One item. Raises as ``StateClient.ready``."""
+    """One item. Raises as ``StateClient.view``."""
     shard = client.shard_of(key) if client.shard_count > 1 else 0
     data = client.peek(shard, table, key, level)
     if data is None:
@@ -178,7 +177,7 @@ def scan(
     pins: dict[int, int] | None = None,
 ) -> Iterator[tuple[bytes, Row]]:
     """The items in key order. Each shard is read at one offset: that in ``pins``, or that of its first page, which is noted
-    there. Raises TooOld, and as ``ready``."""
+    there. Raises TooOld, and as ``StateClient.view``."""
     pins = {} if pins is None else pins
     parts = [
         _scan_shard(client, shard, table, bounds, level, pins, limit=limit, reverse=reverse)
@@ -247,13 +246,8 @@ def read_page(
     reverse: bool = False,
 ) -> list[tuple[bytes, bytes]]:
     """Rows of the range as they were at an offset. Raises TooOld, which says what to do."""
-    shard = client.shards[shard_id]
-    if not takes_needs(shard):
-        with shard.view() as view:
-            if view.offset == at:  # nothing happened since: cheaper than the past
-                return list(view.scan(table, start, stop, limit=limit, reverse=reverse))
     try:
-        with shard.view(at) as past:
+        with client.shards[shard_id].view(at) as past:
             return list(past.scan(table, start, stop, limit=limit, reverse=reverse))
     except TooOld as error:
         raise TooOld(

@@ -15,8 +15,6 @@ from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 from onefold import config
 from onefold.errors import InvalidValue, SpaceError, TokenAhead, TokenError, TooOld, Unavailable
-from onefold.shard.api import is_read_here
-from onefold.shard.requirements import takes_needs
 from onefold.state.core.cancelling import GivenUp, never
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import Level
@@ -89,7 +87,7 @@ def moment_of(client: StateClient) -> dict[int, int]:
     return {
         shard_id: max(shard.applied, client.session.floor(shard_id))
         for shard_id, shard in enumerate(client.shards)
-        if is_read_here(shard)
+        if shard.reads_here
     }
 
 
@@ -246,7 +244,7 @@ class Watch(Generic[T]):
         """Whether nothing is known beyond the offset in a shard that is asked; then there is nothing to ask for, and a node is
         made to tell when there is. Elsewhere looking is cheaper than knowing."""
         shard = self._client.shards[shard_id]
-        return takes_needs(shard) and shard.wait(offset, 0) <= offset
+        return not shard.reads_here and shard.wait(offset, 0) <= offset
 
     def _in_initial(self, shard: int) -> bool:
         within = self._positions[shard].within
@@ -335,7 +333,7 @@ class Watch(Generic[T]):
             with shard.view() as view:
                 first = next(view.scan(rows.DUE, limit=1), None)
             due_ms = None if first is None else rows.read_due_key(first[0])[0]
-            if takes_needs(shard):
+            if not shard.reads_here:
                 self._dues[shard_id] = due_ms
         return None if due_ms is None else (due_ms - self._client.env.wall_ms()) / 1000
 

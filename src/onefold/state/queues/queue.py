@@ -203,10 +203,8 @@ class Queue(Generic[T]):
             # Every look, with the take that it leads to, is a call of its own: what comes at the end of the wait is taken with
             # the same time as what comes at its beginning.
             with limited(client):
-                if client.shard_count > 1 and not late:
-                    # What a transaction over several shards has put is there once it is decided.
-                    client.ready(self.shard, STRONG)
-                seen = self._watcher.look()
+                # What a transaction over several shards has put is there once it is decided.
+                seen = self._watcher.look(STRONG if client.shard_count > 1 and not late else None)
                 if settles and self._watcher.settle(seen, deadline):
                     settles = deadline is None or client.env.boot_s() < deadline
                     continue

@@ -9,6 +9,7 @@ from onefold import config
 from onefold.codec import Op
 from onefold.errors import OnefoldError
 from onefold.state.core.client import StateClient
+from onefold.state.core.consistency import Level
 from onefold.state.core.leases import Lease, keeper
 from onefold.state.encoding.keys import encode_key
 from onefold.state.fold.ops import Commit, Committed, Outcome, state_op
@@ -39,10 +40,11 @@ class QueueWatcher:
         self._table = q.queue_table(name)
         self._subject = ("queue", shard, name)
 
-    def look(self) -> Seen:
-        """The queue as it is here now; with its leases when it is time to look at them."""
-        observer = keeper(self._client).observer
-        with self._client.shards[self._shard].view() as view:
+    def look(self, level: Level | None = None) -> Seen:
+        """The queue as it is here now, or at the level; with its leases when it is time to look at them."""
+        client, shard = self._client, self._shard
+        observer = keeper(client).observer
+        with client.shards[shard].view() if level is None else client.view(shard, level) as view:
             counts = q.read_counts(view, self._table)
             due = next(view.scan(q.QUEUE_DUE, limit=1), None) if counts.delayed else None
             flights = outbox = None

@@ -24,10 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import count
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from onefold import config
 from onefold.codec import CorruptRecord, UnknownFormat, decode_record
@@ -36,7 +36,7 @@ from onefold.errors import OnefoldError, Timeout, Unavailable
 from onefold.fold import system
 from onefold.log.api import Log
 from onefold.shard.api import Shard, View
-from onefold.shard.requirements import ReadRequirement, takes_needs
+from onefold.shard.requirements import ReadRequirement
 from onefold.space import cuts
 from onefold.state.core import recovery
 from onefold.state.core.client import StateClient, rejection
@@ -254,12 +254,9 @@ def _is_quiet(client: StateClient, shard: int, after: int, upto: int) -> bool:
     return True
 
 
-def _view_from(client: StateClient, shard_id: int, offset: int) -> Any:
+def _view_from(client: StateClient, shard: int, offset: int) -> AbstractContextManager[View]:
     """A view that shows at least this offset, which was reached."""
-    shard = client.shards[shard_id]
-    if takes_needs(shard):
-        return shard.view(need=ReadRequirement(offset, timeout=client.read_time()))
-    return shard.view()
+    return client.shards[shard].view(need=ReadRequirement(offset, timeout=client.read_time()))
 
 
 class _Hold:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from onefold import config
 from onefold.errors import SpaceError, TooOld
-from onefold.shard.requirements import takes_needs
 from onefold.state.core.consistency import STRONG
 from onefold.state.fold import rows
 from onefold.state.fold.ops import Read, Span
@@ -82,12 +81,8 @@ class Reads:
     def get(self, shard_id: int, name: str, key: bytes) -> Row | None:
         """The key's row in the snapshot; recorded."""
         offset = self._offset(shard_id)
-        table = rows.map_table(name)
-        shard = self._client.shards[shard_id]
-        data, applied = (None, None) if takes_needs(shard) else shard.peek(table, key)
-        if applied != offset:
-            with self._view(shard_id) as view:
-                data = view.get(table, key)
+        with self._kept(shard_id, offset):
+            data, _ = self._client.shards[shard_id].peek(rows.map_table(name), key, at=offset)
         return self._told(shard_id, name, key, data)
 
     def get_many(self, shard: int, name: str, keys: Iterable[bytes]) -> dict[bytes, Row]:
@@ -182,15 +177,14 @@ class Reads:
     @contextmanager
     def _view(self, shard_id: int) -> Iterator[View]:
         offset = self._offset(shard_id)
-        shard = self._client.shards[shard_id]
+        with self._kept(shard_id, offset), self._client.shards[shard_id].view(at=offset) as view:
+            yield view
+
+    @contextmanager
+    def _kept(self, shard_id: int, offset: int) -> Iterator[None]:
+        """Says of a snapshot that is no longer kept what to do."""
         try:
-            if not takes_needs(shard):
-                with shard.view() as view:
-                    if view.offset == offset:  # nothing was written since: cheaper than the past
-                        yield view
-                        return
-            with shard.view(at=offset) as view:
-                yield view
+            yield
         except TooOld as error:
             raise TooOld(
                 f"the transaction's snapshot (offset {offset} of shard {shard_id}) has left the history that is kept "

@@ -292,8 +292,8 @@ def test_a_scan_reads_no_more_rows_than_fit(node, monkeypatch):
     read = []
     original = MemoryShard.view
 
-    def view(self, at=None):
-        opened = original(self, at)
+    def view(self, at=None, need=None):
+        opened = original(self, at, need)
 
         class Counting:
             def __enter__(self):

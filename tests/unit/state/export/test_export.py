@@ -301,13 +301,13 @@ def test_a_transaction_between_the_views_of_two_shards_is_noticed(tmp_path):
             tx.map("bank")[by_shard[0]] -= 1
             tx.map("bank")[by_shard[1]] += 1
 
-        def view(at=None):
+        def view(at=None, need=None):
             if len(moves) < 3 and threading.current_thread() is threading.main_thread():
                 moves.append(1)
                 mover = threading.Thread(target=db.run_transaction, args=(move,))
                 mover.start()
                 mover.join()
-            return real(at)
+            return real(at, need)
 
         db._shards[1].view = view
         text, _ = exported(db)

@@ -94,8 +94,8 @@ def test_large_values_make_small_pages(one, monkeypatch):
     real = one.client.shards[0].view
 
     class Counting:
-        def __init__(self, at):
-            self.inner = real(at)
+        def __init__(self, at, need):
+            self.inner = real(at, need)
 
         def __enter__(self):
             view = self.inner.__enter__()
@@ -111,7 +111,7 @@ def test_large_values_make_small_pages(one, monkeypatch):
         def __exit__(self, *error):
             return self.inner.__exit__(*error)
 
-    monkeypatch.setattr(one.client.shards[0], "view", lambda at=None: Counting(at))
+    monkeypatch.setattr(one.client.shards[0], "view", lambda at=None, need=None: Counting(at, need))
     assert len(list(one.scan())) == 200
     assert max(pages[2:]) <= 10
 

@@ -204,7 +204,9 @@ def test_an_outcome_is_forgotten_after_its_retention():
 )
 def test_every_kept_outcome_has_a_meaning(db, kept, meaning, monkeypatch):
     space = db._state.shards[0]
-    monkeypatch.setattr(type(space), "outcome", lambda self, request_id: encode_outcome(kept), raising=True)
+    monkeypatch.setattr(
+        type(space), "outcome", lambda self, request_id, need: encode_outcome(kept), raising=True
+    )
     assert db.outcome("r") == meaning
 
 
