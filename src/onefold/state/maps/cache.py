@@ -127,14 +127,11 @@ class SessionCache:
         now_s = self._boot_s()
         with self._client.view(0, SESSION) as view, self._lock:
             valid, until_s = self._state
-            fresh_until_s = now_s + config.SESSION_CACHE_FRESH_S
-            if view.offset < valid:
-                return  # another thread has seen more
-            if view.offset == valid:
-                fresh_until_s = max(until_s, fresh_until_s)
-            else:
+            if valid >= self._floor(0) and self._boot_s() < until_s:
+                return  # another thread was faster
+            if view.offset != valid:
                 self._drop_changed(view, valid)
-            self._state = (view.offset, fresh_until_s)
+            self._state = (view.offset, now_s + config.SESSION_CACHE_FRESH_S)
 
     def _drop_changed(self, view: View, valid: int) -> None:
         slots = [(name, slot) for name, slot in list(self._slots.items()) if slot]

@@ -290,14 +290,15 @@ def test_a_replica_with_less_history_is_left_for_another(world, db, monkeypatch)
     m = db.map("m")
     m.put("k", 1)
     offset = db._shards[0].applied
-    original = world.servers[0][0]._view
+    young = world.servers[0][0].shard
+    original = young.view
 
-    def young(at):
+    def view(at=None, need=None):
         if at is not None:
             raise of.TooOld("it started from a snapshot")
-        return original(at)
+        return original(at, need)
 
-    monkeypatch.setattr(world.servers[0][0], "_view", young)
+    monkeypatch.setattr(young, "view", view)
     found = 0
     for _ in range(20):
         with db._shards[0].view(offset) as view:
