@@ -15,6 +15,7 @@ import msgspec
 from onefold.codec import Op
 from onefold.shard.freshness import Freshness
 from onefold.shard.memory import MemoryShard
+from onefold.shard.requirements import ReadRequirement
 from onefold.shard.writer import LogWriter
 from onefold.state.core import leases, recovery
 from onefold.state.core.client import StateClient
@@ -84,6 +85,12 @@ def _no_dedupe(stack: ExitStack) -> None:
 
 def _ignored_token(stack: ExitStack) -> None:
     """A session reads without waiting for what it has seen."""
+    original = StateClient._requirement
+
+    def requirement(self: StateClient, *args: Any) -> ReadRequirement:
+        return original(self, *args)._replace(after=0)
+
+    stack.enter_context(patch.object(StateClient, "_requirement", requirement))
     stack.enter_context(patch.object(StateClient, "_reach", lambda *_: None))
 
 
