@@ -11,7 +11,6 @@ import msgspec
 
 from onefold.shard.remote.server import Server
 from onefold.shard.remote.shard import RemoteShard
-from onefold.shard.remote.view import RemoteView
 from onefold.shard.requirements import ReadRequirement
 from onefold.shard.writer import LogWriter
 
@@ -45,13 +44,14 @@ def _outcome_of_another_number(stack: ExitStack) -> None:
 
 
 def _unpinned_view(stack: ExitStack) -> None:
-    """Each read of a view shows what is newest then."""
+    """Each read of a view, or of a moment, shows what is newest then."""
 
-    def read(self: RemoteView, what: Any) -> Any:
-        self._at, result = self._ask(what, self._need, None)
-        return result
+    original = RemoteShard.ask
 
-    stack.enter_context(patch.object(RemoteView, "_read", read))
+    def ask(self: RemoteShard, what: Any, need: ReadRequirement | None, at: int | None = None) -> Any:  # noqa: ARG001
+        return original(self, what, need)
+
+    stack.enter_context(patch.object(RemoteShard, "ask", ask))
 
 
 def _no_floor(stack: ExitStack) -> None:
