@@ -127,8 +127,8 @@ class SessionCache:
         now_s = self._boot_s()
         with self._client.view(0, SESSION) as view, self._lock:
             valid, until_s = self._state
-            if valid >= self._floor(0) and self._boot_s() < until_s:
-                return  # another thread was faster
+            if view.offset < valid or (valid >= self._floor(0) and self._boot_s() < until_s):
+                return  # another thread was faster, and has seen at least as much
             if view.offset != valid:
                 self._drop_changed(view, valid)
             self._state = (view.offset, now_s + config.SESSION_CACHE_FRESH_S)
