@@ -15,7 +15,8 @@ from onefold.codec import Op
 from onefold.env import Env
 from onefold.fold.api import StoreView
 from onefold.shard.requirements import ReadRequirement
-from onefold.store.tables import Head, Version
+from onefold.store.paged_view import Version
+from onefold.store.tables import Head
 
 
 class View(StoreView, Protocol):
@@ -44,7 +45,7 @@ class View(StoreView, Protocol):
         stop: bytes | None = None,
         limit: int = 1000,
     ) -> list[Version]:
-        """What changed beyond an offset; see ``SqlView.changes``."""
+        """What changed beyond an offset; see ``PagedView.changes``."""
         ...
 
 

@@ -21,9 +21,10 @@ from onefold.shard.over_log import ReplicatedShard
 from onefold.shard.requirements import ReadRequirement
 from onefold.store import exactly_once
 from onefold.store.exactly_once import ClientRow
+from onefold.store.paged_view import Version
 from onefold.store.replica import Replica, agrees
 from onefold.store.snapshot import Snapshot, create_store, load_snapshot, state_digest, write_snapshot
-from onefold.store.tables import Head, PastView, Tables, Version, check_readable
+from onefold.store.tables import Head, PastView, Tables, check_readable
 
 _CATCH_UP_BYTES = 16 << 20
 
@@ -270,19 +271,18 @@ class _LockedView(PastView):
             self._space.check_open()
             return super().head()
 
-    def changes(
+    def _changes_page(
         self,
         table: str,
         after: int,
-        *,
-        within: tuple[int, bytes] | None = None,
-        start: bytes = b"",
-        stop: bytes | None = None,
-        limit: int = 1000,
-    ) -> list[Version]:
+        within: tuple[int, bytes] | None,
+        start: bytes,
+        stop: bytes | None,
+        rows: int,
+    ) -> tuple[list[Version], bool]:
         with self._lock:
             self._space.check_open()
-            return super().changes(table, after, within=within, start=start, stop=stop, limit=limit)
+            return super()._changes_page(table, after, within, start, stop, rows)
 
     def changed_since(self, table: str, start: bytes, stop: bytes | None, offset: int) -> bool:
         with self._lock:
@@ -295,7 +295,7 @@ class _LockedView(PastView):
 
     def _page(
         self, table: str, start: bytes, stop: bytes | None, rows: int, reverse: bool
-    ) -> list[tuple[bytes, bytes]]:
+    ) -> tuple[list[tuple[bytes, bytes]], bool]:
         with self._lock:
             self._space.check_open()
             return super()._page(table, start, stop, rows, reverse)

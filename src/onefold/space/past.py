@@ -22,7 +22,8 @@ from onefold.shard.api import Shard, View
 from onefold.shard.memory import MemoryShard
 from onefold.shard.requirements import ReadRequirement, reach_needed
 from onefold.space.log_prefix import LogPrefix, as_time, time_at
-from onefold.store.tables import Head, Version, oldest_readable
+from onefold.store.paged_view import PagedView, Version
+from onefold.store.tables import Head, oldest_readable
 
 
 class LoggedShard(Shard, Protocol):
@@ -219,7 +220,7 @@ class PastShard:
         )
 
 
-class _PastView:
+class _PastView(PagedView):
     """A ``View`` that reads each table where its past can be had: in the history window, else folded again."""
 
     def __init__(self, past: PastShard, stack: ExitStack, near: View, offset: int) -> None:
@@ -243,41 +244,30 @@ class _PastView:
             self._chosen[table] = chosen
         return chosen
 
-    def get(self, table: str, key: bytes) -> bytes | None:
-        return self._of(table).get(table, key)
-
     def get_many(self, table: str, keys: Iterable[bytes]) -> Mapping[bytes, bytes]:
         return self._of(table).get_many(table, keys)
-
-    def scan(
-        self,
-        table: str,
-        start: bytes = b"",
-        stop: bytes | None = None,
-        *,
-        limit: int | None = None,
-        reverse: bool = False,
-    ) -> Iterator[tuple[bytes, bytes]]:
-        return self._of(table).scan(table, start, stop, limit=limit, reverse=reverse)
 
     def count(self, table: str, start: bytes = b"", stop: bytes | None = None) -> int:
         return self._of(table).count(table, start, stop)
 
-    def changed_since(self, table: str, start: bytes, stop: bytes | None, offset: int) -> bool:
-        return any(self.changes(table, offset, start=start, stop=stop, limit=1))
+    def _page(
+        self, table: str, start: bytes, stop: bytes | None, rows: int, reverse: bool
+    ) -> tuple[list[tuple[bytes, bytes]], bool]:
+        page = list(self._of(table).scan(table, start, stop, limit=rows, reverse=reverse))
+        return page, len(page) == rows
 
-    def changes(
+    def _changes_page(
         self,
         table: str,
         after: int,
-        *,
-        within: tuple[int, bytes] | None = None,
-        start: bytes = b"",
-        stop: bytes | None = None,
-        limit: int = 1000,
-    ) -> list[Version]:
-        found = self._of(table).changes(table, after, within=within, start=start, stop=stop, limit=limit)
-        return [version for version in found if version.offset <= self.offset]
+        within: tuple[int, bytes] | None,
+        start: bytes,
+        stop: bytes | None,
+        rows: int,
+    ) -> tuple[list[Version], bool]:
+        """Nothing beyond this view's offset."""
+        found = self._of(table).changes(table, after, within=within, start=start, stop=stop, limit=rows)
+        return [version for version in found if version.offset <= self.offset], False
 
     def tables(self, prefix: str) -> list[str]:
         return self._near.tables(prefix)

@@ -13,13 +13,14 @@ of its own, and need an index by offset besides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import apsw
 
 from onefold import config
 from onefold.errors import InvalidArgument, LogCorrupt, SpaceError, TooOld
+from onefold.store.paged_view import PagedView, Version
 from onefold.store.pending import SPAN, fetch
 
 STORE_SCHEMA = (
@@ -44,7 +45,6 @@ STORE_SCHEMA = (
 )
 STATE_TABLES = ("tables", "kv", "history", "clients", "requests", "folds", "digests", "refused", "head")
 
-_PAGE = 512
 _GET_MANY = 256
 _GET = "SELECT v FROM kv WHERE t = ? AND k = ?"
 _SPANS = (
@@ -75,15 +75,6 @@ class Head(NamedTuple):
     digest: bytes
     refused: int
     """How many records were refused so far."""
-
-
-class Version(NamedTuple):
-    """One change of a key: what it holds since (offset, place in the record); None: it was removed."""
-
-    offset: int
-    place: int
-    key: bytes
-    value: bytes | None
 
 
 def read_head(con: apsw.Connection) -> Head:
@@ -150,7 +141,7 @@ class _Ended:
         raise SpaceError("a view is valid inside its `with` block only; open another")
 
 
-class SqlView:
+class SqlView(PagedView):
     """A ``StoreView`` over one connection; anyone who lends the connection says what it shows."""
 
     def __init__(self, con: apsw.Connection, tables: Tables) -> None:
@@ -175,36 +166,19 @@ class SqlView:
             found.update(fetch(self._con, tid, wanted[at : at + _GET_MANY]))
         return found
 
-    def scan(
-        self,
-        table: str,
-        start: bytes = b"",
-        stop: bytes | None = None,
-        *,
-        limit: int | None = None,
-        reverse: bool = False,
-    ) -> Iterator[tuple[bytes, bytes]]:
-        if not self._id(table):
-            return  # nothing was ever written to it
-        left = -1 if limit is None else limit
-        page_rows = 32 if limit is None else _PAGE
-        while left != 0:
-            want = page_rows if left < 0 else min(left, page_rows)
-            page = self._page(table, start, stop, want, reverse)
-            yield from page
-            if len(page) < want:
-                return
-            left -= len(page) if left > 0 else 0
-            page_rows = _PAGE
-            if reverse:
-                stop = page[-1][0]
-            else:
-                start = page[-1][0] + b"\x00"
-
     def _page(
         self, table: str, start: bytes, stop: bytes | None, rows: int, reverse: bool
+    ) -> tuple[list[tuple[bytes, bytes]], bool]:
+        tid = self._id(table)
+        page = (
+            self._pairs(tid, start, stop, rows, reverse) if tid else []
+        )  # 0: nothing was ever written to it
+        return page, len(page) == rows
+
+    def _pairs(
+        self, tid: int, start: bytes, stop: bytes | None, rows: int, reverse: bool
     ) -> list[tuple[bytes, bytes]]:
-        bound, args = between(self._id(table), start, stop)
+        bound, args = between(tid, start, stop)
         order = "DESC" if reverse else "ASC"
         sql = f"SELECT k, v FROM kv WHERE {bound} ORDER BY k {order} LIMIT ?"
         return _rows(self._con, sql, (*args, rows))
@@ -237,21 +211,15 @@ class SqlView:
             row = old
         return None if row is None else row[0]
 
-    def changes(
+    def _changes_page(
         self,
         table: str,
         after: int,
-        *,
-        within: tuple[int, bytes] | None = None,
-        start: bytes = b"",
-        stop: bytes | None = None,
-        limit: int = 1000,
-    ) -> list[Version]:
-        """What changed beyond offset ``after``, in order of (offset, place, key); with ``within`` = (place, key) also what
-        follows that change in the record after ``after``. Only keys with ``start <= key < stop``.
-
-        A place of -1 is what time did (expiry) before the record's operations. Raises TooOld; InvalidArgument.
-        """
+        within: tuple[int, bytes] | None,
+        start: bytes,
+        stop: bytes | None,
+        rows: int,
+    ) -> tuple[list[Version], bool]:
         tid = self._kept_id(table, after)
         bound, args = between(tid, start, stop)
         sql = (
@@ -259,18 +227,18 @@ class SqlView:
             " ORDER BY offset, idx, k LIMIT ?"
         )
         beyond = (after, _LAST_IDX, b"") if within is None else (after + 1, *within)
-        rows: list[Any] = []
+        found: list[Any] = []
         spans = _rows(self._con, f"{_SPANS}SELECT n FROM spans WHERE n IS NOT NULL", (tid, after // SPAN))
         for (span,) in spans:
-            rows += _rows(self._con, sql, (*args, span, *beyond, limit - len(rows)))
-            if len(rows) >= limit:
+            found += _rows(self._con, sql, (*args, span, *beyond, rows - len(found)))
+            if len(found) >= rows:
                 break
-        return [
-            Version(offset, idx, key, self._value_after(tid, key, offset, idx)) for offset, idx, key in rows
+        changes = [
+            Version(offset, idx, key, self._value_after(tid, key, offset, idx)) for offset, idx, key in found
         ]
+        return changes, False
 
     def changed_since(self, table: str, start: bytes, stop: bytes | None, offset: int) -> bool:
-        """Whether any key with ``start <= key < stop`` was written beyond ``offset``. Raises TooOld; InvalidArgument."""
         tid = self._kept_id(table, offset)
         if not tid:
             return False  # never written; and the offset, which was not looked at, may be none that SQLite can hold
@@ -337,10 +305,10 @@ class PastView(SqlView):
 
     def _page(
         self, table: str, start: bytes, stop: bytes | None, rows: int, reverse: bool
-    ) -> list[tuple[bytes, bytes]]:
+    ) -> tuple[list[tuple[bytes, bytes]], bool]:
         tid, wanted = self._kept_id(table, self.offset), rows
         while True:
-            page = super()._page(table, start, stop, rows, reverse)
+            page = self._pairs(tid, start, stop, rows, reverse)
             end = len(page) < rows
             low, high = start, stop
             if not end and reverse:
@@ -356,7 +324,7 @@ class PastView(SqlView):
             if reverse:
                 rows_then.reverse()
             if end or len(rows_then) >= wanted:
-                return rows_then[:wanted]
+                return rows_then[:wanted], len(rows_then) >= wanted
             rows *= 2  # most of the page did not exist then
 
 

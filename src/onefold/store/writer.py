@@ -110,7 +110,7 @@ class SqlStore(SqlView):
 
     def _page(
         self, table: str, start: bytes, stop: bytes | None, rows: int, reverse: bool
-    ) -> list[tuple[bytes, bytes]]:
+    ) -> tuple[list[tuple[bytes, bytes]], bool]:
         self._flush(table)
         return super()._page(table, start, stop, rows, reverse)
 

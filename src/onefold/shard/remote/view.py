@@ -10,14 +10,14 @@ from onefold.errors import InvalidArgument, SpaceError
 from onefold.shard.remote import protocol
 from onefold.shard.remote.protocol import What
 from onefold.shard.requirements import ReadRequirement
-from onefold.store.tables import Head, Version
-
-_FIRST_ROWS = 32
-"""Of a scan without a limit, since few read it to the end."""
+from onefold.store.paged_view import PagedView, Version
+from onefold.store.tables import Head
 
 
-class RemoteView:
+class RemoteView(PagedView):
     """See ``onefold.shard.api.View``."""
+
+    page_rows_max = config.ASK_ROWS_MAX
 
     def __init__(
         self,
@@ -42,9 +42,6 @@ class RemoteView:
         """The view is over: using it from now on raises SpaceError."""
         self._ask = _ended
 
-    def get(self, table: str, key: bytes) -> bytes | None:
-        return self.get_many(table, (key,)).get(key)
-
     def get_many(self, table: str, keys: Iterable[bytes]) -> Mapping[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         for page in _pages(keys):
@@ -57,58 +54,30 @@ class RemoteView:
                 left = left[max(1, len(values)) :]
         return found
 
-    def scan(
-        self,
-        table: str,
-        start: bytes = b"",
-        stop: bytes | None = None,
-        *,
-        limit: int | None = None,
-        reverse: bool = False,
-    ) -> Iterator[tuple[bytes, bytes]]:
-        left, rows_max = limit, _FIRST_ROWS if limit is None else config.ASK_ROWS_MAX
-        while left is None or left > 0:
-            want = rows_max if left is None else min(left, rows_max)
-            rows, more = self._read(protocol.Scan(table, start, stop, want, reverse))
-            yield from rows
-            if not more or not rows:
-                return
-            if left is not None:
-                left -= len(rows)
-            if reverse:
-                stop = rows[-1][0]
-            else:
-                start = rows[-1][0] + b"\x00"
-            rows_max = min(config.ASK_ROWS_MAX, 8 * rows_max)
+    def _page(
+        self, table: str, start: bytes, stop: bytes | None, rows: int, reverse: bool
+    ) -> tuple[list[tuple[bytes, bytes]], bool]:
+        page, more = self._read(protocol.Scan(table, start, stop, rows, reverse))
+        return page, more
 
     def count(self, table: str, start: bytes = b"", stop: bytes | None = None) -> int:
         return int(self._read(protocol.Count(table, start, stop)))
 
-    def changed_since(self, table: str, start: bytes, stop: bytes | None, offset: int) -> bool:
-        return bool(self.changes(table, offset, start=start, stop=stop, limit=1))
-
-    def changes(
+    def _changes_page(
         self,
         table: str,
         after: int,
-        *,
-        within: tuple[int, bytes] | None = None,
-        start: bytes = b"",
-        stop: bytes | None = None,
-        limit: int = 1000,
-    ) -> list[Version]:
-        """See ``SqlView.changes``; nothing beyond this view's offset."""
+        within: tuple[int, bytes] | None,
+        start: bytes,
+        stop: bytes | None,
+        rows: int,
+    ) -> tuple[list[Version], bool]:
+        """Nothing beyond this view's offset."""
         if self._at is not None and after > self._at:
             raise InvalidArgument(f"offset {after} is beyond the offset {self._at} of this view")
-        found: list[Version] = []
-        while len(found) < limit:
-            want = min(limit - len(found), config.ASK_ROWS_MAX)
-            rows, more = self._read(protocol.Changes(table, after, within, start, stop, want))
-            found += [Version(*row) for row in rows]
-            if not more or not rows:
-                break
-            after, within = found[-1].offset - 1, (found[-1].place, found[-1].key)
-        return found
+        want = min(rows, config.ASK_ROWS_MAX)
+        page, more = self._read(protocol.Changes(table, after, within, start, stop, want))
+        return [Version(*row) for row in page], more
 
     def tables(self, prefix: str) -> list[str]:
         names: list[str] = []
