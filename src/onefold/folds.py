@@ -59,14 +59,14 @@ class _LazyStateFold:
 
     def __init__(self, shards: int) -> None:
         self._shard_count = shards
-        self._fold: StateFold | None = None
 
     def _loaded(self) -> StateFold:
-        if self._fold is None:
-            from onefold.state.fold.machine import StateFold
+        from onefold.state.fold.machine import StateFold
 
-            self._fold = StateFold(self._shard_count)
-        return self._fold
+        fold = StateFold(self._shard_count)
+        # Every record of every program passes here: from now on without this object.
+        self.__dict__.update(advance=fold.advance, apply=fold.apply)
+        return fold
 
     def advance(self, store: Store, context: Context) -> None:
         self._loaded().advance(store, context)

@@ -84,6 +84,11 @@ class Store(StoreView, Protocol):
         """Remove all keys with ``start <= key < stop``."""
         ...
 
+    def first(self, table: str) -> bytes | None:
+        """The first key; None when there is none. Cheap where nothing was written to the table since it was asked for last, so a
+        fold that looks for what is due may ask at every record."""
+        ...
+
 
 class Fold(Protocol):
     """One state machine: it owns the tables whose names start with its own name and ``/``."""

@@ -91,6 +91,8 @@ class EmbeddedShard:
         """What it appends, as which client and under which number."""
         self._done: tuple[Sequence[Op], Sequence[bytes]] | None = None
         """The operations of the latest commit that has happened, and their outcomes."""
+        self._committed = 0
+        """Its offset."""
         self._closing = threading.Lock()
         self._member: members.Member | None = None
         undisturbed(
@@ -314,7 +316,7 @@ class EmbeddedShard:
 
     def _commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
         outcomes = self._commit_once(ops, deadline)
-        applied = self._replica.head.applied
+        applied = self._committed
         if applied % _HOUSEKEEPING_EVERY_OFFSETS == 0:
             self._done = (ops, outcomes)  # what follows has a number of its own
             # The operations have happened, so nothing that fails from here on may be reported about them: another time.
@@ -324,38 +326,42 @@ class EmbeddedShard:
 
     def _commit_once(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
         try:
-            return self._commit_in_time(ops, deadline)
-        except (
-            BaseException
-        ):  # an interrupt too: the next commit must not take that number's outcomes for its own
-            if self._in_doubt is not None:
-                self._in_doubt = self._client = None  # that number stays open; a new client has no open one
-            raise
+            return self._try_commit(ops, deadline)
+        except BaseException as error:
+            # An interrupt too: the next commit must not take that number's outcomes for its own.
+            return self._commit_doubted(error, ops, deadline)
 
-    def _commit_in_time(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
+    def _commit_doubted(self, error: BaseException, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
+        """The outcomes of a commit that failed in a way that may surface later, found by trying again. Raises what it fails with
+        in the end; of other failures that is ``error``."""
         pause_s = 0.01
-        while True:
-            try:
-                return self._try_commit(ops, deadline)
-            except OnefoldError as error:
-                if self._in_doubt is None:
-                    raise
+        try:
+            while self._in_doubt is not None and isinstance(error, OnefoldError):
                 if not isinstance(error, AppendUnknown):
                     raise AppendUnknown(
                         f"a commit may have happened, and trying it again failed: {error}. {ASK_LATER}"
                     ) from error
                 left_s = deadline - self._env.boot_s()
                 if left_s <= 0:
-                    raise
+                    break
                 time.sleep(min(pause_s, left_s))
                 pause_s = min(2 * pause_s, 1.0)
+                try:
+                    return self._try_commit(ops, deadline)
+                except OnefoldError as again:
+                    error = again
+            raise error
+        except BaseException:
+            if self._in_doubt is not None:
+                self._in_doubt = self._client = None  # that number stays open; a new client has no open one
+            raise
 
     def _try_commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
         replica, file, number = self._replica, self._file, 0
         self._until_s = deadline
         hold = self._hold = Hold(file)
         try:
-            with self._log.appending(self._lock_time, hold) as con:
+            with file.writing(self._lock_time, hold) as con:
                 head = replica.load(file.foreign)
                 client = self._client
                 known = None if client is None else replica.known(client)
@@ -375,8 +381,8 @@ class EmbeddedShard:
                 self._in_doubt = number
             raise
         self._in_doubt = None
-        replica.commit()
-        self._log.announce(replica.head.applied)
+        self._committed = replica.commit().applied
+        self._log.announce(self._committed)
         return outcomes if len(outcomes) == len(ops) else outcomes[len(outcomes) - len(ops) :]
 
     def _lock_time(self) -> float:

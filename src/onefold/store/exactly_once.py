@@ -151,7 +151,8 @@ class Memory:
 
     def flush(self) -> Resident | None:
         """Bring everything into SQLite, but for the row that has to go into ``head`` now: None when that stays as it is."""
-        self._flush_requests()
+        if self._requests:
+            self._flush_requests()
         if not self._clients:
             return None
         client, newest = self._clients.popitem()

@@ -95,21 +95,34 @@ class Pending:
         if not self.values:
             return
         keys = sorted(self.values)
-        if self.kept:
-            first = [key for key in keys if key in self._first and self._first[key][0] > oldest]
-            if len(first) <= _FEW:
-                self._keep_few(con, first)
-            else:
-                self._keep_many(con, first)
-            self._keep_later(con, oldest)
-        self._set(con, keys)
+        if len(keys) <= _FEW:
+            self._flush_few(con, keys, oldest)
+        else:
+            if self.kept:
+                self._keep_many(
+                    con, [key for key in keys if key in self._first and self._first[key][0] > oldest]
+                )
+                self._keep_later(con, oldest)
+            self._set(con, keys)
         self.drop()
 
-    def _keep_few(self, con: apsw.Connection, keys: Sequence[bytes]) -> None:
+    def _flush_few(self, con: apsw.Connection, keys: Sequence[bytes], oldest: int) -> None:
+        """One by one: by statements that are short and always the same."""
+        tid, values = self.tid, self.values
+        if self.kept:
+            for key in keys:
+                place = self._first.get(key)
+                if place is not None and place[0] > oldest:
+                    keep = _KEEP_IF_THERE if key in self._gone else _KEEP
+                    con.execute(keep, (tid, key, place[0] // SPAN, *place))
+            if self._later:
+                self._keep_later(con, oldest)
         for key in keys:
-            offset, index = self._first[key]
-            keep = _KEEP_IF_THERE if key in self._gone else _KEEP
-            con.execute(keep, (self.tid, key, offset // SPAN, offset, index))
+            value = values[key]
+            if value is None:
+                con.execute(_DELETE, (tid, key))
+            else:
+                con.execute(_PUT, (tid, key, value))
 
     def _keep_many(self, con: apsw.Connection, keys: Sequence[bytes]) -> None:
         first, gone = self._first, self._gone
@@ -127,27 +140,23 @@ class Pending:
             _insert(con, "INSERT OR IGNORE INTO history", "", self.tid, columns, len(page))
 
     def _keep_later(self, con: apsw.Connection, oldest: int) -> None:
-        if self._later:
-            # The first of an operation's writes to a key counts (OR IGNORE), so their order must stay.
-            self._later.sort(key=lambda change: change[0])
-            tid = self.tid
-            con.executemany(
-                _KEEP_THIS,
-                [
-                    (tid, offset // SPAN, key, offset, index, old)
-                    for key, (offset, index), old in self._later
-                    if offset > oldest
-                ],
-            )
+        # The first of an operation's writes to a key counts (OR IGNORE), so their order must stay.
+        self._later.sort(key=lambda change: change[0])
+        tid = self.tid
+        con.executemany(
+            _KEEP_THIS,
+            [
+                (tid, offset // SPAN, key, offset, index, old)
+                for key, (offset, index), old in self._later
+                if offset > oldest
+            ],
+        )
 
     def _set(self, con: apsw.Connection, keys: Sequence[bytes]) -> None:
         tid, values = self.tid, self.values
         there = [key for key in keys if values[key] is not None]
-        if len(there) == 1:
-            con.execute(_PUT, (tid, there[0], values[there[0]]))
-        else:
-            for page in _pages(there, _ROWS):
-                _insert(con, "INSERT INTO kv", _UPSERT, tid, (page, map(values.get, page)), len(page))
+        for page in _pages(there, _ROWS):
+            _insert(con, "INSERT INTO kv", _UPSERT, tid, (page, map(values.get, page)), len(page))
         if len(there) < len(keys):
             con.executemany(_DELETE, [(tid, key) for key in keys if values[key] is None])
 

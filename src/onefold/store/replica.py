@@ -128,13 +128,15 @@ class Replica:
             self._con.execute(_WRITE_HEAD, self._head)
         self._written = self._head
 
-    def commit(self) -> None:
-        """The caller's transaction was flushed and committed."""
+    def commit(self) -> Head:
+        """The caller's transaction was flushed and committed. Returns where the store stands."""
         if self._head is not self._written:
             raise SpaceError("a transaction was committed without what was applied in it: flush comes first")
         self._store.settle()
-        self._registered |= self._registering
-        self._registering = set()
+        if self._registering:
+            self._registered |= self._registering
+            self._registering = set()
+        return self._head
 
     def rollback(self) -> None:
         """The caller's transaction was rolled back; ``load`` before the next use."""
@@ -145,17 +147,18 @@ class Replica:
 
     def missing(self, ops: Sequence[Op]) -> Op | None:
         """The operation that must come before these so that their folds exist, or None. Raises InvalidArgument."""
-        unknown = tuple(sorted({op.fold for op in ops} - self._registered - {system.SYSTEM_FOLD}))
+        registered = self._registered
+        unknown = {op.fold for op in ops if op.fold not in registered and op.fold != system.SYSTEM_FOLD}
         if not unknown:
             return None
-        for name in unknown:
+        for name in sorted(unknown):
             if name not in self._folds:
                 raise InvalidArgument(
                     f"no fold {name!r} was given to open_shard; it has {sorted(self._folds)}"
                 )
         if all(self._is_registered(name) for name in unknown):
             return None
-        return system.system_op(system.Register(unknown))
+        return system.system_op(system.Register(tuple(sorted(unknown))))
 
     def known(self, client: str) -> ClientRow | None:
         """The client's exactly-once row."""
@@ -196,10 +199,10 @@ class Replica:
             self._advance(client)
         outcomes: tuple[bytes, ...] = ()
         if verdict is Verdict.APPLY:
-            trusted = entry.trusted
-            outcomes = tuple(
-                [self._apply_op(record, index, op, trusted=trusted) for index, op in enumerate(record.ops)]
-            )
+            trusted, found = entry.trusted, []
+            for index, op in enumerate(record.ops):
+                found.append(self._apply_op(record, index, op, trusted=trusted))
+            outcomes = tuple(found)
             self._memory.save(client, ClientRow(number, offset, outcomes))
         elif verdict is Verdict.DUPLICATE and known is not None and known.number == number:
             outcomes = known.outcomes
@@ -208,7 +211,7 @@ class Replica:
 
     def _advance(self, client: str) -> None:
         for fold in self._timed:
-            if self._is_registered(fold.name):
+            if fold.name in self._registered or self._is_registered(fold.name):
                 self._store.turn(fold.name, -1)
                 fold.advance(self._store, Context(self._head.applied, -1, self._head.now_ms, client, None))
 
@@ -220,7 +223,7 @@ class Replica:
                 return kept
         if op.fold == system.SYSTEM_FOLD:
             outcome = self._apply_system(record, index, op.body, trusted=trusted)
-        elif not self._is_registered(op.fold):
+        elif op.fold not in self._registered and not self._is_registered(op.fold):
             return system.REFUSED
         else:
             outcome = self._apply_fold(

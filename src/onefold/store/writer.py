@@ -32,6 +32,8 @@ class SqlStore(SqlView):
         """Of each table that this store wrote to."""
         self._absent: set[str] = set()
         """Tables that were looked for and are not there, as long as nobody else can have made one."""
+        self._firsts: dict[str, bytes | None] = {}
+        """The first keys of tables that nobody has written to since they were looked for."""
         self._prunes = False
         self._owner = ""
         self._offset = 0
@@ -72,6 +74,7 @@ class SqlStore(SqlView):
         """The transaction was rolled back."""
         self._made = {}
         self._absent = set()
+        self._firsts = {}
         self._pending = {}
         self._prunes = False
 
@@ -81,8 +84,9 @@ class SqlStore(SqlView):
         self._made = {}
 
     def look_again(self) -> None:
-        """Others may have made tables."""
+        """Others may have made tables, and written to them."""
         self._absent = set()
+        self._firsts = {}
 
     # -- reading
 
@@ -113,6 +117,11 @@ class SqlStore(SqlView):
     ) -> tuple[list[tuple[bytes, bytes]], bool]:
         self._flush(table)
         return super()._page(table, start, stop, rows, reverse)
+
+    def first(self, table: str) -> bytes | None:
+        if table not in self._firsts:
+            self._firsts[table] = next((key for key, _ in self.scan(table, limit=1)), None)
+        return self._firsts[table]
 
     def _applied(self) -> int:
         return self._offset - 1  # the head in SQLite is that of the last flush
@@ -169,6 +178,7 @@ class SqlStore(SqlView):
             raise SpaceError(
                 f"a fold wrote to the table {table}, which is not below {self._owner}: a bug in that fold"
             )
+        self._firsts.pop(table, None)
         pending = self._pending.get(table)
         if pending is None:
             pending = self._pending[table] = self._begin(table)

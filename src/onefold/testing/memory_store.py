@@ -83,6 +83,9 @@ class MemoryStore:
         del keys[first:last]
         self.writes += last - first
 
+    def first(self, table: str) -> bytes | None:
+        return next(iter(self._keys.get(table, ())), None)
+
     def digest(self) -> bytes:
         """A hash of the whole state: the same on all replicas that applied the same operations."""
         state = hashlib.blake2b(digest_size=16)

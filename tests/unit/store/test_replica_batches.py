@@ -240,8 +240,9 @@ def forget_what_was_before(self, key, value, place):
     self.values[key] = value
 
 
-def keep_what_is_newest(self, con, keys):
-    for key in keys:
+def keep_what_is_newest(self, con, keys, _oldest, write=pending.Pending._flush_few):
+    write(self, con, keys, _oldest)
+    for key in self._first:
         con.execute(
             "INSERT OR REPLACE INTO history VALUES(?, ?, ?, ?, ?, ?)",
             (self.tid, self._first[key][0] // pending.SPAN, key, *self._first[key], self.values[key]),
@@ -249,7 +250,7 @@ def keep_what_is_newest(self, con, keys):
 
 
 @pytest.mark.parametrize(
-    ("name", "planted"), [("put", forget_what_was_before), ("_keep_few", keep_what_is_newest)]
+    ("name", "planted"), [("put", forget_what_was_before), ("_flush_few", keep_what_is_newest)]
 )
 def test_planted_bugs_are_caught(name, planted, short_history, monkeypatch):
     logs = [a_log(seed) for seed in SEEDS[:10]]

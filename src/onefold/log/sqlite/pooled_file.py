@@ -42,12 +42,17 @@ def _in_uri(path: Path) -> str:
 
 
 class Hold:
-    """One use of the writing connection: what its locks are held by."""
+    """One use of the writing connection: what its locks are held by, and the ``with`` block of its transaction (``writing``).
 
-    __slots__ = ("_file", "ask", "main")
+    An interrupt can hit the entry of ``__exit__``, before anything could be called that ends the block: so whoever makes one keeps
+    track of it, and mends it. A class, since every commit has one, and a generator costs more.
+    """
+
+    __slots__ = ("_con", "_file", "ask", "main", "timeout")
 
     def __init__(self, file: PooledFile) -> None:
         self._file = file
+        self.timeout: float | Callable[[], float] = file.timeout
         self.ask: Ask | None = None
         self.main = _thread.get_ident() == forks.main_thread
         """Whether it can be interrupted, and is then ended by another thread only."""
@@ -55,28 +60,16 @@ class Hold:
     def mend(self) -> None:
         self._file.mend(self)
 
-
-class _Writing:
-    """The ``with`` block of a write transaction that its caller keeps track of: an interrupt can hit the entry of ``__exit__``,
-    before anything could be called that ends the block. A class, since every commit has one, and a generator costs more."""
-
-    __slots__ = ("_con", "_file", "_hold", "_timeout")
-
-    def __init__(self, file: PooledFile, timeout: float | Callable[[], float], hold: Hold) -> None:
-        self._file = file
-        self._timeout = timeout
-        self._hold = hold
-
     def __enter__(self) -> apsw.Connection:
-        file, hold = self._file, self._hold
+        file = self._file
         try:
             if file._closed or file._pid != forks.process:
                 file.check_usable()
             con, lock = file._writer, file._lock
             if con is None or lock is None:
                 raise SpaceError(f"{file.path} was opened read-only. Open it without read_only to write")
-            lock.acquire(self._timeout, hold)
-            file._transacting.acquire(hold)
+            lock.acquire(self.timeout, self)
+            file._transacting.acquire(self)
             if file._closed or file._pid != forks.process:
                 file.check_usable()
             file.check_place()
@@ -87,10 +80,10 @@ class _Writing:
             return con
         except BaseException as error:
             # Nothing is called before this: a handler that runs now would leave everything as it is.
-            if hold.main:
-                undisturbed.mend_later(hold)
+            if self.main:
+                undisturbed.mend_later(self)
             else:
-                file.mend(hold)
+                file.mend(self)
             if isinstance(error, FAILED):
                 raise file.translated(error) from error
             raise
@@ -98,12 +91,12 @@ class _Writing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        file, hold = self._file, self._hold
+        file = self._file
         if kind is not None:
-            if hold.main:
-                undisturbed.mend_later(hold)
+            if self.main:
+                undisturbed.mend_later(self)
             else:
-                file.mend(hold)
+                file.mend(self)
             if isinstance(error, FAILED):
                 raise file.translated(error) from error
             return
@@ -113,14 +106,14 @@ class _Writing:
             file._version = con.data_version()
             if file._wal_pages >= file.checkpoint_pages:
                 file._checkpoint(con)
-            file._transacting.release(hold)
+            file._transacting.release(self)
             if lock is not None:
-                lock.release(hold)
+                lock.release(self)
         except BaseException as failure:
-            if hold.main:
-                undisturbed.mend_later(hold)
+            if self.main:
+                undisturbed.mend_later(self)
             else:
-                file.mend(hold)
+                file.mend(self)
             if isinstance(failure, FAILED):
                 raise file.translated(failure, committing=True) from failure
             raise
@@ -301,14 +294,19 @@ class PooledFile:
         was written), SpaceError when the file was removed or replaced, AppendUnknown when the commit itself failed in a way that
         may surface later.
         """
-        timeout = self.timeout if timeout is None else timeout
-        return self._writing(timeout) if hold is None else _Writing(self, timeout, hold)
+        if timeout is None:
+            timeout = self.timeout
+        if hold is None:
+            return self._writing(timeout)
+        hold.timeout = timeout
+        return hold
 
     @contextlib.contextmanager
     def _writing(self, timeout: float | Callable[[], float]) -> Iterator[apsw.Connection]:
         hold = Hold(self)
+        hold.timeout = timeout
         try:
-            with _Writing(self, timeout, hold) as con:
+            with hold as con:
                 yield con
         except BaseException:
             if hold.main:

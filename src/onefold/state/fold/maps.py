@@ -40,9 +40,13 @@ def apply(store: Store, context: Context, write: MapWrite) -> object:
 
 def expire(store: Store, context: Context) -> None:
     """Remove what fold time has reached, oldest first, up to a bound for each record."""
-    due = list(
-        store.scan(rows.DUE, stop=rows.due_before(context.now_ms), limit=config.EXPIRATIONS_PER_RECORD_MAX)
-    )
+    first = store.first(rows.DUE)
+    if first is None:
+        return
+    stop = rows.due_before(context.now_ms)
+    if first >= stop:
+        return
+    due = list(store.scan(rows.DUE, stop=stop, limit=config.EXPIRATIONS_PER_RECORD_MAX))
     any_locks = bool(due) and lock_table.is_any_held(store)
     locked: list[tuple[bytes, bytes]] = []
     for entry, nothing in due:

@@ -73,7 +73,11 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         if if_absent and if_version is not None:
             raise InvalidArgument("a put has if_version or if_absent, not both")
         encoded, ttl_ms = encode_key(key), to_ttl_ms(ttl)
-        reads = (Read(self.name, encoded, 0, 0),) if if_absent else self._reads(key, encoded, if_version)
+        reads: tuple[Read, ...] = ()
+        if if_absent:
+            reads = (Read(self.name, encoded, 0, 0),)
+        elif if_version is not None:
+            reads = self._reads(key, encoded, if_version)
         shard = self.client.shard_of(encoded)
         write = Put(self.name, ((encoded, self._encode(value)),), ttl_ms)
         try:

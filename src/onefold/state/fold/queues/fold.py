@@ -35,9 +35,13 @@ LEASE_ENDED = "the lease ended before the message was acknowledged"
 
 def release(store: Store, context: Context) -> None:
     """Let delayed messages go whose time has come, earliest first, up to a bound for each record."""
-    due = list(
-        store.scan(q.QUEUE_DUE, stop=due_before(context.now_ms), limit=config.EXPIRATIONS_PER_RECORD_MAX)
-    )
+    first = store.first(q.QUEUE_DUE)
+    if first is None:
+        return
+    stop = due_before(context.now_ms)
+    if first >= stop:
+        return
+    due = list(store.scan(q.QUEUE_DUE, stop=stop, limit=config.EXPIRATIONS_PER_RECORD_MAX))
     all_counts: dict[str, q.Counts] = {}
     for entry, tries in due:
         _, name, number = q.read_due_key(entry)
