@@ -322,4 +322,5 @@ class Replica:
             self._memory.prune_requests(head.now_ms)
         if head.applied % config.DIGEST_EVERY_OFFSETS == 0:
             self._con.execute("INSERT INTO digests VALUES(?, ?)", (head.applied, head.digest))
-        self._store.relieve()
+        if head.applied > self._written.applied + 1:  # a transaction of one record is flushed at once
+            self._store.relieve()

@@ -80,8 +80,9 @@ class SqlStore(SqlView):
 
     def settle(self) -> None:
         """The transaction was committed."""
-        self._tables.learn(self._made)
-        self._made = {}
+        if self._made:
+            self._tables.learn(self._made)
+            self._made = {}
 
     def look_again(self) -> None:
         """Others may have made tables, and written to them."""

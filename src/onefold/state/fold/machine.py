@@ -76,7 +76,8 @@ class StateFold:
             blockers = shard_fold.blockers(store, op.reads, op.spans, op.writes)
             if blockers:
                 return Blocked(blockers)
-        refused = validate(store, op.reads, op.spans) or first_refusal(store, op.writes)
+        refused = validate(store, op.reads, op.spans) if op.reads or op.spans else None
+        refused = refused or first_refusal(store, op.writes)
         if refused is not None:
             return refused
         return Committed(context.offset, context.index, apply_writes(store, context, op.writes))
