@@ -44,8 +44,8 @@ def _in_uri(path: Path) -> str:
 class Hold:
     """One use of the writing connection: what its locks are held by, and the ``with`` block of its transaction (``writing``).
 
-    An interrupt can hit the entry of ``__exit__``, before anything could be called that ends the block: so the caller that makes one
-    keeps track of it, and mends it. A class, since every commit has one, and a generator costs more.
+    An interrupt can hit the entry of ``__exit__``, before anything could be called that ends the block: so its maker keeps track
+    of it, and mends it. A class, since every commit has one, and a generator costs more.
     """
 
     __slots__ = ("_con", "_file", "ask", "main", "timeout")
