@@ -59,17 +59,16 @@ class _LazyStateFold:
 
     def __init__(self, shards: int) -> None:
         self._shard_count = shards
+        self._fold: StateFold | None = None
 
     def _loaded(self) -> StateFold:
         from onefold.state.fold.machine import StateFold
 
-        fold = StateFold(self._shard_count)
-        # Every record of every program passes here: from now on without this object.
-        self.__dict__.update(advance=fold.advance, apply=fold.apply)
+        fold = self._fold = StateFold(self._shard_count)
         return fold
 
     def advance(self, store: Store, context: Context) -> None:
-        self._loaded().advance(store, context)
+        (self._fold or self._loaded()).advance(store, context)
 
     def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
-        return self._loaded().apply(store, context, body, fold_version)
+        return (self._fold or self._loaded()).apply(store, context, body, fold_version)

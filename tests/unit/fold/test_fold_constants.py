@@ -28,7 +28,12 @@ ROOTS = (
 )
 NOT_FOLDED = ("onefold.log.", "onefold.machine.")
 """Modules of which folds take types alone."""
-HOW_ROWS_ARE_STORED = ("onefold.store.pending", "onefold.store.writer", "onefold.store.tables")
+HOW_ROWS_ARE_STORED = (
+    "onefold.store.paged_view",
+    "onefold.store.pending",
+    "onefold.store.writer",
+    "onefold.store.tables",
+)
 """Their own numbers say how rows are read and written, not which."""
 VERSIONS = {"jobs": 2, "state": 2, "nodes": 2}
 CONFIG = {

@@ -145,12 +145,12 @@ def test_unknown_appends_are_tried_again_and_then_said_to_be_unknown():
 def test_a_commit_of_unknown_outcome_is_tried_again_under_its_number(tmp_path, monkeypatch):
     with closing(open_shard(tmp_path / "space", [Ledger()])) as space:
         space.submit([entry(b"a")])
-        calls = []
+        calls, writing = [], space._file.writing
 
         def commit_once_lost(timeout=None, hold=None):
-            return LostAfterCommit(space._file.writing(timeout, hold), calls)
+            return LostAfterCommit(writing(timeout, hold), calls)
 
-        monkeypatch.setattr(space._log, "appending", commit_once_lost)
+        monkeypatch.setattr(space._file, "writing", commit_once_lost)
         assert space.submit([entry(b"b")]) == [receipt(2, 0)]
         assert len(calls) >= 2, "it was tried again"
         assert space.applied == 2

@@ -239,11 +239,11 @@ def view_while_it_happens(world, at_view):
     reader, other = world.client(), world.client()
     view, views = reader.shards[2].inner.view, []
 
-    def looking(at=None):
+    def looking(at=None, need=None):
         views.append(at)
         if len(views) == at_view:
             follow(world, other)
-        return view(at)
+        return view(at, need)
 
     reader.shards[2].inner.view = looking
     with reader.view(2, STRONG) as seen:
