@@ -235,11 +235,15 @@ def idle(request, tmp_path):
 def test_a_watch_sees_items_end_in_a_space_where_nothing_else_happens(idle):
     with idle.watch(timeout=SOON_S) as changes:
         idle.put("k", 1, ttl="50ms")
-        idle.put("j", 1, ttl="100ms")
+        idle.put("l", 1, ttl="100ms")
         given = [next(changes) for _ in range(4)]
-    assert [(change.kind, change.key, change.value) for change in given] == [
-        ("put", "k", 1), ("put", "j", 1), ("expire", "k", None), ("expire", "j", None)]  # fmt: skip
-    assert str(given[2].version)
+    told = [(change.kind, change.key, change.value) for change in given]
+    # On a busy machine the first may end before the second is put. What ends with one record comes in the order of keys.
+    assert sorted(told) == sorted(
+        [("put", "k", 1), ("put", "l", 1), ("expire", "k", None), ("expire", "l", None)]
+    )
+    assert [one[1] for one in told if one[0] == "expire"] == ["k", "l"]
+    assert str(given[-1].version)
 
 
 def test_a_watch_that_waits_hears_of_a_lifetime_set_later(idle):
