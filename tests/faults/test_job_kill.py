@@ -24,7 +24,7 @@ pytestmark = pytest.mark.faults
 HERE = Path(__file__).parent
 ASKED = os.environ.get("ONEFOLD_FAULT_SEEDS")
 SEEDS = range(6) if ASKED is None else range(int(ASKED))
-PARTS = 3 if ASKED is None else 1
+PARTS = 6 if ASKED is None else 1
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 ``benches/coverage.py`` is the simulator. Every cell is one workload, one number of splits, one estimator and one share
 done, over ONEFOLD_COVERAGE_SEEDS seeds (1000 unless set) of two groups each. A cell fails when its coverage is below 93 %
 by more than two standard errors of the simulation itself (at 1000 seeds: about 1 point), and when by half-way fewer than
-80 % of the groups that are not rare show an interval. Cells with under 100 intervals have no verdict. A third of the
+80 % of the groups that are not rare show an interval. Cells with under 100 intervals have no verdict. A sixth of the
 workloads is simulated by default, another one each day; planted errors are so coarse that 300 seeds show them.
 """
 
@@ -20,7 +20,7 @@ import pytest
 
 SEEDS = int(os.environ.get("ONEFOLD_COVERAGE_SEEDS", "1000"))
 PLANTED_SEEDS = 300
-PARTS = 3
+PARTS = 6
 
 
 def _simulator() -> ModuleType:

@@ -1,6 +1,6 @@
 """The jobs fold in simulated worlds full of faults; a failing test names its seed.
 
-By default a third of the first 300 worlds is run, another one each day; ``ONEFOLD_SIM_SEEDS`` sets how many are run from the
+By default a sixth of the first 300 worlds is run, another one each day; ``ONEFOLD_SIM_SEEDS`` sets how many are run from the
 first on (or from ``ONEFOLD_SIM_FIRST``). Bugs planted into the fold must each be caught by the first 300.
 """
 
@@ -22,7 +22,7 @@ from onefold.compute.plan.stages import Result
 from onefold.testing.jobs_world import simulate
 
 SEEDS = os.environ.get("ONEFOLD_SIM_SEEDS")
-PARTS = 3 if SEEDS is None else 1
+PARTS = 6 if SEEDS is None else 1
 FIRST = int(os.environ.get("ONEFOLD_SIM_FIRST", "0"))
 WORLDS = range(300) if SEEDS is None else range(FIRST, FIRST + int(SEEDS))
 

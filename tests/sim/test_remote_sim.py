@@ -1,7 +1,7 @@
 """Programs without a replica under everything that can go wrong, from seeds: nodes answer, and every level keeps its promise.
 
 As ``test_state_sim.py``, with three simulated nodes: questions and answers are lost, late and come twice, nodes are cut off, held
-back, suspended and crash. By default a quarter of a hundred seeds, another one each day; ``ONEFOLD_SIM_SEEDS`` (a tenth of them)
+back, suspended and crash. By default an eighth of a hundred seeds, another one each day; ``ONEFOLD_SIM_SEEDS`` (a tenth of them)
 and ``ONEFOLD_SIM_FIRST`` as there. Bugs are planted with the seed that is known to show them, as in ``test_planted_bugs.py``.
 """
 
@@ -15,7 +15,7 @@ from onefold.testing.sim.remote_bugs import REMOTE_BUGS
 from onefold.testing.sim.workloads import WORKLOADS, run_workload
 
 SEEDS = os.environ.get("ONEFOLD_SIM_SEEDS")
-PARTS = 4 if SEEDS is None else 1
+PARTS = 8 if SEEDS is None else 1
 FIRST = int(os.environ.get("ONEFOLD_SIM_FIRST", "0"))
 SEARCH = "ONEFOLD_PLANTED_SEEDS" in os.environ
 SEARCHED = int(os.environ.get("ONEFOLD_PLANTED_SEEDS", "200"))
