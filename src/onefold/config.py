@@ -118,6 +118,10 @@ FAILURE_TEXT_CHARS_MAX: Final = 20_000
 """Longer messages, tracebacks and records of failures are cut."""
 MEMBERS_KEPT: Final = 1000
 """Processes whose renewals are counted; beyond it the longest silent ones are forgotten."""
+ANNOUNCEMENTS_PER_RUN_MAX: Final = 900
+"""Announcements of the types that a run's tasks give. They are kept next to what nodes say of the run, up to ``MEMBERS_KEPT``
+together.
+"""
 
 # -- shared state
 

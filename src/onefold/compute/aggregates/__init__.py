@@ -5,7 +5,7 @@ from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
 from onefold.compute.aggregates.dense import adds_up, merge_all
 from onefold.compute.aggregates.distinct import DISTINCT_ERROR, distinct_bounds
 from onefold.compute.aggregates.frames import empty_partial, final, partial, result_schema, totals
-from onefold.compute.aggregates.ipc import decode, encode, read_notes, read_schema
+from onefold.compute.aggregates.ipc import decode, encode, read_head
 from onefold.compute.aggregates.kll import EXACT_VALUES_MAX, RANK_ERROR
 from onefold.compute.aggregates.parse import from_polars
 from onefold.compute.aggregates.quantile import (
@@ -35,8 +35,7 @@ __all__ = [
     "quantile_rank",
     "quantile_states",
     "quantile_value",
-    "read_notes",
-    "read_schema",
+    "read_head",
     "result_schema",
     "row_types",
     "totals",

@@ -99,14 +99,14 @@ def decode(data: bytes | Path) -> pl.DataFrame:
         raise InvalidValue(f"a partial result cannot be read: {error}") from error
 
 
-def read_schema(data: bytes | Path) -> pl.Schema:
-    """The columns and types of ``encode``'s bytes, of which only the beginning is read. Raises InvalidValue."""
+def read_head(data: bytes | Path) -> tuple[pl.Schema, list[str]]:
+    """(columns and types, notes) of ``encode``'s bytes, of which only the beginning is read. Raises InvalidValue."""
     try:
         with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
                 raise InvalidValue("a partial result cannot be read: it does not begin as one")
             (length,) = _HEAD_BYTES.unpack(file.read(_HEAD_BYTES.size))
-            head = msgspec.msgpack.decode(file.read(length), type=_Head)
+            head = msgspec.msgpack.decode(file.read(length), type=_NotedHead)
             # The stream's first message is its schema: a mark, the length of what follows, and that.
             begin = file.read(8)
             message = begin + file.read(int.from_bytes(begin[4:], "little"))
@@ -114,20 +114,8 @@ def read_schema(data: bytes | Path) -> pl.Schema:
         types = {
             name: _WIDE[head.types[name]]() if name in head.types else dtype for name, dtype in packed.items()
         }
-        return pl.Schema({name: types[head.copies.get(name, name)] for name in head.columns})
+        return pl.Schema({name: types[head.copies.get(name, name)] for name in head.columns}), head.notes
     except (pl.exceptions.PolarsError, OSError, msgspec.MsgspecError, struct.error, KeyError) as error:
-        raise InvalidValue(f"a partial result cannot be read: {error}") from error
-
-
-def read_notes(data: bytes | Path) -> list[str]:
-    """The notes among ``encode``'s bytes. Raises InvalidValue."""
-    try:
-        with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
-                raise InvalidValue("a partial result cannot be read: it does not begin as one")
-            (length,) = _HEAD_BYTES.unpack(file.read(_HEAD_BYTES.size))
-            return msgspec.msgpack.decode(file.read(length), type=_NotedHead).notes
-    except (OSError, msgspec.MsgspecError, struct.error) as error:
         raise InvalidValue(f"a partial result cannot be read: {error}") from error
 
 

@@ -8,7 +8,7 @@ before.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Final, Literal, cast
 
 import msgspec
@@ -328,21 +328,30 @@ ANNOUNCED: Final = "\x01types "
 
 def unfit(view: StoreView, run: str) -> list[UnfitRow]:
     """What nodes said of why they do not work on the run, by node."""
-    return [row for row in _unfit(view, run) if not row.node.startswith(ANNOUNCED)]
-
-
-def announced(view: StoreView, run: str) -> dict[str, tuple[int, str]]:
-    """(stage, text) of the announcements of a run's result types, by name."""
-    return {row.node: (row.stage, row.reason) for row in _unfit(view, run) if row.node.startswith(ANNOUNCED)}
-
-
-def _unfit(view: StoreView, run: str) -> list[UnfitRow]:
     prefix = name_key(run)
-    found: list[UnfitRow] = []
-    for key, data in view.scan(rows.UNFIT, prefix, prefix_stop(prefix)):
-        row = decode(data, UnfitState)
-        found.append(UnfitRow(key[len(prefix) :].decode(), row.reason, row.stage, row.index, row.at_ms))
-    return found
+    return [
+        _unfit_row(key[len(prefix) :].decode(), data)
+        for key, data in view.scan(rows.UNFIT, prefix, prefix_stop(prefix))
+        if not key.startswith(prefix + ANNOUNCED.encode())
+    ]
+
+
+def announced(view: StoreView, run: str, but: Container[str] = ()) -> tuple[frozenset[str], list[UnfitRow]]:
+    """(names of the announcements of a run's result types, those whose names are not in ``but``)."""
+    prefix = name_key(run)
+    begin = prefix + ANNOUNCED.encode()
+    names: list[str] = []
+    new: list[UnfitRow] = []
+    for key, data in view.scan(rows.UNFIT, begin, prefix_stop(begin)):
+        names.append(key[len(prefix) :].decode())
+        if names[-1] not in but:
+            new.append(_unfit_row(names[-1], data))
+    return frozenset(names), new
+
+
+def _unfit_row(name: str, data: bytes) -> UnfitRow:
+    row = decode(data, UnfitState)
+    return UnfitRow(name, row.reason, row.stage, row.index, row.at_ms)
 
 
 def members(view: StoreView) -> dict[str, MemberRow]:

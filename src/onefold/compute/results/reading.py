@@ -128,7 +128,7 @@ class Results:
         from onefold.compute import aggregates
 
         stored = self._client.blobs.open_path(result.blob) if result.blob is not None else result.inline
-        return [] if stored is None else aggregates.read_schema(stored).names()
+        return [] if stored is None else aggregates.read_head(stored)[0].names()
 
     def scan_rows(self, results: Sequence[Result], stored: StoredResult) -> pl.LazyFrame:
         """The same as a lazy frame that reads a task's rows when they are wanted, where the plan tells their types."""

@@ -1,7 +1,8 @@
 """Notes of a task on what it found in values: the types that its own later steps depend on, and numbers in keys.
 
 A note stands among the names of a result's columns, in a form that no column can have, since Polars takes it for a pattern.
-It has no values. ``compute.execution.result_types`` compares the notes of all tasks of a stage.
+It holds no value of the data: tasks whose values have the same types leave the same notes, so there are few in a run.
+``compute.execution.result_types`` compares the notes of all tasks of a stage.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import decimal
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from onefold.compute.code.canonical.reduce_keys import WHOLE_FLOATS_MAX, Columns, is_float, no_float_holds
+from onefold.compute.code.canonical.reduce_keys import WHOLE_FLOATS_MAX, Columns, no_float_holds
 from onefold.compute.frames import data_types
 from onefold.compute.frames.value_types import DECIMAL_DIGITS_MAX, decimal_digits, too_many_digits
+from onefold.compute.plan.explain import function_name
 from onefold.compute.plan.type_sensitive import EXACT, FLOAT, LEAF, NULLS, NUMBER, Needs
 from onefold.compute.tasks.python_steps import Values
 from onefold.errors import InvalidValue
@@ -37,12 +38,20 @@ the point. They must fit together whatever follows.
 """
 _NOT_HELD: Final = "not held"
 """Instead of a type: whole numbers, some of which no float holds."""
+_KEY_FLOAT: Final = ["float"]
+_KEY_NOT_HELD: Final = ["whole"]
+"""Of a place in keys: there are floats; there are whole numbers that no float holds."""
 _CHARS_MAX: Final = 2_000
 """Longer types, and lists of columns, are noted by their digest."""
 _WHOLE: Final = frozenset(
     {"Int8", "Int16", "Int32", "Int64", "Int128", "UInt8", "UInt16", "UInt32", "UInt64", "UInt128"}
 )
 _FLOATS: Final = frozenset({"Float16", "Float32", "Float64"})
+
+
+Place = tuple[int, int, str, str]
+Digits = tuple[int, int]
+"""Of decimals: how many digits there are before and after the point, at most."""
 
 
 class Found:
@@ -53,7 +62,8 @@ class Found:
         self._needs = needs
         self._notes: set[str] = set()
         self._held: set[str] = set()
-        self._last: dict[int, object] = {}
+        self._digits: dict[tuple[int, str], Digits] = {}
+        self._digits_held: dict[tuple[int, str], Digits] = {}
 
     def needs(self, step: int) -> bool:
         """Whether types of what this step gives matter."""
@@ -92,33 +102,78 @@ class Found:
         """Note how many digits the decimals have, since the type says only how many come after the point."""
         for column, dtype in rows.schema.items():
             for name, series in _decimals(column, rows[column]) if has_decimals(dtype) else ():
-                digits = [_digits_before(series), getattr(series.dtype, "scale", 0)]
-                self._held.add(_written((self._branch, step, name, _DIGITS, digits)))
+                digits = _digits_before(series), getattr(series.dtype, "scale", 0)
+                self._digits_held[step, name] = _most(digits, self._digits_held.get((step, name)))
 
     def through(self) -> None:
         """The chunk is done: its notes count. Raises InvalidValue for decimals that do not fit those of chunks before."""
-        new = self._held - self._notes
-        if any(f'"{_DIGITS}"' in name for name in new):
-            wrong = conflict(name for name in self._notes | new if f'"{_DIGITS}"' in name)
-            if wrong is not None:
-                raise _too_many_digits(*wrong)
+        digits = {place: _most(held, self._digits.get(place)) for place, held in self._digits_held.items()}
+        for (_, name), most in digits.items():
+            if sum(most) > DECIMAL_DIGITS_MAX:
+                raise too_many_digits(name, *most)
+        self._digits |= digits
         self._notes |= self._held
-        self._held = set()
+        self.again()
 
     def again(self) -> None:
         """The chunk is run in another way: forget what it has noted."""
-        self._held = set()
+        self._held, self._digits_held = set(), {}
 
     def keys(self, columns: Columns) -> None:
         """Note what numbers the keys of ``map_reduce`` hold."""
         for place in columns.floats:
-            self._notes.add(_written((self._branch, LEAF, _place(place), _KEY, ["float"])))
-        for place, number in columns.whole.items():
-            self._notes.add(_written((self._branch, LEAF, _place(place), _KEY, ["whole", str(number)])))
+            self._notes.add(_written((self._branch, LEAF, _place(place), _KEY, _KEY_FLOAT)))
+        for place in columns.whole:
+            self._notes.add(_written((self._branch, LEAF, _place(place), _KEY, _KEY_NOT_HELD)))
 
     def names(self) -> list[str]:
         """The notes, in order."""
-        return sorted(self._notes)
+        digits = {
+            _written((self._branch, step, name, _DIGITS, list(most)))
+            for (step, name), most in self._digits.items()
+        }
+        return sorted(self._notes | digits)
+
+
+class Notes:
+    """Notes of several tasks. Each is compared once with those before it, so many tasks with the same notes cost little."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._by_place: dict[Place, list[Note]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a note says nothing that these do not say."""
+        if name in self._names:
+            return True
+        note = read(name)
+        held = self._by_place.get(note[:4]) if note is not None else None
+        return (
+            held is not None and note is not None and note[4] in [_together(note, other)[4] for other in held]
+        )
+
+    def add(self, names: Iterable[str]) -> list[tuple[Note, Note]]:
+        """Take notes in; the pairs that do not fit together. Types come before shapes: a column's type says more."""
+        wrong: list[tuple[Note, Note]] = []
+        for name in sorted(set(names) - self._names):
+            self._names.add(name)
+            note = read(name)
+            if note is None:
+                continue
+            held = self._by_place.setdefault(note[:4], [])
+            if note in held:
+                continue
+            wrong += [(other, note) for other in held if not _fit(note[3], other[4], note[4])]
+            if note[3] == _DIGITS and held:
+                held[0] = _together(note, held[0])
+            else:
+                held.append(note)
+        return sorted(wrong, key=lambda pair: pair[0][3] == _SHAPE)
+
+
+def is_note(name: str) -> bool:
+    """Whether this is a note, not a column's name."""
+    return read(name) is not None
 
 
 def read(name: str) -> Note | None:
@@ -129,32 +184,16 @@ def read(name: str) -> Note | None:
         branch, step, column, kind, what = json.loads(name[len(_BEGIN) : -len(_END)])
     except ValueError:
         return None
+    if isinstance(what, list) and what and what[:1] in ([_NOT_HELD], _KEY_NOT_HELD):
+        what = what[:1]  # earlier releases noted such a number, too
     return branch, step, column, kind, what
-
-
-def conflict(names: Iterable[str]) -> tuple[Note, Note] | None:
-    """Two notes that do not fit together, if there are any."""
-    groups: defaultdict[tuple[int, int, str, str], dict[str, Note]] = defaultdict(dict)
-    for name in sorted(names):
-        note = read(name)
-        if note is not None:
-            groups[note[:4]][name] = note
-    # Types before shapes: a column's type says more.
-    for (_, _, _, kind), notes in sorted(groups.items(), key=lambda item: item[0][3] == _SHAPE):
-        held = list(notes.values())
-        for number, one in enumerate(held):
-            for other in held[number + 1 :]:
-                if not _fit(kind, one[4], other[4]):
-                    return one, other
-    return None
 
 
 def explained(one: Note, other: Note, stage: Stage) -> InvalidValue:
     """The error for two notes that do not fit together."""
     branch, step, column, kind, _ = one
     if kind == _KEY:
-        number = next(what[1] for what in (one[4], other[4]) if what[0] == "whole")
-        return no_float_holds(number)
+        return no_float_holds()
     function = _function(stage, branch, step)
     if kind == _FORM:
         forms = " and ".join(sorted((str(one[4]), str(other[4])), reverse=True))
@@ -177,17 +216,22 @@ def _too_many_digits(one: Note, other: Note) -> InvalidValue:
     return too_many_digits(one[2], *map(max, one[4], other[4]))
 
 
+def _most(digits: Digits, before: Digits | None) -> Digits:
+    return digits if before is None else (max(digits[0], before[0]), max(digits[1], before[1]))
+
+
+def _together(note: Note, other: Note) -> Note:
+    """Of two notes on the digits of decimals, one that says both; of others, the second one."""
+    return (*note[:4], list(map(max, note[4], other[4]))) if note[3] == _DIGITS else other
+
+
 def _function(stage: Stage, branch: int, step: int) -> str:
     if step == LEAF:
         leaf = stage.branches[branch].leaf
-        return f"the function {_name(getattr(leaf, 'reduce', None))} of map_reduce's reduce"
+        return f"the function {function_name(getattr(leaf, 'reduce', None))} of map_reduce's reduce"
     node = stage.branches[branch].steps[step]
     kind = {"Map": "map", "FlatMap": "flat_map", "MapBatches": "map_batches"}.get(type(node).__name__, "map")
-    return f"the function {_name(getattr(node, 'fn', None))} of {kind}"
-
-
-def _name(fn: object) -> str:
-    return str(getattr(fn, "__name__", None) or type(fn).__name__)
+    return f"the function {function_name(getattr(node, 'fn', None))} of {kind}"
 
 
 def _shown(note: Note) -> str:
@@ -195,7 +239,7 @@ def _shown(note: Note) -> str:
     if kind == _SHAPE:
         return what if what == "bare values" else f"the columns {what}"
     if what[0] == _NOT_HELD:
-        return f"of whole numbers that no float holds ({what[1]})"
+        return "of whole numbers that no float holds"
     try:
         return str(data_types.from_data(what))
     except InvalidValue:
@@ -290,13 +334,17 @@ def _numbers(series: pl.Series) -> Any:
     """The column's type, but of whole numbers only whether there are some that no float holds."""
     if not series.dtype.is_integer():
         return _type_data(series.dtype)
+    import polars as pl
+
     low, high = series.min(), series.max()
     assert isinstance(low, int | None)
     assert isinstance(high, int | None)
     if max(-(low or 0), high or 0) > WHOLE_FLOATS_MAX:
-        wide = [number for number in series.drop_nulls().unique().to_list() if not is_float(number)]
-        if wide:
-            return [_NOT_HELD, str(min(wide))]
+        wide = pl.UInt128 if series.dtype == pl.UInt128 else pl.Int128
+        # What is too large for the way back becomes null, and is not among the floats either.
+        back = series.cast(pl.Float64).cast(wide, strict=False)
+        if series.cast(wide).ne_missing(back).any():
+            return [_NOT_HELD]
     return ["Null"]
 
 

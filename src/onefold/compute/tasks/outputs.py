@@ -192,28 +192,23 @@ def load_frame(result: Result, blobs: BlobStore) -> pl.DataFrame | None:
     return aggregates.decode(result.inline) if result.inline is not None else None
 
 
-def row_types(result: Result, output: Output, blobs: BlobStore) -> dict[str, Any]:
-    """The types of the rows behind a task's result, where it says them. Raises BlobMissing."""
-    from onefold.compute import aggregates
+def head(result: Result, output: Output, blobs: BlobStore) -> tuple[dict[str, Any], list[str]]:
+    """(types of the rows behind a task's result, where it says them, what the task noted). Raises BlobMissing.
 
-    stored = blobs.open_path(result.blob) if result.blob is not None else result.inline
-    if stored is None or not isinstance(output, PartialOutput | RowsOutput):
-        return {}
-    schema = aggregates.read_schema(stored)
-    return aggregates.row_types(schema) if isinstance(output, PartialOutput) else dict(schema)
-
-
-def notes(result: Result, output: Output, blobs: BlobStore) -> list[str]:
-    """What the task of a result noted (see ``compute.tasks.found_types``). Raises BlobMissing."""
+    ``compute.tasks.found_types`` says what notes are.
+    """
     from onefold.compute import aggregates
 
     if isinstance(output, PartialOutput | RowsOutput):
         stored = blobs.open_path(result.blob) if result.blob is not None else result.inline
-        return aggregates.read_notes(stored) if stored is not None else []
+        if stored is None:
+            return {}, []
+        schema, notes = aggregates.read_head(stored)
+        return (aggregates.row_types(schema) if isinstance(output, PartialOutput) else dict(schema)), notes
     if result.blob is None or not isinstance(output, ShuffleOutput | MapOutput):
-        return []
+        return {}, []
     with shuffle.open_file(blobs, result.blob) as file:
-        return list(file.notes)
+        return {}, list(file.notes)
 
 
 def collector(
@@ -240,7 +235,7 @@ def merge_parts(output: Output, parts: Sequence[Result], blobs: BlobStore) -> St
         return None, None, 0
     if len(held) == 1:
         return held[0].inline, held[0].blob, rows
-    noted = sorted({note for part in held for note in notes(part, output, blobs)})
+    noted = sorted({note for part in held for note in head(part, output, blobs)[1]})
     match output:
         case PartialOutput():
             merger = PartialCollector(output, blobs, None, 0)

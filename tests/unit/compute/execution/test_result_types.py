@@ -8,6 +8,7 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ import polars as pl
 import pytest
 
 import onefold as of
-from onefold import agg
-from onefold.compute.blobs.store import BlobStore
-from onefold.compute.execution.result_types import ResultTypes, announcements
+from onefold import agg, config
+from onefold.compute.blobs.store import BlobStore, BlobsUnavailable
+from onefold.compute.code.canonical.reduce_keys import is_float
+from onefold.compute.execution.result_types import ResultTypes, _types_of, announcements
+from onefold.compute.frames.common_types import common_schema
 from onefold.compute.jobs import ops, state
 from onefold.compute.plan.stages import MapOutput, PartialOutput, Result, RowsOutput, ShuffleOutput
 from onefold.compute.plan.type_sensitive import EXACT, Needs
 from onefold.compute.tasks import outputs
-from onefold.compute.tasks.found_types import Found
+from onefold.compute.tasks.found_types import Found, _numbers
 from onefold.compute.tasks.python_steps import Values
 from onefold.compute.tasks.reduce import PairCollector
 from onefold.config import FAILURE_TEXT_CHARS_MAX
@@ -117,7 +120,7 @@ def test_the_same_types_are_announced_once(db: of.Database, tmp_path: Path) -> N
     rows = db.read_text(str(tmp_path / "*.txt")).map(lambda record: {"v": record["line"]})
     run = rows.into("t").run(progress=False, workers=1, target_splits=8)
     with run._engine.shard.view() as view:
-        assert len(state.announced(view, run.id)) == 1
+        assert len(state.announced(view, run.id)[0]) == 1
     assert run.result().to_polars().height == 8
 
 
@@ -341,9 +344,9 @@ def test_notes_travel_with_every_kind_of_output(tmp_path: Path) -> None:
             held.add(frame, None)
             inline, blob, count = held.finish(names)
             part = Result(inline=inline, blob=blob, rows_out=count)
-            assert outputs.notes(part, output, blobs) == names
+            assert outputs.head(part, output, blobs)[1] == names
             inline, blob, count = outputs.merge_parts(output, [part, part], blobs)
-            assert outputs.notes(Result(inline=inline, blob=blob), output, blobs) == names
+            assert outputs.head(Result(inline=inline, blob=blob), output, blobs)[1] == names
     mapped = MapOutput(lambda _r: [], None, 2)
     for spills in (0, 1, 2):
         pairs = PairCollector(mapped, blobs)
@@ -353,7 +356,7 @@ def test_notes_travel_with_every_kind_of_output(tmp_path: Path) -> None:
         if spills != 1:
             pairs.add(Values([("last", 1)]), None)
         _, blob, _ = pairs.finish(found.names())
-        assert outputs.notes(Result(blob=blob), mapped, blobs) == found.names()
+        assert outputs.head(Result(blob=blob), mapped, blobs)[1] == found.names()
 
 
 ANY: list[Any] = [
@@ -477,3 +480,164 @@ def test_mixed_types_are_told_alike_in_one_split_and_several(tmp_path: Path, cas
             assert match is not None, found
             said.append(match[0])
     assert said[0] == said[1]
+
+
+# -- what announcements cost, and what becomes of those that are not kept ------------------------------------------
+
+OWN: dict[str, tuple[Callable[[int], Any], Build]] = {
+    "decimals": (lambda n: Decimal(10 ** (n % 9) + n), lambda rows: rows),
+    "decimals in lists": (lambda n: [Decimal(10 ** (n % 9) + n)], lambda rows: rows),
+    "wide numbers": (
+        lambda n: 2**53 + 1 + 2 * n,
+        lambda rows: rows.group_by().agg(n=agg.approx_n_unique("k")),
+    ),
+    "wide keys": (
+        lambda n: 2**53 + 1 + 2 * n,
+        lambda rows: rows.map_reduce(map=lambda r: [(r["k"], 1)], reduce=lambda _k, v: sum(v)),
+    ),
+}
+"""Each task has values of its own, of the same types."""
+
+
+@pytest.mark.usefixtures("functions_in_process")
+@pytest.mark.parametrize("case", OWN)
+def test_tasks_with_the_same_types_announce_little(tmp_path: Path, case: str) -> None:
+    value, build = OWN[case]
+    tasks = 50
+    split_over(tmp_path / "in", list(range(tasks)), tasks)
+    with of.connect("memory://") as db:
+        rows = db.read_text(str(tmp_path / "in" / "*.txt")).map(lambda r: {"k": value(int(r["line"]))})
+        run = build(rows).into("t").start(workers=1, target_splits=tasks).wait(timeout=60)
+        assert run.state == "done", run.errors()
+        with run._engine.shard.view() as view:
+            names, _ = state.announced(view, run.id)
+            appends = view.offset
+        assert 1 <= len(names) <= 10
+        assert appends <= run.progress().total + len(names) + 5
+
+
+def checked(run: of.Run, given: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is said of tasks of a program each that give these types."""
+    engine = run._engine
+    with engine.shard.view() as view:
+        row = state.read_run(view, run.id)
+    assert row is not None
+    stored = engine.stored(row.plan)
+    monkeypatch.setattr(ResultTypes, "_of", lambda _self, _stage, result: {"v": result})
+    said = []
+    for dtype in given:
+        try:
+            ResultTypes(engine, run.id, stored).check(0, dtype)
+            said.append("")
+        except of.InvalidValue as error:
+            said.append(str(error))
+    return said
+
+
+def test_a_task_that_cannot_announce_its_types_fails(
+    db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = started(db, tmp_path)
+    monkeypatch.setattr(config, "ANNOUNCEMENTS_PER_RUN_MAX", 2)
+    given = [pl.Int8(), pl.Null(), pl.Int64(), pl.Int16(), pl.Float64(), pl.String()]
+    said = checked(run, given, monkeypatch)
+    assert said[:4] == [""] * 4  # of which two say more than those before
+    assert all("too many different types" in text and "schema=" in text for text in said[4:])
+    (outcome,) = run._engine.submit(ops.Unfit(run.id, "node", "no disk", 0))
+    assert isinstance(outcome, ops.Accepted) and len(run.refusals()) == 1
+    run._engine.submit(ops.Cancel(run.id))
+
+
+def test_a_refused_announcement_fails_its_task(
+    db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = started(db, tmp_path)
+    monkeypatch.setattr(config, "MEMBERS_KEPT", 2)
+    for name in ("one", "two"):
+        run._engine.submit(ops.Unfit(run.id, name, "no disk", 0))
+    (said,) = checked(run, [pl.Int64()], monkeypatch)
+    assert "could not be compared" in said
+    run._engine.submit(ops.Cancel(run.id))
+
+
+@pytest.mark.usefixtures("functions_in_process")
+@pytest.mark.parametrize("error", [BlobsUnavailable("the store is away"), None])
+def test_a_result_that_could_not_be_read_once_is_compared_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BlobsUnavailable | None
+) -> None:
+    monkeypatch.setattr(config, "NODE_RETRY_S", 0.01)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a\n")
+    with of.connect("memory://") as db:
+        rows = db.read_text(str(folder / "*.txt")).map(by_file).into("t")
+        rows.run(progress=False, workers=1)
+        (folder / "b.txt").write_text("b\n")
+        read = ResultTypes._of
+        reads: list[Result] = []
+
+        def away_once(types: ResultTypes, stage: int, result: Result) -> Any:
+            reads.append(result)
+            if len(reads) == 2 and error is not None:  # after its own
+                raise error
+            return read(types, stage, result)
+
+        monkeypatch.setattr(ResultTypes, "_of", away_once)
+        run = rows.start(workers=1).wait(timeout=60)
+        assert len(reads) >= 2 and run.state == "failed"
+        assert "column 'v' mixes int, str" in str(run.errors()[0].message)
+
+
+@pytest.mark.usefixtures("functions_in_process")
+def test_tasks_done_before_a_run_was_resumed_are_compared(tmp_path: Path) -> None:
+    split_over(tmp_path / "in", [0, 0], 2)
+    works = tmp_path / "works"
+
+    def k(record: dict[str, Any]) -> dict[str, Any]:
+        if record["line"] == "1" and not works.exists():
+            raise ValueError("not yet")
+        return {"k": 9 if record["line"] == "0" else 9.0}
+
+    with of.connect("memory://") as db:
+        rows = db.read_text(str(tmp_path / "in" / "*.txt")).map(k)
+        job = rows.map_reduce(map=lambda r: [(str(r["k"]), 1)], reduce=lambda _k, v: sum(v))
+        for seed in range(20):  # an order in which the one that works comes first
+            run = job.into(f"t{seed}").start(workers=1, seed=seed).wait(timeout=60)
+            assert run.state == "failed"
+            if run.progress().done:
+                break
+        assert run.progress().done == 1
+        works.touch()
+        run.resume(workers=1).wait(timeout=60)
+        assert run.state == "failed"
+        assert "column 'k', which the function" in str(run.errors()[-1].message)
+
+
+def test_a_long_type_is_announced_in_parts() -> None:
+    inner = pl.Struct({f"field {number}": pl.List(pl.Int64()) for number in range(2_000)})
+    for dtype in (inner, pl.List(inner), pl.Struct({"a": pl.Struct({"b": pl.Array(inner, 3)})})):
+        said = announcements(0, {"v": dtype})
+        assert len(said) > 1 and all(len(text) <= FAILURE_TEXT_CHARS_MAX for text in said.values())
+        assert common_schema(_types_of(text) for text in said.values()) == {"v": dtype}
+
+
+WIDE: list[tuple[Any, list[int]]] = [
+    (pl.Int64, [2**53, -(2**53), 2**60, -(2**63), 2**62 + 2**10]),
+    (pl.Int64, [2**53 + 1]),
+    (pl.Int64, [0, -(2**53) - 1]),
+    (pl.Int64, [2**63 - 1]),
+    (pl.UInt64, [2**63, 2**64 - 2**11]),
+    (pl.UInt64, [2**64 - 1]),
+    (pl.Int128, [-(2**127), 2**126]),
+    (pl.Int128, [2**127 - 1]),
+    (pl.UInt128, [2**127, 2**127 + 2**80]),
+    (pl.UInt128, [2**128 - 1]),
+    (pl.UInt128, [2**127 + 1]),
+]
+
+
+@pytest.mark.parametrize(("dtype", "numbers"), WIDE)
+def test_numbers_that_no_float_holds_are_noted(dtype: Any, numbers: list[int]) -> None:
+    held = all(map(is_float, numbers))
+    what = _numbers(pl.Series("k", [*numbers, None], dtype=dtype))
+    assert what == (["Null"] if held else ["not held"])

@@ -21,7 +21,7 @@ from onefold.compute.aggregates import (
     encode,
     merge_pair,
     partial,
-    read_schema,
+    read_head,
     row_types,
     with_row_types,
 )
@@ -323,10 +323,10 @@ def test_the_types_of_a_partial_are_read_without_its_rows(tmp_path: Path) -> Non
         data = encode(with_row_types(frame.head(1).clear(height), frame.schema))
         (tmp_path / "partial").write_bytes(data)
         for held in (data, tmp_path / "partial"):
-            assert read_schema(held) == decode(held).schema
-            assert {name: str(dtype) for name, dtype in row_types(read_schema(held)).items()} == {
+            assert read_head(held)[0] == decode(held).schema
+            assert {name: str(dtype) for name, dtype in row_types(read_head(held)[0]).items()} == {
                 name: str(dtype) for name, dtype in frame.schema.items()
             }
     for broken in (b"", b"OFP1", data[:40]):
         with pytest.raises(InvalidValue):
-            read_schema(broken)
+            read_head(broken)

@@ -20,7 +20,7 @@ import onefold as of
 from onefold import agg
 from onefold.compute.frames.values import concat, frame_of_dicts
 from onefold.compute.plan.nodes import MapBatches, Node
-from onefold.compute.tasks.found_types import Found, conflict
+from onefold.compute.tasks.found_types import Found, Notes
 from onefold.compute.tasks.python_steps import BatchStep
 from onefold.errors import InvalidValue
 from support.in_process import functions_in_process  # noqa: F401
@@ -96,7 +96,7 @@ def column(parts: list[list[Any]]) -> pl.Series | None:
             frames.append(frame_of_dicts([{"v": value} for value in part], None))
             found.decimals(0, frames[-1])
             found.through()
-        if conflict(found.names()) is not None:
+        if Notes().add(found.names()):
             return None
         return concat(frames)["v"]
     except InvalidValue:

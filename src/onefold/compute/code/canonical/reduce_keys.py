@@ -104,10 +104,11 @@ class Columns:
             raise no_float_holds(self.whole[place])
 
 
-def no_float_holds(number: object) -> InvalidValue:
-    """The error for a key that would become another number."""
+def no_float_holds(number: int | None = None) -> InvalidValue:
+    """The error for a key that would become another number; ``number``: which one, where it is known."""
+    key = "a key" if number is None else f"the key {number}"
     return InvalidValue(
-        f"the key {number} of map_reduce is a whole number that no float holds, and other keys are floats: "
+        f"{key} of map_reduce is a whole number that no float holds, and other keys are floats: "
         f"in one column with them it would become another number; give only whole numbers, or text"
     )
 
