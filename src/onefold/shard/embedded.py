@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 
@@ -41,12 +42,13 @@ from onefold.machine.undisturbed import undisturbed
 from onefold.shard.appender import Appender
 from onefold.shard.receipts import Receipt
 from onefold.shard.requirements import ReadRequirement, reach_needed
+from onefold.shard.state_here import StateHere
 from onefold.store import exactly_once
 from onefold.store import views as file_views
 from onefold.store.exactly_once import ClientRow, Verdict
 from onefold.store.formats import EARLIER
-from onefold.store.replica import Replica, agrees
-from onefold.store.snapshot import Snapshot, state_digest, write_snapshot
+from onefold.store.replica import Replica
+from onefold.store.snapshot import Snapshot, write_snapshot
 from onefold.store.tables import (
     STORE_SCHEMA,
     Head,
@@ -57,10 +59,11 @@ from onefold.store.tables import (
 )
 
 _HOUSEKEEPING_EVERY_OFFSETS = 1024
+T = TypeVar("T")
 _CATCH_UP_BYTES = 16 << 20
 
 
-class EmbeddedShard:
+class EmbeddedShard(StateHere):
     """See ``onefold.shard.api.Shard``. Thread-safe."""
 
     gives_receipts = True
@@ -183,15 +186,11 @@ class EmbeddedShard:
         self._file.check_usable()
         return self._appender.submit(ops, deadline, receipt)
 
-    @property
-    def reads_here(self) -> bool:
-        return True
-
     def peek(
         self, table: str, key: bytes, need: ReadRequirement | None = None, at: int | None = None
     ) -> tuple[bytes | None, int]:
         if need is not None:
-            reach_needed(need, self.reach, lambda: self.applied)
+            self.meet(need)
         return file_views.peek(self._file, self._tables, self._replica.version_max, table, key, at)
 
     def barrier(self, timeout: float | None = None) -> int:  # noqa: ARG002
@@ -217,15 +216,19 @@ class EmbeddedShard:
             applied = self.wait(applied, left)
         return True
 
-    def view(
-        self, at: int | None = None, need: ReadRequirement | None = None
+    def meet(self, need: ReadRequirement) -> None:
+        """Everything acknowledged is here, so it waits only for what is in no commit yet. Raises Behind."""
+        reach_needed(need, self.reach, lambda: self.applied)
+
+    def _viewing(
+        self, at: int | None, seen: Callable[[int], None] | None
     ) -> AbstractContextManager[PresentView | PastView]:
-        """See ``Shard.view``. It shows everything acknowledged, so it waits only for what is in no commit yet."""
-        seen = None
-        if need is not None:
-            reach_needed(need, self.reach, lambda: self.applied)
-            seen = need.seen
         return file_views.Viewing(self._file, self._tables, at, self._replica.version_max, seen)
+
+    def _in_snapshot(self, read: Callable[[apsw.Connection], T]) -> T:
+        with self._file.reading() as con:
+            con.execute("BEGIN")
+            return read(con)
 
     def wait(self, after: int, timeout: float | None) -> int:
         self._file.check_usable()
@@ -255,15 +258,13 @@ class EmbeddedShard:
     # -- beyond the contract
 
     @property
+    def history(self) -> frozenset[str]:
+        return self._replica.history
+
+    @property
     def log(self) -> SqliteLog:
         """The log itself, for reading."""
         return self._log
-
-    def outcome(self, request_id: str, need: ReadRequirement | None = None) -> bytes | None:
-        if need is not None:
-            reach_needed(need, self.reach, lambda: self.applied)
-        with self._file.reading() as con:
-            return exactly_once.requested(con, request_id, read_head(con).now_ms)
 
     def raise_fold_version(self, version: int) -> None:
         """From here on folds apply by ``version``; programs that do not know it must stop.
@@ -288,12 +289,6 @@ class EmbeddedShard:
         self._demand(system.Trim(before))
         undisturbed(lambda: self._log.trim(before))
 
-    def state_digest(self) -> str:
-        """A hash of the whole state: equal for all replicas that have applied the same offsets. Reads everything."""
-        with self._file.reading() as con:
-            con.execute("BEGIN")
-            return state_digest(con, self._replica.history)
-
     def snapshot(self, path: str | Path) -> Snapshot:
         """Write the state to a file that ``restore_space`` and replicas can start from. Atomic."""
         with self._file.exporting() as con:
@@ -302,15 +297,6 @@ class EmbeddedShard:
     def exporting(self) -> AbstractContextManager[apsw.Connection]:
         """A connection of one's own to the state and the log, which can write to files attached to it only."""
         return self._file.exporting()
-
-    def verify(self) -> None:
-        """Read the log again and compare it with what was applied. Raises LogCorrupt when they disagree."""
-        with self._file.reading() as con:
-            con.execute("BEGIN")
-            if not agrees(con, self._log):
-                raise LogCorrupt(
-                    f"the log of {self._directory} is not what was applied. Restore it from a snapshot"
-                )
 
     # -- committing
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 
@@ -19,18 +20,21 @@ from onefold.log.api import Log
 from onefold.shard.appender import Turn
 from onefold.shard.over_log import ReplicatedShard
 from onefold.shard.requirements import ReadRequirement
-from onefold.store import exactly_once
+from onefold.shard.state_here import StateHere
 from onefold.store.exactly_once import ClientRow
 from onefold.store.paged_view import Version
 from onefold.store.replica import Replica, agrees
-from onefold.store.snapshot import Snapshot, create_store, load_snapshot, state_digest, write_snapshot
+from onefold.store.snapshot import Snapshot, create_store, load_snapshot, write_snapshot
 from onefold.store.tables import Head, PastView, Tables, check_readable
 
+T = TypeVar("T")
 _CATCH_UP_BYTES = 16 << 20
 
 
-class MemoryShard(ReplicatedShard):
+class MemoryShard(ReplicatedShard, StateHere):
     """See ``onefold.shard.api.Shard``. Thread-safe. The store is in memory; its views read through the history."""
+
+    mending = "Start again from it, or restore it"
 
     def __init__(
         self,
@@ -78,19 +82,6 @@ class MemoryShard(ReplicatedShard):
     def directory(self) -> Path | None:
         return None
 
-    def peek(
-        self, table: str, key: bytes, need: ReadRequirement | None = None, at: int | None = None
-    ) -> tuple[bytes | None, int]:
-        with self.view(at, need) as view:
-            return view.get(table, key), view.offset
-
-    def view(
-        self, at: int | None = None, need: ReadRequirement | None = None
-    ) -> AbstractContextManager[PastView]:
-        if need is not None:
-            self.meet(need)
-        return self._viewing(at, None if need is None else need.seen)
-
     def wait(self, after: int, timeout: float | None) -> int:
         self.check_usable()
         applied = self._replica.head.applied
@@ -116,20 +107,22 @@ class MemoryShard(ReplicatedShard):
 
     # -- beyond the contract
 
+    @property
+    def history(self) -> frozenset[str]:
+        return self._replica.history
+
     def outcome(self, request_id: str, need: ReadRequirement | None = None) -> bytes | None:
-        if need is not None:
-            self.meet(need)
         self.catch_up()
-        with self._lock:
-            self.check_open()
-            return exactly_once.requested(self._con, request_id, self._replica.head.now_ms)
+        return super().outcome(request_id, need)
 
     def state_digest(self) -> str:
-        """A hash of the whole state: equal for all replicas that have applied the same offsets. Reads everything."""
         self.catch_up()
+        return super().state_digest()
+
+    def _in_snapshot(self, read: Callable[[apsw.Connection], T]) -> T:
         with self._lock:
             self.check_open()
-            return state_digest(self._con, self._replica.history)
+            return read(self._con)
 
     def snapshot(self, path: str | Path) -> Snapshot:
         """Write the state to a file that replicas can start from. Atomic."""
@@ -137,15 +130,6 @@ class MemoryShard(ReplicatedShard):
         with self._lock:
             self.check_open()
             return write_snapshot(self._con, Path(path), self._replica.history, self.incarnation)
-
-    def verify(self) -> None:
-        """Read the log again and compare it with what was applied. Raises LogCorrupt when they disagree."""
-        with self._lock:
-            self.check_usable()
-            if not agrees(self._con, self._log):
-                raise LogCorrupt(
-                    f"{self._url} is not the log that was applied here. Start again from it, or restore it"
-                )
 
     # -- for the writer
 

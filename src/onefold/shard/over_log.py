@@ -152,10 +152,6 @@ class ReplicatedShard(ABC):
         return not self._replicates
 
     @property
-    def reads_here(self) -> bool:
-        return True
-
-    @property
     def read_only(self) -> bool:
         """Whether it was opened for reading only."""
         return self._read_only

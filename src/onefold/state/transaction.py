@@ -240,7 +240,7 @@ class Transaction:
         self._version = Version(tuple((shard, done.offset, done.index) for shard, done in committed.items()))
         if isinstance(committed, Earlier):
             return  # which may have been something else
-        # In one shard the answer of an earlier transaction under the request id is told apart by its offset alone.
+        # In one shard only the offset tells the answer of an earlier transaction under the request id from a new one.
         fresh = {shard: done for shard, done in committed.items() if done.offset > before.get(shard, 0)}
         self._note_increments(parts, fresh)
         for tell in self._core.to_tell:

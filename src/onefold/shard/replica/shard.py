@@ -41,12 +41,12 @@ from onefold.shard.replica.file import Damaged
 from onefold.shard.replica.holder import Holder
 from onefold.shard.replica.recent_records import RecentRecords
 from onefold.shard.requirements import ReadRequirement
+from onefold.shard.state_here import StateHere
 from onefold.store import exactly_once
 from onefold.store import views as file_views
 from onefold.store.exactly_once import ClientRow
-from onefold.store.replica import agrees
-from onefold.store.snapshot import Snapshot, state_digest, write_snapshot
-from onefold.store.tables import PastView, PresentView, read_head
+from onefold.store.snapshot import Snapshot, write_snapshot
+from onefold.store.tables import PastView, PresentView
 
 _LOCK_SLICE_S = 0.25
 _OPEN_TIMEOUT_S = 30.0
@@ -55,8 +55,10 @@ _RETRY_S, _RETRY_S_MAX = 0.05, 1.0
 T = TypeVar("T")
 
 
-class LocalReplica(ReplicatedShard):
+class LocalReplica(ReplicatedShard, StateHere):
     """See ``onefold.shard.api.Shard``. Thread-safe. Closes its log with itself."""
+
+    mending = "Open the space again: then its state is folded again"
 
     def __init__(
         self,
@@ -170,13 +172,9 @@ class LocalReplica(ReplicatedShard):
         copy = self._holder.copy
         return file_views.peek(copy.file, copy.tables, copy.replica.version_max, table, key, at)
 
-    def view(
-        self, at: int | None = None, need: ReadRequirement | None = None
+    def _viewing(
+        self, at: int | None, seen: Callable[[int], None] | None
     ) -> AbstractContextManager[PresentView | PastView]:
-        seen = None
-        if need is not None:
-            self.meet(need)
-            seen = need.seen
         self.check_usable()
         copy = self._holder.copy
         return file_views.Viewing(copy.file, copy.tables, at, copy.replica.version_max, seen)
@@ -240,20 +238,11 @@ class LocalReplica(ReplicatedShard):
 
     @property
     def history(self) -> frozenset[str]:
-        """Names of the tables whose history counts as state; see ``state_digest``."""
         return self._holder.copy.replica.history
 
-    def outcome(self, request_id: str, need: ReadRequirement | None = None) -> bytes | None:
-        if need is not None:
-            self.meet(need)
-        self.check_usable()
-        with self._holder.copy.file.reading() as con:
-            return exactly_once.requested(con, request_id, read_head(con).now_ms)
-
     def state_digest(self) -> str:
-        """A hash of the whole state: equal for all replicas that have applied the same offsets. Reads everything."""
         self.catch_up()
-        return self._in_snapshot(lambda con: state_digest(con, self.history))
+        return super().state_digest()
 
     def snapshot(self, path: str | Path) -> Snapshot:
         """Write the state to a file that replicas can start from. Atomic."""
@@ -265,14 +254,6 @@ class LocalReplica(ReplicatedShard):
         """A connection of one's own to the state, which can write to files attached to it only."""
         self.check_usable()
         return self._holder.copy.file.exporting()
-
-    def verify(self) -> None:
-        """Read the log again and compare it with what was applied. Raises LogCorrupt when they disagree."""
-        self.check_usable()
-        if not self._in_snapshot(lambda con: agrees(con, self._log)):
-            raise LogCorrupt(
-                f"{self._url} is not the log that was applied here. Open the space again: then its state is folded again"
-            )
 
     def digests(self) -> Mapping[int, bytes]:
         """The log's digests at multiples of ``config.DIGEST_EVERY_OFFSETS``, as they were applied."""
@@ -356,6 +337,7 @@ class LocalReplica(ReplicatedShard):
             self._tell()
 
     def _in_snapshot(self, read: Callable[[apsw.Connection], T]) -> T:
+        self.check_usable()
         with self._holder.copy.file.reading() as con:
             con.execute("BEGIN")
             return read(con)
