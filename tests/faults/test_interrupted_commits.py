@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 import onefold as of
+from onefold import config
 from onefold.machine import undisturbed
+from onefold.shard.appender import _Submission
 from onefold.state.core import leases
+from onefold.state.core.handover import Handover
 
 sys.path.insert(0, str(Path(__file__).parent))
 from interrupted_program import INTERRUPTS
@@ -260,6 +263,83 @@ def test_what_another_thread_may_commit_after_the_interrupt(tmp_path, kind, what
                 lock.release()
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def interrupted_in(function, action, before=lambda: None):
+    """Run the action with an interrupt at the entry of the function, after ``before``; it must come out."""
+
+    def trace(frame, event, _):
+        if event == "call" and frame.f_code.co_name == function:
+            sys.settrace(None)
+            before()
+            handler(KeyboardInterrupt)
+
+    sys.settrace(trace)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            action()
+    finally:
+        sys.settrace(None)
+
+
+class Later:
+    """What is to be mended of these kinds is kept, until ``mend``."""
+
+    def __init__(self, monkeypatch, *kinds):
+        self.kept, self.now = [], undisturbed.mend_later
+        keeps = lambda one: (self.kept.append if isinstance(one, kinds) else self.now)(one)  # noqa: E731
+        monkeypatch.setattr(undisturbed, "mend_later", keeps)
+
+    def mend(self):
+        for one in self.kept:
+            self.now(one)
+
+
+@pytest.mark.parametrize("what", ["put", "take", "lock"])
+def test_a_thread_that_waits_when_a_write_is_interrupted_and_the_space_closed_has_its_answer(
+    tmp_path, monkeypatch, what
+):
+    monkeypatch.setattr(config, "APPEND_RETRY_S", 10 * WAIT_S)
+    errors = []
+    with closing(of.connect(tmp_path / "space")) as db:
+        m, q, lock = db.map("m"), db.queue("q"), db.lock("a")
+        q.put(1)
+        waiting = db._shards[0]._appender._waiting
+
+        def put():
+            try:
+                m["other"] = 1
+            except of.OnefoldError as error:
+                errors.append(error)
+
+        other = threading.Thread(target=put, daemon=True)
+
+        def before():
+            other.start()
+            until(lambda: waiting, "the other one waits")
+
+        later = Later(monkeypatch, _Submission)
+        act = {"put": lambda: m.put("mine", 1), "take": lambda: q.take(timeout=0), "lock": lock.acquire}[what]
+        interrupted_in("append_in", act, before)
+        db.close()
+        later.mend()
+        other.join(WAIT_S)
+        assert [type(error) for error in errors] == [of.SpaceError]
+
+
+def test_what_an_interrupted_take_has_taken_is_known_after_later_writes(tmp_path, monkeypatch):
+    with closing(of.connect(tmp_path / "space")) as db:
+        m, q = db.map("m"), db.queue("q", lease="1h", max_attempts=1)
+        q.put("x")
+        later = Later(monkeypatch, Handover)
+        interrupted_in("announce", lambda: q.take(timeout=0))
+        assert q.counts().in_flight == 1
+        for number in range(3):
+            m[number] = 1
+        later.mend()
+        until(lambda: q.counts().ready == 1, "given back")
+        with q.get(timeout=0) as message:
+            assert message.attempt == 1
 
 
 def test_a_handler_that_ends_the_message_which_is_being_ended_is_refused(tmp_path):

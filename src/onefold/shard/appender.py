@@ -81,6 +81,8 @@ class _Submission:
     error: BaseException | None = None
     cause: OnefoldError | None = None
     """What the last try that certainly failed ended with."""
+    look_up: Callable[[], Sequence[bytes] | None] | None = None
+    """After its commit was broken off: reads what became of it."""
     gone = False
     """Its caller's time was up: it is not appended any more."""
     over = False
@@ -137,15 +139,16 @@ class Appender:
         commit: Commit,
         env: Env,
         turns: Callable[[], Turn] | None = None,
-        mend: Callable[[Sequence[Op]], Sequence[bytes] | None] | None = None,
+        mend: Callable[[Sequence[Op]], Callable[[], Sequence[bytes] | None] | None] | None = None,
         *,
         passes: Callable[[OnefoldError], bool] = lambda _: False,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         """``turns``: makes what a caller waits with; with it nobody lingers (default: threads, and real time). ``mend``: ends a
-        commit of these operations that was broken off, and returns their outcomes if they were appended; without it ``submit``
-        must not be called where it can be interrupted. ``passes``: whether
-        after this error nothing was written and trying again may succeed. ``pause``: waits between two tries, given seconds."""
+        commit of these operations that was broken off, without waiting for anything; what it returns reads their outcomes, later,
+        if they were appended (None: they were not). Without it ``submit`` must not be called where it can be interrupted.
+        ``passes``: whether after this error nothing was written and trying again may succeed. ``pause``: waits between two tries,
+        given seconds."""
         self._commit = commit
         self._env = env
         self._passes = passes
@@ -412,17 +415,17 @@ class Appender:
 
     def mend(self, broken: _Submission) -> None:
         """Pass on the lead of a submission whose caller was interrupted. Not by an interrupted thread."""
-        if self._leader.get(0) is broken:
-            try:
-                if self._mend_commit is not None:
-                    outcomes = self._mend_commit(broken.ops)
-                    if broken.outcomes is None:
-                        broken.outcomes = outcomes
-            finally:
-                del self._leader[0]
-        me = object()
-        if self._waiting and self._leader.setdefault(0, me) is me:
-            self._pass_on(me)
+        try:
+            if self._leader.get(0) is broken:
+                try:
+                    if self._mend_commit is not None:
+                        broken.look_up = self._mend_commit(broken.ops)
+                finally:
+                    del self._leader[0]
+        finally:  # those that wait have nobody else to answer them
+            me = object()
+            if self._waiting and self._leader.setdefault(0, me) is me:
+                self._pass_on(me)
 
     def _run(self, batch: list[_Submission]) -> OnefoldError | None:
         """Commit the batch and note its outcomes; or what it failed with."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -301,6 +302,7 @@ class EmbeddedShard(StateHere):
     # -- committing
 
     def _commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
+        self._done = None  # its caller has its answer
         outcomes = self._commit_once(ops, deadline)
         applied = self._committed
         if applied % _HOUSEKEEPING_EVERY_OFFSETS == 0:
@@ -375,24 +377,30 @@ class EmbeddedShard(StateHere):
         """Seconds that the commit which is under way may queue."""
         return max(0.0, min(self._file.timeout, self._until_s - self._env.boot_s()))
 
-    def _mend_commit(self, ops: Sequence[Op]) -> Sequence[bytes] | None:
-        """End a commit that was broken off by an interrupt. Whether it happened is for the file to say, so nothing that is
-        remembered of it counts. Its outcomes if it happened."""
-        if self._hold is not None:
-            self._file.mend(self._hold)
-        self._replica.rollback()
-        if self._in_doubt is not None:
+    def _mend_commit(self, ops: Sequence[Op]) -> Callable[[], Sequence[bytes] | None] | None:
+        """End a commit that was broken off by an interrupt, where nothing may be waited for. Whether it happened is for the file
+        to say, so nothing that is remembered of it counts. What reads its outcomes, later; None when it did not begin."""
+        tried, done = self._tried, self._done
+        try:
+            if self._hold is not None:
+                self._file.mend(self._hold)
+            self._replica.rollback()
+        finally:
+            # That number stays open; a new client has no open one, and leaves the outcomes of this one where they are.
             self._in_doubt = self._client = None
-        if self._done is not None and self._done[0] is ops:
-            return self._done[1]
-        if self._tried is None or self._tried[0] is not ops:
+        if done is not None and done[0] is ops:
+            return lambda: done[1]
+        if tried is None or tried[0] is not ops:
             return None  # it was broken off before
-        _, client, number = self._tried
+        return partial(self._outcomes_of, tried[1], tried[2], len(ops))
+
+    def _outcomes_of(self, client: str, number: int, count: int) -> Sequence[bytes] | None:
+        """Of the last ``count`` operations of the client's commit with that number, its last; None when it did not happen."""
         with self._file.reading() as con:
             known = exactly_once.load(con, client)
         if known is None or known.number != number:
             return None
-        return known.outcomes[len(known.outcomes) - len(ops) :]
+        return known.outcomes[len(known.outcomes) - count :]
 
     def _append(
         self, con: apsw.Connection, head: Head, client: str, known: ClientRow | None, ops: Sequence[Op]

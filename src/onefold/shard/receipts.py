@@ -8,7 +8,7 @@ what an operation has taken can be given back, without handing every operation t
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeGuard
 
 from onefold import config
@@ -22,6 +22,7 @@ class Submitted(Protocol):
     """One submission, as its appender keeps it."""
 
     outcomes: Sequence[bytes] | None
+    look_up: Callable[[], Sequence[bytes] | None] | None
     gone: bool
 
     @property
@@ -43,16 +44,17 @@ class Receipt:
         self.submission: Submitted | None = None
 
     def outcomes(self) -> Sequence[bytes] | None:
-        """What was appended; None when nothing was, nor will be (or nobody can tell). Waits for an append that is under way, so
-        not in the thread that mends, but after it has mended the submission."""
+        """What was appended; None when nothing was, nor will be (or nobody can tell). Waits for an append that is under way, and
+        may read the space, so not in the thread that mends, but after it has mended the submission. Raises what reading does."""
         mine = self.submission
         if mine is None:
             return None
         mine.gone = True
-        if mine.answered or mine.give_up():
-            return mine.outcomes
+        if not mine.answered and mine.look_up is not None:
+            return mine.look_up()
         end = time.monotonic() + config.APPEND_RETRY_S
-        while not mine.answered and time.monotonic() < end:
+        # An append that fails for now puts it back, and nobody takes one that is gone: then it can be given up.
+        while not (mine.answered or mine.give_up()) and time.monotonic() < end:
             time.sleep(_LOOK_S)
         return mine.outcomes
 

@@ -153,3 +153,30 @@ def test_transactions_make_every_record_count_once_though_processes_are_killed(t
                 worker.wait()
         assert dict(db.map("seen").items()) == dict.fromkeys(range(120), 1)
         assert sorted(record.value for record in db.stream("out").read()) == list(range(120))
+
+
+DIES = """
+import os, signal, sys, onefold as of
+from onefold.state.streams.consumer import Consumer
+Consumer._confirm = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+with of.connect(sys.argv[1]) as db, db.stream("s").consumer("g", timeout=0) as consumer:
+    batch = [next(consumer).value for _ in range(3)]
+    with db.transaction(request_id=sys.argv[2] or None) as tx:
+        for value in batch:
+            tx.map("seen").increment(value)
+        tx.commit(consumer)
+"""
+
+
+@pytest.mark.parametrize("shards", [None, 2])
+def test_a_process_that_is_killed_before_it_knows_of_its_commit_has_moved_the_offsets(tmp_path, shards):
+    with of.connect(tmp_path / "space", shards=shards) as db:
+        stream = fill(db, 8, partitions=1)
+        for number, request_id in enumerate(("", "x")):
+            died = subprocess.run(
+                [sys.executable, "-c", DIES, str(tmp_path / "space"), request_id], check=False
+            )
+            assert died.returncode == -signal.SIGKILL
+            assert dict(db.map("seen").items()) == dict.fromkeys(range(3 * number + 3), 1)
+        with stream.consumer("g", timeout=0.05) as consumer:
+            assert [record.value for record in consumer] == [6, 7]
