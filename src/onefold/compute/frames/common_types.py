@@ -118,7 +118,7 @@ def fitted(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
     made = [
         pl.lit(None, dtype=dtype).alias(name)
         if name not in frame.columns or frame.schema[name] == pl.Null
-        else _cast(pl.col(name), frame.schema[name], dtype).alias(name)
+        else cast_expr(pl.col(name), frame.schema[name], dtype).alias(name)
         for name, dtype in schema.items()
     ]
     try:
@@ -131,7 +131,7 @@ def fitted(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
         ) from error
 
 
-def _cast(expr: pl.Expr, held: Any, dtype: Any) -> pl.Expr:
+def cast_expr(expr: pl.Expr, held: Any, dtype: Any) -> pl.Expr:
     """Field by field, since Polars' strict cast of a struct to one of more fields fails where another field is cast too."""
     import polars as pl
 
@@ -140,7 +140,7 @@ def _cast(expr: pl.Expr, held: Any, dtype: Any) -> pl.Expr:
     if isinstance(held, pl.Struct) and isinstance(dtype, pl.Struct):
         types = {field.name: field.dtype for field in held.fields}
         fields = [
-            _cast(expr.struct.field(field.name), types[field.name], field.dtype).alias(field.name)
+            cast_expr(expr.struct.field(field.name), types[field.name], field.dtype).alias(field.name)
             if field.name in types
             # As long as the others are, which a literal is not.
             else pl.when(expr.is_null()).then(None).otherwise(None).cast(field.dtype).alias(field.name)
@@ -149,7 +149,7 @@ def _cast(expr: pl.Expr, held: Any, dtype: Any) -> pl.Expr:
         return pl.when(expr.is_not_null()).then(pl.struct(fields)) if fields else expr.cast(dtype)
     if isinstance(dtype, pl.List) and isinstance(held, pl.List | pl.Array) and _holds_struct(dtype):
         lists = expr.arr.to_list() if isinstance(held, pl.Array) else expr
-        return lists.list.eval(_cast(pl.element(), held.inner, dtype.inner)).cast(dtype)
+        return lists.list.eval(cast_expr(pl.element(), held.inner, dtype.inner)).cast(dtype)
     return expr.cast(dtype)
 
 

@@ -10,14 +10,11 @@ import decimal
 import math
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from onefold.compute.frames.value_types import decimal_digits, plain
 from onefold.compute.frames.values_as_text import safe_repr
 from onefold.errors import InvalidValue
-
-if TYPE_CHECKING:
-    import polars as pl
 
 _VALUE_CHARS_MAX: Final = 200
 _EXACT_MAX: Final = 2**53
@@ -40,25 +37,6 @@ def conforming(name: str, values: Sequence[Any], dtype: Any) -> Sequence[Any]:
     if not kinds or _always_exact(kinds, values, dtype):
         return values
     return [None if value is None else _one(name, plain(value), dtype) for value in values]
-
-
-def check_cast(series: pl.Series, made: pl.Series) -> None:
-    """Raise InvalidValue where a cast has changed a value."""
-    import polars as pl
-
-    if series.dtype in (made.dtype, pl.Null):
-        return
-    if series.dtype.is_float() and made.dtype.is_float():
-        wrong = series.is_finite() & made.is_infinite()
-    else:
-        try:
-            changed = made.cast(series.dtype, strict=False).ne_missing(series)
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
-            changed = pl.Series([True]) if made.len() else pl.Series([], dtype=pl.Boolean)
-        wrong = changed
-    if wrong.any():
-        position = wrong.arg_true()[0]
-        raise _refused(series.name, series[position], made.dtype, "it would be changed")
 
 
 def _always_exact(kinds: set[type], values: Sequence[Any], dtype: Any) -> bool:
@@ -90,7 +68,7 @@ def _one(name: str, value: Any, dtype: Any) -> Any:
     if value is None:
         return None
     if dtype == pl.Null:
-        raise _refused(name, value, dtype, "only None fits")
+        raise refused(name, value, dtype, "only None fits")
     if dtype.is_float():
         return _float(name, value, dtype)
     if dtype.is_decimal():
@@ -99,28 +77,28 @@ def _one(name: str, value: Any, dtype: Any) -> Any:
         return _time(name, value, dtype)
     if isinstance(dtype, pl.List | pl.Array):
         if not isinstance(value, list) or (isinstance(dtype, pl.Array) and len(value) != dtype.size):
-            raise _refused(name, value, dtype, "it is not such a list")
+            raise refused(name, value, dtype, "it is not such a list")
         return [_one(f"{name}[]", item, dtype.inner) for item in value]
     if isinstance(dtype, pl.Struct):
         if not isinstance(value, dict):
-            raise _refused(name, value, dtype, "it is not a dict")
+            raise refused(name, value, dtype, "it is not a dict")
         types = {field.name: field.dtype for field in dtype.fields}
         for field in value:
             if field not in types:
-                raise _refused(name, value, dtype, f"it has a field {field!r} more")
+                raise refused(name, value, dtype, f"it has a field {field!r} more")
         return {field: _one(f"{name}.{field}", item, types[field]) for field, item in value.items()}
     # Polars is lenient inside structs, so nothing is left to it.
     if dtype.is_integer():
         bits = int(str(dtype).lstrip("UInt"))
         low, high = (0, 2**bits) if dtype.is_unsigned_integer() else (-(2 ** (bits - 1)), 2 ** (bits - 1))
         if not isinstance(value, int) or not low <= value < high:
-            raise _refused(name, value, dtype, "it is not a whole number of this width")
+            raise refused(name, value, dtype, "it is not a whole number of this width")
         return value
     wanted = _KINDS.get(str(dtype.base_type()))
     if wanted is not None and not isinstance(value, wanted):
-        raise _refused(name, value, dtype, f"it is not {wanted.__name__}")
+        raise refused(name, value, dtype, f"it is not {wanted.__name__}")
     if isinstance(dtype, pl.Enum) and value not in dtype.categories:
-        raise _refused(name, value, dtype, "it is not one of the categories")
+        raise refused(name, value, dtype, "it is not one of the categories")
     return value
 
 
@@ -130,21 +108,21 @@ def _float(name: str, value: Any, dtype: Any) -> Any:
     if isinstance(value, decimal.Decimal) and value.is_finite():
         held = float(value)
         if decimal.Decimal(repr(held)) != value:
-            raise _refused(name, value, dtype, "it has more digits than a float")
+            raise refused(name, value, dtype, "it has more digits than a float")
         value = held
     if not isinstance(value, int | float | decimal.Decimal):
-        raise _refused(name, value, dtype, "it is not a number")
+        raise refused(name, value, dtype, "it is not a number")
     try:
         narrow = value = float(value) if not isinstance(value, int) else value
         if dtype != pl.Float64 and math.isfinite(value):
             code = "<f" if dtype == pl.Float32 else "<e"
-            (narrow,) = struct.unpack(code, struct.pack(code, value))
+            (narrow,) = struct.unpack(code, struct.pack(code, float(value)))
         else:
             narrow = float(value)
     except OverflowError:
-        raise _refused(name, value, dtype, "it is too large") from None
+        raise refused(name, value, dtype, "it is too large") from None
     if isinstance(value, int) and narrow != value:
-        raise _refused(name, value, dtype, "no float of this width is this number")
+        raise refused(name, value, dtype, "no float of this width is this number")
     return narrow if isinstance(value, int) else value
 
 
@@ -153,17 +131,17 @@ def _decimal(name: str, value: Any, dtype: Any) -> Any:
         try:
             value = decimal.Decimal(value if isinstance(value, str) else repr(value))
         except decimal.InvalidOperation:
-            raise _refused(name, value, dtype, "it is not a number") from None
+            raise refused(name, value, dtype, "it is not a number") from None
     if isinstance(value, int):
         value = decimal.Decimal(int(value))
     if not isinstance(value, decimal.Decimal):
-        raise _refused(name, value, dtype, "it is not a number")
+        raise refused(name, value, dtype, "it is not a number")
     # Trailing zeros need no digits.
     before, after = decimal_digits(name, [_without_zeros(value)])
     if after > dtype.scale:
-        raise _refused(name, value, dtype, f"it has {after} digits after the point")
+        raise refused(name, value, dtype, f"it has {after} digits after the point")
     if before > (dtype.precision or 38) - dtype.scale:
-        raise _refused(name, value, dtype, f"it has {before} digits before the point")
+        raise refused(name, value, dtype, f"it has {before} digits before the point")
     return value
 
 
@@ -186,37 +164,37 @@ def _time(name: str, value: Any, dtype: Any) -> Any:
     if type(value) is int and dtype.is_temporal():
         return value  # as Polars counts: days, or the unit
     if getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0):
-        raise _refused(name, value, dtype, "it has nanoseconds")
+        raise refused(name, value, dtype, "it has nanoseconds")
     if isinstance(value, datetime.timedelta):
         if not isinstance(dtype, pl.Duration):
-            raise _refused(name, value, dtype, "it is a duration")
+            raise refused(name, value, dtype, "it is a duration")
         _check_unit(name, value, value, dtype)
         return value
     if isinstance(value, datetime.time):
         if dtype != pl.Time:
-            raise _refused(name, value, dtype, "it is a time of day")
+            raise refused(name, value, dtype, "it is a time of day")
         if value.tzinfo is not None:
-            raise _refused(name, value, dtype, "it has a zone")
+            raise refused(name, value, dtype, "it has a zone")
         return value
     if not isinstance(value, datetime.date):
-        raise _refused(name, value, dtype, "it is not a date or time")
+        raise refused(name, value, dtype, "it is not a date or time")
     if isinstance(dtype, pl.Datetime):
         if not isinstance(value, datetime.datetime):
             value = datetime.datetime(value.year, value.month, value.day)
         if (value.tzinfo is None) != (dtype.time_zone is None):
             why = "it has no zone" if value.tzinfo is None else "it has a zone, and the type has none"
-            raise _refused(name, value, dtype, why)
+            raise refused(name, value, dtype, why)
         moment = value if value.tzinfo is None else value.astimezone(datetime.UTC)
         _check_unit(name, value, moment.replace(tzinfo=None) - _EPOCH, dtype)
         return moment
     if dtype != pl.Date:
-        raise _refused(name, value, dtype, "it is a date")
+        raise refused(name, value, dtype, "it is a date")
     if not isinstance(value, datetime.datetime):
         return value
     if value.tzinfo is not None:
-        raise _refused(name, value, dtype, "it has a zone")
+        raise refused(name, value, dtype, "it has a zone")
     if value.time() != datetime.time():
-        raise _refused(name, value, dtype, "it has a time of day")
+        raise refused(name, value, dtype, "it has a time of day")
     return value.date()
 
 
@@ -233,17 +211,18 @@ def _read(name: str, value: str, dtype: Any) -> Any:
             return datetime.datetime.fromisoformat(value)
     except ValueError:
         pass
-    raise _refused(name, value, dtype, "it is not such a date or time as ISO 8601 writes it")
+    raise refused(name, value, dtype, "it is not such a date or time as ISO 8601 writes it")
 
 
 def _check_unit(name: str, value: Any, since: datetime.timedelta, dtype: Any) -> None:
     if dtype.time_unit == "ms" and since.microseconds % 1_000:
-        raise _refused(name, value, dtype, "it is finer than the unit")
+        raise refused(name, value, dtype, "it is finer than the unit")
     if dtype.time_unit == "ns" and abs(since) >= _NANOSECONDS_MAX:
-        raise _refused(name, value, dtype, "it is out of range")
+        raise refused(name, value, dtype, "it is out of range")
 
 
-def _refused(name: str, value: Any, dtype: Any, why: str) -> InvalidValue:
+def refused(name: str, value: Any, dtype: Any, why: str) -> InvalidValue:
+    """The error for a value that the type of ``schema=`` does not hold."""
     return InvalidValue(
         f"column {name!r} cannot be held in a column of the type {dtype} that schema= gives it: "
         f"{safe_repr(value, _VALUE_CHARS_MAX)} does not fit exactly: {why}; convert it in the function, or give "

@@ -13,14 +13,12 @@ import enum
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from onefold.compute import foreign
 from onefold.compute.frames.common_types import called, common_type, kinds_of, mixed
 from onefold.compute.frames.values_as_text import safe_repr
 from onefold.errors import InvalidValue
-
-if TYPE_CHECKING:
-    pass
 
 DECIMAL_DIGITS_MAX: Final = 38
 """Digits of a column of decimals, before and after the point together."""
@@ -344,14 +342,9 @@ def _inferred(name: str, held: Sequence[Any]) -> Any:
 
     try:
         return pl.Series(name, held, strict=True).dtype
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        RuntimeError,
-        pl.exceptions.PolarsError,
-        pl.exceptions.PanicException,
-    ):
+    except BaseException as error:
+        if not foreign.is_foreign(error):
+            raise
         return pl.Object()
 
 

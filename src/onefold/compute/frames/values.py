@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from onefold.compute import foreign
 from onefold.compute.frames.common_types import common_schema, fitted
 from onefold.compute.frames.named import frame_of, is_pattern
 from onefold.compute.frames.schema_values import conforming
@@ -31,8 +32,8 @@ def frame_of_values(values: Sequence[Any], schema: Schema | None) -> pl.DataFram
                 f"the function gave bare values, but schema= names {len(schema)} columns "
                 f"({', '.join(name for name, _ in schema)}); give dicts with these keys"
             )
-        return _series(schema[0][0], values, schema[0][1]).to_frame()
-    return _series(VALUE, values, None).to_frame()
+        return column_of(schema[0][0], values, schema[0][1]).to_frame()
+    return column_of(VALUE, values, None).to_frame()
 
 
 def frame_of_dicts(rows: Sequence[dict[Any, Any]], schema: Schema | None) -> pl.DataFrame:
@@ -59,11 +60,12 @@ def frame_of_dicts(rows: Sequence[dict[Any, Any]], schema: Schema | None) -> pl.
             "the function gave dicts without keys, which make no row; give a column, or leave records out with flat_map"
         )
     types = dict(schema or ())
-    columns = [_series(name, [row.get(name) for row in rows], types.get(name)) for name in names]
+    columns = [column_of(name, [row.get(name) for row in rows], types.get(name)) for name in names]
     return frame_of(columns)
 
 
-def _series(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
+def column_of(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
+    """The column of the values: of this type, or (None) of the one that they have. Raises InvalidValue."""
     import polars as pl
 
     wanted = f"of the type {dtype} that schema= gives it" if dtype is not None else "of one type"
@@ -83,17 +85,9 @@ def _series(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
         found, as_they_are = type_of(name, values, kinds)
         held = values if as_they_are else [plain(value) for value in values]
         series = pl.Series(name, held, dtype=found, strict=True)
-    except InvalidValue:
-        raise
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        RuntimeError,
-        AttributeError,
-        pl.exceptions.PolarsError,
-        pl.exceptions.PanicException,
-    ) as error:
+    except BaseException as error:
+        if not foreign.is_foreign(error):
+            raise
         raise InvalidValue(
             f"column {name!r} cannot be held in a column {wanted}: {_first_line(error)}"
         ) from error
@@ -115,14 +109,9 @@ def _as_it_is(name: str, values: Sequence[Any], dtype: Any) -> pl.Series | None:
         return None
     try:
         series = pl.Series(name, values, dtype=dtype, strict=True)
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        RuntimeError,
-        pl.exceptions.PolarsError,
-        pl.exceptions.PanicException,
-    ):
+    except BaseException as error:
+        if not foreign.is_foreign(error):
+            raise
         return None
     return series if series.dtype == dtype else None
 
@@ -133,7 +122,9 @@ def _of_whole_numbers(name: str, values: Sequence[Any]) -> pl.Series | None:
 
     try:
         return pl.Series(name, values, dtype=pl.Int64, strict=True)
-    except (TypeError, OverflowError, pl.exceptions.PolarsError):
+    except BaseException as error:
+        if not foreign.is_foreign(error):
+            raise
         return None
 
 
@@ -159,6 +150,11 @@ def exact_values(series: pl.Series) -> list[Any]:
     """
     exact = _exact_type(series.dtype)
     return (series if exact == series.dtype else series.cast(exact)).to_list()
+
+
+def has_inexact_values(dtype: Any) -> bool:
+    """Whether Python has no objects of their own for some values of the type (see ``exact_values``)."""
+    return bool(_exact_type(dtype) != dtype)
 
 
 def _exact_type(dtype: Any) -> Any:

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from onefold.compute.code.canonical.reduce_keys import check_key
 from onefold.compute.frames import values as frames
-from onefold.compute.frames.named import is_pattern
-from onefold.compute.frames.schema_values import check_cast
+from onefold.compute.frames.named import frame_of, is_pattern
+from onefold.compute.frames.schema_casts import cast_exactly
 from onefold.compute.frames.values_as_text import safe_repr
 from onefold.compute.plan.nodes import FlatMap, Map, MapBatches, Node
 from onefold.compute.tasks.failures import RecordError
@@ -252,15 +252,7 @@ class BatchStep:
             raise InvalidValue(
                 f"the function of map_batches gave the columns {given.columns}; schema= names {names}"
             )
-        try:
-            made = given.select(pl.col(name).cast(dtype, strict=True) for name, dtype in self._schema)
-            for name in names:
-                check_cast(given[name], made[name])
-            return made
-        except pl.exceptions.PolarsError as error:
-            raise InvalidValue(
-                f"what the function of map_batches gave does not fit schema=: {error}"
-            ) from error
+        return frame_of(cast_exactly(given[name], dtype) for name, dtype in self._schema)
 
 
 def check_items(items: Any) -> Iterable[Any]:

@@ -7,6 +7,7 @@ import datetime as dt
 import enum
 import random
 from collections import OrderedDict, namedtuple
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ from support.in_process import functions_in_process  # noqa: F401
 class Letter(enum.Enum):
     A = "a"
     B = "b"
+
+
+class OfNanoseconds(dt.datetime):
+    """As of a library that counts them."""
+
+    nanosecond = 1
 
 
 class Number(enum.IntEnum):
@@ -134,6 +141,7 @@ def test_types_and_values_do_not_depend_on_the_split(seed: int) -> None:
         (dt.time(1, tzinfo=dt.UTC), "times of day with a zone"),
         (np.datetime64("2020-01-01"), "numpy values of datetime64"),
         (1j, "holds complex"),
+        (OfNanoseconds(2020, 1, 1), "which has nanoseconds"),
     ],
 )
 def test_what_no_column_holds_is_named(value: Any, text: str) -> None:
@@ -161,6 +169,10 @@ HELD: list[tuple[Any, Any, Any]] = [
     (np.array([1, 2]), pl.List(pl.Int8), [1, 2]),
     (2**63, pl.UInt64, 2**63),
     (np.float32(1.1), pl.Float64, float(np.float32(1.1))),
+    (Letter.A, pl.String, "a"),
+    (Letter.A, pl.Categorical(), "a"),
+    (2**100, pl.Float32, float(2**100)),
+    (LATER, pl.Datetime("us", "Europe/Berlin"), LATER.astimezone(ZoneInfo("Europe/Berlin"))),
 ]  # fmt: skip
 REFUSED: list[tuple[Any, Any]] = [
     (FIVE, pl.Date),
@@ -188,21 +200,51 @@ REFUSED: list[tuple[Any, Any]] = [
     (1.5, pl.Int64),
     (1, pl.String),
     (dt.date(2020, 1, 1), pl.String),
+    (2**130, pl.Float32),
+    (2**60 + 1, pl.Float16),
+    (10**400, pl.Float64),
+    ("z", pl.Enum(["a"])),
+    ("1", pl.Int64),
+    ("01", pl.Int64),
+    ("1.5", pl.Float64),
+    ("true", pl.Boolean),
+    (FIVE, pl.Datetime("us", "Europe/Berlin")),
+    (dt.date(2020, 1, 1), pl.Datetime("us", "UTC")),
+    (MIDNIGHT.replace(tzinfo=dt.UTC), pl.Date),
+    (dt.time(5), pl.Datetime("us")),
+    (OfNanoseconds(2020, 1, 1), pl.Datetime("us")),
+    (OfNanoseconds(2020, 1, 1), pl.Date),
 ]
 
 
+def of_values(values: list[Any], dtype: Any) -> pl.DataFrame:
+    """As ``map`` makes the column."""
+    return frame_of_dicts([{"v": value} for value in values], (("v", dtype),))
+
+
+def of_frames(values: list[Any], dtype: Any) -> pl.DataFrame:
+    """As ``map_batches`` makes it, of a column that has the type of the values."""
+    given = frame_of_dicts([{"v": value} for value in values], None)
+    return BatchStep(MapBatches(Node(), lambda _: given, (("v", dtype),))).call(pl.DataFrame({"a": [1]}))
+
+
+@pytest.mark.parametrize("make", [of_values, of_frames])
 @pytest.mark.parametrize("nest", [False, True])
-def test_a_schema_is_obeyed_exactly(nest: bool) -> None:
+def test_a_schema_is_obeyed_exactly(nest: bool, make: Callable[[list[Any], Any], pl.DataFrame]) -> None:
     wrap: Any = (lambda item: {"f": [item]}) if nest else (lambda item: item)
     for value, dtype, held in HELD:
         of_type = pl.Struct({"f": pl.List(dtype)}) if nest else dtype
-        frame = frame_of_dicts([{"v": wrap(value)}, {"v": None}], (("v", of_type),))
-        assert frame.schema == {"v": of_type} and frame["v"].to_list() == [wrap(held), None], (value, dtype)
+        for given, wanted in (
+            ([wrap(value), None], [wrap(held), None]),
+            ([wrap(value), wrap(None)], [wrap(held), wrap(None)]),
+        ):
+            frame = make(given, of_type)
+            assert frame.schema == {"v": of_type} and frame["v"].to_list() == wanted, (value, dtype)
     for value, dtype in REFUSED:
         of_type = pl.Struct({"f": pl.List(dtype)}) if nest else dtype
-        for given in ([value], [None, value]):
+        for refused in ([value], [None, value]):
             with pytest.raises(InvalidValue, match="column 'v"):
-                frame_of_dicts([{"v": wrap(item)} for item in given], (("v", of_type),))
+                print(value, make([wrap(item) for item in refused], of_type))
 
 
 @pytest.mark.parametrize(
