@@ -23,13 +23,17 @@ Engine = Literal["auto", "in-memory", "streaming"]
 _GROUP, _INPUT = "__onefold_group", "__onefold_in"
 
 
+def _nothing() -> None:
+    pass
+
+
 def partial(
     rows: pl.LazyFrame,
     keys: Sequence[pl.Expr],
     aggs: Aggs,
     *,
     engine: Engine = "auto",
-    again: Callable[[], None] = lambda: None,
+    again: Callable[[], None] = _nothing,
 ) -> pl.DataFrame:
     """The partial frame of these rows.
 
@@ -52,6 +56,7 @@ def partial(
         projected = projected.with_columns(**derived)
     if any(collected):
         projected = projected.collect(engine=chosen).lazy()
+        again = _nothing  # what is read a second time is in memory
     grouped = _grouped(projected, key_names, aggs, inputs, dtypes, chosen, again)
     if not any(collected):
         return grouped

@@ -23,6 +23,7 @@ from onefold.compute.aggregates import (
     empty_partial,
     encode,
     final,
+    merge_all,
     merge_pair,
     partial,
     result_schema,
@@ -160,6 +161,16 @@ def through_tree(
     return final(merged, names, aggs)
 
 
+def at_once(
+    splits: list[pl.DataFrame], keys: list[pl.Expr], aggs: list[tuple[str, Aggregate]]
+) -> pl.DataFrame | None:
+    """As ``through_tree``, by ``merge_all``; None where that is not the way."""
+    names = splits[0].select(keys).columns if keys else []
+    partials = {i: decode(encode(partial(split.lazy(), keys, aggs))) for i, split in enumerate(splits)}
+    merged = merge_all(partials, names, aggs)
+    return final(merged, names, aggs) if merged is not None else None
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("name", VALUES)
 def test_any_split_of_any_dtype_equals_polars(name: str, seed: int) -> None:
@@ -235,6 +246,24 @@ def test_sums_never_wrap_around(case: str, keys: int) -> None:
         assert got["m"][0] == pytest.approx(
             want / sum(frame["x"].count() for frame in frames if frame["k"][0] == "all")
         )
+        same = at_once(order, by, [("s", agg.sum("x"))])
+        assert same is None or same["s"].to_list() == got["s"].to_list()
+
+
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.UInt64])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_merged_at_once_never_wrap_around(dtype: Any, sign: int) -> None:
+    for bits, taken in ((40, True), (62, False)):
+        number = 2**bits * (sign if dtype == pl.Int64 else 2)
+        frames = [
+            pl.DataFrame({"x": [number, 5], "k": [1, 2 + i % 2]}, schema={"x": dtype, "k": pl.Int64})
+            for i in range(4)
+        ]
+        by, aggs = [pl.col("k")], [("s", agg.sum("x"))]
+        same = at_once(frames, by, aggs)
+        assert (same is not None) == taken
+        assert through_tree(frames, by, aggs)["s"].to_list() == [4 * number, 10, 10]
+        assert same is None or same["s"].to_list() == [4 * number, 10, 10]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -291,10 +320,11 @@ def test_rows_are_read_once_where_no_sum_can_have_wrapped():
     assert sum(read) == 300
 
 
-def test_rows_are_counted_once_when_sums_are_added_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [{}, {"u": agg.approx_n_unique("x")}, {"q": agg.approx_quantile("x", 0.5)}])
+def test_rows_are_counted_once_when_sums_are_added_again(tmp_path: Path, more: dict[str, Aggregate]) -> None:
     (tmp_path / "in.csv").write_text("k,x\n" + f"a,{2**62}\n" * 6)
     with of.connect("memory://") as db:
-        run = db.read_csv(tmp_path / "in.csv").group_by("k").agg(s=agg.sum("x")).into("t")
+        run = db.read_csv(tmp_path / "in.csv").group_by("k").agg(s=agg.sum("x"), **more).into("t")
         run = run.run(progress=False, workers=1)
         assert run.result().to_polars()["s"].to_list() == [6 * 2**62]
         assert run.progress().rows == 6
