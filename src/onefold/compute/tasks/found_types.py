@@ -62,6 +62,8 @@ class Found:
         self._needs = needs
         self._notes: set[str] = set()
         self._held: set[str] = set()
+        self._forms: dict[int, tuple[str, str]] = {}
+        self._forms_held: dict[int, tuple[str, str]] = {}
         self._digits: dict[tuple[int, str], Digits] = {}
         self._digits_held: dict[tuple[int, str], Digits] = {}
 
@@ -93,10 +95,10 @@ class Found:
             self._held.add(_written((self._branch, step, "", _SHAPE, _short(", ".join(schema)))))
         return rows
 
-    def form(self, step: int, form: str) -> None:
+    def form(self, step: int, form: str, function: str) -> None:
         """Note in which form a function gave rows: ``dicts`` or ``bare values``."""
         if form:
-            self._held.add(_written((self._branch, step, "", _FORM, form)))
+            self._forms_held[step] = form, function
 
     def decimals(self, step: int, rows: pl.DataFrame) -> None:
         """Note how many digits the decimals have, since the type says only how many come after the point."""
@@ -106,7 +108,11 @@ class Found:
                 self._digits_held[step, name] = _most(digits, self._digits_held.get((step, name)))
 
     def through(self) -> None:
-        """The chunk is done: its notes count. Raises InvalidValue for decimals that do not fit those of chunks before."""
+        """The chunk is done: its notes count. Raises InvalidValue where it does not fit to the chunks before."""
+        for step, (form, function) in self._forms_held.items():
+            before = self._forms.setdefault(step, (form, function))
+            if before[0] != form:
+                raise InvalidValue(f"{function} gave both dicts and bare values; give one of the two")
         digits = {place: _most(held, self._digits.get(place)) for place, held in self._digits_held.items()}
         for (_, name), most in digits.items():
             if sum(most) > DECIMAL_DIGITS_MAX:
@@ -117,7 +123,7 @@ class Found:
 
     def again(self) -> None:
         """The chunk is run in another way: forget what it has noted."""
-        self._held, self._digits_held = set(), {}
+        self._held, self._digits_held, self._forms_held = set(), {}, {}
 
     def keys(self, columns: Columns) -> None:
         """Note what numbers the keys of ``map_reduce`` hold."""
@@ -132,7 +138,8 @@ class Found:
             _written((self._branch, step, name, _DIGITS, list(most)))
             for (step, name), most in self._digits.items()
         }
-        return sorted(self._notes | digits)
+        forms = {_written((self._branch, step, "", _FORM, form)) for step, (form, _) in self._forms.items()}
+        return sorted(self._notes | digits | forms)
 
 
 class Notes:

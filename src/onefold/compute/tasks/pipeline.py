@@ -146,7 +146,7 @@ class Pipeline:
         part = self._parts[index]
         step, stays_bare = self._numbers[index], isinstance(follows, RecordStep)
         if isinstance(part, RecordStep) and not isinstance(part, PairStep):
-            self._found.form(step, part.form)
+            self._found.form(step, part.form, part.name)
         rows = self._found.take(step, rows, stays_bare=stays_bare)
         if isinstance(part, RecordStep | BatchStep) and not isinstance(part, PairStep):
             if isinstance(rows, Values) and not stays_bare:
@@ -203,6 +203,8 @@ class Pipeline:
                 # Only now, so that rows are asked for in order.
                 for row, letter, kind in letters:
                     on_letter(msgspec.structs.replace(letter, location=locate(row)), kind)
+                # Records that do not fit together are the fault of none of them: which one came later depends on the split.
+                self._found.through()
                 if tracked is not None:
                     yield tracked.rows
                 size = piece.height * 2
@@ -244,7 +246,6 @@ class Pipeline:
                 )
                 rows = part.gather(given)
                 if rows is None:
-                    self._found.through()
                     return None
                 rows = self._noted(index, rows)
                 tracked = Tracked(rows, [origins[position] for position in positions])
@@ -263,7 +264,6 @@ class Pipeline:
             bare = False
         if isinstance(tracked.rows, Values) and not self._gives_pairs:
             tracked.rows = tracked.rows.to_frame()
-        self._found.through()
         return tracked
 
     def _tracked_expr(self, step: ExprStep, rows: pl.DataFrame, origins: list[int]) -> Tracked:

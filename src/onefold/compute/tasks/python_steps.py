@@ -168,6 +168,7 @@ class RecordStep:
     def gather(self, given: list[Any]) -> pl.DataFrame | Values | None:
         """The function's results as rows; None when there are none and their columns are unknown."""
         if not given:
+            self._kind = None
             return frames.frame_of_dicts([], self.schema) if self.schema is not None else None
         kinds = set(map(type, given))
         dicts = {kind for kind in kinds if issubclass(kind, dict)}
@@ -175,13 +176,10 @@ class RecordStep:
             others = ", ".join(sorted(kind.__name__ for kind in kinds - dicts))
             hint = " (did it forget to return?)" if type(None) in kinds else ""
             raise InvalidValue(
-                f"{self._name()} gave a dict for some records and {others} for others{hint}; "
+                f"{self.name} gave a dict for some records and {others} for others{hint}; "
                 f"give a dict for each, or a bare value for each"
             )
-        kind = "dicts" if dicts else "bare values"
-        if self._kind is not None and self._kind != kind:
-            raise InvalidValue(f"{self._name()} gave both dicts and bare values; give one of the two")
-        self._kind = kind
+        self._kind = "dicts" if dicts else "bare values"
         if dicts:
             return frames.frame_of_dicts(given, self.schema)
         if self.schema is None:
@@ -190,15 +188,17 @@ class RecordStep:
 
     @property
     def form(self) -> str:
-        """Whether the function gave ``dicts`` or ``bare values`` so far; empty when it gave nothing."""
+        """Whether the function gave ``dicts`` or ``bare values`` at last; empty when it gave nothing."""
         return self._kind or ""
 
     @property
     def gives_bare(self) -> bool:
-        """Whether the function gave bare values so far."""
+        """Whether the function gave bare values at last."""
         return self._kind == "bare values"
 
-    def _name(self) -> str:
+    @property
+    def name(self) -> str:
+        """What the function is called in errors."""
         return f"the function of {'flat_map' if self.is_flat else 'map'}"
 
 

@@ -304,3 +304,32 @@ def test_jobs_give_the_same_however_they_are_split(
                 else:
                     run = dataset.run(progress=False, workers=1, target_splits=splits)
                     assert run.result().to_polars().rows() == wanted
+
+
+APART: dict[str, list[Any]] = {
+    "decimals": [Decimal("1E-10"), Decimal("1" * 30), Decimal(5), Decimal(7)],
+    "decimals in lists": [[Decimal("1E-10")], [Decimal("1" * 30)], None, []],
+    "dicts and bare values": [{"v": 1}, 5, {"v": 2}, 7],
+    "types": [1, "x", 2, 3],
+}
+
+
+@pytest.mark.parametrize("case", APART)
+def test_records_that_do_not_fit_together_are_not_skipped(
+    functions_in_process: None,  # noqa: F811
+    tmp_path: Path,
+    case: str,
+) -> None:
+    given = [item if isinstance(item, dict) else {"v": item} for item in APART[case]]
+    if "bare" in case:
+        given = APART[case]
+    for files in (1, 4):
+        folder = tmp_path / str(files)
+        folder.mkdir()
+        for number in range(files):
+            lines = range(number * 4 // files, (number + 1) * 4 // files)
+            (folder / f"{number}.txt").write_text("".join(f"{line}\n" for line in lines))
+        with of.connect("memory://") as db:
+            rows = db.read_text(f"{folder}/*.txt").map(lambda record: given[int(record["line"])])
+            run = rows.into("t").start(workers=1, on_error="skip", target_splits=4).wait(timeout=60)
+            assert (run.state, run.progress().skipped) == ("failed", 0)
