@@ -21,23 +21,13 @@ from onefold.state.core.handover import Handover
 sys.path.insert(0, str(Path(__file__).parent))
 from interrupted_program import INTERRUPTS
 
+from support.traced import check_met, library_files
+
 pytestmark = pytest.mark.faults
 WAIT_S = 60
-FILES = (
-    "/shard/appender.py",
-    "/shard/embedded.py",
-    "/shard/receipts.py",
-    "/state/core/client.py",
-    "/log/sqlite/pooled_file.py",
-)
-ENDS = (
-    *FILES,
-    "/state/queues/queue.py",
-    "/state/queues/messages.py",
-    "/state/core/handover.py",
-    "/state/core/time_limits.py",
-    "/shard/fold_version.py",
-)
+COMMITS = ("shard/appender.py", "shard/embedded.py", "log/sqlite/pooled_file.py", "state/core/client.py")
+FILES = library_files(*COMMITS)
+ENDS = library_files(*COMMITS, "state/queues/queue.py", "state/queues/messages.py", "state/core/handover.py")
 BEFORE = ("check_process", "gives_receipts")
 """What is called before anything is begun."""
 
@@ -65,8 +55,8 @@ def interrupts(action, files=FILES, since=None):
             name = frame.f_code.co_filename
             if frame.f_code.co_name == since:
                 begun[since] = True
-            place = (name.rpartition("/onefold/")[2], frame.f_code.co_name, frame.f_lineno)
-            if begun[since] and name.endswith(files) and event in ("call", "line") and place not in seen:
+            place = (name, frame.f_code.co_name, frame.f_lineno)
+            if begun[since] and name in files and event in ("call", "line") and place not in seen:
                 seen.add(place)
                 hit.append(place)
                 sys.settrace(None)
@@ -86,6 +76,7 @@ def interrupts(action, files=FILES, since=None):
             sys.settrace(before)
         if not hit:
             assert len(seen) > 60
+            check_met(files, (name for name, _, _ in seen))
             return
         yield hit[0]
 

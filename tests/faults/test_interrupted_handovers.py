@@ -16,15 +16,14 @@ import onefold as of
 sys.path.insert(0, str(Path(__file__).parent))
 from interrupted_program import INTERRUPTS
 
+from support.traced import check_met, library_files
+
 pytestmark = pytest.mark.faults
 WAIT_S = 60
-FILES = (
-    "/state/queues/queue.py",
-    "/state/queues/messages.py",
-    "/state/core/handover.py",
-    "/state/locks/lock.py",
-    "/state/locks/holds.py",
-    "/state/core/leases.py",
+QUEUES = library_files("state/queues/queue.py", "state/queues/messages.py", "state/core/handover.py")
+RENEWED = QUEUES | library_files("state/core/leases.py")
+LOCKS = library_files(
+    "state/locks/lock.py", "state/locks/holds.py", "state/core/handover.py", "state/core/leases.py"
 )
 
 
@@ -39,21 +38,21 @@ def known_handler():
     signal.signal(signal.SIGUSR1, before)
 
 
-def is_place(frame, event):
+def is_place(frame, event, files):
     """Where CPython may run a handler. It does not when a block's ``__enter__`` or what its caller called returns."""
     code = frame.f_code
-    if event == "exception" or not code.co_filename.endswith(FILES):
+    if event == "exception" or code.co_filename not in files:
         return False
-    return event != "return" or frame.f_back.f_code.co_filename.endswith(FILES)
+    return event != "return" or frame.f_back.f_code.co_filename in files
 
 
-def traced(action, hit):
+def traced(action, hit, files):
     """Run it, and call ``hit`` with each place's number and the place, for which the n-th pass of a line counts as one."""
     count = itertools.count()
 
     def trace(frame, event, _):
-        if is_place(frame, event):
-            hit(next(count), (frame.f_code.co_name, frame.f_lineno, event))
+        if is_place(frame, event, files):
+            hit(next(count), (frame.f_code.co_name, frame.f_lineno, event), frame.f_code.co_filename)
         return trace if "/onefold/" in frame.f_code.co_filename else None
 
     before = sys.gettrace()
@@ -65,20 +64,21 @@ def traced(action, hit):
     return next(count)
 
 
-def interrupts(action):
+def interrupts(action, files):
     """Runs it again and again, interrupted at one place after the other; gives the place each time."""
-    kinds = itertools.cycle(INTERRUPTS)
+    kinds, met = itertools.cycle(INTERRUPTS), set()
     for chosen in itertools.count():
         where = []
 
-        def hit(number, place, chosen=chosen, where=where):
+        def hit(number, place, name, chosen=chosen, where=where):
             if number == chosen:
+                met.add(name)
                 where.append(place)
                 sys.settrace(None)
                 handler(next(kinds))
 
         try:
-            traced(action, hit)
+            traced(action, hit, files)
         except INTERRUPTS:
             pass
         else:
@@ -86,6 +86,7 @@ def interrupts(action):
                 pytest.fail(f"what the handler raised did not come out: {where[0]}")
         if not where:
             assert chosen > 30
+            check_met(files, met)
             return
         yield where[0]
 
@@ -106,7 +107,7 @@ def test_a_message_that_no_block_saw_was_not_tried(tmp_path, renew):
                 assert message.value == "x"
 
         q = queue_with_one()
-        for place in interrupts(action):
+        for place in interrupts(action, RENEWED if renew else QUEUES):
             if q not in seen:
                 message = q.take(timeout=WAIT_S)
                 assert message is not None, place
@@ -177,7 +178,7 @@ def test_an_interrupted_lock_is_free(tmp_path, kept):
                 pass
 
         lock = db.lock(name, ttl="1h")
-        for place in interrupts(remembered if kept else forgotten):
+        for place in interrupts(remembered if kept else forgotten, LOCKS):
             if kept and place[0] == "__exit__" and lock.held:
                 lock.release()  # at whose entry nothing has been called that could know it
             until(lambda name=name: db.lock(name).holder() is None, place)

@@ -19,6 +19,7 @@ from onefold.cluster.servers import LocalServers
 from onefold.log.sqlite.pooled_file import Hold
 from onefold.machine import undisturbed
 from onefold.state.core.time_limits import end_of
+from support.traced import check_met, library_files
 
 PROGRAM = Path(__file__).with_name("interrupted_program.py")
 sys.path.insert(0, str(PROGRAM.parent))
@@ -34,7 +35,7 @@ QUEUES = (
 )
 LIMITS = ("/state/core/time_limits.py", "/state/maps/map.py")
 BELOW = ("machine", "log", "fold", "store", "shard", "space")
-EVERYTHING = (*(f"/onefold/{part}/" for part in BELOW), "/onefold/codec.py", *HANDLES)
+EVERYTHING = (*library_files(*BELOW, "codec.py"), *HANDLES)
 WAIT_S = 60
 OTHER = """
 import sys, onefold as of
@@ -86,6 +87,8 @@ def places_of(action, files=EVERYTHING):
         action()
     finally:
         sys.settrace(before)
+    if files is not EVERYTHING:
+        check_met(files, (code.co_filename for code, _, _ in places))
     return list(places)
 
 

@@ -8,23 +8,28 @@ from types import FrameType
 from typing import Any
 
 from onefold.env import SYSTEM
+from onefold.machine import undisturbed
+from onefold.shard.remote import notifications
 from onefold.shard.remote.notifications import News
 
 WAIT_S = 20
+FILES = {str(module.__file__) for module in (notifications, undisturbed)}
 
 
-def interrupted_at(number: int, action: Any) -> bool:
+def interrupted_at(number: int, action: Any, met: set[str]) -> bool:
     """Run the action with an interrupt before the given instruction of the waiting; whether it came so far."""
     left = number
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal left
-        if not frame.f_code.co_filename.endswith(("remote_news.py", "threading.py", "undisturbed.py")):
+        name = frame.f_code.co_filename
+        if name not in FILES:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":
             left -= 1
             if left == 0:
+                met.add(name)
                 sys.settrace(None)
                 raise KeyboardInterrupt
         return trace
@@ -49,11 +54,12 @@ def test_an_interrupted_waiter_blocks_nobody() -> None:
         return True
 
     number, wedged = 0, []
+    met: set[str] = set()
     more = True
     while more:
         number += 1
         news = News(lambda: shown, poll, SYSTEM)
-        more = interrupted_at(number, lambda news=news: news.wait(1, 0.0005))  # type: ignore[misc]
+        more = interrupted_at(number, lambda news=news: news.wait(1, 0.0005), met)  # type: ignore[misc]
         done = threading.Event()
 
         def others(news: News = news, done: threading.Event = done) -> None:
@@ -69,3 +75,4 @@ def test_an_interrupted_waiter_blocks_nobody() -> None:
             break
     assert not wedged, f"nobody can wait any more after an interrupt at instruction {wedged}"
     assert number > 50
+    assert met == FILES
