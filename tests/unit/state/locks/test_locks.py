@@ -357,13 +357,18 @@ def test_a_crowd_is_refused(db, monkeypatch):
         client.submit(0, Withdraw("a", "h2"))
 
 
-def test_a_wait_that_never_asked_writes_nothing(tmp_path):
+def test_a_wait_that_never_asked_writes_nothing(tmp_path, monkeypatch):
     """What is broken off before it asks has nothing to take back in the space."""
+    holds, make = [], Lock._new_hold
+    monkeypatch.setattr(Lock, "_new_hold", lambda lock: holds.append(make(lock)) or holds[-1])
     with of.connect(tmp_path / "space") as db:
         lock = db.lock("l")
         for _ in range(50):
             with pytest.raises(of.InvalidArgument):
                 lock.acquire(timeout="nonsense")
+        assert len(holds) == 50
+        for hold in holds:
+            assert hold.wait_until_over(60), "given up, in a thread of its own"
         with lock:
             pass
         assert db._shard.applied == 2, "the acquire and the release"
