@@ -14,8 +14,9 @@ import polars as pl
 from onefold.compute.aggregates import whole_sums
 from onefold.compute.aggregates.align import LEFT_UNSORTED_ROWS, in_key_order, state_of
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
+from onefold.compute.frames.float_keys import joinable, without_negative_zero
 from onefold.compute.frames.named import frame_of
-from onefold.errors import InvalidPlan, InvalidValue
+from onefold.errors import InvalidPlan, InvalidValue, SpaceError
 
 Aggs = Sequence[tuple[str, Aggregate]]
 Engine = Literal["auto", "in-memory", "streaming"]
@@ -45,6 +46,10 @@ def partial(
     chosen: Any = "streaming" if engine == "auto" else engine
     key_names, inputs, projected = _projected(rows, keys, aggs)
     schema = projected.collect_schema()
+    floats = [name for name in key_names if schema[name].is_float()]
+    if floats:
+        # Polars keeps the first zero of a group, which would depend on how the rows are split.
+        projected = projected.with_columns(without_negative_zero(name, schema[name]) for name in floats)
     dtypes = [[schema[column] for column in columns] for columns in inputs]
     collected = [not agg.native for _, agg in aggs]
     derived = {
@@ -320,10 +325,17 @@ def _group_numbers(frame: pl.DataFrame, grouped: pl.DataFrame, keys: Sequence[st
     """Per row the number of its group's row in ``grouped``."""
     if not keys:
         return pl.repeat(0, frame.height, dtype=pl.UInt32, eager=True)
-    numbered = grouped.select(keys).with_row_index(_GROUP)
-    return frame.select(keys).join(numbered, on=keys, how="left", nulls_equal=True, maintain_order="left")[
-        _GROUP
-    ]
+    rows, on = joinable(frame.select(keys), keys)
+    numbered, _ = joinable(grouped.select(keys), keys)
+    found = rows.join(
+        numbered.with_row_index(_GROUP), on=on, how="left", nulls_equal=True, maintain_order="left"
+    )[_GROUP]
+    if found.null_count() or len(found) != frame.height:
+        raise SpaceError(
+            f"{found.null_count()} of {frame.height} rows have no group by {', '.join(keys)}: a bug in Onefold or in "
+            f"Polars {pl.__version__}. Group by text instead (cast the keys), and report it"
+        )
+    return found
 
 
 def _line(error: Exception) -> str:

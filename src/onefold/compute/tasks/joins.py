@@ -47,6 +47,8 @@ def _join(
 ) -> pl.LazyFrame:
     import polars as pl
 
+    from onefold.compute.frames.float_keys import joinable
+
     casts_left, casts_right = [], []
     left_schema, right_schema = left.collect_schema(), right.collect_schema()
     for name in on:
@@ -57,14 +59,13 @@ def _join(
         common = key_type(name, left_schema[name], right_schema[name])
         casts_left.append(pl.col(name).cast(common))
         casts_right.append(pl.col(name).cast(common))
-    return left.with_columns(casts_left).join(
-        right.with_columns(casts_right),
-        on=list(on),
-        how=how,
-        suffix="_right",
-        maintain_order=order,
-        coalesce=True,
-    )
+    left, keys = joinable(left.with_columns(casts_left), on)
+    right, _ = joinable(right.with_columns(casts_right), on)
+    stand_ins = [key for key in keys if key not in on]
+    if stand_ins:
+        right = right.drop(name for name in on if name not in keys)
+    joined = left.join(right, on=keys, how=how, suffix="_right", maintain_order=order, coalesce=True)
+    return joined.drop(stand_ins) if stand_ins else joined
 
 
 def key_type(name: str, left: pl.DataType, right: pl.DataType) -> pl.DataType:

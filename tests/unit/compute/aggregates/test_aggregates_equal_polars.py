@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 import onefold as of
 from onefold import agg
+from onefold.compute import aggregates
 from support.polars_files import (
     SPLITS,
     Files,
@@ -207,6 +209,60 @@ def test_float_keys(memory: of.Database, tmp_path: Path) -> None:
     files = Files(tmp_path / "in", "parquet", seed=3)
     found = result(files.onefold(memory).group_by("nan").agg(n=agg.count()), 17)
     same_by(found, files.polars().group_by("nan").agg(n=pl.len()), "nan")
+
+
+NAN = float("nan")
+KEYS_OF_FEW = {
+    "float": pl.Series([NAN, NAN, 1.0, None, -0.0, 0.0]),
+    "float32": pl.Series([NAN, None, -0.0], dtype=pl.Float32),
+    "list": pl.Series([[NAN], [NAN, 1.0], None, []], dtype=pl.List(pl.Float64)),
+    "struct": pl.Series([{"a": NAN}, {"a": 1.0}, {"a": None}]),
+    "text": pl.Series(["", "NaN", None]),
+    "binary": pl.Series([b"", b"NaN", None]),
+    "boolean": pl.Series([True, False, None]),
+    "duration": pl.Series([0, 1, None]).cast(pl.Duration("ns")),
+    "decimal": pl.Series(["0.0", "1.5", None]).cast(pl.Decimal(10, 2)),
+    "wide": pl.Series([0, 2**100, None], dtype=pl.Int128),
+}
+"""Of each kind of key some whose comparison is special."""
+COLLECTED = {
+    "f": agg.first("i", by="i"),
+    "l": agg.last("i", by="i"),
+    "m": agg.most_frequent("i", 3),
+    "u": agg.approx_n_unique("i"),
+    "q": agg.approx_quantile("i", 0.5),
+}
+"""Aggregates that are given the number of each row's group."""
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["one key", "two keys"])
+@pytest.mark.parametrize("name", KEYS_OF_FEW)
+def test_any_few_rows_with_any_keys_have_their_groups(name: str, second: bool) -> None:
+    """Joins and groupings of one or two rows take ways of their own."""
+    series = KEYS_OF_FEW[name]
+    keys = [pl.col("k"), pl.col("j")] if second else [pl.col("k")]
+    names = ["k", "j"] if second else ["k"]
+    for count in (1, 2, 3):
+        for places in product(range(len(series)), repeat=count):
+            rows = pl.DataFrame({"k": series.gather(places), "j": [1] * count, "i": range(count)})
+            found = aggregates.final(
+                aggregates.partial(rows.lazy(), keys, tuple(COLLECTED.items())),
+                names,
+                tuple(COLLECTED.items()),
+            )
+            assert found["u"].to_list() == found["m"].list.len().to_list(), (places, found)
+            assert sum(found["u"]) == count, (places, found)
+            assert sorted(value["value"] for group in found["m"] for value in group) == [*range(count)]
+            assert not sum(found.select("f", "l", "q").null_count().row(0)), (places, found)
+
+
+def test_the_sign_of_a_zero_does_not_depend_on_the_splits(memory: of.Database, tmp_path: Path) -> None:
+    for number, value in enumerate(("-0.0", "0.5", "-0.0")):
+        (tmp_path / f"{number}.csv").write_text(f"k\n{value}\n")
+    (tmp_path / "one.csv").write_text("k\n-0.0\n0.5\n-0.0\n")
+    for paths in ("?.csv", "one.csv"):
+        job = memory.read_csv(tmp_path / paths).group_by("k").agg(n=agg.count()).into("t", mode="replace")
+        assert job.run(progress=False).result().to_polars().write_csv() == "k,n\n0.0,2\n0.5,1\n"
 
 
 READER = """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,7 +19,7 @@ from onefold.compute import aggregates
 from onefold.compute.code.canonical.data import data_form
 from onefold.compute.frames import values as frames
 from onefold.compute.plan.expressions import canonical
-from onefold.compute.plan.stages import PartialOutput, Result
+from onefold.compute.plan.stages import BroadcastJoin, PartialOutput, Result
 from onefold.compute.results.estimates import MomentsCache, estimate
 from onefold.compute.results.tables import Contents
 from onefold.compute.tasks import joins
@@ -140,3 +142,54 @@ def test_plans_with_other_values_have_other_names(kind: str) -> None:
         assert nested[0] != nested[1]
     assert frames.exact_values(one) != frames.exact_values(other)
     assert data_form(one) != data_form(other)
+
+
+NAN = float("nan")
+FEW: dict[str, list[Any]] = {
+    "float": [NAN, 0.0, -0.0, 1.5, None],
+    "text": ["NaN", "", None],
+    "list": [[NAN], [1.0], None],
+    "struct": [{"a": NAN}, {"a": 1.0}],
+}
+
+
+def plain(value: Any) -> Any:
+    """What keys are equal by: NaN is a key like any other, and -0.0 is 0.0."""
+    if isinstance(value, dict | list):
+        return repr(value)
+    return "nan" if isinstance(value, float) and math.isnan(value) else value
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["one key", "two keys"])
+@pytest.mark.parametrize("how", ["inner", "left"])
+@pytest.mark.parametrize("kind", FEW)
+def test_a_join_finds_what_is_equal_however_few_rows_there_are(kind: str, how: Any, second: bool) -> None:
+    """A join of a task is of whatever falls into its part, which may be one row."""
+    on = ["k", "j"] if second else ["k"]
+    values = pl.Series("k", FEW[kind])
+    for left_rows in (1, 2):
+        for right_rows in (1, 2):
+            for places in product(range(len(values)), repeat=left_rows + right_rows):
+                lefts, rights = places[:left_rows], places[left_rows:]
+                left = pl.DataFrame({"k": values.gather(lefts), "j": [1] * left_rows, "a": range(left_rows)})
+                right = pl.DataFrame(
+                    {"k": values.gather(rights), "j": [1] * right_rows, "b": range(right_rows)}
+                )
+                expected = [
+                    (a, b)
+                    for a, x in enumerate(lefts)
+                    for b in (
+                        [b for b, y in enumerate(rights) if FEW[kind][x] is not None
+                         and plain(FEW[kind][x]) == plain(FEW[kind][y])] or ([None] if how == "left" else [])
+                    )
+                ]  # fmt: skip
+                found = joins.join(left, right, on, how)
+                assert found.columns == [*left.columns, *([] if second else ["j_right"]), "b"]
+                assert found.select("a", "b").rows() == expected, (left, right)
+                step = BroadcastJoin(0, tuple(on), how)
+                assert joins.broadcast(step, left.lazy(), right).collect().equals(found)
+                if how == "inner":
+                    step = BroadcastJoin(0, tuple(on), how, "left")
+                    swapped = joins.broadcast(step, left.lazy(), right).collect()
+                    assert swapped.columns == ["k", "j", "b", *(["j_right"] if not second else []), "a"]
+                    assert sorted(swapped.select("a", "b").rows()) == sorted(expected)
