@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 
 import onefold as of
+from kit.cluster.log_ground import until
 from onefold.backup.backup import backup, restore
 from onefold.cluster.servers import LocalServers
 from onefold.cluster.setup import set_up_space
@@ -33,7 +34,6 @@ from onefold.shard.embedded import EmbeddedShard
 from onefold.shard.memory import MemoryShard
 from onefold.space.open_space import open_shards
 from onefold.state.fold import ops as state_ops
-from onefold.testing.cluster.log_ground import until
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text("utf-8")
 USERS = ("app", "node", "admin")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.cluster.log_ground import SOON_S, record, until, wait_for
 from onefold.cluster.servers import LocalServers
 from onefold.errors import SpaceError
 from onefold.log.jetstream import admin
@@ -14,7 +15,6 @@ from onefold.log.jetstream.client.address import parse_address
 from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
 from onefold.log.jetstream.spaces import SpaceInfo
-from onefold.testing.cluster.log_ground import SOON_S, record, until, wait_for
 
 
 @pytest.fixture(scope="module")

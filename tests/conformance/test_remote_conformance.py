@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from kit.remote_world import RemoteWorld
 from onefold import config
 from onefold.testing.clock import FakeClock, _ClockLog
-from onefold.testing.remote_world import RemoteWorld
 
 UNIT = Path(__file__).parent.parent / "unit"
 WORLDS = {

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import typer
 
+from kit.cluster.nemesis import FAULTS
 from onefold import config
 from onefold.cli.app import app
 from onefold.cluster.permissions import USERS
 from onefold.node.telemetry.logging import former_event
-from onefold.testing.cluster.nemesis import FAULTS
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "onefold"

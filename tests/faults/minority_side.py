@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from onefold.testing.cluster.stand import Stand
+from kit.cluster.stand import Stand
 
 
 def main():

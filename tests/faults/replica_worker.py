@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+from kit.ledger import Ledger, entry
 from onefold.codec import Record, encode_record
 from onefold.env import SYSTEM, SeededEnv
 from onefold.fold import system
@@ -28,7 +29,6 @@ from onefold.shard.replica import shard as replica_space
 from onefold.shard.replica.copies import Copies
 from onefold.shard.replica.shard import LocalReplica
 from onefold.store.replica import Replica
-from onefold.testing.ledger import Ledger, entry
 
 OF_REPLICAS = {
     module.__file__

@@ -4,8 +4,8 @@ import os
 import sys
 import threading
 
+from kit.ledger import Ledger, entry
 from onefold.space.open_shard import open_shard
-from onefold.testing.ledger import Ledger, entry
 
 
 def main(directory, name):

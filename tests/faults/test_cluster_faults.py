@@ -1,6 +1,6 @@
 """Every kind of fault on a real cluster, under workloads whose histories are checked: the bounded form of the fault suite.
 
-``ONEFOLD_FAULT_SEEDS=20 pytest tests/faults/test_cluster_faults.py`` runs more seeds, ``python -m onefold.testing.cluster``
+``ONEFOLD_FAULT_SEEDS=20 pytest tests/faults/test_cluster_faults.py`` runs more seeds, ``PYTHONPATH=tests python -m kit.cluster``
 runs them without pytest and says more.
 """
 
@@ -12,8 +12,8 @@ import sys
 
 import pytest
 
-from onefold.testing.cluster import hosts
-from onefold.testing.cluster.nemesis import FAULTS
+from kit.cluster import hosts
+from kit.cluster.nemesis import FAULTS
 
 SEEDS = int(os.environ.get("ONEFOLD_FAULT_SEEDS", "1"))
 WRITES_RESUME_S = 15.0
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 @pytest.fixture(scope="module", params=range(1, SEEDS + 1))
 def report(request):
-    command = [sys.executable, "-m", "onefold.testing.cluster", "--seeds", "1", "--first", str(request.param)]
+    command = [sys.executable, "-m", "kit.cluster", "--seeds", "1", "--first", str(request.param)]
     if "ONEFOLD_FAULT_SEEDS" not in os.environ:
         command += ["--think-s", "0.12"]  # beside other tests, which need the processors too
     if os.geteuid() == 0:

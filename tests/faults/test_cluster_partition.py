@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onefold.testing.cluster import hosts
+from kit.cluster import hosts
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 3.0

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from onefold.testing.cluster import hosts
+from kit.cluster import hosts
 
 pytestmark = pytest.mark.skipif(hosts.missing() is not None, reason=str(hosts.missing()))
 

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
+from kit.cluster.log_ground import SOON_S, Shard, linked, read_all, record, until, wait_for
 from onefold.env import SYSTEM
 from onefold.log.jetstream import tailer as keepers
 from onefold.log.jetstream.tailer import Tailer
 from onefold.shard.memory import MemoryShard
-from onefold.testing.cluster.log_ground import SOON_S, Shard, linked, read_all, record, until, wait_for
 from onefold.testing.log_suite import followed
 from support.engine_spaces import ground_of_three, space_on_ground  # noqa: F401
 

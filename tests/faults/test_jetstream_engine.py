@@ -14,14 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from onefold.cluster.servers import LocalServers
-from onefold.errors import AppendUnknown, SpaceError, Timeout, Unavailable
-from onefold.log.jetstream import admin
-from onefold.log.jetstream.client.address import parse_address
-from onefold.log.jetstream.client.connection import Connection
-from onefold.log.jetstream.client.link import Link, Subscription
-from onefold.log.jetstream.engine import JetStreamLog
-from onefold.testing.cluster.log_ground import (
+from kit.cluster.log_ground import (
     SOON_S,
     Ground,
     Shard,
@@ -31,6 +24,13 @@ from onefold.testing.cluster.log_ground import (
     until,
     wait_for,
 )
+from onefold.cluster.servers import LocalServers
+from onefold.errors import AppendUnknown, SpaceError, Timeout, Unavailable
+from onefold.log.jetstream import admin
+from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.client.connection import Connection
+from onefold.log.jetstream.client.link import Link, Subscription
+from onefold.log.jetstream.engine import JetStreamLog
 from support.engine_spaces import ground_of_three, space_on_ground  # noqa: F401
 
 pytestmark = pytest.mark.faults

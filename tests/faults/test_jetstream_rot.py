@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onefold.cluster.servers import LocalServers
-from onefold.errors import LogCorrupt, Unavailable
-from onefold.log.jetstream.fetch import fetch
-from onefold.testing.cluster.log_ground import (
+from kit.cluster.log_ground import (
     SOON_S,
     Ground,
     Shard,
@@ -23,6 +20,9 @@ from onefold.testing.cluster.log_ground import (
     until,
     wait_for,
 )
+from onefold.cluster.servers import LocalServers
+from onefold.errors import LogCorrupt, Unavailable
+from onefold.log.jetstream.fetch import fetch
 
 pytestmark = pytest.mark.faults
 COUNT, SIZE = 24, 500_000

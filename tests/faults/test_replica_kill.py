@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from kit.ledger import Ledger, lines
 from onefold import config
 from onefold.env import SYSTEM
 from onefold.errors import LogCorrupt
 from onefold.shard.memory import MemoryShard
-from onefold.testing.ledger import Ledger, lines
 from support.times import scaled
 
 pytestmark = pytest.mark.faults

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from kit.ledger import Ledger, entry, lines, receipt
 from onefold.env import SYSTEM
 from onefold.errors import Timeout
 from onefold.log.memory import MemoryLog
 from onefold.shard.memory import MemoryShard
 from onefold.space.open_shard import open_shard
 from onefold.store import exactly_once
-from onefold.testing.ledger import Ledger, entry, lines, receipt
 
 pytestmark = pytest.mark.faults
 WRITER = Path(__file__).with_name("space_writer.py")

@@ -13,14 +13,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from kit.cluster import hosts, leftovers
+from kit.cluster.leftovers import Note, Notebook
 from onefold.cluster import daemons
-from onefold.testing.cluster import hosts, leftovers
-from onefold.testing.cluster.leftovers import Note, Notebook
 
 RUN = [
     sys.executable,
     "-m",
-    "onefold.testing.cluster",
+    "kit.cluster",
     "--seeds",
     "1",
     "--faults",

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from kit.ledger import Ledger, entry, lines, receipt
 from onefold.codec import Record, encode_record
 from onefold.env import SeededEnv
 from onefold.errors import AppendUnknown, Expired, Unavailable
@@ -13,7 +14,6 @@ from onefold.log.memory import Faults, MemoryLog
 from onefold.shard.memory import MemoryShard
 from onefold.store import exactly_once
 from onefold.store.exactly_once import Verdict
-from onefold.testing.ledger import Ledger, entry, lines, receipt
 
 SEEDS = range(240)
 FAULTS = Faults(refused=0.05, lost_answer=0.1, late=0.1, vanished=0.1)

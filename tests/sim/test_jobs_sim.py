@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from kit.jobs.world import simulate
 from onefold.compute.jobs import rows
 from onefold.compute.jobs.edit import RunEdit
 from onefold.compute.jobs.fold import JobsFold
@@ -19,7 +20,6 @@ from onefold.compute.jobs.ops import Assignment, Done, Expire, Outcome, Refused,
 from onefold.compute.jobs.retention import Retention
 from onefold.compute.jobs.rows import TaskState, encode
 from onefold.compute.plan.stages import Result
-from onefold.testing.jobs_world import simulate
 
 SEEDS = os.environ.get("ONEFOLD_SIM_SEEDS")
 PARTS = 6 if SEEDS is None else 1

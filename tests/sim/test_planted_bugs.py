@@ -13,9 +13,9 @@ import os
 
 import pytest
 
-from onefold.testing.sim.bugs import BUGS
+from kit.bugs import BUGS
+from kit.workloads import run_workload
 from onefold.testing.sim.faults import Faults
-from onefold.testing.sim.workloads import run_workload
 
 SEEDS = int(os.environ.get("ONEFOLD_PLANTED_SEEDS", "100"))
 SEARCH = "ONEFOLD_PLANTED_SEEDS" in os.environ

@@ -9,10 +9,10 @@ import os
 
 import pytest
 
+from kit.remote_bugs import REMOTE_BUGS
+from kit.workloads import WORKLOADS, run_workload
 from onefold.testing.sim import Simulation
 from onefold.testing.sim.faults import Faults
-from onefold.testing.sim.remote_bugs import REMOTE_BUGS
-from onefold.testing.sim.workloads import WORKLOADS, run_workload
 
 SEEDS = os.environ.get("ONEFOLD_SIM_SEEDS")
 PARTS = 8 if SEEDS is None else 1

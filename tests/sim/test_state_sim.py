@@ -7,15 +7,15 @@ thousand seeds is run, another one each day (``support.parts``), spread over the
     ONEFOLD_SIM_SEEDS=10000 pytest tests/sim/test_state_sim.py -n auto
 
 ``ONEFOLD_SIM_FIRST`` moves the seeds, so that another night sees other runs. A failure names the workload and the
-seed; ``run_workload(name, seed)`` of ``onefold.testing.sim.workloads`` is that run again.
+seed; ``run_workload(name, seed)`` of ``kit.workloads`` is that run again.
 """
 
 import os
 
 import pytest
 
+from kit.workloads import WORKLOADS, run_workload
 from onefold.testing.sim import Simulation
-from onefold.testing.sim.workloads import WORKLOADS, run_workload
 from support import parts
 
 PARTS = 10

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from kit.cluster.log_ground import Ground, Shard
 from onefold.cluster.servers import LocalServers
-from onefold.testing.cluster.log_ground import Ground, Shard
 
 
 @pytest.fixture(name="ground", scope="module")

@@ -12,10 +12,10 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from onefold.testing.cluster.nemesis import FAULTS
-from onefold.testing.sim.bugs import BUGS
+from kit.bugs import BUGS
+from kit.cluster.nemesis import FAULTS
+from kit.remote_bugs import REMOTE_BUGS
 from onefold.testing.sim.faults import Faults
-from onefold.testing.sim.remote_bugs import REMOTE_BUGS
 
 ROOT = Path(__file__).parents[2]
 PLANTED = "planted or caught or noticed or notice or no_bugs"

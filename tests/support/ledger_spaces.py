@@ -4,8 +4,8 @@ from contextlib import closing
 
 import pytest
 
+from kit.ledger import Ledger, lines
 from onefold.space.open_shard import open_shard
-from onefold.testing.ledger import Ledger, lines
 
 SOON_S = 60
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from kit.synthetic import schedule
 from onefold.testing.history import Operation
 from onefold.testing.models import (
     Model,
@@ -14,7 +15,6 @@ from onefold.testing.models import (
     register,
     unordered_queue,
 )
-from onefold.testing.synthetic import schedule
 
 
 def op(process, kind, value=None, result=None, at=(0, 1), status="ok", key=None):

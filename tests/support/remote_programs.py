@@ -5,9 +5,9 @@ from contextlib import closing
 
 import pytest
 
+from kit.remote_world import RemoteWorld
 from onefold import config
 from onefold.state.fold import rows
-from onefold.testing.remote_world import RemoteWorld
 
 TABLE = rows.map_table("m")
 SOON_S = 60.0

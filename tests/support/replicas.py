@@ -5,10 +5,10 @@ from contextlib import ExitStack, closing
 
 import pytest
 
+from kit.ledger import Ledger, entry, lines
 from onefold.env import SYSTEM
 from onefold.shard.memory import MemoryShard
 from onefold.shard.replica.shard import LocalReplica
-from onefold.testing.ledger import Ledger, entry, lines
 
 SOON_S = 60
 

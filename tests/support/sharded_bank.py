@@ -5,6 +5,7 @@ Coordinators run in threads of which one at a time goes on, from one append, vie
 
 import pytest
 
+from kit.sharded_world import ShardedWorld
 from onefold.errors import OnefoldError
 from onefold.space import cuts
 from onefold.state.core import recovery
@@ -17,7 +18,6 @@ from onefold.state.fold.shards import fold as shard_fold
 from onefold.state.fold.shards import lock_table
 from onefold.state.transactions import coordinator, moments
 from onefold.state.transactions.over_shards import ShardPart, commit_over_shards, snapshot_read
-from onefold.testing.sharded_world import ShardedWorld
 
 SHARDS = 3
 BALANCE = 100

@@ -12,13 +12,13 @@ import apsw
 import pytest
 
 import onefold as of
+from kit.ledger import Ledger, entry, lines
 from onefold.codec import Op
 from onefold.env import SeededEnv
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError
 from onefold.log.sqlite import checksums
 from onefold.log.sqlite.file import FILE_NAME, FORMAT_UNCHECKED, TIP_NAME
 from onefold.space.open_shard import open_shard
-from onefold.testing.ledger import Ledger, entry, lines
 
 SEED = 11
 FLIPS = 150
@@ -102,7 +102,7 @@ def test_a_file_that_is_cut_off_is_detected(made, tmp_path):
 KILLED = """
 import os, sys
 from onefold.space.open_shard import open_shard
-from onefold.testing.ledger import Ledger, entry
+from kit.ledger import Ledger, entry
 space = open_shard(sys.argv[1], [Ledger()])
 for number in range(50):
     space.submit([entry(b"late %d" % number)])

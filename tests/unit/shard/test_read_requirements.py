@@ -5,6 +5,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 import onefold as of
+from kit.remote_world import RemoteWorld
 from onefold.db import Database
 from onefold.env import SYSTEM
 from onefold.errors import Unavailable
@@ -15,7 +16,6 @@ from onefold.shard.replica.shard import LocalReplica
 from onefold.shard.requirements import Behind, ReadRequirement
 from onefold.state.encoding.keys import encode_key
 from onefold.state.fold import rows
-from onefold.testing.remote_world import RemoteWorld
 from support.replicas import Tail
 
 TABLE, KEY = rows.map_table("m"), encode_key("k")

@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager, suppress
 import apsw
 import pytest
 
+from kit.ledger import Ledger, entry, lines, receipt
 from onefold import config
 from onefold.codec import Op, Record, crc32c, encode_record
 from onefold.env import SYSTEM, SeededEnv
@@ -18,7 +19,6 @@ from onefold.shard import embedded as sqlite_space
 from onefold.shard.memory import MemoryShard
 from onefold.space.open_shard import open_shard
 from onefold.store.replica import FoldFailed
-from onefold.testing.ledger import Ledger, entry, lines, receipt
 from support.ledger_spaces import (
     ledger_of,
     space_of_either_engine,  # noqa: F401

@@ -13,9 +13,9 @@ from pathlib import Path
 import apsw
 import pytest
 
+from kit.ledger import Ledger, entry, receipt
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.space.open_shard import open_shard
-from onefold.testing.ledger import Ledger, entry, receipt
 from support.ledger_spaces import SOON_S, ledger_of
 
 
@@ -65,7 +65,7 @@ from onefold.log.sqlite import checksums
 checksums.available()
 from onefold.errors import SpaceError
 from onefold.space.open_shard import open_shard
-from onefold.testing.ledger import Ledger, lines
+from kit.ledger import Ledger, lines
 os.setgid(65534); os.setuid(65534)
 try:
     open_shard(sys.argv[1], [Ledger()])

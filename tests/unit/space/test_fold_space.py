@@ -5,6 +5,7 @@ from contextlib import closing
 
 import pytest
 
+from kit.ledger import Ledger, entry, line, lines, receipt
 from onefold import config
 from onefold.backup.restore_embedded import restore_space
 from onefold.codec import Op
@@ -17,7 +18,6 @@ from onefold.space.open_shard import open_shard
 from onefold.store import exactly_once
 from onefold.store.replica import FoldFailed
 from onefold.testing import check_fold
-from onefold.testing.ledger import Ledger, entry, line, lines, receipt
 from support.ledger_spaces import (
     SOON_S,
     ledger_of,

@@ -11,11 +11,11 @@ import threading
 import pytest
 
 import onefold as of
+from kit.ledger import Ledger, entry, lines
 from onefold import config
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.space.open_shard import open_shard
 from onefold.space.open_space import open_shards, shard_count, shard_directory
-from onefold.testing.ledger import Ledger, entry, lines
 
 
 def folds(shard, shards):
@@ -118,7 +118,7 @@ def test_reading_only_makes_nothing(directory):
 MAKER = """
 import sys
 from onefold.space.open_space import open_shards
-from onefold.testing.ledger import Ledger
+from kit.ledger import Ledger
 print("start", flush=True)
 for space in open_shards(sys.argv[1], lambda shard, shards: [Ledger()], shards=int(sys.argv[2])):
     space.close()

@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 import onefold as of
+from kit.ledger import Ledger, entry
 from onefold import config
 from onefold.db import Database
 from onefold.env import SYSTEM, SeededEnv
@@ -24,7 +25,6 @@ from onefold.state.fold.ops import Put
 from onefold.state.fold.queues import ops as queue_ops
 from onefold.state.fold.shards import fold as shard_fold
 from onefold.state.transactions.over_shards import ShardPart, commit_over_shards
-from onefold.testing.ledger import Ledger, entry
 
 SOON_S = 60
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import onefold as of
+from kit.ledger import Ledger, entry, line, lines, receipt
 from onefold import config
 from onefold.db import Database
 from onefold.env import SYSTEM
@@ -17,7 +18,6 @@ from onefold.log.memory import MemoryLog
 from onefold.shard.memory import MemoryShard
 from onefold.shard.replica.copy import OpenCopy
 from onefold.store.snapshot import state_digest, write_snapshot
-from onefold.testing.ledger import Ledger, entry, line, lines, receipt
 from support.replicas import (
     SOON_S,
     Tail,

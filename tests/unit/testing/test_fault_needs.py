@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from onefold.testing.cluster.nemesis import FAULTS
-from onefold.testing.cluster.run import possible
-from onefold.testing.cluster.stand import Stand
+from kit.cluster.nemesis import FAULTS
+from kit.cluster.run import possible
+from kit.cluster.stand import Stand
 
 CABLES = {"cut-server", "cut-leader", "unplug-client", "one-way"}
 SMALL_BYTES = 1_000_000

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from kit.synthetic import schedule
 from onefold.testing.history import Operation, Validity
 from onefold.testing.list_append import check_list_append, check_weak
-from onefold.testing.synthetic import schedule
 
 PARALLEL = (0, 100)
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from kit.synthetic import schedule
 from onefold.testing.history import Operation, Validity
 from onefold.testing.session_checks import check_prefix, check_session
-from onefold.testing.synthetic import schedule
 from onefold.testing.workload_checks import check_counter, check_long_fork, check_queue, check_set
 from support.histories import bank, counter_reads, op, set_reads
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from kit.jobs.driver import Jobs, stage
 from onefold import config
 from onefold.compute.jobs import ops, rows, state
 from onefold.compute.jobs.ops import Accepted, Refused, StageSpec
 from onefold.compute.plan.stages import DeadLetter, Result
-from onefold.testing.jobs_driver import Jobs, stage
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kit.jobs.driver import Jobs, identity, stage
 from onefold import config
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.fold import JobsFold
 from onefold.compute.jobs.ops import Accepted, Refused, StageSpec
 from onefold.compute.plan.stages import DeadLetter, Failure, Result
 from onefold.fold.api import Context
-from onefold.testing.jobs_driver import Jobs, identity, stage
 from onefold.testing.memory_store import MemoryStore
 
 

@@ -9,11 +9,11 @@ from itertools import islice
 import pytest
 
 import onefold as of
+from kit.remote_world import RemoteWorld
 from onefold import config
 from onefold.shard.remote import protocol
 from onefold.shard.remote.server import Server
 from onefold.state.fold import rows
-from onefold.testing.remote_world import RemoteWorld
 from support.remote_programs import (
     SOON_S,
     TABLE,

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 import onefold as of
+from kit.remote_world import Delivered, RemoteWorld, Way
 from onefold import agg, config
 from onefold.codec import Op, decode_record
 from onefold.fold import system
@@ -15,7 +16,6 @@ from onefold.shard.remote import protocol
 from onefold.shard.remote.shard import RemoteShard
 from onefold.shard.requirements import Behind, ReadRequirement
 from onefold.state.fold.machine import StateFold
-from onefold.testing.remote_world import Delivered, RemoteWorld, Way
 from support.remote_programs import (
     SOON_S,
     TABLE,

@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 import msgspec
 import pytest
 
+from kit.remote_world import Delivered
 from onefold import config
 from onefold.env import SYSTEM
 from onefold.errors import SpaceError, Unavailable
@@ -21,7 +22,6 @@ from onefold.state.encoding.keys import encode_key
 from onefold.state.fold import rows
 from onefold.state.fold.machine import StateFold
 from onefold.state.maps.map import Map
-from onefold.testing.remote_world import Delivered
 
 TABLE = rows.map_table("m")
 SOON_S = 60.0

@@ -6,6 +6,7 @@ from contextlib import closing
 import pytest
 
 import onefold as of
+from kit.ledger import Ledger, entry, line, receipt
 from onefold import config
 from onefold.codec import Record, encode_record
 from onefold.env import SYSTEM
@@ -14,7 +15,6 @@ from onefold.log.memory import MemoryLog
 from onefold.shard.freshness import Freshness
 from onefold.shard.memory import MemoryShard
 from onefold.testing import Simulation
-from onefold.testing.ledger import Ledger, entry, line, receipt
 
 FAR = 1e9
 

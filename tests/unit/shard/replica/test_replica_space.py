@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 import onefold as of
+from kit.ledger import Ledger, entry, line, lines, receipt
 from onefold import config
 from onefold.codec import Record, encode_record
 from onefold.db import Database
@@ -19,7 +20,6 @@ from onefold.machine.wake import Listener, Notifier
 from onefold.shard.memory import MemoryShard
 from onefold.shard.replica.copy import OpenCopy
 from onefold.shard.replica.shard import LocalReplica
-from onefold.testing.ledger import Ledger, entry, line, lines, receipt
 from support.replicas import (
     SOON_S,
     Tail,

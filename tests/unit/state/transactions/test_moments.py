@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import pytest
 
 import onefold as of
+from kit.bugs import planted
+from kit.remote_world import RemoteWorld
 from onefold import config
 from onefold.db import Database
 from onefold.env import SeededEnv
@@ -18,8 +20,6 @@ from onefold.space import cuts
 from onefold.state.encoding.keys import encode_key, shard_of
 from onefold.state.fold.shards import lock_table
 from onefold.state.transactions import moments
-from onefold.testing.remote_world import RemoteWorld
-from onefold.testing.sim.bugs import planted
 from support.sharded_bank import ACCOUNTS, ALL, BALANCE, SHARDS, World, balances_at
 
 TOTAL = BALANCE * len(ALL)

@@ -9,6 +9,8 @@ import threading
 
 import pytest
 
+from kit.sharded_world import ShardedWorld, left_behind
+from kit.stepper import Killed
 from onefold.errors import AppendUnknown, Conflict, OnefoldError, Unavailable
 from onefold.log.memory import Faults
 from onefold.space import cuts
@@ -25,8 +27,6 @@ from onefold.state.transactions import over_shards as sharded
 from onefold.state.transactions.over_shards import ShardPart, commit_over_shards, snapshot_read, validate_cut
 from onefold.testing.history import History
 from onefold.testing.list_append import check_list_append
-from onefold.testing.sharded_world import ShardedWorld, left_behind
-from onefold.testing.stepper import Killed
 
 MAP = "lists"
 FAULTS = Faults(refused=0.02, lost_answer=0.05, late=0.03, vanished=0.03)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from kit.stepper import Killed
 from onefold import config
 from onefold.errors import AppendUnknown, Conflict, Unavailable
 from onefold.log.memory import Faults
@@ -18,7 +19,6 @@ from onefold.state.fold import rows
 from onefold.state.fold.ops import Put, Span
 from onefold.state.fold.shards import fold as shard_fold
 from onefold.state.transactions.over_shards import ShardPart, commit_over_shards, snapshot_read, validate_cut
-from onefold.testing.stepper import Killed
 from support.sharded_bank import (
     ACCOUNTS,
     ALL,

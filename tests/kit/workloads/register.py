@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from kit.workloads.base import Workload
 from onefold.db import Database
 from onefold.errors import AppendUnknown, Conflict, Timeout, Unavailable
 from onefold.testing.history import Operation, Verdict
 from onefold.testing.linearizability import check_linearizable
 from onefold.testing.models import register
-from onefold.testing.sim.workloads.base import Workload
 
 KEYS = 8
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from kit.workloads.base import Workload
 from onefold import config
 from onefold.db import Database
 from onefold.errors import OnefoldError
@@ -12,7 +13,6 @@ from onefold.state.streams.consumer import Consumer
 from onefold.state.transaction import Transaction
 from onefold.testing.history import Verdict, invalid, worst
 from onefold.testing.sim.process import is_of_faults
-from onefold.testing.sim.workloads.base import Workload
 from onefold.testing.workload_checks import check_set
 
 PARTITIONS = 3

@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from kit.jobs.checker import Checker
+from kit.jobs.plans import SHAPES, Content, Submission, short_hash
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.fold import JobsFold
 from onefold.compute.jobs.read_rows import RunRow
 from onefold.compute.plan.stages import DeadLetter, Failure, Result
 from onefold.fold.api import Context
-from onefold.testing.jobs_checker import Checker
-from onefold.testing.jobs_plans import SHAPES, Content, Submission, short_hash
 from onefold.testing.memory_store import MemoryStore
 
 TABLE = "table"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onefold.testing.cluster.stand import Stand
+    from kit.cluster.stand import Stand
 
 Heal = Callable[[], None]
 _ATTACH_S = 10.0
@@ -68,7 +68,7 @@ def _restart_all(stand: Stand, rng: random.Random) -> Heal:
     return lambda: None
 
 
-def _kill_all(stand: Stand, rng: random.Random) -> Heal:  # noqa: ARG001
+def _kill_all(stand: Stand, rng: random.Random) -> Heal:
     for at in range(len(stand.servers.servers)):
         stand.servers.kill(at)
 
@@ -208,7 +208,7 @@ def _on_tmpfs(stand: Stand) -> str | None:
     return None if stand.small_disk is not None else stand.no_small_disk
 
 
-def _full_disk(stand: Stand, rng: random.Random) -> Heal:  # noqa: ARG001
+def _full_disk(stand: Stand, rng: random.Random) -> Heal:
     """The disk of one server is full; it may stop its JetStream and has to be started again with space."""
     assert stand.small_disk is not None
     at, folder = stand.small_disk

@@ -6,11 +6,11 @@ from collections import defaultdict
 from itertools import pairwise
 from typing import Any
 
+from kit.workloads.base import Workload
 from onefold.db import Database
 from onefold.errors import Conflict
 from onefold.state.queues.queue import Queue as Queues
 from onefold.testing.history import Operation, Verdict, indented, invalid, worst
-from onefold.testing.sim.workloads.base import Workload
 from onefold.testing.workload_checks import check_queue
 
 LEASE_S = 3.0

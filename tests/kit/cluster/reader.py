@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from kit.workloads.sessions import Prefix
 from onefold.db import Database
 from onefold.testing.history import Verdict, worst
 from onefold.testing.session_checks import check_prefix
-from onefold.testing.sim.workloads.sessions import Prefix
 
 LEVELS = ("prefix", "eventual", "session")
 

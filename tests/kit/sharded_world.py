@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from kit.stepper import Stepper, stepped
 from onefold import config
 from onefold.env import SeededEnv
 from onefold.log.memory import Faults, MemoryLog
@@ -13,7 +14,6 @@ from onefold.state.core import recovery
 from onefold.state.core.client import StateClient
 from onefold.state.encoding.keys import encode_key, shard_of
 from onefold.state.fold.machine import StateFold
-from onefold.testing.stepper import Stepper, stepped
 
 _KEPT = ("locks", "ranges", "open", "prepared", "parts", "decided")
 

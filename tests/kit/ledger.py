@@ -25,7 +25,7 @@ class Ledger:
     version = 1
     history = frozenset({"ledger/lines"})
 
-    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:  # noqa: ARG002
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
         """Count the token; the outcome says where it was applied."""
         if not 0 < len(body) <= _TOKEN_BYTES_MAX:
             return b"refused"

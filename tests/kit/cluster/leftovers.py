@@ -131,7 +131,7 @@ def interruptible() -> Iterator[None]:
     """Raise Stopped for the first signal that asks this process to end, and nothing for later ones: it is ending."""
     came: list[int] = []
 
-    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def handle(number: int, frame: FrameType | None) -> None:
         if not came:
             came.append(number)
             raise Stopped(number)

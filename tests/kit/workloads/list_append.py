@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from kit.workloads.base import Workload
 from onefold.db import Database
 from onefold.testing.history import Verdict
 from onefold.testing.list_append import check_list_append
-from onefold.testing.sim.workloads.base import Workload
 
 LISTS = 6
 """The even ones are a value each; the odd ones are a range of keys, one for each element."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from kit.workloads.base import Workload
 from onefold.db import Database
 from onefold.testing.history import Verdict
-from onefold.testing.sim.workloads.base import Workload
 from onefold.testing.workload_checks import check_counter
 
 

@@ -48,7 +48,7 @@ def _unpinned_view(stack: ExitStack) -> None:
 
     original = RemoteShard.ask
 
-    def ask(self: RemoteShard, what: Any, need: ReadRequirement | None, at: int | None = None) -> Any:  # noqa: ARG001
+    def ask(self: RemoteShard, what: Any, need: ReadRequirement | None, at: int | None = None) -> Any:
         return original(self, what, need)
 
     stack.enter_context(patch.object(RemoteShard, "ask", ask))

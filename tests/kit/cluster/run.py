@@ -10,16 +10,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from kit.cluster.client import workload_on
+from kit.cluster.event_log import Recorded, load_events
+from kit.cluster.job import JobUnderFaults
+from kit.cluster.log_oracle import records_of
+from kit.cluster.nemesis import FAULTS, Happened, Nemesis
+from kit.cluster.reader import Reader
+from kit.cluster.stand import Client, Stand
+from kit.workloads.sessions import GROUP, Prefix
 from onefold.db import connect
-from onefold.testing.cluster.client import workload_on
-from onefold.testing.cluster.event_log import Recorded, load_events
-from onefold.testing.cluster.job import JobUnderFaults
-from onefold.testing.cluster.log_oracle import records_of
-from onefold.testing.cluster.nemesis import FAULTS, Happened, Nemesis
-from onefold.testing.cluster.reader import Reader
-from onefold.testing.cluster.stand import Client, Stand
 from onefold.testing.history import Verdict
-from onefold.testing.sim.workloads.sessions import GROUP, Prefix
 
 LEVELS: Final = {"session": "session", "prefix": "prefix", "reader": "session"}
 """The consistency of a workload's connections, where it is not strong."""

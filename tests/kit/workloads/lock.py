@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from kit.workloads.base import Workload
 from onefold.db import Database
 from onefold.errors import Conflict
 from onefold.testing.history import Operation, Verdict, indented, invalid, unknown
-from onefold.testing.sim.workloads.base import Workload
 
 TTL_S = 2.0
 

@@ -1,4 +1,4 @@
-"""The long form of the fault suite: ``python -m onefold.testing.cluster [--seeds 20] [--first 1] [--faults a,b] …``.
+"""The long form of the fault suite: ``PYTHONPATH=tests python -m kit.cluster [--seeds 20] [--first 1] [--faults a,b] …``.
 
 Prints a JSON line for each seed and ends with 1 when a history was not valid or the cluster did not come back. Run it as root
 to see partitions, a slow and a full disk; without it these are skipped, and it says so.
@@ -15,9 +15,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from onefold.testing.cluster import leftovers
-from onefold.testing.cluster.nemesis import FAULTS
-from onefold.testing.cluster.run import DEFAULT_WORKLOADS, Report, run
+from kit.cluster import leftovers
+from kit.cluster.nemesis import FAULTS
+from kit.cluster.run import DEFAULT_WORKLOADS, Report, run
 
 
 def main() -> int:
@@ -89,7 +89,7 @@ def _line(seed: int, report: Report) -> dict[str, Any]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m onefold.testing.cluster", description=__doc__)
+    parser = argparse.ArgumentParser(prog="PYTHONPATH=tests python -m kit.cluster", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="how many runs (default 20)")
     parser.add_argument("--first", type=int, default=1, help="the first seed (default 1)")
     parser.add_argument("--faults", help=f"of: {', '.join(FAULTS)} (default: all that can be shown here)")

@@ -19,7 +19,7 @@ from onefold.compute.jobs.rows import RunSpec, TableState, TaskState, decode
 from onefold.compute.plan.stages import Result
 
 if TYPE_CHECKING:
-    from onefold.testing.jobs_world import World
+    from kit.jobs.world import World
 
 _decoder: msgspec.msgpack.Decoder[ops.Operation] = msgspec.msgpack.Decoder(ops.Operation)
 

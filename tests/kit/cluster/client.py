@@ -1,6 +1,6 @@
 """One client process of the fault suite: does a workload's operations on a real space and writes down what it saw.
 
-``python -m onefold.testing.cluster.client '{"url": …, "workload": "register", "index": 1, "seed": 7, "history": FILE, …}'``
+``PYTHONPATH=tests python -m kit.cluster.client '{"url": …, "workload": "register", "index": 1, "seed": 7, "history": FILE, …}'``
 
 It continues until its stdin is closed. The first line that it prints says that it is connected.
 """
@@ -19,13 +19,13 @@ from typing import Any, cast
 
 import msgspec
 
+from kit.cluster.event_log import EventLog
+from kit.cluster.reader import Reader
+from kit.workloads import WORKLOADS
+from kit.workloads.base import Workload
 from onefold.db import Database, connect
-from onefold.testing.cluster.event_log import EventLog
-from onefold.testing.cluster.reader import Reader
 from onefold.testing.history import History
 from onefold.testing.sim.process import is_of_faults
-from onefold.testing.sim.workloads import WORKLOADS
-from onefold.testing.sim.workloads.base import Workload
 from onefold.testing.sim.world import Simulation
 
 _PROCESSES_PER_CLIENT = 10_000

@@ -115,7 +115,7 @@ class RemoteWorld:
         """Asks any node about the shard. A question that is lost costs no time, and a node that cannot answer yet is left for
         another one when a real asker would ask that as well."""
 
-        def ask(request: bytes, timeout: float, *, hedge_s: float) -> bytes:  # noqa: ARG001
+        def ask(request: bytes, timeout: float, *, hedge_s: float) -> bytes:
             question = protocol.decode_ask(request)
             request = protocol.encode(msgspec.structs.replace(question, wait_s=min(question.wait_s, hedge_s)))
             with self.lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+from kit.workloads.base import Workload
 from onefold.db import Database
 from onefold.errors import OnefoldError, TokenAhead
 from onefold.state.encoding.items import Change
@@ -12,7 +13,6 @@ from onefold.state.encoding.keys import decode_key
 from onefold.state.fold import rows
 from onefold.testing.history import Verdict, invalid, unknown
 from onefold.testing.sim.process import is_of_faults
-from onefold.testing.sim.workloads.base import Workload
 
 KEYS = 5
 WATCHERS = 3

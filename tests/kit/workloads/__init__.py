@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import traceback
 
+from kit.workloads.bank import Bank
+from kit.workloads.base import Workload
+from kit.workloads.counter import Counter
+from kit.workloads.elements import LongFork, Set
+from kit.workloads.list_append import ListAppend
+from kit.workloads.lock import Lock
+from kit.workloads.queue import Queue
+from kit.workloads.register import Bounded, Register
+from kit.workloads.sessions import Prefix, Session, SessionTransactions
+from kit.workloads.stream import Stream
+from kit.workloads.watch import Watch
 from onefold.testing.history import Validity, Verdict
 from onefold.testing.sim.faults import Faults
 from onefold.testing.sim.scheduler import Stalled
-from onefold.testing.sim.workloads.bank import Bank
-from onefold.testing.sim.workloads.base import Workload
-from onefold.testing.sim.workloads.counter import Counter
-from onefold.testing.sim.workloads.elements import LongFork, Set
-from onefold.testing.sim.workloads.list_append import ListAppend
-from onefold.testing.sim.workloads.lock import Lock
-from onefold.testing.sim.workloads.queue import Queue
-from onefold.testing.sim.workloads.register import Bounded, Register
-from onefold.testing.sim.workloads.sessions import Prefix, Session, SessionTransactions
-from onefold.testing.sim.workloads.stream import Stream
-from onefold.testing.sim.workloads.watch import Watch
 from onefold.testing.sim.world import Simulation
 
 WORKLOADS: dict[str, tuple[type[Workload], int]] = {
@@ -46,12 +46,12 @@ def run_workload(
 ) -> Verdict:
     """Run the workload from the seed and check what its clients saw.
 
-    ``faults``: as for ``Simulation.run``. ``bug``: plant this one first (see ``onefold.testing.sim.bugs``). ``nodes``: as
+    ``faults``: as for ``Simulation.run``. ``bug``: plant this one first (see ``kit.bugs``). ``nodes``: as
     for ``Simulation``. A simulation that
     fails by itself (a replica halts, differs from another, or makes no progress) is INVALID too. The explanation of a verdict
     that is not VALID ends with the seed and the trace.
     """
-    from onefold.testing.sim.bugs import planted
+    from kit.bugs import planted
 
     with planted(bug) as options:
         return _run(name, seed, operations, faults, seconds, nodes, **options)

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from kit.cluster import hosts as networks
+from kit.cluster import leftovers
+from kit.cluster.client import Instructions
+from kit.cluster.leftovers import Notebook
+from kit.cluster.reader import Reader
 from onefold.env import SYSTEM
 from onefold.errors import OnefoldError
-from onefold.testing.cluster import hosts as networks
-from onefold.testing.cluster import leftovers
-from onefold.testing.cluster.client import Instructions
-from onefold.testing.cluster.leftovers import Notebook
-from onefold.testing.cluster.reader import Reader
 
 if TYPE_CHECKING:
     from onefold.cluster.servers import LocalServers
@@ -315,7 +315,7 @@ class Stand:
     def _start_client(self, told: Instructions, host: str) -> Client:
         environment = self._environment()
         environment["ONEFOLD_CACHE"] = str(self.directory / f"cache-{host}")
-        command = [*self._prefix(host), sys.executable, "-m", "onefold.testing.cluster.client"]
+        command = [*self._prefix(host), sys.executable, "-m", "kit.cluster.client"]
         output = self.directory / f"client{told.index}.log"
         text = msgspec.json.encode(told).decode()
         client = Client(

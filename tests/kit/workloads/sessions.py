@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kit.workloads.base import Workload
 from onefold.db import Database
 from onefold.errors import Conflict, OnefoldError
 from onefold.state.encoding.items import Version
@@ -14,7 +15,6 @@ from onefold.state.transaction import Transaction
 from onefold.testing.history import Operation, Status, Verdict, indented, invalid, worst
 from onefold.testing.session_checks import check_prefix, check_session
 from onefold.testing.sim.process import is_of_faults
-from onefold.testing.sim.workloads.base import Workload
 
 KEYS = 5
 SESSIONS = 5
@@ -35,7 +35,7 @@ class Session(Workload):
     def setup(self, db: Database) -> None:
         db.map("other").put("other", 0)
 
-    def step(self, db: Database, process: int) -> None:  # noqa: ARG002
+    def step(self, db: Database, process: int) -> None:
         if not self._free:
             # Who dies, stands still or waits has taken a session along; another begins.
             self._free.append((self.new_process(), ""))

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import msgspec
 
+from kit.remote_bugs import REMOTE_BUGS
 from onefold.codec import Op
 from onefold.shard.freshness import Freshness
 from onefold.shard.memory import MemoryShard
@@ -33,7 +34,6 @@ from onefold.state.maps import watch
 from onefold.state.streams.consumer import Consumer
 from onefold.state.transactions import moments
 from onefold.store import exactly_once
-from onefold.testing.sim.remote_bugs import REMOTE_BUGS
 
 Patch = Callable[[ExitStack], None]
 
@@ -138,7 +138,7 @@ def _moment_without_locks(stack: ExitStack) -> None:
     stack.enter_context(patch.object(moments._Hold, "release", lambda _: True))
 
 
-def _only_noted(hold: Any, shard: int, claim: Any) -> bool:  # noqa: ARG001
+def _only_noted(hold: Any, shard: int, claim: Any) -> bool:
     client = hold._client
     hold._offsets[shard] = client.shards[shard].barrier()
     with client.shards[shard].view() as view:

@@ -1,0 +1,1 @@
+"""The fold of jobs in simulated worlds full of faults, and what must hold in them."""
