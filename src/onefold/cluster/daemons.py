@@ -11,12 +11,13 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
+
+from onefold.backoff import Deadline, wait_until
 
 _LOOK_S: Final = 0.01
 
@@ -132,12 +133,7 @@ def send(daemon: Daemon | None, number: int) -> bool:
 
 def wait_ended(daemon: Daemon | None, timeout: float) -> bool:
     """Wait until that process is gone. False when it is still there after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while alive(daemon):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_LOOK_S)
-    return True
+    return wait_until(lambda: not alive(daemon), timeout, _LOOK_S)
 
 
 def end(daemons: Sequence[Daemon | None], grace_s: float) -> list[Daemon]:
@@ -145,9 +141,9 @@ def end(daemons: Sequence[Daemon | None], grace_s: float) -> list[Daemon]:
     for daemon in daemons:
         send(daemon, signal.SIGTERM)
         send(daemon, signal.SIGCONT)  # a stopped process would not see it
-    deadline = time.monotonic() + grace_s
+    deadline = Deadline.after(grace_s)
     for daemon in daemons:
-        if not wait_ended(daemon, max(0.0, deadline - time.monotonic())):
+        if not wait_ended(daemon, deadline.within(grace_s)):
             send(daemon, signal.SIGKILL)
     return [daemon for daemon in daemons if daemon is not None and not wait_ended(daemon, _KILLED_S)]
 

@@ -15,7 +15,6 @@ import fcntl
 import os
 import shutil
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from typing import Final
 
 import msgspec
 
+from onefold.backoff import Deadline, wait_until
 from onefold.backup.manifest import read_manifest
 from onefold.cluster import daemons, server_plan
 from onefold.cluster.daemons import Daemon, write_whole
@@ -219,7 +219,7 @@ class LocalCluster:
         for node in self._plan.nodes:
             if not daemons.alive(daemons.read(self._folder(node) / _PID)):
                 self._spawn(node)
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        deadline = Deadline.after(READY_TIMEOUT_S)
         for node in self._plan.nodes:
             self._await_ready(node, deadline)
 
@@ -245,18 +245,18 @@ class LocalCluster:
         environment = {name: text for name, text in os.environ.items() if not name.startswith("ONEFOLD_")}
         daemons.start(command, log=_log(folder), pid_file=folder / _PID, environment=environment)
 
-    def _await_ready(self, node: NodePlan, deadline: float) -> None:
+    def _await_ready(self, node: NodePlan, deadline: Deadline) -> None:
         folder = self._folder(node)
-        while True:
+
+        def ready() -> bool:
             if not daemons.alive(daemons.read(folder / _PID)):  # else another program may answer at its port
                 raise SpaceError(f"node {node.name} ended: {_last_words(folder)}")
-            if _ready(node.port):
-                return
-            if time.monotonic() > deadline:
-                raise Timeout(
-                    f"node {node.name} is not ready after {READY_TIMEOUT_S:g} s; see {_log(folder)}: {_last_words(folder)}"
-                )
-            time.sleep(_LOOK_S)
+            return _ready(node.port)
+
+        if not wait_until(ready, deadline.within(READY_TIMEOUT_S), _LOOK_S):
+            raise Timeout(
+                f"node {node.name} is not ready after {READY_TIMEOUT_S:g} s; see {_log(folder)}: {_last_words(folder)}"
+            )
 
 
 def _servers(

@@ -14,7 +14,6 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from onefold.backoff import wait_until
 from onefold.cluster import credentials, daemons, server_plan
 from onefold.cluster.daemons import Daemon, write_whole
 from onefold.cluster.permissions import USERS, inbox_prefix
@@ -268,17 +268,21 @@ class LocalServers:
 
     def _await_leader(self, indices: Sequence[int], *, known: int, timeout: float = START_TIMEOUT_S) -> None:
         """Wait until each of these servers knows a leader, and of ``known`` servers at least."""
-        deadline = time.monotonic() + timeout
-        for index in indices:
-            while not self._knows_leader(index, known):
+        left = list(indices)
+
+        def led() -> bool:
+            while left and self._knows_leader(left[0], known):
+                del left[0]
+            if left:
                 for each in indices:
                     self._check_alive(each)
-                if time.monotonic() > deadline:
-                    raise Timeout(
-                        f"the servers of {self.directory} found no leader in {timeout:g} s; "
-                        f"see {self.directory / self._plan.servers[index].name / 'server.log'}"
-                    )
-                time.sleep(_LOOK_S)
+            return not left
+
+        if not wait_until(led, timeout, _LOOK_S):
+            raise Timeout(
+                f"the servers of {self.directory} found no leader in {timeout:g} s; "
+                f"see {self.directory / self._plan.servers[left[0]].name / 'server.log'}"
+            )
 
     def _knows_leader(self, index: int, known: int) -> bool:
         if not _listens(self._plan.servers[index]):
@@ -314,13 +318,10 @@ class LocalServers:
             self._await(index, self._has_streams, f"gives space {space} no streams", space)
 
     def _await(self, index: int, found: Callable[[int, str], bool], problem: str, what: str) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not found(index, what):
+        if not wait_until(lambda: found(index, what), START_TIMEOUT_S, _LOOK_S):
             server = self._plan.servers[index]
-            if time.monotonic() > deadline:
-                log = self.directory / server.name / "server.log"
-                raise Timeout(f"server {server.name} {problem}, for {START_TIMEOUT_S:g} s; see {log}")
-            time.sleep(_LOOK_S)
+            log = self.directory / server.name / "server.log"
+            raise Timeout(f"server {server.name} {problem}, for {START_TIMEOUT_S:g} s; see {log}")
 
     def _knows_space(self, index: int, space: str) -> bool:
         with self.states(index) as states:

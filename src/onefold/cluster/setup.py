@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from onefold import config
+from onefold.backoff import Backoff, retried
 from onefold.env import SYSTEM
 from onefold.errors import SpaceError, Timeout, Unavailable
 
@@ -130,11 +130,4 @@ def check_led(link: Link, stream: str) -> None:
 
 def patiently(work: Callable[[], T]) -> T:
     """Try again while there is no leader: after a restart of all servers an election takes up to 9 s."""
-    deadline = time.monotonic() + LEADERS_WAIT_S
-    while True:
-        try:
-            return work()
-        except (Unavailable, Timeout):
-            if time.monotonic() + _PAUSE_S > deadline:
-                raise
-        time.sleep(_PAUSE_S)
+    return retried(work, (Unavailable, Timeout), LEADERS_WAIT_S, Backoff(_PAUSE_S, _PAUSE_S))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onefold import config
+from onefold.backoff import Deadline
 from onefold.compute.blobs.store import BlobMissing
 from onefold.compute.code import needs as requirements
 from onefold.compute.execution.runner import Runner, cores
@@ -106,11 +107,11 @@ class NodeWorkers:
     def drain(self, timeout: float = config.DRAIN_TIMEOUT_S) -> bool:
         """Finish the tasks in progress within ``timeout`` seconds, give back the others, and end. Whether all were finished."""
         self.stop_claims()
-        deadline = self._engine.env.boot_s() + timeout
+        deadline = Deadline.after(timeout, self._engine.env)
         with self._lock:
             runners = list(self._runners.values())
         for runner in runners:
-            runner.join(max(0.0, deadline - self._engine.env.boot_s()))
+            runner.join(deadline.within(timeout))
         whole = not any(runner.alive for runner in runners)
         self.stop()
         return whole

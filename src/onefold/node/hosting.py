@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 from onefold import config
+from onefold.backoff import Backoff
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError, Unavailable
 from onefold.fold.nodes.state import Node
 from onefold.log.api import Log
@@ -284,7 +285,7 @@ class Hosting:
 
     def _bring_up(self, shard: int, hosted: _Hosted) -> None:
         """Open a replica and let it answer once it has all that was acknowledged; tried until it is unwanted."""
-        pause_s = _RETRY_S
+        backoff = Backoff(_RETRY_S, _RETRY_S_MAX)
         stalled = f"shard_{shard}_stalled"
         with self._tracing.span("open_replica", shard=shard):
             while not hosted.unwanted.is_set():
@@ -301,8 +302,7 @@ class Hosting:
                         self.halt(shard, f"{type(error).__name__}: {error}")
                         break
                     self._log.begins(stalled, str(error), shard=shard)
-                hosted.unwanted.wait(pause_s)
-                pause_s = min(2 * pause_s, _RETRY_S_MAX)
+                hosted.unwanted.wait(backoff.pause_s())
         self._log.ends(stalled, shard=shard)
         if hosted.unwanted.is_set():
             self._end(shard, hosted)

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from onefold import config
+from onefold.backoff import Deadline
 from onefold.env import SYSTEM, Env
 from onefold.errors import AppendUnknown, OnefoldError, Timeout, Unavailable
 from onefold.fold.nodes.state import Node as NodeRow
@@ -252,12 +253,12 @@ class Node:
         """Claim no more tasks and finish those in progress, answer on until others do, leave."""
         self._stopping.set()
         self.phase = Phase.DRAINING
-        deadline = self._env.boot_s() + config.DRAIN_TIMEOUT_S
+        deadline = Deadline.after(config.DRAIN_TIMEOUT_S, self._env)
         if self.workers is not None:
             self.workers.stop_claims()
         try:
             if self._the_membership.epoch and self._the_membership.drain():
-                while not (self._handed_over() and self._idle) and self._env.boot_s() < deadline:
+                while not (self._handed_over() and self._idle) and not deadline.passed:
                     self._kicked.wait(config.NODE_LOOK_S)
                     self._kicked.clear()
             self.hosting.stop_serving()

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from onefold import config
+from onefold.backoff import Backoff, Deadline
 from onefold.codec import Op
 from onefold.env import Env
 from onefold.errors import ASK_LATER, AppendUnknown, OnefoldError, Timeout, TooLarge, Unavailable
@@ -89,6 +90,8 @@ class _Submission:
     """Its caller has an answer, and has passed the lead on if it led."""
     broken = False
     """Its caller was interrupted."""
+    backoff: Backoff | None = None
+    """Of one that leads and has failed for now."""
 
     def __init__(self, appender: Appender, ops: tuple[Op, ...], size: int, deadline: float) -> None:
         self._appender = appender
@@ -267,11 +270,10 @@ class Appender:
             )
 
     def _lead(self, mine: _Submission) -> None:
-        batch, pause_s = [mine], _PAUSE_S
+        batch = [mine]
         if mine.main:
             while self._fails_for_now(mine, batch):
-                self._pause_within(mine, pause_s)
-                pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+                self._pause_within(mine)
             del self._leader[0]
             if self._waiting:
                 undisturbed.mend_later(mine)  # has the next one lead
@@ -281,8 +283,7 @@ class Appender:
                 self._linger()
             self._gather(mine, batch)
             while self._fails_for_now(mine, batch):
-                self._pause_within(mine, pause_s)
-                pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+                self._pause_within(mine)
                 self._gather(mine, batch)
         finally:
             for other in batch[1:]:
@@ -295,9 +296,11 @@ class Appender:
                     turn.end()
             self._pass_on(mine)
 
-    def _pause_within(self, mine: _Submission, pause_s: float) -> None:
+    def _pause_within(self, mine: _Submission) -> None:
         """Wait before the next try: the last one is made when the leader's time is up, not one pause before."""
-        self._pause(max(0.0, min(pause_s, mine.deadline - self._env.boot_s())))
+        if mine.backoff is None:
+            mine.backoff = Backoff(_PAUSE_S, _PAUSE_S_MAX)
+        self._pause(Deadline(mine.deadline, self._env).within(mine.backoff.pause_s()))
 
     def _fails_for_now(self, mine: _Submission, batch: list[_Submission]) -> bool:
         """Commit the batch. Whether that certainly failed, for a reason that passes, and the leader has time to try again;

@@ -20,6 +20,7 @@ from typing import TypeVar
 import apsw
 
 from onefold import config
+from onefold.backoff import Backoff, Deadline
 from onefold.codec import Op, Record, encode_record
 from onefold.env import Env
 from onefold.errors import (
@@ -62,6 +63,7 @@ from onefold.store.tables import (
 _HOUSEKEEPING_EVERY_OFFSETS = 1024
 T = TypeVar("T")
 _CATCH_UP_BYTES = 16 << 20
+_PAUSE_S = (0.01, 1.0)
 
 
 class EmbeddedShard(StateHere):
@@ -208,13 +210,12 @@ class EmbeddedShard(StateHere):
         time.sleep(seconds)
 
     def reach(self, offset: int, timeout: float | None) -> bool:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline.after(timeout, self._env)
         applied = self.applied
         while applied < offset:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            if deadline.passed:
                 return False
-            applied = self.wait(applied, left)
+            applied = self.wait(applied, deadline.left_s)
         return True
 
     def meet(self, need: ReadRequirement) -> None:
@@ -322,18 +323,16 @@ class EmbeddedShard(StateHere):
     def _commit_doubted(self, error: BaseException, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
         """The outcomes of a commit that failed in a way that may surface later, found by trying again. Raises what it fails with
         in the end; of other failures that is ``error``."""
-        pause_s = 0.01
+        until, backoff = Deadline(deadline, self._env), Backoff(*_PAUSE_S)
         try:
             while self._in_doubt is not None and isinstance(error, OnefoldError):
                 if not isinstance(error, AppendUnknown):
                     raise AppendUnknown(
                         f"a commit may have happened, and trying it again failed: {error}. {ASK_LATER}"
                     ) from error
-                left_s = deadline - self._env.boot_s()
-                if left_s <= 0:
+                if until.passed:
                     break
-                time.sleep(min(pause_s, left_s))
-                pause_s = min(2 * pause_s, 1.0)
+                time.sleep(until.within(backoff.pause_s()))
                 try:
                     return self._try_commit(ops, deadline)
                 except OnefoldError as again:

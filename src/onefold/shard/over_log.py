@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Self, TypeVar
 
 from onefold import config
+from onefold.backoff import Backoff, Deadline
 from onefold.codec import Op
 from onefold.env import Env
 from onefold.errors import (
@@ -39,6 +40,8 @@ from onefold.shard.freshness import Freshness
 from onefold.shard.requirements import ReadRequirement, reach_needed
 from onefold.shard.writer import LogWriter
 from onefold.store.exactly_once import ClientRow
+
+_BARRIER_PAUSE_S = (0.01, 1.0)
 
 T = TypeVar("T")
 
@@ -176,14 +179,13 @@ class ReplicatedShard(ABC):
                 "with replicas='remote'"
             )
         timeout_s = config.READ_TIMEOUT_S if timeout is None else timeout
-        deadline = self._env.boot_s() + timeout_s
-        pause_s = 0.01
+        deadline, backoff = Deadline.after(timeout_s, self._env), Backoff(*_BARRIER_PAUSE_S)
         while True:
             try:
                 # The appender's next record is one whose append starts after this call, which is what makes the read strong.
-                self._appender.submit([system.system_op(system.Tick())], deadline)
+                self._appender.submit([system.system_op(system.Tick())], deadline.at_s)
             except (Unavailable, Timeout, AppendUnknown, Expired) as error:
-                if self._env.boot_s() + pause_s >= deadline:
+                if deadline.before(backoff.next_s):
                     raise Unavailable(
                         f"{self._url} gave no answer within {timeout_s:g} s, so what is here may be old: {error}. "
                         "Try again, or read with a weaker consistency",
@@ -191,8 +193,7 @@ class ReplicatedShard(ABC):
                     ) from error
             else:
                 return self._position()
-            self._pause(pause_s)
-            pause_s = min(2 * pause_s, 1.0)
+            self._pause(backoff.pause_s())
 
     def fresh(self, seconds: float, timeout: float | None = None) -> None:
         if not self._replicates:
@@ -232,13 +233,12 @@ class ReplicatedShard(ABC):
         self.check_usable()
         if self._position() >= offset:
             return True
-        deadline = None if timeout is None else self._env.boot_s() + timeout
+        deadline = Deadline.after(timeout, self._env)
         applied = self._look()
         while applied < offset:
-            left = None if deadline is None else deadline - self._env.boot_s()
-            if left is not None and left <= 0:
+            if deadline.passed:
                 return False
-            applied = self.wait(applied, left)
+            applied = self.wait(applied, deadline.left_s)
         return True
 
     @abstractmethod

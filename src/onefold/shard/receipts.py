@@ -7,11 +7,11 @@ what an operation has taken can be given back, without handing every operation t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeGuard
 
 from onefold import config
+from onefold.backoff import wait_until
 from onefold.codec import Op
 from onefold.shard.api import Shard
 
@@ -52,10 +52,8 @@ class Receipt:
         mine.gone = True
         if not mine.answered and mine.look_up is not None:
             return mine.look_up()
-        end = time.monotonic() + config.APPEND_RETRY_S
         # An append that fails for now puts it back, and nobody takes one that is gone: then it can be given up.
-        while not (mine.answered or mine.give_up()) and time.monotonic() < end:
-            time.sleep(_LOOK_S)
+        wait_until(lambda: mine.answered or mine.give_up(), config.APPEND_RETRY_S, _LOOK_S)
         return mine.outcomes
 
 

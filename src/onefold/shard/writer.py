@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from onefold.backoff import Backoff, Deadline
 from onefold.codec import Op, Record, encode_record
 from onefold.errors import ASK_LATER, AppendUnknown, Expired, OnefoldError, Timeout, Unavailable
 from onefold.fold import authority
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from onefold.shard.over_log import ReplicatedShard
 
 _ATTEMPTS_MAX = 100
+_PAUSE_S = (0.01, 1.0)
 
 
 class LogWriter:
@@ -76,7 +78,7 @@ class LogWriter:
         record = Record(client, number, self._env.wall_ms(), ops, self._shard.fold_version)
         data = encode_record(record)
         first_s = self._env.boot_s()
-        pause_s, in_doubt = 0.01, False
+        until, backoff, in_doubt = Deadline(deadline, self._env), Backoff(*_PAUSE_S), False
         for _ in range(_ATTEMPTS_MAX):
             began_s = self._env.boot_s()
             try:
@@ -86,12 +88,9 @@ class LogWriter:
             except OnefoldError as error:
                 if not in_doubt:
                     raise
-                left_s = deadline - self._env.boot_s()
-                if isinstance(error, (Unavailable, Timeout)) and left_s > 0:
-                    self._shard.pause(
-                        min(pause_s, left_s)
-                    )  # this try did not happen, but an earlier one may have
-                    pause_s = min(2 * pause_s, 1.0)
+                if isinstance(error, (Unavailable, Timeout)) and not until.passed:
+                    # This try did not happen, but an earlier one may have.
+                    self._shard.pause(until.within(backoff.pause_s()))
                     continue
                 self._client = None  # its number stays open; a new client has no open one
                 raise AppendUnknown(
@@ -111,13 +110,10 @@ class LogWriter:
             if outcomes is not None:
                 self._shard.freshness.prove(first_s)  # which try it was is not known
                 return outcomes  # it had surfaced
-            left_s = deadline - self._env.boot_s()
-            if left_s <= 0:
+            if until.passed:
                 break
-            self._shard.pause(
-                min(pause_s, left_s)
-            )  # the last try is made when the time is up, not one pause before
-            pause_s = min(2 * pause_s, 1.0)
+            # The last try is made when the time is up, not one pause before.
+            self._shard.pause(until.within(backoff.pause_s()))
         self._client = None
         raise AppendUnknown(
             f"the log gave no answer to record {number} of {client}; it may surface later. {ASK_LATER}"

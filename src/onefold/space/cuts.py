@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final, Self, TypeVar
 
+from onefold.backoff import Deadline
 from onefold.codec import Record, encode_record
 from onefold.errors import AppendUnknown, Timeout, Unavailable
 from onefold.fold import system
@@ -50,7 +51,7 @@ def cut(
     Raises Timeout (definite) when no instant came, and as ``Shard.barrier``.
     """
     env = shards[0].env
-    deadline_s = env.boot_s() + CUT_TIMEOUT_S
+    deadline = Deadline.after(CUT_TIMEOUT_S, env)
     strong = all(shard.strong_reads for shard in shards)
     with _Marks(shards) as marks:
         for attempt in range(_TRIES_MAX):
@@ -69,7 +70,7 @@ def cut(
                         return
             if before_next is not None:
                 before_next()
-            if env.boot_s() > deadline_s:
+            if deadline.passed:
                 break
             shards[0].pause(_PAUSE_S)
     raise Timeout(

@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from onefold import config
+from onefold.backoff import Backoff, retried
 from onefold.compute.blobs.shared import Backend
 from onefold.compute.blobs.store import BlobStore, BlobsUnavailable
 from onefold.errors import InvalidArgument
@@ -30,6 +30,14 @@ JETSTREAM: Final = "jetstream"
 _OPTIONS: Final = frozenset({"endpoint_url", "region_name"})
 _TRY_AGAIN_S: Final = 0.2
 _TRY_AGAIN_S_MAX: Final = 2.0
+
+
+class _Failed(Exception):
+    """What a client library raised, which may pass."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 def check_place(place: str) -> str:
@@ -297,9 +305,8 @@ class ObjectStoreBackend:
 
     def _patiently(self, what: str, do: Callable[[], T]) -> T:
         """Try again while the store does not answer, up to ``config.BLOB_RETRY_S``."""
-        deadline = time.monotonic() + config.BLOB_RETRY_S
-        pause_s = _TRY_AGAIN_S
-        while True:
+
+        def once() -> T:
             try:
                 return do()
             except PermissionError as error:
@@ -309,9 +316,13 @@ class ObjectStoreBackend:
             except Exception as error:  # client libraries raise errors of their own, such as botocore's
                 if is_interrupt(error):
                     raise
-                if time.monotonic() + pause_s >= deadline or self._closed.is_set():
-                    raise BlobsUnavailable(
-                        f"a blob cannot be {what}: {type(error).__name__}: {error}; check endpoint, bucket and credentials"
-                    ) from error
-            self._closed.wait(pause_s)
-            pause_s = min(2 * pause_s, _TRY_AGAIN_S_MAX)
+                raise _Failed(error) from error
+
+        backoff = Backoff(_TRY_AGAIN_S, _TRY_AGAIN_S_MAX)
+        try:
+            return retried(once, _Failed, config.BLOB_RETRY_S, backoff, self._closed.wait)
+        except _Failed as failed:
+            error = failed.error
+            raise BlobsUnavailable(
+                f"a blob cannot be {what}: {type(error).__name__}: {error}; check endpoint, bucket and credentials"
+            ) from error

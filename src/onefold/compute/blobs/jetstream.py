@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from onefold import config
+from onefold.backoff import Backoff, Deadline, retried
 from onefold.compute.blobs.store import BlobsUnavailable
 from onefold.errors import OnefoldError, Timeout, Unavailable
 from onefold.log.jetstream import names
@@ -42,6 +42,7 @@ _SIZE: Final = "Onefold-Size"
 _CHUNKS: Final = "Onefold-Chunks"
 _AT: Final = "Onefold-At"
 _LOOK_AGAIN_S: Final = 0.05
+_LOOK_AGAIN_S_MAX: Final = 0.5
 _TRY_AGAIN_S: Final = 0.2
 _TRY_AGAIN_S_MAX: Final = 2.0
 
@@ -170,12 +171,11 @@ class JetStreamBackend:
 
     def _unless_absent(self, look: Callable[[], bool]) -> bool:
         """Look again for a while when it is not found: the replica that answers may be behind."""
-        deadline = time.monotonic() + config.BLOB_ABSENT_S
-        pause_s = _LOOK_AGAIN_S
+        deadline = Deadline.after(config.BLOB_ABSENT_S)
+        backoff = Backoff(_LOOK_AGAIN_S, _LOOK_AGAIN_S_MAX)
         while not look():
-            if time.monotonic() >= deadline or self._closed.wait(pause_s):
+            if deadline.passed or self._closed.wait(backoff.pause_s()):
                 return False
-            pause_s = min(2 * pause_s, 0.5)
         return True
 
     def _get(self, name: str, path: Path) -> bool:
@@ -267,21 +267,16 @@ class JetStreamBackend:
 
     def _patiently(self, what: str, do: Callable[[], T]) -> T:
         """Try again while the servers do not answer: they elect a leader for seconds."""
-        deadline = time.monotonic() + config.BLOB_RETRY_S
-        pause_s = _TRY_AGAIN_S
-        while True:
-            try:
-                return do()
-            except (Unavailable, Timeout) as error:
-                if time.monotonic() + pause_s >= deadline or self._closed.is_set():
-                    raise BlobsUnavailable(
-                        f"a blob cannot be {what} the {self.place}: {str(error).rstrip('.')}. "
-                        "`onefold doctor` looks after the cluster"
-                    ) from error
-            except OnefoldError as error:
-                raise BlobsUnavailable(f"a blob cannot be {what} the {self.place}: {error}") from error
-            self._closed.wait(pause_s)
-            pause_s = min(2 * pause_s, _TRY_AGAIN_S_MAX)
+        backoff = Backoff(_TRY_AGAIN_S, _TRY_AGAIN_S_MAX)
+        try:
+            return retried(do, (Unavailable, Timeout), config.BLOB_RETRY_S, backoff, self._closed.wait)
+        except (Unavailable, Timeout) as error:
+            raise BlobsUnavailable(
+                f"a blob cannot be {what} the {self.place}: {str(error).rstrip('.')}. "
+                "`onefold doctor` looks after the cluster"
+            ) from error
+        except OnefoldError as error:
+            raise BlobsUnavailable(f"a blob cannot be {what} the {self.place}: {error}") from error
 
 
 def _problem(answer: Msg) -> str | None:

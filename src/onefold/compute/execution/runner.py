@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from onefold import config
+from onefold.backoff import Deadline
 from onefold.compute import arguments
 from onefold.compute.execution.attempts import Attempts
 from onefold.compute.execution.lease_keeper import ClaimKey, LeaseKeeper
@@ -159,10 +160,11 @@ class Runner:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until its threads have ended, up to ``timeout`` seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline.after(timeout)
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                left_s = deadline.left_s
+                thread.join(None if left_s is None else max(0.0, left_s))
 
     # -- slots ------------------------------------------------------------------------------------------------------
 

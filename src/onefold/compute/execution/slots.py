@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass
+
+from onefold.backoff import Deadline
 
 
 class Slots:
@@ -25,13 +26,12 @@ class Slots:
     def take(self, timeout: float) -> bool:
         """Take a slot, waiting for it up to ``timeout`` seconds (0: only if nobody else waits); False when there was none."""
         ticket = object()
-        deadline = time.monotonic() + timeout
+        deadline = Deadline.after(timeout)
         with self._changed:
             self._waiting.append(ticket)
             try:
                 while not (self._free and self._waiting[0] is ticket):
-                    left = deadline - time.monotonic()
-                    if left <= 0 or not self._changed.wait(left):
+                    if deadline.passed or not self._changed.wait(deadline.within(timeout)):
                         return False
                 self._free -= 1
                 return True

@@ -7,7 +7,6 @@ record lets one win; so what a record names is there, and a maker that died leav
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -15,6 +14,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from onefold import config
+from onefold.backoff import Backoff, retried
 from onefold.env import SYSTEM, Env
 from onefold.errors import (
     AppendUnknown,
@@ -336,14 +336,7 @@ def _write_record(link: Link, made: SpaceInfo) -> SpaceInfo:
 
 def _patiently(work: Callable[[], T]) -> T:
     """Try again while there is no leader, which a new stream has not at once."""
-    deadline = time.monotonic() + config.APPEND_RETRY_S
-    while True:
-        try:
-            return work()
-        except (Unavailable, Timeout):
-            if time.monotonic() + _PAUSE_S > deadline:
-                raise
-        time.sleep(_PAUSE_S)
+    return retried(work, (Unavailable, Timeout), config.APPEND_RETRY_S, Backoff(_PAUSE_S, _PAUSE_S))
 
 
 def _space_names(link: Link) -> list[str]:

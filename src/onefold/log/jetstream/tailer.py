@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 from typing import Final
 
 from onefold import config
+from onefold.backoff import jittered
 from onefold.errors import OnefoldError, Timeout, Unavailable
 from onefold.log.api import Entry
 from onefold.log.jetstream import streams
@@ -141,7 +141,7 @@ class Tailer:
     async def _keep(self) -> None:
         assert self._nudge is not None
         while not self._closed:
-            pause_s = config.TAIL_LOOK_S * random.uniform(0.75, 1.25)
+            pause_s = jittered(config.TAIL_LOOK_S)
             try:
                 async with asyncio.timeout(pause_s):
                     await self._nudge.wait()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from onefold import config
+from onefold.backoff import Backoff, Deadline
 from onefold.env import Env
 from onefold.errors import OnefoldError
 from onefold.machine.undisturbed import undisturbed
@@ -48,12 +49,9 @@ class News:
         """
         # An interrupt would leave the main thread's lock held, and all others waiting. In turns, so that a wait that was
         # interrupted does not keep a node asked.
-        deadline = None if timeout is None else self._env.boot_s() + timeout
-        while True:
-            turn_s = config.ASK_POLL_S if deadline is None else max(0.0, deadline - self._env.boot_s())
-            if undisturbed(partial(self._wait, after, min(turn_s, config.ASK_POLL_S))):
-                return
-            if deadline is not None and self._env.boot_s() >= deadline:
+        deadline = Deadline.after(timeout, self._env)
+        while not undisturbed(partial(self._wait, after, deadline.within(config.ASK_POLL_S))):
+            if deadline.passed:
                 return
 
     def _wait(self, after: int, timeout: float) -> bool:
@@ -91,7 +89,7 @@ class News:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        pause_s = _RETRY_S
+        backoff = Backoff(_RETRY_S, _RETRY_S_MAX)
         while self._goes_on():
             try:
                 answered = self._poll(self._shown(), config.ASK_POLL_S)
@@ -99,11 +97,10 @@ class News:
                 self._end(error)
                 return
             if answered:
-                pause_s = _RETRY_S
+                backoff.reset()
                 continue
             with self._changed:  # nobody there: waiting continues, reading will tell
-                self._changed.wait_for(lambda: self._closed, pause_s)
-            pause_s = min(2 * pause_s, _RETRY_S_MAX)
+                self._changed.wait_for(lambda: self._closed, backoff.pause_s())
 
     def _goes_on(self) -> bool:
         with self._changed:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from onefold import config
+from onefold.backoff import Deadline
 from onefold.errors import (
     InvalidArgument,
     LogCorrupt,
@@ -206,14 +207,14 @@ class Server:
     def _wait_for(self, ask: Ask) -> None:
         shard = self.shard
         wait_s = min(ask.wait_s, config.ASK_WAIT_S_MAX)
-        deadline = shard.env.boot_s() + wait_s
+        deadline = Deadline.after(wait_s, shard.env)
         if self.unmet(ask):
             try:
                 shard.barrier(wait_s)
             except Unavailable as error:
                 raise self.stale(ask, error) from error
         needed = self.offset_of(ask)
-        reached = not needed or shard.reach(needed, max(0.0, deadline - shard.env.boot_s()))
+        reached = not needed or shard.reach(needed, deadline.within(wait_s))
         if not reached and not self.is_patient(ask):
             raise self.behind(ask, shard.applied)
 

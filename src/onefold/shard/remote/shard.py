@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from onefold import config
+from onefold.backoff import Backoff, Deadline
 from onefold.codec import CorruptRecord, Op, decode_record
 from onefold.env import Env, SystemEnv
 from onefold.errors import (
@@ -42,6 +43,8 @@ from onefold.store import exactly_once
 
 _SHOWN = ReadRequirement(shown=True)
 _OLD_TRIES = 3
+_ASK_PAUSE_S = (0.01, 0.5)
+_WAIT_PAUSE_S = (0.01, 1.0)
 """So many replicas are asked for a version that is older than what they keep: one that started from a snapshot has less."""
 _ANSWER_S = 0.5
 """An answer is waited for this much longer than the node may take."""
@@ -129,13 +132,14 @@ class RemoteShard(ReplicatedShard):
 
     def reach(self, offset: int, timeout: float | None) -> bool:
         self.check_usable()
-        deadline = None if timeout is None else self._env.boot_s() + timeout
+        deadline = Deadline.after(timeout, self._env)
         while self._floor < offset:
-            left_s = config.READ_TIMEOUT_S if deadline is None else deadline - self._env.boot_s()
+            left_s = deadline.left_s
+            wait_s = config.READ_TIMEOUT_S if left_s is None else max(0.0, left_s)
             try:
-                self.ask(protocol.Applied(), ReadRequirement(after=offset, timeout=max(0.0, left_s)))
+                self.ask(protocol.Applied(), ReadRequirement(after=offset, timeout=wait_s))
             except Unavailable:
-                if deadline is not None and self._env.boot_s() >= deadline:
+                if deadline.passed:
                     return False
         return True
 
@@ -210,10 +214,10 @@ class RemoteShard(ReplicatedShard):
         """Ask until somebody answers or the time is over."""
         self.check_usable()
         timeout_s = config.READ_TIMEOUT_S if need.timeout is None else need.timeout
-        deadline = self._env.boot_s() + timeout_s
-        pause_s, old = 0.01, 0
+        deadline, backoff = Deadline.after(timeout_s, self._env), Backoff(*_ASK_PAUSE_S)
+        old = 0
         while True:
-            left_s = max(0.0, deadline - self._env.boot_s())
+            left_s = max(0.0, deadline.left_s or 0.0)
             ask = Ask(
                 protocol.PROTOCOL,
                 self.incarnation,
@@ -231,11 +235,10 @@ class RemoteShard(ReplicatedShard):
             old += isinstance(problem, TooOld)
             if old >= _OLD_TRIES:
                 raise problem
-            if self._env.boot_s() + pause_s >= deadline:
+            if deadline.before(backoff.next_s):
                 # A question without time for its answer would only hide why the last one failed.
                 raise self._given_up(problem, need, timeout_s)
-            self._pause(pause_s)
-            pause_s = min(2 * pause_s, 0.5)
+            self._pause(backoff.pause_s())
 
     def _ask_once(self, ask: Ask, timeout: float, hedge_s: float) -> Answer | OnefoldError:
         """An answer, or why there is none though somebody else may have one. Raises what nobody can answer."""
@@ -265,16 +268,14 @@ class RemoteShard(ReplicatedShard):
 
     def _wait_alone(self, after: int, timeout: float | None) -> None:
         """Wait without other threads, by questions of this one."""
-        deadline = None if timeout is None else self._env.boot_s() + timeout
-        pause_s = 0.01
+        deadline, backoff = Deadline.after(timeout, self._env), Backoff(*_WAIT_PAUSE_S)
         while self._floor <= after and not self._closed:
-            left_s = config.ASK_POLL_S if deadline is None else deadline - self._env.boot_s()
-            if self._poll(after, max(0.0, min(config.ASK_POLL_S, left_s))):
-                pause_s = 0.01
-            elif left_s > 0:
-                self._pause(min(pause_s, left_s))
-                pause_s = min(2 * pause_s, 1.0)
-            if deadline is not None and self._env.boot_s() >= deadline:
+            wait_s = deadline.within(config.ASK_POLL_S)
+            if self._poll(after, wait_s):
+                backoff.reset()
+            elif wait_s > 0:
+                self._pause(deadline.within(backoff.pause_s()))
+            if deadline.passed:
                 break
 
     def _poll(self, after: int, wait_s: float) -> bool:

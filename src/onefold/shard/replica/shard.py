@@ -24,6 +24,7 @@ from typing import TypeVar
 import apsw
 
 from onefold import config
+from onefold.backoff import Backoff
 from onefold.codec import Op
 from onefold.env import Env
 from onefold.errors import ASK_LATER, LogCorrupt, OnefoldError, SpaceError, Timeout, TooOld, Unavailable
@@ -436,7 +437,7 @@ class LocalReplica(ReplicatedShard, StateHere):
 
     def _run(self) -> None:
         """What the applying thread does."""
-        pause_s = _RETRY_S
+        backoff = Backoff(_RETRY_S, _RETRY_S_MAX)
         while not self._closed and self._halted is None:
             try:
                 last = self._log.wait(self._known, config.REPLICA_LOOK_S)
@@ -447,11 +448,11 @@ class LocalReplica(ReplicatedShard, StateHere):
                     self._advance(self._log.last, None, None)
                 else:
                     self._tend()
-                pause_s, self._trouble = _RETRY_S, None
+                backoff.reset()
+                self._trouble = None
             except (Unavailable, Timeout, Damaged) as error:
                 self._trouble = error  # told to who waits; tried again for ever
-                self._ended.wait(pause_s)
-                pause_s = min(2 * pause_s, _RETRY_S_MAX)
+                self._ended.wait(backoff.pause_s())
             except OnefoldError:
                 pass  # it has halted, or is being closed: both end the loop
             except BaseException as error:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from onefold import config
+from onefold.backoff import Backoff
 from onefold.codec import Op
 from onefold.env import SystemEnv
 from onefold.errors import (
@@ -50,6 +51,7 @@ from onefold.state.fold.ops import (
 
 _WEAK = ("prefix", "eventual")
 _TICKS_IN_VAIN_MAX = 8
+_PAUSE_S, _PAUSE_S_MAX = 0.001, 0.1
 
 
 class StateClient:
@@ -154,7 +156,7 @@ class StateClient:
             return outcome
         from onefold.state.core import recovery
 
-        pause_s = 0.001
+        backoff = Backoff(_PAUSE_S, _PAUSE_S_MAX, self.env)
         with limited(self, deadline):
             while isinstance(outcome, Blocked):
                 if self.env.boot_s() > deadline:
@@ -163,8 +165,7 @@ class StateClient:
                         "was written. Try again"
                     )
                 recovery.unblock(self, shard, outcome.transactions)
-                self.shards[shard].pause(pause_s * (0.5 + self.env.token(1)[0] / 256))
-                pause_s = min(2 * pause_s, 0.1)
+                self.shards[shard].pause(backoff.pause_s())
                 outcome = self.submit_once(shard, wrapped, deadline, receipt)
         return outcome
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from onefold import config
+from onefold.backoff import Deadline
 from onefold.errors import SpaceError, Unavailable
 from onefold.state.fold.ops import Decided, Outcome, StateOp, decode_outcome, state_op
 from onefold.state.fold.shards import fold as shard_fold
@@ -191,8 +192,8 @@ def _end(client: StateClient, shard_id: int, transaction: str, commit: bool) -> 
         return
     except SpaceError as error:
         cause = error  # opened read-only: anyone who may write does it
-    shard, deadline = client.shards[shard_id], client.env.boot_s() + client.read_time()
-    while client.env.boot_s() < deadline:
+    shard, deadline = client.shards[shard_id], Deadline.after(client.read_time(), client.env)
+    while not deadline.passed:
         with shard.view() as view:
             if all(transaction != other for other, _ in shard_fold.prepared_in(view)):
                 return

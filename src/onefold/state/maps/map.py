@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final, Generic, TypeVar, overload
 
 from onefold import config
+from onefold.backoff import jittered
 from onefold.errors import Conflict, InvalidArgument
 from onefold.state.core.consistency import STRONG
 from onefold.state.core.time_limits import limited, one_call
@@ -283,9 +284,7 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
             self._commit(encoded, kind, data, reads=(Read(self.name, encoded, offset, index),), ttl_ms=ttl_ms)
         except Conflict:
             pause_s = min(config.MAP_RETRY_PAUSE_S, 0.0005 * 2 ** min(attempt, 20))
-            self.client.shards[self.client.shard_of(encoded)].pause(
-                pause_s * (0.5 + self.client.env.token(1)[0] / 256)
-            )
+            self.client.shards[self.client.shard_of(encoded)].pause(jittered(pause_s, self.client.env))
             return False
         return True
 

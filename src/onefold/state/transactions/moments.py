@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from onefold import config
+from onefold.backoff import Backoff
 from onefold.codec import CorruptRecord, UnknownFormat, decode_record
 from onefold.env import SystemEnv
 from onefold.errors import OnefoldError, Timeout, Unavailable
@@ -81,7 +82,7 @@ def moment(client: StateClient) -> dict[int, int]:
 
     Raises Unavailable (definite) when a shard cannot be asked, or when the time is up; TokenAhead.
     """
-    env, pause_s = client.env, _PAUSE_S
+    env, backoff = client.env, Backoff(_PAUSE_S, _PAUSE_S_MAX, client.env)
     deadline = env.boot_s() + client.read_time()
     reads_only = any(_is_read_only(shard) for shard in client.shards)
     with limited(client, deadline), _Claim(client, deadline) as claim:
@@ -110,8 +111,7 @@ def moment(client: StateClient) -> dict[int, int]:
             if attempt + 1 >= _CLAIMED_FROM and not reads_only:
                 claim.post()
             found()
-            client.shards[0].pause(pause_s * (0.5 + env.token(1)[0] / 256))
-            pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+            client.shards[0].pause(backoff.pause_s())
     if reads_only:
         raise Unavailable(
             "the shards could not be read at one moment in time: others write all the time, and a connection that was opened "
@@ -136,7 +136,8 @@ def give_way(client: StateClient) -> None:
         return
     passed: dict[str, float] = client.shared.setdefault("given_way", {})
     now_s = began_s = client.env.boot_s()
-    end_s, pause_s = min(began_s + config.GIVE_WAY_S, client.deadline()), _PAUSE_S
+    end_s = min(began_s + config.GIVE_WAY_S, client.deadline())
+    backoff = Backoff(_PAUSE_S, _PAUSE_S_MAX)
     first: set[str] | None = None
     while True:
         with shard.view() as view:
@@ -145,8 +146,8 @@ def give_way(client: StateClient) -> None:
         first = claims - passed.keys() if first is None else first & claims
         if not first or now_s >= end_s:
             break
-        shard.pause(pause_s)
-        now_s, pause_s = client.env.boot_s(), min(2 * pause_s, _PAUSE_S_MAX)
+        shard.pause(backoff.pause_s())
+        now_s = client.env.boot_s()
     for gone in passed.keys() - claims:
         passed.pop(gone, None)
     if now_s >= began_s + config.GIVE_WAY_S:
@@ -304,7 +305,8 @@ class _Hold:
         return whole and len(self._asked) == len(self._shards)
 
     def _take(self, shard: int, claim: _Claim) -> bool:
-        client, pause_s = self._client, _PAUSE_S
+        client = self._client
+        backoff = Backoff(_PAUSE_S, _PAUSE_S_MAX, client.env)
         self._asked.append(shard)
         while True:
             with client.shards[shard].view() as view:
@@ -321,8 +323,7 @@ class _Hold:
                 return False
             claim.post()
             recovery.unblock(client, shard, vote.blockers)
-            client.shards[shard].pause(pause_s * (0.5 + client.env.token(1)[0] / 256))
-            pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+            client.shards[shard].pause(backoff.pause_s())
 
     def _release(self, shard: int) -> bool:
         with suppress(OnefoldError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, TypeVar
 
+from onefold.backoff import Backoff
 from onefold.errors import Conflict, Unavailable
 from onefold.state.core.client import StateClient, rejection
 from onefold.state.core.consistency import STRONG
@@ -63,9 +64,9 @@ def _commit_everything(
 ) -> dict[int, Committed]:
     blind = not any(part.reads or part.spans for part in everything.values())
     deadline = client.deadline()
-    pauses, tries = _pauses(client, home), 0
+    backoff = Backoff(_PAUSE_S, _PAUSE_S_MAX, client.env)
+    tries = 0
     while True:
-        pause_s = next(pauses)
         tries += 1
         if request_id is not None and (kept := client.shards[home].outcome(request_id)) is not None:
             return earlier(client, home, decode_outcome(kept))
@@ -77,11 +78,12 @@ def _commit_everything(
                     f"another transaction over several shards is in the way ({lost.reason}); nothing was written. "
                     "Read again and retry"
                 ) from None
-            if blind and client.env.boot_s() + pause_s > deadline:
+            if blind and client.env.boot_s() + backoff.next_s > deadline:
                 raise Unavailable(
                     f"transactions over several shards stand in the way for too long ({lost.reason}); nothing was written. "
                     "Try again"
                 ) from None
+        client.shards[home].pause(backoff.pause_s())
 
 
 def validate_cut(client: StateClient, parts: Mapping[int, ShardPart]) -> None:
@@ -120,13 +122,3 @@ def snapshot_read(
                 validate_cut(client, parts)
                 return found
     return read_at(moment(client))
-
-
-def _pauses(client: StateClient, shard: int) -> Iterator[float]:
-    """For a loop over tries: waits between them, longer and longer, with jitter. Gives the length of the next wait, in
-    seconds."""
-    pause_s = _PAUSE_S
-    while True:
-        yield pause_s
-        client.shards[shard].pause(pause_s * (0.5 + client.env.token(1)[0] / 256))
-        pause_s = min(2 * pause_s, _PAUSE_S_MAX)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar, cast
 
 from onefold import config
+from onefold.backoff import Backoff
 from onefold.env import SYSTEM, Env
 from onefold.errors import OnefoldError, SpaceError, Timeout, Unavailable
 from onefold.log.jetstream.client import loop as loops
@@ -315,16 +316,15 @@ class Link:
 
     async def _keep(self) -> None:
         """Connect again whenever the connection broke."""
-        pause_s = config.RECONNECT_WAIT_S
+        backoff = Backoff(config.RECONNECT_WAIT_S, config.RECONNECT_WAIT_S_MAX, self.env)
         while True:
             await self._broken.wait()
             try:
                 await self._connect_once()
-                pause_s = config.RECONNECT_WAIT_S
+                backoff.reset()
             except Exception as error:  # whatever it was: nobody else would ever connect again
                 self._problem = error if isinstance(error, OnefoldError) else Unavailable(repr(error))
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
-                pause_s = min(2 * pause_s, config.RECONNECT_WAIT_S_MAX)
+                await asyncio.sleep(backoff.pause_s())
 
     async def _connect_once(self) -> None:
         """Try all servers, in random order. Raises what the most telling one of them said."""
