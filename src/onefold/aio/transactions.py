@@ -18,12 +18,12 @@ from onefold import config
 from onefold.aio.bridge import Bridge, ended
 from onefold.aio.maps import AsyncMap
 from onefold.aio.queues import AsyncQueue
-from onefold.errors import Conflict, InvalidArgument, TransactionError
+from onefold.errors import Conflict, TransactionError
 from onefold.state.core import guard
-from onefold.state.core.outcomes import outcome
 from onefold.state.encoding.items import Item, Version
-from onefold.state.maps.in_transaction import TxMap, Unmet
+from onefold.state.maps.in_transaction import TxMap
 from onefold.state.transaction import Transaction
+from onefold.state.transactions.retries import Retries
 
 if TYPE_CHECKING:
     from onefold.aio.streams import AsyncConsumer, AsyncStream
@@ -302,11 +302,10 @@ async def run_transaction(
     read_only: bool = False,
 ) -> R:
     """See ``AsyncDatabase.run_transaction``."""
-    if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-        raise InvalidArgument(f"attempts must be a whole number of 1 or more; got {attempts!r}")
-    pause_s = config.TRANSACTION_BACKOFF_S
-    for left in reversed(range(attempts)):
-        plain = Transaction(client, request_id=request_id, read_only=read_only, last_try=not left)
+    retries = Retries(client, attempts, request_id)
+    while True:
+        last = retries.begin()
+        plain = Transaction(client, request_id=request_id, read_only=read_only, last_try=last)
         try:
             async with AsyncTransaction(bridge, plain) as tx:
                 result = fn(tx)
@@ -316,14 +315,10 @@ async def run_transaction(
                     )
                 return_value = await result
         except Conflict as error:
-            if not left or isinstance(error, Unmet):
+            if retries.ended_by(error):
                 raise
-            if request_id is not None and await bridge.call(outcome, client, request_id) == "rejected":
-                raise Conflict(
-                    f"the request {request_id!r} was rejected before, and stays so. Use another request_id"
-                ) from error
+            if request_id is not None:
+                await bridge.call(retries.check_request, error)
         else:
             return return_value
-        await asyncio.sleep(pause_s * (0.5 + client.env.token(1)[0] / 256))
-        pause_s = min(2 * pause_s, config.TRANSACTION_BACKOFF_MAX_S)
-    raise AssertionError("unreachable")
+        await asyncio.sleep(retries.pause_s())

@@ -18,15 +18,15 @@ from onefold import config
 from onefold.errors import ASK_LATER, Conflict, InvalidArgument, OnefoldError, TransactionError
 from onefold.state.core import guard
 from onefold.state.core.client import rejection
-from onefold.state.core.outcomes import outcome
 from onefold.state.core.time_limits import limited
 from onefold.state.encoding.items import Version
 from onefold.state.encoding.keys import Key, decode_key, encode_key
 from onefold.state.encoding.names import check_name, check_request_id
 from onefold.state.encoding.values import ValueCodec
 from onefold.state.fold.ops import Commit, Committed, Decided, Increment
-from onefold.state.maps.in_transaction import TxMap, Unmet, decode_number
+from onefold.state.maps.in_transaction import TxMap, decode_number
 from onefold.state.transactions.attempt import Earlier, Part, TransactionCore
+from onefold.state.transactions.retries import Retries
 
 if TYPE_CHECKING:
     from onefold.state.core.client import StateClient
@@ -294,7 +294,7 @@ def run_transaction(
     try's rejection is kept under it. If the id was committed by an earlier call, ``fn`` runs on the present state and its result
     is returned, without effect; ask ``db.outcome`` first when that matters.
     """
-    _check_fn(fn, attempts)
+    _check_fn(fn)
     with limited(client) if client.limited else nullcontext():
         return _run(client, fn, attempts, request_id, read_only)
 
@@ -306,24 +306,18 @@ def _run(
     request_id: str | None,
     read_only: bool,
 ) -> R:
-    pause_s = config.TRANSACTION_BACKOFF_S
-    left = attempts
+    retries = Retries(client, attempts, request_id)
     while True:
-        left -= 1
+        last = retries.begin()
         try:
-            with Transaction(client, request_id=request_id, read_only=read_only, last_try=not left) as tx:
+            with Transaction(client, request_id=request_id, read_only=read_only, last_try=last) as tx:
                 result = _call(fn, tx)
             return result  # noqa: RET504 - not inside: the commit comes first
         except Conflict as error:
-            late = client.limited and client.env.boot_s() + pause_s > client.deadline()
-            if not left or late or isinstance(error, Unmet):
+            if retries.ended_by(error):
                 raise
-            if request_id is not None and outcome(client, request_id) == "rejected":
-                raise Conflict(
-                    f"the request {request_id!r} was rejected before, and stays so. Use another request_id"
-                ) from error
-        client.shards[0].pause(pause_s * (0.5 + client.env.token(1)[0] / 256))
-        pause_s = min(2 * pause_s, config.TRANSACTION_BACKOFF_MAX_S)
+            retries.check_request(error)
+        client.shards[0].pause(retries.pause_s())
 
 
 def _handle_type(kind: str) -> type[Any]:
@@ -356,11 +350,9 @@ def _shard_parts(parts: dict[int, Part]) -> Any:
     return {shard: ShardPart(*part) for shard, part in parts.items()}
 
 
-def _check_fn(fn: object, attempts: object) -> None:
+def _check_fn(fn: object) -> None:
     if not callable(fn):
         raise InvalidArgument(f"run_transaction takes a function of the transaction; got {fn!r}")
-    if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-        raise InvalidArgument(f"attempts must be a whole number of 1 or more; got {attempts!r}")
     if inspect.iscoroutinefunction(fn):
         raise TransactionError("run_transaction takes a plain function; for async functions use onefold.aio")
     if inspect.isgeneratorfunction(fn):

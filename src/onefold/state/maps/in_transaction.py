@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
-from onefold.errors import Conflict, InvalidArgument, InvalidValue, TransactionError
+from onefold.errors import InvalidArgument, InvalidValue, TransactionError
 from onefold.state.encoding.items import Item, Version, utc
 from onefold.state.encoding.keys import decode_key, encode_key, encode_prefix, first_element
 from onefold.state.encoding.lifetimes import ttl_ms as to_ttl_ms
@@ -17,6 +17,7 @@ from onefold.state.maps.scans import MapScan, unreadable
 from onefold.state.maps.views import MapItems, MapKeys, MapValues
 from onefold.state.maps.writing import Pairs, encode_pairs
 from onefold.state.transactions.buffer import Added, Gone, Stored, overlay, value_over
+from onefold.state.transactions.retries import Unmet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +28,6 @@ T = TypeVar("T")
 
 PENDING = Version(())
 """The version of what the transaction itself has written: it gets a real one when it commits."""
-
-
-class Unmet(Conflict):
-    """``if_version`` or ``if_absent`` did not hold in the snapshot: trying the same again would not help."""
 
 
 class _Found(NamedTuple):
