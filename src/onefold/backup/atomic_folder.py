@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from onefold.errors import SpaceError
+from onefold.files import process_lives, sync, sync_tree
 
 
 @contextlib.contextmanager
@@ -38,7 +39,7 @@ def whole_folder(target: Path, what: str) -> Iterator[Path]:
             raise SpaceError(
                 f"{what} {target} cannot be put in place ({error.strerror}). Choose another place"
             ) from error
-        _sync(parent)
+        sync(parent)
     except BaseException:
         shutil.rmtree(half_made, ignore_errors=True)
         raise
@@ -78,35 +79,9 @@ def _remove_dead(parent: Path, before: str, after: str) -> None:
     with contextlib.suppress(OSError):
         for path in parent.glob(f"{_literal(before)}*{after}"):
             pid = path.name.removeprefix(before).partition("-")[0]
-            if pid.isdigit() and not _lives(int(pid)):
+            if pid.isdigit() and not process_lives(int(pid)):
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _literal(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def sync_tree(folder: Path) -> None:
-    """Sync every file and folder below, and the folder itself."""
-    for path in folder.rglob("*"):
-        if path.is_dir() or path.is_file():
-            _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

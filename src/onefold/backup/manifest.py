@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import msgspec
 
 from onefold.errors import LogCorrupt, SpaceError
+from onefold.files import sync
 
 MANIFEST_NAME = "manifest.json"
 BACKUP_FORMAT = 1
@@ -72,11 +72,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write it, with a checksum of its own, and sync it."""
     content = msgspec.to_builtins(manifest)
     content["checksum"] = _checksum(content)
-    with (folder / MANIFEST_NAME).open("w") as file:
-        json.dump(content, file, indent=1, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    path = folder / MANIFEST_NAME
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    sync(path)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import shutil
 import sys
@@ -179,6 +178,7 @@ def export(
 def _writing(file: str) -> Iterator[IO[str]]:
     """Where to write; a file appears whole or not at all."""
     from onefold.errors import SpaceError
+    from onefold.files import whole_file
 
     if file == "-":
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
@@ -188,17 +188,11 @@ def _writing(file: str) -> Iterator[IO[str]]:
     target = Path(file)
     if target.exists():
         raise SpaceError(f"{target} is there already. Remove it, or give another name")
-    half_made = target.with_name(f".{target.name}.{os.getpid()}.half")
     try:
-        with half_made.open("x", encoding="utf-8", newline="\n") as out:
+        with whole_file(target) as half_made, half_made.open("x", encoding="utf-8", newline="\n") as out:
             yield out
-            out.flush()
-            os.fsync(out.fileno())
-        half_made.rename(target)
     except OSError as error:
         raise SpaceError(f"{target} cannot be written: {error.strerror}. Nothing is left of it") from error
-    finally:
-        half_made.unlink(missing_ok=True)
 
 
 def import_(

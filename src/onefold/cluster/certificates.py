@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from onefold.cluster.daemons import write_whole
 from onefold.cluster.server_config import TlsFiles
 from onefold.errors import SpaceError
+from onefold.files import write_whole
 
 if TYPE_CHECKING:
     from cryptography import x509

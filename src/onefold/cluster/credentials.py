@@ -9,10 +9,10 @@ import os
 import secrets
 from pathlib import Path
 
-from onefold.cluster.daemons import write_whole
 from onefold.cluster.permissions import USERS
 from onefold.cluster.server_config import SYSTEM_USER, Secrets
 from onefold.errors import SpaceError
+from onefold.files import write_whole
 
 _ROUTE_PASSWORD = "routes.password"
 

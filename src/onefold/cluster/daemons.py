@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from onefold.backoff import Deadline, wait_until
+from onefold.files import write_whole
 
 _LOOK_S: Final = 0.01
 
@@ -150,16 +151,6 @@ def end(daemons: Sequence[Daemon | None], grace_s: float) -> list[Daemon]:
 
 _KILLED_S: Final = 5.0
 """How long the kernel may take to clear away a killed process."""
-
-
-def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Write a file so that others see it whole or not at all, with ``mode`` from its first byte on."""
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    half.rename(path)
 
 
 def _reap(pid: int) -> None:

@@ -27,11 +27,12 @@ import msgspec
 from onefold.backoff import Deadline, wait_until
 from onefold.backup.manifest import read_manifest
 from onefold.cluster import daemons, server_plan
-from onefold.cluster.daemons import Daemon, write_whole
+from onefold.cluster.daemons import Daemon
 from onefold.cluster.server_config import LOOPBACK
 from onefold.cluster.servers import LocalServers
 from onefold.cluster.setup import set_up_space
 from onefold.errors import InvalidArgument, SpaceError, Timeout
+from onefold.files import write_whole
 
 NODES_MAX: Final = 32
 """More nodes on one machine than this are a mistake."""

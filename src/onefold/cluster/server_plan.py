@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from onefold.cluster import certificates
-from onefold.cluster.daemons import write_whole
 from onefold.cluster.server_config import LOOPBACK, ClusterPlan, ServerPlan
 from onefold.errors import InvalidArgument, SpaceError
+from onefold.files import write_whole
 
 DISK_SHARE: Final = 0.7
 """The share of the free disk that all servers of this machine may use together."""

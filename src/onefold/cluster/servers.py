@@ -24,13 +24,14 @@ import msgspec
 
 from onefold.backoff import wait_until
 from onefold.cluster import credentials, daemons, server_plan
-from onefold.cluster.daemons import Daemon, write_whole
+from onefold.cluster.daemons import Daemon
 from onefold.cluster.permissions import USERS, inbox_prefix
 from onefold.cluster.server_binary import server_program
 from onefold.cluster.server_config import SYSTEM_USER, ClusterPlan, ServerPlan, server_config
 from onefold.cluster.server_plan import WITNESS, Place, Shape
 from onefold.cluster.server_states import ServerStates
 from onefold.errors import InvalidArgument, SpaceError, Timeout
+from onefold.files import write_whole
 from onefold.log.jetstream.client.address import Address
 from onefold.log.jetstream.names import check_space
 

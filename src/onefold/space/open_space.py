@@ -8,7 +8,6 @@ that is missing is lost.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from onefold import config
 from onefold.env import SYSTEM, Env
 from onefold.errors import InvalidArgument, SpaceError
+from onefold.files import sync
 from onefold.fold.api import Fold
 from onefold.machine.undisturbed import undisturbed
 from onefold.shard.api import Shard
@@ -187,11 +187,7 @@ def _check_shards(shards: object) -> None:
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(exist_ok=True)
-        parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        sync(folder.parent)
     except OSError as error:
         raise SpaceError(
             f"{folder} cannot be made: {error.strerror}. Choose a place you may write to"

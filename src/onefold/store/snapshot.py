@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import apsw
 
 from onefold.errors import LogCorrupt, SpaceError
+from onefold.files import whole_file
 from onefold.store.exactly_once import ALL_CLIENTS
 from onefold.store.formats import copy_in, copy_out
 from onefold.store.tables import STORE_SCHEMA, in_history, oldest_readable, read_head
@@ -95,30 +95,18 @@ def write_snapshot(con: apsw.Connection, path: Path, history: frozenset[str], in
 
     Raises SpaceError when it cannot be written.
     """
-    half_made = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        half_made.unlink(missing_ok=True)
-        half_made.touch()
-        con.execute("ATTACH ? AS snapshot", (str(half_made),))
-        try:
-            made = _copy_out(con, history, incarnation)
-        finally:
-            if con.in_transaction:
-                con.execute("ROLLBACK")
-            con.execute("DETACH snapshot")
-        with half_made.open("rb") as file:
-            os.fsync(file.fileno())
-        half_made.rename(path)
-        folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with whole_file(path) as half_made:
+            half_made.touch()
+            con.execute("ATTACH ? AS snapshot", (str(half_made),))
+            try:
+                made = _copy_out(con, history, incarnation)
+            finally:
+                if con.in_transaction:
+                    con.execute("ROLLBACK")
+                con.execute("DETACH snapshot")
     except (OSError, apsw.FullError, apsw.CantOpenError, apsw.IOError) as error:
         raise SpaceError(f"the snapshot {path} cannot be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            half_made.unlink(missing_ok=True)
     return made
 
 

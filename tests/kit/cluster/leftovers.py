@@ -26,7 +26,8 @@ from typing import Final
 import msgspec
 
 from onefold.cluster import daemons as processes
-from onefold.cluster.daemons import Daemon, write_whole
+from onefold.cluster.daemons import Daemon
+from onefold.files import write_whole
 
 VARIABLE: Final = "STAND_RUN"
 """Holds the stand's id in the environment of every process that it starts."""

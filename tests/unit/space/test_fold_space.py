@@ -255,7 +255,7 @@ def test_snapshots_are_whole_or_refused(space, tmp_path):
     made = space.snapshot(path)
     assert (made.offset, made.incarnation) == (20, space.incarnation)
     assert made.state_digest == space.state_digest()
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.glob(".*.half"))
     whole = path.read_bytes()
     log = MemoryLog()
     for item in space.log.read(1):

@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from onefold.compute.blobs.sweeping import new_ticket
 from onefold.errors import Unavailable
+from onefold.files import process_lives, sync
 
 _ABANDONED_AFTER_S = 3600.0
 _HIDDEN = "hidden"
@@ -95,8 +96,7 @@ class BlobStore:
     def put_file(self, path: Path) -> str:
         """Move a finished file (made at ``temporary()``) into the store; returns its name once it is durable."""
         name = file_blob_name(path)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(path)
         target = self.path(name)
         if target.exists():
             path.unlink()
@@ -234,7 +234,7 @@ class BlobStore:
         for file in folder.iterdir() if folder.exists() else ():
             pid = file.name.partition("-")[0]
             with contextlib.suppress(FileNotFoundError):
-                if pid.isdigit() and not _lives(int(pid)) and file.stat().st_mtime < oldest:
+                if pid.isdigit() and not process_lives(int(pid)) and file.stat().st_mtime < oldest:
                     file.unlink()
 
     def _temporary(self) -> Path:
@@ -246,25 +246,7 @@ class BlobStore:
         folder = target.parent
         if folder.name not in self._made:
             folder.mkdir(parents=True, exist_ok=True)
-            _sync_directory(self.directory)
+            sync(self.directory)
             self._made.add(folder.name)
         temporary.replace(target)
-        _sync_directory(folder)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        sync(folder)

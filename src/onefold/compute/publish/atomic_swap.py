@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from onefold.files import sync
+
 _RENAME_EXCHANGE: Final = 2
 _AT_FDCWD: Final = -100
 _UNSUPPORTED: Final = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
@@ -37,25 +39,16 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def sync_directory(folder: Path) -> None:
-    """Make the directory's entries durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def swap_in(new: Path, target: Path) -> Path | None:
     """Put ``new`` in the place of ``target``, durably; returns where the old folder is now. Call it
     ``locked``.
     """
     if not target.exists():
         new.rename(target)
-        sync_directory(target.parent)
+        sync(target.parent)
         return None
     if _exchange(new, target):
-        sync_directory(target.parent)
+        sync(target.parent)
         return new
     return _swap_by_journal(new, target)
 
@@ -73,9 +66,9 @@ def recover(target: Path) -> None:
         return
     if not target.exists() and new.exists():
         new.rename(target)
-        sync_directory(target.parent)
+        sync(target.parent)
     journal.unlink(missing_ok=True)
-    sync_directory(target.parent)
+    sync(target.parent)
 
 
 class Staging:
@@ -129,18 +122,16 @@ def _exchange(one: Path, other: Path) -> bool:
 def _swap_by_journal(new: Path, target: Path) -> Path:
     old = target.parent / f"{new.name}-old"
     journal = _journal(target)
-    with journal.open("w") as file:
-        json.dump({"new": new.name}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_directory(target.parent)
+    journal.write_text(json.dumps({"new": new.name}))
+    sync(journal)
+    sync(target.parent)
     target.rename(old)
     try:
         new.rename(target)
     except OSError:
         old.rename(target)
         raise
-    sync_directory(target.parent)
+    sync(target.parent)
     journal.unlink()
     return old
 

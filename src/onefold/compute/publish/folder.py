@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from onefold.compute.plan.stages import PublishOutput
 from onefold.compute.publish import atomic_swap, publication_log
-from onefold.compute.publish.folder_writer import FolderWriter, Published, sync_file
+from onefold.compute.publish.folder_writer import FolderWriter, Published
 from onefold.errors import InvalidArgument, InvalidValue
+from onefold.files import sync
 
 if TYPE_CHECKING:
     import polars as pl
@@ -261,7 +262,7 @@ def _link(target: Path, staging: Path, kept: Iterable[Path]) -> None:
             continue  # the folder is being replaced by somebody: the version check tells
         except OSError:
             shutil.copy2(source, copy)
-            sync_file(copy)
+            sync(copy)
 
 
 def _unlink(staging: Path, kept: Iterable[Path]) -> None:
@@ -271,4 +272,4 @@ def _unlink(staging: Path, kept: Iterable[Path]) -> None:
 
 def _sync_folders(folder: Path) -> None:
     for directory, _, _ in os.walk(folder, topdown=False):
-        atomic_swap.sync_directory(Path(directory))
+        sync(Path(directory))

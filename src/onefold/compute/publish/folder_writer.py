@@ -20,6 +20,7 @@ from onefold.compute.frames import values as frames
 from onefold.compute.publish import publication_log
 from onefold.compute.sources import partition_values
 from onefold.errors import InvalidPlan, InvalidValue
+from onefold.files import sync
 
 if TYPE_CHECKING:
     import polars as pl
@@ -253,7 +254,7 @@ class FolderWriter:
                 f"the result cannot be written as Parquet{': column ' if named else ''}{named}: {reason}; "
                 f"convert it before write_parquet"
             ) from error
-        sync_file(path)
+        sync(path)
 
 
 def check_columns(schema: Mapping[str, Any]) -> None:
@@ -274,15 +275,6 @@ def holds_nothing(dtype: Any) -> bool:
     if isinstance(dtype, pl.List | pl.Array):
         return holds_nothing(dtype.inner)
     return isinstance(dtype, pl.Object)
-
-
-def sync_file(path: Path) -> None:
-    """Make the file's content durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _unwritable(schema: Mapping[str, Any]) -> Iterator[str]:

@@ -23,10 +23,11 @@ import apsw
 
 from onefold.env import Env
 from onefold.errors import LogCorrupt, OnefoldError, SpaceError
+from onefold.files import sync
 from onefold.ids import new_id
 from onefold.log.sqlite import checksums
 from onefold.log.sqlite.errors import FAILED
-from onefold.log.sqlite.pooled_file import PooledFile, sync_directory
+from onefold.log.sqlite.pooled_file import PooledFile
 from onefold.machine import inherited
 from onefold.machine.flock import WriteLock
 
@@ -174,7 +175,7 @@ class SqliteFile(PooledFile):
             con.execute("UPDATE meta SET value = value + 1 WHERE key = 'opened'")
         if made:
             for folder in (self.directory, self.directory.absolute().parent):
-                sync_directory(folder)
+                sync(folder)
 
     def _upgrade(self, con: apsw.Connection) -> None:
         format_ = con.execute("PRAGMA user_version").get
@@ -222,11 +223,7 @@ class SqliteFile(PooledFile):
         self._readers.add(con)
         self._idle.append(con)
         with contextlib.suppress(OSError):
-            wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(wal)  # as the opening commit does for a writer
-            finally:
-                os.close(wal)
+            sync(self.path.with_name(f"{self.path.name}-wal"))  # as the opening commit does for a writer
 
     def _connect_reading(self) -> apsw.Connection:
         con = self._connect(apsw.SQLITE_OPEN_READONLY)

@@ -476,12 +476,3 @@ def _leak(con: object) -> None:
     """Keep an inherited connection for ever: closing it in a forked child could damage the parent's file."""
     if con is not None and sys.implementation.name == "cpython":
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(con))
-
-
-def sync_directory(folder: Path) -> None:
-    """Make names in the folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -6,7 +6,6 @@ length (4 bytes, big endian); a length of 0 ends it. Each record carries its own
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -14,6 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from onefold.errors import LogCorrupt
+from onefold.files import sync
 from onefold.log.api import Entry
 
 MAGIC: Final = b"OFARCH2\n"
@@ -49,8 +49,7 @@ def write_archive(path: Path, entries: Iterable[Entry]) -> Written:
                 body = encode(entry)
                 packed.write(len(body).to_bytes(_LENGTH_BYTES, "big") + body)
             packed.write(bytes(_LENGTH_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
+    sync(path)
     if not start:
         raise LogCorrupt("there is nothing to archive")
     return Written(start, stop)

@@ -63,13 +63,13 @@ def losing(
             db.sync._state.env = env
             await db.run_transaction(lose_later, **options)
 
+    def run_sync() -> None:
+        with closing(of.connect(path, timeout=timeout)) as db:
+            db._state.env = env
+            run_transaction(db._state, lambda tx: lose(), **options)
+
     with pytest.raises(raises) as caught:
-        if asynchronous:
-            asyncio.run(run())
-        else:
-            with closing(of.connect(path, timeout=timeout)) as db:
-                db._state.env = env
-                run_transaction(db._state, lambda tx: lose(), **options)
+        asyncio.run(run()) if asynchronous else run_sync()
     return len(tries), caught.value
 
 
@@ -117,10 +117,10 @@ def test_a_condition_that_did_not_hold_is_not_tried_again(tmp_path, asynchronous
 
             await db.run_transaction(work)
 
+    def run_sync():
+        with closing(of.connect(tmp_path / "db")) as db:
+            db.run_transaction(put)
+
     with pytest.raises(of.Conflict, match="if_absent"):
-        if asynchronous:
-            asyncio.run(run())
-        else:
-            with closing(of.connect(tmp_path / "db")) as db:
-                db.run_transaction(put)
+        asyncio.run(run()) if asynchronous else run_sync()
     assert len(tries) == 1
