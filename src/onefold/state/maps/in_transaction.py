@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from onefold.errors import InvalidArgument, InvalidValue, TransactionError
 from onefold.state.encoding.items import Item, Version, utc
-from onefold.state.encoding.keys import decode_key, encode_key, encode_prefix, first_element
+from onefold.state.encoding.keys import decode_key, encode_key
 from onefold.state.encoding.lifetimes import ttl_ms as to_ttl_ms
 from onefold.state.encoding.values import ValueCodec, decode_value
-from onefold.state.maps.scans import MapScan, unreadable
-from onefold.state.maps.views import MapItems, MapKeys, MapValues
+from onefold.state.maps.methods import WriteMethods, check_function, check_limit, encoded_range
+from onefold.state.maps.reading import bounds_between
+from onefold.state.maps.scans import MapScan
 from onefold.state.maps.writing import Pairs, encode_pairs
 from onefold.state.transactions.buffer import Added, Gone, Stored, overlay, value_over
 from onefold.state.transactions.retries import Unmet
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onefold.state.transactions.attempt import TransactionCore
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 PENDING = Version(())
 """The version of what the transaction itself has written: it gets a real one when it commits."""
@@ -38,7 +39,7 @@ class _Found(NamedTuple):
     expires_ms: int | None
 
 
-class TxMap(MutableMapping[Any, T], Generic[T]):
+class TxMap(WriteMethods[T], Generic[T]):
     """A map of shared state in a transaction: ``tx.map("accounts")``. As ``Map``, with these differences.
 
     Reads show the snapshot and the transaction's own writes, and are recorded: the commit raises Conflict when something read has
@@ -54,18 +55,9 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
     def __init__(self, tx: TransactionCore, name: str, codec: ValueCodec[T]) -> None:
         """Programs call ``tx.map``."""
         self._tx = tx
-        self._name = name
+        self.name = name
         self._codec = codec
-
-    @property
-    def name(self) -> str:
-        """The map's name."""
-        return self._name
-
-    def __repr__(self) -> str:
-        return f"<TxMap {self._name!r}>"
-
-    __hash__ = None  # type: ignore[assignment]  # as of every mutable mapping
+        self._decode = codec.decode
 
     # -- reading
 
@@ -102,15 +94,15 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         wanted = [(key, encode_key(key)) for key in keys]
         asked: dict[int, list[bytes]] = {}
         for _, encoded in wanted:
-            if isinstance(tx.buffer.get(self._name, encoded), Added | None):
+            if isinstance(tx.buffer.get(self.name, encoded), Added | None):
                 asked.setdefault(tx.client.shard_of(encoded), []).append(encoded)
         below: dict[bytes, bytes] = {}
         for shard, of_shard in asked.items():
-            rows = tx.reads.get_many(shard, self._name, of_shard)
+            rows = tx.reads.get_many(shard, self.name, of_shard)
             below.update((encoded, row.value) for encoded, row in rows.items())
         found: dict[Any, T] = {}
         for key, encoded in wanted:
-            entry = tx.buffer.get(self._name, encoded)
+            entry = tx.buffer.get(self.name, encoded)
             value = below.get(encoded) if entry is None else value_over(entry, below.get(encoded))
             if value is not None:
                 found[key] = self._value_of(key, value)
@@ -119,10 +111,10 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
     def __contains__(self, key: object) -> bool:
         encoded = encode_key(key)
         self._tx.check_readable()
-        entry = self._tx.buffer.get(self._name, encoded)
+        entry = self._tx.buffer.get(self.name, encoded)
         if entry is not None:
             return not isinstance(entry, Gone)
-        return self._tx.reads.get(self._tx.client.shard_of(encoded), self._name, encoded) is not None
+        return self._tx.reads.get(self._tx.client.shard_of(encoded), self.name, encoded) is not None
 
     def scan(
         self,
@@ -139,50 +131,21 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         Lazy, and the transaction depends on what was taken from it only: on the keys given out, and on there being no others
         between them. It shows the writes made before its first step; later ones do not disturb it.
         """
-        low, high = _bounds(prefix, start, stop)
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-            raise InvalidArgument(f"limit must be a whole number of zero or more; got {limit!r}")
-        self._tx.check_readable()
-        return MapScan(self._once(self._scan(low, high, limit, reverse)), self._pair)
-
-    def __iter__(self) -> Iterator[Any]:
-        self._tx.check_readable()
-        return MapScan(self._once(self._scan(b"", b"\xff", None, False)), _key_of)
-
-    def __reversed__(self) -> Iterator[Any]:
-        self._tx.check_readable()
-        return MapScan(self._once(self._scan(b"", b"\xff", None, True)), _key_of)
-
-    def __len__(self) -> int:
-        return self.count()
-
-    def __bool__(self) -> bool:
-        """Whether anything is in it. Depends on the first key only."""
-        return next(iter(self), self) is not self
+        check_limit(limit)
+        low, high = encoded_range(prefix, start, stop)
+        return self._scan_rows(low, high, limit, reverse, self._pair)
 
     def count(self, prefix: Any = None) -> int:
         """How many keys there are, or of those that begin with a prefix (see ``scan``). The transaction then depends on all of
         them."""
-        low, high = _bounds(prefix, None, None)
+        low, high = encoded_range(prefix, None, None)
         return sum(1 for _ in self._scan(low, high, None, False))
-
-    def keys(self) -> MapKeys:
-        """A view of the keys, in key order."""
-        return MapKeys(self)
-
-    def values(self) -> MapValues[T]:
-        """A view of the values, in the order of their keys; an iteration is one scan."""
-        return MapValues(self)
-
-    def items(self) -> MapItems[T]:
-        """A view of (key, value), in key order; an iteration is one scan."""
-        return MapItems(self)
 
     # -- writing
 
     def __setitem__(self, key: Any, value: T) -> None:
         self._tx.check_writable()
-        self._tx.buffer.put_many(self._name, [(encode_key(key), self._codec.encode(value))])
+        self._tx.buffer.put_many(self.name, [(encode_key(key), self._codec.encode(value))])
 
     def put(
         self,
@@ -201,25 +164,17 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         if if_version is not None and if_absent:
             raise InvalidArgument("if_version and if_absent contradict each other; give one of them")
         if if_absent and key in self:
-            raise Unmet(f"{key!r} is in {self._name!r} already; if_absent was asked for")
+            raise Unmet(f"{key!r} is in {self.name!r} already; if_absent was asked for")
         if if_version is not None:
             self._demand(key, encoded, Version.of(if_version))
-        tx.buffer.put_many(self._name, [(encoded, data)], ttl_ms)
+        tx.buffer.put_many(self.name, [(encoded, data)], ttl_ms)
 
     def put_many(self, items: Pairs, *, ttl: float | timedelta | str | None = None) -> None:
         """Set several keys, of a mapping or of (key, value) pairs: nothing of it is buffered when one of them is refused."""
         self._tx.check_writable()
         ttl_ms = to_ttl_ms(ttl)
         encoded = [pair for chunk in encode_pairs(items, self._codec.encode) for pair in chunk]
-        self._tx.buffer.put_many(self._name, encoded, ttl_ms)
-
-    def update(self, other: Any = (), /, **more: T) -> None:
-        """As of a dict; see ``put_many``."""
-        if not isinstance(other, Mapping) and hasattr(other, "keys"):
-            other = {key: other[key] for key in other.keys()}  # noqa: SIM118 - not every such object is a Mapping
-        if more:
-            other = [*(other.items() if isinstance(other, Mapping) else other), *more.items()]
-        self.put_many(other)
+        self._tx.buffer.put_many(self.name, encoded, ttl_ms)
 
     def increment(self, key: Any, by: float = 1, *, ttl: float | timedelta | str | None = None) -> None:
         """Add to a number; a key that is not there counts as 0, and gets ``ttl``.
@@ -229,7 +184,7 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         the key holds no number.
         """
         self._tx.check_writable()
-        self._tx.buffer.increment(self._name, encode_key(key), by, to_ttl_ms(ttl))
+        self._tx.buffer.increment(self.name, encode_key(key), by, to_ttl_ms(ttl))
 
     def __delitem__(self, key: Any) -> None:
         if not self.delete(key):
@@ -244,13 +199,13 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
             self._demand(key, encoded, Version.of(if_version))
         there = key in self
         if there:
-            tx.buffer.delete(self._name, [encoded])
+            tx.buffer.delete(self.name, [encoded])
         return there
 
     def clear(self) -> None:
         """Remove every key. Reads the whole map."""
         self._tx.check_writable()
-        self._tx.buffer.delete(self._name, [key for key, _ in self._scan(b"", b"\xff", None, False)])
+        self._tx.buffer.delete(self.name, [key for key, _ in self._scan(b"", b"\xff", None, False)])
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
         """The value of a key, which is set to ``default`` first if it is not there."""
@@ -259,7 +214,7 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         value = self._value(encoded)
         if value is None:
             value = self._codec.encode(default)
-            self._tx.buffer.put_many(self._name, [(encoded, value)])
+            self._tx.buffer.put_many(self.name, [(encoded, value)])
         return self._value_of(key, value)
 
     def modify(
@@ -274,31 +229,27 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
         there. ``ttl``: as of ``put``; without it an item keeps the end that it has, to within the milliseconds that the commit
         takes."""
         self._tx.check_writable()
-        if not callable(fn):
-            raise InvalidArgument(f"modify takes a function of the value; got {fn!r:.100}")
+        check_function(fn)
         encoded, ttl_ms = encode_key(key), to_ttl_ms(ttl)
         found = self._find(encoded)
-        data = self._codec.encode(
-            fn(copy.deepcopy(default) if found is None else self._value_of(key, found.value))
-        )
+        data = self._codec.encode(self._modified(key, fn, default, None if found is None else found.value))
         if ttl is None and found is not None:
-            self._tx.buffer.replace(self._name, encoded, data, found.expires_ms)
+            self._tx.buffer.replace(self.name, encoded, data, found.expires_ms)
         else:
-            self._tx.buffer.put_many(self._name, [(encoded, data)], ttl_ms)
+            self._tx.buffer.put_many(self.name, [(encoded, data)], ttl_ms)
         return self._codec.decode(data)
 
     # -- inside
 
-    def _value_of(self, key: object, data: bytes) -> T:
-        """The stored value. Raises InvalidValue, which names the map and the key."""
-        try:
-            return self._codec.decode(data)
-        except InvalidValue as error:
-            raise unreadable(error, self._name, key) from None
-
     def _pair(self, encoded: bytes, data: bytes) -> tuple[Any, T]:
         key = decode_key(encoded)
         return key, self._value_of(key, data)
+
+    def _scan_rows(
+        self, low: bytes, high: bytes, limit: int | None, reverse: bool, give: Callable[[bytes, bytes], R]
+    ) -> MapScan[R]:
+        self._tx.check_readable()
+        return MapScan(self._once(self._scan(low, high, limit, reverse)), give)
 
     def _once(
         self, pairs: Iterator[tuple[bytes, bytes]]
@@ -310,7 +261,7 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
             for scan in begun:
                 return scan
             raise TransactionError(
-                f"this scan of map {self._name!r} has failed before. Run the transaction again"
+                f"this scan of map {self.name!r} has failed before. Run the transaction again"
             )
 
         return begin
@@ -318,26 +269,26 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
     def _value(self, key: bytes) -> bytes | None:
         tx = self._tx
         tx.check_readable()
-        entry = tx.buffer.get(self._name, key)
+        entry = tx.buffer.get(self.name, key)
         if isinstance(entry, Stored):
             return entry.value
         if isinstance(entry, Gone):
             return None
-        row = tx.reads.get(tx.client.shard_of(key), self._name, key)
+        row = tx.reads.get(tx.client.shard_of(key), self.name, key)
         below = None if row is None else row.value
         return below if entry is None else value_over(entry, below)
 
     def _find(self, key: bytes) -> _Found | None:
         tx = self._tx
         tx.check_readable()
-        entry = tx.buffer.get(self._name, key)
+        entry = tx.buffer.get(self.name, key)
         if isinstance(entry, Gone):
             return None
         if isinstance(entry, Stored):
             kept = entry.expires_ms
             return _Found(entry.value, PENDING, self._expected_end(entry.ttl_ms) if kept is None else kept)
         shard = tx.client.shard_of(key)
-        row = tx.reads.get(shard, self._name, key)
+        row = tx.reads.get(shard, self.name, key)
         if entry is None:
             if row is None:
                 return None
@@ -356,9 +307,9 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
             if found.version.in_shard(shard) is None or found.version.in_shard(shard) != version.in_shard(
                 shard
             ):
-                raise Unmet(f"{key!r} in {self._name!r} is at version {found.version}, not at {version}")
+                raise Unmet(f"{key!r} in {self.name!r} is at version {found.version}, not at {version}")
         if found is None:
-            raise Unmet(f"{key!r} is not in {self._name!r}, so not at version {version}")
+            raise Unmet(f"{key!r} is not in {self.name!r}, so not at version {version}")
 
     def _scan(
         self, start: bytes, stop: bytes, limit: int | None, reverse: bool
@@ -368,9 +319,9 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
             return
         tx = self._tx
         tx.check_readable()
-        shards = _shards_of(tx, start, stop)
-        own = tx.buffer.range(self._name, start, stop, reverse=reverse)
-        spans = [tx.reads.span(shard, self._name, start, stop, reverse=reverse) for shard in shards]
+        shards = bounds_between(tx.client, start, stop).shards
+        own = tx.buffer.range(self.name, start, stop, reverse=reverse)
+        spans = [tx.reads.span(shard, self.name, start, stop, reverse=reverse) for shard in shards]
         page = None if limit is None else limit + len(own)
         found = [tx.reads.scan(span, tx.check_readable, page) for span in spans]
         below = found[0] if len(found) == 1 else heapq.merge(*found, key=_key, reverse=reverse)
@@ -386,30 +337,8 @@ class TxMap(MutableMapping[Any, T], Generic[T]):
             span.reach_end()
 
 
-def _key_of(key: bytes, value: bytes) -> Any:  # noqa: ARG001
-    return decode_key(key)
-
-
 def _key(pair: tuple[bytes, bytes]) -> bytes:
     return pair[0]
-
-
-def _bounds(prefix: Any, start: Any, stop: Any) -> tuple[bytes, bytes]:
-    low, high = encode_prefix(() if prefix is None else prefix)
-    if start is not None:
-        low = max(low, encode_key(start))
-    if stop is not None:
-        high = min(high, encode_key(stop))
-    return low, high
-
-
-def _shards_of(tx: TransactionCore, start: bytes, stop: bytes) -> Iterable[int]:
-    """The shards in which keys of the range can be: one, when they all have the same first element."""
-    if start:
-        first = first_element(start)
-        if stop <= first + b"\xff":
-            return (tx.client.shard_of(start),)
-    return range(tx.client.shard_count)
 
 
 def decode_number(data: object) -> int | float | None:

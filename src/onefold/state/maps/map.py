@@ -7,8 +7,7 @@ again when it is not.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar, overload
 
 from onefold import config
@@ -26,6 +25,7 @@ from onefold.state.fold.ops import Clear, Committed, Delete, Increment, MapWrite
 from onefold.state.fold.rows import Row
 from onefold.state.maps import reading as map_reading
 from onefold.state.maps import writing as map_writing
+from onefold.state.maps.methods import WriteMethods, check_function
 from onefold.state.maps.reader import Duration, MapReader
 from onefold.state.maps.writing import Pairs, version_of
 
@@ -35,7 +35,7 @@ _NUMBER_MAX: Final = 1 << 62
 _ABSENT: Final = object()
 
 
-class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
+class Map(MapReader[T], WriteMethods[T], Generic[T]):
     """A shared map. Programs get one from ``Database.map``; any number of handles may be open, in any threads and processes.
 
     Keys are str, int, bytes, bool, None or tuples of those; a bare key is the tuple of one element. Values are what
@@ -110,14 +110,6 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         put = map_writing.put_all if atomic else map_writing.put_in_parts
         chunks = map_writing.encode_pairs(items, self._encode)
         return put(self.client, self.name, chunks, to_ttl_ms(ttl), request_id)
-
-    def update(self, other: Any = (), /, **more: T) -> None:
-        """As of a dict, and one atomic operation: see ``put_many``."""
-        if not isinstance(other, Mapping) and hasattr(other, "keys"):
-            other = {key: other[key] for key in other.keys()}  # noqa: SIM118 - not every such object is a Mapping
-        if more:
-            other = [*(other.items() if isinstance(other, Mapping) else other), *more.items()]
-        self.put_many(other)
 
     def delete(
         self, key: Any, *, if_version: Version | str | None = None, request_id: str | None = None
@@ -214,13 +206,11 @@ class Map(MapReader[T], MutableMapping[Any, T], Generic[T]):
         nothing is written. ``ttl``: as of ``put``; without it an item keeps the end that it has, to within the milliseconds that
         the write takes. Raises Conflict as ``pop``."""
         self._check()
-        if not callable(fn):
-            raise InvalidArgument(f"modify takes a function of the value; got {fn!r:.100}")
+        check_function(fn)
         encoded, ttl_ms = encode_key(key), to_ttl_ms(ttl)
         for attempt in range(config.MAP_ATTEMPTS):
             row = self._strong(encoded)
-            new = fn(copy.deepcopy(default) if row is None else self._value_of(key, row.value))
-            data = self._encode(new)
+            data = self._encode(self._modified(key, fn, default, None if row is None else row.value))
             lasts_ms = ttl_ms
             if ttl is None and row is not None:
                 lasts_ms = remaining_ms(row.expires_ms, self.client.env.wall_ms())

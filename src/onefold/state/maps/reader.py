@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any, Final, Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 from onefold.durations import seconds
 from onefold.errors import InvalidArgument, InvalidValue
@@ -18,21 +18,18 @@ from onefold.state.encoding.values import ValueCodec, encode_value
 from onefold.state.fold.rows import Row, map_table
 from onefold.state.maps import cache as map_cache
 from onefold.state.maps import reading as map_reading
+from onefold.state.maps.methods import ReadMethods, check_limit, encoded_range
 from onefold.state.maps.scans import MapScan, unreadable
-from onefold.state.maps.views import MapItems, MapKeys, MapValues
 from onefold.state.maps.watch import Watch, open_watch
 
 T = TypeVar("T")
 D = TypeVar("D")
 R = TypeVar("R")
 Duration = float | timedelta | str
-_ABSENT: Final = object()
 
 
-class MapReader(Mapping[Any, T], Generic[T]):
-    """What of a ``Map`` only reads."""
-
-    __hash__ = None  # type: ignore[assignment]  # equal maps may change
+class MapReader(ReadMethods[T], Generic[T]):
+    """The read-only half of ``Map``."""
 
     def __init__(
         self, client: StateClient, name: str, *, type: type[T] | None = None, level: Level | None = None
@@ -51,9 +48,6 @@ class MapReader(Mapping[Any, T], Generic[T]):
         self._table = map_table(name)
         self._cache = map_cache.cache_of(client)
         self._slot = map_cache.Slot() if self._cache is None else self._cache.slot(name)
-
-    def __repr__(self) -> str:
-        return f"<Map {self.name!r}>"
 
     # -- reading
 
@@ -103,17 +97,11 @@ class MapReader(Mapping[Any, T], Generic[T]):
     def __contains__(self, key: object) -> bool:
         return self._row(key, None) is not None
 
-    def __len__(self) -> int:
-        return self.count()
-
     def count(self, prefix: Any = None, *, consistency: Consistency | None = None) -> int:
         """How many keys there are, or of those that begin with a prefix (see ``scan``). Looks at all of them."""
         self._check()
         bounds = map_reading.bounds_of(self.client, prefix)
         return map_reading.count(self.client, self.name, bounds, self._level(consistency))
-
-    def __bool__(self) -> bool:
-        return next(iter(self), _ABSENT) is not _ABSENT
 
     def scan(
         self,
@@ -135,25 +123,9 @@ class MapReader(Mapping[Any, T], Generic[T]):
         be read raises InvalidValue, which names its key. After an error the iterator can be continued: behind that value, else
         where it stood.
         """
-        return self._scan_rows(prefix, start, stop, limit, reverse, consistency, self._pair)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._scan_rows(None, None, None, None, False, None, _key_of)
-
-    def __reversed__(self) -> Iterator[Any]:
-        return self._scan_rows(None, None, None, None, True, None, _key_of)
-
-    def keys(self) -> MapKeys:
-        """A view of the keys."""
-        return MapKeys(self)
-
-    def values(self) -> MapValues[T]:
-        """A view of the values, in the order of their keys."""
-        return MapValues(self)
-
-    def items(self) -> MapItems[T]:
-        """A view of (key, value); an iteration is one scan."""
-        return MapItems(self)
+        check_limit(limit)
+        low, high = encoded_range(prefix, start, stop)
+        return self._scan_rows(low, high, limit, reverse, self._pair, consistency)
 
     def watch(
         self,
@@ -206,19 +178,9 @@ class MapReader(Mapping[Any, T], Generic[T]):
 
     # -- shared
 
-    def _value_of(self, key: object, data: bytes) -> T:
-        """The stored value. Raises InvalidValue, which names the map and the key."""
-        try:
-            return self._decode(data)
-        except InvalidValue as error:
-            raise unreadable(error, self.name, key) from None
-
     def _pair(self, encoded: bytes, row: Row) -> tuple[Any, T]:
         key = decode_key(encoded)
-        try:
-            return key, self._decode(row.value)
-        except InvalidValue as error:
-            raise unreadable(error, self.name, key) from None
+        return key, self._value_of(key, row.value)
 
     def _check(self) -> None:
         check_plain(self.client, self._what)
@@ -241,23 +203,16 @@ class MapReader(Mapping[Any, T], Generic[T]):
 
     def _scan_rows(
         self,
-        prefix: Any,
-        start: Any,
-        stop: Any,
+        low: bytes,
+        high: bytes,
         limit: int | None,
         reverse: bool,
-        consistency: Consistency | None,
         give: Callable[[bytes, Row], R],
+        consistency: Consistency | None = None,
     ) -> MapScan[R]:
         self._check()
         level = self._level(consistency)
-        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
-            raise InvalidArgument(f"limit must be a whole number of zero or more; got {limit!r:.100}")
-        bounds = map_reading.bounds_of(self.client, prefix)
-        if start is not None:
-            bounds = bounds._replace(start=max(bounds.start, encode_key(start)))
-        if stop is not None:
-            bounds = bounds._replace(stop=min(bounds.stop, encode_key(stop)))
+        bounds = map_reading.bounds_between(self.client, low, high)
         pins: dict[int, int] = {}
 
         def begin(after: bytes | None, given: int) -> Iterator[tuple[bytes, Row]]:
@@ -275,7 +230,3 @@ class MapReader(Mapping[Any, T], Generic[T]):
             )
 
         return MapScan(begin, give)
-
-
-def _key_of(key: bytes, row: Row) -> Any:  # noqa: ARG001
-    return decode_key(key)

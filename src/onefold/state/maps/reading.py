@@ -16,7 +16,7 @@ from onefold.errors import SpaceError, TooOld, Unavailable
 from onefold.shard.api import View
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import STRONG, Level
-from onefold.state.encoding.keys import encode_prefix
+from onefold.state.encoding.keys import encode_prefix, first_element
 from onefold.state.fold import rows
 from onefold.state.fold.ops import Read
 from onefold.state.fold.rows import MAPS, Row, read_row
@@ -35,9 +35,14 @@ class Bounds(NamedTuple):
 
 
 def bounds_of(client: StateClient, prefix: object) -> Bounds:
-    """The range of a prefix (None: everything). Its first element says which shard. Errors are those of encode_key."""
-    start, stop = encode_prefix(() if prefix is None else prefix)
-    return Bounds(start, stop, (client.shard_of(start),) if start else range(client.shard_count))
+    """The range of a prefix (None: everything). Errors are those of encode_key."""
+    return bounds_between(client, *encode_prefix(() if prefix is None else prefix))
+
+
+def bounds_between(client: StateClient, start: bytes, stop: bytes) -> Bounds:
+    """This range of encoded keys. Keys with the same first element are in one shard."""
+    one = start and client.shard_count > 1 and stop <= first_element(start) + b"\xff"
+    return Bounds(start, stop, (client.shard_of(start),) if one else range(client.shard_count))
 
 
 def tick(client: StateClient, shard: int, level: Level) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from onefold.state.maps.reader import MapReader
+    from onefold.state.maps.methods import ReadMethods
 
 T = TypeVar("T")
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 class MapKeys(KeysView[Any]):
     """Keys in key order."""
 
-    _mapping: MapReader[Any]
+    _mapping: ReadMethods[Any]
 
     def __reversed__(self) -> Iterator[Any]:
         return self._mapping.__reversed__()
@@ -23,7 +23,7 @@ class MapKeys(KeysView[Any]):
 class MapValues(ValuesView[T]):
     """Values in the order of their keys."""
 
-    _mapping: MapReader[T]
+    _mapping: ReadMethods[T]
 
     def __iter__(self) -> Iterator[T]:
         return map(_second, self._mapping.scan())
@@ -42,7 +42,7 @@ def _second(pair: tuple[Any, T]) -> T:
 class MapItems(ItemsView[Any, T]):
     """(key, value) in key order."""
 
-    _mapping: MapReader[T]
+    _mapping: ReadMethods[T]
 
     def __iter__(self) -> Iterator[tuple[Any, T]]:
         return self._mapping.scan()

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 from onefold import config
+from onefold.backoff import Backoff
 from onefold.errors import InvalidValue, SpaceError, TokenAhead, TokenError, TooOld, Unavailable
 from onefold.state.core.cancelling import GivenUp, never
 from onefold.state.core.client import StateClient
@@ -145,7 +146,7 @@ class Watch(Generic[T]):
         self._dues: dict[int, int | None] = {}
         """Of shards that are asked: when the next lifetime ends, or None. Until something of this map changes there or is ended,
         none of this map ends sooner."""
-        self._ticks: dict[int, tuple[float, float]] = {}
+        self._ticks: dict[int, tuple[float, Backoff]] = {}
         """Of shards where something stays due: when to tick again, and how long to pause after that."""
         self._closed = False
 
@@ -341,10 +342,14 @@ class Watch(Generic[T]):
         """Let end what is due; 0 when that was done, else in how many seconds to try again. The pauses grow, since a tick ends
         nothing where fold time is ahead of this clock, in a read-only space, or when the log does not answer."""
         now_s = self._client.env.boot_s()
-        again_s, pause_s = self._ticks.get(shard, (now_s, config.TICK_PAUSE_S))
+        again_s, backoff = self._ticks.get(shard) or (
+            now_s,
+            Backoff(config.TICK_PAUSE_S, config.TICK_PAUSE_S_MAX),
+        )
         if now_s < again_s:
             return again_s - now_s
-        self._ticks[shard] = (now_s + pause_s, min(2 * pause_s, config.TICK_PAUSE_S_MAX))
+        pause_s = backoff.pause_s()
+        self._ticks[shard] = (now_s + pause_s, backoff)
         self._dues.pop(shard, None)
         try:
             self._client.tick(shard)

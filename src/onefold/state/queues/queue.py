@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from onefold import config
+from onefold.backoff import Backoff
 from onefold.durations import seconds
 from onefold.errors import InvalidArgument, OnefoldError, SpaceError
 from onefold.machine import undisturbed
@@ -198,7 +199,7 @@ class Queue(Generic[T]):
         deadline = None if timeout is None else client.env.boot_s() + timeout
         # Where a view may lag behind, the first look is the take itself: it stands in the log.
         must_ask = not client.always_strong
-        pause_s = _PAUSE_S[0]
+        backoff = Backoff(*_PAUSE_S)
         while True:
             # Every look, with the take that it leads to, is a call of its own: what comes at the end of the wait is taken with
             # the same time as what comes at its beginning.
@@ -221,8 +222,8 @@ class Queue(Generic[T]):
                 return
             if due and not seen.counts.ready:
                 # Due by this clock and not by the log's: ask again, ever more slowly.
+                pause_s = backoff.pause_s()
                 client.shards[self.shard].pause(pause_s if left is None else min(pause_s, left))
-                pause_s = min(2 * pause_s, _PAUSE_S[1])
             else:
                 client.shards[self.shard].wait(seen.offset, self._wait_s(seen, left, gate))
             # A last look at what is here by then; the limit is no reason to wait for the others again.
