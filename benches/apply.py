@@ -28,7 +28,8 @@ from onefold.log.api import Entry
 from onefold.state.encoding.keys import encode_key
 from onefold.state.encoding.values import encode_value
 from onefold.state.fold.machine import StateFold
-from onefold.state.fold.ops import STATE_FOLD, Commit, Put, state_op
+from onefold.state.fold.maps.ops import Put
+from onefold.state.fold.ops import STATE_FOLD, Commit, state_op
 from onefold.store.replica import Replica
 from onefold.store.snapshot import create_store
 from onefold.store.tables import Tables

@@ -14,7 +14,8 @@ from onefold.state.core.consistency import STRONG
 from onefold.state.encoding import values
 from onefold.state.encoding.keys import encode_key
 from onefold.state.fold import rows
-from onefold.state.fold.ops import Put, Read, Span
+from onefold.state.fold.maps.ops import Put
+from onefold.state.fold.ops import Read, Span
 from onefold.state.transactions.over_shards import ShardPart, commit_over_shards, snapshot_read
 
 ACCOUNTS = [encode_key(f"a{number}") for number in range(12)]

@@ -189,7 +189,7 @@ def _lease_by_log_time(stack: ExitStack) -> None:
 
 def _old_epochs_expire(stack: ExitStack) -> None:
     """An observer's word that a lease is over counts although the lease has been renewed, or is another taker's by now."""
-    original = queue_fold.apply_op
+    original = queue_fold.KIND.apply_op
 
     def apply_op(store: Any, context: Any, op: Any, fold_version: int) -> Any:
         if isinstance(op, ExpireLease):
@@ -198,7 +198,7 @@ def _old_epochs_expire(stack: ExitStack) -> None:
                 op = msgspec.structs.replace(op, epoch=flight.epoch)
         return original(store, context, op, fold_version)
 
-    stack.enter_context(patch.object(queue_fold, "apply_op", apply_op))
+    stack.enter_context(patch.object(queue_fold.KIND, "apply_op", apply_op))
 
 
 def _fresh_by_the_answer(stack: ExitStack) -> None:

@@ -28,7 +28,8 @@ from onefold.node.snapshots.trimming import Trimming
 from onefold.node.telemetry.logging import JsonLog
 from onefold.node.telemetry.tracing import NoTracing
 from onefold.shard.memory import MemoryShard
-from onefold.state.fold.ops import Commit, Put, state_op
+from onefold.state.fold.maps.ops import Put
+from onefold.state.fold.ops import Commit, state_op
 
 EVERY = 32
 

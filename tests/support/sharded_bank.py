@@ -12,10 +12,11 @@ from onefold.state.core import recovery
 from onefold.state.core.consistency import STRONG
 from onefold.state.encoding import values
 from onefold.state.encoding.keys import encode_key, shard_of
-from onefold.state.fold import rows
-from onefold.state.fold.ops import Committed, Put, Read, Span
+from onefold.state.fold import lock_table, rows
+from onefold.state.fold.maps.ops import Put
+from onefold.state.fold.ops import Read, Span
+from onefold.state.fold.outcomes import Committed
 from onefold.state.fold.shards import fold as shard_fold
-from onefold.state.fold.shards import lock_table
 from onefold.state.transactions import coordinator, moments
 from onefold.state.transactions.over_shards import ShardPart, commit_over_shards, snapshot_read
 

@@ -75,7 +75,8 @@ print(json.dumps(verdicts))
 def forbidden_pairs(contract: dict[str, object]) -> list[tuple[str, str]]:
     """(lower, upper): imports that the contract must not let pass."""
     if contract["type"] == "forbidden":
-        return [(source, "time") for source in contract["source_modules"]]  # type: ignore[union-attr]
+        forbidden: list[str] = contract["forbidden_modules"]  # type: ignore[assignment]
+        return list(zip(contract["source_modules"], cycle(forbidden)))  # type: ignore[call-overload]
     (container,) = contract["containers"]  # type: ignore[misc]
     lines: list[str] = contract["layers"]  # type: ignore[assignment]
     assert not any(":" in line for line in lines), (

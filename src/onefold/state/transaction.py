@@ -23,7 +23,9 @@ from onefold.state.encoding.items import Version
 from onefold.state.encoding.keys import Key, decode_key, encode_key
 from onefold.state.encoding.names import check_name, check_request_id
 from onefold.state.encoding.values import ValueCodec
-from onefold.state.fold.ops import Commit, Committed, Decided, Increment
+from onefold.state.fold.maps.ops import Increment
+from onefold.state.fold.ops import Commit
+from onefold.state.fold.outcomes import Committed, Decided
 from onefold.state.maps.in_transaction import TxMap, decode_number
 from onefold.state.transactions.attempt import Earlier, Part, TransactionCore
 from onefold.state.transactions.retries import Retries

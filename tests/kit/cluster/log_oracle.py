@@ -9,7 +9,8 @@ from onefold.codec import CorruptRecord, Op, decode_record
 from onefold.db import Database
 from onefold.state.encoding.keys import decode_key, encode_key
 from onefold.state.encoding.values import decode_value
-from onefold.state.fold.ops import STATE_FOLD, Commit, Put, decode_op
+from onefold.state.fold.maps.ops import Put
+from onefold.state.fold.ops import STATE_FOLD, Commit, decode_op
 
 
 def records_of(db: Database, name: str, group: str) -> list[dict[Any, Any]]:

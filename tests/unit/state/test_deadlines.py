@@ -21,7 +21,7 @@ from onefold.state.core.time_limits import limited
 from onefold.state.encoding.keys import encode_key, shard_of
 from onefold.state.fold import rows
 from onefold.state.fold.machine import StateFold
-from onefold.state.fold.ops import Put
+from onefold.state.fold.maps.ops import Put
 from onefold.state.fold.queues import ops as queue_ops
 from onefold.state.fold.shards import fold as shard_fold
 from onefold.state.transactions.over_shards import ShardPart, commit_over_shards

@@ -23,11 +23,12 @@ from onefold.log.sqlite.engine import entry_crc
 from onefold.log.sqlite.file import APPLICATION_ID
 from onefold.state.core import tokens
 from onefold.state.encoding import keys, values
-from onefold.state.fold import ops, rows
+from onefold.state.fold import ops, outcomes, rows
 from onefold.state.fold.locks.ops import Acquire
+from onefold.state.fold.maps import ops as map_ops
+from onefold.state.fold.ops import Decide, Forget, Resolve
 from onefold.state.fold.queues import rows as queue_rows
 from onefold.state.fold.queues.ops import Ack, Enqueue, Message, Take
-from onefold.state.fold.shards.ops import Decide, Forget, Resolve
 from onefold.state.fold.streams import rows as stream_rows
 from onefold.state.fold.streams.ops import Append, MakeStream
 from onefold.store.replica import next_digest
@@ -135,12 +136,14 @@ KEYS = [
     "a", "", "a\0b", "ü", b"", b"\x00\xff", 0, 1, -1, 255, 256, -256, 1 << 63, -(1 << 63), 1 << 64, -(1 << 64), True, False, None,
     ("eu", 7), ("a", None, (1, None, ("x",)), b"y"), ((1, 2),),
 ]  # fmt: skip
-PUT = ops.Put("m", ((b"\x02k\x00", b"\xa1v"),), 5000)
+PUT = map_ops.Put("m", ((b"\x02k\x00", b"\xa1v"),), 5000)
 COMMIT = ops.Commit((ops.Read("m", b"\x02k\x00", 3, 1),), (ops.Span("m", b"", b"\xff", 9),), (PUT,))
 STATE_OPS = {
     "commit": COMMIT,
-    "delete": ops.Commit((), (), (ops.Delete("m", (b"k",)), ops.Clear("m", b"", b"\xff")), last_try=False),
-    "increment": ops.Commit((), (), (ops.Increment("m", b"k", b"\x01", 7),)),
+    "delete": ops.Commit(
+        (), (), (map_ops.Delete("m", (b"k",)), map_ops.Clear("m", b"", b"\xff")), last_try=False
+    ),
+    "increment": ops.Commit((), (), (map_ops.Increment("m", b"k", b"\x01", 7),)),
     "enqueue": ops.Commit(
         (), (), (Enqueue("q", (Message(b"v"), Message(b"w", b"k", 5, ("p", 1, 2), ("e",)))),)
     ),
@@ -179,8 +182,8 @@ def encoded():
         "stream segment": stream_rows.new_segment(
             stream_rows.write_run(1_700_000_000_000, 2, 0, b"frame"), 2, 1_700_000_000_000
         ),
-        "committed": ops.encode_outcome(ops.Committed(5, 1, (None, 3))),
-        "rejected": ops.encode_outcome(ops.Rejected("conflict", "m", b"k"), passing=True),
+        "committed": outcomes.encode_outcome(outcomes.Committed(5, 1, (None, 3))),
+        "rejected": outcomes.encode_outcome(outcomes.Rejected("conflict", "m", b"k"), passing=True),
     }
     for name, op in (
         ("register", system.Register(("jobs", "state"))),
@@ -225,7 +228,7 @@ def test_bytes_that_were_written_once_mean_the_same():
         data = then[f"key {key!a}"]
         decoded = keys.decode_key(data)
         assert decoded == key and type(decoded) is type(key)
-    assert ops.decode_outcome(then["committed"]) == ops.Committed(5, 1, (None, 3))
+    assert outcomes.decode_outcome(then["committed"]) == outcomes.Committed(5, 1, (None, 3))
 
 
 def test_a_row_of_a_newer_program_with_more_fields_is_read():

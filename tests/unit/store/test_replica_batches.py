@@ -13,7 +13,8 @@ from onefold.fold.system import ExpireClients, Register, Trim, system_op
 from onefold.log.api import Entry
 from onefold.state.encoding.values import encode_value
 from onefold.state.fold.machine import StateFold
-from onefold.state.fold.ops import Clear, Commit, Delete, Increment, Put, Read, Span, state_op
+from onefold.state.fold.maps.ops import Clear, Delete, Increment, Put
+from onefold.state.fold.ops import Commit, Read, Span, state_op
 from onefold.state.fold.queues.ops import Ack, Enqueue, Message, Take
 from onefold.store import exactly_once, pending
 from onefold.store import writer as sql_store

@@ -35,19 +35,9 @@ from onefold.state.core.time_limits import deadline_of, end_of, limited
 from onefold.state.core.tokens import Session
 from onefold.state.encoding.keys import shard_of
 from onefold.state.fold import rows
-from onefold.state.fold.ops import (
-    Blocked,
-    Commit,
-    Committed,
-    Outcome,
-    Read,
-    Rejected,
-    Span,
-    StateOp,
-    Write,
-    decode_outcome,
-    state_op,
-)
+from onefold.state.fold.kinds import Write
+from onefold.state.fold.ops import Commit, Read, Span, StateOp, state_op
+from onefold.state.fold.outcomes import Blocked, Committed, Outcome, Rejected, decode_outcome
 
 _WEAK = ("prefix", "eventual")
 _TICKS_IN_VAIN_MAX = 8
@@ -231,7 +221,7 @@ class StateClient:
 
     def _all_locked(self, view: View, wall_ms: int) -> bool:
         """Whether what is due is under locks of prepared transactions: then no tick ends it, but the end of those."""
-        from onefold.state.fold.shards import lock_table
+        from onefold.state.fold import lock_table
 
         if not lock_table.is_any_held(view):
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from onefold.state.core.time_limits import limited
-from onefold.state.fold.ops import Blocked, Decided, Outcome, Rejected, Voted, decode_outcome
+from onefold.state.fold.outcomes import Blocked, Decided, Outcome, Rejected, Voted, decode_outcome
 
 if TYPE_CHECKING:
     from onefold.state.core.client import StateClient

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 from onefold import config
 from onefold.backoff import Deadline
 from onefold.errors import SpaceError, Unavailable
-from onefold.state.fold.ops import Decided, Outcome, StateOp, decode_outcome, state_op
+from onefold.state.fold.ops import Decide, Forget, Resolve, StateOp, state_op
+from onefold.state.fold.outcomes import Decided, Outcome, decode_outcome
 from onefold.state.fold.shards import fold as shard_fold
 from onefold.state.fold.shards.fold import Prepared
-from onefold.state.fold.shards.ops import Decide, Forget, Resolve
 
 if TYPE_CHECKING:
     from onefold.shard.api import View

@@ -17,7 +17,9 @@ from onefold.state.core.client import StateClient
 from onefold.state.encoding.keys import encode_key
 from onefold.state.export.lines import Item, Line, Queued, RecordLine, StreamLine, parsed, read_head
 from onefold.state.fold import rows
-from onefold.state.fold.ops import Put, Read, Write
+from onefold.state.fold.kinds import Write
+from onefold.state.fold.maps.ops import Put
+from onefold.state.fold.ops import Read
 from onefold.state.fold.queues import rows as queue_rows
 from onefold.state.fold.queues.ops import Enqueue, Message
 from onefold.state.fold.streams.ops import Append

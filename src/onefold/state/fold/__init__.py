@@ -1,5 +1,5 @@
 """The state fold: how operations change maps, queues, locks, streams and transactions, in log order.
 
 Pure: no clock, randomness, sockets or files. May import ``state.encoding``, ``fold.api`` and the ground. A kind of collection
-that needs more than one module has a folder here.
+has a folder here and one line in ``kinds``, the only module that knows all of them.
 """

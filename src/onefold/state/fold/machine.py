@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 from onefold.fold.api import Context, Store
-from onefold.state.fold import maps as map_fold
-from onefold.state.fold import rows
-from onefold.state.fold.locks import fold as lock_fold
-from onefold.state.fold.locks.ops import LockOp
-from onefold.state.fold.ops import (
-    STATE_FOLD,
-    Blocked,
-    Commit,
-    Committed,
-    Outcome,
-    Prepare,
-    Rejected,
-    decode_op,
-    encode_outcome,
-)
-from onefold.state.fold.queues import fold as queue_fold
-from onefold.state.fold.queues.ops import QUEUE_RETURNS, QueueOp
+from onefold.state.fold.kinds import BY_OPERATION, KINDS
+from onefold.state.fold.ops import STATE_FOLD, Commit, Decide, Forget, Prepare, Resolve, decode_op
+from onefold.state.fold.outcomes import Blocked, Committed, Outcome, Rejected, encode_outcome
 from onefold.state.fold.shards import fold as shard_fold
-from onefold.state.fold.shards.ops import Decide, Forget, Resolve
-from onefold.state.fold.streams import fold as stream_fold
-from onefold.state.fold.streams.ops import StreamOp
 from onefold.state.fold.validation import apply_writes, first_refusal, validate
 
 MALFORMED = encode_outcome(Rejected("malformed"))
@@ -33,16 +16,17 @@ class StateFold:
     """See ``onefold.fold.api.Fold``. ``shards``: of the whole space; with one, no transaction ever holds locks."""
 
     name = STATE_FOLD
-    version = QUEUE_RETURNS
-    history = frozenset({rows.MAPS})
+    version = max(kind.version for kind in KINDS)
+    history = frozenset(prefix for kind in KINDS for prefix in kind.history)
 
     def __init__(self, shards: int = 1) -> None:
         self._shard_count = shards
 
     def advance(self, store: Store, context: Context) -> None:
         """What fold time brings: items end, delayed messages become ready."""
-        map_fold.expire(store, context)
-        queue_fold.release(store, context)
+        for kind in KINDS:
+            if kind.advance is not None:
+                kind.advance(store, context)
 
     def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
         """Apply one operation. Garbage is ``Rejected("malformed")``."""
@@ -63,13 +47,7 @@ class StateFold:
                 return encode_outcome(shard_fold.resolve(store, context, op))
             case Forget():
                 return encode_outcome(shard_fold.forget(store, context, op))
-            case _ if isinstance(op, QueueOp):
-                return encode_outcome(queue_fold.apply_op(store, context, op, fold_version))
-            case _ if isinstance(op, LockOp):
-                return encode_outcome(lock_fold.apply_op(store, context, op))
-            case _ if isinstance(op, StreamOp):
-                return encode_outcome(stream_fold.apply_op(store, context, op))
-        return MALFORMED
+        return encode_outcome(BY_OPERATION[type(op)].apply_op(store, context, op, fold_version))
 
     def _commit(self, store: Store, context: Context, op: Commit) -> Outcome:
         if self._shard_count > 1:

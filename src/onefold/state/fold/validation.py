@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onefold.errors import TooOld
 from onefold.fold.api import Context, Store, StoreView
-from onefold.state.fold import maps as map_fold
-from onefold.state.fold import rows
-from onefold.state.fold.ops import Clear, Delete, Increment, Put, Read, Rejected, Span, Write
-from onefold.state.fold.queues import fold as queue_fold
-from onefold.state.fold.queues.ops import QueueWrite
-from onefold.state.fold.streams import fold as stream_fold
-
-_MAP_WRITES = (Put, Delete, Clear, Increment)
+from onefold.state.fold import lock_table, rows
+from onefold.state.fold.kinds import BY_WRITE, Write
+from onefold.state.fold.ops import Read, Span
+from onefold.state.fold.outcomes import Rejected
 
 
 def validate(store: StoreView, reads: tuple[Read, ...], spans: tuple[Span, ...]) -> Rejected | None:
@@ -43,12 +41,7 @@ def validate(store: StoreView, reads: tuple[Read, ...], spans: tuple[Span, ...])
 def first_refusal(store: StoreView, writes: tuple[Write, ...]) -> Rejected | None:
     """Why one of the writes cannot be done, if so."""
     for write in writes:
-        if isinstance(write, _MAP_WRITES):
-            refused = map_fold.refusal(store, write)
-        elif isinstance(write, QueueWrite):
-            refused = queue_fold.refusal(store, write)
-        else:
-            refused = stream_fold.refusal(store, write)
+        refused = BY_WRITE[type(write)].refusal(store, write)
         if refused is not None:
             return refused
     return None
@@ -56,12 +49,16 @@ def first_refusal(store: StoreView, writes: tuple[Write, ...]) -> Rejected | Non
 
 def apply_writes(store: Store, context: Context, writes: tuple[Write, ...]) -> tuple[object, ...]:
     """Do the writes, in order; their results. None of them may have been refused."""
-    results: list[object] = []
+    return tuple([BY_WRITE[type(write)].apply(store, context, write) for write in writes])
+
+
+def wants(reads: Sequence[Read], spans: Sequence[Span], writes: Sequence[Write]) -> lock_table.Wants:
+    """The locks that a prepared transaction takes for these."""
+    found = lock_table.Wants({}, [])
+    for read in reads:
+        lock_table.want_key(found, lock_table.map_place(read.map), read.key, lock_table.SHARED)
+    for span in spans:
+        found.ranges.append((lock_table.map_place(span.map), span.start, span.stop, lock_table.SHARED))
     for write in writes:
-        if isinstance(write, _MAP_WRITES):
-            results.append(map_fold.apply(store, context, write))
-        elif isinstance(write, QueueWrite):
-            results.append(queue_fold.apply(store, context, write))
-        else:
-            results.append(stream_fold.apply(store, context, write))
-    return tuple(results)
+        BY_WRITE[type(write)].want(found, write)
+    return found

@@ -31,7 +31,7 @@ from onefold.state.encoding.keys import encode_key
 from onefold.state.encoding.names import check_name
 from onefold.state.fold.locks import fold as lock_fold
 from onefold.state.fold.locks import ops as lock_ops
-from onefold.state.fold.ops import Answer, Rejected
+from onefold.state.fold.outcomes import Answer, Rejected
 from onefold.state.locks.holds import Hold
 
 _Duration = float | timedelta | str

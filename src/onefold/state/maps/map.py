@@ -21,7 +21,9 @@ from onefold.state.encoding.lifetimes import remaining_ms
 from onefold.state.encoding.lifetimes import ttl_ms as to_ttl_ms
 from onefold.state.encoding.names import check_request_id
 from onefold.state.encoding.values import encode_value, is_number
-from onefold.state.fold.ops import Clear, Committed, Delete, Increment, MapWrite, Put, Read
+from onefold.state.fold.maps.ops import Clear, Delete, Increment, MapWrite, Put
+from onefold.state.fold.ops import Read
+from onefold.state.fold.outcomes import Committed
 from onefold.state.fold.rows import Row
 from onefold.state.maps import reading as map_reading
 from onefold.state.maps import writing as map_writing

@@ -13,7 +13,8 @@ from onefold.errors import InvalidArgument, InvalidValue, OnefoldError, TooLarge
 from onefold.state.core.client import StateClient
 from onefold.state.encoding.items import Version
 from onefold.state.encoding.keys import encode_key
-from onefold.state.fold.ops import Committed, Put
+from onefold.state.fold.maps.ops import Put
+from onefold.state.fold.outcomes import Committed
 
 Pairs = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
 Encoded = tuple[bytes, bytes]

@@ -20,7 +20,7 @@ from onefold.state.core.handover import HERE, best_effort, carried_out, is_broke
 from onefold.state.core.time_limits import cleaning_up, end_of
 from onefold.state.encoding.keys import Key, decode_key
 from onefold.state.encoding.values import ValueCodec
-from onefold.state.fold.ops import Answer, Outcome, Rejected, decode_outcome
+from onefold.state.fold.outcomes import Answer, Outcome, Rejected, decode_outcome
 from onefold.state.fold.queues import ops as queue_ops
 
 if TYPE_CHECKING:

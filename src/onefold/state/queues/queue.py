@@ -34,7 +34,7 @@ from onefold.state.core.time_limits import limited, one_call
 from onefold.state.encoding.keys import encode_key
 from onefold.state.encoding.names import check_name, check_request_id
 from onefold.state.encoding.values import ValueCodec
-from onefold.state.fold.ops import Answer, decode_outcome
+from onefold.state.fold.outcomes import Answer, decode_outcome
 from onefold.state.fold.queues import ops as queue_ops
 from onefold.state.fold.queues import rows as q
 from onefold.state.queues.dead_letters import DeadLetter, read_letter

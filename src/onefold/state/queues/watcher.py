@@ -12,7 +12,8 @@ from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import Level
 from onefold.state.core.leases import Lease, keeper
 from onefold.state.encoding.keys import encode_key
-from onefold.state.fold.ops import Commit, Committed, Outcome, state_op
+from onefold.state.fold.ops import Commit, state_op
+from onefold.state.fold.outcomes import Committed, Outcome
 from onefold.state.fold.queues import ops as queue_ops
 from onefold.state.fold.queues import rows as q
 

@@ -16,7 +16,7 @@ from onefold.state.core.client import StateClient, rejection
 from onefold.state.core.consistency import PREFIX, SESSION, STRONG, Level
 from onefold.state.encoding.keys import encode_key
 from onefold.state.encoding.names import check_name
-from onefold.state.fold.ops import Answer
+from onefold.state.fold.outcomes import Answer
 from onefold.state.fold.streams import rows as stream_rows
 from onefold.state.fold.streams.ops import MakeStream, Retain
 from onefold.state.fold.streams.rows import Head, StreamRow

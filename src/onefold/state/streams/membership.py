@@ -14,7 +14,7 @@ from onefold import config
 from onefold.state.core.client import rejection
 from onefold.state.core.consistency import PREFIX, STRONG
 from onefold.state.core.time_limits import cleaning_up
-from onefold.state.fold.ops import Answer
+from onefold.state.fold.outcomes import Answer
 from onefold.state.fold.streams import rows as stream_rows
 from onefold.state.fold.streams.ops import Beat, Expire, Join, Leave
 from onefold.state.fold.streams.rows import Group

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from onefold import config
 from onefold.errors import TransactionError
 from onefold.state.core import guard
-from onefold.state.fold.ops import Committed, Read, Span, Write
+from onefold.state.fold.kinds import Write
+from onefold.state.fold.ops import Read, Span
+from onefold.state.fold.outcomes import Committed
 from onefold.state.transactions.buffer import OPERATION_BYTES, Buffer, Meter
 from onefold.state.transactions.reads import Reads
 

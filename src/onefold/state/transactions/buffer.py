@@ -14,7 +14,8 @@ from onefold import config
 from onefold.errors import InvalidArgument, InvalidValue, TooLarge
 from onefold.state.encoding import values
 from onefold.state.encoding.lifetimes import remaining_ms
-from onefold.state.fold.ops import Delete, Increment, Put, Write
+from onefold.state.fold.kinds import Write
+from onefold.state.fold.maps.ops import Delete, Increment, Put
 
 OPERATION_BYTES = 24
 """What an operation takes in addition to its key, value and the name of its map, at most about."""

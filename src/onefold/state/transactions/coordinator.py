@@ -14,23 +14,10 @@ from onefold import config
 from onefold.errors import ASK_LATER, AppendUnknown, OnefoldError, Unavailable
 from onefold.state.core import recovery
 from onefold.state.core.client import StateClient, rejection
-from onefold.state.fold.ops import (
-    Answer,
-    Committed,
-    Decided,
-    Outcome,
-    Prepare,
-    Read,
-    Rejected,
-    Span,
-    StateOp,
-    Voted,
-    Write,
-    decode_outcome,
-    state_op,
-)
+from onefold.state.fold.kinds import Write
+from onefold.state.fold.ops import Decide, Forget, Prepare, Read, Resolve, Span, StateOp, state_op
+from onefold.state.fold.outcomes import Answer, Committed, Decided, Outcome, Rejected, Voted, decode_outcome
 from onefold.state.fold.shards import fold as shard_fold
-from onefold.state.fold.shards.ops import Decide, Forget, Resolve
 from onefold.state.transactions import moments
 from onefold.state.transactions.attempt import Earlier
 

@@ -43,21 +43,10 @@ from onefold.state.core import recovery
 from onefold.state.core.client import StateClient, rejection
 from onefold.state.core.time_limits import limited
 from onefold.state.encoding.keys import encode_prefix
-from onefold.state.fold import rows
-from onefold.state.fold.ops import (
-    UNREAD,
-    Answer,
-    Outcome,
-    Prepare,
-    Span,
-    StateOp,
-    Voted,
-    decode_outcome,
-    state_op,
-)
+from onefold.state.fold import lock_table, rows
+from onefold.state.fold.ops import UNREAD, Prepare, Resolve, Span, StateOp, state_op
+from onefold.state.fold.outcomes import Answer, Outcome, Voted, decode_outcome
 from onefold.state.fold.shards import fold as shard_fold
-from onefold.state.fold.shards import lock_table
-from onefold.state.fold.shards.ops import Resolve
 
 T = TypeVar("T")
 CLAIM: Final = "\x00claim"

@@ -12,7 +12,7 @@ from onefold.state.core.client import StateClient, rejection
 from onefold.state.core.consistency import STRONG
 from onefold.state.core.time_limits import limited
 from onefold.state.encoding.keys import encode_key
-from onefold.state.fold.ops import Committed, decode_outcome
+from onefold.state.fold.outcomes import Committed, decode_outcome
 from onefold.state.fold.validation import validate
 from onefold.state.transactions.coordinator import Coordinator, Lost, ShardPart, earlier
 from onefold.state.transactions.moments import moment

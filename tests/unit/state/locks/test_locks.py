@@ -14,7 +14,9 @@ from onefold.state.core.leases import keeper
 from onefold.state.fold.locks.fold import LOCKS, WAITERS
 from onefold.state.fold.locks.ops import Acquire, ExpireLock, Release, Renew, Withdraw
 from onefold.state.fold.machine import StateFold
-from onefold.state.fold.ops import Answer, Commit, Put, Rejected, state_op
+from onefold.state.fold.maps.ops import Put
+from onefold.state.fold.ops import Commit, state_op
+from onefold.state.fold.outcomes import Answer, Rejected
 from onefold.state.locks.lock import Lock
 from onefold.testing.clock import FakeClock
 from onefold.testing.fold_suite import check_fold

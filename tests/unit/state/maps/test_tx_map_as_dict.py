@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import onefold as of
 from onefold.state.encoding.keys import encode_key, encode_prefix
 from onefold.state.encoding.values import encode_value
-from onefold.state.fold.ops import Delete, Increment, Put
+from onefold.state.fold.maps.ops import Delete, Increment, Put
 from onefold.state.transactions.buffer import Buffer, Meter, overlay, value_over
 from support.transacted import contents
 

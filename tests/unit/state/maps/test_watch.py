@@ -18,7 +18,7 @@ from onefold.state.core.client import StateClient
 from onefold.state.core.tokens import Token, encode_token
 from onefold.state.encoding.keys import encode_key
 from onefold.state.fold.machine import StateFold
-from onefold.state.fold.ops import Delete, Put
+from onefold.state.fold.maps.ops import Delete, Put
 from onefold.state.maps.map import Map
 
 SOON_S = 60

@@ -9,7 +9,8 @@ import pytest
 from onefold import config
 from onefold.fold.api import Context
 from onefold.state.fold.machine import StateFold, apply_writes, first_refusal
-from onefold.state.fold.ops import Answer, Commit, Rejected, state_op
+from onefold.state.fold.ops import Commit, state_op
+from onefold.state.fold.outcomes import Answer, Rejected
 from onefold.state.fold.streams import fold as stream_fold
 from onefold.state.fold.streams import rows as stream_rows
 from onefold.state.fold.streams.ops import (
@@ -40,7 +41,7 @@ class World:
         return Context(self.offset, 0, self.now_ms, "c", None)
 
     def do(self, op):
-        return stream_fold.apply_op(self.store, self.context(), op)
+        return stream_fold.apply_op(self.store, self.context(), op, StateFold.version)
 
     def write(self, *writes):
         refused = first_refusal(self.store, writes)

@@ -18,7 +18,7 @@ from onefold.log.sqlite.pooled_file import PooledFile
 from onefold.shard.memory import MemoryShard
 from onefold.space import cuts
 from onefold.state.encoding.keys import encode_key, shard_of
-from onefold.state.fold.shards import lock_table
+from onefold.state.fold import lock_table
 from onefold.state.transactions import moments
 from support.sharded_bank import ACCOUNTS, ALL, BALANCE, SHARDS, World, balances_at
 

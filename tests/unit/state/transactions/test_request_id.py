@@ -15,15 +15,7 @@ from onefold.env import SeededEnv
 from onefold.errors import AppendUnknown
 from onefold.folds import folds as space_folds
 from onefold.space.open_space import open_shards
-from onefold.state.fold.ops import (
-    Answer,
-    Blocked,
-    Committed,
-    Decided,
-    Rejected,
-    Voted,
-    encode_outcome,
-)
+from onefold.state.fold.outcomes import Answer, Blocked, Committed, Decided, Rejected, Voted, encode_outcome
 
 
 @pytest.fixture(params=["memory", "sqlite", "shards"])

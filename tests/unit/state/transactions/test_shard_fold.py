@@ -11,33 +11,16 @@ from onefold.log.memory import MemoryLog
 from onefold.shard.memory import MemoryShard
 from onefold.state.encoding import values
 from onefold.state.encoding.keys import encode_key
-from onefold.state.fold import rows
+from onefold.state.fold import lock_table, rows
 from onefold.state.fold.machine import StateFold
-from onefold.state.fold.ops import (
-    UNREAD,
-    Answer,
-    Blocked,
-    Clear,
-    Commit,
-    Committed,
-    Decided,
-    Delete,
-    Increment,
-    Prepare,
-    Put,
-    Read,
-    Rejected,
-    Span,
-    Voted,
-    decode_outcome,
-    state_op,
-)
+from onefold.state.fold.maps.ops import Clear, Delete, Increment, Put
+from onefold.state.fold.ops import UNREAD, Commit, Decide, Forget, Prepare, Read, Resolve, Span, state_op
+from onefold.state.fold.outcomes import Answer, Blocked, Committed, Decided, Rejected, Voted, decode_outcome
 from onefold.state.fold.queues.ops import Enqueue, Message
 from onefold.state.fold.shards import fold as shard_fold
-from onefold.state.fold.shards import lock_table
-from onefold.state.fold.shards.ops import Decide, Forget, Resolve
 from onefold.state.fold.streams.ops import CommitOffsets, Join, MakeStream
 from onefold.state.fold.validation import validate
+from onefold.state.fold.validation import wants as lock_wants
 from onefold.testing import check_fold
 
 A, B, C = (encode_key(name) for name in "abc")
@@ -457,7 +440,7 @@ def test_locks_are_those_of_what_is_prepared_whatever_happened(shard, seed):
             ranges = [lock_table._range.decode(value) for _, value in view.scan(lock_table.RANGES)]
             for name, _ in shard_fold.prepared_in(view):
                 parts = shard_fold._parts.decode(view.get("state/x/parts", name.encode()))
-                wants = lock_table.wants(parts.reads, parts.spans, parts.writes)
+                wants = lock_wants(parts.reads, parts.spans, parts.writes)
                 expected |= {(row, name): mode for row, mode in wants.keys.items()}
                 assert len([one for one in ranges if one.transaction == name]) == len(wants.ranges)
             assert held == expected

@@ -19,10 +19,11 @@ from onefold.state.core import recovery
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import STRONG
 from onefold.state.encoding import values
-from onefold.state.fold import rows
+from onefold.state.fold import lock_table, rows
 from onefold.state.fold.machine import StateFold
-from onefold.state.fold.ops import Put, Read
-from onefold.state.fold.shards import lock_table
+from onefold.state.fold.maps.ops import Put
+from onefold.state.fold.ops import Read
+from onefold.state.fold.shards import fold as shard_fold
 from onefold.state.transactions import over_shards as sharded
 from onefold.state.transactions.over_shards import ShardPart, commit_over_shards, snapshot_read, validate_cut
 from onefold.testing.history import History
@@ -255,8 +256,8 @@ def plant_no_locks(monkeypatch):
 
 
 def plant_no_shared_locks(monkeypatch):
-    wants = lock_table.wants
-    monkeypatch.setattr(lock_table, "wants", lambda reads, spans, writes: wants((), (), writes))
+    wants = shard_fold.wants
+    monkeypatch.setattr(shard_fold, "wants", lambda reads, spans, writes: wants((), (), writes))
 
 
 def plant_readers_that_do_not_ask(monkeypatch):

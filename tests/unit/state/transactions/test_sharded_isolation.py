@@ -16,7 +16,8 @@ from onefold.state.core import recovery
 from onefold.state.core.consistency import STRONG
 from onefold.state.encoding import values
 from onefold.state.fold import rows
-from onefold.state.fold.ops import Put, Span
+from onefold.state.fold.maps.ops import Put
+from onefold.state.fold.ops import Span
 from onefold.state.fold.shards import fold as shard_fold
 from onefold.state.transactions.over_shards import ShardPart, commit_over_shards, snapshot_read, validate_cut
 from support.sharded_bank import (

@@ -8,9 +8,10 @@ from onefold.state.core import recovery
 from onefold.state.encoding import values
 from onefold.state.encoding.keys import encode_key, shard_of
 from onefold.state.fold import rows
-from onefold.state.fold.ops import Clear, Decided, Increment, Put, decode_outcome, state_op
+from onefold.state.fold.maps.ops import Clear, Increment, Put
+from onefold.state.fold.ops import Decide, Resolve, state_op
+from onefold.state.fold.outcomes import Decided, decode_outcome
 from onefold.state.fold.shards import fold as shard_fold
-from onefold.state.fold.shards.ops import Decide, Resolve
 from onefold.state.transactions.over_shards import ShardPart, commit_over_shards
 from support.sharded_bank import (
     ACCOUNTS,

@@ -19,7 +19,9 @@ from onefold.space.log_prefix import LogPrefix
 from onefold.space.open_shard import open_shard
 from onefold.space.open_space import open_shards
 from onefold.state.fold.machine import StateFold
-from onefold.state.fold.ops import Commit, Put, Span, decode_outcome, state_op
+from onefold.state.fold.maps.ops import Put
+from onefold.state.fold.ops import Commit, Span, state_op
+from onefold.state.fold.outcomes import decode_outcome
 from onefold.state.transactions.buffer import Buffer, Meter
 
 

@@ -8,13 +8,15 @@ them was withdrawn in the same record, by one who never saw its token.) See ``le
 from __future__ import annotations
 
 import struct
+from typing import get_args
 
 import msgspec
 
 from onefold import config
 from onefold.fold.api import Context, Store, StoreView
+from onefold.state.fold.kind import Kind
 from onefold.state.fold.locks.ops import Acquire, ExpireLock, LockOp, Release, Renew, Withdraw
-from onefold.state.fold.ops import Answer, Outcome, Rejected
+from onefold.state.fold.outcomes import Answer, Outcome, Rejected
 
 LOCKS = "state/locks"
 """Name -> ``Row``; not there: free."""
@@ -63,7 +65,7 @@ def is_waiting(view: StoreView, name: str, ticket: int) -> bool:
     return view.get(WAITERS, _prefix(name) + _TICKET.pack(ticket)) is not None
 
 
-def apply_op(store: Store, context: Context, op: LockOp) -> Outcome:
+def apply_op(store: Store, context: Context, op: LockOp, fold_version: int) -> Outcome:  # noqa: ARG001
     """Apply an operation of a lock."""
     if not 0 < len(op.lock.encode()) <= config.NAME_BYTES_MAX:
         return Rejected("malformed", op.lock[:100])
@@ -135,3 +137,6 @@ def _prefix(name: str) -> bytes:
 def _range(name: str) -> tuple[bytes, bytes]:
     prefix = _prefix(name)
     return prefix, prefix + b"\xff" * 9
+
+
+KIND = Kind(operations=get_args(LockOp), apply_op=apply_op)

@@ -7,14 +7,18 @@ that was given up cannot act on a message that another one has. No lease ends by
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 from onefold import config
 from onefold.fold.api import Context, Store, StoreView
-from onefold.state.fold.ops import Answer, Outcome, Rejected
+from onefold.state.fold.kind import Kind
+from onefold.state.fold.outcomes import Answer, Outcome, Rejected
 from onefold.state.fold.queues import rows as q
 from onefold.state.fold.queues.ops import (
     QUEUE_RETURNS,
     Ack,
     DropDead,
+    Enqueue,
     ExpireLease,
     Extend,
     Forwarded,
@@ -330,3 +334,19 @@ def _forwarded(store: Store, op: Forwarded) -> None:
         counts.outbox -= 1
         store.delete(table, row)
         q.write_counts(store, table, counts)
+
+
+def _want(found: object, write: Any) -> None:
+    """No locks: what is put meets no other write."""
+
+
+KIND = Kind(
+    writes=(Enqueue,),
+    refusal=refusal,
+    apply=apply,
+    want=_want,
+    operations=get_args(QueueOp),
+    apply_op=apply_op,
+    advance=release,
+    version=QUEUE_RETURNS,
+)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
 
-Natural = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
-"""A number that every part of the fold can hold; anything else does not decode."""
-Positive = Annotated[int, msgspec.Meta(ge=1, le=(1 << 53) - 1)]
-
+from onefold.state.fold.kind import Natural, Operation, Positive, Write
 
 QUEUE_RETURNS = 2
 """The fold version from which a message can be given back without a failed try."""
@@ -29,14 +24,14 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     """More than zero: it is a dead letter of this queue itself, after so many tries (imported from elsewhere)."""
 
 
-class Enqueue(msgspec.Struct, frozen=True, array_like=True, tag="enq"):
+class Enqueue(Write, frozen=True, array_like=True, tag="enq"):
     """Put messages into a queue. Blind; may be part of a transaction. Result: the number of the first of them."""
 
     queue: str
     messages: tuple[Message, ...]
 
 
-class Take(msgspec.Struct, frozen=True, array_like=True, tag="take"):
+class Take(Operation, frozen=True, array_like=True, tag="take"):
     """Take the next message. Answer: (number, epoch, attempt, value, key, errors), or None when none is ready."""
 
     queue: str
@@ -50,7 +45,7 @@ class Take(msgspec.Struct, frozen=True, array_like=True, tag="take"):
     """The same, in another shard: it is kept aside until a client has forwarded it."""
 
 
-class Ack(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
+class Ack(Operation, frozen=True, array_like=True, tag="ack"):
     """The message is done with. Rejected (``lost``) unless the epoch is that of its present lease. Answer: None."""
 
     queue: str
@@ -58,7 +53,7 @@ class Ack(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
     epoch: Natural
 
 
-class Nack(msgspec.Struct, frozen=True, array_like=True, tag="nack"):
+class Nack(Operation, frozen=True, array_like=True, tag="nack"):
     """The try has failed: give the message out again, after the delay, or never. Rejected (``lost``) as ``Ack``.
 
     Answer: whether the message is dead.
@@ -74,7 +69,7 @@ class Nack(msgspec.Struct, frozen=True, array_like=True, tag="nack"):
     ``QUEUE_RETURNS`` on; before, it is a failed try like others."""
 
 
-class Extend(msgspec.Struct, frozen=True, array_like=True, tag="ext"):
+class Extend(Operation, frozen=True, array_like=True, tag="ext"):
     """The lease starts again. Rejected (``lost``) as ``Ack``. Answer: the new epoch."""
 
     queue: str
@@ -83,7 +78,7 @@ class Extend(msgspec.Struct, frozen=True, array_like=True, tag="ext"):
     lease_ms: Positive
 
 
-class ExpireLease(msgspec.Struct, frozen=True, array_like=True, tag="explease"):
+class ExpireLease(Operation, frozen=True, array_like=True, tag="explease"):
     """An observer saw no sign of the taker for the lease's length, or knows it to be dead.
 
     Rejected (``lost``) as ``Ack``, so it ends only the lease that the observer saw. Answer: whether the message is dead.
@@ -95,14 +90,14 @@ class ExpireLease(msgspec.Struct, frozen=True, array_like=True, tag="explease"):
     taker_died: bool
 
 
-class RetryDead(msgspec.Struct, frozen=True, array_like=True, tag="retrydead"):
+class RetryDead(Operation, frozen=True, array_like=True, tag="retrydead"):
     """Put dead letters that are kept aside back at the end of the queue, oldest first. Answer: how many."""
 
     queue: str
     limit: Positive
 
 
-class DropDead(msgspec.Struct, frozen=True, array_like=True, tag="dropdead"):
+class DropDead(Operation, frozen=True, array_like=True, tag="dropdead"):
     """Forget the dead letters up to this number that are kept aside. Answer: how many."""
 
     queue: str
@@ -110,7 +105,7 @@ class DropDead(msgspec.Struct, frozen=True, array_like=True, tag="dropdead"):
     limit: Positive
 
 
-class Forwarded(msgspec.Struct, frozen=True, array_like=True, tag="fwd"):
+class Forwarded(Operation, frozen=True, array_like=True, tag="fwd"):
     """The dead letter of that number is in its queue in another shard. Answer: None."""
 
     queue: str

@@ -28,22 +28,11 @@ import msgspec
 
 from onefold import config
 from onefold.fold.api import Context, Store, StoreView
-from onefold.state.fold.ops import (
-    UNREAD,
-    Answer,
-    Committed,
-    Decided,
-    Outcome,
-    Prepare,
-    Read,
-    Rejected,
-    Span,
-    Voted,
-    Write,
-)
-from onefold.state.fold.shards import lock_table
-from onefold.state.fold.shards.ops import Decide, Forget, Resolve
-from onefold.state.fold.validation import apply_writes, first_refusal, validate
+from onefold.state.fold import lock_table
+from onefold.state.fold.kinds import Write
+from onefold.state.fold.ops import UNREAD, Decide, Forget, Prepare, Read, Resolve, Span
+from onefold.state.fold.outcomes import Answer, Committed, Decided, Outcome, Rejected, Voted
+from onefold.state.fold.validation import apply_writes, first_refusal, validate, wants
 
 OPEN: Final = "state/x/open"
 """One row, there while anything is prepared: how many are."""
@@ -147,7 +136,7 @@ def blockers(
     """The prepared transactions, each with its home, whose locks these would meet; some of them when there are many."""
     if not is_any_prepared(store):
         return ()
-    return _met(store, lock_table.wants(reads, spans, writes))
+    return _met(store, wants(reads, spans, writes))
 
 
 def is_kept(op: Decide, outcome: Outcome) -> bool:
@@ -169,7 +158,7 @@ def prepare(store: Store, context: Context, op: Prepare) -> Outcome:
         return Voted(True, _prepared.decode(found).offset)
     if store.get(_ENDED, key) is not None or store.get(_DECIDED, key) is not None:
         return Voted(False, context.offset, "resolved")
-    wanted = lock_table.wants(op.reads, op.spans, op.writes)
+    wanted = wants(op.reads, op.spans, op.writes)
     count = _count(store)
     if count:
         in_the_way = _met(store, wanted)
@@ -229,7 +218,7 @@ def resolve(store: Store, context: Context, op: Resolve) -> Outcome:
         return Rejected("decided")
     prepared, parts = _prepared.decode(found), _parts.decode(store.get(_PARTS, key) or b"")
     results = apply_writes(store, context, parts.writes) if op.commit else ()
-    wanted = lock_table.wants(parts.reads, parts.spans, parts.writes)
+    wanted = wants(parts.reads, parts.spans, parts.writes)
     lock_table.give_up(store, op.transaction, (prepared.offset, prepared.index), wanted)
     store.delete(_PREPARED, key)
     store.delete(_PARTS, key)

@@ -11,7 +11,7 @@ import msgspec
 
 from onefold import config
 from onefold.fold.api import Store, StoreView
-from onefold.state.fold.ops import Answer, Outcome, Rejected
+from onefold.state.fold.outcomes import Answer, Outcome, Rejected
 from onefold.state.fold.streams import rows as stream_rows
 from onefold.state.fold.streams.ops import (
     Beat,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 
 from onefold import config
 from onefold.fold.api import Context, Store, StoreView
-from onefold.state.fold.ops import Answer, Outcome, Rejected
+from onefold.state.fold import lock_table
+from onefold.state.fold.kind import Kind
+from onefold.state.fold.outcomes import Answer, Outcome, Rejected
 from onefold.state.fold.streams import consumers as consumer_fold
 from onefold.state.fold.streams import rows as stream_rows
 from onefold.state.fold.streams.ops import Append, CommitOffsets, MakeStream, Retain, StreamOp, StreamWrite
@@ -37,7 +41,7 @@ def apply(store: Store, context: Context, write: StreamWrite) -> object:
     return _append(store, context, write)
 
 
-def apply_op(store: Store, context: Context, op: StreamOp) -> Outcome:
+def apply_op(store: Store, context: Context, op: StreamOp, fold_version: int) -> Outcome:  # noqa: ARG001
     """Apply an operation of streams."""
     if not _is_name(op.stream):
         return Rejected("malformed", op.stream[:100])
@@ -168,3 +172,20 @@ def _retire(
         )
         removed += 1
     return head, removed
+
+
+def want(found: lock_table.Wants, write: StreamWrite) -> None:
+    """The locks that the write calls for: none for records, which meet no other write; one for the offsets of a group."""
+    if isinstance(write, CommitOffsets):
+        place = lock_table.place_of(write)
+        lock_table.want_key(found, place, write.group.encode(), lock_table.EXCLUSIVE)
+
+
+KIND = Kind(
+    writes=get_args(StreamWrite),
+    refusal=refusal,
+    apply=apply,
+    want=want,
+    operations=get_args(StreamOp),
+    apply_op=apply_op,
+)

@@ -6,10 +6,10 @@ own choice (``state.streams.layout``), and that shard holds a copy of what the s
 
 from __future__ import annotations
 
-import msgspec
+from onefold.state.fold.kind import Operation, Write
 
 
-class Append(msgspec.Struct, frozen=True, array_like=True, tag="app"):
+class Append(Write, frozen=True, array_like=True, tag="app"):
     """Append ``count`` records to a partition. Blind. Result: (partition, offset of the first of them, fold time in ms).
 
     Rejected as ``no_stream`` where the stream is not known.
@@ -23,7 +23,7 @@ class Append(msgspec.Struct, frozen=True, array_like=True, tag="app"):
     format: int = 0
 
 
-class CommitOffsets(msgspec.Struct, frozen=True, array_like=True, tag="soff"):
+class CommitOffsets(Write, frozen=True, array_like=True, tag="soff"):
     """Move a group's offsets. Result: None.
 
     Rejected as ``rebalanced`` when the member is not in that generation of the group, when a partition is not the member's, and
@@ -38,7 +38,7 @@ class CommitOffsets(msgspec.Struct, frozen=True, array_like=True, tag="soff"):
     """(partition, from, to); from is -1 where nothing was committed before."""
 
 
-class MakeStream(msgspec.Struct, frozen=True, array_like=True, tag="smake"):
+class MakeStream(Operation, frozen=True, array_like=True, tag="smake"):
     """Say what a stream is like. Answer: [partitions, retention_ms, version] as it is then.
 
     In the home shard (``version`` 0): make the stream unless it is there; ``change`` its retention if it is. In other shards:
@@ -52,14 +52,14 @@ class MakeStream(msgspec.Struct, frozen=True, array_like=True, tag="smake"):
     version: int = 0
 
 
-class Retain(msgspec.Struct, frozen=True, array_like=True, tag="retain"):
+class Retain(Operation, frozen=True, array_like=True, tag="retain"):
     """Remove what is past its retention. Answer: how many segments were removed."""
 
     stream: str
     partition: int
 
 
-class Join(msgspec.Struct, frozen=True, array_like=True, tag="sjoin"):
+class Join(Operation, frozen=True, array_like=True, tag="sjoin"):
     """Become a member of a group. Answer: the generation.
 
     ``start``: (partition, offset) where a group that is new begins; from the first record where it says nothing.
@@ -73,7 +73,7 @@ class Join(msgspec.Struct, frozen=True, array_like=True, tag="sjoin"):
     start: tuple[tuple[int, int], ...] = ()
 
 
-class Leave(msgspec.Struct, frozen=True, array_like=True, tag="sleave"):
+class Leave(Operation, frozen=True, array_like=True, tag="sleave"):
     """Leave a group. Answer: whether the member was there."""
 
     stream: str
@@ -81,7 +81,7 @@ class Leave(msgspec.Struct, frozen=True, array_like=True, tag="sleave"):
     member: str
 
 
-class Beat(msgspec.Struct, frozen=True, array_like=True, tag="sbeat"):
+class Beat(Operation, frozen=True, array_like=True, tag="sbeat"):
     """Show that the member is alive: its epoch moves. Answer: whether it is still a member."""
 
     stream: str
@@ -89,7 +89,7 @@ class Beat(msgspec.Struct, frozen=True, array_like=True, tag="sbeat"):
     member: str
 
 
-class Expire(msgspec.Struct, frozen=True, array_like=True, tag="sexp"):
+class Expire(Operation, frozen=True, array_like=True, tag="sexp"):
     """Remove a member that was silent, if it has still the epoch that was seen. Answer: whether it was removed."""
 
     stream: str

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import get_args
 
 from onefold import config
 from onefold.fold.api import Context, Store, StoreView
 from onefold.state.encoding import values
-from onefold.state.fold import rows
-from onefold.state.fold.ops import Clear, Delete, Increment, MapWrite, Put, Rejected
-from onefold.state.fold.shards import lock_table
+from onefold.state.fold import lock_table, rows
+from onefold.state.fold.kind import Kind
+from onefold.state.fold.maps.ops import Clear, Delete, Increment, MapWrite, Put
+from onefold.state.fold.outcomes import Rejected
 
 
 def refusal(store: StoreView, write: MapWrite) -> Rejected | None:
@@ -36,6 +38,23 @@ def apply(store: Store, context: Context, write: MapWrite) -> object:
             return None
         case Increment():
             return _increment(store, context, write)
+
+
+def want(found: lock_table.Wants, write: MapWrite) -> None:
+    """The locks that the write calls for. Increments lock like other writes although they commute: each answers with the new
+    value, and so reads."""
+    place = lock_table.map_place(write.map)
+    match write:
+        case Put():
+            for key, _ in write.items:
+                lock_table.want_key(found, place, key, lock_table.EXCLUSIVE)
+        case Delete():
+            for key in write.keys:
+                lock_table.want_key(found, place, key, lock_table.EXCLUSIVE)
+        case Clear():
+            found.ranges.append((place, write.start, write.stop, lock_table.EXCLUSIVE))
+        case Increment():
+            lock_table.want_key(found, place, write.key, lock_table.EXCLUSIVE)
 
 
 def expire(store: Store, context: Context) -> None:
@@ -117,3 +136,13 @@ def _added(old: bytes | None, by: bytes) -> bytes | None:
     number = values.decode_number(by)
     added = None if number is None else values.add(old, number)
     return None if added is None else added[0]
+
+
+KIND = Kind(
+    writes=get_args(MapWrite),
+    refusal=refusal,
+    apply=apply,
+    want=want,
+    advance=expire,
+    history=frozenset({rows.MAPS}),
+)

@@ -1,8 +1,7 @@
 """The locks of prepared transactions, in one shard: which there are, and which of them somebody's reads and writes would meet.
 
 Locks stand on keys and on ranges of keys of one collection, shared for what was read and exclusive for what is written; only
-shared ones go together. Increments lock like other writes although they commute: each answers with the new value, and so
-reads.
+shared ones go together. Which locks a write calls for, its kind of collection says (``Kind.want``).
 
 Messages put into queues and records appended to streams take no locks: they meet no other write, and anyone who looks resolves
 first what is decided. Their place in the queue or stream is where the transaction is resolved, so one that was put meanwhile,
@@ -14,15 +13,12 @@ Nothing here is history: a lock counts for what comes next only.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from onefold.fold.api import Store, StoreView, prefix_stop
-from onefold.state.fold.ops import Clear, Delete, Increment, Put, Read, Span, Write
-from onefold.state.fold.queues.ops import Enqueue
-from onefold.state.fold.streams.ops import Append, CommitOffsets
 
 LOCKS: Final = "state/x/locks"
 """(collection, key) -> who holds it, and how."""
@@ -35,7 +31,6 @@ EXCLUSIVE: Final[Mode] = 2
 
 _PLACE = struct.Struct(">cI")
 _ROW = struct.Struct(">QII")
-_BLIND: Final = (Enqueue, Append)
 _holders: msgspec.msgpack.Decoder[list[tuple[str, Mode]]] = msgspec.msgpack.Decoder(list[tuple[str, Mode]])
 
 
@@ -61,32 +56,15 @@ class Wants(NamedTuple):
     """Collection, start, stop, mode."""
 
 
-def wants(reads: Sequence[Read], spans: Sequence[Span], writes: Sequence[Write]) -> Wants:
-    """The locks for these."""
-    found = Wants({}, [])
-    for read in reads:
-        _want(found, _map(read.map) + read.key, SHARED)
-    for span in spans:
-        found.ranges.append((_map(span.map), span.start, span.stop, SHARED))
-    for write in writes:
-        match write:
-            case Put():
-                for key, _ in write.items:
-                    _want(found, _map(write.map) + key, EXCLUSIVE)
-            case Delete():
-                for key in write.keys:
-                    _want(found, _map(write.map) + key, EXCLUSIVE)
-            case Clear():
-                found.ranges.append((_map(write.map), write.start, write.stop, EXCLUSIVE))
-            case Increment():
-                _want(found, _map(write.map) + write.key, EXCLUSIVE)
-            case CommitOffsets():
-                _want(found, _other(write) + write.group.encode(), EXCLUSIVE)
-            case _ if isinstance(write, _BLIND):
-                pass
-            case _:
-                _want(found, _other(write), EXCLUSIVE)
-    return found
+def want_key(found: Wants, place: bytes, key: bytes, mode: Mode) -> None:
+    """A lock on a key of a collection."""
+    row = place + key
+    found.keys[row] = max(mode, found.keys.get(row, mode))
+
+
+def want_whole(found: Wants, write: Any) -> None:
+    """A lock on the whole collection against writes of this sort, for those that nobody knows to meet no others."""
+    want_key(found, place_of(write), b"", EXCLUSIVE)
 
 
 def met(store: StoreView, wanted: Wants, *, limit: int) -> list[str]:
@@ -149,19 +127,15 @@ def is_any_held(store: StoreView) -> bool:
 
 def range_holders(store: StoreView, name: str) -> list[str]:
     """The transactions that hold locks on ranges of a map."""
-    return [held.transaction for held in _ranges(store, _map(name), {})]
+    return [held.transaction for held in _ranges(store, map_place(name), {})]
 
 
 def is_held(store: StoreView, name: str, key: bytes) -> bool:
     """Whether a key of a map is under a lock, of whatever mode."""
-    place = _map(name)
+    place = map_place(name)
     if store.get(LOCKS, place + key) is not None:
         return True
     return any(held.start <= key < held.stop for held in _ranges(store, place, {}))
-
-
-def _want(found: Wants, row: bytes, mode: Mode) -> None:
-    found.keys[row] = max(mode, found.keys.get(row, mode))
 
 
 def _note(found: dict[str, None], holders: Iterable[tuple[str, Mode]], mode: Mode) -> None:
@@ -186,13 +160,14 @@ def _locked(transaction: str, wanted: Wants) -> Iterator[bytes]:
         yield _encode(Range(start, stop, transaction, mode))
 
 
-def _map(name: str) -> bytes:
+def map_place(name: str) -> bytes:
+    """Where the locks of a map stand."""
     encoded = name.encode()
     return _PLACE.pack(b"m", len(encoded)) + encoded
 
 
-def _other(write: Any) -> bytes:
-    """The collection of a write of another kind. One that is not known to be blind locks all of it against its like."""
+def place_of(write: Any) -> bytes:
+    """Where the locks stand that writes of this sort take in their collection; not of maps."""
     first = getattr(write, write.__struct_fields__[0])
     encoded = f"{write.__struct_config__.tag}/{first if isinstance(first, str) else ''}".encode()
     return _PLACE.pack(b"c", len(encoded)) + encoded
