@@ -35,7 +35,7 @@ AtOption = Annotated[
 def parse_key(text: str, *, as_json: bool = False, name: str = "KEY") -> Key:
     """The key that was typed: text is text, a JSON array is a tuple; with ``as_json`` any JSON."""
     from onefold.errors import InvalidValue
-    from onefold.state.export.json_values import key_from_json
+    from onefold.state.encoding.json_values import key_from_json
 
     if not as_json and not text.startswith("["):
         return text
@@ -50,7 +50,7 @@ def parse_key(text: str, *, as_json: bool = False, name: str = "KEY") -> Key:
 
 def parse_value(text: str) -> Any:
     """The value that was typed: JSON if it is that, else the text; ``-`` reads it from stdin."""
-    from onefold.state.export.json_values import from_json
+    from onefold.state.encoding.json_values import from_json
 
     if text == "-":
         text = sys.stdin.read().removesuffix("\n")
@@ -84,7 +84,7 @@ def parse_when(text: str) -> datetime | str:
 
 def shown_key(key: Key) -> str:
     """A key for people: text as it is, a tuple as JSON."""
-    from onefold.state.export.json_values import dump_line, key_to_json
+    from onefold.state.encoding.json_values import dump_line, key_to_json
 
     return key if isinstance(key, str) and key.isprintable() else dump_line(key_to_json(key))
 
@@ -99,6 +99,6 @@ def not_there(key: Key, name: str) -> str:
 
 def shown_value(value: Any) -> str:
     """A value for people: text as it is, the rest as JSON."""
-    from onefold.state.export.json_values import dump_line, to_json
+    from onefold.state.encoding.json_values import dump_line, to_json
 
     return value if isinstance(value, str) else dump_line(to_json(value))

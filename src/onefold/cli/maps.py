@@ -68,7 +68,7 @@ def get(
     JSON: {key, value, version, expires_at}; bytes, times and the like as in `onefold export`.
     """
     from onefold.errors import InvalidArgument
-    from onefold.state.export.json_values import key_to_json, to_json
+    from onefold.state.encoding.json_values import key_to_json, to_json
 
     where, wanted = place(ctx, url, as_json), keys.parse_key(key, as_json=json_key)
     with _opened(where, at) as db:
@@ -163,7 +163,7 @@ def ls(
     A prefix matches whole elements: `--prefix eu` lists ["eu", 7], not "europe".
     JSON: [{key, value}]; without MAP: [{kind, name, count, shards}].
     """
-    from onefold.state.export.json_values import key_to_json, to_json
+    from onefold.state.encoding.json_values import key_to_json, to_json
 
     where = place(ctx, url, as_json)
     with _opened(where, at) as db:
@@ -250,7 +250,7 @@ def _print_changes(changes: Watch[Any], where: Place, only: object) -> None:
 
 
 def _line(change: Change[Any], *, as_json: bool) -> str:
-    from onefold.state.export.json_values import dump_line, key_to_json, to_json
+    from onefold.state.encoding.json_values import dump_line, key_to_json, to_json
 
     if as_json:
         shown = {"kind": change.kind, "key": key_to_json(change.key), "value": to_json(change.value)}

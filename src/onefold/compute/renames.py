@@ -225,7 +225,7 @@ MODULES: Final[dict[str, str]] = {
     "onefold.state.outcomes": "onefold.state.core.outcomes",
     "onefold.state.portable": "onefold.state.export.exporting",
     "onefold.state.portable_import": "onefold.state.export.importing",
-    "onefold.state.portable_json": "onefold.state.export.json_values",
+    "onefold.state.portable_json": "onefold.state.encoding.json_values",
     "onefold.state.portable_lines": "onefold.state.export.lines",
     "onefold.state.positions": "onefold.state.encoding.positions",
     "onefold.state.queue_fold": "onefold.state.fold.queues.fold",

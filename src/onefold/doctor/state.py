@@ -6,13 +6,9 @@ from collections.abc import Iterator
 
 from onefold.doctor.embedded import Check, readable
 from onefold.shard.api import View
-from onefold.state import catalog
 from onefold.state.core.client import StateClient
-from onefold.state.fold.locks import fold as lock_fold
-from onefold.state.fold.queues import rows as q
 from onefold.state.fold.shards import fold as shard_fold
-
-_FLIGHTS_LOOKED_AT = 10_000
+from onefold.state.kinds import KINDS
 
 
 def check_state(client: StateClient) -> Iterator[Check]:
@@ -61,23 +57,18 @@ def _transactions(client: StateClient) -> Check:
 
 
 def _holders(view: View) -> Iterator[tuple[str, str]]:
-    for key, _ in view.scan(lock_fold.LOCKS):
-        row = lock_fold.read_row(view, key.decode())
-        if row is not None:
-            yield f"the lock {key.decode()!r}", row.by.member
-    for name in catalog.queue_names([view]):
-        for number, flight in q.flights(view, q.queue_table(name), _FLIGHTS_LOOKED_AT):
-            yield f"message {number} of queue {name!r}", flight.member
+    for kind in KINDS:
+        if kind.holders is not None:
+            yield from kind.holders(view)
 
 
 def _dead_letters(client: StateClient) -> Check:
-    found = {}
+    found: dict[str, int] = {}
     for shard in client.shards:
         with shard.view() as view:
-            for name in catalog.queue_names([view]):
-                counts = q.read_counts(view, q.queue_table(name))
-                if counts.dead:
-                    found[name] = counts.dead
+            for kind in KINDS:
+                if kind.given_up is not None:
+                    found.update(kind.given_up(view))
     if not found:
         return Check("dead letters", "ok", "no queue keeps dead letters")
     shown = ", ".join(f"{count} in {name!r}" for name, count in sorted(found.items())[:5])

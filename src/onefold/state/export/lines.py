@@ -8,11 +8,11 @@ from typing import IO, Any, NamedTuple
 
 from onefold import config
 from onefold.errors import InvalidValue, TooLarge
+from onefold.state.encoding.json_values import from_json, key_from_json
 from onefold.state.encoding.keys import encode_key
 from onefold.state.encoding.names import check_name
 from onefold.state.encoding.values import encode_value
 from onefold.state.export.exporting import EXPORT_FORMAT, EXPORT_VERSION
-from onefold.state.export.json_values import from_json, key_from_json
 from onefold.state.fold.queues.ops import Message
 
 _NUMBER_MAX = (1 << 53) - 1

@@ -23,12 +23,12 @@ from onefold.env import SeededEnv
 from onefold.errors import Conflict, InvalidArgument, InvalidValue
 from onefold.folds import folds as space_folds
 from onefold.space.open_space import open_shards
+from onefold.state.encoding.json_values import dump_line, from_json, key_from_json, key_to_json, to_json
 from onefold.state.encoding.keys import encode_key
 from onefold.state.encoding.values import decode_value, encode_value
 from onefold.state.export import importing as portable_import
 from onefold.state.export.exporting import Counts, export
 from onefold.state.export.importing import Imported, import_file
-from onefold.state.export.json_values import dump_line, from_json, key_from_json, key_to_json, to_json
 
 
 def memory(shards=1, env=None):
