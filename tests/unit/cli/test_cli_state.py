@@ -302,7 +302,9 @@ def test_export_and_import(space, tmp_path):
 def test_an_export_that_fails_leaves_no_file(space, tmp_path):
     failed = ask("export", tmp_path / "no" / "file", url=space)
     assert failed.returncode == 1 and "cannot be written" in failed.stderr
-    with mock.patch("onefold.state.queues.contents.table_names", side_effect=of.SpaceError("a planted failure")):
+    with mock.patch(
+        "onefold.state.queues.contents.table_names", side_effect=of.SpaceError("a planted failure")
+    ):
         failed = ask("export", tmp_path / "file", url=space)
     assert failed.returncode == 1 and "planted" in failed.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["space"]

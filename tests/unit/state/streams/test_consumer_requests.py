@@ -9,7 +9,7 @@ import pytest
 
 import onefold as of
 from onefold.state.core.client import StateClient
-from onefold.state.fold.ops import Committed
+from onefold.state.fold.outcomes import Committed
 from onefold.state.transactions.coordinator import Coordinator
 from support.filled_streams import fill
 
