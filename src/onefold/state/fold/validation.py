@@ -49,7 +49,10 @@ def first_refusal(store: StoreView, writes: tuple[Write, ...]) -> Rejected | Non
 
 def apply_writes(store: Store, context: Context, writes: tuple[Write, ...]) -> tuple[object, ...]:
     """Do the writes, in order; their results. None of them may have been refused."""
-    return tuple([BY_WRITE[type(write)].apply(store, context, write) for write in writes])
+    results: list[object] = []
+    for write in writes:
+        results.append(BY_WRITE[type(write)].apply(store, context, write))
+    return tuple(results)
 
 
 def wants(reads: Sequence[Read], spans: Sequence[Span], writes: Sequence[Write]) -> lock_table.Wants:
