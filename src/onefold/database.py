@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from onefold import config
-from onefold.errors import InvalidArgument, SpaceError
+from onefold.errors import InvalidArgument
 from onefold.folds import folds
 from onefold.machine import forks
 from onefold.machine.undisturbed import undisturbed
@@ -88,9 +88,7 @@ class Database:
     def _check_process(self) -> None:
         # Before anything that takes a lock: its holder may not have been forked along.
         if self._pid != forks.process:
-            raise SpaceError(
-                f"{self._shard.url} was opened before this process was forked. Open it again in the child"
-            )
+            raise forks.opened_before(self._shard.url)
 
     @property
     def url(self) -> str:

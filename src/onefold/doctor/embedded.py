@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from onefold import config
 from onefold.errors import LogCorrupt, OnefoldError
@@ -22,7 +22,7 @@ from onefold.shard.embedded import EmbeddedShard
 from onefold.space.log_prefix import as_time
 from onefold.space.open_space import Folds
 from onefold.store import exactly_once
-from onefold.store.replica import next_digest
+from onefold.store.replica import next_digest, read_digests
 from onefold.store.snapshot import state_digest
 from onefold.store.tables import read_head
 
@@ -131,8 +131,7 @@ def _log(shard: EmbeddedShard) -> Check:
     with shard.log.file.reading() as con:
         con.execute("BEGIN")
         head, first = read_head(con), shard.log.first
-        rows: list[Any] = con.execute("SELECT offset, digest FROM digests").fetchall()
-    noted: dict[int, bytes] = dict(rows)
+        noted = read_digests(con)
     noted[head.applied] = head.digest
     digest = b"" if first == 1 else noted.get(first - 1)
     offset, compared = first - 1, first - 1

@@ -17,6 +17,7 @@ import weakref
 from typing import Protocol
 
 from onefold import config
+from onefold.errors import SpaceError
 
 
 class Inherited(Protocol):
@@ -47,6 +48,11 @@ _open: weakref.WeakSet[Inherited] = weakref.WeakSet()
 _resting: weakref.WeakSet[Resting] = weakref.WeakSet()
 _rests: list[Resting] = []
 _forking = threading.Lock()
+
+
+def opened_before(what: str, again: str = "it") -> SpaceError:
+    """The error for the use of something in a process that was forked after it was opened. ``again``: what to open there."""
+    return SpaceError(f"{what} was opened before this process was forked. Open {again} again in the child")
 
 
 def track(resource: Inherited) -> None:

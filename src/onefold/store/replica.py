@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -55,6 +55,12 @@ class FoldFailed(SpaceError):
 def next_digest(digest: bytes, data: bytes) -> bytes:
     """The log's digest with one more record: 16 bytes of BLAKE2b over the digest before and the record's bytes."""
     return hashlib.blake2b(data, key=digest, digest_size=16).digest()
+
+
+def read_digests(con: apsw.Connection) -> dict[int, bytes]:
+    """The log's digests at multiples of ``config.DIGEST_EVERY_OFFSETS``, as far as they are kept, in order."""
+    rows: list[Any] = con.execute("SELECT offset, digest FROM digests ORDER BY offset").fetchall()
+    return dict(rows)
 
 
 def agrees(con: apsw.Connection, log: Log) -> bool:

@@ -200,9 +200,7 @@ class JetStreamLog:
 
     def _check_usable(self) -> None:
         if self._process != forks.process:
-            raise SpaceError(
-                f"{self._what} was opened before this process was forked. Open the space again in the child"
-            )
+            raise forks.opened_before(self._what, "the space")
         if self._closed:
             raise SpaceError(f"{self._what} is closed. Open it again")
 

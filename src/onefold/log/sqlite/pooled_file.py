@@ -408,9 +408,7 @@ class PooledFile:
     def check_usable(self) -> None:
         """Raises SpaceError when closed, or in a process forked after opening."""
         if self._pid != forks.process:
-            raise SpaceError(
-                f"{self.directory} was opened before this process was forked. Open it again in the child"
-            )
+            raise forks.opened_before(f"{self.directory}")
         if self._closed:
             raise SpaceError(f"{self.directory} is closed. Open it again")
 

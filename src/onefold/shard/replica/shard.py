@@ -46,6 +46,7 @@ from onefold.shard.state_here import StateHere
 from onefold.store import exactly_once
 from onefold.store import views as file_views
 from onefold.store.exactly_once import ClientRow
+from onefold.store.replica import read_digests
 from onefold.store.snapshot import Snapshot, write_snapshot
 from onefold.store.tables import PastView, PresentView
 
@@ -202,9 +203,8 @@ class LocalReplica(ReplicatedShard, StateHere):
         self.check_usable()
         if member == self.member:
             return True
-        if not member.startswith(f"m_{self._copies.place}_"):
-            return None  # it is on another machine
-        return members.alive(self._directory / "members", member)
+        here = member.startswith(f"m_{self._copies.place}_")  # otherwise it is on another machine
+        return members.alive(self._directory / "members", member) if here else None
 
     def close(self) -> None:
         if self._pid == forks.process:
@@ -225,13 +225,9 @@ class LocalReplica(ReplicatedShard, StateHere):
         self._watch.end(config.APPEND_RETRY_S)
         if self._applier is not threading.current_thread():
             self._applier.join(config.APPEND_RETRY_S)
-        if self._boundaries is not None:
-            self._boundaries.close()
-        self._holder.close()
-        self._copies.close()
-        self._notifier.close()
-        if self._member is not None:
-            self._member.close()
+        for part in (self._boundaries, self._holder, self._copies, self._notifier, self._member):
+            if part is not None:
+                part.close()
         if self._on_close is not None:
             self._on_close()
 
@@ -260,16 +256,13 @@ class LocalReplica(ReplicatedShard, StateHere):
         """The log's digests at multiples of ``config.DIGEST_EVERY_OFFSETS``, as they were applied."""
         self.check_usable()
         with self._holder.copy.file.reading() as con:
-            found = con.execute("SELECT offset, digest FROM digests ORDER BY offset").fetchall()
-        return {int(str(offset)): bytes(digest) for offset, digest in found}  # type: ignore[arg-type]
+            return read_digests(con)
 
     def check_usable(self) -> None:
         if self._halted is None and not self._closed and self._pid == forks.process:
             return  # before every read
         if self._pid != forks.process:
-            raise SpaceError(
-                f"{self._url} was opened before this process was forked. Open it again in the child"
-            )
+            raise forks.opened_before(self._url)
         super().check_usable()
 
     # -- for the writer
@@ -482,7 +475,7 @@ class LocalReplica(ReplicatedShard, StateHere):
 
     def _notice(self) -> bool:
         """What others have applied; False when nothing will be any more."""
-        if self._closed or self._halted is not None:
-            return False
-        self._look()
-        return True
+        looks = not self._closed and self._halted is None
+        if looks:
+            self._look()
+        return looks

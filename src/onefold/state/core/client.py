@@ -91,9 +91,7 @@ class StateClient:
         """Raises SpaceError in a process that was forked after this was made. Before anything else: the locks of
         threads that were not forked along are never released there."""
         if self._pid != forks.process:
-            raise SpaceError(
-                f"{self.shards[0].url} was opened before this process was forked. Open it again in the child"
-            )
+            raise forks.opened_before(self.shards[0].url)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         raise InvalidArgument(

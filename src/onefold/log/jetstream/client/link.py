@@ -294,9 +294,7 @@ class Link:
     def check_usable(self) -> None:
         """Raises SpaceError when it was closed, or opened by the parent of this process."""
         if self._process != forks.process:
-            raise SpaceError(
-                f"the link to {self.address} was opened before this process was forked. Open the space again in the child"
-            )
+            raise forks.opened_before(f"the link to {self.address}", "the space")
         if self._closed:
             raise SpaceError(f"the link to {self.address} is closed. Open it again")
 
