@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from onefold import config
+from onefold.backoff import Deadline
 from onefold.compute import arguments
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.read_rows import ErrorRow, RunRow
@@ -214,7 +215,7 @@ class Run:
         """
         about_to_wait(self)
         longest = arguments.timeout(timeout)
-        deadline = None if longest is None else time.monotonic() + longest
+        deadline = Deadline.after(longest)
         while True:
             with self._engine.shard.view() as view:
                 row = state.read_run(view, self.id)
@@ -231,7 +232,7 @@ class Run:
             if here and runner is not None and runner.error is not None and not runner.alive:
                 raise runner.error
             now = time.monotonic()
-            if deadline is not None and now >= deadline:
+            if deadline.passed:
                 raise Timeout(f"run {self.id} has not ended after {longest:g} s; it continues", definite=True)
             if now >= self._next_orphan_check:
                 self._next_orphan_check = now + _ORPHAN_CHECK_S
@@ -242,8 +243,7 @@ class Run:
                         f"nobody works on run {self.id}: its processes are gone. "
                         f"Continue with db.open_run({self.id!r}).resume(); finished tasks are kept."
                     )
-            left = _ORPHAN_CHECK_S if deadline is None else min(_ORPHAN_CHECK_S, deadline - now)
-            self._engine.shard.wait(offset, max(0.0, left))
+            self._engine.shard.wait(offset, deadline.within(_ORPHAN_CHECK_S))
 
     def _check_not_stalled(self, now: float) -> None:
         """Raise Unavailable when nobody of the cluster has had a task of the run for long, with what nodes say of it."""
