@@ -51,7 +51,7 @@ def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def process_lives(pid: int) -> bool:
-    """Whether there is a process of this id on this machine, whoever's it is. It may be another one than the id was noted for."""
+    """Whether there is a process of this id on this machine, of any user. It may be another one than the id was noted for."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
