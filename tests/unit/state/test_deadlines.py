@@ -117,7 +117,7 @@ def test_a_commit_in_doubt_is_tried_until_its_time_is_up(tmp_path, monkeypatch):
 
     with closing(EmbeddedShard(tmp_path / "space", [Ledger()], env)) as space:
         monkeypatch.setattr(sqlite_space.time, "sleep", env.advance)
-        monkeypatch.setattr(space.log, "appending", no_answer)
+        monkeypatch.setattr(space.log.file, "writing", no_answer)
         with pytest.raises(of.AppendUnknown):
             space.submit([entry(b"a")], env.boot_s() + 5)
         monkeypatch.undo()
