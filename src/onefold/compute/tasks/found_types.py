@@ -110,14 +110,14 @@ class Found:
     def through(self) -> None:
         """The chunk is done: its notes count. Raises InvalidValue where it does not fit to the chunks before."""
         for step, (form, function) in self._forms_held.items():
-            before = self._forms.setdefault(step, (form, function))
-            if before[0] != form:
+            if self._forms.get(step, (form, function))[0] != form:
                 raise InvalidValue(f"{function} gave both dicts and bare values; give one of the two")
         digits = {place: _most(held, self._digits.get(place)) for place, held in self._digits_held.items()}
         for (_, name), most in digits.items():
             if sum(most) > DECIMAL_DIGITS_MAX:
                 raise too_many_digits(name, *most)
         self._digits |= digits
+        self._forms |= self._forms_held
         self._notes |= self._held
         self.again()
 

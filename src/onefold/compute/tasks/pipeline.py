@@ -187,11 +187,17 @@ class Pipeline:
 
             tracked: Tracked | None = None
             failed: BaseException | None = None
+            whole = False
             try:
                 tracked = self._tracked(piece, first + at, keep, mark)
+                whole = True
+                self._found.through()
             except LocatedError:
                 raise
             except BaseException as error:
+                if whole and not stop_at_first:
+                    # Records that do not fit together: none of them is skipped, since which comes later depends on the split.
+                    raise
                 failed = error
             if failed is not None and piece.height > 1:
                 size = max(1, piece.height // _SMALLER)
@@ -203,8 +209,6 @@ class Pipeline:
                 # Only now, so that rows are asked for in order.
                 for row, letter, kind in letters:
                     on_letter(msgspec.structs.replace(letter, location=locate(row)), kind)
-                # Records that do not fit together are the fault of none of them: which one came later depends on the split.
-                self._found.through()
                 if tracked is not None:
                     yield tracked.rows
                 size = piece.height * 2
