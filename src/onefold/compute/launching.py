@@ -12,9 +12,8 @@ import msgspec
 from onefold import config
 from onefold.compute import foreign
 from onefold.compute.blobs.sweeping import Remembered
-from onefold.compute.execution import result_types
-from onefold.compute.jobs import ops, state
-from onefold.compute.plan.stages import PublishOutput
+from onefold.compute.execution import lost_results, result_types
+from onefold.compute.jobs import ops
 from onefold.compute.tasks.failures import of_machine
 from onefold.errors import Conflict, InvalidArgument, InvalidPlan, OnefoldError, Unavailable
 from onefold.ids import new_id
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from onefold.compute.runs import Run
 
 _SUBMIT_TRIES = 5
-_LOST_BATCH = 1000
 _BEGINS_S = 1.0
 
 
@@ -154,34 +152,6 @@ def _started(
     if isinstance(outcome, ops.Accepted):
         blobs.keep()
         engine.keep_stored(operation.plan, stored)
-        _reopen_lost(engine, outcome.run)
+        lost_results.reopen(engine, outcome.run)
         engine.work(outcome.run, workers)
     return outcome
-
-
-def _reopen_lost(engine: Engine, run: str) -> None:
-    """Reopen reused tasks whose blobs are gone, before anybody relies on them."""
-    with engine.shard.view() as view:
-        row = state.read_run(view, run)
-        if row is None:
-            return
-        found = [
-            (stage, index, task.result)
-            for stage in range(len(row.stages))
-            for index, task in state.results(view, run, stage).items()
-        ]
-    stored = engine.stored(row.plan)
-    missing = engine.blobs.missing(result.blob for _, _, result in found if result.blob is not None)
-    lost: list[ops.Operation] = []
-    for stage, index, result in found:
-        output = stored.stages[stage].output
-        if isinstance(output, PublishOutput):
-            from onefold.compute.execution import publishing
-
-            gone = not publishing.is_published(engine, run, output, stored)
-        else:
-            gone = result.blob in missing
-        if gone:
-            lost.append(ops.Lost(run, stage, index, result.blob or ""))
-    for start in range(0, len(lost), _LOST_BATCH):
-        engine.submit(*lost[start : start + _LOST_BATCH])

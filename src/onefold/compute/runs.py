@@ -329,9 +329,11 @@ class Run:
     def resume(self, workers: int | None = None) -> Run:
         """Continue with a run whose processes died, that was cancelled or that failed; finished tasks are not run again.
 
-        Works in the background, in this process (``workers=0``: leaves it to others). A run that is done stays as it is.
+        Works in the background, in this process (``workers=0``: leaves it to others). A run that is done stays as it is, but
+        for tasks whose results are lost, which are run again.
         Raises InvalidValue, before anything is written, when this process cannot load the job's functions (another Python).
         """
+        from onefold.compute.execution import lost_results
         from onefold.compute.execution.runner import worker_count
 
         workers = 0 if leave_to_nodes else worker_count(workers)
@@ -341,6 +343,8 @@ class Run:
         (outcome,) = self._engine.submit(ops.Resume(self.id, self._engine.shard.member))
         if isinstance(outcome, ops.Refused):
             raise InvalidArgument(outcome.message)
+        if workers != 0 and row.kept and lost_results.reopen(self._engine, self.id) and row.state == "done":
+            self._engine.submit(ops.Resume(self.id, self._engine.shard.member))
         self._engine.work(self.id, workers)
         return self
 
