@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -78,8 +78,11 @@ def encode(frame: pl.DataFrame, notes: Sequence[str] = ()) -> bytes:
     return out.getvalue()
 
 
-def decode(data: bytes | Path) -> pl.DataFrame:
-    """The frame of ``encode``'s bytes, or of a file that holds them. Raises InvalidValue on anything else."""
+def decode(data: bytes | Path, columns: Collection[str] | None = None) -> pl.DataFrame:
+    """The frame of ``encode``'s bytes, or of a file that holds them. Raises InvalidValue on anything else.
+
+    ``columns``: those of them that are there; the others are not unpacked.
+    """
     try:
         content = data if isinstance(data, bytes) else data.read_bytes()
         start = len(_MAGIC) + _HEAD_BYTES.size
@@ -87,14 +90,23 @@ def decode(data: bytes | Path) -> pl.DataFrame:
             raise InvalidValue("a partial result cannot be read: it does not begin as one")
         (length,) = _HEAD_BYTES.unpack_from(content, len(_MAGIC))
         head = msgspec.msgpack.decode(content[start : start + length], type=_Head)
-        packed = pl.read_ipc_stream(io.BytesIO(memoryview(content)[start + length :]))
+        names = head.columns if columns is None else [name for name in head.columns if name in columns]
+        if not names and head.columns:  # which Polars cannot read
+            return pl.DataFrame()
+        # Each once, in the order of the file.
+        held = dict.fromkeys(name for name in head.columns if name not in head.copies)
+        wanted = {head.copies.get(name, name) for name in names}
+        packed = pl.read_ipc_stream(
+            io.BytesIO(memoryview(content)[start + length :]),
+            columns=None if columns is None else [name for name in held if name in wanted],
+        )
         # Series by series: a lazy plan would cost more than the casts.
         wide = {
             series.name: series.cast(_WIDE[head.types[series.name]]) if series.name in head.types else series
             for series in packed.get_columns()
         }
         # By name: in a list of series, one without a name would be given one.
-        return pl.DataFrame({name: wide[head.copies.get(name, name)] for name in head.columns})
+        return pl.DataFrame({name: wide[head.copies.get(name, name)] for name in names})
     except (pl.exceptions.PolarsError, OSError, msgspec.MsgspecError, struct.error, KeyError) as error:
         raise InvalidValue(f"a partial result cannot be read: {error}") from error
 

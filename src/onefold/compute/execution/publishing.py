@@ -63,7 +63,8 @@ def publish_result(
         there = publish.contained(output.path) if output.mode == "append" else set()
         wanted = [index for index in sorted(finished) if names[index] not in there]
         if output.mode == "append" and finished and not wanted:
-            made = publish.Published(0, 0)  # somebody else, or one who was killed since, has published it all
+            # This run, by a process that was killed since, or another one has published it all.
+            made = publish.published_by(output.path, run) or publish.Published(0, 0)
             break
         with suppress(publish.Overtaken):  # then there is less to add
             made = publish.publish_folder(
@@ -98,7 +99,7 @@ def check_partitions(results: Results, stage: int, result: Result, stored: Store
         return
     if result.blob is None and result.inline is None:
         return
-    frame = results.partial(result)
+    frame = results.partial(result, sink.partition_by)
     final = stored.key_columns if isinstance(stored.stages[stage].output, PartialOutput) else None
     if frame is None:
         return

@@ -27,7 +27,7 @@ from onefold.files import sync
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Published", "check", "contained", "is_published", "local_path", "publish_folder"]
+__all__ = ["Published", "check", "contained", "is_published", "local_path", "publish_folder", "published_by"]
 
 _KNOWN_FILES: Final = {"_SUCCESS", "_metadata", "_common_metadata"}
 
@@ -115,6 +115,12 @@ def publish_folder(
 def contained(path: str) -> set[str]:
     """Names of the tasks whose rows the folder holds, as its files say; empty when there is no such folder."""
     return publication_log.read(local_path(path)).contains
+
+
+def published_by(path: str, run: str) -> Published | None:
+    """What a run has published into the folder, as its files say; None when it has not."""
+    there = publication_log.read(local_path(path)).by_run(run)
+    return Published(*there) if there is not None else None
 
 
 def is_published(output: PublishOutput, names: set[str]) -> bool:

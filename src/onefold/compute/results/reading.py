@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -59,11 +59,11 @@ class Results:
 
     # -- frames -----------------------------------------------------------------------------------------------------
 
-    def partial(self, result: Result) -> pl.DataFrame | None:
-        """A task's frame: its partial or its rows; None when it left nothing. Raises BlobMissing."""
+    def partial(self, result: Result, columns: Collection[str] | None = None) -> pl.DataFrame | None:
+        """A task's frame: its partial or its rows, or these columns of it; None when it left nothing. Raises BlobMissing."""
         from onefold.compute.tasks.outputs import load_frame
 
-        return load_frame(result, self._client.blobs)
+        return load_frame(result, self._client.blobs, columns)
 
     def finished(
         self, results: Mapping[int, Result], stored: StoredResult, *, whole: bool = True

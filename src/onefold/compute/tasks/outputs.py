@@ -7,7 +7,7 @@ with neither inline bytes nor blob: the neutral element of every merge.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from onefold import config
@@ -183,13 +183,15 @@ def store_bytes(data: bytes, blobs: BlobStore) -> tuple[bytes | None, str | None
     return None, blobs.put(data)
 
 
-def load_frame(result: Result, blobs: BlobStore) -> pl.DataFrame | None:
-    """A task's partial or rows; None when it left nothing. Raises BlobMissing."""
+def load_frame(
+    result: Result, blobs: BlobStore, columns: Collection[str] | None = None
+) -> pl.DataFrame | None:
+    """A task's partial or rows, or these columns of it; None when it left nothing. Raises BlobMissing."""
     from onefold.compute import aggregates
 
     if result.blob is not None:
-        return aggregates.decode(blobs.open_path(result.blob))
-    return aggregates.decode(result.inline) if result.inline is not None else None
+        return aggregates.decode(blobs.open_path(result.blob), columns)
+    return aggregates.decode(result.inline, columns) if result.inline is not None else None
 
 
 def head(result: Result, output: Output, blobs: BlobStore) -> tuple[dict[str, Any], list[str]]:

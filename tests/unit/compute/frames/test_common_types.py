@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 import onefold as of
 from onefold import agg
@@ -330,3 +331,13 @@ def test_the_types_of_a_partial_are_read_without_its_rows(tmp_path: Path) -> Non
     for broken in (b"", b"OFP1", data[:40]):
         with pytest.raises(InvalidValue):
             read_head(broken)
+
+
+@pytest.mark.parametrize("rows", [3, 30_000])
+def test_some_columns_of_a_partial_are_read(rows: int) -> None:
+    frame = pl.DataFrame({"a": range(rows), "b": ["x"] * rows, "": range(rows), "d": range(1, rows + 1)})
+    data = encode(frame, ["a note"])
+    for columns in (["a"], [""], ["d", "b"], ["b", "", "a"], ["nothing"], []):
+        wanted = [name for name in frame.columns if name in columns]
+        assert_frame_equal(decode(data, columns), frame.select(wanted))
+    assert_frame_equal(decode(data), frame)

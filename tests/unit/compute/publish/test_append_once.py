@@ -12,7 +12,10 @@ import pytest
 
 import onefold as of
 from onefold import agg
+from onefold.compute.blobs.store import BlobsUnavailable
 from onefold.compute.code import identity
+from onefold.compute.execution import publishing
+from onefold.compute.plan.stages import Result
 from onefold.compute.publish.folder_writer import FolderWriter
 from onefold.errors import InvalidArgument, InvalidPlan
 
@@ -187,3 +190,23 @@ def test_two_programs_that_append_at_once_add_each_file_once(
         ]
         assert [run.wait(timeout=60).state for run in runs] == ["done", "done"]
     assert sorted(pl.read_parquet(tmp_path / "out")["k"]) == [0, 1, 2]
+
+
+def test_a_run_that_was_killed_after_it_had_appended_says_what(
+    db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of.config, "NODE_RETRY_S", 0.01)
+    publish = publishing.publish_result
+    made: list[Result] = []
+
+    def killed_once(*args: Any) -> Result:
+        made.append(publish(*args))
+        if len(made) == 1:  # the folder is there, and the log does not know it
+            raise BlobsUnavailable("away")
+        return made[-1]
+
+    monkeypatch.setattr(publishing, "publish_result", killed_once)
+    rows = db.read_csv(tmp_path / "in" / "*.csv", schema={"k": pl.Int64, "v": pl.Int64})
+    assert append(rows, tmp_path / "out") == [(1, 1), (2, 1)]
+    first, second = made
+    assert (first.rows_out, second.rows_out, second.blob) == (2, 2, first.blob)
