@@ -237,6 +237,8 @@ SESSION_CACHE_CHANGES_MAX: Final = 256
 """After more changes of a map than this, all of its cached items are dropped."""
 CANCEL_WAIT_S: Final = 5.0
 """How long a cancelled task waits for the end of what it had begun, so that nothing is left behind when it ends."""
+MENDED_WITHIN_S: Final = 1.0
+"""How long the end of a program or of a space waits for what signal handlers have interrupted to be undone or completed."""
 CANCEL_LOOK_S: Final = 1.0
 """How often a thread that waits for a task looks whether the task still wants it."""
 WATCH_PAGE_CHANGES: Final = 256

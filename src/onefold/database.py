@@ -13,7 +13,7 @@ from onefold import config
 from onefold.errors import InvalidArgument
 from onefold.folds import folds
 from onefold.machine import forks
-from onefold.machine.undisturbed import undisturbed
+from onefold.machine.undisturbed import undisturbed, wait_until_mended
 
 if TYPE_CHECKING:
     from onefold.compute.dataset import Dataset
@@ -103,6 +103,7 @@ class Database:
     def _close(self) -> None:
         if self._jobs is not None:
             self._jobs.close()
+        wait_until_mended()  # what was interrupted is given back while that is possible
         for shard in self._shards:
             shard.close()
 

@@ -12,13 +12,15 @@ runs between the exception and the call when nothing else is called before it. `
 noting who took it is one step.
 
 That thread is what everybody waits for who waits for a lock of a broken-off write, so nothing in it may wait for one: ``mend``
-gives back, rolls back and wakes, and never takes a lock that another holder has. Results that nobody wants (``unwanted``: a space
-to be closed, which queues for its write lock) are disposed of in threads of their own.
+gives back, rolls back and wakes, and never takes a lock that another holder has. What takes its time (giving back what was taken;
+disposing of a result that nobody wants) is done in threads of its own (``mend_apart``). The end of the program, and of a space,
+waits for all of it for a moment (``wait_until_mended``).
 """
 
 from __future__ import annotations
 
 import _thread
+import atexit
 import contextlib
 import functools
 import os
@@ -30,9 +32,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
+from onefold import config
 from onefold.machine import forks
 
 _WORKERS_IDLE_MAX = 4
+_LOOK_S = 0.001
 _SLICE_S = 0.05
 """A lock that is waited for is looked at this often, in case its last holder was broken off before it woke anybody."""
 
@@ -122,7 +126,7 @@ def _code(handler: Any) -> object:
 class _Call:
     """One call that the main thread waits for."""
 
-    __slots__ = ("_disposed", "_unwanted", "_work", "error", "finished", "gone", "result", "turn")
+    __slots__ = ("_disposed", "_unwanted", "_work", "error", "finished", "gone", "result", "thread", "turn")
 
     def __init__(self, work: Callable[[], Any], unwanted: Callable[[Any], object] | None) -> None:
         self._work = work
@@ -135,8 +139,11 @@ class _Call:
         self.finished = False
         self.gone = False
         """The caller was interrupted."""
+        self.thread = 0
+        """Which makes it."""
 
     def run(self) -> None:
+        self.thread = _thread.get_ident()
         try:
             self.result = self._work()
         except BaseException as error:
@@ -144,13 +151,18 @@ class _Call:
         self.finished = True
         if self.gone:
             self.mend()
+            _under_way.discard(self)
 
     def mend(self) -> None:
         """Dispose of the result, once, in a thread of its own: that may wait for locks. Or have it called now, when the caller
         was interrupted before it started a thread for it: in the queue it would wait for the next call, and be made at a time
         when nobody expects it."""
-        if not self.finished and not _calls.empty() and not _idle:
-            _thread.start_new_thread(_serve, ())
+        if not self.finished:
+            _under_way.add(self)
+            if not _calls.empty() and not _idle:
+                _thread.start_new_thread(_serve, ())
+        if self.finished:
+            _under_way.discard(self)
         me = object()
         if (
             self.finished
@@ -158,12 +170,7 @@ class _Call:
             and self._unwanted is not None
             and self._disposed.setdefault(0, me) is me
         ):
-            _thread.start_new_thread(self._dispose, ())
-
-    def _dispose(self) -> None:
-        if self._unwanted is not None:
-            with contextlib.suppress(Exception):
-                self._unwanted(self.result)
+            mend_apart(functools.partial(self._unwanted, self.result))
 
 
 class Held:
@@ -262,6 +269,8 @@ class Waiters:
 _calls: SimpleQueue[_Call] = SimpleQueue()
 _idle: dict[int, bool] = {}
 _broken: SimpleQueue[Mendable] = SimpleQueue()
+_under_way: set[_Call | _Apart] = set()
+"""What is being mended apart, and the calls of interrupted callers."""
 _mending = False
 _one_at_a_time = _thread.allocate_lock()
 mend_later: Callable[[Mendable], None] = _broken.put
@@ -274,6 +283,62 @@ def prepare() -> None:
     if not _mending:
         _thread.start_new_thread(_mend_all, ())
         _mending = True
+        atexit.unregister(wait_until_mended)  # of the process that forked this one
+        atexit.register(wait_until_mended)
+
+
+def mend_apart(work: Callable[[], object]) -> None:
+    """For ``mend``: do what may take its time, in a thread of its own. What it raises is thrown away."""
+    one = _Apart()
+    _under_way.add(one)
+    try:
+        _thread.start_new_thread(one.run, (work,))
+    except BaseException:
+        _under_way.discard(one)
+        raise
+
+
+class _Apart:
+    """What is being mended in a thread of its own."""
+
+    thread = 0
+
+    def run(self, work: Callable[[], object]) -> None:
+        self.thread = _thread.get_ident()
+        try:
+            with contextlib.suppress(Exception):
+                work()
+        finally:
+            _under_way.discard(self)
+
+
+class _Reached:
+    """Mended when all that came before it is, or is being mended apart."""
+
+    def __init__(self) -> None:
+        self.turn = _thread.allocate_lock()
+        self.turn.acquire()
+
+    def mend(self) -> None:
+        self.turn.release()
+
+
+def wait_until_mended(timeout_s: float = config.MENDED_WITHIN_S) -> bool:
+    """Wait until what was broken off has come to its end, except for what this thread itself is doing; whether it has.
+
+    For the end of a program or of a space: what was taken for an interrupted caller is given back before.
+    """
+    if not _mending:
+        return True
+    end, reached, me = time.monotonic() + timeout_s, _Reached(), _thread.get_ident()
+    mend_later(reached)
+    if not reached.turn.acquire(True, timeout_s):
+        return False
+    while any(one.thread != me for one in list(_under_way)):
+        if time.monotonic() > end:
+            return False
+        time.sleep(_LOOK_S)
+    return True
 
 
 def _serve() -> None:
@@ -313,6 +378,7 @@ def _forget() -> None:
     _calls, _broken, _mending = SimpleQueue(), SimpleQueue(), False
     _one_at_a_time = _thread.allocate_lock()
     _idle.clear()
+    _under_way.clear()
     mend_later = _broken.put
 
 

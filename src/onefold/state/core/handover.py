@@ -26,7 +26,6 @@ signals at the entry of functions, after calls of C and at the ends of loops.
 from __future__ import annotations
 
 import _thread
-import contextlib
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
@@ -127,12 +126,12 @@ class Handover(Generic[T]):
         kept = self._kept.pop(0, None)  # by one of two who come at the same time
         if self._interruptible and (kept is not None or self.receipt is not None):
             # This may take its time, and others wait to be mended.
-            _thread.start_new_thread(self._undone, (kept,))
+            undisturbed.mend_apart(partial(self._undone, kept))
 
     def _undone(self, kept: T | None) -> None:
-        with contextlib.suppress(Exception):  # what cannot be undone ends with its lease
-            kept = self.taken if kept is None else kept
-            if kept is None and self.receipt is not None and self._found is not None:
-                kept = self._found(self.receipt)
-            if kept is not None:
-                self._undo(kept)
+        """What cannot be undone ends with its lease."""
+        kept = self.taken if kept is None else kept
+        if kept is None and self.receipt is not None and self._found is not None:
+            kept = self._found(self.receipt)
+        if kept is not None:
+            self._undo(kept)

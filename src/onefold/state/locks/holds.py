@@ -14,8 +14,6 @@ Nothing here takes a lock of threads: anyone who had it could be interrupted.
 
 from __future__ import annotations
 
-import _thread
-import contextlib
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
@@ -106,7 +104,7 @@ class Hold(weakref.ref["Lock"]):
         ):
             return
         if self.ends(HERE):  # which may take its time, and others wait to be mended
-            _thread.start_new_thread(self.give_up, ())
+            undisturbed.mend_apart(self.give_up)
 
     def give_up(self) -> None:
         """Have it released, where no signal arrives and others need not wait for it. By who ``ends`` it."""
@@ -115,11 +113,10 @@ class Hold(weakref.ref["Lock"]):
             if lock is not None:
                 lock.lose(self)
             del lock
-            with contextlib.suppress(Exception):  # what cannot be released expires
-                if self.receipt is not None:
-                    self.receipt.outcomes()  # what was broken off is decided now
-                if self.asked and (self.unwanted or self.in_block or self() is not None):
-                    self._withdraw(self.holder)
+            if self.receipt is not None:
+                self.receipt.outcomes()  # what was broken off is decided now
+            if self.asked and (self.unwanted or self.in_block or self() is not None):
+                self._withdraw(self.holder)  # what cannot be released expires
         finally:
             lock = self()
             if lock is not None:

@@ -137,9 +137,8 @@ class Lock:
             if hold is not None and token is not None:
                 hold.unwanted = True
                 undisturbed.mend_later(hold)  # without effect when it is over
-            if error is None or not isinstance(
-                failure, OnefoldError
-            ):  # else the block's own error is the one to see
+            # Of other failures the block's own error is the one to see.
+            if error is None or not isinstance(failure, OnefoldError) or undisturbed.is_interrupt(failure):
                 raise
 
     def acquire(self, timeout: _Duration | None = None, *, given_up: GivenUp = never) -> None:

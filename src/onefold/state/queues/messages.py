@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
-import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -259,20 +257,19 @@ class _Change(Receipt):
     def mend(self) -> None:
         """Bring it to its end, unless it was not begun, has come there, or comes there by itself."""
         if self.by is HERE and self._message._mutex.held_by(self):
-            _thread.start_new_thread(self._finish, ())
+            undisturbed.mend_apart(self._finish)
 
     def _finish(self) -> None:
         op, message = self.op, self._message
         try:
             if op is None:
                 return
-            with contextlib.suppress(Exception):  # what cannot be ended ends with its lease
-                outcomes = self.outcomes()
-                outcome = None if outcomes is None else decode_outcome(outcomes[0])
-                if isinstance(outcome, (Answer, Rejected)):
-                    message._apply(op, outcome)
-                elif not isinstance(op, queue_ops.Extend):
-                    message._apply(op, message._submit(op))
+            outcomes = self.outcomes()  # what cannot be ended ends with its lease
+            outcome = None if outcomes is None else decode_outcome(outcomes[0])
+            if isinstance(outcome, (Answer, Rejected)):
+                message._apply(op, outcome)
+            elif not isinstance(op, queue_ops.Extend):
+                message._apply(op, message._submit(op))
         finally:
             message._mutex.release(self)
 

@@ -10,7 +10,6 @@ acknowledged (or is dead); a delayed or failed one holds back those behind it. M
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -443,11 +442,7 @@ class _End:
     def mend(self) -> None:
         """Reach it in a thread of its own, unless another does or it was reached."""
         if self.message is not None and not self._over and self._begun.setdefault(0, HERE) is HERE:
-            _thread.start_new_thread(self._reach_quietly, ())
-
-    def _reach_quietly(self) -> None:
-        with contextlib.suppress(Exception):
-            self._reach()
+            undisturbed.mend_apart(self._reach)
 
     def reach(self, by: object) -> None:
         """Acknowledge the message, or give it back when the block raised; once. ``by``: see ``carried_out``."""

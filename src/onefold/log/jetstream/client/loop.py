@@ -12,7 +12,7 @@ import threading
 import weakref
 from typing import Protocol
 
-from onefold.machine import forks
+from onefold.machine import forks, undisturbed
 
 _STOP_WAIT_S = 1.0
 
@@ -85,6 +85,7 @@ def _at_exit() -> None:
     running, thread = _current.loop, _current.thread
     if running is None or thread is None:
         return
+    undisturbed.wait_until_mended()  # which may need it
     with contextlib.suppress(RuntimeError):
         running.call_soon_threadsafe(running.stop)
     thread.join(_STOP_WAIT_S)
