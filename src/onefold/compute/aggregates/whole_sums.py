@@ -92,7 +92,10 @@ def added(left: pl.Series, right: pl.Series) -> pl.Series:
     total = left + right
     if str(left.dtype.base_type()) in _WIDEST and left.dtype == right.dtype:
         one, other, both = (series.to_physical() for series in (left, right, total))
-        if (((one < 0) == (other < 0)) & ((both < 0) != (one < 0))).any():
+        wrapped = (
+            both < one if left.dtype == pl.UInt128 else ((one < 0) == (other < 0)) & ((both < 0) != (one < 0))
+        )
+        if wrapped.any():
             raise _too_large(left.dtype)
     return total
 

@@ -30,6 +30,8 @@ def common_type(left: Any, right: Any) -> Any | None:
         return None
     if left.is_integer() and right.is_integer():
         return _whole(left, right)
+    if pl.UInt128 in (left, right):
+        return None  # with a signed type there is none either, and whether there is one must not depend on the order
     if left.is_numeric() and right.is_numeric():
         both = left.is_float() and right.is_float()
         return pl.Float64() if not both or pl.Float64 in (left, right) else pl.Float32()

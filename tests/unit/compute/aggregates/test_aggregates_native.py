@@ -28,6 +28,7 @@ from onefold.compute.aggregates import (
     partial,
     result_schema,
     totals,
+    whole_sums,
 )
 from onefold.compute.results.merge import Leaf, merge_tree
 
@@ -295,6 +296,9 @@ def test_keys_that_become_one_keep_their_sums_exact() -> None:
     ("values", "dtype"),
     [
         ([2**126, 2**126], pl.Int128),
+        ([-(2**127), -1], pl.Int128),
+        ([2**127, 2**127], pl.UInt128),
+        ([2**128 - 1, 1], pl.UInt128),
         ([2**62, 2**62], pl.Duration("ns")),
         ([Decimal("9" * 38), Decimal("9" * 38)], pl.Decimal(38, 0)),
     ],
@@ -303,6 +307,34 @@ def test_sums_that_no_type_holds_are_errors(values: list[Any], dtype: Any, split
     rows = pl.DataFrame({"x": values}, schema={"x": dtype})
     with pytest.raises(of.InvalidValue, match=r"a sum is more than .* holds"):
         through_tree([rows] if splits == 1 else [rows[:1], rows[1:]], [], [("s", agg.sum("x"))])
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_means_of_wide_numbers(splits: int) -> None:
+    def mean(values: list[int], dtype: Any) -> Any:
+        rows = pl.DataFrame({"x": values}, schema={"x": dtype})
+        parts = [rows] if splits == 1 else [rows[:1], rows[1:]]
+        return through_tree(parts, [], [("m", agg.mean("x"))])["m"][0]
+
+    for values in ([2**127, 2**127, 2**127 + 2**100], [2**128 - 1, 2**128 - 1], [2**70, 3]):
+        assert mean(values, pl.UInt128) == pytest.approx(sum(values) / len(values))
+    with pytest.raises(of.InvalidValue, match=r"a sum is more than .* holds"):
+        mean([2**126, 2**126], pl.Int128)
+
+
+def test_a_second_sum_that_is_too_far_off_is_an_error() -> None:
+    """Of one that is a quarter of a turn off it is not known how often the sum has wrapped."""
+    for off, wrong in ((0.2, False), (0.3, True), (-0.3, True), (1.2, False), (0.7, True)):
+        state = {
+            "s": pl.Series("s", [5], dtype=pl.Int64),
+            "c": pl.Series("c", [1], dtype=pl.UInt64),
+            "f": pl.Series("f", [5 + off * 2.0**64]),
+        }
+        if wrong:
+            with pytest.raises(of.InvalidValue, match=r"a sum is more than"):
+                whole_sums.settled(state)
+        else:
+            assert whole_sums.settled(state)["s"].to_list() == [5 + round(off) * 2**64]
 
 
 def test_rows_are_read_once_where_no_sum_can_have_wrapped():
