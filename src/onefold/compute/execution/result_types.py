@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from onefold.compute.plan.stages import Output, Result, Stage
     from onefold.compute.plan.stored_job import StoredJob
     from onefold.compute.tasks.found_types import Note
-    from onefold.fold.api import StoreView
 
 
 class _Types:
@@ -191,13 +190,14 @@ def check_taken_over(client: JobClient, operation: ops.Submit, stored: StoredJob
     task with Python of its own that would find it. To be called before it is submitted.
     """
     python = [stage for stage in stored.stages if has_python(stage)]
-    if not python:
+    if not python or operation.expect is None:
         return
     with client.shard.view() as view:
+        before = state.read_run(view, operation.expect)
+        if before is not None and before.state == "done":
+            return  # what earlier runs left is given up then, and its own tasks have been compared
         taken = taken_over(view, operation)
         if any(len(taken[stage.index]) < len(operation.stages[stage.index].tasks) for stage in python):
-            return
-        if _all_of_one_run(view, operation, [stage.index for stage in python]):
             return
         results = state.results_by_id(
             view, {name for stage in python for name in taken[stage.index].values()}
@@ -220,19 +220,6 @@ def check_taken_over(client: JobClient, operation: ops.Submit, stored: StoredJob
                 f"the job for {operation.table!r} was not submitted: all its tasks were finished by earlier runs, over "
                 f"other files each, and their results do not fit together: {error}"
             ) from error
-
-
-def _all_of_one_run(view: StoreView, operation: ops.Submit, stages: Iterable[int]) -> bool:
-    """Whether the run before, which is done, has had all these tasks: then they have been compared."""
-    before = state.read_run(view, operation.expect) if operation.expect is not None else None
-    if before is None or before.state != "done" or len(before.stages) != len(operation.stages):
-        return False
-    return all(
-        {task.identity for task in state.read_tasks(view, before.id, stage)}.issuperset(
-            operation.stages[stage].tasks
-        )
-        for stage in stages
-    )
 
 
 def _error(client: JobClient, stage: Stage, pair: tuple[Note, Note], inputs: str) -> InvalidValue | None:

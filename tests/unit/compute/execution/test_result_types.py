@@ -19,6 +19,7 @@ import onefold as of
 from onefold import agg, config
 from onefold.compute.blobs.store import BlobStore, BlobsUnavailable
 from onefold.compute.code.canonical.reduce_keys import is_float
+from onefold.compute.execution import lost_results, result_types
 from onefold.compute.execution.result_types import ResultTypes, _types_of, announcements
 from onefold.compute.frames.common_types import common_schema
 from onefold.compute.jobs import ops, state
@@ -297,6 +298,37 @@ def test_results_that_several_earlier_runs_left_are_compared(tmp_path: Path, cas
         with pytest.raises(of.InvalidValue, match=r"'t' was not submitted: all its tasks were .* column 'k'"):
             run("whole", "floats")
         assert len(db.runs()) == runs
+
+
+def test_what_supersedes_an_abandoned_run_is_compared(
+    db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks of that run may have ended since the first look."""
+    head = started(db, tmp_path)
+    (tmp_path / "c.txt").write_text("c\n")
+    asked: list[bool] = []
+
+    def check(_client: Any, operation: ops.Submit, _stored: Any) -> None:
+        asked.append(operation.supersede)
+        if operation.supersede:
+            raise of.InvalidValue("they do not fit together")
+
+    monkeypatch.setattr(result_types, "check_taken_over", check)
+    monkeypatch.setattr(type(head._engine), "nobody_works", lambda _engine, _table: True)
+    with pytest.raises(of.InvalidValue, match="do not fit together"):
+        started(db, tmp_path)
+    assert asked == [False, True] and head.state == "running" and len(db.runs()) == 1
+    head.cancel()
+
+
+def test_results_of_one_run_are_not_compared_again(
+    db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = db.read_text(str(tmp_path / "*.txt")).map(lambda record: {"v": record["line"]}).into("t")
+    rows.run(progress=False, workers=1, target_splits=2)
+    monkeypatch.setattr(result_types, "taken_over", None)
+    (tmp_path / "b.txt").unlink()
+    assert rows.run(progress=False, workers=1).progress().reused == 1
 
 
 @pytest.mark.usefixtures("functions_in_process")
@@ -641,3 +673,39 @@ def test_numbers_that_no_float_holds_are_noted(dtype: Any, numbers: list[int]) -
     held = all(map(is_float, numbers))
     what = _numbers(pl.Series("k", [*numbers, None], dtype=dtype))
     assert what == (["Null"] if held else ["not held"])
+
+
+@pytest.mark.usefixtures("functions_in_process")
+def test_a_lost_result_is_compared_when_it_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "PARTIAL_INLINE_BYTES_MAX", 10)
+    (tmp_path / "a.txt").write_text("a\n")
+    with of.connect(tmp_path / "space") as db:
+        first = db.read_text(str(tmp_path / "*.txt")).map(by_file).into("t").run(progress=False, workers=1)
+        engine = first._engine
+        with engine.shard.view() as view:
+            blob = state.results(view, first.id, 0)[0].result.blob
+        assert blob is not None
+        engine.blobs.path(blob).unlink()
+        (tmp_path / "b.txt").write_text("b\n")
+        with monkeypatch.context() as patch:  # it is lost after the submitter has looked
+            patch.setattr(lost_results, "reopen", lambda *_: False)
+            run = db.read_text(str(tmp_path / "*.txt")).map(by_file).into("t").start(workers=1)
+            assert run.wait(timeout=60).state == "done" and run.progress().reused == 1
+        run.resume(workers=1).wait(timeout=60)
+        assert run.state == "failed"
+        assert "column 'v' mixes int, str" in str(run.errors()[-1].message)
+
+
+def test_a_chunk_that_is_run_in_another_way_is_noted_once() -> None:
+    found = Found(0, {0: Needs({"k": EXACT})})
+    found.take(0, pl.DataFrame({"k": [Decimal(10)]}))
+    found.decimals(0, pl.DataFrame({"k": [Decimal(10)]}))
+    found.form(0, "dicts", "the function")
+    found.again()
+    found.through()
+    assert found.names() == []
+    found.form(0, "bare values", "the function")
+    found.through()
+    assert len(found.names()) == 1
