@@ -14,6 +14,7 @@ import pytest
 
 from kit.cluster import hosts
 from kit.cluster.nemesis import FAULTS
+from kit.environment import with_tests
 
 SEEDS = int(os.environ.get("ONEFOLD_FAULT_SEEDS", "1"))
 WRITES_RESUME_S = 15.0
@@ -33,7 +34,9 @@ def report(request):
         command += ["--think-s", "0.12"]  # beside other tests, which need the processors too
     if os.geteuid() == 0:
         command += ["--small-disk-mb", "300"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=1200, check=False, env=with_tests()
+    )
     assert done.stdout, done.stderr[-4000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert "error" not in found, f"{found['error']}\n{done.stderr[-4000:]}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kit.cluster import hosts
+from kit.environment import with_tests
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 3.0
@@ -24,7 +25,9 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     command = [sys.executable, "tests/faults/minority_side.py", str(tmp_path_factory.mktemp("stand"))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False, env=with_tests()
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.environment import with_tests
 from kit.ledger import Ledger, lines
 from onefold import config
 from onefold.env import SYSTEM
@@ -39,7 +40,10 @@ def want():
 @contextmanager
 def worker(*arguments):
     process = subprocess.Popen(
-        [sys.executable, WORKER, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, WORKER, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=with_tests(),
     )
     try:
         yield process

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.environment import with_tests
 from kit.ledger import Ledger, entry, lines, receipt
 from onefold.env import SYSTEM
 from onefold.errors import Timeout
@@ -27,7 +28,8 @@ def names(folder):
 
 
 def start_writer(directory, name):
-    return subprocess.Popen([sys.executable, WRITER, directory, name], stdout=subprocess.PIPE)
+    command = [sys.executable, WRITER, directory, name]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env=with_tests())
 
 
 def kill_after_acks(writers, acks, rng):

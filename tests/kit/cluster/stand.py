@@ -26,6 +26,7 @@ from kit.cluster import leftovers
 from kit.cluster.client import Instructions
 from kit.cluster.leftovers import Notebook
 from kit.cluster.reader import Reader
+from kit.environment import with_tests
 from onefold.env import SYSTEM
 from onefold.errors import OnefoldError
 
@@ -313,7 +314,7 @@ class Stand:
         return self._start_client(told, host)
 
     def _start_client(self, told: Instructions, host: str) -> Client:
-        environment = self._environment()
+        environment = with_tests(self._environment())
         environment["ONEFOLD_CACHE"] = str(self.directory / f"cache-{host}")
         command = [*self._prefix(host), sys.executable, "-m", "kit.cluster.client"]
         output = self.directory / f"client{told.index}.log"
