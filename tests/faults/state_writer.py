@@ -7,6 +7,7 @@ a line comes in, puts as fast as it can, and says how long each put took and at 
 the same of ``fdatasync`` alone.
 """
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -82,6 +83,35 @@ def swap(db, op):
     return True
 
 
+# What is taken is the process's own, so these cannot be repeated by another.
+HELD = {}
+
+
+def take(db, op):
+    HELD["message"] = db.queue("work", lease="1h", max_attempts=1 << 40).take(timeout=0)
+
+
+def acquire(db, op):
+    HELD["lock"] = db.lock("lock", ttl="1h")
+    HELD["lock"].acquire()
+
+
+def withdraw(db, op):
+    """Wait for a lock that somebody else has, and give up."""
+    with contextlib.suppress(of.Timeout):
+        db.lock("lock", ttl="1h").acquire(timeout=0.01)
+
+
+TAKES = {
+    "take": take,
+    "ack": lambda db, op: HELD["message"].ack(),
+    "nack": lambda db, op: HELD["message"].nack(error="refused"),
+    "give back": lambda db, op: HELD["message"].give_back(),
+    "extend": lambda db, op: HELD["message"].extend("2h"),
+    "acquire": acquire,
+    "release": lambda db, op: HELD["lock"].release(),
+    "withdraw": withdraw,
+}
 DO = {
     "put": lambda db, op: str(db.map("plain").put(op["id"], op["id"])),
     "delete": lambda db, op: db.map("plain").delete(op["key"]),
@@ -108,7 +138,7 @@ def do(db, op):
     """Do it and say so; a definite error is an answer too, of an indefinite one nothing is known."""
     say("try", **op)
     try:
-        result = DO[op["op"]](db, op)
+        result = (DO.get(op["op"]) or TAKES[op["op"]])(db, op)
     except of.OnefoldError as error:
         say("failed" if error.definite else "unknown", id=op["id"], error=f"{type(error).__name__}: {error}")
     else:
@@ -207,6 +237,8 @@ def crash():
         if pid == 0:
             db = of.connect(command["directory"])
             DO["balances"](db, None)  # what is imported late is imported
+            for op in command["first"]:
+                do(db, op)
             die_at(command["place"], command["times"])
             for op in command["ops"]:
                 do(db, op)

@@ -21,9 +21,10 @@ class Crasher:
             [sys.executable, WRITER, "crash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
-    def run(self, directory, place, times, ops):
-        """Which operations were acknowledged, and whether the process died there (else it came by less often)."""
-        command = {"directory": str(directory), "place": place, "times": times, "ops": ops}
+    def run(self, directory, place, times, ops, first=()):
+        """Which operations were acknowledged, and whether the process died there (else it came by less often). ``first``: what it
+        does before."""
+        command = {"directory": str(directory), "place": place, "times": times, "ops": ops, "first": first}
         self.process.stdin.write(json.dumps(command).encode() + b"\n")
         self.process.stdin.flush()
         acked = {}
@@ -69,6 +70,77 @@ def test_a_program_that_dies_at_a_place_has_committed_from_there_on_and_not_befo
         assert (len(db.queue("mail")), db.map("counts")["moves"]) == (1, 1)
         assert program.balances(db, None) == [97, 103, 100, 100, 100, 100]
         check_space(db)
+
+
+DECISIVE_PLACES = ["before the log", "before COMMIT", "after COMMIT", "before the answer"]
+"""The lines between them are those of every commit, which are above."""
+
+
+def died_doing(crasher, db, directory, place, kind, first=None, times=1):
+    """Have a process die at the place of the kind of operation, which may need another one first; whether it was committed."""
+    before = db._shards[0].applied
+    prepared = [] if first is None else [{"id": first, "op": first}]
+    acked, dead = crasher.run(directory, place, times, [{"id": kind, "op": kind}], prepared)
+    assert (list(acked), dead) == ([op["id"] for op in prepared], True)
+    done = db._shards[0].applied - before - len(prepared) - (times - 1)
+    committed = list(program.PLACES).index(place) >= program.COMMITTED_FROM
+    assert done == committed, f"{kind} killed {place}: {done} commits"
+    return committed
+
+
+@pytest.mark.parametrize("place", DECISIVE_PLACES)
+def test_a_message_is_as_its_taker_left_it_wherever_that_dies(place, tmp_path, crasher):
+    space = tmp_path / "space"
+    with of.connect(space, timeout=10) as db:
+        program.set_up(db)
+        q = db.queue("work", lease="1h", max_attempts=1 << 40)
+
+        def taken_after(kind, first="take"):
+            q.put(kind)
+            committed = died_doing(crasher, db, space, place, kind, first)
+            if kind == "ack" and committed:
+                assert len(q) == 0
+                return committed, None, None
+            with q.get(timeout=10) as message:
+                assert message.value == kind
+                return committed, message.attempt, message.errors
+
+        q.put("first")
+        q.take(timeout=0).give_back()  # folds know by now what that is
+        with q.get(timeout=0) as message:
+            assert message.attempt == 1
+        committed, attempt, _ = taken_after("take", None)
+        assert attempt == (2 if committed else 1)
+        committed, attempt, _ = taken_after("ack")
+        assert attempt == (None if committed else 2)
+        committed, attempt, errors = taken_after("nack")
+        assert (attempt, errors == ("refused",)) == (2, committed)
+        committed, attempt, _ = taken_after("give back")
+        assert attempt == (1 if committed else 2)
+        _, attempt, _ = taken_after("extend")
+        assert attempt == 2
+        assert (len(q), q.dead()) == (0, [])
+
+
+@pytest.mark.parametrize("place", DECISIVE_PLACES)
+def test_a_lock_is_as_its_holder_left_it_wherever_that_dies(place, tmp_path, crasher):
+    space = tmp_path / "space"
+    with of.connect(space, timeout=10) as db:
+        program.set_up(db)
+        lock = db.lock("lock", ttl="1h")
+        committed = died_doing(crasher, db, space, place, "acquire")
+        assert (lock.holder() is not None) is committed
+        with lock:
+            token = lock.fencing_token
+        committed = died_doing(crasher, db, space, place, "release", "acquire")
+        assert (lock.holder() is None) is committed
+        with lock:
+            assert lock.fencing_token > token
+            # It asks, as one who waits, and gives up then.
+            committed = died_doing(crasher, db, space, place, "withdraw", times=2)
+            assert lock.holder().waiting == (0 if committed else 1)
+        with lock:  # nobody waits who is dead
+            assert lock.holder().waiting == 0
 
 
 SHARDED_PLACES = ["before COMMIT", "after COMMIT", "before the answer"]
