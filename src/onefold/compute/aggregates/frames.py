@@ -6,6 +6,7 @@ A partial frame has one row per group, sorted by the keys unless it is large: th
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -22,6 +23,14 @@ Aggs = Sequence[tuple[str, Aggregate]]
 Engine = Literal["auto", "in-memory", "streaming"]
 
 _GROUP, _INPUT = "__onefold_group", "__onefold_in"
+_Native = tuple[str, Aggregate, Sequence[str], Sequence[pl.DataType]]
+"""A native aggregate: its name, itself, its input columns and their types."""
+_DOUBTED_MAX = 100
+_doubted_lock = threading.Lock()
+_doubted: dict[Aggregate, None] = {}
+"""Aggregates that could not be shown to be exact over the last rows. Their next rows, another split of the same data mostly, are
+read once, with ``witness`` at once. It changes how often rows are read, and no result.
+"""
 
 
 def _nothing() -> None:
@@ -86,7 +95,7 @@ def _grouped(
     again: Callable[[], None],
 ) -> pl.DataFrame:
     """The states of the native aggregates by group."""
-    native = [
+    native: list[_Native] = [
         (name, agg, columns, types)
         for (name, agg), columns, types in zip(aggs, inputs, dtypes, strict=True)
         if agg.native
@@ -103,24 +112,39 @@ def _grouped(
     ]
     if not bounds:
         return _in_order(_collected(_query(projected, keys, states), engine), keys)
+    with _doubted_lock:
+        early = [item for item in native if item[1] in _doubted]
     passed, seen = _watched(projected, bounds)
-    grouped = _collected(_query(passed, keys, states), engine)
+    grouped = _collected(_query(passed, keys, [*states, *_witnesses(early)]), engine)
     extremes = _extremes(seen)
     doubtful = [
-        (name, agg, columns, types)
-        for name, agg, columns, types in native
-        if not agg.is_exact(state_of(grouped, name), extremes.get(name, {}))
+        item for item in native if not item[1].is_exact(state_of(grouped, item[0]), extremes.get(item[0], {}))
     ]
-    if not doubtful:
+    _remember_doubts(early, doubtful)
+    if not all(item in early for item in doubtful):
+        again()
+        grouped = _collected(_query(projected, keys, [*states, *_witnesses(doubtful)]), engine)
+    elif not early:
         return _in_order(grouped, keys)
-    again()
-    more = [
+    return _in_order(_settled(grouped, aggs), keys)
+
+
+def _remember_doubts(before: Sequence[_Native], now: Sequence[_Native]) -> None:
+    with _doubted_lock:
+        for _, agg, _, _ in before:
+            _doubted.pop(agg, None)
+        for _, agg, _, _ in now:
+            _doubted[agg] = None
+        while len(_doubted) > _DOUBTED_MAX:
+            del _doubted[next(iter(_doubted))]
+
+
+def _witnesses(natives: Sequence[_Native]) -> list[pl.Expr]:
+    return [
         expr.alias(f"{name}:{suffix}")
-        for name, agg, columns, types in doubtful
+        for name, agg, columns, types in natives
         for suffix, expr in agg.witness(columns, types).items()
     ]
-    grouped = _collected(_query(projected, keys, [*states, *more]), engine)
-    return _in_order(_settled(grouped, aggs), keys)
 
 
 def _query(projected: pl.LazyFrame, keys: Sequence[str], states: Sequence[pl.Expr]) -> pl.LazyFrame:

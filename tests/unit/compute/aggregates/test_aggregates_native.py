@@ -23,6 +23,7 @@ from onefold.compute.aggregates import (
     empty_partial,
     encode,
     final,
+    frames,
     merge_all,
     merge_pair,
     partial,
@@ -34,6 +35,12 @@ from onefold.compute.results.merge import Leaf, merge_tree
 
 NAN, INF = math.nan, math.inf
 DAY = dt.datetime(2024, 5, 6, 7, 8, 9, 123457)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_doubted() -> None:
+    frames._doubted.clear()
+
 
 VALUES: dict[str, tuple[pl.DataType, list[Any]]] = {
     "i8": (pl.Int8(), [-128, 127, 0, 5]),
@@ -350,6 +357,28 @@ def test_rows_are_read_once_where_no_sum_can_have_wrapped():
     made = partial(rows, [pl.col("k")], [("s", agg.sum("v"))])
     assert made["s:s"].to_list() == [-100, 700]
     assert sum(read) == 300
+
+
+def test_splits_after_one_with_doubtful_sums_are_read_once() -> None:
+    read: list[int] = []
+
+    def split(number: int) -> pl.LazyFrame:
+        def note(frame: pl.DataFrame) -> pl.DataFrame:
+            read.append(frame.height)
+            return frame
+
+        rows = pl.LazyFrame({"k": [1, 1, 2], "v": [number, number, 7]})
+        return rows.map_batches(note, streamable=True, validate_output_schema=False)
+
+    by, reads, sums = [pl.col("k")], [], []
+    for number in (2**62, 2**62, 2**61, 5, 5, 2**62):
+        read.clear()
+        made = partial(split(number), by, [("s", agg.sum("v")), ("m", agg.mean("v"))])
+        assert made.columns[:3] == ["k", "s:s", "s:c"] and "s:f" not in made.columns
+        reads.append(sum(read))
+        sums.append(made["s:s"].to_list())
+    assert reads == [6, 3, 3, 3, 3, 6]
+    assert sums == [[2 * number, 7] for number in (2**62, 2**62, 2**61, 5, 5, 2**62)]
 
 
 @pytest.mark.parametrize("more", [{}, {"u": agg.approx_n_unique("x")}, {"q": agg.approx_quantile("x", 0.5)}])
