@@ -239,8 +239,6 @@ CANCEL_WAIT_S: Final = 5.0
 """How long a cancelled task waits for the end of what it had begun, so that nothing is left behind when it ends."""
 MENDED_WITHIN_S: Final = 1.0
 """How long the end of a program or of a space waits for what signal handlers have interrupted to be undone or completed."""
-CANCEL_LOOK_S: Final = 1.0
-"""How often a thread that waits for a task looks whether the task still wants it."""
 WATCH_PAGE_CHANGES: Final = 256
 """A watch reads at most this many changes at a time."""
 WATCH_LOOK_S: Final = 0.25

@@ -20,10 +20,16 @@ from support.traced import check_met, library_files
 
 pytestmark = pytest.mark.faults
 WAIT_S = 60
-QUEUES = library_files("state/queues/queue.py", "state/queues/messages.py", "state/core/handover.py")
+QUEUES = library_files(
+    "state/queues/queue.py", "state/queues/taking.py", "state/queues/messages.py", "state/core/handover.py"
+)
 RENEWED = QUEUES | library_files("state/core/leases.py")
 LOCKS = library_files(
-    "state/locks/lock.py", "state/locks/holds.py", "state/core/handover.py", "state/core/leases.py"
+    "state/locks/lock.py",
+    "state/locks/asking.py",
+    "state/locks/holds.py",
+    "state/core/handover.py",
+    "state/core/leases.py",
 )
 
 

@@ -1,8 +1,10 @@
 """From an event loop to the one synchronous core and back.
 
-The core blocks: on the disk, on the group commit of other callers, on records that are still to come. So each call runs in a
-thread: short ones in a pool, waits in a thread of their own (a hundred waiting watchers must not keep a write from its turn),
-a transaction's calls all in one thread, which holds its block. Callers in different tasks share commits like threads do.
+The core blocks: on the disk, on the group commit of other callers. So each call runs in a thread: short ones in a pool, a
+transaction's calls all in one thread, which holds its block. Callers in different tasks share commits like threads do.
+
+A task that waits for records still to come has no thread (``onefold.aio.waiting``). When something may have come, it looks in a
+small pool of its own: a hundred watchers that look must not keep a write from its turn.
 
 A thread cannot be cancelled. What is done about a task that was cancelled while it waited for a call depends on the call:
 
@@ -17,11 +19,13 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from onefold import config
+from onefold.aio.waiting import Waiter, Waits
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.state.core import guard
 
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _POOL_THREADS = 32
+_LOOK_THREADS = 16
 _IDLE_THREADS_MAX = 16
 
 
@@ -39,6 +44,8 @@ class Bridge:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(_POOL_THREADS, "onefold-aio")
+        self._looks = ThreadPoolExecutor(_LOOK_THREADS, "onefold-aio-look")
+        self._waits = Waits(self._loop)
         self._idle: list[ThreadPoolExecutor] = []
         self._closing: Future[None] | None = None
 
@@ -76,8 +83,18 @@ class Bridge:
 
     # -- waits
 
-    def wait(self, fn: Callable[[], T]) -> Future[T]:
-        """Run a call that may wait for long, in a thread of its own."""
+    def look(self, fn: Callable[[], T]) -> Future[T]:
+        """Run a call that looks for something and does not wait for it to come."""
+        if self._closing is not None:
+            raise SpaceError("this connection is closed. Open it again")
+        return self._looks.submit(fn)
+
+    def waiter(self) -> Waiter:
+        """For a task that looks, and waits while there is nothing."""
+        return self._waits.waiter()
+
+    def _apart(self, fn: Callable[[], T]) -> Future[T]:
+        """Run a call that waits for others, in a thread of its own."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -87,27 +104,30 @@ class Bridge:
                 except BaseException as error:
                     future.set_exception(error)
 
-        threading.Thread(target=run, name="onefold-aio-wait", daemon=True).start()
+        threading.Thread(target=run, name="onefold-aio-undo", daemon=True).start()
         return future
 
     async def obtain(
         self,
-        fn: Callable[[], T],
+        future: Future[T],
         undo: Callable[[T], object],
         give_up: Callable[[], bool] | None = None,
     ) -> T:
-        """Run a call that gives something to be ended later. It is the caller's when this returns; when the caller is cancelled
-        before, ``undo`` ends it, in a thread, and the caller waits for that (see ``ended``).
+        """The result of a call under way, which is something to be ended later. It is the caller's when this returns; when the
+        caller is cancelled before, ``undo`` ends it, in a thread, and the caller waits for that (see ``ended``).
 
-        ``give_up``: makes ``fn`` return soon; True when it will have nothing to undo, so that nobody need wait for it.
+        ``give_up``: makes the call return soon; True when it will have nothing to undo, so that nobody need wait for it.
         """
-        future = self.wait(fn)
         try:
             return await kept(future)
         except asyncio.CancelledError:
-            if give_up is None or not give_up():
-                await _awhile(_wrapped(self.wait(partial(_undo, future, undo))))
+            if not future.cancel() and (give_up is None or not give_up()):
+                await _awhile(_wrapped(self._apart(partial(_undo, future, undo))))
             raise
+
+    async def undo(self, future: Future[Any], undo: Callable[[], object]) -> None:
+        """For a cancelled caller: end what a call has begun, when the call has come to its end. See ``ended``."""
+        await _awhile(_wrapped(self._apart(partial(_undo_after, future, undo))))
 
     # -- a thread for a transaction
 
@@ -135,6 +155,8 @@ class Bridge:
         if self._closing is None:
             self._closing = self._pool.submit(close)
             self._pool.shutdown(wait=False)
+            self._looks.shutdown(wait=False)
+            self._waits.wake_all()
             while self._idle:
                 self._idle.pop().shutdown(wait=False)
         await ended(self._closing)
@@ -174,6 +196,13 @@ def _undo(future: Future[T], undo: Callable[[T], object]) -> None:
     """Wait for what nobody wants any more, and end it. What cannot be ended ends by itself, as its lease does."""
     with contextlib.suppress(Exception):
         undo(future.result())
+
+
+def _undo_after(future: Future[Any], undo: Callable[[], object]) -> None:
+    """Wait for the call's end, whatever that is, and end what it has begun."""
+    futures.wait([future])
+    with contextlib.suppress(Exception):
+        undo()
 
 
 def _nothing() -> None:

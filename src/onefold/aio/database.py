@@ -48,7 +48,7 @@ class AsyncDatabase:
     async def _open(self) -> Self:
         if self._plain is None:
             bridge = Bridge()
-            plain = await bridge.obtain(self._connect, lambda opened: opened.close())
+            plain = await bridge.obtain(bridge.submit(self._connect), lambda opened: opened.close())
             if self._plain is None:
                 self._bridge_made, self._plain = bridge, plain
             else:  # another task was faster

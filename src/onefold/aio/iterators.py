@@ -6,11 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
+from enum import Enum
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 from onefold.aio.bridge import Bridge, kept
-from onefold.state.core.cancelling import GivenUp
+from onefold.aio.waiting import Waiter
+from onefold.state.core.client import StateClient
+from onefold.state.core.waiting import Pause
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -117,13 +120,23 @@ class _Batch(NamedTuple, Generic[T]):
 class Feed(Protocol[T_co]):
     """An iterator of the core that waits for what is to come."""
 
-    def poll(self, given_up: GivenUp) -> bool:
-        """Wait until something can be given. False: nothing came within its timeout, the wait was given up, or it is closed.
-        Raises as iterating does. Nothing counts as given by this."""
+    @property
+    def client(self) -> StateClient:
+        """The core under it."""
+        ...
+
+    @property
+    def timeout(self) -> float | None:
+        """How many seconds a step waits at most."""
+        ...
+
+    def look(self) -> Pause | None:
+        """Find what can be given next; None: it is found. Waits for nothing that is still to come. Raises as iterating does.
+        Nothing counts as given by this."""
         ...
 
     def give(self) -> T_co | None:
-        """What the last ``poll`` has found, at once. None: that is not the next any more; poll again."""
+        """What the last ``look`` has found, at once. None: that is not the next any more; look again."""
         ...
 
     def close(self) -> None:
@@ -132,7 +145,7 @@ class Feed(Protocol[T_co]):
 
 
 class Fed(AsyncIterator[T], Generic[T]):
-    """A feed of the core as an asynchronous iterator. Its thread only waits; what is given is given in the event loop, to a step
+    """A feed of the core as an asynchronous iterator. It looks in a thread; what was found is given in the event loop, to a step
     that was not cancelled."""
 
     def __init__(
@@ -147,7 +160,10 @@ class Fed(AsyncIterator[T], Generic[T]):
         self._feed: Feed[T] | None = None
         self._opening: Future[Feed[T]] | None = None
         self._one_opens = asyncio.Lock()
-        self._waiting: _Wait | None = None
+        self._look: Future[Pause | None] | None = None
+        """Under way, or left behind by a cancelled step."""
+        self._steps: set[Waiter] = set()
+        """Those that wait."""
         self._closed = False
 
     @property
@@ -163,29 +179,49 @@ class Fed(AsyncIterator[T], Generic[T]):
         if self._closed:
             raise StopAsyncIteration
         feed = await self.open()
-        while not self._closed:
-            wait, fresh = self._waiting, self._waiting is None
-            if wait is None:
-                wait = self._waiting = _Wait(self._bridge, feed)
-            try:
-                found = await wait.outcome()
-            except Exception:
-                if self._waiting is wait:
-                    self._waiting = None
-                if fresh:
-                    raise
-                continue  # it failed while nobody waited; whether it still does is seen now
-            if self._waiting is not wait:
-                continue  # another task that iterates has got it
-            self._waiting = None
-            if found:
-                item = feed.give()
-                if item is not None:
-                    return item
-            elif fresh and not wait.was_given_up:
-                self._closed = self._closed or self._ends
-                break  # a timeout that began before this step says nothing about it
+        loop = asyncio.get_running_loop()
+        end_s = None if feed.timeout is None else loop.time() + feed.timeout
+        with self._bridge.waiter() as waiter:
+            while not self._closed:
+                pause = await self._looked(feed, waiter)
+                if pause is None:
+                    item = feed.give()
+                    if item is not None:
+                        waiter.satisfied()
+                        return item
+                elif isinstance(pause, Pause):
+                    left_s = None if end_s is None else end_s - loop.time()
+                    if left_s is not None and left_s <= 0:
+                        self._closed = self._closed or self._ends
+                        break
+                    await self._sleep(feed, waiter, pause, left_s)
         raise StopAsyncIteration
+
+    async def _looked(self, feed: Feed[T], waiter: Waiter) -> Pause | _Stale | None:
+        """Look, or get what a look under way has found."""
+        fresh = self._look is None
+        if fresh:
+            waiter.begin_look()
+        look = self._look = self._look or self._bridge.look(feed.look)
+        try:
+            found = await kept(look)
+        except Exception:
+            if self._look is look:
+                self._look = None
+            if fresh:
+                raise
+            return _STALE  # it failed while nobody waited; whether it still does is seen now
+        if self._look is not look:
+            return _STALE  # another task that iterates has got it
+        self._look = None
+        return found if fresh or found is None else _STALE  # it began before this step
+
+    async def _sleep(self, feed: Feed[T], waiter: Waiter, pause: Pause, left_s: float | None) -> None:
+        self._steps.add(waiter)
+        try:
+            await waiter.wait(feed.client, pause, left_s)
+        finally:
+            self._steps.discard(waiter)
 
     async def open(self) -> Feed[T]:
         """Open it, once."""
@@ -196,12 +232,12 @@ class Fed(AsyncIterator[T], Generic[T]):
         return self._feed
 
     async def _obtained(self) -> Feed[T]:
-        return await self._bridge.obtain(self._source, lambda feed: feed.close())
+        return await self._bridge.obtain(self._bridge.look(self._source), lambda feed: feed.close())
 
     async def _kept(self) -> Feed[T]:
         """It begins where it was opened first, though that step was cancelled."""
         if self._opening is None:
-            self._opening = self._bridge.wait(self._source)
+            self._opening = self._bridge.look(self._source)
         opening = self._opening
         try:
             return await kept(opening)
@@ -220,10 +256,10 @@ class Fed(AsyncIterator[T], Generic[T]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End it. A thread that waits for it ends soon."""
+        """End it. Steps that wait end."""
         self._closed = True
-        if self._waiting is not None:
-            self._waiting.give_up()
+        for waiter in list(self._steps):
+            waiter.wake()
         if self._feed is not None:
             if self._holds:
                 await self._bridge.complete(self._feed.close)
@@ -231,23 +267,10 @@ class Fed(AsyncIterator[T], Generic[T]):
                 self._feed.close()
 
 
-class _Wait:
-    """A thread that waits for a feed."""
+class _Stale(Enum):
+    """A look whose result says nothing to this step."""
 
-    def __init__(self, bridge: Bridge, feed: Feed[Any]) -> None:
-        self.was_given_up = False
-        """Whether there was a moment when nobody waited."""
-        self._given_up = False
-        self._future = bridge.wait(lambda: feed.poll(lambda: self._given_up))
+    IT = 0
 
-    def give_up(self) -> None:
-        self._given_up = self.was_given_up = True
 
-    async def outcome(self) -> bool:
-        """Whether something was found. When the caller is cancelled the thread gives up soon, or goes to the next caller."""
-        self._given_up = False
-        try:
-            return await kept(self._future)
-        finally:
-            if not self._future.done():
-                self.give_up()
+_STALE = _Stale.IT

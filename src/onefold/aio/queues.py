@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from onefold.aio.bridge import Bridge
+from onefold.aio.bridge import Bridge, kept
 from onefold.durations import seconds
 from onefold.errors import InvalidArgument, OnefoldError
 from onefold.state.core.cancelling import Gate
@@ -124,15 +126,28 @@ class AsyncDelivery(Generic[T]):
     async def __aenter__(self) -> AsyncMessage[T] | None:
         if self._message is not None:
             raise InvalidArgument("this delivery is in use; call get() for each message")
-        gate = Gate()
-        message = await self._bridge.obtain(
-            lambda: self._queue.take(self._timeout, gate=gate), _give_back, gate.give_up
-        )
+        message = await self._taken()
         if message is not None:
             self._message = AsyncMessage(self._bridge, message)
             if self._renew:
                 keeper(self._queue.client).renewer.add(message)
         return self._message
+
+    async def _taken(self) -> Message[T] | None:
+        """Look, and wait while there is nothing."""
+        bridge, queue, gate = self._bridge, self._queue, Gate()
+        taking = queue.taking(self._timeout, gate)
+        with bridge.waiter() as waiter:
+            while True:
+                waiter.begin_look()
+                look = bridge.look(partial(queue.look_for, taking))
+                message, pause = await bridge.obtain(look, _give_back, gate.give_up)
+                if message is not None:
+                    waiter.satisfied()
+                    return message
+                if pause is None:
+                    return None
+                await waiter.wait(queue.client, pause, taking.left_s)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -186,18 +201,23 @@ class AsyncLock:
 
     async def __aenter__(self) -> Self:
         self._bridge.check(self._client, f"lock({self.name!r})")
-
-        gate = Gate()
-
-        def acquire() -> None:
-            self.sync.acquire(self._timeout, given_up=gate.given_up)
-
-        def give_up() -> bool:
-            gate.give_up()
-            return False  # it stands in the line; what it has to leave is worth a short wait
-
-        await self._bridge.obtain(acquire, lambda _: self.sync.release(), give_up)
-        return self
+        bridge = self._bridge
+        acquisition = self.sync.acquisition(self._timeout)
+        with bridge.waiter() as waiter:
+            try:
+                while True:
+                    waiter.begin_look()
+                    look = bridge.look(acquisition.look)
+                    pause = await kept(look)
+                    if pause is None:
+                        waiter.satisfied()
+                        return self
+                    await waiter.wait(self._client, pause, acquisition.left_s)
+            except asyncio.CancelledError:
+                begun = not look.cancel()
+                if not acquisition.give_up() or begun:
+                    await bridge.undo(look, acquisition.undo)
+                raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -209,7 +229,8 @@ class AsyncLock:
                 raise
 
 
-def _give_back(message: Message[Any] | None) -> None:
+def _give_back(looked: tuple[Message[Any] | None, object]) -> None:
+    message, _ = looked
     if message is not None:
         message.give_back()
 

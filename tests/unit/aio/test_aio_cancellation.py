@@ -28,7 +28,6 @@ def asynchronous_methods():
                 not inspect.isclass(kind)
                 or kind.__module__ != module.__name__
                 or getattr(kind, "_is_protocol", False)
-                or kind is iterators._Wait
             ):
                 continue
             for name, method in vars(kind).items():
@@ -152,11 +151,12 @@ def test_an_iterator_that_was_dropped_while_it_waited_is_no_member(tmp_path):
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.02):
                         await consumer.__anext__()
-                wait = consumer._fed._waiting
-                while (
-                    not wait._future.done()
-                ):  # its thread ends: it does not show a member to be alive that nobody is
+                # Nothing looks for it any more: it does not show a member to be alive that nobody is.
+                look = consumer._fed._look
+                while look is not None and not look.done():
                     await asyncio.sleep(0.01)
+                assert not consumer._fed._steps
+                assert not db._bridge._waits._groups
             async with asyncio.TaskGroup() as group:
                 with pytest.raises(ZeroDivisionError):
                     async with db.lock("l"):

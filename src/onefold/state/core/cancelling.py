@@ -1,8 +1,7 @@
 """Waits that can be given up from outside, for callers whose own wait may be cancelled (``onefold.aio``).
 
-A thread cannot be interrupted, so a wait looks from time to time at whether anybody still wants its result. What matters is
-what it does to the space: a ``Gate`` stands before each operation that would take something, and after the wait was given up
-nobody passes.
+A look that is under way in a thread cannot be interrupted. What matters is what it does to the space: a ``Gate`` stands before
+each operation that would take something, and after the wait was given up nobody passes.
 """
 
 from __future__ import annotations

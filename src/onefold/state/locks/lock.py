@@ -14,28 +14,27 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from onefold import config
 from onefold.durations import seconds
-from onefold.errors import Conflict, InvalidArgument, OnefoldError, Timeout, TransactionError, Unavailable
+from onefold.errors import Conflict, InvalidArgument, OnefoldError, TransactionError
 from onefold.machine import undisturbed
 from onefold.machine.undisturbed import Held
-from onefold.shard.api import Shard
 from onefold.shard.receipts import Receipt
 from onefold.state.core import guard
 from onefold.state.core.cancelling import GivenUp, never
-from onefold.state.core.client import StateClient, rejection
+from onefold.state.core.client import StateClient
 from onefold.state.core.handover import carried_out
-from onefold.state.core.leases import Lease, keeper
+from onefold.state.core.leases import keeper
 from onefold.state.core.time_limits import cleaning_up
+from onefold.state.core.waiting import Pause
 from onefold.state.encoding.keys import encode_key
 from onefold.state.encoding.names import check_name
 from onefold.state.fold.locks import fold as lock_fold
 from onefold.state.fold.locks import ops as lock_ops
-from onefold.state.fold.outcomes import Answer, Rejected
+from onefold.state.fold.outcomes import Rejected
+from onefold.state.locks.asking import Asking, is_mended, submit, withdraw
 from onefold.state.locks.holds import Hold
 
 _Duration = float | timedelta | str
-_MS_MAX = 1 << 50
 _ENDS_WITHIN_S = 10.0
 """How long one who takes it again waits for what an interrupt left behind."""
 
@@ -79,7 +78,6 @@ class Lock:
         self._timeout_s = None if timeout is None else seconds(timeout, "timeout")
         self._renew = renew
         self._shard = client.shard_of(encode_key(name))
-        self._subject = ("lock", self._shard, name)
         self._user = Held()
         """Which ``Hold`` has it through this object, or waits for it."""
         self._hold: Hold | None = None
@@ -117,10 +115,10 @@ class Lock:
     # -- the block
 
     def __enter__(self) -> Self:
-        hold = self._new_hold()
+        hold = self.new_hold()
         try:
             hold.in_block = True
-            self._acquire_for(hold, None, never)
+            self._acquire_for(hold, None)
             return self
         except BaseException:
             hold.unwanted = True
@@ -141,23 +139,23 @@ class Lock:
             if error is None or not isinstance(failure, OnefoldError) or undisturbed.is_interrupt(failure):
                 raise
 
-    def acquire(self, timeout: _Duration | None = None, *, given_up: GivenUp = never) -> None:
+    def acquire(self, timeout: _Duration | None = None) -> None:
         """Wait for the lock and take it. The ``with`` block does this.
 
-        ``timeout``: instead of the lock's own; 0 does not wait. ``given_up``: whether the wait was ended from elsewhere.
+        ``timeout``: instead of the lock's own; 0 does not wait.
 
         Raises Timeout (definite: it is not held), Unavailable (definite) when too many wait, InvalidArgument when this object has
         it already, TransactionError inside a transaction's block.
         """
-        hold = self._new_hold()
+        hold = self.new_hold()
         try:
-            self._acquire_for(hold, timeout, given_up)
+            self._acquire_for(hold, timeout)
         except BaseException:
             hold.unwanted = True
             undisturbed.mend_later(hold)
             raise
 
-    def _acquire_for(self, hold: Hold, timeout: _Duration | None, given_up: GivenUp) -> None:
+    def _acquire_for(self, hold: Hold, timeout: _Duration | None) -> None:
         limit_s = self._timeout_s if timeout is None else seconds(timeout, "timeout")
         try:
             guard.check_plain(self._client, f"lock({self._name!r})")
@@ -165,15 +163,39 @@ class Lock:
             raise TransactionError(
                 f"the lock {self._name!r} was asked for inside a transaction's block. Take it around the transaction"
             ) from None
-        carried_out(self._client, self._shard, partial(self._take, hold, limit_s, given_up))
+        carried_out(self._client, self._shard, partial(self._take, hold, limit_s))
 
-    def _new_hold(self) -> Hold:
+    def new_hold(self) -> Hold:
+        """For one wait."""
         client, shard = self._client, self._shard
         receipt = Receipt() if client.gives_receipts(shard) else None
-        return Hold(self, client, partial(_withdraw, client, shard, self._name), receipt)
+        return Hold(self, client, partial(withdraw, client, shard, self._name), receipt)
 
-    def _take(self, hold: Hold, limit_s: float | None, given_up: GivenUp, _by: object) -> None:
+    def _take(self, hold: Hold, limit_s: float | None, _by: object) -> None:
         """Wait for it, hold it and have it renewed; until the caller is interrupted."""
+        self.claim(hold)
+        try:
+            asking = self.asking(hold, limit_s)
+            try:
+                while (pause := asking.look()) is not None:
+                    asking.wait(pause)
+            except BaseException as error:
+                if asking.standing and not is_mended(hold, error):
+                    # If it fails, the lock is granted to this one some time, and expires.
+                    with contextlib.suppress(OnefoldError):
+                        asking.withdraw()
+                raise
+            self.note_granted(asking)
+        except BaseException as error:
+            if not is_mended(hold, error):
+                self.end(hold)
+            raise
+        hold.keep(asking.token)
+
+    # -- the steps of a wait
+
+    def claim(self, hold: Hold, given_up: GivenUp = never) -> None:
+        """The hold is the one that has the lock through this object, or waits for it. Raises InvalidArgument when another is."""
         hold.given_up = given_up
         while not self._user.take(hold):
             latest = self._user.holder()
@@ -186,16 +208,27 @@ class Lock:
                     "To wait for it, use another db.lock(...)"
                 )
         self._hold = hold
-        try:
-            asked_s, token = self._acquire(hold, limit_s, given_up)
-            self._renewed_s, self._lost, self._token = asked_s, False, token
-            if self._renew:
-                keeper(self._client).renewer.add(self)
-        except BaseException as error:
-            if not _is_mended(hold, error):
-                self._end(hold)
-            raise
-        hold.keep(token)
+
+    def asking(self, hold: Hold, limit_s: float | None) -> Asking:
+        """A wait of the hold. ``limit_s``: seconds; None: however long it takes."""
+        return Asking(
+            self._client,
+            self._shard,
+            self._name,
+            hold,
+            ttl_s=self._ttl_s,
+            limit_s=limit_s,
+        )
+
+    def note_granted(self, asking: Asking) -> None:
+        """The wait has come to its end: it is held from here on, and renewed."""
+        self._renewed_s, self._lost, self._token = asking.asked_s, False, asking.token
+        if self._renew:
+            keeper(self._client).renewer.add(self)
+
+    def acquisition(self, timeout: _Duration | None) -> Acquisition:
+        """``acquire`` in steps, for callers that wait without a thread."""
+        return Acquisition(self, self._timeout_s if timeout is None else seconds(timeout, "timeout"))
 
     def release(self) -> None:
         """Give it up. Leaving the ``with`` block does this.
@@ -226,14 +259,15 @@ class Lock:
             with cleaning_up(self._client):
                 released = self._submit(lock_ops.Release(self._name, token), hold.receipt)
         except BaseException as error:
-            if not _is_mended(hold, error):
-                self._end(hold)
+            if not is_mended(hold, error):
+                self.end(hold)
             raise
-        self._end(hold)
+        self.end(hold)
         if isinstance(released, Rejected):
             raise self._was_lost(token)
 
-    def _end(self, hold: Hold) -> None:
+    def end(self, hold: Hold) -> None:
+        """It was released, or not granted."""
         self.forget(hold)
         hold.end()
 
@@ -278,107 +312,8 @@ class Lock:
         """How often it is renewed."""
         return self._ttl_s / 3
 
-    # -- waiting
-
-    def _acquire(self, hold: Hold, limit_s: float | None, given_up: GivenUp) -> tuple[float, int]:
-        """The moment before it was asked for or seen to be granted, and the fencing token. ``limit_s`` is for the wait; each
-        operation has the time of a write."""
-        client, shard = self._client, self._client.shards[self._shard]
-        deadline = None if limit_s is None else client.env.boot_s() + limit_s
-        ask = lock_ops.Acquire(
-            self._name,
-            shard.member,
-            hold.holder,
-            min(max(1, round(self._ttl_s * 1000)), _MS_MAX),
-            limit_s is None or limit_s > 0,
-        )
-
-        def unwanted() -> bool:
-            return hold.unwanted or given_up()
-
-        standing = False
-        try:
-            while True:
-                asked_s = client.env.boot_s()
-                self._check_wanted(unwanted)
-                standing = True
-                hold.asked = True
-                try:
-                    outcome = self._submit(ask, hold.receipt)
-                except OnefoldError as error:
-                    standing = not error.definite
-                    raise
-                if isinstance(outcome, Rejected):
-                    standing = False
-                    raise self._refused(outcome)
-                token, ticket = outcome
-                standing = bool(token or ticket)
-                if not token:
-                    found = self._wait(shard, ask, ticket, asked_s, deadline, unwanted)
-                    asked_s, token = (asked_s, token) if found is None else found
-                if token:
-                    return asked_s, int(token)
-        except BaseException as error:
-            if standing and not _is_mended(hold, error):
-                # If it fails, the lock is granted to this one some time, and expires.
-                with contextlib.suppress(OnefoldError):
-                    _withdraw(client, self._shard, self._name, hold.holder)
-            raise
-
-    def _wait(
-        self,
-        shard: Shard,
-        ask: lock_ops.Acquire,
-        ticket: int,
-        before_s: float,
-        deadline: float | None,
-        given_up: GivenUp,
-    ) -> tuple[float, int] | None:
-        """Wait for the grant: a moment before it, and the token; None when one must ask again. Raises Timeout."""
-        env = self._client.env
-        observer = keeper(self._client).observer
-        while True:
-            now = env.boot_s()
-            with shard.view() as view:
-                offset, row = view.offset, lock_fold.read_row(view, self._name)
-                waits = bool(ticket) and lock_fold.is_waiting(view, self._name, ticket)
-            if row is not None and row.by.holder == ask.holder:
-                return before_s, row.token
-            if row is None or (ask.wait and not waits):
-                return None  # it was granted, and given up for lost before this saw it; or it is free now
-            before_s = now
-            self._check_wanted(given_up)
-            if observer.due(self._subject):
-                lease = Lease(row.token, row.renewals, row.by.ttl_ms / 1000, row.by.member)
-                if observer.look(shard, self._subject, [lease]):
-                    self._submit(lock_ops.ExpireLock(self._name, row.token, row.renewals))
-                    if not ask.wait:
-                        return None  # ask again
-                    continue
-            left = None if deadline is None else deadline - env.boot_s()
-            if left is not None and left <= 0:
-                raise Timeout(
-                    f"the lock {self._name!r} did not become free in time; the process {row.by.member} has it. Wait longer "
-                    "(timeout=), or find out why it is held so long",
-                    definite=True,
-                )
-            shard.wait(offset, config.LEASE_LOOK_S if left is None else min(left, config.LEASE_LOOK_S))
-
-    def _check_wanted(self, given_up: GivenUp) -> None:
-        if given_up():
-            raise Timeout(
-                f"the wait for the lock {self._name!r} was cancelled; it is not held", definite=True
-            )
-
     def _submit(self, op: lock_ops.LockOp, receipt: Receipt | None = None) -> Any:
-        return _submit(self._client, self._shard, op, receipt)
-
-    def _refused(self, outcome: Rejected) -> OnefoldError:
-        if outcome.reason == lock_fold.CROWDED:
-            return Unavailable(
-                f"{config.LOCK_WAITERS_MAX} already wait for the lock {self._name!r}. Try again later"
-            )
-        return rejection(outcome)
+        return submit(self._client, self._shard, op, receipt)
 
     def _was_lost(self, token: int) -> Conflict:
         return Conflict(
@@ -391,22 +326,55 @@ class Lock:
         return f"<Lock {self._name!r}, {state}>"
 
 
-def _is_mended(hold: Hold, error: BaseException) -> bool:
-    """Whether that has interrupted a caller whose hold is mended then."""
-    return hold.receipt is not None and undisturbed.is_interrupt(error)
+class Acquisition:
+    """The getting of a lock in looks, which are made one after the other in threads that no signal interrupts."""
 
+    def __init__(self, lock: Lock, limit_s: float | None) -> None:
+        """See ``Lock.acquisition``."""
+        self._lock = lock
+        self._limit_s = limit_s
+        self._hold: Hold | None = None
+        self._asking: Asking | None = None
+        self._given_up = False
 
-def _submit(client: StateClient, shard: int, op: lock_ops.LockOp, receipt: Receipt | None = None) -> Any:
-    """What the fold answers; the rejection when the grant that the operation names is over."""
-    outcome = client.submit(shard, op, receipt=receipt)
-    if isinstance(outcome, Answer):
-        return outcome.value
-    if isinstance(outcome, Rejected) and outcome.reason in (lock_fold.LOST, lock_fold.CROWDED):
-        return outcome
-    raise rejection(outcome)
+    @property
+    def left_s(self) -> float | None:
+        """How many seconds the wait may still take."""
+        return None if self._asking is None else self._asking.left_s
 
+    def look(self) -> Pause | None:
+        """Ask for it, or see whether it was granted; None: it is held. Raises as ``Lock.acquire``; then nothing is left of it."""
+        lock = self._lock
+        try:
+            if self._asking is None:
+                hold = lock.new_hold()
+                lock.claim(hold, lambda: self._given_up)
+                self._hold = hold
+                self._asking = lock.asking(hold, self._limit_s)
+            pause = self._asking.look()
+            if pause is None and self._hold is not None:
+                lock.note_granted(self._asking)
+                self._hold.keep(self._asking.token)
+            return pause
+        except BaseException:
+            self.undo()
+            raise
 
-def _withdraw(client: StateClient, shard: int, name: str, holder: str) -> object:
-    """Have the holder of that name stand in no line and have no lock."""
-    with cleaning_up(client):
-        return _submit(client, shard, lock_ops.Withdraw(name, holder))
+    def give_up(self) -> bool:
+        """Nobody wants it any more; a look under way ends soon. Whether there is nothing to undo."""
+        self._given_up = True
+        return self._hold is None
+
+    def undo(self) -> None:
+        """Release it, or leave the line. While no look is under way."""
+        hold, self._hold = self._hold, None
+        if hold is None:
+            return
+        if hold.token is not None:
+            self._lock.release()
+            return
+        if self._asking is not None and self._asking.standing:
+            # If it fails, the lock is granted to this one some time, and expires.
+            with contextlib.suppress(OnefoldError):
+                self._asking.withdraw()
+        self._lock.end(hold)

@@ -8,18 +8,21 @@ record.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 from onefold import config
 from onefold.backoff import Backoff
 from onefold.errors import InvalidValue, SpaceError, TokenAhead, TokenError, TooOld, Unavailable
-from onefold.state.core.cancelling import GivenUp, never
+from onefold.shard.api import View
+from onefold.shard.waiters import ALL, NOTHING, Notice
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import Level
 from onefold.state.core.tokens import Token, decode_token, encode_token
+from onefold.state.core.waiting import Awaited, Pause
 from onefold.state.encoding.items import Change, ChangeKind, Version
 from onefold.state.encoding.keys import decode_key
 from onefold.state.encoding.values import ValueCodec
@@ -141,6 +144,7 @@ class Watch(Generic[T]):
         self._bounds = bounds
         self._positions = positions
         self._timeout = timeout
+        self._interest = _MapChanges(self._table, bounds)
         self._found: deque[_Found] = deque()
         self._turn = 0
         self._dues: dict[int, int | None] = {}
@@ -187,22 +191,35 @@ class Watch(Generic[T]):
             raise StopIteration
         return self.give()
 
-    def poll(self, given_up: GivenUp = never) -> bool:
-        """Find the next change, without giving it. False: none came within the timeout, the wait was given up, or it is closed.
-        Raises as iterating."""
+    def poll(self) -> bool:
+        """Find the next change, without giving it. False: none came within the timeout, or it is closed. Raises as iterating."""
         self._client.check_process()
         deadline_s = None if self._timeout is None else self._client.env.boot_s() + self._timeout
         while not self._closed:
             if self._found or self._fetch_any():
                 return True
             left_s = None if deadline_s is None else deadline_s - self._client.env.boot_s()
-            if given_up() or (left_s is not None and left_s <= 0):
+            if left_s is not None and left_s <= 0:
                 return False
             self._wait(left_s)
         return False
 
+    def look(self) -> Pause | None:
+        """Find the next change without waiting for one; None: it is found. Raises as iterating."""
+        self._client.check_process()
+        if self._found or self._fetch_any():
+            return None
+        due_s = self._until_due()
+        return Pause(
+            tuple(
+                Awaited(shard, self._interest, position.offset) for shard, position in self._positions.items()
+            ),
+            one_in_s=due_s or math.inf,
+            in_s=0 if due_s == 0 else math.inf,
+        )
+
     def give(self) -> Change[T]:
-        """The change that ``poll`` has found."""
+        """The change that ``poll`` or ``look`` has found."""
         found = self._found.popleft()
         self._positions[found.shard] = found.after
         self._client.session.observe(found.shard, found.offset)
@@ -221,6 +238,16 @@ class Watch(Generic[T]):
                 raise unreadable(error, self._name, key) from None
             version = Version(((found.shard, row.offset, row.index),))
         return Change(key, value, version, kind, self.token)
+
+    @property
+    def client(self) -> StateClient:
+        """The core under it."""
+        return self._client
+
+    @property
+    def timeout(self) -> float | None:
+        """How many seconds a step waits at most."""
+        return self._timeout
 
     # -- reading
 
@@ -312,18 +339,27 @@ class Watch(Generic[T]):
         wait_s = config.WATCH_LOOK_S if len(shards) == 1 else config.WATCH_SHARD_LOOK_S
         if left_s is not None:
             wait_s = min(wait_s, left_s)
-        for shard in shards:
+        due_s = self._until_due()
+        if due_s is not None:
+            wait_s = min(wait_s, due_s)
+        if due_s != 0:
+            shard = shards[self._turn % len(shards)]
+            self._client.shards[shard].wait(self._positions[shard].offset, max(wait_s, 0.0))
+
+    def _until_due(self) -> float | None:
+        """Seconds until a lifetime ends in any of the shards. What is due is ended now, and then it is 0. None: none ends."""
+        first_s: float | None = None
+        for shard in self._bounds.shards:
             due_s = self._due_in(shard)
             if due_s is None or due_s > 0:
                 self._ticks.pop(shard, None)
             else:
                 due_s = self._tick(shard)
                 if due_s <= 0:
-                    return
+                    return 0
             if due_s is not None:
-                wait_s = min(wait_s, due_s)
-        shard = shards[self._turn % len(shards)]
-        self._client.shards[shard].wait(self._positions[shard].offset, max(wait_s, 0.0))
+                first_s = due_s if first_s is None else min(first_s, due_s)
+        return first_s
 
     def _due_in(self, shard_id: int) -> float | None:
         """Seconds until the next lifetime in the shard ends by this client's clock."""
@@ -356,3 +392,27 @@ class Watch(Generic[T]):
         except (SpaceError, Unavailable):
             return pause_s
         return 0.0
+
+
+class _MapChanges:
+    """What wakes those who watch the same part of a map."""
+
+    def __init__(self, table: str, bounds: Bounds) -> None:
+        self._table = table
+        self._bounds = bounds
+        self._looked_at: int | None = None
+        """All have looked since this offset."""
+
+    @property
+    def key(self) -> Hashable:
+        return self._table, self._bounds.start, self._bounds.stop
+
+    def check(self, view: View, after: int) -> Notice:
+        if self._looked_at is None:
+            self._looked_at = after
+        # A watch reads the history from where it has looked last, so it looks before that is too old, whatever was written.
+        lags = view.offset - self._looked_at >= config.HISTORY_WINDOW_OFFSETS // 4
+        if lags or view.changed_since(self._table, self._bounds.start, self._bounds.stop, after):
+            self._looked_at = view.offset
+            return ALL
+        return NOTHING

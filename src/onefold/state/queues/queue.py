@@ -13,12 +13,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from functools import partial
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from onefold import config
-from onefold.backoff import Backoff
 from onefold.durations import seconds
 from onefold.errors import InvalidArgument, OnefoldError, SpaceError
 from onefold.machine import undisturbed
@@ -26,10 +24,10 @@ from onefold.shard.receipts import Receipt
 from onefold.state.core import guard
 from onefold.state.core.cancelling import Gate
 from onefold.state.core.client import StateClient, rejection
-from onefold.state.core.consistency import STRONG
 from onefold.state.core.handover import HERE, Handover, best_effort, carried_out, is_broken_off, mends_here
 from onefold.state.core.leases import keeper
-from onefold.state.core.time_limits import limited, one_call
+from onefold.state.core.time_limits import one_call
+from onefold.state.core.waiting import Pause
 from onefold.state.encoding.keys import encode_key
 from onefold.state.encoding.names import check_name, check_request_id
 from onefold.state.encoding.values import ValueCodec
@@ -38,14 +36,14 @@ from onefold.state.fold.queues import ops as queue_ops
 from onefold.state.fold.queues import rows as q
 from onefold.state.queues.dead_letters import DeadLetter, read_letter
 from onefold.state.queues.in_transaction import TxQueue, duration_ms, enqueue
-from onefold.state.queues.messages import Message, received
-from onefold.state.queues.watcher import QueueWatcher, Seen
+from onefold.state.queues.messages import Message
+from onefold.state.queues.taking import Taking
+from onefold.state.queues.watcher import QueueWatcher
 
 __all__ = ["DeadLetter", "Delivery", "Queue", "QueueCounts", "TxQueue"]
 
 T = TypeVar("T")
 _Duration = float | timedelta | str
-_PAUSE_S = (0.002, 0.1)
 
 
 class QueueCounts(NamedTuple):
@@ -159,17 +157,15 @@ class Queue(Generic[T]):
         """
         return Delivery(self, None if timeout is None else seconds(timeout, "timeout"), renew=renew)
 
-    def take(self, timeout: _Duration | None = None, *, gate: Gate | None = None) -> Message[T] | None:
+    def take(self, timeout: _Duration | None = None) -> Message[T] | None:
         """The next message, to be ended by ``msg.ack()`` or ``msg.nack()``; None when none came in time. ``get`` is safer.
-
-        ``gate``: by which the wait can be given up from elsewhere (None is returned then).
 
         Raises InvalidValue as ``get``, and what ``Shard.submit`` raises; after an indefinite error a message may be taken until
         its lease ends.
         """
         handover = self.handover()
         try:
-            self.take_for(handover, None if timeout is None else seconds(timeout, "timeout"), gate)
+            self.take_for(handover, None if timeout is None else seconds(timeout, "timeout"))
             return handover.result
         except BaseException:
             handover.unwanted = True
@@ -189,59 +185,31 @@ class Queue(Generic[T]):
             return None
         return Message(self, outcome.value, self._lease_s)
 
-    def take_for(
-        self, handover: Handover[Message[T]], timeout: float | None, gate: Gate | None = None
-    ) -> None:
+    def take_for(self, handover: Handover[Message[T]], timeout: float | None) -> None:
         """Wait for the next message and put it into the handover, which the caller gives up when it is interrupted."""
-        client, settles, late = self.client, True, False
-        guard.check_plain(client, f"queue({self._name!r})")
-        deadline = None if timeout is None else client.env.boot_s() + timeout
-        # Where a view may lag behind, the first look is the take itself: it stands in the log.
-        must_ask = not client.always_strong
-        backoff = Backoff(*_PAUSE_S)
-        while True:
-            # Every look, with the take that it leads to, is a call of its own: what comes at the end of the wait is taken with
-            # the same time as what comes at its beginning.
-            with limited(client):
-                # What a transaction over several shards has put is there once it is decided.
-                seen = self._watcher.look(STRONG if client.shard_count > 1 and not late else None)
-                if settles and self._watcher.settle(seen, deadline):
-                    settles = deadline is None or client.env.boot_s() < deadline
-                    continue
-                due = seen.next_due_ms is not None and seen.next_due_ms <= client.env.wall_ms()
-                if gate is not None and gate.given_up():
-                    return
-                if seen.counts.ready or due or must_ask:
-                    carried_out(client, self.shard, partial(self._take, gate, handover))
-                    if handover.result is not None:
-                        return
-                must_ask = False
-            left = None if deadline is None else deadline - client.env.boot_s()
-            if left is not None and left <= 0:
-                return
-            if due and not seen.counts.ready:
-                # Due by this clock and not by the log's: ask again, ever more slowly.
-                pause_s = backoff.pause_s()
-                client.shards[self.shard].pause(pause_s if left is None else min(pause_s, left))
-            else:
-                client.shards[self.shard].wait(seen.offset, self._wait_s(seen, left, gate))
-            # A last look at what is here by then; the limit is no reason to wait for the others again.
-            late = deadline is not None and client.env.boot_s() >= deadline
+        guard.check_plain(self.client, f"queue({self._name!r})")
+        taking = self.taking(timeout)
+        while (pause := taking.look(handover)) is not None:
+            taking.wait(pause)
 
-    def _take(self, gate: Gate | None, handover: Handover[Message[T]], _by: object) -> None:
-        """Take one now, if there is one."""
-        if handover.unwanted or (gate is not None and not gate.enter()):
-            return
-        message = None
+    def taking(self, timeout: float | None, gate: Gate | None = None) -> Taking:
+        """A wait for the next message, for those who make its looks themselves. ``gate``: by which it is given up from
+        elsewhere; its looks take nothing from then on."""
+        return Taking(self, self._watcher, timeout, gate)
+
+    def look_for(self, taking: Taking) -> tuple[Message[T] | None, Pause | None]:
+        """One look of such a wait: the message, if it was taken, and what to wait for before the next look, if there is one."""
+        handover = self.handover()
         try:
-            message = self._taken(handover)
-        finally:
-            if message is None and gate is not None:
-                gate.leave()
-        if message is not None:
-            handover.keep(message)
+            pause = taking.look(handover)
+            return handover.result, pause
+        except BaseException:
+            handover.unwanted = True
+            undisturbed.mend_later(handover)
+            raise
 
-    def _taken(self, handover: Handover[Message[T]]) -> Message[T] | None:
+    def take_one(self, handover: Handover[Message[T]]) -> Message[T] | None:
+        """Take the next message now; None when none is ready. ``handover``: knows of it from then on."""
         forward = self._dead_letter is not None and self._dead_shard() != self.shard
         op = queue_ops.Take(
             self._name,
@@ -254,20 +222,8 @@ class Queue(Generic[T]):
         answer = self.submit(op, handover.receipt)
         if answer is None:
             return None
-        message = Message(self, answer, self._lease_s)
-        handover.taken = message
-        return received(message)
-
-    def _wait_s(self, seen: Seen, left: float | None, gate: Gate | None) -> float | None:
-        """How long nothing can happen without a record."""
-        bounds = [] if left is None else [left]
-        if gate is not None:
-            bounds.append(config.CANCEL_LOOK_S)
-        if seen.next_due_ms is not None:
-            bounds.append(max(0.001, (seen.next_due_ms - self.client.env.wall_ms()) / 1000))
-        if seen.counts.flight or self.client.shard_count > 1:
-            bounds.append(config.LEASE_LOOK_S)
-        return min(bounds, default=None)
+        message = handover.taken = Message(self, answer, self._lease_s)
+        return message
 
     # -- what is in it
 

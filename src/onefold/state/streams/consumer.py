@@ -11,13 +11,14 @@ from onefold import config
 from onefold.durations import Duration, seconds
 from onefold.errors import Conflict, InvalidArgument, InvalidValue, SpaceError, TransactionError
 from onefold.state.core import guard
-from onefold.state.core.cancelling import GivenUp, never
 from onefold.state.core.consistency import PREFIX
+from onefold.state.core.waiting import Pause
 from onefold.state.encoding.names import check_name
 from onefold.state.encoding.positions import Position
 from onefold.state.fold.streams.ops import CommitOffsets
 from onefold.state.streams.layout import wait_any
 from onefold.state.streams.membership import Membership, Share
+from onefold.state.streams.news import awaited
 from onefold.state.streams.pages import StreamRecord, check_offset, merged
 from onefold.state.streams.reading import Start, check_start, start_offsets
 
@@ -85,6 +86,8 @@ class Consumer(Generic[T]):
         self._round: Iterator[StreamRecord[Any]] = iter(())
         self._ahead: StreamRecord[Any] | None = None
         """Found by ``poll``, and not given."""
+        self._has_waited = False
+        """Whether there was a wait after the last ``look``."""
         self._unreadable: tuple[int, int] | None = None
         """Partition and offset of a record that raised."""
         self._mutex = threading.Lock()
@@ -129,21 +132,15 @@ class Consumer(Generic[T]):
             if record is not None:
                 return record
 
-    def poll(self, given_up: GivenUp = never) -> bool:
-        """Find the next record, without giving it: that is ``give``'s. False when none came within the timeout, or when the wait
-        was given up. Raises as iterating."""
-        with self._mutex:
-            self._check_open()
-            if self._pending is not None or self._rewind_next:
-                self._settle()
-            if self._ahead is not None and self._is_next(self._ahead):
-                return True
-            seen = self._look()
+    def poll(self) -> bool:
+        """Find the next record, without giving it: that is ``give``'s. False when none came within the timeout. Raises as
+        iterating."""
+        seen = self._find()
         deadline = None
         while seen is not None:
             if deadline is None and self._timeout is not None:
                 deadline = self._client.env.boot_s() + self._timeout
-            if given_up() or not self._wait(seen, deadline):
+            if not self._wait(seen, deadline):
                 return False
             with self._mutex:
                 if self._closed:
@@ -151,8 +148,29 @@ class Consumer(Generic[T]):
                 seen = self._look()
         return True
 
+    def look(self) -> Pause | None:
+        """Find the next record without waiting for one; None: it is found. Raises as iterating."""
+        if self._has_waited:
+            self._has_waited = False
+            self._members.look_now()
+        seen = self._find()
+        if seen is None:
+            return None
+        self._has_waited = True
+        return Pause(awaited(self._layout, seen, self._next, self._group), in_s=config.CONSUMER_WATCH_S)
+
+    def _find(self) -> dict[int, int] | None:
+        """See ``_look``. First, what a transaction was to commit is settled."""
+        with self._mutex:
+            self._check_open()
+            if self._pending is not None or self._rewind_next:
+                self._settle()
+            if self._ahead is not None and self._is_next(self._ahead):
+                return None
+            return self._look()
+
     def give(self) -> StreamRecord[T] | None:
-        """The record that ``poll`` has found; from now on it counts as given. None when it is no longer the next one."""
+        """The record that ``poll`` or ``look`` has found; from now on it counts as given. None: it is no longer the next one."""
         with self._giving:
             record = self._ahead
             if record is None or self._pending is not None or self._rewind_next or not self._is_next(record):
@@ -182,6 +200,11 @@ class Consumer(Generic[T]):
     def client(self) -> StateClient:
         """The core under this handle."""
         return self._client
+
+    @property
+    def timeout(self) -> float | None:
+        """How many seconds a step waits at most."""
+        return self._timeout
 
     @property
     def assignment(self) -> tuple[int, ...]:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from onefold import config
 from onefold.errors import InvalidArgument, InvalidValue
-from onefold.state.core.cancelling import GivenUp, never
+from onefold.state.core.client import StateClient
+from onefold.state.core.waiting import Pause
 from onefold.state.encoding.positions import Position
 from onefold.state.fold.streams.rows import Head
 from onefold.state.streams.layout import Layout, wait_any
+from onefold.state.streams.news import awaited
 from onefold.state.streams.pages import (
     Codec,
     StreamRecord,
@@ -31,7 +32,6 @@ T = TypeVar("T")
 Start = str | Position | datetime
 """``"earliest"``, ``"latest"``, a position or its text, or an aware datetime."""
 _TRAIL = 1024
-_LOOK_S = config.CANCEL_LOOK_S
 
 
 def start_offsets(
@@ -123,8 +123,20 @@ class Reader(Generic[T]):
         self._round: Iterator[StreamRecord[Any]] | None = None
         """What is read now; None: to be begun where this reader stands."""
         self._ahead: StreamRecord[Any] | None = None
-        """Found by ``poll``, and not given."""
+        """Found by ``look``, and not given."""
+        self._seen: dict[int, int] = {}
+        """How far the last look saw each shard."""
         self._closed = False
+
+    @property
+    def client(self) -> StateClient:
+        """The core under it."""
+        return self._layout.client
+
+    @property
+    def timeout(self) -> float | None:
+        """How many seconds a step waits at most."""
+        return self._timeout
 
     def __iter__(self) -> Reader[T]:
         return self
@@ -133,20 +145,21 @@ class Reader(Generic[T]):
         """The next record. Raises InvalidValue for one that cannot be read, which names it; iteration continues behind it."""
         record, self._ahead = self._ahead, None
         if record is None:
-            record = self._find(never)
+            record = self._find()
         if record is None:
             raise StopIteration
         return self._placed(record)
 
-    def poll(self, given_up: GivenUp = never) -> bool:
-        """Find the next record, without giving it. False: there is none, none came within the timeout, or the wait was given
-        up. Raises as iterating."""
+    def look(self) -> Pause | None:
+        """Find the next record without waiting for one; None: it is found. Raises as iterating."""
         if self._ahead is None and not self._closed:
-            self._ahead = self._find(given_up)
-        return self._ahead is not None
+            self._ahead = self._find(waits=False)
+        if self._ahead is not None:
+            return None
+        return Pause(awaited(self._layout, self._seen, self._next or ()))
 
     def give(self) -> StreamRecord[T] | None:
-        """The record that ``poll`` has found."""
+        """The record that ``look`` has found."""
         record, self._ahead = self._ahead, None
         return None if record is None else self._placed(record)
 
@@ -160,10 +173,10 @@ class Reader(Generic[T]):
         record.placed(self._trail, self._layout.tag)
         return record
 
-    def _find(self, given_up: GivenUp) -> StreamRecord[Any] | None:
+    def _find(self, *, waits: bool = True) -> StreamRecord[Any] | None:
         try:
             record = None if self._round is None else next(self._round, None)
-            while record is None and not self._closed and self._begin_or_wait(given_up):
+            while record is None and not self._closed and self._begin_or_wait(waits):
                 record = next(self._round or iter(()), None)
         except InvalidValue as error:
             if error.partition is not None and error.offset is not None:  # it is passed
@@ -176,10 +189,10 @@ class Reader(Generic[T]):
             raise
         return record
 
-    def _begin_or_wait(self, given_up: GivenUp) -> bool:
+    def _begin_or_wait(self, waits: bool) -> bool:
         """Begin a round; False when there is nothing more."""
         if self._stops is None:
-            return self._await_more(given_up)
+            return self._await_more(waits)
         if self._next is None or self._round is not None:
             return False
         at = self._trail.after(len(self._trail.given))
@@ -193,21 +206,21 @@ class Reader(Generic[T]):
         """The next record to read in each partition that is read; reading from it continues after what this reader gave."""
         return Position(self._layout.tag, self._trail.after(len(self._trail.given)))
 
-    def _await_more(self, given_up: GivenUp) -> bool:
+    def _await_more(self, waits: bool) -> bool:
         """Begin another round once there is something for it; False when nothing came within the timeout."""
         client = self._layout.client
         deadline = None if self._timeout is None else client.env.boot_s() + self._timeout
         while True:
-            seen = {self._layout.home: client.shards[self._layout.home].applied}
+            seen = self._seen = {self._layout.home: client.shards[self._layout.home].applied}
             if self._next is None:
                 self._next = self._opened()
                 self._trail = Trail(dict(self._next or {}))
             if self._next is not None and self._begin(seen):
                 return True
             left = None if deadline is None else deadline - client.env.boot_s()
-            if self._closed or given_up() or (left is not None and left <= 0):
+            if self._closed or not waits or (left is not None and left <= 0):
                 return False
-            wait_any(client, seen, left if given_up is never else min(left or _LOOK_S, _LOOK_S))
+            wait_any(client, seen, left)
 
     def _begin(self, seen: dict[int, int]) -> bool:
         at = self._trail.after(len(self._trail.given))

@@ -361,8 +361,8 @@ def test_a_crowd_is_refused(db, monkeypatch):
 
 def test_a_wait_that_never_asked_writes_nothing(tmp_path, monkeypatch):
     """What is broken off before it asks has nothing to take back in the space."""
-    holds, make = [], Lock._new_hold
-    monkeypatch.setattr(Lock, "_new_hold", lambda lock: holds.append(make(lock)) or holds[-1])
+    holds, make = [], Lock.new_hold
+    monkeypatch.setattr(Lock, "new_hold", lambda lock: holds.append(make(lock)) or holds[-1])
     with of.connect(tmp_path / "space") as db:
         lock = db.lock("l")
         for _ in range(50):

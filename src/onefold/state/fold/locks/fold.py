@@ -65,6 +65,12 @@ def is_waiting(view: StoreView, name: str, ticket: int) -> bool:
     return view.get(WAITERS, _prefix(name) + _TICKET.pack(ticket)) is not None
 
 
+def first_waiting(view: StoreView, name: str) -> int | None:
+    """The ticket of the first one who waits; None when nobody does."""
+    first = next(view.scan(WAITERS, *_range(name), limit=1), None)
+    return None if first is None else int(_TICKET.unpack(first[0][-_TICKET.size :])[0])
+
+
 def apply_op(store: Store, context: Context, op: LockOp, fold_version: int) -> Outcome:  # noqa: ARG001
     """Apply an operation of a lock."""
     if not 0 < len(op.lock.encode()) <= config.NAME_BYTES_MAX:

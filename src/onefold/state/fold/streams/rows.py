@@ -104,6 +104,14 @@ class Group(msgspec.Struct, frozen=True, array_like=True):
         return partition % len(self.members) == place
 
 
+class _Generation(msgspec.Struct, frozen=True, array_like=True):
+    """The beginning of a group's row."""
+
+    generation: int
+    members: msgspec.Raw
+
+
+_generation_decoder = msgspec.msgpack.Decoder(_Generation)
 _stream_decoder = msgspec.msgpack.Decoder(StreamRow)
 _group_decoder = msgspec.msgpack.Decoder(Group)
 
@@ -131,6 +139,11 @@ def read_stream(data: bytes | None) -> StreamRow | None:
 def read_group(data: bytes | None) -> Group:
     """The group's row; of a group that never was, an empty one of generation 0."""
     return Group() if data is None else _group_decoder.decode(data)
+
+
+def read_generation(data: bytes | None) -> int:
+    """The generation in a group's row."""
+    return 0 if data is None else _generation_decoder.decode(data).generation
 
 
 def group_key(stream: str, group: str) -> bytes:
