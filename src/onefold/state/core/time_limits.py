@@ -51,19 +51,23 @@ class HasClient(Protocol):
 H = TypeVar("H", bound=HasClient)
 
 
-def end_of(client: StateClient) -> float | None:
-    """The moment of the boot clock at which the call that is under way must end; None: no call that has steps is."""
+def _in_force() -> _Limit | None:
+    """Of the innermost call that is under way, of any client."""
     limit = _latest.get()
     while limit is not None and not limit.under_way.locked():
         limit = limit.outer
+    return limit
+
+
+def end_of(client: StateClient) -> float | None:
+    """The moment of the boot clock at which the call that is under way must end; None: no call that has steps is."""
+    limit = _in_force()
     return limit.end_s if limit is not None and limit.client() is client else None
 
 
 def deadline_of(client: StateClient) -> float:
     """The moment of the boot clock until which a write that begins now may be tried."""
-    limit = _latest.get()
-    while limit is not None and not limit.under_way.locked():
-        limit = limit.outer
+    limit = _in_force()
     if limit is not None and limit.client() is client:
         return limit.end_s
     return client.env.boot_s() + client.write_timeout
@@ -74,9 +78,7 @@ def limited(
 ) -> AbstractContextManager[object]:
     """A ``with`` block whose steps have one deadline, unless a call around it has set one. ``end_s``: a moment of the boot clock;
     default: what a write of this connection has, from now. ``own``: also inside another call."""
-    outer = _latest.get()
-    while outer is not None and not outer.under_way.locked():
-        outer = outer.outer
+    outer = _in_force()
     if not own and outer is not None and outer.client() is client:
         return _WITHIN
     end_s = client.env.boot_s() + client.write_timeout if end_s is None else end_s
