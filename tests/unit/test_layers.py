@@ -93,6 +93,16 @@ def forbidden_pairs(contract: dict[str, object]) -> list[tuple[str, str]]:
     return upward + apart
 
 
+def test_pure_modules_import_no_clock_chance_or_outside_world() -> None:
+    """Said here too: what is planted is read from the contract."""
+    contracts = read_configuration(str(PROJECT / "pyproject.toml"))["contracts_options"]
+    (pure,) = [one for one in contracts if one["type"] == "forbidden" and "pure" in one["name"]]
+    wanted = {"asyncio", "time", "random", "socket", "sqlite3", "apsw", "nats"}
+    assert wanted <= set(pure["forbidden_modules"])
+    folds = {"onefold.fold", "onefold.state.fold", "onefold.compute.jobs", "onefold.compute.plan"}
+    assert folds <= set(pure["source_modules"])
+
+
 def plant(sources: Path, module: str, text: str) -> None:
     """Add the text to the module, or to the ``__init__`` of the package."""
     path = sources / Path(*module.split("."))
