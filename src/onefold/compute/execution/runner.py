@@ -180,11 +180,12 @@ class Runner:
             target(*args)  # type: ignore[operator]
         except BaseException as error:  # kept for the callers that wait for the run
             if self.error is None and not self._stopping.is_set():
-                self.error = self._told(error)
+                self.error = self._as_ours(error)
             self._stopping.set()
             self._over.set()
 
-    def _told(self, error: BaseException) -> BaseException:
+    def _as_ours(self, error: BaseException) -> BaseException:
+        """The error for callers that wait: it says that the work has stopped, and how to continue."""
         if isinstance(error, Unavailable):
             reason = str(error).rstrip(".")
         elif isinstance(error, OSError) and not isinstance(error, OnefoldError):
@@ -193,12 +194,12 @@ class Runner:
             return error
         else:  # of a library, or a defect of ours
             reason = one_line(error)
-        told = Unavailable(
+        ours = Unavailable(
             f"the work on run {self.run} has stopped: {reason}. "
             f"Then continue with db.open_run({self.run!r}).resume(), or run the program again; finished tasks are kept."
         )
-        told.__cause__ = error
-        return told
+        ours.__cause__ = error
+        return ours
 
     def _load(self) -> tuple[RunRow, StoredJob]:
         with self._client.shard.view() as view:
@@ -244,7 +245,7 @@ class Runner:
         assert self._attempts is not None
         worker = f"{self._client.shard.member}/{number}"
         slow: ClaimKey | None = None
-        while self._goes_on:
+        while self._is_working:
             if not self._take_slot(report):
                 continue
             try:
@@ -253,8 +254,8 @@ class Runner:
                 )
                 outcomes = self._submit(report, claim)
                 _check(report, outcomes)
-                told, report[:] = tuple(report), ()
-                reopened = self._garbage.keep_named(told, outcomes)
+                sent, report[:] = tuple(report), ()
+                reopened = self._garbage.keep_named(sent, outcomes)
                 answer = outcomes[-1]
                 if isinstance(answer, ops.Accepted) and answer.assignments:
                     (assignment,) = answer.assignments
@@ -289,7 +290,7 @@ class Runner:
             return self._client.submit(*report, claim)
 
     @property
-    def _goes_on(self) -> bool:
+    def _is_working(self) -> bool:
         return not (self._stopping.is_set() or self._leaving.is_set() or self.gave_up)
 
     def _take_slot(self, report: list[ops.Operation]) -> bool:
@@ -299,8 +300,8 @@ class Runner:
         if report:
             outcomes = self._client.submit(*report)
             _check(report, outcomes)
-            told, report[:] = tuple(report), ()
-            self._garbage.keep_named(told, outcomes)
+            sent, report[:] = tuple(report), ()
+            self._garbage.keep_named(sent, outcomes)
         return self._host.slots.take(_IDLE_WAIT_S)
 
     def _give_slot_back(self) -> None:
@@ -316,7 +317,7 @@ class Runner:
         self._keeper.hold(held)
         started = time.monotonic()
         try:
-            told = self._attempts.perform(
+            outcome = self._attempts.perform(
                 assignment,
                 inline,
                 process,
@@ -326,12 +327,12 @@ class Runner:
         finally:
             self._keeper.let_go(held)
             self._rows.pop(number, None)
-        if isinstance(told[-1], ops.Done):
+        if isinstance(outcome[-1], ops.Done):
             self._keeper.took(assignment.stage, time.monotonic() - started)
         elif self._attempts.trouble.is_set():
             self._attempts.trouble.clear()
             self._over.wait(config.NODE_RETRY_S)
-        return told
+        return outcome
 
     # -- waiting ----------------------------------------------------------------------------------------------------
 
@@ -339,7 +340,7 @@ class Runner:
         """Wait until there may be something to claim, or a slow claim to back up; (False, None) when the run has ended
         or is to be left."""
         assert self._attempts is not None
-        while self._goes_on:
+        while self._is_working:
             avoided = self._attempts.avoided
             with self._client.shard.view() as view:
                 row = state.read_run(view, self.run)
@@ -351,8 +352,8 @@ class Runner:
             if row is None or row.state != "running":
                 break
             ready = [stage for stage in row.stages if stage.state == "ready"]
-            in_hand = sum(1 for stage, _ in claimed if row.stages[stage].state == "ready")
-            if sum(stage.count - stage.done for stage in ready) > in_hand + left:
+            in_progress = sum(1 for stage, _ in claimed if row.stages[stage].state == "ready")
+            if sum(stage.count - stage.done for stage in ready) > in_progress + left:
                 return True, None
             slow = self._keeper.slow_claim(worker)
             if slow is not None:

@@ -111,7 +111,7 @@ class Expire(msgspec.Struct, frozen=True, array_like=True, tag=True):
 class Unfit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """A node says why it does not work on a run, or on some task of it; an empty reason takes that back.
 
-    It moves no task: other workers continue. It is there to be read by who waits for the run.
+    It moves no task: other workers continue. It is there for programs that wait for the run.
     """
 
     run: str
