@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate, State
+from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate, State, nulls
 from onefold.compute.aggregates.lazy import LazyModule
 from onefold.compute.frames.common_types import common_schema, fitted
 from onefold.compute.frames.named import frame_of
@@ -168,8 +168,7 @@ def with_row_types(partial: pl.DataFrame, rows: Mapping[str, pl.DataType]) -> pl
     For rows whose types are found from values: a count, say, does not tell what it has counted.
     """
     types = {name: dtype for name, dtype in rows.items() if name != ORDER_COLUMN}
-    column = pl.Series(ROW_TYPES, [None], dtype=pl.List(pl.Struct(types)))
-    return partial.with_columns(column.new_from_index(0, partial.height))
+    return partial.with_columns(nulls(ROW_TYPES, pl.List(pl.Struct(types)), partial.height))
 
 
 def row_types(schema: Mapping[str, Any]) -> dict[str, Any]:

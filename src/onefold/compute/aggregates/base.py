@@ -145,6 +145,11 @@ def as_expr(column: str | pl.Expr) -> pl.Expr:
     return pl.col(column) if isinstance(column, str) else column
 
 
+def nulls(name: str, dtype: Any, rows: int) -> pl.Series:
+    """A column without values: it keeps a type."""
+    return pl.Series(name, [None], dtype=dtype).new_from_index(0, rows)
+
+
 def zero_filled(values: pl.Series) -> pl.Series:
     """Nulls as zero: a split in which a column was of dtype Null contributes nothing to a sum."""
     if values.null_count() == 0 or values.dtype == pl.Null:

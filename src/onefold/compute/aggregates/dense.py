@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from onefold.compute.aggregates.align import ROW_TYPES
-from onefold.compute.aggregates.base import Aggregate
+from onefold.compute.aggregates.base import Aggregate, nulls
 from onefold.compute.aggregates.lazy import LazyModule
 from onefold.compute.aggregates.simple import Count, Mean, Sum
 
@@ -86,10 +86,7 @@ def merge_all(
         pl.Series(state, column, dtype=frames[0].schema[state])
         for state, column in zip(states, sums, strict=True)
     ]
-    made += [
-        pl.Series(name, [None], dtype=frames[0].schema[name]).new_from_index(0, groups.height)
-        for name in markers
-    ]
+    made += [nulls(name, frames[0].schema[name], groups.height) for name in markers]
     return groups.hstack(made).select(frames[0].columns)
 
 

@@ -14,6 +14,7 @@ from onefold.compute.aggregates.base import (
     ColumnAggregate,
     State,
     as_index,
+    nulls,
     zero_filled,
 )
 
@@ -23,11 +24,6 @@ def marker(dtype: pl.DataType | type[pl.DataType]) -> pl.Expr:
     Float64).
     """
     return pl.lit(None, dtype=dtype).first()
-
-
-def marked_as(dtype: pl.DataType, rows: int) -> pl.Series:
-    """What ``marker`` gives, for a state that is there already."""
-    return pl.Series([None], dtype=dtype).new_from_index(0, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +88,7 @@ class Sum(ColumnAggregate):
         return whole_sums.fit(left["s"], right["s"])
 
     def widened(self, state: State) -> State:
-        marked = state if "t" in state else {**state, "t": marked_as(state["s"].dtype, len(state["s"]))}
+        marked = state if "t" in state else {**state, "t": nulls("t", state["s"].dtype, len(state["s"]))}
         return {**marked, "s": state["s"].cast(pl.Int128)}
 
     def combine(self, left: State, right: State) -> State:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from onefold.compute.aggregates.base import State, zero_filled
+from onefold.compute.aggregates.base import State, nulls, zero_filled
 from onefold.errors import InvalidValue
 
 _BITS: Final = {"Int64": 64, "UInt64": 64, "Int128": 128, "UInt128": 128, "Duration": 64}
@@ -68,7 +68,7 @@ def settled(state: State) -> State:
     return {
         **kept,
         "s": exact.alias(total.name),
-        "t": pl.Series([None], dtype=dtype).new_from_index(0, len(total)),
+        "t": nulls("t", dtype, len(total)),
     }
 
 
