@@ -15,6 +15,7 @@ import pytest
 
 from kit.cluster import hosts, leftovers
 from kit.cluster.leftovers import Note, Notebook
+from kit.environment import with_tests
 from onefold.cluster import daemons
 
 RUN = [
@@ -81,7 +82,7 @@ def test_an_interrupted_run_leaves_nothing(number: signal.Signals, place: Path) 
             command,
             stdout=output,
             stderr=output,
-            env=os.environ | {"TMPDIR": str(place)},
+            env=with_tests(os.environ | {"TMPDIR": str(place)}),
             start_new_session=True,
         )
     try:

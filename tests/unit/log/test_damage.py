@@ -12,6 +12,7 @@ import apsw
 import pytest
 
 import onefold as of
+from kit.environment import with_tests
 from kit.ledger import Ledger, entry, lines
 from onefold.codec import Op
 from onefold.env import SeededEnv
@@ -116,7 +117,11 @@ sys.stdin.read()
 def test_a_write_ahead_log_that_lost_its_end_is_detected(made, share):
     directory, _ = made
     with subprocess.Popen(
-        [sys.executable, "-c", KILLED, directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", KILLED, directory],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=with_tests(),
     ) as writer:
         assert writer.stdout.readline() == "done\n"
         writer.kill()
@@ -134,7 +139,11 @@ def test_a_write_ahead_log_that_lost_its_end_is_detected(made, share):
 def test_a_killed_writer_alone_is_no_damage(made):
     directory, truth = made
     with subprocess.Popen(
-        [sys.executable, "-c", KILLED, directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", KILLED, directory],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=with_tests(),
     ) as writer:
         assert writer.stdout.readline() == "done\n"
         writer.kill()

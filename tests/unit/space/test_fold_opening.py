@@ -13,6 +13,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from kit.environment import with_tests
 from kit.ledger import Ledger, entry, receipt
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.space.open_shard import open_shard
@@ -103,6 +104,7 @@ def test_a_folder_that_cannot_be_written(beside_a_writer, open_folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=with_tests(),
     ) as process:
         first = process.stdout.readline()
         assert "Check its owner and mode" in first, first + process.stderr.read()
@@ -120,7 +122,11 @@ def test_a_folder_that_cannot_be_entered(open_folder):
     open_folder.chmod(0o700)
     script = READER.split("space = open_shard", maxsplit=1)[0]
     ended = subprocess.run(
-        [sys.executable, "-c", script, open_folder / "space"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, open_folder / "space"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=with_tests(),
     )
     assert "Check its owner and mode" in ended.stdout, ended.stderr
 

@@ -11,6 +11,7 @@ import threading
 import pytest
 
 import onefold as of
+from kit.environment import with_tests
 from kit.ledger import Ledger, entry, lines
 from onefold import config
 from onefold.errors import InvalidArgument, SpaceError
@@ -179,7 +180,7 @@ def test_makers_killed_at_random_moments_leave_a_space_or_nothing(tmp_path):
     for number in range(6):
         directory = tmp_path / str(number)
         with subprocess.Popen(
-            [sys.executable, "-c", MAKER, directory, "8"], stdout=subprocess.PIPE
+            [sys.executable, "-c", MAKER, directory, "8"], stdout=subprocess.PIPE, env=with_tests()
         ) as process:
             assert process.stdout.readline() == b"start\n"
             with contextlib.suppress(subprocess.TimeoutExpired):
