@@ -122,7 +122,7 @@ async def measure(kind: str, waits: int, seconds: float, folder: str) -> dict[st
         held: dict[str, Any] = {}
         if wait == "lock":
             for name in names:
-                held[name] = db.lock(name, renew=False, ttl=3600)
+                held[name] = db.lock(name, ttl=3600)
                 await held[name].__aenter__()
         if wait in ("follow", "consume"):
             for name in names:

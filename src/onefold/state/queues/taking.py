@@ -38,13 +38,13 @@ class Taking:
         self._client: StateClient = queue.client
         self._watcher = watcher
         self._gate = gate
-        self._interest = QueueNews(queue)
+        self._interest: QueueNews | None = None
         self._deadline = Deadline.after(timeout, self._client.env)
         self._settles = True
         # Where a view may lag behind, the first look is the take itself: it stands in the log.
         self._must_ask = not self._client.always_strong
         self._looked = False
-        self._backoff = Backoff(*_PAUSE_S)
+        self._backoff: Backoff | None = None
         self._seen_at = 0
         self._due = False
         """Whether a message is due by this clock and not by the log's."""
@@ -100,6 +100,8 @@ class Taking:
     def _pause(self, seen: Seen, *, due: bool) -> Pause:
         self._seen_at = seen.offset
         self._due = due and not seen.counts.ready
+        if self._interest is None or self._backoff is None:  # most takes never come here
+            self._interest, self._backoff = QueueNews(self._queue), Backoff(*_PAUSE_S)
         # What is due by this clock alone is asked for again, ever more slowly.
         look_s = self._backoff.pause_s() if self._due else self._quiet_s(seen)
         return Pause((Awaited(self._queue.shard, self._interest, seen.offset),), one_in_s=look_s)
