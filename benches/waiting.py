@@ -52,10 +52,8 @@ async def getting(db: Any, name: str, number: int, woken: Woken) -> None:
 
 
 async def locking(db: Any, name: str, number: int, woken: Woken) -> None:
-    while True:
-        async with db.lock(name):
-            woken(number)
-        await asyncio.sleep(0.05)
+    async with db.lock(name):
+        woken(number)
 
 
 async def following(db: Any, name: str, number: int, woken: Woken) -> None:
