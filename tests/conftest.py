@@ -11,10 +11,6 @@ from typing import Any
 import pytest
 
 pytest.register_assert_rewrite("support", "kit")
-# Programs that tests start import what the tests share, too.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-)
 
 if threading.current_thread() is threading.main_thread():
     # Tests that are started in the background (nohup, many CI runners) ignore signals, and so would every program they start.
