@@ -1,5 +1,6 @@
 """docs/architecture.md names modules and packages that are there, and all of them on its map."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -35,6 +36,26 @@ def test_a_folder_has_at_most_about_fifteen_files():
         name = folder.relative_to(SOURCE).as_posix()
         files = list(folder.glob("*.py"))
         assert len(files) <= allowed.get(name, 16), name
+
+
+def _body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its signature and docstring."""
+    first = function.body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        return (function.end_lineno or 0) - (first.end_lineno or 0)
+    return (function.end_lineno or 0) - first.lineno + 1
+
+
+def test_a_function_has_at_most_sixty_lines() -> None:
+    functions = [
+        (path.name, node)
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert len(functions) > 4000
+    longer = [f"{name}: {node.name}" for name, node in functions if _body_lines(node) > 60]
+    assert not longer, longer
 
 
 def test_a_file_has_at_most_five_hundred_lines():

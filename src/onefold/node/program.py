@@ -19,7 +19,7 @@ from onefold.errors import InvalidArgument, SpaceError
 from onefold.ids import new_id
 from onefold.log.jetstream.client.address import parse_address
 from onefold.node.job_workers import JobWorkers
-from onefold.node.maintenance import Maintenance
+from onefold.node.maintenance import Maintenance, Part
 from onefold.node.members.divergence import DivergenceCheck
 from onefold.node.members.membership import Identity
 from onefold.node.members.versions import Authority
@@ -92,6 +92,13 @@ def _connect(stack: ExitStack, settings: Settings) -> Link:
     return link
 
 
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpaceError(f"{directory} cannot be used: {error.strerror}. Choose another --dir") from error
+
+
 def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) -> Node:
     from onefold.log.jetstream import admin
     from onefold.node.nats_runtime import ClusterGround
@@ -100,12 +107,7 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     identity = Identity(
         settings.name, settings.region, settings.zone, settings.workers, _fold_version_max(info.shards)
     )
-    try:
-        settings.directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SpaceError(
-            f"{settings.directory} cannot be used: {error.strerror}. Choose another --dir"
-        ) from error
+    _make_directory(settings.directory)
     vault = None
     if settings.snapshots is not None:
         vault = open_vault(settings.snapshots, settings.directory / "scratch", link, info.space)
@@ -120,13 +122,8 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     if settings.workers:
         blobs = shared_store(link, info, settings.directory / "blobs")
         node.workers = JobWorkers(
-            lambda: node.hosting.replica(0),
-            blobs,
-            log,
-            node=settings.name,
-            slots=settings.workers,
-            code=settings.code,
-        )
+            lambda: node.hosting.replica(0), blobs, log, node=settings.name, slots=settings.workers, code=settings.code
+        )  # fmt: skip
 
     def halt(shard: int, why: str) -> None:
         ground.condemn(shard, why)
@@ -135,18 +132,13 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     divergence_check = DivergenceCheck(
         settings.name, log, tracing, hashed=snapshots.said, refold=ground.refold, halt=halt
     )
-    maintenance = Maintenance(
-        lambda: node.hosting,
-        {
-            "authority": Authority(settings.name, log),
-            "snapshots": snapshots,
-            "divergence_check": divergence_check,
-            "trimming": trimming,
-        },
-        log,
-        SYSTEM,
-    )
-    node.duties = maintenance
+    duties: dict[str, Part] = {
+        "authority": Authority(settings.name, log),
+        "snapshots": snapshots,
+        "divergence_check": divergence_check,
+        "trimming": trimming,
+    }
+    node.duties = maintenance = Maintenance(lambda: node.hosting, duties, log, SYSTEM)
     ground.first = lambda: node.hosting.replica(0)
     ground.at_boundary = _boundary(node, snapshots, maintenance, info.incarnation)
     ground.boundary_missed = snapshots.missed
@@ -156,15 +148,8 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     http = HttpSide(settings.listen, live=node.live, ready=node.ready, registry=metrics.registry())
     stack.callback(http.close)
     if vault is not None:
-        offers = SnapshotServer(
-            link,
-            info,
-            new_id("n", SYSTEM),
-            vault,
-            lambda: node.hosting.ready().get(0),
-            log,
-            ground.fetch_base,
-        )
+        first = lambda: node.hosting.ready().get(0)  # noqa: E731
+        offers = SnapshotServer(link, info, new_id("n", SYSTEM), vault, first, log, ground.fetch_base)
         stack.callback(offers.close)
     log.info(
         "started", pid=os.getpid(), url=link.address.url, http=http.address, space=info.space, shards=info.shards,

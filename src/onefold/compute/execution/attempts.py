@@ -90,19 +90,7 @@ class Attempts:
             lost = self._lost(inputs)
             if lost:
                 return [*lost, ops.Release(*at)]
-            if isinstance(stage.output, PublishOutput):
-                from onefold.compute.execution import publishing
-
-                result = publishing.publish_result(
-                    self._client, self._frames, self._run, stage.output, self._stored
-                )
-            else:
-                result = self._execute(stage, item, assignment, inputs, inline, process, on_rows)
-                self._types.check(assignment.stage, result)
-                if isinstance(self._stored.stages[-1].output, PublishOutput):
-                    from onefold.compute.execution import publishing
-
-                    publishing.check_partitions(self._frames, assignment.stage, result, self._stored)
+            result = self._result(stage, item, assignment, inputs, inline, process, on_rows)
         except TaskError as error:
             if stopping():
                 return [ops.Release(*at)]
@@ -136,6 +124,30 @@ class Attempts:
             with suppress(OnefoldError):
                 reach_version(self._client.shard, ALL_LETTERS_VERSION)
         return [ops.Done(*at, result)]
+
+    def _result(
+        self,
+        stage: Stage,
+        item: TaskInput,
+        assignment: ops.Assignment,
+        inputs: Mapping[int, Sequence[Result]],
+        inline: Executor,
+        process: Executor | None,
+        on_rows: Callable[[int], None],
+    ) -> Result:
+        """What the task gives, checked. A publication is made here; everything else in an executor."""
+        publishes = isinstance(self._stored.stages[-1].output, PublishOutput)
+        if publishes:
+            from onefold.compute.execution import publishing
+        if isinstance(stage.output, PublishOutput):
+            return publishing.publish_result(
+                self._client, self._frames, self._run, stage.output, self._stored
+            )
+        result = self._execute(stage, item, assignment, inputs, inline, process, on_rows)
+        self._types.check(assignment.stage, result)
+        if publishes:
+            publishing.check_partitions(self._frames, assignment.stage, result, self._stored)
+        return result
 
     def _execute(
         self,

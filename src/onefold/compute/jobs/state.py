@@ -36,6 +36,7 @@ from onefold.compute.jobs.rows import (
     MemberState,
     RunSpec,
     RunState,
+    StageState,
     TableState,
     TaskState,
     Tries,
@@ -88,6 +89,22 @@ def running(view: StoreView) -> list[str]:
     ]
 
 
+def _stage_row(index: int, status: StageStatus, stage: StageState, inputs: str) -> StageRow:
+    return StageRow(
+        index=index,
+        state=status,
+        count=stage.count,
+        done=stage.done,
+        reused=stage.reused,
+        needs=stage.needs,
+        inputs=inputs,
+        cost=stage.cost,
+        cost_done=stage.cost_done,
+        rows=stage.rows_in,
+        bytes=stage.bytes_in,
+    )
+
+
 def _run_row(run_id: str, state: RunState, spec: RunSpec) -> RunRow:
     needed = needed_stages(state.stages)
     stages: list[StageRow] = []
@@ -105,21 +122,7 @@ def _run_row(run_id: str, state: RunState, spec: RunSpec) -> RunRow:
             status = "waiting"
         total += stage.done if status == "skipped" else stage.count
         cost += stage.cost_done if status == "skipped" else stage.cost
-        stages.append(
-            StageRow(
-                index=index,
-                state=status,
-                count=stage.count,
-                done=stage.done,
-                reused=stage.reused,
-                needs=stage.needs,
-                inputs=spec.inputs[index],
-                cost=stage.cost,
-                cost_done=stage.cost_done,
-                rows=stage.rows_in,
-                bytes=stage.bytes_in,
-            )
-        )
+        stages.append(_stage_row(index, status, stage, spec.inputs[index]))
     return RunRow(
         id=run_id,
         table=state.table,

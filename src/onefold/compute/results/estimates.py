@@ -204,7 +204,6 @@ def _quantiles(
     final: Callable[[], pl.DataFrame],
 ) -> pl.DataFrame:
     """Woodruff's intervals from the splits' sketches. A split's rank in a group is asked of its own sketch."""
-    import numpy as np
     import polars as pl
 
     q = dict(aggs)[name].q  # type: ignore[attr-defined]
@@ -237,31 +236,8 @@ def _quantiles(
     whole = rows.filter(pl.col("part").is_in([_SAMPLED[1], _EXACT[1]]))
     large = bool((whole["n"] > aggregates.EXACT_VALUES_MAX).any())
 
-    def group(found: tuple[list[bytes], list[int], list[int]]) -> statistics.GroupQuantile:
-        by_part: dict[int, list[_State]] = {}
-        for blob, count, part in zip(*found, strict=True):
-            by_part.setdefault(part, []).append((blob, float(count)))
-        mine = by_part.get(_SAMPLED[0], [])
-        known_count = sum(count for _, count in by_part.get(_EXACT[0], []))
-        known = by_part.get(_EXACT[1], [(b"", 0.0)])[0][0]
-        merged = by_part.get(_SAMPLED[1], [(known, 0.0)])[0][0]
-
-        def rank_at(x: float) -> Any:
-            return np.array([count * aggregates.quantile_rank(blob, x) for blob, count in mine])
-
-        def exact_rank_at(x: float) -> float:
-            return known_count * aggregates.quantile_rank(known, x)
-
-        return statistics.GroupQuantile(
-            counts=np.array([count for _, count in mine]),
-            rank_at=rank_at,
-            quantile_at=lambda p: float(aggregates.quantile_value(merged, p) or 0.0),
-            exact_count=known_count,
-            exact_rank_at=exact_rank_at if known_count else None,
-        )
-
     return statistics.quantile_intervals(
-        map(group, grouped.select("state", "n", "part").iter_rows()),
+        map(_group_quantile, grouped.select("state", "n", "part").iter_rows()),
         q,
         frame=grouped,
         keys=keys,
@@ -269,6 +245,33 @@ def _quantiles(
         total_splits=sample.total,
         level=level,
         rank_error=aggregates.RANK_ERROR if large else 0.0,
+    )
+
+
+def _group_quantile(found: tuple[list[bytes], list[int], list[int]]) -> statistics.GroupQuantile:
+    """What is known of one group: the sketches of its splits, how many values each has, and which part each stands for."""
+    import numpy as np
+
+    by_part: dict[int, list[_State]] = {}
+    for blob, count, part in zip(*found, strict=True):
+        by_part.setdefault(part, []).append((blob, float(count)))
+    mine = by_part.get(_SAMPLED[0], [])
+    known_count = sum(count for _, count in by_part.get(_EXACT[0], []))
+    known = by_part.get(_EXACT[1], [(b"", 0.0)])[0][0]
+    merged = by_part.get(_SAMPLED[1], [(known, 0.0)])[0][0]
+
+    def rank_at(x: float) -> Any:
+        return np.array([count * aggregates.quantile_rank(blob, x) for blob, count in mine])
+
+    def exact_rank_at(x: float) -> float:
+        return known_count * aggregates.quantile_rank(known, x)
+
+    return statistics.GroupQuantile(
+        counts=np.array([count for _, count in mine]),
+        rank_at=rank_at,
+        quantile_at=lambda p: float(aggregates.quantile_value(merged, p) or 0.0),
+        exact_count=known_count,
+        exact_rank_at=exact_rank_at if known_count else None,
     )
 
 

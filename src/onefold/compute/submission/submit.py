@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onefold.compute.plan.nodes import Source
     from onefold.compute.sources import Resolved
     from onefold.compute.sources.listing import FileInfo
+    from onefold.compute.submission.compiler import Compiled
     from onefold.shard.api import Shard
 
 _inputs_encoder = msgspec.msgpack.Encoder()
@@ -107,9 +108,50 @@ def prepare(
     output_overlap.check(compiled, [file.path for file in resolved.listed()], shard.directory)
     digest = identity.plan_digest(job)
     version = job.sink.version
-    name = version if version is not None else digest.hex
     previous = _previous(shard, blobs, job, version, digest.hex)
 
+    specs = _stage_specs(
+        job, compiled, resolved, previous, digest, blobs, target_splits=target_splits, seed=seed
+    )
+    fingerprint = explanation.Fingerprint(
+        digest.parts, resolved.files(), explanation.types_of(compiled.stages, compiled.sources)
+    )
+    stored = StoredJob(job, compiled.stages, compiled.columns, compiled.schema)
+    submit = Submit(
+        run=run,
+        table=job.table,
+        sink="parquet" if isinstance(job.sink, WriteParquet) else "table",
+        mode="continue" if isinstance(job.sink, WriteParquet) else job.sink.mode,
+        version=version,
+        digest=digest.hex,
+        # A folder may be published with other columns than last time; those that are kept are looked at then.
+        columns=None if isinstance(job.sink, WriteParquet) else compiled.columns,
+        plan=blobs.put(_sealed(stored)),
+        seed=seed,
+        on_error=on_error,
+        max_attempts=max_attempts,
+        stages=tuple(specs),
+        member=shard.member,
+        expect=previous.run,
+        explain=blobs.put(explanation.encode(fingerprint)),
+    )
+    return submit, stored
+
+
+def _stage_specs(
+    job: Job,
+    compiled: Compiled,
+    resolved: _Sources,
+    previous: _Previous,
+    digest: identity.Digest,
+    blobs: Blobs,
+    *,
+    target_splits: int | None,
+    seed: int,
+) -> list[StageSpec]:
+    """The tasks of each stage, and what they read. Raises TooLarge when there are too many."""
+    version = job.sink.version
+    name = version if version is not None else digest.hex
     result_stage = result_stage_of(compiled.stages)
 
     specs: list[StageSpec] = []
@@ -154,29 +196,7 @@ def prepare(
             f"the job would have {total} tasks; at most {config.TASKS_PER_JOB_MAX} are allowed. "
             f"Set target_splits to a smaller number."
         )
-    fingerprint = explanation.Fingerprint(
-        digest.parts, resolved.files(), explanation.types_of(compiled.stages, compiled.sources)
-    )
-    stored = StoredJob(job, compiled.stages, compiled.columns, compiled.schema)
-    submit = Submit(
-        run=run,
-        table=job.table,
-        sink="parquet" if isinstance(job.sink, WriteParquet) else "table",
-        mode="continue" if isinstance(job.sink, WriteParquet) else job.sink.mode,
-        version=version,
-        digest=digest.hex,
-        # A folder may be published with other columns than last time; those that are kept are looked at then.
-        columns=None if isinstance(job.sink, WriteParquet) else compiled.columns,
-        plan=blobs.put(_sealed(stored)),
-        seed=seed,
-        on_error=on_error,
-        max_attempts=max_attempts,
-        stages=tuple(specs),
-        member=shard.member,
-        expect=previous.run,
-        explain=blobs.put(explanation.encode(fingerprint)),
-    )
-    return submit, stored
+    return specs
 
 
 def _check_named(digest: identity.Digest, version: str | None) -> None:
