@@ -205,6 +205,16 @@ def test_the_command_line(stand: Stand, tmp_path: Path) -> None:
     assert "server   s1" in shown and f"shard 0  {stand.log.stream}" in shown
 
 
+def test_bytes_that_were_appended_as_they_are_damage_no_copy(stand: Stand) -> None:
+    """A program with a credential can append anything; replicas refuse it alike."""
+    link = Link(parse_address(stand.servers.url("main")))
+    answer = link.append(stand.log.subject, b"no record", None).wait(10.0)
+    link.close()
+    assert answer is not None and b"error" not in answer.data
+    stand.await_state(lambda: stand.checks(deep=True)["records"].status == "ok")
+    assert stand.checks("admin", deep=True)["records"].status == "ok"
+
+
 def test_nobody_there(tmp_path: Path) -> None:
     for command in ("doctor", "status"):
         line = [sys.executable, "-m", "onefold.cli", command, "--url", "nats://127.0.0.1:9/x"]

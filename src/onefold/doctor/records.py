@@ -33,6 +33,9 @@ _ROUTER: Final = 1
 """The kind of an egress that continues to another server."""
 
 
+_NO_RECORD: Final = "has bytes that are no record"
+
+
 class Finding(NamedTuple):
     """What one copy has at an offset where it should have a record. ``server``: None when it is not known whose copy it is."""
 
@@ -101,6 +104,7 @@ class Comparer:
         found: dict[Finding, None] = {}
         seen: dict[int, bytes] = {}
         missing = set(servers)
+        copies: dict[str | None, Mapping[int, bytes]] = {}
         for _ in range(certain(max(len(servers) - 1, 1), max(len(servers), 2))):
             server, held, upto = await self._held(log, start, stop)
             found |= dict.fromkeys(Finding(server, *wrong) for wrong in _wrong(held, start, upto))
@@ -109,9 +113,14 @@ class Comparer:
                 if first != data and is_intact(first) and is_intact(data):
                     found[Finding(server, offset, "has another record than others")] = None
             if upto == stop and server is not None:
+                copies[server] = held
                 missing.discard(server)
                 if not missing:
                     break
+        if len(copies) > 1 and not missing:
+            # The same on all copies was appended so: replicas refuse it alike, and no copy is damaged.
+            same = {offset for offset in seen if len({copy.get(offset) for copy in copies.values()}) == 1}
+            found = {one: None for one in found if one.what != _NO_RECORD or one.offset not in same}
         return list(found), missing if self._traced else set()
 
     async def _held(self, log: LogNames, start: int, stop: int) -> tuple[str | None, dict[int, bytes], int]:
@@ -198,7 +207,7 @@ def _wrong(held: Mapping[int, bytes], start: int, upto: int) -> Iterator[tuple[i
         if data is None:
             yield offset, "has nothing"
         elif not is_intact(data):
-            yield offset, "has bytes that are no record"
+            yield offset, _NO_RECORD
 
 
 def ranges(first: int, last: int, *, deep: bool) -> list[tuple[int, int]]:

@@ -92,7 +92,7 @@ def step_text(node: Node) -> str:
         case Join():
             return f"join on {', '.join(node.on)} ({node.how})"
         case GroupAggregate():
-            aggs = ", ".join(f"{name}={agg!r}" for name, agg in node.aggs)
+            aggs = ", ".join(f"{name}={_aggregate(agg)}" for name, agg in node.aggs)
             return f"group_by {_listed(node.keys) or '(all rows)'} agg {aggs}"
         case MapReduce():
             return f"map_reduce map={function_name(node.map)} reduce={function_name(node.reduce)}"
@@ -107,6 +107,12 @@ def function_name(fn: Any) -> str:
         inner = inner.func
     name = getattr(inner, "__qualname__", None) or type(inner).__name__
     return str(name).rpartition("<locals>.")[2]
+
+
+def _aggregate(agg: Any) -> str:
+    kind, exprs, functions, options = agg.describe()
+    arguments = [_listed(exprs), *map(function_name, functions), *map(repr, options)]
+    return f"{kind}({', '.join(filter(None, arguments))})"
 
 
 def _listed(exprs: tuple[Any, ...]) -> str:
