@@ -22,6 +22,7 @@ from onefold.errors import InvalidArgument, LogCorrupt, SpaceError
 from onefold.fold import authority, system
 from onefold.fold.api import PASSING, Context, Fold, TimedFold
 from onefold.ids import is_of_node
+from onefold.invariants import invariant
 from onefold.log.api import Entry, Log
 from onefold.machine.undisturbed import is_interrupt
 from onefold.store import exactly_once
@@ -136,8 +137,8 @@ class Replica:
 
     def commit(self) -> Head:
         """The caller's transaction was flushed and committed. Returns where the store stands."""
-        if self._head is not self._written:
-            raise SpaceError("a transaction was committed without what was applied in it: flush comes first")
+        written = self._head is self._written
+        invariant(written, "what was applied is flushed before it is committed", head=self._head)
         self._store.settle()
         if self._registering:
             self._registered |= self._registering

@@ -17,7 +17,8 @@ from onefold.compute.aggregates.align import LEFT_UNSORTED_ROWS, in_key_order, s
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
 from onefold.compute.frames.float_keys import joinable, without_negative_zero
 from onefold.compute.frames.named import frame_of
-from onefold.errors import InvalidPlan, InvalidValue, SpaceError
+from onefold.errors import InvalidPlan, InvalidValue
+from onefold.invariants import invariant
 
 Aggs = Sequence[tuple[str, Aggregate]]
 Engine = Literal["auto", "in-memory", "streaming"]
@@ -354,11 +355,8 @@ def _group_numbers(frame: pl.DataFrame, grouped: pl.DataFrame, keys: Sequence[st
     found = rows.join(
         numbered.with_row_index(_GROUP), on=on, how="left", nulls_equal=True, maintain_order="left"
     )[_GROUP]
-    if found.null_count() or len(found) != frame.height:
-        raise SpaceError(
-            f"{found.null_count()} of {frame.height} rows have no group by {', '.join(keys)}: a bug in Onefold or in "
-            f"Polars {pl.__version__}. Group by text instead (cast the keys), and report it"
-        )
+    complete = not found.null_count() and len(found) == frame.height
+    invariant(complete, "every row is in one group", keys=keys, polars=pl.__version__, rows=frame.height)
     return found
 
 

@@ -29,6 +29,7 @@ from onefold.compute.jobs.rows import (
 )
 from onefold.compute.plan.stages import Failure, Result
 from onefold.fold.api import Context, Store, prefix_stop
+from onefold.invariants import invariant
 
 _CONTENT_MASK = (1 << 128) - 1
 
@@ -197,6 +198,9 @@ class RunEdit:
         if task.dead:
             self.store.put(rows.DEAD, rows.task_key(self.run, stage, index), task.result)
         row.done += 1
+        invariant(
+            row.done <= row.count, "no stage has more results than tasks", run=self.run, stage=stage, row=row
+        )
         row.cost_done += task.cost
         row.rows_in += task.rows_in
         row.bytes_in += task.bytes_in
@@ -219,6 +223,7 @@ class RunEdit:
         if task.dead:
             self.store.delete(rows.DEAD, rows.task_key(self.run, stage, index))
         row.done -= 1
+        invariant(row.done >= 0, "no stage has fewer than no results", run=self.run, stage=stage, row=row)
         row.cost_done -= task.cost
         row.rows_in -= task.rows_in
         row.bytes_in -= task.bytes_in

@@ -72,6 +72,7 @@ class StageState(msgspec.Struct, array_like=True):
     cost: int = 0
     """Input bytes of all its tasks, as far as the submission told."""
     done: int = 0
+    """How many of its tasks have a result in force: from 0 to ``count``."""
     reused: int = 0
     cost_done: int = 0
     rows_in: int = 0

@@ -14,6 +14,7 @@ import msgspec
 
 from onefold import config
 from onefold.fold.api import Context, Store, StoreView
+from onefold.invariants import invariant
 from onefold.state.fold.kind import Kind
 from onefold.state.fold.locks.ops import Acquire, ExpireLock, LockOp, Release, Renew, Withdraw
 from onefold.state.fold.outcomes import Answer, Outcome, Rejected
@@ -46,7 +47,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     renewals: int
     by: Waiter
     waiting: int
-    """How many wait."""
+    """How many wait: as many as there are rows of waiters, so never below zero."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -132,6 +133,7 @@ def _pass_on(store: Store, context: Context, name: str, row: Row) -> None:
 
 
 def _write(store: Store, name: str, row: Row) -> None:
+    invariant(row.waiting >= 0, "no fewer than none wait for a lock", lock=name, row=row)
     store.put(LOCKS, name.encode(), _encoder.encode(row))
 
 

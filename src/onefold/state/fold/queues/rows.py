@@ -14,6 +14,7 @@ import msgspec
 
 from onefold import config
 from onefold.fold.api import Store, StoreView
+from onefold.invariants import invariant
 
 QUEUES = "state/q/"
 QUEUE_DUE = "state/qdue"
@@ -42,7 +43,8 @@ _DUE = struct.Struct(">QH")
 
 
 class Counts:
-    """What is in a queue, by number; and the number that the next message gets."""
+    """What is in a queue, by number; and the number that the next message gets. None is below zero, and every message that is
+    there is counted once."""
 
     __slots__ = ("dead", "delayed", "flight", "next", "outbox", "ready", "waiting")
 
@@ -58,9 +60,9 @@ class Counts:
 
     def encode(self) -> bytes:
         """The row."""
-        return _COUNTS.pack(
-            self.next, self.ready, self.delayed, self.waiting, self.flight, self.dead, self.outbox
-        )
+        counts = (self.ready, self.delayed, self.waiting, self.flight, self.dead, self.outbox)
+        invariant(min(counts) >= 0, "no queue has fewer than no messages", next=self.next, counts=counts)
+        return _COUNTS.pack(self.next, *counts)
 
 
 class Tries(msgspec.Struct, frozen=True, array_like=True):

@@ -8,6 +8,7 @@ import msgspec
 
 from onefold import config
 from onefold.fold.api import Context, Store, StoreView
+from onefold.invariants import invariant
 from onefold.state.fold import lock_table
 from onefold.state.fold.kind import Kind
 from onefold.state.fold.outcomes import Answer, Outcome, Rejected
@@ -70,6 +71,8 @@ def _stream(store: StoreView, name: str) -> StreamRow | None:
 
 
 def _put_head(store: Store, stream: str, partition: int, head: Head) -> None:
+    whole = head.first <= head.next and head.bytes >= 0
+    invariant(whole, "a partition ends behind its beginning", stream=stream, partition=partition, head=head)
     store.put(
         stream_rows.segment_table(stream, partition), stream_rows.HEAD_KEY, stream_rows.write_head(head)
     )

@@ -45,11 +45,12 @@ class StreamRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Head(NamedTuple):
-    """Where a partition stands."""
+    """Where a partition stands. ``first`` is at most ``next``, and both only grow."""
 
     next: int = 0
     first: int = 0
     bytes: int = 0
+    """Of all its segments: never below zero."""
     last_base: int = 0
     """The first offset of the last segment."""
     last_bytes: int = 0
