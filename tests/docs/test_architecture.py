@@ -67,3 +67,65 @@ def test_a_file_has_at_most_five_hundred_lines():
 def test_every_package_says_what_lives_there():
     for init in SOURCE.rglob("__init__.py"):
         assert init.read_text().startswith('"""'), init
+
+
+def imports_of(sources):
+    """``sources``: text by module. Which modules of the package each one imports, deferred imports and those of types included."""
+    found = {}
+    for module, text in sources.items():
+        names = []
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names += [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+        targets = set()
+        for name in names:
+            while name and name not in sources:
+                name = name.rpartition(".")[0]
+            targets.add(name)
+        found[module] = targets - {"", module}
+    return found
+
+
+def circles_of_packages(imports):
+    """Parts of a package that import each other in a circle which has a package in it. Circles of files in one folder are its own
+    matter."""
+    parents = {module.rpartition(".")[0] for module in imports} - {""}
+    found = set()
+    for parent in parents:
+        ways = {}
+        for module, targets in imports.items():
+            if module.startswith(f"{parent}."):
+                mine = module[len(parent) + 1 :].partition(".")[0]
+                theirs = {
+                    one[len(parent) + 1 :].partition(".")[0]
+                    for one in targets
+                    if one.startswith(f"{parent}.")
+                }
+                ways.setdefault(mine, set()).update(theirs - {mine})
+        reached = {part: set() for part in ways}
+        for part, seen in reached.items():
+            left = list(ways[part])
+            while left:
+                if (one := left.pop()) not in seen:
+                    seen.add(one)
+                    left += ways.get(one, ())
+        for part, seen in reached.items():
+            circle = {one for one in seen if part in reached.get(one, ())}
+            if any(f"{parent}.{one}" in parents for one in circle):
+                found.add((parent, *sorted(circle)))
+    return found
+
+
+def test_no_packages_import_each_other_in_a_circle():
+    sources = {}
+    for path in SOURCE.rglob("*.py"):
+        parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+        sources[".".join(parts).removesuffix(".__init__")] = path.read_text("utf-8")
+    assert len(sources) > 400
+    assert circles_of_packages(imports_of(sources)) == set()
+    for planted in ("import onefold.node.program", "def f():\n    from onefold.node import program"):
+        broken = sources | {"onefold.node.members.witness": planted}
+        (circle,) = circles_of_packages(imports_of(broken))
+        assert {"members", "program"} <= set(circle)

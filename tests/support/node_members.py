@@ -18,8 +18,8 @@ from onefold.fold.nodes import state
 from onefold.fold.nodes.state import SnapshotAt
 from onefold.folds import folds as space_folds
 from onefold.log.memory import MemoryLog
+from onefold.node.divergence import DivergenceCheck
 from onefold.node.maintenance import Round
-from onefold.node.members.divergence import DivergenceCheck
 from onefold.node.members.membership import Identity, Membership
 from onefold.node.members.placement import Placement
 from onefold.node.snapshots.snapshots import Snapshots

@@ -28,7 +28,7 @@ def set_up_space(
 ) -> SpaceInfo:
     """Make the space of a URL, or complete the one that is there; needs a credential that may create streams. One of an earlier
     release gets the nodes' subject: its nodes then bring in force that some operations count only there
-    (``node.members.versions``).
+    (``node.versions``).
 
     ``shards``, ``replicas``, ``blobs`` (a place of ``compute.blobs.backends``): for a new space (1, 3, jetstream); one that is
     there must have them. Raises InvalidArgument; SpaceError (wrong credential, no JetStream, too few servers, made otherwise);

@@ -6,7 +6,7 @@ nothing of a program (``log.jetstream``). The engine marks such entries when it 
 embedded spaces anyone who can append can write the file too: there every record is trusted.
 
 This is in force from fold version 2 on, which a new cluster's logs begin with. An earlier cluster comes to it by ``onefold init``
-and its nodes (``node.members.versions``). Raising the fold version takes a trusted record whatever version is in force.
+and its nodes (``node.versions``). Raising the fold version takes a trusted record whatever version is in force.
 What is refused is noted from there on too: before, replicas of earlier releases may fold the same log, and must come to the same
 rows.
 

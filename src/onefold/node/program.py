@@ -18,11 +18,11 @@ from onefold.env import SYSTEM
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.ids import new_id
 from onefold.log.jetstream.client.address import parse_address
+from onefold.node.divergence import DivergenceCheck
 from onefold.node.job_workers import JobWorkers
 from onefold.node.maintenance import Maintenance, Part
-from onefold.node.members.divergence import DivergenceCheck
 from onefold.node.members.membership import Identity
-from onefold.node.members.versions import Authority
+from onefold.node.metrics import NodeMetrics
 from onefold.node.process import Node
 from onefold.node.snapshots.server import SnapshotServer
 from onefold.node.snapshots.snapshots import Snapshots
@@ -30,8 +30,8 @@ from onefold.node.snapshots.store import open_vault
 from onefold.node.snapshots.trimming import Trimming
 from onefold.node.telemetry.http import HttpSide
 from onefold.node.telemetry.logging import JsonLog
-from onefold.node.telemetry.metrics import NodeMetrics
 from onefold.node.telemetry.tracing import start_tracing
+from onefold.node.versions import Authority
 
 if TYPE_CHECKING:
     import apsw

@@ -16,7 +16,7 @@ from onefold.fold.api import Context
 from onefold.fold.nodes import ops, rows, state
 from onefold.fold.nodes.fold import NodesFold
 from onefold.fold.nodes.ops import Accepted, Refused
-from onefold.node.members.versions import too_old
+from onefold.node.versions import too_old
 from onefold.testing import check_fold
 from onefold.testing.memory_store import MemoryStore
 

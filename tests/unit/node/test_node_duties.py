@@ -9,11 +9,11 @@ import pytest
 from onefold.env import SeededEnv
 from onefold.errors import LogCorrupt, SpaceError, Unavailable
 from onefold.fold.nodes import ops
+from onefold.node.divergence import digest_at, reread
 from onefold.node.hosting import Hosting
 from onefold.node.maintenance import Maintenance, Round
-from onefold.node.members.divergence import digest_at, reread
 from onefold.node.members.membership import Identity, Membership
-from onefold.node.members.versions import raise_fold_version
+from onefold.node.versions import raise_fold_version
 from support.node_members import (
     EVERY,
     World,

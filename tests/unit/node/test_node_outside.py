@@ -17,9 +17,9 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from onefold.env import SeededEnv
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.node.members.membership import Identity
+from onefold.node.metrics import NodeMetrics
 from onefold.node.telemetry.http import HttpSide, parse_listen
 from onefold.node.telemetry.logging import JsonLog
-from onefold.node.telemetry.metrics import NodeMetrics
 from onefold.node.telemetry.tracing import NoTracing, OtelTracing, start_tracing
 
 # -- HTTP

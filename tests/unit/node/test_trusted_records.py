@@ -26,11 +26,11 @@ from onefold.ids import client_id
 from onefold.log.api import Entry
 from onefold.log.memory import MemoryLog
 from onefold.log.sqlite.engine import LOG_SCHEMA, SqliteLog, entry_crc, note_untrusted, read_in
-from onefold.node.members.versions import Authority
 from onefold.node.snapshots import archive
 from onefold.node.snapshots.archive import read_archive, write_archive
 from onefold.node.snapshots.snapshots import in_log
 from onefold.node.telemetry.logging import JsonLog
+from onefold.node.versions import Authority
 from onefold.shard.embedded import EmbeddedShard
 from onefold.shard.memory import MemoryShard
 from onefold.space.open_shard import open_shard

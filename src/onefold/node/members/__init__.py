@@ -1,5 +1,5 @@
-"""The nodes of a space as seen by one of them: membership, placement, divergence, versions.
+"""The nodes of a space as seen by one of them: membership, placement, what others say of states.
 
-``placement``, ``witness`` and ``observer`` are pure: they decide from data alone. May import ``node.telemetry``,
-``node.hosting`` and what is below ``node``.
+``placement``, ``witness`` and ``observer`` are pure: they decide from data alone. May import what is below
+``node``, and nothing of the node itself.
 """

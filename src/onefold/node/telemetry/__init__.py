@@ -1,4 +1,4 @@
-"""What a node reports about itself: log lines, metrics, traces, and the HTTP server for health and metrics.
+"""What a node reports about itself: log lines, traces, and the HTTP server for health and metrics.
 
-May import everything below ``node``; of the node itself the types only.
+May import everything below ``node``, and nothing of the node itself.
 """

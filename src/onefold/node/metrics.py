@@ -36,7 +36,7 @@ from onefold.errors import OnefoldError
 from onefold.fold import authority
 
 if TYPE_CHECKING:
-    from onefold.node.members.divergence import DivergenceCheck
+    from onefold.node.divergence import DivergenceCheck
     from onefold.node.process import Node
     from onefold.node.snapshots.snapshots import Snapshots
     from onefold.node.snapshots.trimming import Trimming
