@@ -1,7 +1,7 @@
-"""What cannot be, checked where going on with it would make it worse.
+"""What cannot be, checked where to continue would make it worse.
 
 A fold or a replica that finds its own state impossible stops before it writes: what is in the log is whole, and a corrected
-program folds it again. Bad input is no broken invariant; it is refused.
+program folds it again. Bad input breaks none; it is refused.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def test_every_package_says_what_lives_there():
 
 
 def imports_of(sources):
-    """``sources``: text by module. Which modules of the package each one imports, deferred imports and those of types included."""
+    """``sources``: text by module. What each imports of the package, deferred and for types too."""
     found = {}
     for module, text in sources.items():
         names = []

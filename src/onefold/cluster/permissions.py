@@ -20,7 +20,7 @@ USERS: Final[tuple[User, ...]] = ("app", "node", "admin")
 
 
 def inbox_prefix(user: str) -> str:
-    """What the inboxes of a user begin with: nobody hears what is for another user. URLs say it (``inbox=``)."""
+    """What the inboxes of a user begin with: no user can subscribe to the replies of another. URLs have it as ``inbox=``."""
     return f"_INBOX_{user}"
 
 

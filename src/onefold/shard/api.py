@@ -1,6 +1,6 @@
-"""The space contract: what compute and state stand on.
+"""The shard contract: what compute and state stand on.
 
-A ``Shard`` is one open database of one process: it appends operations with exactly-once numbers (group commit over
+A ``Shard`` is one shard of a space, open in this process: it appends operations with exactly-once numbers (group commit over
 threads), applies them, and gives consistent views of the folded state. ``open_shard`` chooses the engine by URL.
 """
 
@@ -172,5 +172,5 @@ class Shard(Protocol):
         ...
 
     def close(self) -> None:
-        """Release everything. Using the space afterwards raises SpaceError."""
+        """Release everything. Using the shard afterwards raises SpaceError."""
         ...

@@ -1,4 +1,4 @@
-"""The embedded space: log and state in one SQLite file, committed together by whichever process writes.
+"""The embedded shard: log and state in one SQLite file, committed together by whichever process writes.
 
 So there is nothing to catch up with and no outcome to wait for: a record is appended and applied in one transaction, and
 every view is a snapshot of the newest commit of any process.

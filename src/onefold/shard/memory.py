@@ -1,4 +1,4 @@
-"""A space over any log, its state in memory: append, then apply what the log says, up to one's own record."""
+"""A shard over any log, its state in memory: append, then apply what the log says, up to one's own record."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What all spaces over a log share: appending each record once, levels of reading, halting.
+"""What all shards over a log share: appending each record once, levels of reading, halting.
 
 Log and state are apart here: an append may have an unknown outcome, others' records come in between, and the state can be
-behind. How the state is kept and brought forward is left to the kinds of spaces: ``MemoryShard`` (in memory) and ``LocalReplica``
+behind. How the state is kept and brought forward is left to the kinds of shards: ``MemoryShard`` (in memory) and ``LocalReplica``
 (in a file that the processes of a machine share).
 
 A *replica* is a space whose log arrives with delay: ``log.last`` is what was delivered here so far, not what was appended. Its

@@ -1,4 +1,4 @@
-"""The appending side of a space over a log: one record after the other, each exactly once.
+"""The appending side of a shard over a log: one record after the other, each exactly once.
 
 An append may have an unknown outcome. Then it is tried again under the same number, so that at most one copy counts, until
 the record is known to be applied or the time is up.

@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 
+from onefold.folds import folds
 from onefold.state.fold import kinds, lock_table, ops, validation
 from onefold.state.fold.kind import Kind, Write
 from onefold.state.fold.machine import StateFold
@@ -72,3 +73,10 @@ def test_a_write_of_no_kind_is_not_done():
     with pytest.raises(KeyError):
         validation.apply_writes(MemoryStore(), None, (Note("a"),))
     assert ops.decode_op(ops.state_op(ops.Commit((), (), (Note("a"),))).body) is None
+
+
+def test_the_fold_that_is_loaded_late_says_what_the_fold_is() -> None:
+    """Spaces are opened by what it says, without the fold itself."""
+    for shards in (1, 4):
+        late, fold = folds(1, shards)[0], StateFold(shards)
+        assert (late.name, late.version, late.history) == (fold.name, fold.version, fold.history)

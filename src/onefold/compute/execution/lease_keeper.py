@@ -1,8 +1,8 @@
 """The keeper: what a process sees of claims, its own and others', on its own clock.
 
 It renews this process's lease, ends claims whose owner is dead or silent, and finds claims that take so long that a backup
-is worth it. Log time is not a clock: a claim has lasted as long as this process has seen it. What the keeper asks for is only
-asked; the fold accepts it while the claim with that epoch is in force.
+is worth it. Log time is not a clock: a claim has lasted as long as this process has seen it. The keeper only makes
+requests; the fold accepts one only while the claim with that epoch is in force.
 """
 
 from __future__ import annotations

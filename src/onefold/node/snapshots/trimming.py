@@ -1,4 +1,4 @@
-"""Keeping logs short: closed ranges go to the archive, then a record says how far the log is forgotten, then it is.
+"""Keeping logs short: closed ranges are archived, a ``Trim`` record states up to where the log may be dropped, and it is.
 
 The first node of a shard does it, and any other can continue where it stopped: what was decided is in the log. Nothing is
 forgotten that is not below a snapshot which two nodes agree about and which is there, nor (where the blob store is apart from the

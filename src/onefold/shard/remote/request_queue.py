@@ -3,8 +3,8 @@ about one shard.
 
 A question that can be answered now goes to the pool. One that has to wait takes no thread: those for a later offset are parked
 with one thread that waits for the replica to move, those for a barrier with one that appends it, for all that have come until
-its append starts (and for none that comes later, which would make a strong read show the past). Everything has a bound, and who
-comes when it is reached is notified that the node is busy, so that another one is asked.
+its append starts (and for none that comes later, which would make a strong read show the past). Everything has a bound;
+a question that arrives when it is reached is answered "busy", so that another node is asked.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Leases: who observes that one is over, and who renews one.
 
 No lease ends by the time of the log: stamps come from many machines. Instead an *observer*, any process that waits for what is
-leased, notes on its own boot clock when it first saw a lease in its present state (its *epoch*). Sees it the same epoch a
-lease's length later, nobody has renewed it meanwhile, and it appends an operation that ends the lease of that epoch; the fold
+leased, notes on its own boot clock when it first saw a lease in its present state (its *epoch*). If it still sees that epoch
+one lease length later, nobody has renewed it meanwhile, and it appends an operation that ends the lease of that epoch; the fold
 accepts this for the present epoch only. So a renewal that comes first wins, a clock that is wrong about the date harms nothing,
-and a suspended machine has not the impression that no time went by. A process that is known to be dead need not be waited for.
+and a machine that was suspended knows that time has passed. A process that is known to be dead need not be waited for.
 
 Source of the idea: C. Gray, D. Cheriton, "Leases: an efficient fault-tolerant mechanism for distributed file cache
 consistency", SOSP 1989.

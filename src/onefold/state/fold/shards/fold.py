@@ -112,7 +112,7 @@ def prepared_of(view: StoreView, transaction: str) -> Prepared | None:
 
 
 def standing(view: StoreView, transaction: str) -> Standing:
-    """What the home shard knows of a transaction. To whom it is prepared in another shard, ``unknown`` means aborted."""
+    """What the home shard knows of a transaction. If it is prepared in another shard, ``unknown`` means aborted."""
     key = transaction.encode()
     found = view.get(_DECIDED, key)
     if found is not None:
