@@ -428,6 +428,7 @@ restore_space(source, url)
 @pytest.mark.parametrize(
     "what", ["after the blobs", "after the logs", "before the record", "after the record"]
 )
+@pytest.mark.moving(2)
 def test_a_restore_that_was_killed_left_a_whole_space_or_none(
     servers: LocalServers, new: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:

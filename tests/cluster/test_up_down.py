@@ -207,6 +207,7 @@ def test_a_node_that_does_not_start_takes_the_servers_with_it(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.moving(3)
 def test_an_up_that_is_interrupted_leaves_nothing_running(tmp_path: Path, number: int) -> None:
     line = [sys.executable, "-m", "onefold.cli", "up", "--nodes", "0", "--dir", str(tmp_path)]
     up = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -77,6 +77,7 @@ def test_another_process_a_comment_and_a_set_do_not_run_anything_again(tmp_path:
         (">= LEAST", "> LEAST"),
     ],
 )
+@pytest.mark.moving(2)
 def test_a_change_of_meaning_runs_everything_again(tmp_path: Path, old: str, new: str) -> None:
     source, space = texts(tmp_path / "in", 2), tmp_path / "space"
     run_program(tmp_path / "job.py", PROGRAM, space, source, "1")

@@ -75,6 +75,7 @@ def namespaces(note: Note) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.moving(2)
 def test_an_interrupted_run_leaves_nothing(number: signal.Signals, place: Path) -> None:
     command = RUN if hosts.missing() or number != signal.SIGKILL else [*RUN, "--small-disk-mb", "64"]
     with (place / "output").open("wb") as output:

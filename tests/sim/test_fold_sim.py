@@ -116,6 +116,7 @@ def run_pipelines(seed):
 
 @pytest.mark.parametrize("start", range(0, len(SEEDS), 40))
 @pytest.mark.parametrize("run", [run_appenders, run_pipelines])
+@pytest.mark.moving(2)
 def test_exactly_once(run, start):
     for seed in SEEDS[start : start + 40]:
         try:

@@ -101,6 +101,7 @@ def test_the_faults_of_these_tests_are_no_bugs():
 
 @pytest.mark.parametrize("name", ["register", "queue", "watch", "bank-sharded"])
 @pytest.mark.parametrize(("faults", "least"), [("none", 0.8), ("all", 0.6)])
+@pytest.mark.moving(4)
 def test_most_operations_succeed_so_the_checkers_have_something_to_look_at(name, faults, least):
     kind, shards = WORKLOADS[name]
     with Simulation(1, shards=shards, nodes=NODES) as simulation:

@@ -82,6 +82,7 @@ def test_every_workload_is_run_and_the_seeds_are_a_thousand():
 
 @pytest.mark.parametrize("name", WORKLOADS)
 @pytest.mark.parametrize(("faults", "least"), [("none", 0.8), ("all", 0.7)])
+@pytest.mark.moving(4)
 def test_most_operations_succeed_so_the_checkers_have_something_to_look_at(name, faults, least):
     kind, shards = WORKLOADS[name]
     with Simulation(1, shards=shards) as simulation:

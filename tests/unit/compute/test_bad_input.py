@@ -345,6 +345,7 @@ BREAKS: dict[str, tuple[Callable[[Any], Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", BREAKS)
+@pytest.mark.moving(2)
 def test_functions_that_break(db: of.Database, lines: of.Dataset, case: str) -> None:
     breaks, words, trace = BREAKS[case]
 

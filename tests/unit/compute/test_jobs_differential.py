@@ -74,6 +74,7 @@ def check(case: Case, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("start", range(FIRST, FIRST + SEEDS, TOGETHER))
+@pytest.mark.moving(2)
 def test_splits_and_runs_and_polars_agree(tmp_path: Path, start: int) -> None:
     wrong = []
     for seed in range(start, min(start + TOGETHER, FIRST + SEEDS)):

@@ -255,6 +255,7 @@ def test_a_flipped_bit_anywhere_in_the_write_ahead_log_is_detected(young, tmp_pa
 @pytest.mark.faults
 @pytest.mark.parametrize("gone", [(WAL,), (FILE_NAME,), (FILE_NAME, WAL)])
 @pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.moving(2)
 def test_a_file_that_was_emptied_is_no_new_space(young, gone, read_only):
     directory, shards, _ = young
     for name in gone:

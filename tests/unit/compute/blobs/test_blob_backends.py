@@ -107,6 +107,7 @@ def content(size: int, seed: int = 0) -> bytes:
 
 @every_kind
 @pytest.mark.parametrize("size", [0, 1, 16 * 1024, 16 * 1024 + 1, config.BLOB_CHUNK_BYTES, 3_000_001])
+@pytest.mark.moving(2)
 def test_what_one_machine_stores_another_has(opener: Opener, tmp_path: Path, size: int) -> None:
     one, two = machine(tmp_path, "one", opener()), machine(tmp_path, "two", opener())
     data = content(size)
@@ -344,6 +345,7 @@ def test_what_names_no_place(place: str, said: str) -> None:
 
 @every_kind
 @pytest.mark.parametrize("size", [10, 16 * 1024 + 1])
+@pytest.mark.moving(2)
 def test_a_hidden_blob_comes_back_or_goes(
     opener: Opener, tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,6 +201,7 @@ for command in sys.stdin:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("mode", ["replace", "append", "replace_partitions"])
+@pytest.mark.moving(2)
 def test_killed_at_any_line(tmp_path: Path, mode: str, swap: str) -> None:
     before, new = frame(0, 6), frame(6, 10)
     after = new if mode != "append" else frame(0, 10)

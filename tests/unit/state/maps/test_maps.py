@@ -304,6 +304,7 @@ def test_put_many_in_parts_of_what_the_log_takes(db, monkeypatch):
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.moving(2)
 def test_put_many_in_pieces_that_ends_at_any_of_them_goes_on(db, monkeypatch, after):
     """The program dies before or after the commit of each piece, another one has written meanwhile, and it is repeated."""
 

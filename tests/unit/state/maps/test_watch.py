@@ -96,6 +96,7 @@ def test_changes_of_one_record_come_in_order_of_place_and_key(one):
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 7, 256])
+@pytest.mark.moving(2)
 def test_any_token_goes_on_exactly_there(m, monkeypatch, page):
     monkeypatch.setattr(config, "WATCH_PAGE_CHANGES", page)
     source = random.Random(page)

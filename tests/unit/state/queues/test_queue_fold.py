@@ -194,6 +194,7 @@ def run_against_model(seed, steps=400):
 
 
 @pytest.mark.parametrize("seed", range(60))
+@pytest.mark.moving(2)
 def test_random_operations_do_what_a_plain_model_does(seed):
     run_against_model(seed)
 

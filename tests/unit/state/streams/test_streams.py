@@ -214,6 +214,7 @@ def test_rows_of_a_frame_keep_their_types(db):
     assert s.to_polars().select(frame.columns).equals(frame)
 
 
+@pytest.mark.moving(3)
 def test_a_million_rows_travel_as_frames(db, monkeypatch):
     s = db.stream("s", partitions=4)
     count = 1_000_000
