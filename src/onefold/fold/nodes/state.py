@@ -86,12 +86,6 @@ def hashes(view: StoreView) -> ReportedHashes:
     return found
 
 
-def said_hash(view: StoreView, shard: int, offset: int, name: str) -> HashState | None:
-    """What a node has said about a state."""
-    data = view.get(rows.HASH, rows.place_key(shard, offset, name))
-    return None if data is None else decode(data, HashState)
-
-
 def agreed(view: StoreView, shard: int) -> list[SnapshotAt]:
     """The agreed states of a shard, oldest first; ``blob`` is empty where no snapshot was made."""
     prefix = rows.shard_key(shard)
