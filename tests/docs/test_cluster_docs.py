@@ -142,7 +142,7 @@ def test_events() -> None:
 
 
 def test_metrics() -> None:
-    text = (SOURCE / "node" / "telemetry" / "metrics.py").read_text("utf-8")
+    text = (SOURCE / "node" / "metrics.py").read_text("utf-8")
     names = set(re.findall(r"\"(onefold_[a-z_]+)\"", text))
     of_shards = re.findall(r"^ +\(\"((?!onefold)[a-z_]+)\", \"", text, re.MULTILINE)
     names |= {f"onefold_shard_{name}" for name in of_shards}

@@ -109,7 +109,7 @@ def test_all_programs_type_check(tmp_path: Path) -> None:
         "docs/transactions.md",
     ],
 )
-@pytest.mark.moving(3)
+@pytest.mark.moving(6)
 def test_programs_run_twice_in_one_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "a.log").write_text("GET / status=200\nGET /x status=404\n")

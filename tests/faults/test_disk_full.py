@@ -84,7 +84,7 @@ def longer(record: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("on_error", ["fail", "skip"])
 @pytest.mark.parametrize("python", [False, True], ids=["polars", "python"])
-@pytest.mark.moving(2)
+@pytest.mark.moving(4)
 def test_no_room_for_results(disk: Disk, source: Path, python: bool, on_error: Any) -> None:
     with of.connect(disk.path / "space") as db:
         lines = db.read_text(source)

@@ -185,7 +185,7 @@ class Actions:
         ("modify", LIMITS),
     ],
 )
-@pytest.mark.moving(2)
+@pytest.mark.moving(3)
 def test_an_interrupt_at_every_line_breaks_nothing(tmp_path, name, files):
     kinds = itertools.cycle(INTERRUPTS)
     with (

@@ -94,7 +94,7 @@ def await_rot(space: Shard, enough: Callable[[list[bool]], bool] = any) -> list[
 
 
 @pytest.mark.parametrize("damage", [flip_in, truncate, zero, remove])
-@pytest.mark.moving(2)
+@pytest.mark.moving(4)
 def test_one_server_with_a_damaged_file(space: Shard, damage: Callable[[Path, bytes], None]) -> None:
     datas = fill(space)
     victim = (space.leader() + 1) % 3

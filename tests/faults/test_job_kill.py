@@ -80,7 +80,7 @@ def result(tmp_path: Path, sink: str) -> Counter[str]:
 @pytest.mark.parametrize("sink", ["table", "parquet"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("what", ["append", "blob"])
-@pytest.mark.moving(2)
+@pytest.mark.moving(4)
 def test_the_program_killed_at_every_append_and_blob(
     tmp_path: Path, source: Path, what: str, when: str, sink: str
 ) -> None:

@@ -78,7 +78,7 @@ def check_whole(directory, want):
 
 
 @pytest.mark.parametrize("part", range(4))
-@pytest.mark.moving(2)
+@pytest.mark.moving(4)
 def test_whoever_is_killed_at_any_line_leaves_a_replica_that_others_go_on_with(part, tmp_path, want):
     """Some directories are fresh for the one that is killed, others were left by the one killed before it. The parts look at
     every line together, but for those of long loops."""

@@ -50,7 +50,7 @@ def crasher():
 
 
 @pytest.mark.parametrize("place", program.PLACES)
-@pytest.mark.moving(2)
+@pytest.mark.moving(3)
 def test_a_program_that_dies_at_a_place_has_committed_from_there_on_and_not_before(place, tmp_path, crasher):
     committed = list(program.PLACES).index(place) >= program.COMMITTED_FROM
     with of.connect(tmp_path / "space", timeout=10) as db:
