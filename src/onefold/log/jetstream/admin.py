@@ -208,7 +208,8 @@ def find_space(link: Link, space: str) -> SpaceInfo | None:
         ) from error
     if state.messages == 0:
         return None
-    answer = link.request(subject, question, timeout=config.ENGINE_REQUEST_TIMEOUT_S)
+    # It is there: right after it was made, the servers may not listen for questions yet.
+    answer = _patiently(lambda: link.request(subject, question, timeout=config.ENGINE_REQUEST_TIMEOUT_S))
     if answer.status is not None:
         raise Unavailable(f"{link.address}: the record of the space is not on every server yet. Try again")
     return _decode(space, answer.data)
