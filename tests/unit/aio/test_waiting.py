@@ -15,8 +15,8 @@ from onefold.aio import waiting
 from onefold.aio.bridge import Bridge
 from onefold.aio.waiting import Waits
 from onefold.shard import waiters
-from onefold.shard.waiters import ALL, NOTHING, Group, Notice, Waiters
 from onefold.state.core.waiting import Awaited, Pause
+from support.silent_shard import Silent, Told, wait_until
 
 WAITS = 120
 THREADS_MAX = 30
@@ -194,123 +194,6 @@ def test_a_wake_up_is_passed_on_by_one_that_is_cancelled(tmp_path):
 def all_wait(waits, count):
     (group,) = waits._groups.values()
     return sum(ref().waiting for ref in group._members) == count
-
-
-class Told:
-    """An interest whose check says what it is told to."""
-
-    key = "told"
-
-    def __init__(self):
-        self.notice = NOTHING
-        self.asked = []
-
-    def check(self, view, after):
-        self.asked.append((after, view.offset))
-        if isinstance(self.notice, Exception):
-            raise self.notice
-        return self.notice
-
-
-class Silent:
-    """A shard that moves when it is told to."""
-
-    def __init__(self):
-        self.offset = 0
-        self.closed = False
-        self.changed = threading.Condition()
-
-    def move(self):
-        with self.changed:
-            self.offset += 1
-            self.changed.notify_all()
-
-    def close(self):
-        with self.changed:
-            self.closed = True
-            self.changed.notify_all()
-
-    def wait(self, after, timeout):
-        with self.changed:
-            self.changed.wait_for(lambda: self.offset > after or self.closed, timeout)
-            if self.closed:
-                raise of.SpaceError("closed")
-            return self.offset
-
-    @contextlib.contextmanager
-    def view(self):
-        if self.closed:
-            raise of.SpaceError("closed")
-        yield self
-
-
-class Noting(Group):
-    def __init__(self, interest, offset):
-        super().__init__(interest, offset)
-        self.notices = []
-        self.there = True
-
-    def notify(self, notice):
-        self.notices.append((self.checked, notice))
-        return self.there
-
-    def tend(self):
-        pass
-
-
-def wait_until(condition):
-    for _ in range(6000):
-        if condition():
-            return
-        threading.Event().wait(0.005)
-    raise AssertionError("it did not come to be")
-
-
-def test_each_group_is_checked_once_from_where_it_was_checked_before():
-    shard = Silent()
-    looking = Waiters(shard)
-    first, second = Noting(Told(), 0), Noting(Told(), 0)
-    second.interest.notice = Notice(2)
-    for group in (first, second):
-        looking.add(group)
-    for moved in range(1, 4):
-        shard.move()
-        wait_until(lambda moved=moved: first.checked == second.checked == moved)
-    assert first.interest.asked == second.interest.asked == [(0, 1), (1, 2), (2, 3)]
-    assert first.notices == []
-    # It is checked before it is notified, so that one who joins in between looks again.
-    assert second.notices == [(1, Notice(2)), (2, Notice(2)), (3, Notice(2))]
-    looking.remove(first)
-    second.there = False
-    shard.move()
-    wait_until(lambda: not looking.running)  # the last group has left
-    third = Noting(Told(), 2)
-    third.interest.notice = ALL
-    looking.add(third)  # it has looked as of 2
-    assert looking.seen == 4  # so it looks again
-    shard.move()
-    wait_until(lambda: third.notices == [(5, ALL)])
-    assert third.interest.asked == [(2, 5)]
-    shard.close()
-    looking.remove(third)
-    wait_until(lambda: not looking.running)
-
-
-def test_a_check_that_fails_wakes_everyone_and_so_does_the_end_of_the_shard():
-    shard = Silent()
-    looking = Waiters(shard)
-    good, bad = Noting(Told(), 0), Noting(Told(), 0)
-    bad.interest.notice = of.TooOld("too old")
-    looking.add(bad)
-    looking.add(good)
-    shard.move()
-    wait_until(lambda: bad.notices)
-    assert bad.notices[0][1] == ALL
-    shard.close()
-    wait_until(lambda: good.notices and len(bad.notices) > 1)
-    for group in (good, bad):
-        looking.remove(group)
-    wait_until(lambda: not looking.running)
 
 
 def test_one_who_joins_after_newer_records_were_checked_looks_again():

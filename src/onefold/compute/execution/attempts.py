@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -90,7 +91,8 @@ class Attempts:
             lost = self._lost(inputs)
             if lost:
                 return [*lost, ops.Release(*at)]
-            result = self._result(stage, item, assignment, inputs, inline, process, on_rows)
+            execute = partial(self._execute, stage, item, assignment, inputs, inline, process, on_rows)
+            result = self._result(stage, execute, assignment.stage)
         except TaskError as error:
             if stopping():
                 return [ops.Release(*at)]
@@ -125,17 +127,8 @@ class Attempts:
                 reach_version(self._client.shard, ALL_LETTERS_VERSION)
         return [ops.Done(*at, result)]
 
-    def _result(
-        self,
-        stage: Stage,
-        item: TaskInput,
-        assignment: ops.Assignment,
-        inputs: Mapping[int, Sequence[Result]],
-        inline: Executor,
-        process: Executor | None,
-        on_rows: Callable[[int], None],
-    ) -> Result:
-        """What the task gives, checked. A publication is made here; everything else in an executor."""
+    def _result(self, stage: Stage, execute: Callable[[], Result], index: int) -> Result:
+        """What a task of the stage gives, checked. A publication is made here; everything else by ``execute``."""
         publishes = isinstance(self._stored.stages[-1].output, PublishOutput)
         if publishes:
             from onefold.compute.execution import publishing
@@ -143,10 +136,10 @@ class Attempts:
             return publishing.publish_result(
                 self._client, self._frames, self._run, stage.output, self._stored
             )
-        result = self._execute(stage, item, assignment, inputs, inline, process, on_rows)
-        self._types.check(assignment.stage, result)
+        result = execute()
+        self._types.check(index, result)
         if publishes:
-            publishing.check_partitions(self._frames, assignment.stage, result, self._stored)
+            publishing.check_partitions(self._frames, index, result, self._stored)
         return result
 
     def _execute(
