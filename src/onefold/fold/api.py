@@ -8,11 +8,16 @@ offsets has the same state, whatever machine it runs on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
+NEVER: Final = 1 << 63
+"""Later than every fold time."""
 PASSING = b"\x00"
 """An outcome that begins with this byte is *passing*: it is answered, and not kept under the operation's ``request_id``, so the
 same request may be tried again."""
+
+NEWEST_VERSION: Final = 4
+"""The fold version that this program's folds know. A fold that a version does not change applies by it as by the one before."""
 
 
 class Context(NamedTuple):
@@ -121,9 +126,12 @@ class Fold(Protocol):
 class TimedFold(Fold, Protocol):
     """A fold that does something when time has come: expiry, delayed messages."""
 
-    def advance(self, store: Store, context: Context) -> None:
+    def advance(self, store: Store, context: Context) -> int:
         """Called before the operations of each record that moves fold time (``context.now_ms``), with ``index`` -1, once the
-        fold is registered. What it does belongs to that record. Must not raise."""
+        fold is registered. What it does belongs to that record. Must not raise.
+
+        Returns the fold time at which there is something to do next; ``NEVER`` when nothing waits for a time. Until then it
+        need not be called, as long as nobody writes to a table whose first key it has asked for (``Store.first``)."""
         ...
 
 

@@ -90,7 +90,7 @@ class Pending:
         self._gone.clear()
         self._later.clear()
 
-    def flush(self, con: apsw.Connection, oldest: int) -> None:
+    def flush(self, con: apsw.Cursor, oldest: int) -> None:
         """Write it all. ``oldest``: versions at or below that offset are read by nobody any more."""
         if not self.values:
             return
@@ -106,7 +106,7 @@ class Pending:
             self._set(con, keys)
         self.drop()
 
-    def _flush_few(self, con: apsw.Connection, keys: Sequence[bytes], oldest: int) -> None:
+    def _flush_few(self, con: apsw.Cursor, keys: Sequence[bytes], oldest: int) -> None:
         """One by one: by statements that are short and always the same."""
         tid, values = self.tid, self.values
         if self.kept:
@@ -124,7 +124,7 @@ class Pending:
             else:
                 con.execute(_PUT, (tid, key, value))
 
-    def _keep_many(self, con: apsw.Connection, keys: Sequence[bytes]) -> None:
+    def _keep_many(self, con: apsw.Cursor, keys: Sequence[bytes]) -> None:
         first, gone = self._first, self._gone
         for asked in _pages(keys, _ROWS):
             old = dict(fetch(con, self.tid, asked))
@@ -139,7 +139,7 @@ class Pending:
             )
             _insert(con, "INSERT OR IGNORE INTO history", "", self.tid, columns, len(page))
 
-    def _keep_later(self, con: apsw.Connection, oldest: int) -> None:
+    def _keep_later(self, con: apsw.Cursor, oldest: int) -> None:
         # The first of an operation's writes to a key counts (OR IGNORE), so their order must stay.
         self._later.sort(key=lambda change: change[0])
         tid = self.tid
@@ -152,7 +152,7 @@ class Pending:
             ],
         )
 
-    def _set(self, con: apsw.Connection, keys: Sequence[bytes]) -> None:
+    def _set(self, con: apsw.Cursor, keys: Sequence[bytes]) -> None:
         tid, values = self.tid, self.values
         there = [key for key in keys if values[key] is not None]
         for page in _pages(there, _ROWS):
@@ -161,7 +161,7 @@ class Pending:
             con.executemany(_DELETE, [(tid, key) for key in keys if values[key] is None])
 
 
-def fetch(con: apsw.Connection, tid: int, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+def fetch(con: apsw.Connection | apsw.Cursor, tid: int, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     """The rows of those keys (at most ``_ROWS``) that SQLite has."""
     page = list(keys)
     page += page[-1:] * (_pow2(len(page)) - len(page))  # few lengths, so statements stay prepared
@@ -171,7 +171,7 @@ def fetch(con: apsw.Connection, tid: int, keys: Sequence[bytes]) -> list[tuple[b
 
 
 def _insert(
-    con: apsw.Connection,
+    con: apsw.Cursor,
     into: str,
     tail: str,
     tid: int,

@@ -55,12 +55,13 @@ def _state_rows(con: apsw.Connection, history: frozenset[str], oldest: int) -> I
     yield tuple(read_head(con))
     tables = con.execute("SELECT id, name, since FROM tables ORDER BY name").fetchall()
     for tid, name, since in tables:
-        rows = con.execute("SELECT k, v FROM kv WHERE t = ? ORDER BY k", (tid,))
-        first = rows.fetchone()
-        if first is not None:
-            yield ("table", name)
-            yield first
-            yield from rows
+        # An error keeps this frame, and so what it has left open.
+        with contextlib.closing(con.execute("SELECT k, v FROM kv WHERE t = ? ORDER BY k", (tid,))) as rows:
+            first = rows.fetchone()
+            if first is not None:
+                yield ("table", name)
+                yield first
+                yield from rows
         if since is not None and in_history(history, str(name)):
             yield ("history", name, since)
             yield from con.execute(

@@ -6,7 +6,7 @@ commit writes few. Measured against one SQLite table per fold table: the same ra
 **History.** ``history(t, span, k, offset, idx, v)`` says what key ``k`` held *before* the write at (offset, idx); NULL: it was
 not there. So reading at offset o takes the oldest row beyond o, else the present value; an unchanged key costs nothing and
 removing old rows never touches a live one. What lies before the window is ``TooOld``. A *span* is ``SPAN`` offsets: inside of
-one the rows are in key order, so what one key held takes a look into each span since, what a span changed is read at once,
+one the rows are in key order. So what one key held takes a look into each span since, what a span changed is read at once,
 what is new goes to one page at the end, and what is old is removed from the front. By key alone every write would touch a page
 of its own, and need an index by offset besides.
 """
@@ -46,7 +46,7 @@ STORE_SCHEMA = (
 STATE_TABLES = ("tables", "kv", "history", "clients", "requests", "folds", "digests", "refused", "head")
 
 _GET_MANY = 256
-_GET = "SELECT v FROM kv WHERE t = ? AND k = ?"
+GET = "SELECT v FROM kv WHERE t = ? AND k = ?"
 _SPANS = (
     "WITH RECURSIVE spans(n) AS (SELECT min(span) FROM history WHERE t = ?1 AND span >= ?2 UNION ALL"
     " SELECT (SELECT min(span) FROM history WHERE t = ?1 AND span > n) FROM spans WHERE n IS NOT NULL) "
@@ -156,7 +156,7 @@ class SqlView(PagedView):
         return self._tables.find(self._con, table)
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        row = self._con.execute(_GET, (self._id(table), key)).fetchone()
+        row = self._con.execute(GET, (self._id(table), key)).fetchone()
         return None if row is None else row[0]
 
     def get_many(self, table: str, keys: Iterable[bytes]) -> Mapping[bytes, bytes]:
@@ -204,7 +204,7 @@ class SqlView(PagedView):
     def get_at(self, table: str, key: bytes, offset: int) -> bytes | None:
         """The value as of ``offset``. Raises TooOld; InvalidArgument when the table keeps no history."""
         tid = self._kept_id(table, offset)
-        row = self._con.execute(_GET, (tid, key)).fetchone()
+        row = self._con.execute(GET, (tid, key)).fetchone()
         # The present value first, then older ones: a write in between is then seen as its old value.
         old = self._con.execute(_AT, (tid, offset // SPAN, key, offset, _LAST_IDX)).fetchone()
         if old is not None:
@@ -254,7 +254,7 @@ class SqlView(PagedView):
 
     def _value_after(self, tid: int, key: bytes, offset: int, idx: int) -> bytes | None:
         row = self._con.execute(_AT, (tid, offset // SPAN, key, offset, idx)).fetchone()
-        row = row or self._con.execute(_GET, (tid, key)).fetchone()
+        row = row or self._con.execute(GET, (tid, key)).fetchone()
         return None if row is None else row[0]
 
     def _applied(self) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from onefold import config
 from onefold.fold import authority
-from onefold.fold.api import Context, Store, prefix_stop
+from onefold.fold.api import NEWEST_VERSION, Context, Store, prefix_stop
 from onefold.fold.nodes import rows
 from onefold.fold.nodes.ops import (
     NODES_FOLD,
@@ -40,7 +40,7 @@ class NodesFold:
     """See ``onefold.fold.api.Fold``. Belongs to shard 0. A refused operation writes nothing."""
 
     name = NODES_FOLD
-    version = 2
+    version = NEWEST_VERSION
     history: frozenset[str] = frozenset()
 
     def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:

@@ -1,9 +1,9 @@
-"""The state fold: one machine for maps, queues, locks and streams, so that one operation may change all of them at once."""
+"""The state fold: one machine for all kinds of collections, so that one operation may change several of them at once."""
 
 from __future__ import annotations
 
-from onefold.fold.api import Context, Store
-from onefold.state.fold.kinds import BY_OPERATION, KINDS
+from onefold.fold.api import NEVER, Context, Store
+from onefold.state.fold.kinds import BY_OPERATION, KINDS, LATER
 from onefold.state.fold.ops import STATE_FOLD, Commit, Decide, Forget, Prepare, Resolve, decode_op
 from onefold.state.fold.outcomes import Blocked, Committed, Outcome, Rejected, encode_outcome
 from onefold.state.fold.shards import fold as shard_fold
@@ -22,15 +22,19 @@ class StateFold:
     def __init__(self, shards: int = 1) -> None:
         self._shard_count = shards
 
-    def advance(self, store: Store, context: Context) -> None:
+    def advance(self, store: Store, context: Context) -> int:
         """What fold time brings: items end, delayed messages become ready."""
-        for kind in KINDS:
-            if kind.advance is not None:
-                kind.advance(store, context)
+        return min(
+            [kind.advance(store, context) for kind in KINDS if kind.advance is not None], default=NEVER
+        )
 
     def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
         """Apply one operation. Garbage is ``Rejected("malformed")``."""
         op = decode_op(body)
+        if fold_version < self.version:  # most spaces, so it is done without a call
+            parts = op.writes if isinstance(op, (Commit, Prepare)) else (op,)
+            if not LATER[fold_version].isdisjoint(map(type, parts)):
+                return MALFORMED
         match op:
             case None:
                 return MALFORMED

@@ -106,6 +106,9 @@ def state_op(op: StateOp, request_id: str | None = None) -> Op:
 def decode_op(body: bytes) -> StateOp | None:
     """The operation in these bytes, or None for garbage."""
     try:
-        return decode_anywhere(_ops.decode, body)
+        try:
+            return _ops.decode(body)
+        except RecursionError:
+            return decode_anywhere(_ops.decode, body)
     except (msgspec.MsgspecError, ValueError):  # ValueError: text that is not UTF-8
         return None

@@ -63,6 +63,11 @@ def read_due_key(data: bytes) -> tuple[int, str, bytes]:
     return expires_ms, data[10 : 10 + length].decode(), data[10 + length :]
 
 
+def due_at(data: bytes) -> int:
+    """When the entry of this key is due; keys that begin with a time are alike, whatever comes behind it."""
+    return int.from_bytes(data[:8])
+
+
 def due_before(now_ms: int) -> bytes:
     """The end of the range of what is due at ``now_ms``."""
     return _DUE.pack(max(0, min(now_ms, _MS_MAX)) + 1, 0)

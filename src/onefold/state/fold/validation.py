@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from onefold.errors import TooOld
 from onefold.fold.api import Context, Store, StoreView
 from onefold.state.fold import lock_table, rows
-from onefold.state.fold.kinds import BY_WRITE, Write
+from onefold.state.fold.kinds import BY_WRITE, SINGLE, Write
 from onefold.state.fold.ops import Read, Span
 from onefold.state.fold.outcomes import Rejected
 
@@ -40,6 +40,8 @@ def validate(store: StoreView, reads: tuple[Read, ...], spans: tuple[Span, ...])
 
 def first_refusal(store: StoreView, writes: tuple[Write, ...]) -> Rejected | None:
     """Why one of the writes cannot be done, if so."""
+    if len(writes) > 1 and sum(map(SINGLE.__contains__, map(type, writes))) > 1:
+        return Rejected("malformed", "more than one")
     for write in writes:
         refused = BY_WRITE[type(write)].refusal(store, write)
         if refused is not None:

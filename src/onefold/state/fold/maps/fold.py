@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 from onefold import config
-from onefold.fold.api import Context, Store, StoreView
+from onefold.fold.api import NEVER, Context, Store, StoreView
 from onefold.state.encoding import values
 from onefold.state.fold import lock_table, rows
 from onefold.state.fold.kind import Kind
@@ -57,14 +57,14 @@ def want(found: lock_table.Wants, write: MapWrite) -> None:
             lock_table.want_key(found, place, write.key, lock_table.EXCLUSIVE)
 
 
-def expire(store: Store, context: Context) -> None:
-    """Remove what fold time has reached, oldest first, up to a bound for each record."""
+def expire(store: Store, context: Context) -> int:
+    """Remove what fold time has reached, oldest first, up to a bound for each record. When there is something to do next."""
     first = store.first(rows.DUE)
     if first is None:
-        return
+        return NEVER
     stop = rows.due_before(context.now_ms)
     if first >= stop:
-        return
+        return rows.due_at(first)
     due = list(store.scan(rows.DUE, stop=stop, limit=config.EXPIRATIONS_PER_RECORD_MAX))
     any_locks = bool(due) and lock_table.is_any_held(store)
     locked: list[tuple[bytes, bytes]] = []
@@ -83,10 +83,11 @@ def expire(store: Store, context: Context) -> None:
         store.delete_range(rows.DUE, b"", due[-1][0] + b"\x00")
     if locked:
         store.put_many(rows.DUE, locked)
+    return context.now_ms  # perhaps there was more of it than one record removes
 
 
 def _put(store: Store, context: Context, write: Put) -> None:
-    expires_ms = rows.ends_at(context.now_ms, write.ttl_ms)
+    expires_ms = None if write.ttl_ms is None else rows.ends_at(context.now_ms, write.ttl_ms)
     head = rows.row_head(context.offset, context.index, expires_ms)
     table = rows.map_table(write.map)
     if expires_ms is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from onefold import config
-from onefold.fold.api import Context, Store, StoreView
+from onefold.fold.api import NEVER, Context, Store, StoreView
 from onefold.state.fold.kind import Kind
 from onefold.state.fold.outcomes import Answer, Outcome, Rejected
 from onefold.state.fold.queues import rows as q
@@ -29,7 +29,7 @@ from onefold.state.fold.queues.ops import (
     RetryDead,
     Take,
 )
-from onefold.state.fold.rows import due_before, ends_at
+from onefold.state.fold.rows import due_at, due_before, ends_at
 
 LOST = "lost"
 """The reason of a rejection: the lease of that epoch is over."""
@@ -37,14 +37,15 @@ TAKER_DIED = "the process that had the message died"
 LEASE_ENDED = "the lease ended before the message was acknowledged"
 
 
-def release(store: Store, context: Context) -> None:
-    """Let delayed messages go whose time has come, earliest first, up to a bound for each record."""
+def release(store: Store, context: Context) -> int:
+    """Let delayed messages go whose time has come, earliest first, up to a bound for each record. When there is something to do
+    next."""
     first = store.first(q.QUEUE_DUE)
     if first is None:
-        return
+        return NEVER
     stop = due_before(context.now_ms)
     if first >= stop:
-        return
+        return due_at(first)
     due = list(store.scan(q.QUEUE_DUE, stop=stop, limit=config.EXPIRATIONS_PER_RECORD_MAX))
     all_counts: dict[str, q.Counts] = {}
     for entry, tries in due:
@@ -60,6 +61,7 @@ def release(store: Store, context: Context) -> None:
         q.write_counts(store, table, counts)
     if due:
         store.delete_range(q.QUEUE_DUE, b"", due[-1][0] + b"\x00")
+    return context.now_ms  # perhaps there was more of it than one record lets go
 
 
 def refusal(store: StoreView, write: QueueWrite) -> Rejected | None:  # noqa: ARG001

@@ -1,7 +1,7 @@
 """How the state fold keeps a queue: one table for each, and one for what is held back in all of them.
 
 In the queue's table the first byte of a key says what it is. A message is *exposed* (ready, held back or in flight) or, when
-another one of its key is, *waiting* behind that one in a list of the key's own: anyone who looks for a ready message reads the
+another one of its key is, *waiting* behind that one in a list of the key's own. Anyone who looks for a ready message reads the
 first row of one range, however many messages there are.
 """
 

@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
 from onefold import config
 from onefold.fold.api import Context, Store, StoreView
-from onefold.state.fold import lock_table
-from onefold.state.fold.kinds import Write
+from onefold.state.fold import blobs, lock_table
+from onefold.state.fold.kinds import NAMING, SINGLE, Write
 from onefold.state.fold.ops import UNREAD, Decide, Forget, Prepare, Read, Resolve, Span
 from onefold.state.fold.outcomes import Answer, Committed, Decided, Outcome, Rejected, Voted
 from onefold.state.fold.validation import apply_writes, first_refusal, validate, wants
@@ -178,6 +178,9 @@ def prepare(store: Store, context: Context, op: Prepare) -> Outcome:
     store.put(_PARTS, key, _encode(_Parts(op.reads, op.spans, op.writes)))
     store.put(OPEN, OPEN_KEY, _COUNT.pack(count + 1))
     lock_table.take(store, op.transaction, at, wanted)
+    for write in op.writes:
+        if type(write) in NAMING:
+            blobs.name(store, cast("Any", write).blob)
     return Voted(True, context.offset)
 
 
@@ -219,6 +222,9 @@ def resolve(store: Store, context: Context, op: Resolve) -> Outcome:
     prepared, parts = _prepared.decode(found), _parts.decode(store.get(_PARTS, key) or b"")
     results = apply_writes(store, context, parts.writes) if op.commit else ()
     wanted = wants(parts.reads, parts.spans, parts.writes)
+    for write in parts.writes:
+        if type(write) in NAMING:
+            blobs.unname(store, context, cast("Any", write).blob)
     lock_table.give_up(store, op.transaction, (prepared.offset, prepared.index), wanted)
     store.delete(_PREPARED, key)
     store.delete(_PARTS, key)
@@ -241,7 +247,8 @@ def forget(store: Store, context: Context, op: Forget) -> Outcome:  # noqa: ARG0
 
 
 def _is_plain(op: Prepare) -> bool:
-    return 0 < len(op.participants) <= config.SHARDS_MAX and op.home in op.participants
+    of_several = SINGLE.isdisjoint(map(type, op.writes))
+    return of_several and 0 < len(op.participants) <= config.SHARDS_MAX and op.home in op.participants
 
 
 def _count(store: StoreView) -> int:

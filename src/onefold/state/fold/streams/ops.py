@@ -6,7 +6,12 @@ own choice (``state.streams.layout``), and that shard holds a copy of what the s
 
 from __future__ import annotations
 
+from typing import Final
+
 from onefold.state.fold.kind import Operation, Write
+
+STREAM_BLOBS_VERSION: Final = 4
+"""The fold version from which frames may be in blobs."""
 
 
 class Append(Write, frozen=True, array_like=True, tag="app"):
@@ -20,6 +25,22 @@ class Append(Write, frozen=True, array_like=True, tag="app"):
     count: int
     frame: bytes
     """See ``state.streams.frames``; the fold does not look into it."""
+    format: int = 0
+
+
+class AppendBlob(Write, frozen=True, array_like=True, tag="appb"):
+    """The same of a frame that is in a blob, which was durable before. Blind. Result: as of ``Append``.
+
+    The partition names the blob until retention removes the records. No other append has the same blob. Exists from fold version
+    ``STREAM_BLOBS_VERSION`` on.
+    """
+
+    stream: str
+    partition: int
+    count: int
+    blob: str
+    size: int
+    """Bytes of the frame."""
     format: int = 0
 
 
@@ -98,5 +119,5 @@ class Expire(Operation, frozen=True, array_like=True, tag="sexp"):
     epoch: int
 
 
-StreamWrite = Append | CommitOffsets
+StreamWrite = Append | AppendBlob | CommitOffsets
 StreamOp = MakeStream | Retain | Join | Leave | Beat | Expire

@@ -3,18 +3,20 @@
 A partition is a table of **segments**, keyed by their first offset (8 bytes, big endian), and a head row under the empty key. A
 segment is one or more **runs**; a run is what one append wrote: (fold time, count, format, frame). Small runs stand in the
 segment's row one after the other; a run over ``config.STREAM_INLINE_BYTES_MAX`` is a segment of its own, whose frame is kept in a
-second table, so that looking for an offset or a time reads no large rows.
+second table, so that looking for an offset or a time reads no large rows. So is a run whose frame is a blob: the row has the
+blob's name.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, cast
 
 import msgspec
 
-from onefold.fold.api import StoreView
-from onefold.state.encoding.keys import encode_key
+from onefold.fold.api import StoreView, prefix_stop
+from onefold.state.encoding.keys import decode_key, encode_key
 
 STREAMS = "state/s/streams"
 """What each stream is like: name -> ``StreamRow``."""
@@ -22,17 +24,22 @@ GROUPS = "state/s/groups"
 """Consumer groups: (stream, group) -> ``Group``."""
 OFFSETS = "state/s/offsets"
 """What they committed: (stream, group), partition -> next offset."""
+HOLDS = "state/s/holds"
+"""What live jobs have not read yet: (stream, partition, job, generation, part) -> ``Hold``."""
 HEAD_KEY = b""
 FIRST_KEY = b"\x00"
 """Below every segment's key and above the head's."""
 OFFSET_MAX = 1 << 62
+HOP_PREFIX = "~live/"
+"""Streams whose name begins so belong to live jobs."""
 
 _KEY = struct.Struct(">Q")
 _PARTITION = struct.Struct(">H")
 _SEGMENT = struct.Struct(">BIqq")
 _RUN = struct.Struct(">qIBI")
 _HEAD = struct.Struct(">QQQQIqq")
-_INLINE, _BESIDE = 0, 1
+_HOLD = struct.Struct(">QQ")
+_INLINE, _BESIDE, _BLOB = 0, 1, 2
 
 
 class StreamRow(msgspec.Struct, frozen=True, array_like=True):
@@ -69,6 +76,11 @@ class Run(NamedTuple):
     time_ms: int
     format: int
     frame: bytes
+    """Empty where it is kept elsewhere."""
+    size: int = 0
+    """Its bytes, wherever they are."""
+    blob: str = ""
+    """The blob that has it."""
 
 
 class Segment(NamedTuple):
@@ -80,6 +92,25 @@ class Segment(NamedTuple):
     last_ms: int
     beside: bool
     runs: tuple[Run, ...]
+
+
+class Hold(NamedTuple):
+    """Records that are kept past the retention of their stream."""
+
+    next: int
+    """From this offset on."""
+    hold_ms: int
+    """For so much longer."""
+
+
+class Holder(NamedTuple):
+    """Whose hold it is."""
+
+    stream: str
+    partition: int
+    job: str
+    generation: int
+    part: str
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):
@@ -167,6 +198,35 @@ def read_offset(data: bytes | None) -> int:
     return -1 if data is None else int(_KEY.unpack(data)[0])
 
 
+def hold_key(holder: Holder) -> bytes:
+    """The key of a hold."""
+    return encode_key(tuple(holder))
+
+
+def write_hold(hold: Hold) -> bytes:
+    """A hold's row."""
+    return _HOLD.pack(*hold)
+
+
+def hold_of(view: StoreView, holder: Holder) -> Hold | None:
+    """A hold; None: there is none."""
+    found = view.get(HOLDS, hold_key(holder))
+    return None if found is None else Hold(*_HOLD.unpack(found))
+
+
+def holds_of(view: StoreView, stream: str, partition: int) -> list[Hold]:
+    """The holds of a partition."""
+    prefix = encode_key((stream, partition))
+    return [Hold(*_HOLD.unpack(row)) for _, row in view.scan(HOLDS, prefix, prefix_stop(prefix))]
+
+
+def holders(view: StoreView) -> Iterator[Holder]:
+    """Whose holds there are in this shard."""
+    for key, _ in view.scan(HOLDS):
+        stream, partition, job, generation, part = cast("tuple[str, int, str, int, str]", decode_key(key))
+        yield Holder(stream, partition, job, generation, part)
+
+
 def read_head(data: bytes | None) -> Head:
     """The head; of a partition that never was written to, an empty one."""
     return Head() if data is None else Head(*_HEAD.unpack(data))
@@ -192,6 +252,15 @@ def new_segment_beside(time_ms: int, count: int, kind: int, length: int) -> byte
     return _SEGMENT.pack(_BESIDE, count, time_ms, time_ms) + _RUN.pack(time_ms, count, kind, length)
 
 
+def new_segment_blob(time_ms: int, count: int, kind: int, length: int, blob: str) -> bytes:
+    """The row of a segment whose frame is in a blob."""
+    return (
+        _SEGMENT.pack(_BLOB, count, time_ms, time_ms)
+        + _RUN.pack(time_ms, count, kind, length)
+        + blob.encode()
+    )
+
+
 def extend_segment(row: bytes, run: bytes, count: int, time_ms: int) -> bytes:
     """The row with one run more."""
     beside, before, first_ms, _ = _SEGMENT.unpack_from(row)
@@ -200,8 +269,13 @@ def extend_segment(row: bytes, run: bytes, count: int, time_ms: int) -> bytes:
 
 def frame_bytes(segment: bytes) -> int:
     """How many bytes of frames belong to a segment's row."""
-    beside = segment[0] == _BESIDE
+    beside = segment[0] != _INLINE
     return int(_RUN.unpack_from(segment, _SEGMENT.size)[3]) if beside else len(segment) - _SEGMENT.size
+
+
+def blob_of(segment: bytes) -> str:
+    """The blob that has the frame of a segment; empty: none."""
+    return segment[_SEGMENT.size + _RUN.size :].decode() if segment[0] == _BLOB else ""
 
 
 def segment_head(row: bytes) -> tuple[bool, int, int, int]:
@@ -214,12 +288,19 @@ def read_segment(key: bytes, row: bytes) -> Segment:
     """The segment; a frame that is kept next to it is given as empty."""
     (base,) = _KEY.unpack(key)
     beside, count, first_ms, last_ms = segment_head(row)
+    blob = blob_of(row)
+    if blob:
+        time_ms, records, kind, length = _RUN.unpack_from(row, _SEGMENT.size)
+        return Segment(
+            base, count, first_ms, last_ms, False, (Run(base, records, time_ms, kind, b"", length, blob),)
+        )
     runs: list[Run] = []
     at, offset = _SEGMENT.size, base
     while at < len(row):
         time_ms, records, kind, length = _RUN.unpack_from(row, at)
         at += _RUN.size
-        runs.append(Run(offset, records, time_ms, kind, b"" if beside else row[at : at + length]))
+        frame = b"" if beside else row[at : at + length]
+        runs.append(Run(offset, records, time_ms, kind, frame, length))
         at += 0 if beside else length
         offset += records
     return Segment(base, count, first_ms, last_ms, beside, tuple(runs))
