@@ -34,6 +34,7 @@ from onefold.log.sqlite.engine import LOG_SCHEMA, entry_crc, note_untrusted
 from onefold.log.sqlite.file import SqliteFile
 from onefold.shard.api import Shard
 from onefold.shard.embedded import EmbeddedShard
+from onefold.shard.log_keep import write_log_keep
 from onefold.shard.replica.shard import LocalReplica
 from onefold.space import cuts
 from onefold.space.log_prefix import as_time
@@ -58,9 +59,13 @@ class Restored(NamedTuple):
     offsets: tuple[int, ...]
     """The last record of each shard."""
     missing_blobs: tuple[str, ...]
-    """Blobs that the restored state names and the backup has not; their tasks run again when needed."""
+    """Blobs that the restored state names and the backup has not; tasks of batch jobs run again when needed."""
+    lost: tuple[str, ...] = ()
+    """What ``lost`` said of them."""
 
 
+Lost = Callable[[Sequence[Shard], Sequence[str]], tuple[str, ...]]
+"""Says of blobs that are not there what nothing computes again by itself."""
 Fetch = Callable[[str, Path], bool]
 """Writes the blob of this name to a new file; False when it cannot be had."""
 
@@ -74,7 +79,7 @@ def backup(
 ) -> Manifest:
     """Copy the open shards of a space, log included, to the folder ``target``, which must be new or empty.
 
-    The shards are of a folder, or of a cluster with a replica here. ``blob_tables``: tables of the first shard whose keys are
+    The shards are of a folder, or of a cluster with a replica here. ``blob_tables``: tables of the shards whose keys are
     names of blobs; those are copied too. ``fetch``: how to have one (default: from the folder ``blobs`` of the space's). The
     backup appears when all is written and synced, or not at all. Raises SpaceError (no such place, nothing here to copy),
     LogCorrupt (the space is damaged), Timeout, Unavailable (the cluster).
@@ -89,11 +94,11 @@ def backup(
     fetch = fetch or _from_folder(local[0])
     for left in reversed(range(_TRIES)):
         with _writing("backup", target), whole_folder(target, "the backup") as folder:
-            copied = _copy_blobs(fetch, folder, _named_now(local[0], blob_tables), set())
+            copied = _copy_blobs(fetch, folder, _named_now(local, blob_tables), set())
             created_ms, copies, named = _copy_shards(local, folder, blob_tables)
             copied |= _copy_blobs(fetch, folder, named, copied)
             missing = sorted(set(named) - copied)
-            if left and set(missing) - set(_named_now(local[0], blob_tables)):
+            if left and set(missing) - set(_named_now(local, blob_tables)):
                 raise _Swept
             files = {copy.file: describe(folder, copy.file) for copy in copies}
             files |= {_blob_file(name): _blob_copy(folder, name) for name in copied & set(named)}
@@ -106,6 +111,7 @@ def backup(
                 shards=tuple(copies),
                 files=files,
                 missing_blobs=tuple(missing),
+                log_keep=local[0].log_keep.bytes if isinstance(local[0], EmbeddedShard) else None,
             )
             write_manifest(folder, manifest)
             return manifest
@@ -138,7 +144,7 @@ class _Pin(NamedTuple):
 def _copy_shards(
     shards: Sequence[_Shard], folder: Path, blob_tables: Sequence[str]
 ) -> tuple[int, list[ShardCopy], list[str]]:
-    """When the cut was made, what was copied, and the blobs that the first shard names there."""
+    """When the cut was made, what was copied, and the blobs that the shards name there."""
     with ExitStack() as stack:
         connections = {shard: stack.enter_context(shard.exporting()) for shard in shards}
         names = [f"shard-{number:04d}.db" for number in range(len(shards))]
@@ -157,7 +163,7 @@ def _copy_shards(
                     con.execute("ROLLBACK")
 
         with cuts.cut(shards, pin, lambda pinned: pinned.head.applied) as pins:
-            named = list(_named(pins[0].con, blob_tables))
+            named = sorted({name for pinned in pins for name in _named(pinned.con, blob_tables)})
             copies = []
             for shard, pinned, name in zip(shards, pins, names, strict=True):
                 copies.append(_copy_out(shard, pinned, name))
@@ -260,9 +266,12 @@ def _from_folder(shard: _Shard) -> Fetch:
     return fetch
 
 
-def _named_now(shard: Shard, tables: Sequence[str]) -> list[str]:
-    with shard.view() as view:
-        return [key.decode() for table in tables for key, _ in view.scan(table)]
+def _named_now(shards: Sequence[Shard], tables: Sequence[str]) -> list[str]:
+    found: set[str] = set()
+    for shard in shards:
+        with shard.view() as view:
+            found |= {key.decode() for table in tables for key, _ in view.scan(table)}
+    return sorted(found)
 
 
 def _named(con: apsw.Connection, tables: Sequence[str]) -> Iterator[str]:
@@ -305,13 +314,15 @@ def restore(
     *,
     to_ms: int | None = None,
     blob_tables: Sequence[str] = (),
+    lost: Lost | None = None,
     env: Env = SYSTEM,
 ) -> Restored:
     """Make a space in ``directory``, which must be new or empty, from the backup in ``source``.
 
     ``to_ms``: as it was at that moment (milliseconds since 1970): each log ends with the last record whose fold time is not
-    beyond it, and the state is folded again from the log. The space is a new incarnation: tokens of the old one are refused,
-    since what came after the cut is not in it. It appears whole or not at all.
+    beyond it, and the state is folded again from the log. ``lost``: asked about blobs that the backup has not. The space is a
+    new incarnation: tokens of the old one are refused, since what came after the cut is not in it. It appears whole or not at
+    all.
 
     Raises SpaceError (no backup, a newer format, ``directory`` is taken), LogCorrupt (the backup is damaged), TooOld (the log
     does not go back far enough for ``to_ms``), InvalidArgument (a moment that is not in the backup).
@@ -327,13 +338,13 @@ def restore(
     with _writing("space", directory), whole_folder(directory, "the restored space") as folder:
         places = _make(folder, folds, len(manifest.shards), env)
         for number, (place, copy) in enumerate(zip(places, manifest.shards, strict=True)):
-            _fill(place, source / copy.file, copy, None if cuts is None else cuts[number], env)
+            _fill(place, source / copy.file, copy, None if cuts is None else cuts[number], env, manifest)
         for name in manifest.files:
             if name.startswith(f"{_BLOBS}/"):
                 to = places[0] / name
                 to.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / name, to)
-        return _look(folder, folds, manifest, blob_tables, env)
+        return _look(folder, folds, manifest, blob_tables, lost, env)
     raise AssertionError("nothing is kept back when a space is made")
 
 
@@ -367,10 +378,12 @@ def _cut(source: Path, manifest: Manifest, copy: ShardCopy, to_ms: int) -> int:
     return copy.offset if found is None else int(str(found)) - 1
 
 
-def _fill(place: Path, file: Path, copy: ShardCopy, cut: int | None, env: Env) -> None:
+def _fill(place: Path, file: Path, copy: ShardCopy, cut: int | None, env: Env, manifest: Manifest) -> None:
     """Put the copied log and state into the empty space at ``place``; with ``cut`` the log up to there alone."""
     made = SqliteFile(place, (*LOG_SCHEMA, *STORE_SCHEMA), env, create=False)
     try:
+        if manifest.log_keep is not None:
+            write_log_keep(made, manifest.log_keep)
         with made.maintaining() as con:
             con.execute("ATTACH ? AS copy", (str(file.absolute()),))
             try:
@@ -401,17 +414,26 @@ def _fill(place: Path, file: Path, copy: ShardCopy, cut: int | None, env: Env) -
         made.close()
 
 
-def _look(folder: Path, folds: Folds, manifest: Manifest, blob_tables: Sequence[str], env: Env) -> Restored:
+def _look(
+    folder: Path,
+    folds: Folds,
+    manifest: Manifest,
+    blob_tables: Sequence[str],
+    lost: Lost | None,
+    env: Env,
+) -> Restored:
     """Open what was made (which folds what is not folded yet), and check it."""
     shards = open_shards(folder, folds, env=env, create=False)
     try:
         local = [shard for shard in shards if isinstance(shard, EmbeddedShard)]
         for shard in local:
             shard.verify()
-        named = set(_named_now(local[0], blob_tables))
+        named = set(_named_now(local, blob_tables))
         there = {Path(name).name for name in manifest.files}
         offsets = tuple(shard.applied for shard in local)
+        missing = tuple(sorted(named - there))
+        said = lost(local, missing) if lost is not None and missing else ()
     finally:
         for opened in shards:
             opened.close()
-    return Restored(manifest, offsets, tuple(sorted(named - there)))
+    return Restored(manifest, offsets, missing, said)

@@ -54,6 +54,8 @@ class Manifest(msgspec.Struct, frozen=True):
     files: dict[str, FileCopy]
     missing_blobs: tuple[str, ...] = ()
     """Blobs that the state names and that were already missing or damaged in the space: their tasks run again when needed."""
+    log_keep: int | None = None
+    """How many bytes of the log of each shard are kept (``shard.log_keep``); None: nobody had said anything."""
     kind: str = "onefold-backup"
     format: int = BACKUP_FORMAT
 

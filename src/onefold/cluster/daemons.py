@@ -1,6 +1,6 @@
 """Processes that outlive the one that started them: started in a session of their own, known by pid *and* start time.
 
-A pid alone may belong to somebody else by the time it is read from a file; so each daemon is written down with the moment
+A pid alone may belong to somebody else by the time it is read from a file. So each daemon is written down with the moment
 it started (as the kernel counts it, and of which boot), and a signal goes to that very process or to none.
 """
 

@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from onefold.backup.atomic_folder import scratch_folder
-from onefold.backup.backup import Restored, restore
+from onefold.backup.backup import Lost, Restored, restore
 from onefold.backup.manifest import read_manifest
 from onefold.cluster import setup
 from onefold.compute.blobs.places import backend_of
 from onefold.compute.blobs.store import file_blob_name
-from onefold.compute.jobs.rows import BLOB
 from onefold.env import SYSTEM
 from onefold.errors import LogCorrupt, SpaceError
 from onefold.fold import authority
 from onefold.fold.nodes import rows
-from onefold.folds import folds
+from onefold.folds import blob_tables, folds
 from onefold.log.jetstream import admin
 from onefold.log.jetstream.engine import JetStreamLog
 from onefold.log.jetstream.spaces import Base, SpaceInfo
@@ -60,11 +59,12 @@ def restore_space(
     to_ms: int | None = None,
     replicas: int | None = None,
     blobs: str | None = None,
+    lost: Lost | None = None,
 ) -> tuple[SpaceInfo, Restored]:
     """Make the space of a URL from the backup in ``source``; needs a credential that may create streams, and room for the backup
     in the folder for temporary files.
 
-    ``to_ms``: as ``backup.backup.restore``. ``replicas``, ``blobs``: as ``setup.set_up_space``; shards are those
+    ``to_ms``, ``lost``: as ``backup.backup.restore``. ``replicas``, ``blobs``: as ``setup.set_up_space``; shards are those
     of the backup. Raises as both, and SpaceError when there is a space of that name.
     """
     from onefold.compute.blobs.backends import JETSTREAM, check_place
@@ -81,7 +81,9 @@ def restore_space(
             if setup.patiently(lambda: admin.find_space(link, link.address.space)) is not None:
                 raise admin.taken(link)
             with scratch_folder("onefold-restore") as folder:
-                made = restore(source, folder / "space", folds, to_ms=to_ms, blob_tables=(BLOB,))
+                made = restore(
+                    source, folder / "space", folds, to_ms=to_ms, blob_tables=blob_tables(), lost=lost
+                )
                 beginning = _FromFolder(link, folder, len(manifest.shards), tuple(manifest.files))
                 info = admin.make_space(
                     link,

@@ -180,7 +180,7 @@ class LocalServers:
 
     def _start_again(self, indices: Sequence[int]) -> None:
         """Those of these servers that know no leader, or all of them: servers that find each other crosswise in the same
-        moment (2.15.1: `Duplicate Route` on both sides) now and then never do."""
+        moment (2.15.1: `Duplicate Route` on both sides) sometimes never do."""
         lost = [index for index in indices if not self._knows_leader(index, 1)] or indices
         daemons.end([self._daemon(index) for index in lost], STOP_GRACE_S)
         for index in lost:

@@ -5,16 +5,19 @@ Nothing is repaired here. Every check says what it saw and, when that is not wel
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from onefold import config
+from onefold.compute.blobs.store import file_blob_name
 from onefold.errors import LogCorrupt, OnefoldError
 from onefold.fold.api import Fold
+from onefold.folds import BlobTable
 from onefold.log.sqlite.file import FORMAT_UNCHECKED
 from onefold.machine import members
 from onefold.shard.api import Shard
@@ -27,8 +30,10 @@ from onefold.store.snapshot import state_digest
 from onefold.store.tables import read_head
 
 Status = Literal["ok", "warn", "problem", "skipped"]
+Lost = Literal["missing", "damaged"]
 _READ_BYTES = 8 << 20
 _DAMAGE_SHOWN = 3
+_RECORDS_SHOWN = 5
 
 
 class Check(NamedTuple):
@@ -46,13 +51,14 @@ def check_space(
     folds: Folds,
     *,
     deep: bool = False,
-    blob_tables: Sequence[str] = (),
+    blob_tables: Sequence[BlobTable] = (),
     fix: bool = False,
 ) -> Iterator[Check]:
     """Look at every shard, then at what the shards share. Checks come as they are done.
 
-    ``deep``: fold again also logs over ``config.DOCTOR_REPLAY_BYTES_MAX``. ``blob_tables``: tables of the first shard whose keys
-    are names of blobs; ``fix`` removes blobs that none of them names and that are older than ``config.ORPHAN_BLOB_AGE_S``.
+    ``deep``: fold again also logs over ``config.DOCTOR_REPLAY_BYTES_MAX``, and compare all blobs. ``blob_tables``: tables of the
+    shards whose keys are names of blobs; ``fix`` removes blobs that none of them names and that are older than
+    ``config.ORPHAN_BLOB_AGE_S``.
     """
     local = [shard for shard in shards if isinstance(shard, EmbeddedShard)]
     if len(local) != len(shards):
@@ -64,7 +70,7 @@ def check_space(
     yield _disk(local[0])
     yield readable("size", lambda: _size(local))
     try:
-        yield from check_blobs(local[0], blob_tables, fix=fix)
+        yield from check_blobs(local, blob_tables, fix=fix, deep=deep)
     except OnefoldError as error:
         yield Check("blobs", "skipped", f"cannot be read: {error}".rstrip("."))
 
@@ -279,33 +285,98 @@ def _size(shards: Sequence[EmbeddedShard]) -> Check:
         "size",
         "warn",
         found,
-        "The log is kept whole, so that every moment can be read again. To start over: `onefold backup`, then "
-        "`onefold export` and `onefold import` into another folder",
+        'It is kept for db.at and `onefold restore --to`. Keep less of it with onefold.connect(path, log_keep="1GB")',
     )
 
 
-def check_blobs(shard: EmbeddedShard, tables: Sequence[str], *, fix: bool) -> Iterator[Check]:
-    """Whether every blob that the state names is there, and whether there are others."""
-    folder = shard.directory / "blobs"
-    # Files first: one that is named by a record was there before the record.
-    files = {path.name: path for path in folder.glob("??/*") if path.is_file()}
-    with shard.view() as view:
-        named = {key.decode() for table in tables for key, _ in view.scan(table)}
-    missing = [name for name in sorted(named - files.keys()) if not (folder / name[:2] / name).exists()]
-    if missing:
-        yield Check(
+def lost_blobs(
+    needed: int,
+    lost: Mapping[str, Lost],
+    live: Collection[str],
+    shards: Sequence[Shard],
+    not_compared: str = "",
+) -> Check:
+    """What it means that blobs are lost. ``needed``: how many there should be. ``live``: those of the lost ones that no task
+    makes again. ``not_compared``: what was not looked at."""
+    if live:
+        from onefold.doctor.lost_blobs import records_of
+
+        records = records_of(shards, live)
+        shown = records[:_RECORDS_SHOWN]
+        if len(records) > len(shown):
+            shown.append(f"those of {len(records) - len(shown)} more blobs")
+        example = sorted(live)[0]
+        what = "; with records of " + ", ".join(shown) if shown else ""
+        return Check(
+            "blobs",
+            "problem",
+            f"{len(live)} blobs with the state or the results of live jobs, or with large records of streams, are missing or "
+            f"damaged, for example {example[:16]}… ({lost[example]}){what}",
+            "Restore a backup that has them: nothing can compute records again. What else live jobs lack, job.replay() and then "
+            "run.swap() compute again from their streams",
+        )
+    if lost:
+        example = sorted(lost)[0]
+        return Check(
             "blobs",
             "warn",
-            f"{len(missing)} of {len(named)} results of jobs are missing, for example {missing[0][:16]}…",
-            "Resume or start the job again: the tasks that made them run again by themselves",
+            f"{len(lost)} of {needed} results of jobs are missing or damaged, for example {example[:16]}… ({lost[example]})",
+            "Remove the files of damaged ones; then resume or start the job again: tasks that made them run again by themselves",
         )
-    else:
-        yield Check("blobs", "ok", f"all {len(named)} results of jobs are there")
+    return Check("blobs", "ok", f"all {needed} blobs that the state names are there{not_compared}")
+
+
+def _damaged(files: Mapping[str, Path], live: Collection[str], *, deep: bool) -> tuple[dict[str, Lost], str]:
+    """Those whose content is not what their name says, and what was not compared, in words. First those in ``live``."""
+    found: dict[str, Lost] = {}
+    left, skipped, skipped_bytes = config.DOCTOR_BLOBS_BYTES_MAX, 0, 0
+    for name, path in sorted(files.items(), key=lambda item: (item[0] not in live, item[0])):
+        with contextlib.suppress(FileNotFoundError):  # swept meanwhile
+            size = path.stat().st_size
+            if size > left and not deep:
+                skipped, skipped_bytes = skipped + 1, skipped_bytes + size
+                continue
+            left -= size
+            if file_blob_name(path) != name:
+                found[name] = "damaged"
+    if skipped:
+        return (
+            found,
+            f"; the content of {skipped} ({skipped_bytes / 1e6:.0f} MB) was not compared (use --deep)",
+        )
+    return found, ", and whole"
+
+
+def check_blobs(
+    shards: Sequence[EmbeddedShard], tables: Sequence[BlobTable], *, fix: bool, deep: bool = False
+) -> Iterator[Check]:
+    """Whether every blob that the state names is there and whole, and whether there are others. ``deep``: compare the content of
+    all, also of more than ``config.DOCTOR_BLOBS_BYTES_MAX``."""
+    folder = shards[0].directory / "blobs"
+    # Files first: one that is named by a record was there before the record.
+    files = {path.name: path for path in folder.glob("??/*") if path.is_file()}
+    named: set[str] = set()
+    needed: dict[str, bool] = {}
+    """What is not only waiting to be swept -> whether shared state names it."""
+    for shard in shards:
+        with shard.view() as view:
+            for table in tables:
+                found = [key.decode() for key, _ in view.scan(table.name)]
+                named.update(found)
+                if not table.garbage:
+                    needed |= dict.fromkeys(found, table.live)
+    missing = [
+        name for name in sorted(needed.keys() - files.keys()) if not (folder / name[:2] / name).exists()
+    ]
+    there = {name: path for name, path in files.items() if name in needed}
+    lost, not_compared = _damaged(there, {name for name, live in needed.items() if live}, deep=deep)
+    lost |= dict.fromkeys(missing, "missing")
+    yield lost_blobs(len(needed), lost, {name for name in lost if needed[name]}, shards, not_compared)
     oldest = time.time() - config.ORPHAN_BLOB_AGE_S
     orphans = [path for name, path in files.items() if name not in named and path.stat().st_mtime < oldest]
     size = sum(path.stat().st_size for path in orphans)
     if not orphans:
-        yield Check("orphans", "ok", "no results of jobs that nothing refers to")
+        yield Check("orphans", "ok", "no blobs that nothing refers to")
     elif not fix:
         yield Check(
             "orphans",

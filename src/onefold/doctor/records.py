@@ -18,8 +18,9 @@ import msgspec
 
 from onefold.cluster.permissions import trace_prefix
 from onefold.codec import is_intact
-from onefold.log.jetstream.client.link import Link, Subscription
+from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.client.message import Msg
+from onefold.log.jetstream.client.subscription import Subscription
 from onefold.log.jetstream.fetch import Batch, fetch
 from onefold.log.jetstream.names import LogNames
 from onefold.log.jetstream.quorum_read import certain

@@ -33,10 +33,10 @@ def _leases(client: StateClient) -> Check:
         return Check(
             "leases",
             "ok",
-            f"{held} locks and messages are held, {dead} of them by processes that are dead ({example}): the next taker gets "
-            "them at once",
+            f"{held} leases of locks, messages and live jobs are held, {dead} of them by processes that are dead ({example}): "
+            "the next taker gets them at once",
         )
-    return Check("leases", "ok", f"{held} locks and messages are held")
+    return Check("leases", "ok", f"{held} leases of locks, messages and live jobs are held")
 
 
 def _transactions(client: StateClient) -> Check:

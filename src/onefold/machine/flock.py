@@ -134,6 +134,18 @@ class WriteLock:
                 self.mend(holder)
             raise
 
+    def wait_for_threads(self, timeout_s: float, holder: Holder) -> None:
+        """Wait until no thread of this process has the lock, for at most so long; other processes may have it meanwhile."""
+        try:
+            self._mutex.acquire(holder, timeout_s)
+            self._mutex.release(holder)
+        except BaseException:
+            if holder.main:
+                undisturbed.mend_later(holder)
+            else:
+                self._mutex.release(holder)
+            raise
+
     def _try(self) -> bool:
         """Take the lock between processes if it is free."""
         if self._asked is not None and not self._asked.settled:
@@ -158,7 +170,7 @@ class WriteLock:
         """Give the lock to the next in the queue."""
         mutex = self._mutex
         held = mutex.holder() if holder is None else holder
-        if mutex.held_by(held):
+        if mutex.holder() is held:
             fcntl.flock(self._fd, _UNLOCK)
             mutex.release(held)
 

@@ -1,10 +1,10 @@
 """SQLite files that were open when this process was forked: how they can be opened again in the child.
 
 SQLite notes for each file which locks its process holds, so that its connections share them. A forked child inherits the notes
-but not the locks (POSIX locks belong to a process). A new connection in the child would take itself for protected: when the
-parent then closes, it is the last one for the kernel, resets the write-ahead log, and what the child commits is lost
+but not the locks (POSIX locks belong to a process). A new connection in the child would take itself for protected. When the
+parent then closes, it is the last one for the kernel, resets the write-ahead log, and what the child commits is lost.
 ("How To Corrupt An SQLite Database File", section 2.6, says not to use connections over a fork; this is why opening
-again is not enough). So the child takes at once the locks that the notes say it has. All connections in write-ahead mode hold
+again is not enough.) So the child takes at once the locks that the notes say it has. All connections in write-ahead mode hold
 two shared ones as long as they are open, on ranges that are part of SQLite's file format: the shared range of the file, and
 the "dead man's switch" of the -shm file. Others are held within transactions only, and no transaction is running during a fork
 (see ``forks``); where one is, or a lock cannot be had, the child may not open that file any more.

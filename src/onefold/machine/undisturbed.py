@@ -29,16 +29,22 @@ import time
 from _queue import SimpleQueue  # as ``queue`` has it, without what that imports: connecting is quick
 from collections import deque
 from collections.abc import Callable
-from types import FrameType
-from typing import Any, Protocol, TypeVar
+from types import FrameType, TracebackType
+from typing import Any, Final, Protocol, TypeVar
 
 from onefold import config
+from onefold.errors import OnefoldError
 from onefold.machine import forks
 
 _WORKERS_IDLE_MAX = 4
 _LOOK_S = 0.001
 _SLICE_S = 0.05
 """A lock that is waited for is looked at this often, in case its last holder was broken off before it woke anybody."""
+
+_SIGNALS: Final = frozenset(signal.valid_signals())
+_TRACE_EVENTS: Final = frozenset(("call", "line", "return", "exception", "opcode"))
+_VARARGS: Final = 0x04
+"""``inspect.CO_VARARGS``, without what that imports."""
 
 T = TypeVar("T")
 
@@ -86,8 +92,9 @@ def undisturbed(work: Callable[[], T], unwanted: Callable[[T], object] | None = 
 def is_interrupt(error: BaseException) -> bool:
     """Whether a signal handler raised it, and not the code that it came out of.
 
-    Known by how handlers are called: with the very frame that they interrupt. Nothing is asked of the handlers that are installed
-    now, since one may have replaced itself before it raised, or be wrapped in other functions. A trace function is the same.
+    Known by how handlers are called: with a signal's number and the very frame that they interrupt. Nothing is asked of the
+    handlers that are installed now, since one may have replaced itself before it raised, or be wrapped in other functions.
+    A trace function, which is called with the frame and an event, is the same.
     """
     if not in_main_thread():
         return False
@@ -97,21 +104,70 @@ def is_interrupt(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None:
         # Installed handlers are asked too: one may have deleted its argument.
-        if trace.tb_frame.f_code in codes or _has_callers_frame(trace.tb_frame):
+        if trace.tb_frame.f_code in codes or _is_called_as_handler(trace.tb_frame):
             return True
         trace = trace.tb_next
     return False
 
 
-def _has_callers_frame(frame: FrameType) -> bool:
-    """Whether a function was called with its caller's frame as an argument."""
+def let_pass(error: BaseException) -> None:
+    """Raise it again if a signal handler raised it. First in what handles this library's own errors: a handler may raise one of
+    them too, and it says nothing of what it has interrupted."""
+    if is_interrupt(error):
+        raise error
+
+
+class _MayFail:
+    """A ``with`` block that may fail, since something else matters more to the caller. What a signal handler raises is not its
+    failure, and is not swallowed."""
+
+    __slots__ = ("_kind",)
+
+    def __init__(self, kind: type[Exception]) -> None:
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        return isinstance(error, self._kind) and not is_interrupt(error)
+
+
+best_effort: Final = _MayFail(Exception)
+"""Whatever it fails with."""
+if_possible: Final = _MayFail(OnefoldError)
+"""It may be refused, or what it needs may be out of reach."""
+
+
+def _is_called_as_handler(frame: FrameType) -> bool:
+    """Whether its arguments have the caller's frame where signal handlers and trace functions get it. What else a function has in
+    its variables says nothing: many a logger keeps its caller's frame."""
     caller = frame.f_back
     if caller is None:
         return False
-    for value in frame.f_locals.values():
-        if value is caller or (type(value) is tuple and any(one is caller for one in value)):
-            return True
+    arguments = _positional(frame)
+    for at, value in enumerate(arguments):
+        if value is caller:
+            before = arguments[at - 1] if at else None
+            after = arguments[at + 1] if at + 1 < len(arguments) else None
+            if type(before) is not bool and isinstance(before, int) and before in _SIGNALS:
+                return True
+            if isinstance(after, str) and after in _TRACE_EVENTS:
+                return True
     return False
+
+
+def _positional(frame: FrameType) -> list[Any]:
+    """What a function was called with, by position, as far as it still has it."""
+    code, values = frame.f_code, frame.f_locals
+    found = [values.get(name) for name in code.co_varnames[: code.co_argcount]]
+    if code.co_flags & _VARARGS:
+        rest = values.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount])
+        if type(rest) is tuple:
+            found += rest
+    return found
 
 
 def _code(handler: Any) -> object:

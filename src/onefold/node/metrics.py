@@ -16,8 +16,18 @@ onefold_divergences                         places at which nodes report differe
 onefold_state_hashes_total, onefold_state_hashes_failed_total, onefold_state_hashes_missed_total, onefold_snapshots_total,
 onefold_snapshot_bytes_total, onefold_log_trims_total, onefold_log_archives_total, onefold_blobs_swept_total: work of this node
 onefold_tasks_running                       tasks that this node is running now
+onefold_live_running{job}                   1: the live job runs; 0: it was stopped, or failed
+onefold_live_readable{job}                  0: this node cannot load its functions, and says nothing more of it
+onefold_live_lag_records{job}               records of its inputs that are not committed
+onefold_live_lag_seconds{job}               for how long the oldest of them has waited
+onefold_live_watermark_seconds{job}         event time up to which its windows are closed, in seconds since 1970
+onefold_live_held{job}                      1: something holds its watermark back; ``onefold live`` says what
+onefold_live_events_total{job}, onefold_live_late_total{job}, onefold_live_dead_total{job}, onefold_live_ahead_total{job},
+onefold_live_commits_total{job}: what it has done. onefold_live_workers{job}, onefold_live_state_bytes{job}
 process_*                                   memory, processor time, open files
 ==========================================  ================================================================================
+
+Every node reports the live jobs as far as it has seen the log: take the maximum over nodes, not the sum.
 
 A metric that was renamed is exported under its former name as well, for one release.
 """
@@ -34,8 +44,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from onefold._version import __version__
 from onefold.errors import OnefoldError
 from onefold.fold import authority
+from onefold.state.fold.live.rows import ACTIVE
 
 if TYPE_CHECKING:
+    from onefold.compute.live.job.status import LiveStatus
     from onefold.node.divergence import DivergenceCheck
     from onefold.node.process import Node
     from onefold.node.snapshots.snapshots import Snapshots
@@ -81,7 +93,12 @@ class NodeMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, as of now; renamed ones under both names."""
-        for part in (self._about_node(), self._about_shards(), self._about_duties()):
+        for part in (
+            self._about_node(),
+            self._about_shards(),
+            self._about_duties(),
+            self._about_live_jobs(),
+        ):
             for metric in part:
                 yield metric
                 if metric.name in _FORMER_NAMES:
@@ -142,6 +159,43 @@ class NodeMetrics:
                 found[name].add_metric([str(shard)], number)
         yield from found.values()
 
+    def _about_live_jobs(self) -> Iterator[Metric]:
+        gauges = {
+            name: GaugeMetricFamily(f"onefold_live_{name}", text, labels=["job"])
+            for name, text in (
+                ("running", "1: the live job runs; 0: it was stopped, or failed."),
+                ("readable", "0: this node cannot load its functions."),
+                ("lag_records", "Records of its inputs that are not committed."),
+                ("lag_seconds", "For how long the oldest of them has waited."),
+                ("watermark_seconds", "Event time up to which windows are closed, since 1970."),
+                ("held", "1: something holds its watermark back."),
+                ("workers", "Workers, in all processes."),
+                ("state_bytes", "Its state, as it is stored."),
+            )
+        }
+        counters = {
+            name: CounterMetricFamily(f"onefold_live_{name}", text, labels=["job"])
+            for name, text in (
+                ("events", "Events that are counted."),
+                ("late", "Events that came when every window of theirs was closed."),
+                ("dead", "Records that were set aside."),
+                ("ahead", "Events too far ahead of their append to move the watermark."),
+                ("commits", "Commits."),
+            )
+        }
+        workers = self._node.workers
+        for job, state, status in () if workers is None else workers.live_jobs():
+            gauges["running"].add_metric([job], int(state in ACTIVE))
+            gauges["readable"].add_metric([job], int(status is not None))
+            if status is None:
+                continue
+            for name, value in _live_gauges(status):
+                gauges[name].add_metric([job], value)
+            for name, count in _live_counts(status):
+                counters[name].add_metric([job], count)
+        yield from gauges.values()
+        yield from counters.values()
+
     def _about_duties(self) -> Iterator[Metric]:
         if self._divergence_check is not None:
             text = "Places at which nodes report different logs or states."
@@ -169,6 +223,24 @@ class NodeMetrics:
             ]
         for name, text, number in counts:
             yield CounterMetricFamily(name, text, value=number)
+
+
+def _live_gauges(status: LiveStatus) -> Iterator[tuple[str, float]]:
+    yield "lag_records", status.lag
+    yield "lag_seconds", status.lag_s
+    if status.watermark is not None:
+        yield "watermark_seconds", status.watermark.timestamp()
+    yield "held", int(bool(status.held_by))
+    yield "workers", status.workers
+    yield "state_bytes", status.state_bytes
+
+
+def _live_counts(status: LiveStatus) -> Iterator[tuple[str, int]]:
+    yield "events", status.rows
+    yield "late", status.late
+    yield "dead", status.dead
+    yield "ahead", status.ahead
+    yield "commits", status.commits
 
 
 def _under_former_name(metric: Metric) -> Metric:

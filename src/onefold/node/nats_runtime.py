@@ -31,8 +31,10 @@ from onefold.node.members.membership import Identity
 from onefold.node.snapshots import snapshots
 from onefold.node.snapshots.store import Vault
 from onefold.node.telemetry.logging import JsonLog
+from onefold.shard.remote.asking import LinkAsking
 from onefold.shard.remote.request_queue import RequestQueue, WorkerPool
 from onefold.shard.remote.server import Server
+from onefold.shard.remote.shard import RemoteShard
 from onefold.shard.replica.copies import Copies
 from onefold.shard.replica.shard import LocalReplica
 from onefold.space.log_prefix import LogPrefix
@@ -109,6 +111,12 @@ class ClusterGround:
         except BaseException:
             log.close()
             raise
+
+    def open_remote(self, shard: int) -> RemoteShard:
+        """A shard that is not hosted here: other nodes are asked, those of this region first. Asks nobody yet."""
+        log = JetStreamLog(self._link, self.info, shard, self._env)
+        asking = LinkAsking(self._link, log.names, self._identity.region)
+        return RemoteShard(log, asking, folds(shard, self.shard_count), self._env, url=self._link.address.url)
 
     def serve(self, shard: int, replica: Replica) -> Closing:
         if not isinstance(replica, LocalReplica):
@@ -246,7 +254,7 @@ class _Serving:
     def _reply(self, to: str, data: bytes) -> None:
         try:
             self._link.publish(to, data)
-        except OnefoldError as error:  # who asked asks again
+        except Exception as error:  # whatever it was: who asked asks again
             self._log.begins("answer_send_failed", f"{type(error).__name__}: {error}")
         else:
             self._log.ends("answer_send_failed")

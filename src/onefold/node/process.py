@@ -37,6 +37,10 @@ class Workers(Protocol):
         """How many tasks it works on now."""
         ...
 
+    def live_jobs(self) -> Sequence[tuple[str, str, Any]]:
+        """(job, state, ``LiveStatus`` or None) of the live jobs of the space."""
+        ...
+
     def start(self) -> None:
         """Begin to claim tasks."""
         ...

@@ -18,6 +18,7 @@ from onefold.env import SYSTEM
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.ids import new_id
 from onefold.log.jetstream.client.address import parse_address
+from onefold.node.all_shards import AllShards
 from onefold.node.divergence import DivergenceCheck
 from onefold.node.job_workers import JobWorkers
 from onefold.node.maintenance import Maintenance, Part
@@ -31,13 +32,15 @@ from onefold.node.snapshots.trimming import Trimming
 from onefold.node.telemetry.http import HttpSide
 from onefold.node.telemetry.logging import JsonLog
 from onefold.node.telemetry.tracing import start_tracing
-from onefold.node.versions import Authority
+from onefold.node.versions import Authority, NewestVersion
 
 if TYPE_CHECKING:
     import apsw
 
+    from onefold.compute.blobs.store import BlobStore
     from onefold.compute.code.functions import Code
     from onefold.log.jetstream.client.link import Link
+    from onefold.shard.api import Shard
 
 _WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 REGION: Final = "local"
@@ -99,6 +102,20 @@ def _make_directory(directory: Path) -> None:
         raise SpaceError(f"{directory} cannot be used: {error.strerror}. Choose another --dir") from error
 
 
+def _job_workers(
+    node: Node, settings: Settings, blobs: BlobStore, log: JsonLog, open_remote: Callable[[int], Shard]
+) -> JobWorkers:
+    return JobWorkers(
+        lambda: node.hosting.replica(0),
+        blobs,
+        log,
+        node=settings.name,
+        slots=settings.workers,
+        code=settings.code,
+        shards=AllShards(node.hosting.ready, open_remote, node.shard_count),
+    )
+
+
 def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) -> Node:
     from onefold.log.jetstream import admin
     from onefold.node.nats_runtime import ClusterGround
@@ -120,10 +137,9 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     trimming = Trimming(settings.name, vault, log, tracing, SYSTEM)
     node = Node(ground, identity, log, tracing=tracing)
     if settings.workers:
-        blobs = shared_store(link, info, settings.directory / "blobs")
-        node.workers = JobWorkers(
-            lambda: node.hosting.replica(0), blobs, log, node=settings.name, slots=settings.workers, code=settings.code
-        )  # fmt: skip
+        node.workers = _job_workers(
+            node, settings, shared_store(link, info, settings.directory / "blobs"), log, ground.open_remote
+        )
 
     def halt(shard: int, why: str) -> None:
         ground.condemn(shard, why)
@@ -134,6 +150,7 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     )
     duties: dict[str, Part] = {
         "authority": Authority(settings.name, log),
+        "newest_version": NewestVersion(settings.name, log),
         "snapshots": snapshots,
         "divergence_check": divergence_check,
         "trimming": trimming,

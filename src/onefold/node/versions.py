@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from onefold.errors import SpaceError
 from onefold.fold import authority
+from onefold.fold.api import NEWEST_VERSION
 from onefold.fold.nodes.state import Node
 from onefold.log.api import TrustedLog
 from onefold.node.hosting import Replica
@@ -81,3 +82,38 @@ class Authority:
     def _is_in_force(self, replica: Replica) -> bool:
         with replica.view() as view:
             return authority.in_force(view.head().fold_version)
+
+
+class NewestVersion:
+    """Brings the fold version of this release in force, once every member knows it: one of the duties.
+
+    The first node of a shard does it for the shard, shard 0 first. It waits until ``Authority`` has done its part. Programs of an
+    earlier release that keep a replica then stop, and say that they are to be upgraded.
+    """
+
+    def __init__(self, name: str, log: JsonLog) -> None:
+        self._name = name
+        self._log = log
+        self._done: set[int] = set()
+
+    def look(self, now: Round) -> None:
+        """Raise what is due. Raises as ``Shard.submit``."""
+        for shard, replica in now.hosted.items():
+            if shard in self._done or now.placement.get(shard, ("",))[0] != self._name:
+                continue
+            version = _version(replica)
+            if version >= NEWEST_VERSION:
+                self._done.add(shard)
+            elif self._is_due(now, shard, version):
+                replica.raise_fold_version(NEWEST_VERSION)
+                self._log.info("fold_version_raised", shard=shard, version=NEWEST_VERSION)
+
+    def _is_due(self, now: Round, shard: int, version: int) -> bool:
+        if not authority.in_force(version) or too_old(now.nodes, NEWEST_VERSION):
+            return False
+        return shard == 0 or _version(now.hosted[0]) >= NEWEST_VERSION
+
+
+def _version(replica: Replica) -> int:
+    with replica.view() as view:
+        return view.head().fold_version

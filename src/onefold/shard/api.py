@@ -14,6 +14,7 @@ from typing import Protocol
 from onefold.codec import Op
 from onefold.env import Env
 from onefold.fold.api import StoreView
+from onefold.shard.receipts import Receipt
 from onefold.shard.requirements import ReadRequirement
 from onefold.store.paged_view import Version
 from onefold.store.tables import Head
@@ -93,12 +94,20 @@ class Shard(Protocol):
         """This process's id in the space: other processes can ask ``member_alive`` about it."""
         ...
 
-    def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
+    @property
+    def gives_receipts(self) -> bool:
+        """Whether it commits in the thread that submits, and a submission that a signal handler interrupts leaves a receipt."""
+        ...
+
+    def submit(
+        self, ops: Sequence[Op], deadline: float | None = None, receipt: Receipt | None = None
+    ) -> list[bytes]:
         """Append the operations in one record (perhaps with other threads' operations), apply it, and return their
         outcomes in order. They commit together.
 
         ``deadline``: a moment of the boot clock (``env.boot_s``); default: ``config.APPEND_RETRY_S`` from now. Until then a
-        failure that passes is tried again, and an append in doubt is tried again under its number.
+        failure that passes is tried again, and an append in doubt is tried again under its number. ``receipt``: tells what
+        became of it when the caller is interrupted, where ``gives_receipts``; elsewhere it stays as it is.
 
         Raises TooLarge, Unavailable, Timeout, SpaceError (definite), AppendUnknown (indefinite: the deadline came while it was
         in doubt), Timeout (indefinite: it is in the log, and its outcome did not arrive), LogCorrupt.

@@ -29,7 +29,7 @@ from onefold.shard.receipts import Receipt
 
 _OP_OVERHEAD_BYTES = 32
 _RECORD_OVERHEAD_BYTES = 1024
-_LINGER_S = 0.0002
+_LINGER_S_MAX = 0.001
 _PAUSE_S, _PAUSE_S_MAX = 0.01, 0.25
 _SHARE = 0.1
 """A leader takes along those whose deadline is at most this share of its own time later."""
@@ -157,7 +157,9 @@ class Appender:
         self._passes = passes
         self._pause = pause
         self._turns = turns or _LockTurn
-        self._linger_s = _LINGER_S if turns is None else 0.0
+        self._lingers = turns is None
+        self._took_s = 0.0
+        """How long the last commit for several took."""
         self._mend_commit = mend
         self.interruptible = mend is not None
         self._leader: dict[int, object] = {}
@@ -165,7 +167,7 @@ class Appender:
         self._waiting: deque[_Submission] = deque()
         """Taken from by who leads, and by those who give up."""
         self._crowd = 1
-        """How many submissions the last batch had."""
+        """How many submissions the last batch had, and how many came too late for it."""
 
     def submit(
         self, ops: Sequence[Op], deadline: float | None = None, receipt: Receipt | None = None
@@ -279,12 +281,16 @@ class Appender:
                 undisturbed.mend_later(mine)  # has the next one lead
             return
         try:
-            if self._crowd > 1 and self._linger_s:
+            if self._crowd > 1 and self._lingers:
                 self._linger()
+            started = time.perf_counter()
             self._gather(mine, batch)
             while self._fails_for_now(mine, batch):
                 self._pause_within(mine)
                 self._gather(mine, batch)
+            # Those that came meanwhile too: else they would be in one batch, and others too late for it, again and again.
+            self._crowd = len(batch) + len(self._waiting)
+            self._took_s = time.perf_counter() - started
         finally:
             for other in batch[1:]:
                 if other.outcomes is None and other.error is None:
@@ -368,10 +374,10 @@ class Appender:
     def _linger(self) -> None:
         """Give those whom the last batch answered the moment they need to come back.
 
-        Without it batches of n - 1 and 1 alternate, as the callers answered first find the queue empty. A single
-        thread never waits here.
+        Without it batches of n - 1 and 1 alternate, as the callers answered first find the queue empty. At most as long as a
+        commit takes, which is what one that comes too late has to wait. A single thread never waits here.
         """
-        end = time.perf_counter() + self._linger_s
+        end = time.perf_counter() + min(self._took_s, _LINGER_S_MAX)
         while len(self._waiting) + 1 < self._crowd and time.perf_counter() < end:
             time.sleep(0)
 
@@ -437,11 +443,13 @@ class Appender:
             try:
                 one.outcomes = self._commit(one.ops, one.deadline)
             except OnefoldError as error:
+                undisturbed.let_pass(error)  # it is mended
                 return error
             return None
         try:
             outcomes = self._commit([op for one in batch for op in one.ops], batch[0].deadline)
         except OnefoldError as error:
+            undisturbed.let_pass(error)
             return error
         at = 0
         for one in batch:

@@ -6,7 +6,6 @@ every view is a snapshot of the newest commit of any process.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import threading
@@ -40,8 +39,9 @@ from onefold.log.sqlite.engine import LOG_SCHEMA, SqliteLog, read_in
 from onefold.log.sqlite.file import SqliteFile
 from onefold.log.sqlite.pooled_file import Hold
 from onefold.machine import members, wake
-from onefold.machine.undisturbed import undisturbed
+from onefold.machine.undisturbed import if_possible, is_interrupt, let_pass, undisturbed
 from onefold.shard.appender import Appender
+from onefold.shard.log_keep import LogKeep
 from onefold.shard.receipts import Receipt
 from onefold.shard.requirements import ReadRequirement, reach_needed
 from onefold.shard.state_here import StateHere
@@ -68,8 +68,6 @@ _PAUSE_S = (0.01, 1.0)
 
 class EmbeddedShard(StateHere):
     """See ``onefold.shard.api.Shard``. Thread-safe."""
-
-    gives_receipts = True
 
     def __init__(
         self,
@@ -126,6 +124,7 @@ class EmbeddedShard(StateHere):
         )
         folds = folds(self._file.shard_count) if callable(folds) else folds
         self._log = SqliteLog(directory, env=env, file=self._file)
+        self.log_keep = LogKeep(self._file, self._log, lambda before: self._demand(system.Trim(before)))
         self._appender = Appender(
             self._commit, env, mend=self._mend_commit, passes=lambda error: isinstance(error, Timeout)
         )
@@ -138,6 +137,7 @@ class EmbeddedShard(StateHere):
                 return
             with self._file.writing() as con:
                 self._replica = Replica(con, self._tables, folds)
+                self._file.end_statements = self._replica.end_statements
                 head = self._replica.load()
             if head.applied != self._log.last or head.log_first != self._log.first:
                 self.catch_up()
@@ -175,6 +175,10 @@ class EmbeddedShard(StateHere):
 
     @property
     def strong_reads(self) -> bool:
+        return True
+
+    @property
+    def gives_receipts(self) -> bool:
         return True
 
     @property
@@ -247,6 +251,7 @@ class EmbeddedShard(StateHere):
 
     def _close(self) -> None:
         with self._closing:  # one that was interrupted continues; the next one waits for it
+            self.log_keep.close()
             self._log.close()
             if self._member is not None:
                 self._member.close()
@@ -304,28 +309,30 @@ class EmbeddedShard(StateHere):
 
     def _commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
         self._done = None  # its caller has its answer
-        outcomes = self._commit_once(ops, deadline)
+        try:
+            outcomes = self._try_commit(ops, deadline)
+        except BaseException as error:
+            # An interrupt too: the next commit must not take that number's outcomes for its own.
+            outcomes = self._commit_doubted(error, ops, deadline)
         applied = self._committed
         if applied % _HOUSEKEEPING_EVERY_OFFSETS == 0:
             self._done = (ops, outcomes)  # what follows has a number of its own
             # The operations have happened, so nothing that fails from here on may be reported about them: another time.
-            with contextlib.suppress(OnefoldError):
+            with if_possible:
                 self._forget_clients(applied)
+                self.log_keep.look_soon()
+        elif self.log_keep.appended >= config.LOG_KEEP_LOOK_BYTES:  # the log may be too long
+            self._done = (ops, outcomes)
+            with if_possible:
+                self.log_keep.look_soon()
         return outcomes
-
-    def _commit_once(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
-        try:
-            return self._try_commit(ops, deadline)
-        except BaseException as error:
-            # An interrupt too: the next commit must not take that number's outcomes for its own.
-            return self._commit_doubted(error, ops, deadline)
 
     def _commit_doubted(self, error: BaseException, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
         """The outcomes of a commit that failed in a way that may surface later, found by trying again. Raises what it fails with
         in the end; of other failures that is ``error``."""
         until, backoff = Deadline(deadline, self._env), Backoff(*_PAUSE_S)
         try:
-            while self._in_doubt is not None and isinstance(error, OnefoldError):
+            while self._in_doubt is not None and isinstance(error, OnefoldError) and not is_interrupt(error):
                 if not isinstance(error, AppendUnknown):
                     raise AppendUnknown(
                         f"a commit may have happened, and trying it again failed: {error}. {ASK_LATER}"
@@ -336,6 +343,7 @@ class EmbeddedShard(StateHere):
                 try:
                     return self._try_commit(ops, deadline)
                 except OnefoldError as again:
+                    let_pass(again)
                     error = again
             raise error
         except BaseException:
@@ -346,9 +354,9 @@ class EmbeddedShard(StateHere):
     def _try_commit(self, ops: Sequence[Op], deadline: float) -> Sequence[bytes]:
         replica, file, number = self._replica, self._file, 0
         self._until_s = deadline
-        hold = self._hold = Hold(file)
+        hold = self._hold = Hold(file, self._lock_time)
         try:
-            with file.writing(self._lock_time, hold) as con:
+            with file.writing(hold=hold):
                 head = replica.load(file.foreign)
                 client = self._client
                 known = None if client is None else replica.known(client)
@@ -360,7 +368,7 @@ class EmbeddedShard(StateHere):
                     outcomes = known.outcomes  # the commit of unknown outcome had happened
                 else:
                     self._tried = (ops, client, number)
-                    outcomes = self._append(con, head, client, known, ops)
+                    outcomes = self._append(head, client, known, ops)
                     replica.flush()
         except BaseException as error:
             replica.rollback()
@@ -402,7 +410,7 @@ class EmbeddedShard(StateHere):
         return known.outcomes[len(known.outcomes) - count :]
 
     def _append(
-        self, con: apsw.Connection, head: Head, client: str, known: ClientRow | None, ops: Sequence[Op]
+        self, head: Head, client: str, known: ClientRow | None, ops: Sequence[Op]
     ) -> tuple[bytes, ...]:
         number = 1 if known is None else known.number + 1
         first = self._replica.missing(ops)
@@ -410,7 +418,8 @@ class EmbeddedShard(StateHere):
         now_ms = self._env.wall_ms()
         record = Record(client, number, now_ms, batch, head.fold_version)
         data = encode_record(record)
-        offset = self._log.append_in(con, data, now_ms, head.applied + 1)
+        offset = self._log.append_in(self._replica.cursor, data, now_ms, head.applied + 1)
+        self.log_keep.appended += len(data)
         applied = self._replica.apply(Entry(offset, data, now_ms), record, known)
         if applied.verdict is not Verdict.APPLY:
             raise SpaceError(
@@ -432,7 +441,11 @@ class EmbeddedShard(StateHere):
                 many = exactly_once.count(con) > config.CLIENTS_KEPT_MAX
             if many:
                 deadline = self._env.boot_s() + config.APPEND_RETRY_S
-                self._commit_once([system.system_op(system.ExpireClients(floor))], deadline)
+                ops = [system.system_op(system.ExpireClients(floor))]
+                try:
+                    self._try_commit(ops, deadline)
+                except BaseException as error:
+                    self._commit_doubted(error, ops, deadline)
 
     # -- opening
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
-from onefold.errors import OnefoldError
+from onefold.machine.undisturbed import if_possible
 from onefold.shard.api import Shard
 
 
@@ -13,7 +11,7 @@ def reach_version(shard: Shard, version: int) -> bool:
     program that has the space open knows it)."""
     raising = getattr(shard, "raise_here", None)
     if not _is_at(shard, version) and raising is not None:
-        with suppress(OnefoldError):  # an older program has it open, or another thread was faster
+        with if_possible:  # an older program has it open, or another thread was faster
             raising(version)
     return _is_at(shard, version)
 

@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 
 from onefold import config
 from onefold.backoff import Backoff, Deadline
-from onefold.codec import Op
+from onefold.codec import Op, Record
 from onefold.env import Env
 from onefold.errors import (
     AppendUnknown,
@@ -34,9 +34,10 @@ from onefold.errors import (
 from onefold.fold import authority, system
 from onefold.ids import new_id
 from onefold.log.api import Log
-from onefold.machine.undisturbed import undisturbed
+from onefold.machine.undisturbed import let_pass, undisturbed
 from onefold.shard.appender import Appender, Turn
 from onefold.shard.freshness import Freshness
+from onefold.shard.receipts import Receipt
 from onefold.shard.requirements import ReadRequirement, reach_needed
 from onefold.shard.writer import LogWriter
 from onefold.store.exactly_once import ClientRow
@@ -132,6 +133,9 @@ class ReplicatedShard(ABC):
         record makes sense whose outcome cannot be read. Errors are definite, as of ``catch_up``."""
         return self.catch_up(deadline=deadline)
 
+    def announce(self, record: Record, deadline: float) -> None:  # noqa: B027
+        """The record is about to be appended, before that moment of the boot clock. Most shards have nothing to prepare."""
+
     # -- the contract
 
     @property
@@ -159,7 +163,16 @@ class ReplicatedShard(ABC):
         """Whether it was opened for reading only."""
         return self._read_only
 
-    def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
+    @property
+    def gives_receipts(self) -> bool:
+        return False
+
+    def submit(
+        self,
+        ops: Sequence[Op],
+        deadline: float | None = None,
+        receipt: Receipt | None = None,  # noqa: ARG002
+    ) -> list[bytes]:
         self.check_usable()
         if self._read_only:
             raise SpaceError(f"{self._url} was opened read-only. Open it without read_only to write")
@@ -185,6 +198,7 @@ class ReplicatedShard(ABC):
                 # The appender's next record is one whose append starts after this call, which is what makes the read strong.
                 self._appender.submit([system.system_op(system.Tick())], deadline.at_s)
             except (Unavailable, Timeout, AppendUnknown, Expired) as error:
+                let_pass(error)
                 if deadline.before(backoff.next_s):
                     raise Unavailable(
                         f"{self._url} gave no answer within {timeout_s:g} s, so what is here may be old: {error}. "
@@ -206,6 +220,7 @@ class ReplicatedShard(ABC):
         try:
             self.barrier(timeout)
         except Unavailable as error:
+            let_pass(error)
             if self.freshness.within(seconds, now_s):
                 return  # another thread's record was in time
             age = self.freshness.age(self._env.boot_s())

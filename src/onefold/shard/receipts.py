@@ -8,12 +8,10 @@ what an operation has taken can be given back, without handing every operation t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
 from onefold import config
 from onefold.backoff import wait_until
-from onefold.codec import Op
-from onefold.shard.api import Shard
 
 _LOOK_S = 0.002
 
@@ -55,20 +53,3 @@ class Receipt:
         # An append that fails for now puts it back, and nobody takes one that is gone: then it can be given up.
         wait_until(lambda: mine.answered or mine.give_up(), config.APPEND_RETRY_S, _LOOK_S)
         return mine.outcomes
-
-
-class ReceiptShard(Shard, Protocol):
-    """A space that commits in the thread which submits, and knows afterwards what became of an interrupted one."""
-
-    gives_receipts: bool
-
-    def submit(
-        self, ops: Sequence[Op], deadline: float | None = None, receipt: Receipt | None = None
-    ) -> list[bytes]:
-        """As ``Shard.submit``."""
-        ...
-
-
-def gives_receipts(shard: Shard) -> TypeGuard[ReceiptShard]:
-    """Whether it is such a space."""
-    return getattr(shard, "gives_receipts", False) is True

@@ -8,19 +8,24 @@ No news is lost. A group is checked from the offset ``checked`` on. One who join
 looks again if anything beyond that offset may have been checked before (``add`` and ``Group.checked`` say so). Anything later
 is found by the thread, since it notes how far it is (``seen``) before it lists the groups.
 
+What ends with the life of a process (a lock, say) is news when that process is dead: each process is asked after once, however
+many groups depend on it.
+
 Adding and removing are single operations on a dict, so a signal handler that raises leaves nothing half done. What one may break
 off in the event loop is noticed by ``Group.tend``.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import Final, NamedTuple, Protocol
 
+from onefold import config
 from onefold.backoff import Backoff
 from onefold.errors import OnefoldError
 from onefold.machine.undisturbed import undisturbed
@@ -48,6 +53,7 @@ class Notice(NamedTuple):
 
 
 NOTHING: Final = Notice(0)
+ONE: Final = Notice(1)
 ALL: Final = Notice(EVERYONE)
 
 
@@ -57,6 +63,11 @@ class Interest(Protocol):
     @property
     def key(self) -> Hashable:
         """Equal for all that wait for the same thing."""
+        ...
+
+    @property
+    def members(self) -> Collection[str]:
+        """Processes whose death is news: one of the group has to look then."""
         ...
 
     def check(self, view: View, after: int) -> Notice:
@@ -80,7 +91,7 @@ class Group(ABC):
 
     @abstractmethod
     def tend(self) -> None:
-        """Called by the thread now and then: what an interrupt has broken off is done now."""
+        """Called by the thread periodically: what an interrupt has broken off is done now."""
 
 
 class Waiters:
@@ -94,6 +105,9 @@ class Waiters:
         """The thread that is there."""
         self.seen = 0
         """Groups that were there are notified, or about to be, of what was written up to this offset."""
+        self._members: set[str] = set()
+        """Processes whose death matters to anyone, as of ``_asked_s``."""
+        self._asked_s = -math.inf
 
     @property
     def running(self) -> bool:
@@ -117,20 +131,24 @@ class Waiters:
 
     def _run(self, me: object) -> None:
         backoff = Backoff(*_RETRY_S)
+        tended_s = 0.0
         while True:
             if not self._groups:
                 del self._threads[0]
                 if not self._groups or self._threads.setdefault(0, me) is not me:
                     return
             try:
-                applied = self._shard.wait(self.seen, _TURN_S)
+                self._look_for_dead()
+                applied = self._shard.wait(self.seen, config.LEASE_LOOK_S if self._members else _TURN_S)
             except OnefoldError:
                 self._notify_all()  # closed, halted or out of reach: each learns it from its own look
                 time.sleep(backoff.pause_s())
                 continue
             backoff.reset()
-            for group in list(self._groups.values()):
-                group.tend()
+            if time.monotonic() >= tended_s + _TURN_S:
+                tended_s = time.monotonic()
+                for group in list(self._groups.values()):
+                    group.tend()
             if applied > self.seen:
                 self.seen = applied
                 began_s = time.monotonic()
@@ -138,6 +156,19 @@ class Waiters:
                 took_s = time.monotonic() - began_s
                 if took_s > _QUICK_S:
                     time.sleep(min(3 * took_s, _REST_S_MAX))
+
+    def _look_for_dead(self) -> None:
+        """Ask after each process once, however many groups depend on it."""
+        now_s = time.monotonic()
+        if now_s < self._asked_s + config.LEASE_LOOK_S:
+            return
+        self._asked_s = now_s
+        groups = [(group, group.interest.members) for group in list(self._groups.values())]
+        self._members = {member for _, members in groups for member in members}
+        dead = {member for member in self._members if self._shard.member_alive(member) is False}
+        for group, members in groups if dead else ():
+            if not dead.isdisjoint(members):
+                self._notify(group, ONE)
 
     def _check(self) -> None:
         groups = list(self._groups.values())

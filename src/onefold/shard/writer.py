@@ -81,6 +81,7 @@ class LogWriter:
         until, backoff, in_doubt = Deadline(deadline, self._env), Backoff(*_PAUSE_S), False
         for _ in range(_ATTEMPTS_MAX):
             began_s = self._env.boot_s()
+            self._shard.announce(record, deadline)
             try:
                 offset = self._append_once(data, deadline)
             except AppendUnknown:

@@ -20,6 +20,7 @@ from onefold.fold.api import Fold
 from onefold.log.api import Log
 from onefold.shard.api import Shard, View
 from onefold.shard.memory import MemoryShard
+from onefold.shard.receipts import Receipt
 from onefold.shard.requirements import ReadRequirement, reach_needed
 from onefold.space.log_prefix import LogPrefix, as_time, time_at
 from onefold.store.paged_view import PagedView, Version
@@ -109,7 +110,16 @@ class PastShard:
     def member(self) -> str:
         return self._shard.member
 
-    def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:  # noqa: ARG002
+    @property
+    def gives_receipts(self) -> bool:
+        return False
+
+    def submit(
+        self,
+        ops: Sequence[Op],  # noqa: ARG002
+        deadline: float | None = None,  # noqa: ARG002
+        receipt: Receipt | None = None,  # noqa: ARG002
+    ) -> list[bytes]:
         raise SpaceError(
             f"this is the database as it was at {as_time(self._env.wall_ms())}: it can only be read. "
             "Write to the database itself"

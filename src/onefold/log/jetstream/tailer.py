@@ -11,7 +11,8 @@ from onefold.backoff import jittered
 from onefold.errors import OnefoldError, Timeout, Unavailable
 from onefold.log.api import Entry
 from onefold.log.jetstream import streams
-from onefold.log.jetstream.client.link import Link, Subscription
+from onefold.log.jetstream.client.link import Link
+from onefold.log.jetstream.client.subscription import Subscription
 from onefold.log.jetstream.delivery_buffer import TailBuffer
 from onefold.log.jetstream.fetch import Origin, entry_of, fetch
 from onefold.log.jetstream.names import DIRECT_GET, LogNames

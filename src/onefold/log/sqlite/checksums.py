@@ -9,13 +9,17 @@ checked when an opener recovers it.
 
 from __future__ import annotations
 
+import sys
 import threading
+from pathlib import Path
 from typing import Final
 
 import apsw
 
 VFS: Final = "cksmvfs"
 RESERVED_BYTES: Final = 8
+_NAME: Final = "cksumvfs"
+_SUFFIX: Final = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 _lock = threading.Lock()
 _available: bool | None = None
 
@@ -30,19 +34,37 @@ def available() -> bool:
     return _available
 
 
+def _extension() -> str | None:
+    """The extension's file; None where there is none."""
+    # Where wheels have it. ``apsw.sqlite_extra`` finds it too, but that module's imports take as long as making a space.
+    in_wheel = Path(apsw.__file__).parent / "sqlite_extra_binaries" / f"{_NAME}{_SUFFIX}"
+    if in_wheel.exists():
+        return str(in_wheel)
+    try:
+        from apsw import sqlite_extra
+
+        return str(sqlite_extra.path(_NAME))
+    except (
+        Exception
+    ):  # what there is of APSW's extras, and what it raises without them, depends on how it was built
+        return None
+
+
 def _load() -> bool:
     if VFS in apsw.vfs_names():
         return True
     default = apsw.vfs_names()[0]
+    extension = _extension()
+    if extension is None:
+        return False  # an APSW that was built without it
     try:
-        from apsw import sqlite_extra
-
         con = apsw.Connection(":memory:")
         try:
-            sqlite_extra.load(con, "cksumvfs")
+            con.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1)
+            con.load_extension(extension)
         finally:
             con.close()
-    except (ImportError, LookupError, RuntimeError, apsw.Error):
-        return False  # an APSW that was built without it
+    except apsw.Error:
+        return False
     apsw.set_default_vfs(default)  # other users of APSW in this process keep what they had
     return VFS in apsw.vfs_names()

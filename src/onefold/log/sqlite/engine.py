@@ -7,8 +7,9 @@ means that neither happened.
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from onefold.env import SYSTEM, Env
 from onefold.errors import LogCorrupt, SpaceError, TooLarge, TooOld
 from onefold.log.api import Entry
 from onefold.log.sqlite.file import TIP_NAME, SqliteFile
-from onefold.log.sqlite.pooled_file import Hold
 from onefold.machine.undisturbed import Waiters, undisturbed
 from onefold.machine.wake import Notifier, Watch
 
@@ -32,6 +32,7 @@ LOG_SCHEMA = (
 )
 """``log_untrusted``: ranges of offsets whose records are not trusted (``Entry.trusted``). What is appended here is;
 others are in the logs of spaces that were restored from a cluster's backup. Files of earlier releases do not have the table."""
+_PLACE = struct.Struct(">QQ")
 _NO_RANGE = (1 << 63, 1 << 63)
 _FIRST = "SELECT first FROM log_first"
 _LAST = "SELECT max(coalesce((SELECT max(offset) FROM log), 0), (SELECT first - 1 FROM log_first))"
@@ -39,7 +40,7 @@ _LAST = "SELECT max(coalesce((SELECT max(offset) FROM log), 0), (SELECT first - 
 
 def entry_crc(offset: int, ms: int, data: bytes) -> int:
     """CRC32C over offset, stamp and bytes: a record that moved is found too."""
-    return int(google_crc32c.extend(google_crc32c.value(struct.pack(">QQ", offset, ms)), data))
+    return google_crc32c.extend(google_crc32c.value(_PLACE.pack(offset, ms)), data)  # type: ignore[no-any-return]
 
 
 class SqliteLog:
@@ -177,15 +178,13 @@ class SqliteLog:
 
     # -- the transaction that others join
 
-    def appending(
-        self, timeout: float | Callable[[], float] | None = None, hold: Hold | None = None
-    ) -> AbstractContextManager[apsw.Connection]:
+    def appending(self, timeout: float | None = None) -> AbstractContextManager[apsw.Connection]:
         """The write transaction (see ``SqliteFile.writing``). Call ``announce`` after it."""
-        return self.file.writing(timeout, hold)
+        return self.file.writing(timeout)
 
     def append_in(
         self,
-        con: apsw.Connection,
+        con: apsw.Connection | apsw.Cursor,
         data: bytes,
         ms: int,
         offset: int | None = None,
@@ -202,7 +201,7 @@ class SqliteLog:
             offset = _number(con.execute(_LAST).get) + 1
         con.execute("INSERT INTO log VALUES(?, ?, ?, ?)", (offset, ms, entry_crc(offset, ms, data), data))
         if not trusted:
-            note_untrusted(con, "main", [offset])
+            note_untrusted(con if isinstance(con, apsw.Connection) else con.connection, "main", [offset])
         return offset
 
     def announce(self, last: int) -> None:
@@ -269,8 +268,9 @@ def _untrusted(con: apsw.Connection, start: int) -> Iterator[tuple[int, int]]:
         found = con.execute(sql, (start,))
     except apsw.SQLError:
         return  # of an earlier release, opened for reading
-    for first, last in found:
-        yield _number(first), _number(last)
+    with contextlib.closing(found):  # an error keeps this frame, and so what it has left open
+        for first, last in found:
+            yield _number(first), _number(last)
 
 
 def read_in(con: apsw.Connection, start: int, max_bytes: int, where: str) -> list[Entry]:

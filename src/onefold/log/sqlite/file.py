@@ -40,6 +40,7 @@ FORMAT_UNCHECKED = 3
 _EARLIER = {1: FORMAT_UNCHECKED, 2: FORMAT}
 _WITH_CHECKSUMS = (2, 4)
 TIP_NAME = "tip"
+_TIP_DIGITS = 20
 APPLICATION_ID = 0x4F4E4644
 _META = "CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID"
 
@@ -135,14 +136,15 @@ class SqliteFile(PooledFile):
             self._lock.acquire(self.timeout)
         try:
             writer = self._connect(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
-            self._writer = writer
+            self._write_by(writer)
             if (
                 unfinished
                 and checksums.available()
                 and not writer.execute("SELECT count(*) FROM sqlite_schema").get
             ):
                 writer.reserve_bytes("main", checksums.RESERVED_BYTES)
-                writer.execute("VACUUM")
+                if self.path.stat().st_size:  # its first page has been made without, by an opener that died
+                    writer.execute("VACUUM")
             if str(writer.execute("PRAGMA journal_mode=WAL").get) != "wal":
                 raise SpaceError(
                     f"{self.path} is on a file system without shared memory. Put the space on a local disk"
@@ -245,13 +247,13 @@ class SqliteFile(PooledFile):
 
         Not synced: written after the commit was, so it can only be behind. Mapped, so it costs no system call.
         """
-        line = b"%s %020d\n" % (self.incarnation.encode(), offset)
-        # It is a witness only: without room for it (OSError), or while the file is being closed (ValueError), do without.
-        with contextlib.suppress(OSError, ValueError):
+        try:
             if self._tip is None:
-                self._tip = self._map_tip(line)
+                self._tip = self._map_tip(b"%s %020d\n" % (self.incarnation.encode(), offset))
             else:
-                self._tip[:] = line
+                self._tip[-_TIP_DIGITS - 1 : -1] = b"%020d" % offset
+        except (OSError, ValueError):
+            pass  # a witness only: without room for it, or while the file is being closed, do without
 
     def _map_tip(self, line: bytes) -> mmap.mmap:
         fd = os.open(self.directory / TIP_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -22,7 +22,7 @@ from types import TracebackType
 import apsw
 
 from onefold import config
-from onefold.errors import OnefoldError, SpaceError, Timeout
+from onefold.errors import OnefoldError, SpaceError
 from onefold.log.sqlite import checksums
 from onefold.log.sqlite.errors import BUSY_MS, FAILED, translate
 from onefold.machine import forks, inherited, undisturbed
@@ -50,9 +50,10 @@ class Hold:
 
     __slots__ = ("_con", "_file", "ask", "main", "timeout")
 
-    def __init__(self, file: PooledFile) -> None:
+    def __init__(self, file: PooledFile, timeout: float | Callable[[], float]) -> None:
+        """``timeout``: seconds that it queues, or a function that gives them, called only when it has to queue."""
         self._file = file
-        self.timeout: float | Callable[[], float] = file.timeout
+        self.timeout = timeout
         self.ask: Ask | None = None
         self.main = _thread.get_ident() == forks.main_thread
         """Whether it can be interrupted, and is then ended by another thread only."""
@@ -69,11 +70,12 @@ class Hold:
             if con is None or lock is None:
                 raise SpaceError(f"{file.path} was opened read-only. Open it without read_only to write")
             lock.acquire(self.timeout, self)
-            file._transacting.acquire(self)
+            if not file._transacting.take(self):
+                file._transacting.acquire(self)
             if file._closed or file._pid != forks.process:
                 file.check_usable()
             file.check_place()
-            con.execute("BEGIN IMMEDIATE")
+            file._execute("BEGIN IMMEDIATE")
             if con.data_version() != file._version:
                 file.foreign += 1
             self._con = con
@@ -102,7 +104,7 @@ class Hold:
             return
         try:
             con, lock = self._con, file._lock
-            con.execute("COMMIT")
+            file._execute("COMMIT")
             file._version = con.data_version()
             if file._wal_pages >= file.checkpoint_pages:
                 file._checkpoint(con)
@@ -160,6 +162,11 @@ class PooledFile:
         self._before_fork: tuple[inherited.Identity | None, bool] = (None, False)
         self._lock: WriteLock | None = None
         self._writer: apsw.Connection | None = None
+        self._execute: Callable[[str], object] = _nothing
+        """Of a cursor of it: with one for each statement it would take three times as long to begin a transaction."""
+        self.end_statements: Callable[[], object] = _no_statements
+        """Closes the cursors that a writer keeps from one transaction to the next. Called before one that was broken off is
+        rolled back: an interrupted read would stay open, and keep the connection at what it has seen."""
         undisturbed.prepare()
         forks.track_resting(self)
 
@@ -185,6 +192,11 @@ class PooledFile:
             con.close()
             raise
         return con
+
+    def _write_by(self, con: apsw.Connection) -> None:
+        """Make it the writing connection."""
+        self._writer = con
+        self._execute = con.cursor().execute
 
     def _prepare(self, con: apsw.Connection) -> None:
         """What a kind of file does with each of its connections first."""
@@ -283,28 +295,22 @@ class PooledFile:
     # -- writing
 
     def writing(
-        self, timeout: float | Callable[[], float] | None = None, hold: Hold | None = None
+        self, timeout: float | None = None, hold: Hold | None = None
     ) -> AbstractContextManager[apsw.Connection]:
         """The write transaction: commits durably when the block ends, rolls back when it raises.
 
-        ``timeout``: seconds that it queues, or a function that gives them, called only when it has to queue. ``hold``: for a
-        caller that keeps track of it, and mends it when it was interrupted outside of the block too; that is cheaper.
+        ``timeout``: seconds that it queues. ``hold``: of a caller that keeps track of it, and mends it when it was interrupted
+        outside of the block too; that is cheaper, and queues as long as it says itself.
 
         Raises Timeout (definite) when the queue of writers does not move, Unavailable when the disk is full (nothing
         was written), SpaceError when the file was removed or replaced, AppendUnknown when the commit itself failed in a way that
         may surface later.
         """
-        if timeout is None:
-            timeout = self.timeout
-        if hold is None:
-            return self._writing(timeout)
-        hold.timeout = timeout
-        return hold
+        return self._writing(self.timeout if timeout is None else timeout) if hold is None else hold
 
     @contextlib.contextmanager
-    def _writing(self, timeout: float | Callable[[], float]) -> Iterator[apsw.Connection]:
-        hold = Hold(self)
-        hold.timeout = timeout
+    def _writing(self, timeout: float) -> Iterator[apsw.Connection]:
+        hold = Hold(self, timeout)
         try:
             with hold as con:
                 yield con
@@ -323,9 +329,9 @@ class PooledFile:
         self.check_usable()
         if self._writer is None or self._lock is None:
             raise SpaceError(f"{self.path} was opened read-only. Open it without read_only to write")
-        hold = Hold(self)
+        hold = Hold(self, self.timeout if timeout is None else timeout)
         try:
-            self._lock.acquire(self.timeout if timeout is None else timeout, hold)
+            self._lock.acquire(hold.timeout, hold)
             self._transacting.acquire(hold)
             self.check_place()
             try:
@@ -346,6 +352,8 @@ class PooledFile:
         at a time, which no signal interrupts. Without effect on what has ended already."""
         con, lock = self._writer, self._lock
         if self._transacting.held_by(hold):
+            with contextlib.suppress(apsw.Error):
+                self.end_statements()
             with contextlib.suppress(apsw.Error):
                 if con is not None and con.in_transaction:
                     con.execute("ROLLBACK")
@@ -413,23 +421,21 @@ class PooledFile:
             raise SpaceError(f"{self.directory} is closed. Open it again")
 
     def close(self) -> None:
-        """Close every connection; those lent out close when they come back. Waits for a running write."""
+        """Close every connection; those lent out close when they come back. Waits for a running write of this process, but not
+        for those of others, which have connections of their own (and may be stopped)."""
         if self._closed or self._pid != forks.process:
             return
         lock, writer = self._lock, self._writer
         self._closed = True
         if lock is not None and writer is not None:
-            with contextlib.suppress(Timeout):
-                hold = Hold(self)
-                lock.acquire(self.timeout, hold)
-                lock.release(hold)
+            lock.wait_for_threads(self.timeout, Hold(self, self.timeout))
         with self._making:
             while self._idle:
                 self._close_reader(self._idle.pop())
             with contextlib.suppress(apsw.Error):
                 if writer is not None:
                     writer.close()
-                    self._writer = None
+                    self._writer, self._execute = None, _nothing
         if lock is not None:
             lock.close()
 
@@ -462,8 +468,16 @@ class PooledFile:
             _leak(con)
         self._idle = deque()
         self._readers = set()
-        self._writer = None
+        self._writer, self._execute = None, _nothing
         self._lock = None
+
+
+def _nothing(_statement: str) -> None:
+    """Where nothing is written."""
+
+
+def _no_statements() -> None:
+    """Where no cursor is kept."""
 
 
 def _left(deadline: float) -> float:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from onefold.errors import OnefoldError
 from onefold.fold.nodes import state
 from onefold.log.jetstream.names import NODES_QUEUE, node_subject
 from onefold.shard.remote.request_queue import WorkerPool
@@ -92,12 +91,12 @@ class SnapshotServer:
                     reply = Piece(self._piece(blob, start))
         except (msgspec.MsgspecError, ValueError):
             reply = Offered()
-        except (OnefoldError, OSError) as error:
+        except Exception as error:  # whatever it was: the thread answers others too
             self._log.begins("snapshot_offer_failed", f"{type(error).__name__}: {error}")
             reply = Offered()
         else:
             self._log.ends("snapshot_offer_failed")
-        with contextlib.suppress(OnefoldError):
+        with contextlib.suppress(Exception):
             self._link.publish(msg.reply, encode(reply))
 
     def _offer(self, shard: int) -> Offered:

@@ -15,6 +15,7 @@ from onefold.compute.blobs.backends import JETSTREAM, check_place, open_backend
 from onefold.compute.blobs.store import blob_name, file_blob_name
 from onefold.compute.blobs.sweeping import SNAPSHOTS, new_ticket
 from onefold.errors import InvalidArgument, LogCorrupt, Unavailable
+from onefold.machine.first_use import first_use
 
 if TYPE_CHECKING:
     from onefold.compute.blobs.shared import Backend
@@ -79,9 +80,9 @@ class Vault:
         if not self._backend.exists(stored.blob):
             self._backend.put(stored.blob, path)
 
-    def hide(self, name: str) -> str:
+    def hide(self, name: str, kind: str = SNAPSHOTS) -> str:
         """Take a blob away, but keep a copy, whose ticket is returned."""
-        ticket = new_ticket(SNAPSHOTS)
+        ticket = new_ticket(kind)
         self._backend.hide(name, ticket, self.scratch)
         return ticket
 
@@ -119,6 +120,7 @@ def open_vault(place: str, scratch: Path, link: Link | None, space: str) -> Vaul
         return Vault(open_backend(place), scratch, apart=True)
     if link is None:
         raise InvalidArgument("snapshots in jetstream need a cluster")
-    from onefold.compute.blobs.jetstream import JetStreamBackend
+    with first_use:
+        from onefold.compute.blobs.jetstream import JetStreamBackend
 
     return Vault(JetStreamBackend(link, space), scratch, apart=False)

@@ -143,7 +143,7 @@ class Trimming:
                 return state.named(view, names)
 
         if blobs:
-            self.counts.swept += sweeping.sweep(vault, blobs, swept, named)
+            self.counts.swept += sweeping.sweep(vault, blobs, swept, named, kind=sweeping.SNAPSHOTS)
         if passed_s >= config.GARBAGE_SWEEP_S:
             self._tidied_s += passed_s
             sweeping.tidy(vault, blobs, named, kind=sweeping.SNAPSHOTS)

@@ -14,7 +14,7 @@ from functools import partial
 from onefold import config
 from onefold.backoff import Backoff, Deadline
 from onefold.env import Env
-from onefold.errors import OnefoldError
+from onefold.errors import OnefoldError, SpaceError
 from onefold.machine.undisturbed import undisturbed
 
 _RETRY_S = 0.01
@@ -95,6 +95,9 @@ class News:
                 answered = self._poll(self._shown(), config.ASK_POLL_S)
             except OnefoldError as error:
                 self._end(error)
+                return
+            except Exception as error:  # a bug: who waits would wait for a thread that is not there
+                self._end(SpaceError(f"asking for news failed with {type(error).__name__}: {error}"))
                 return
             if answered:
                 backoff.reset()

@@ -102,8 +102,16 @@ class Known(msgspec.Struct, frozen=True, array_like=True, tag="known"):
     offset: Offset | None = None
 
 
+class Written(msgspec.Struct, frozen=True, array_like=True, tag="written"):
+    """What became of a client's record, once the node has applied it. Asked while the record is being appended, and refused when
+    the node does not know in time. Result: ``Standing``."""
+
+    client: Annotated[str, Meta(max_length=100)]
+    number: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+
+
 What = (
-    Applied | Beyond | Get | Scan | Count | Changes | Tables | HeadOf | Requested | Known
+    Applied | Beyond | Get | Scan | Count | Changes | Tables | HeadOf | Requested | Known | Written
 )  # a union of tagged structs
 
 
@@ -200,6 +208,7 @@ _RESULTS: dict[type, msgspec.msgpack.Decoder[Any]] = {
     HeadOf: _head,
     Requested: _bytes,
     Known: _standing,
+    Written: _standing,
 }
 
 

@@ -1,14 +1,15 @@
 """Answering many questions with few threads: ``WorkerPool`` is the threads of a node, ``RequestQueue`` takes the questions
 about one shard.
 
-A question that can be answered now goes to the pool. One that has to wait takes no thread: those for a later offset are parked
-with one thread that waits for the replica to move, those for a barrier with one that appends it, for all that have come until
+A question that can be answered now goes to the pool. One that has to wait takes no thread. Those for a later offset are parked
+with one thread that waits for the replica to move. Those for a barrier with one that appends it, for all that have come until
 its append starts (and for none that comes later, which would make a strong read show the past). Everything has a bound;
 a question that arrives when it is reached is answered "busy", so that another node is asked.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,11 +17,14 @@ from typing import NamedTuple
 
 from onefold import config
 from onefold.errors import OnefoldError, SpaceError, Unavailable
+from onefold.shard.remote import protocol
 from onefold.shard.remote.protocol import Ask
-from onefold.shard.remote.server import Server
+from onefold.shard.remote.server import Server, TellsWritten
+from onefold.store.replica import Applied
 
 Reply = Callable[[bytes], None]
 """Sends a reply. Called once, from any thread; must not block."""
+_SHORT_BYTES = 512
 _LOOK_S = 0.1
 """How exactly deadlines of parked questions are kept."""
 
@@ -108,8 +112,13 @@ class RequestQueue:
 
     def take(self, request: bytes, reply: Reply) -> None:
         """Answer by and by. Does not block."""
-        if self._closed or not self._pool.give(lambda: self._begin(request, reply)):
-            reply(self._leaving if self._closed else self._busy)
+        reply = _harmless(reply)
+        if self._closed:
+            reply(self._leaving)
+        elif not self._await_record(request, reply) and not self._pool.give(
+            lambda: self._begin(request, reply)
+        ):
+            reply(self._busy)
 
     @property
     def waiting(self) -> int:
@@ -131,6 +140,34 @@ class RequestQueue:
             thread.join()
 
     # -- one question
+
+    def _await_record(self, request: bytes, reply: Reply) -> bool:
+        """Whether it is about a record that is being appended, and is answered by the thread that applies it: of all questions
+        these are in the most haste, and none is cheaper."""
+        shard, server = self._server.shard, self._server
+        if len(request) > _SHORT_BYTES or not isinstance(shard, TellsWritten):
+            return False
+        try:
+            ask = server.parse(request)
+        except OnefoldError:
+            return False  # it is said by the pool
+        what = ask.what
+        if not isinstance(what, protocol.Written):
+            return False
+        try:
+            wait_s = min(ask.wait_s, config.ASK_EARLY_S)
+            shard.when_written(what.client, what.number, wait_s, lambda told: self._tell(ask, told, reply))
+        except OnefoldError as error:
+            reply(server.refusal(error))
+        return True
+
+    def _tell(self, ask: Ask, told: Applied | None, reply: Reply) -> None:
+        """Called by the thread that applies records, which must not fail for a question's sake."""
+        try:
+            answer = self._server.written(ask, told)
+        except Exception as error:
+            answer = self._server.refusal(error)
+        reply(answer)
 
     def _begin(self, request: bytes, reply: Reply) -> None:
         server = self._server
@@ -249,3 +286,13 @@ class RequestQueue:
         for waiting in group:
             told = self._server.stale(waiting.ask, error) if isinstance(error, Unavailable) else error
             waiting.reply(self._server.refusal(told))
+
+
+def _harmless(reply: Reply) -> Reply:
+    """A reply that cannot end the thread which sends it: that applies records, or answers all the others too."""
+
+    def send(answer: bytes) -> None:
+        with contextlib.suppress(Exception):  # as lost as one on the way: who asked asks again
+            reply(answer)
+
+    return send

@@ -7,7 +7,7 @@ of known folds can be read, and every answer is bounded. A replica that cannot s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from onefold import config
 from onefold.backoff import Deadline
@@ -26,8 +26,10 @@ from onefold.shard.api import Shard, View
 from onefold.shard.freshness import Freshness
 from onefold.shard.remote import protocol
 from onefold.shard.remote.protocol import Answer, Ask, Page, Refusal, Standing
+from onefold.shard.replica.awaited_records import Told
 from onefold.shard.requirements import Behind
 from onefold.store import exactly_once
+from onefold.store.replica import Applied
 
 TABLES = ("state/", "jobs/", "nodes/")
 """Beginnings of the names of the tables that can be asked for."""
@@ -58,6 +60,15 @@ class Served(Shard, Protocol):
 
     def known(self, client: str) -> exactly_once.ClientRow | None:
         """The client's exactly-once row."""
+        ...
+
+
+@runtime_checkable
+class TellsWritten(Protocol):
+    """A replica that tells what became of a record in the moment in which it is applied."""
+
+    def when_written(self, client: str, number: int, wait_s: float, told: Told) -> None:
+        """Have ``told`` called once, from any thread: when this process applies the client's record, or with None."""
         ...
 
 
@@ -138,9 +149,18 @@ class Server:
         """Whether it is answered in the end though nothing came."""
         return isinstance(ask.what, protocol.Beyond)
 
+    def written(self, ask: Ask, applied: Applied | None) -> bytes:
+        """The answer when this was applied."""
+        if applied is None:
+            return self.refusal(self._not_applied())
+        standing = Standing(applied.number, applied.offset, applied.outcomes, None)
+        return self._answer(ask, applied.offset, standing)
+
     def run(self, ask: Ask) -> bytes:
         """The answer, now. Raises what reading raises."""
-        offset, result = self._result(ask)
+        return self._answer(ask, *self._result(ask))
+
+    def _answer(self, ask: Ask, offset: int, result: object) -> bytes:
         body = protocol.encode_body(result)
         whole = len(body)
         if ask.skip > whole:
@@ -241,6 +261,12 @@ class Server:
                 return self.shard.outcome(request_id)
             case protocol.Known(client, offset):
                 return self._standing(client, offset)
+            case protocol.Written(client, number):
+                _ = self.shard.applied  # where nothing applies by itself it is applied now
+                standing = self._standing(client, None)
+                if standing.number != number:
+                    raise self._not_applied()
+                return standing
         return None
 
     def _standing(self, client: str, offset: int | None) -> Standing:
@@ -255,6 +281,10 @@ class Server:
         if known is None:
             return Standing(0, 0, (), digest)
         return Standing(known.number, known.offset, known.outcomes, digest)
+
+    def _not_applied(self) -> Behind:
+        applied = self._applied()
+        return Behind(f"a replica of {self.shard.url} has not applied the record", applied)
 
     def _get(self, view: View, what: protocol.Get) -> list[bytes | None]:
         room = _Room(self._reply_bytes)

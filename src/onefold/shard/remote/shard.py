@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from onefold import config
 from onefold.backoff import Backoff, Deadline
-from onefold.codec import CorruptRecord, Op, decode_record
+from onefold.codec import CorruptRecord, Op, Record, decode_record
 from onefold.env import Env, SystemEnv
 from onefold.errors import (
     ASK_LATER,
@@ -35,6 +35,7 @@ from onefold.log.api import Log
 from onefold.shard.appender import Turn
 from onefold.shard.over_log import ReplicatedShard
 from onefold.shard.remote import protocol
+from onefold.shard.remote.early_outcome import EarlyOutcome
 from onefold.shard.remote.notifications import News
 from onefold.shard.remote.protocol import Answer, Ask, Refusal, Standing, What
 from onefold.shard.remote.view import RemoteView
@@ -93,6 +94,8 @@ class RemoteShard(ReplicatedShard):
         self._registered: set[str] = {system.SYSTEM_FOLD}
         self._told: tuple[str, Standing] | None = None
         self._append_deadline = 0.0
+        self._appending: Record | None = None
+        self._early = EarlyOutcome(asking, log, self._read)
 
     # -- the contract
 
@@ -160,6 +163,7 @@ class RemoteShard(ReplicatedShard):
 
     def close(self) -> None:
         self._closed = True
+        self._early.forget()
         self._news.close()
         self._log.close()
 
@@ -243,9 +247,14 @@ class RemoteShard(ReplicatedShard):
     def _ask_once(self, ask: Ask, timeout: float, hedge_s: float) -> Answer | OnefoldError:
         """An answer, or why there is none though somebody else may have one. Raises what nobody can answer."""
         try:
-            reply = protocol.decode_reply(self._asking(protocol.encode(ask), timeout, hedge_s=hedge_s))
+            return self._read(self._asking(protocol.encode(ask), timeout, hedge_s=hedge_s))
         except (Unavailable, Timeout) as error:
             return error
+
+    def _read(self, data: bytes) -> Answer | OnefoldError:
+        """As ``_ask_once``."""
+        try:
+            reply = protocol.decode_reply(data)
         except protocol.Garbled as error:
             return Unavailable(f"a reply was garbled: {error}")
         if reply.incarnation != self.incarnation:
@@ -357,13 +366,23 @@ class RemoteShard(ReplicatedShard):
         """Seconds until the deadline, and time for one quick answer at least."""
         return max(_QUICK_S, deadline - self._env.boot_s())
 
+    def announce(self, record: Record, deadline: float) -> None:
+        self._appending = record
+        self._early.begin(record, deadline - self._env.boot_s())
+
     def _await_outcome(self, offset: int, data: bytes) -> None:
         """Ask what became of an acknowledged record, and whether it is the one that is there. Raises LogCorrupt and Timeout."""
-        try:
-            record = decode_record(data)
-        except CorruptRecord as error:
-            raise SpaceError(f"this program's own record does not decode: {error}. A bug") from error
+        record, self._appending = self._appending, None
+        if record is None:
+            try:
+                record = decode_record(data)
+            except CorruptRecord as error:
+                raise SpaceError(f"this program's own record does not decode: {error}. A bug") from error
         left_s = self._left(self._append_deadline)
+        early = self._early.outcome(record, offset, left_s)
+        if early is not None:
+            self._took_effect(record, offset, early)
+            return
         try:
             _, told = self.ask(
                 protocol.Known(record.client, offset), ReadRequirement(after=offset, timeout=left_s)
@@ -377,6 +396,9 @@ class RemoteShard(ReplicatedShard):
         if not _is_there(standing, record.number, offset, data):
             self._halt(self._not_there(offset))
             self.check_usable()
+        self._took_effect(record, offset, standing)
+
+    def _took_effect(self, record: Record, offset: int, standing: Standing) -> None:
         self._show(offset)
         self._told = record.client, standing
         if standing.number == record.number:

@@ -68,6 +68,7 @@ class OpenCopy:
             self.tables = Tables()
             with self.file.resting_writer() as con:
                 self.replica = Replica(con, self.tables, kind.folds, keep_all=kind.keep_all)
+                self.file.end_statements = self.replica.end_statements
                 self.replica.load()
         except BaseException:
             if file is not None:

@@ -88,7 +88,7 @@ class ReplicaFile(PooledFile):
         self.check_usable()
         if self._writer is None:
             raise SpaceError(f"{self.path} is closed. Open it again")
-        hold = Hold(self)
+        hold = Hold(self, self.timeout)
         try:
             self._transacting.acquire(hold)
             self.check_usable()
@@ -148,7 +148,8 @@ class ReplicaFile(PooledFile):
 
     def _begin(self, flags: int) -> apsw.Connection:
         self._lock = WriteLock(self.directory / LOCK_NAME)
-        self._writer = writer = self._connect(flags)
+        writer = self._connect(flags)
+        self._write_by(writer)
         return writer
 
     def _settings(self, writer: apsw.Connection) -> None:

@@ -35,6 +35,7 @@ from onefold.machine import forks, members, wake
 from onefold.machine.undisturbed import Waiters, undisturbed
 from onefold.machine.wake import Notifier, Watch
 from onefold.shard.over_log import ReplicatedShard
+from onefold.shard.replica.awaited_records import AwaitedRecords, Told
 from onefold.shard.replica.boundaries import Boundaries, Boundary, Missed
 from onefold.shard.replica.copies import Copies
 from onefold.shard.replica.copy import Kind, OpenCopy
@@ -134,6 +135,7 @@ class LocalReplica(ReplicatedShard, StateHere):
         self._wanted = Waiters()
         """Tells when the first of them begins to."""
         self._recent = RecentRecords()
+        self._awaited = AwaitedRecords(env)
         self._registered: frozenset[str] = frozenset()
         self._trouble: OnefoldError | None = None
         self._ended = threading.Event()
@@ -222,6 +224,7 @@ class LocalReplica(ReplicatedShard, StateHere):
         self._ended.set()
         self._wanted.notify()
         self._log.close()
+        self._awaited.close()
         self._watch.end(config.APPEND_RETRY_S)
         if self._applier is not threading.current_thread():
             self._applier.join(config.APPEND_RETRY_S)
@@ -257,6 +260,14 @@ class LocalReplica(ReplicatedShard, StateHere):
         self.check_usable()
         with self._holder.copy.file.reading() as con:
             return read_digests(con)
+
+    def when_written(self, client: str, number: int, wait_s: float, told: Told) -> None:
+        """Have ``told`` called once, from any thread, with what became of the client's record: as soon as this process has
+        applied it; with None after ``wait_s`` seconds, or somewhat later. It must not block or raise. Raises what the replica
+        halted with, and SpaceError when it is closed."""
+        self.check_usable()
+        self._awaited.ask(client, number, wait_s, told)
+        self._wanted.notify()
 
     def check_usable(self) -> None:
         if self._halted is None and not self._closed and self._pid == forks.process:
@@ -411,6 +422,7 @@ class LocalReplica(ReplicatedShard, StateHere):
         self._holder.went_on()
         if head.applied > before:
             self._notifier.notify()
+            self._awaited.applied(copy.applied_last)
             if self._boundaries is not None and head.applied % config.SNAPSHOT_EVERY_OFFSETS == 0:
                 self._boundaries.at(copy, head.applied)
         return head.applied
@@ -435,9 +447,7 @@ class LocalReplica(ReplicatedShard, StateHere):
             try:
                 last = self._log.wait(self._known, config.REPLICA_LOOK_S)
                 if last > self._known:
-                    self._wanted.wait_for(
-                        lambda: bool(self._waiting) or self._closed, config.REPLICA_GATHER_S
-                    )
+                    self._wanted.wait_for(self._is_wanted, config.REPLICA_GATHER_S)
                     self._advance(self._log.last, None, None)
                 else:
                     self._tend()
@@ -452,8 +462,13 @@ class LocalReplica(ReplicatedShard, StateHere):
                 self._halt(SpaceError(f"applying failed with {type(error).__name__}: {error}"))
                 raise
 
+    def _is_wanted(self) -> bool:
+        """Whether somebody waits for more to be applied."""
+        return bool(self._waiting) or self._awaited.any or self._closed
+
     def _tend(self) -> None:
         """While nothing else is to do."""
+        self._awaited.expire()
         with self._changed:
             if self._applying:
                 return  # the process that has it does this too

@@ -1,4 +1,4 @@
-"""A connection to one server with questions and answers on it. It is used on the loop's thread only.
+"""A connection to one server with questions and answers on it. It is used on the loop's thread, but for what says otherwise.
 
 All answers come to one wildcard inbox, so a question costs no subscription: the caller is found by the last word of the
 subject. When the connection breaks, everybody who waits is notified at once.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import ssl
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -20,7 +22,7 @@ from onefold.errors import OnefoldError, SpaceError, Timeout, Unavailable
 from onefold.log.jetstream.client import loop
 from onefold.log.jetstream.client.address import Address
 from onefold.log.jetstream.client.message import Msg, header_block, nobody_answers, parse_headers
-from onefold.log.jetstream.client.wire import TlsMissing, Wire
+from onefold.log.jetstream.client.wire import NATS_PY, TlsMissing, Wire, nats_version
 from onefold.machine import forks
 
 MSG_BYTES_EXTRA: Final = 512
@@ -39,6 +41,9 @@ class Waiter:
     def fail(self, error: OnefoldError) -> None:
         """No answer will come."""
         raise NotImplementedError
+
+    def sent(self, connection: Connection, token: str) -> None:
+        """The question was sent by a link: what ``Connection.forget`` takes. Possibly called after the answer."""
 
     subject: str
 
@@ -59,7 +64,7 @@ class Connection:
         self._lost = lost
         self._waiters: dict[str, Waiter] = {}
         self._refused: dict[str, str] = {}
-        self._count = 0
+        self._tokens = itertools.count(1)
         self._wire = Wire(tls_required=address.tls, on_lost=self._broke, on_refused=self._on_refused)
         self.leaving = False
         """Whether the server has said that it is about to stop."""
@@ -98,8 +103,8 @@ class Connection:
             allow_reconnect=False,
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
-            connect_timeout=timeout,  # type: ignore[arg-type]  # seconds, whole or not
-            ping_interval=config.PING_INTERVAL_S,  # type: ignore[arg-type]
+            connect_timeout=timeout,
+            ping_interval=config.PING_INTERVAL_S,
             max_outstanding_pings=1,
             error_cb=_ignore,
             lame_duck_mode_cb=self._on_leaving,
@@ -153,16 +158,12 @@ class Connection:
     # -- sending
 
     def publish(self, subject: str, payload: bytes, *, reply: str = "", headers: bytes = b"") -> None:
-        """Send a message. Raises Unavailable (definite: not sent)."""
+        """Send a message. Raises Unavailable (definite: not sent), SpaceError (too large, or no subject)."""
         if self._wire.unsent_bytes > config.LINK_PENDING_BYTES_MAX:
             raise Unavailable(
                 f"{self.server} takes messages too slowly: over {config.LINK_PENDING_BYTES_MAX} bytes wait. Try again later"
             )
-        if len(payload) + len(headers) > self.max_payload:
-            raise SpaceError(
-                f"a message of {len(payload) + len(headers)} bytes to {subject}: {self.server} takes {self.max_payload} "
-                "(max_payload)"
-            )
+        self._check(subject, payload, headers)
         try:
             self._wire.send(subject.encode(), reply.encode(), payload, headers)
         except errors.ConnectionClosedError:
@@ -170,18 +171,42 @@ class Connection:
 
     def question(self, waiter: Waiter, payload: bytes, headers: bytes = b"") -> str:
         """Send ``payload`` to ``waiter.subject``; answers go to the waiter. Returns the token for ``forget``."""
-        self._count += 1
-        token = str(self._count)
+        token = str(next(self._tokens))
         self._waiters[token] = waiter
         try:
             self.publish(waiter.subject, payload, reply=self._inbox + token, headers=headers)
         except BaseException:
-            del self._waiters[token]
+            self._waiters.pop(token, None)
             raise
         return token
 
+    # -- sending from any thread that no signal interrupts
+
+    def publish_now(self, subject: str, payload: bytes, *, reply: str = "", headers: bytes = b"") -> bool:
+        """``publish`` without the loop. False when that is not possible now: nothing was sent. Raises SpaceError (as that)."""
+        self._check(subject, payload, headers)
+        return self._wire.send_now(subject.encode(), reply.encode(), payload, headers)
+
+    def question_now(self, waiter: Waiter, payload: bytes, headers: bytes = b"") -> str | None:
+        """``question`` without the loop. None when that is not possible now: nothing was sent. The waiter is called back on the
+        loop's thread, or here when the connection broke meanwhile. Raises SpaceError (too large, or no subject)."""
+        token = str(next(self._tokens))
+        self._waiters[token] = waiter
+        sent = False
+        try:
+            sent = self.publish_now(waiter.subject, payload, reply=self._inbox + token, headers=headers)
+        finally:
+            if not sent:
+                self._waiters.pop(token, None)
+        if not sent:
+            return None
+        if self.over and self._waiters.pop(token, None) is not None:
+            # It broke, and who was waiting may have been listed before this one was.
+            waiter.fail(self._broken_off(f"the connection to {self.server} broke"))
+        return token
+
     def forget(self, token: str) -> None:
-        """No answer is wanted any more."""
+        """No answer is wanted any more. From any thread."""
         self._waiters.pop(token, None)
 
     async def ask(
@@ -286,9 +311,14 @@ class Connection:
                 self._lost(self, why)
 
     def _fail_all(self, why: str) -> None:
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters.values():
-            waiter.fail(Unavailable(f"{why} before an answer came. Try again", definite=False))
+        waiters = self._waiters
+        for token in list(waiters):
+            waiter = waiters.pop(token, None)  # each is failed once, though a thread may do it too
+            if waiter is not None:
+                waiter.fail(self._broken_off(why))
+
+    def _broken_off(self, why: str) -> Unavailable:
+        return Unavailable(f"{why} before an answer came. Try again", definite=False)
 
     async def _on_leaving(self) -> None:
         self.leaving = True
@@ -298,7 +328,16 @@ class Connection:
     def _on_answer(self, subject: bytes, _reply: bytes, data: bytes, headers: bytes | None) -> None:
         token = subject[len(self._inbox) :].decode("ascii", "replace")
         waiter = self._waiters.get(token)
-        if waiter is not None and waiter.take(data, headers):
+        if waiter is None:
+            return
+        try:
+            last = waiter.take(data, headers)
+        except Exception as error:  # it must not wait for an answer that has come
+            last = True
+            waiter.fail(
+                SpaceError(f"an answer of {waiter.subject} cannot be handled ({error!r})", definite=False)
+            )
+        if last:
             self._waiters.pop(token, None)
 
     def _on_refused(self, text: str) -> None:
@@ -315,9 +354,17 @@ class Connection:
         if what.startswith("publish to "):
             subject = what.removeprefix("publish to ")
             for token, waiter in list(self._waiters.items()):
-                if waiter.subject.lower() == subject:
-                    del self._waiters[token]
+                if waiter.subject.lower() == subject and self._waiters.pop(token, None) is not None:
                     waiter.fail(self._not_permitted(f"publish to {waiter.subject}"))
+
+    def _check(self, subject: str, payload: bytes, headers: bytes) -> None:
+        if not subject:  # servers cut the connection of who sends that
+            raise SpaceError("a message to no subject: who asked left no subject for answers")
+        if len(payload) + len(headers) > self.max_payload:
+            raise SpaceError(
+                f"a message of {len(payload) + len(headers)} bytes to {subject}: {self.server} takes {self.max_payload} "
+                "(max_payload)"
+            )
 
     def _not_permitted(self, what: str) -> SpaceError:
         return SpaceError(
@@ -401,6 +448,11 @@ def _refusal(address: Address, server: str, error: BaseException) -> BaseExcepti
         return SpaceError(
             f"wrong credential: {server} refuses it for {address}. Look at the user, nkey or creds file"
         )
+    if isinstance(error, (AttributeError, TypeError)) and not _of_nkeys(error):
+        return SpaceError(
+            f"connecting failed with {type(error).__name__}: {error}. It is a bug, or nats-py {nats_version()} is not one that "
+            f"Onefold is made for: {NATS_PY}"
+        )
     for kind, path in (("nkey", address.nkey), ("creds", address.creds)):
         if path is None or isinstance(error, (errors.Error, TimeoutError)):
             continue
@@ -410,3 +462,9 @@ def _refusal(address: Address, server: str, error: BaseException) -> BaseExcepti
             return SpaceError(f"the {kind} file {path} holds no usable credential ({type(error).__name__})")
         return SpaceError(f"the {kind} file {path} cannot be read. Give one that is there")
     return Unavailable(f"{server} cannot be reached ({str(error) or type(error).__name__})")
+
+
+def _of_nkeys(error: BaseException) -> bool:
+    """Whether it is about what a credential's file holds: nkeys raises whatever comes of it."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").partition(".")[0] == "nkeys" for frame, _ in frames)

@@ -11,6 +11,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeVar, cast
 
 from onefold import config
@@ -20,13 +21,14 @@ from onefold.errors import OnefoldError, SpaceError, Timeout, Unavailable
 from onefold.log.jetstream.client import loop as loops
 from onefold.log.jetstream.client.address import Address
 from onefold.log.jetstream.client.call import Call
-from onefold.log.jetstream.client.connection import Connection
+from onefold.log.jetstream.client.connection import Connection, Waiter
 from onefold.log.jetstream.client.message import Msg, header_block, parse_headers
 from onefold.log.jetstream.client.pending import Pending
+from onefold.log.jetstream.client.subscription import RawHandler, Subscription
 from onefold.machine import forks
+from onefold.machine.undisturbed import in_main_thread
 
 T = TypeVar("T")
-RawHandler = Callable[[bytes, bytes, bytes, bytes | None], None]
 _SLACK_S: Final = 5.0
 """How much longer a thread waits for the loop than the question itself may take: only a bug or a starved process needs it."""
 
@@ -142,15 +144,35 @@ class Link:
         connection = self.connection()
         if connection.unsent_bytes > config.LINK_PENDING_BYTES_MAX:
             raise Unavailable(f"{connection.server} takes messages too slowly. Try again later")
+        with suppress(OnefoldError):  # which what is posted meets too
+            if not in_main_thread() and connection.publish_now(
+                subject, payload, reply=reply or "", headers=block
+            ):
+                return
         self.post(_publish, connection, subject, payload, reply or "", block)
 
     def append(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> Pending:
         """Send a message that is answered, and do not wait yet. Never raises for the connection's sake: ``Pending.wait`` does."""
         self.check_usable()
         pending = Pending(self, subject)
-        if not self.post(self._send, pending, payload, header_block(headers)):
-            pending.fail(Unavailable("this process is ending: nothing is sent any more"))
+        self.question(pending, payload, header_block(headers))
         return pending
+
+    def question(self, waiter: Waiter, payload: bytes, headers: bytes = b"") -> None:
+        """Send ``payload`` to ``waiter.subject``. The waiter is called back with the answers, or with why there are none; on the
+        loop's thread or this one. A caller that wants no more of them calls ``forget`` of the connection it was ``sent`` on."""
+        connection = self._connection
+        try:
+            if connection is not None and not in_main_thread():
+                token = connection.question_now(waiter, payload, headers)
+                if token is not None:
+                    waiter.sent(connection, token)
+                    return
+        except OnefoldError as error:
+            waiter.fail(error)
+            return
+        if not self.post(self._send, waiter, payload, headers):
+            waiter.fail(Unavailable("this process is ending: nothing is sent any more"))
 
     def subscribe(
         self, subject: str, callback: Callable[[Msg], None], *, queue: str | None = None
@@ -161,7 +183,9 @@ class Link:
         """
 
         def handle(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-            callback(Msg(subject.decode(), reply.decode(), parse_headers(headers), data))
+            # Servers pass on any bytes as a subject, also of who asks.
+            texts = subject.decode("utf-8", "replace"), reply.decode("utf-8", "replace")
+            callback(Msg(*texts, parse_headers(headers), data))
 
         return self.subscribe_raw(subject, handle, queue=queue)
 
@@ -198,9 +222,7 @@ class Link:
 
         ``work`` makes the coroutine, on the loop's thread: an interrupted caller leaves none that is never awaited.
         """
-        self.check_usable()
-        if loops.on_loop():
-            raise SpaceError("a callback of a NATS connection must not wait for the same connection")
+        self.check_may_wait()
         call = Call(work)
         if not self.post(call.begin):
             raise SpaceError(f"this process is ending: {self.address} is not asked any more")
@@ -298,14 +320,20 @@ class Link:
         if self._closed:
             raise SpaceError(f"the link to {self.address} is closed. Open it again")
 
+    def check_may_wait(self) -> None:
+        """Raises SpaceError as ``check_usable``, and on the loop's thread."""
+        self.check_usable()
+        if loops.on_loop():
+            raise SpaceError("a callback of a NATS connection must not wait for the same connection")
+
     # -- inside, on the loop's thread
 
-    def _send(self, pending: Pending, payload: bytes, headers: bytes) -> None:
+    def _send(self, waiter: Waiter, payload: bytes, headers: bytes) -> None:
         try:
             connection = self.connection()
-            pending._sent(connection, connection.question(pending, payload, headers))
+            waiter.sent(connection, connection.question(waiter, payload, headers))
         except OnefoldError as error:
-            pending.fail(error)
+            waiter.fail(error)
 
     async def _begin(self) -> None:
         self._broken = asyncio.Event()
@@ -365,6 +393,8 @@ class Link:
         self._known.update(dict.fromkeys(connection.others))
         self._max_payload = connection.max_payload
         connection.left = lambda: self._leave(connection)
+        if connection.leaving:  # it said so before
+            self._leave(connection)
         self._broken.clear()
         self._connection = connection
         self._problem = None
@@ -427,32 +457,6 @@ class Link:
         if connection is not None:
             connection.close()
             self._tell(False)
-
-
-class Subscription:
-    """Interest in a subject, until ``close``."""
-
-    def __init__(self, link: Link, subject: str, handler: RawHandler, queue: str | None) -> None:
-        self.subject = subject
-        self._link = link
-        self._handler = handler
-        self._queue = queue
-        self._at: tuple[Connection, int] | None = None
-
-    async def _begin(self, connection: Connection) -> None:
-        if self._at is None or self._at[0] is not connection:
-            self._at = (connection, await connection.listen(self.subject, self._handler, self._queue))
-
-    def close(self) -> None:
-        """Receive no more. Does not wait."""
-        link = self._link
-        if link._process == forks.process and not link._closed:
-            link.post(self._end)
-
-    def _end(self) -> None:
-        self._link._subscriptions.discard(self)
-        if self._at is not None:
-            self._at[0].unlisten(self._at[1])
 
 
 class _Shared:

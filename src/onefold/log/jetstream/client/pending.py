@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 class Pending(Waiter):
     """A message that was sent, or is about to be. One thread waits."""
 
-    __slots__ = ("_connection", "_error", "_gate", "_link", "_msg", "_token", "subject")
+    __slots__ = ("_connection", "_found", "_gate", "_link", "_token", "subject")
 
     def __init__(self, link: Link, subject: str) -> None:
         self.subject = subject
         self._link = link
         self._gate = threading.Lock()
         self._gate.acquire()
-        self._msg: Msg | None = None
-        self._error: OnefoldError | None = None
+        self._found: dict[int, Msg | OnefoldError] = {}
+        """What came of it: the first of several, whichever thread brings it."""
         self._connection: Connection | None = None
         self._token = ""
 
@@ -40,30 +40,31 @@ class Pending(Waiter):
             if not self._gate.acquire(timeout=max(timeout - early, 0.0)):
                 self._link.post(self._give_up)
                 return None
-        self._gate.release()
-        if self._error is not None:
-            if self._error.definite:
-                raise self._error
-            return None
-        return self._msg
+        found = self._found[0]
+        if not isinstance(found, OnefoldError):
+            return found
+        if found.definite:
+            raise found
+        return None
 
     def take(self, data: bytes, headers: bytes | None) -> bool:
         if not data and nobody_answers(headers):
             self.fail(
                 Unavailable(f"nobody takes {self.subject} now: it has no leader, or is not there. Try again")
             )
-        elif self._gate.locked() and self._msg is None and self._error is None:
-            self._msg = Msg("", "", parse_headers(headers), data)
-            self._gate.release()
+        else:
+            self._end(Msg("", "", parse_headers(headers), data))
         return True
 
     def fail(self, error: OnefoldError) -> None:
-        if self._gate.locked() and self._msg is None and self._error is None:
-            self._error = error
-            self._gate.release()
+        self._end(error)
 
-    def _sent(self, connection: Connection, token: str) -> None:
+    def sent(self, connection: Connection, token: str) -> None:
         self._connection, self._token = connection, token
+
+    def _end(self, found: Msg | OnefoldError) -> None:
+        if self._found.setdefault(0, found) is found:
+            self._gate.release()
 
     def _give_up(self) -> None:
         if self._connection is not None:
