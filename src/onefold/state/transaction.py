@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from onefold import config
 from onefold.errors import ASK_LATER, Conflict, InvalidArgument, OnefoldError, TransactionError
+from onefold.flags import check_flag
+from onefold.machine.undisturbed import is_interrupt, let_pass
 from onefold.state.core import guard
 from onefold.state.core.client import rejection
 from onefold.state.core.time_limits import limited
@@ -73,12 +75,15 @@ class Transaction:
         last_try: bool = True,
     ) -> None:
         """Programs call ``db.transaction``. ``last_try``: whether a rejection is kept under the request id."""
+        if read_only is not False:
+            check_flag("read_only", read_only)
         if request_id is not None:
             check_request_id(request_id)
             if read_only:
                 raise InvalidArgument("a read-only transaction writes nothing, so it takes no request_id")
         self._core = TransactionCore(client, read_only=read_only)
         self._request_id = request_id
+        self._may_append = False
         self._last_try = last_try
         self._version: Version | None = None
         self._increments: dict[tuple[str, Key], int | float] = {}
@@ -138,7 +143,8 @@ class Transaction:
     def map(self, name: str | Map[Any], type: type[Any] | None = None) -> TxMap[Any]:
         """A map inside this transaction, by its name or its plain handle. ``type``: of its values, as for ``db.map``.
 
-        Raises TransactionError for a handle of another database.
+        Raises:
+            TransactionError: definite; a handle of another database, or outside of the block.
         """
         self._core.check_readable()
         if isinstance(name, str):
@@ -148,7 +154,11 @@ class Transaction:
 
     def queue(self, name: str | Queue[Any]) -> TxQueue:
         """A queue inside this transaction: what is put into it is there once the transaction has committed. Given by its plain
-        handle, it takes values of that one's type."""
+        handle, it takes values of that one's type.
+
+        Raises:
+            TransactionError: definite; a handle of another database, or outside of the block.
+        """
         from onefold.state.queues.queue import TxQueue
 
         self._core.check_readable()
@@ -159,18 +169,29 @@ class Transaction:
 
     def stream(self, name: str | Stream[Any]) -> TxStream:
         """A stream inside this transaction: what is appended to it is there once the transaction has committed. Given by its
-        plain handle, it takes records of that one's type, and is made with its partitions and retention."""
+        plain handle, it takes records of that one's type, and is made with its partitions and retention.
+
+        Raises:
+            TransactionError: definite; a handle of another database, or outside of the block.
+        """
         from onefold.state.streams.appending import StreamCodec
+        from onefold.state.streams.layout import check_stream_name
         from onefold.state.streams.stream import TxStream
 
         self._core.check_readable()
+        self._may_append = True
         if isinstance(name, str):
-            return TxStream(self._core, check_name("stream", name), None, StreamCodec(None))
+            return TxStream(self._core, check_stream_name(name), None, StreamCodec(None))
         handle = self._own("stream", name)
         return TxStream(self._core, handle.name, handle.partitions, handle.codec, handle.wanted_retention_ms)
 
     def commit(self, consumer: Any) -> None:
-        """Make a stream consumer's progress part of this transaction: it moves on iff the transaction commits."""
+        """Make a stream consumer's progress part of this transaction: it moves on iff the transaction commits.
+
+        Raises:
+            Conflict: definite; partitions were given to another member.
+            TransactionError: definite; a consumer of another connection, or outside of the block.
+        """
         self._core.check_writable()
         add = getattr(consumer, "add_commit_to", None)
         if add is None:
@@ -223,8 +244,9 @@ class Transaction:
             parts.setdefault(client.shard_of(encode_key(self._request_id)), _NO_PART)
             before = client.present(parts)
         try:
-            committed = self._submit(parts)
+            committed = self._submit_stored(parts) if self._may_append else self._submit(parts)
         except Conflict as error:
+            let_pass(error)
             if self._request_id is None or not self._last_try:
                 raise
             raise Conflict(
@@ -232,7 +254,7 @@ class Transaction:
                 "db.run_transaction, which tries again under the same one"
             ) from error
         except OnefoldError as error:
-            if self._request_id is not None and not error.definite:
+            if self._request_id is not None and not error.definite and not is_interrupt(error):
                 what = str(error).removesuffix(f". {ASK_LATER}")
                 error.args = (
                     f"{what}. db.outcome({self._request_id!r}) tells what became of it, and running it again under this "
@@ -247,6 +269,19 @@ class Transaction:
         self._note_increments(parts, fresh)
         for tell in self._core.to_tell:
             tell(self._request_id is None or len(parts) > 1)
+
+    def _submit_stored(self, parts: dict[int, Part]) -> dict[int, Committed]:
+        """Submit them, with large frames in blobs."""
+        from onefold.state.streams import large_frames
+
+        writes = {shard: part.writes for shard, part in parts.items()}
+        with large_frames.stored(self._core.client, writes) as stored:
+            committed = self._submit(
+                {shard: part._replace(writes=tuple(stored.parts[shard])) for shard, part in parts.items()}
+            )
+        if self._request_id is not None:
+            stored.drop_unnamed()
+        return committed
 
     def _submit(self, parts: dict[int, Part]) -> dict[int, Committed]:
         client, request_id = self._core.client, self._request_id
@@ -316,6 +351,7 @@ def _run(
                 result = _call(fn, tx)
             return result  # noqa: RET504 - not inside: the commit comes first
         except Conflict as error:
+            let_pass(error)
             if retries.ended_by(error):
                 raise
             retries.check_request(error)

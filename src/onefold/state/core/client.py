@@ -28,7 +28,7 @@ from onefold.fold import system
 from onefold.machine import forks
 from onefold.shard.api import Shard, View
 from onefold.shard.fold_version import reach_version
-from onefold.shard.receipts import Receipt, gives_receipts
+from onefold.shard.receipts import Receipt
 from onefold.shard.requirements import Behind, ReadRequirement
 from onefold.state.core.consistency import STRONG, Level
 from onefold.state.core.time_limits import deadline_of, end_of, limited
@@ -55,8 +55,8 @@ class StateClient:
         timeout: float | None = None,
         token: str | None = None,
     ) -> None:
-        """``spaces``: the shards, in order. ``level``: the connection's default. ``timeout``: seconds that a call may take
-        (default: ``config.READ_TIMEOUT_S`` for a read, ``config.APPEND_RETRY_S`` for a write). ``token``: the session to
+        """``shards``: of the space. ``level``: the connection's default. ``timeout``: seconds that a call may take (default:
+        ``config.READ_TIMEOUT_S`` for a read, ``config.APPEND_RETRY_S`` for a write). ``token``: the session to
         continue. Raises TokenError."""
         self._pid = forks.process
         self.shards = tuple(shards)
@@ -68,19 +68,26 @@ class StateClient:
         self.limited = timeout is not None
         """Whether the connection was given a time limit."""
         self.always_strong = all(shard.strong_reads for shard in self.shards)
-        self.mending = tuple(
-            shard if gives_receipts(shard) and isinstance(self.env, SystemEnv) else None
-            for shard in self.shards
+        self.mends_here = tuple(
+            shard.gives_receipts and isinstance(self.env, SystemEnv) for shard in self.shards
         )
-        """Of each shard, the space where an interrupted submission leaves a receipt, if it is one."""
+        """Of each shard, whether what is submitted in the main thread can be interrupted there, and is mended then."""
         self.shared: dict[str, Any] = {}
         """What this client's handles share, such as the cache of session reads."""
+        self.large_frames: Callable[[], Any] = lambda: None
+        """Makes what its handles do with large frames, when the first of them asks (``state.streams.large_frames``). Without it
+        they stay in the records."""
         self.session = Session(
             self.shards[0].incarnation,
             self.shard_count,
             token,
             present=self.present if self.always_strong else None,
         )
+
+    @property
+    def shows_all(self) -> bool:
+        """Whether every view shows what a strong one does: nothing has to be waited for, nor to be settled."""
+        return self.always_strong and self.shard_count == 1 and not self.session.given
 
     @property
     def forked(self) -> bool:
@@ -99,9 +106,9 @@ class StateClient:
             "(and `db.session.token`), and connect there"
         )
 
-    def gives_receipts(self, shard: int) -> bool:
-        """Whether an interrupted submission to the shard leaves a receipt."""
-        return self.mending[shard] is not None
+    def receipt(self, shard: int) -> Receipt | None:
+        """For what is submitted to the shard and may be interrupted; None where that comes to its end by itself."""
+        return Receipt() if self.mends_here[shard] else None
 
     # -- where things are
 
@@ -132,7 +139,7 @@ class StateClient:
         self, shard: int, op: StateOp, request_id: str | None = None, receipt: Receipt | None = None
     ) -> Outcome:
         """Submit one operation until it is not blocked; its outcome. What the outcome saw is noted in the session. ``receipt``:
-        only where ``gives_receipts``.
+        as ``Shard.submit``.
 
         Raises what ``Shard.submit`` raises; Unavailable (definite) when a transaction over several shards blocks it until the
         deadline.
@@ -167,11 +174,7 @@ class StateClient:
         """Submit one operation, whatever becomes of it."""
         if deadline is None:
             deadline = self.deadline()
-        mending = None if receipt is None else self.mending[shard]
-        if mending is not None:
-            outcome = decode_outcome(mending.submit([op], deadline, receipt)[0])
-        else:
-            outcome = decode_outcome(self.shards[shard].submit([op], deadline)[0])
+        outcome = decode_outcome(self.shards[shard].submit([op], deadline, receipt)[0])
         if isinstance(outcome, Committed):
             self.session.observe(shard, outcome.offset)
         return outcome
@@ -196,8 +199,9 @@ class StateClient:
         """Append a record that does nothing but carry this client's time."""
         self.shards[shard].submit([system.system_op(system.Tick())], self.deadline())
 
-    def settle_due(self, shard_id: int) -> None:
-        """Let end what is due by this client's clock, so that expiry works when nothing else happens."""
+    def settle_due(self, shard_id: int) -> int | None:
+        """Let end what is due by this client's clock, so that expiry works when nothing else happens. The offset at which nothing
+        was due any more; None when that cannot be waited for."""
         shard = self.shards[shard_id]
         before: tuple[bytes, bytes] | None = None
         in_vain = 0
@@ -205,17 +209,18 @@ class StateClient:
             wall_ms = self.env.wall_ms()
             with shard.view() as view:
                 due = next(view.scan(rows.DUE, stop=rows.due_before(wall_ms), limit=1), None)
-                if due is not None and self.shard_count > 1 and self._all_locked(view, wall_ms):
-                    return
-            if due is None:
-                return
+                if due is None:
+                    return view.offset
+                if self.shard_count > 1 and self._all_locked(view, wall_ms):
+                    return None
             if due == before:
                 in_vain += 1
                 if in_vain > _TICKS_IN_VAIN_MAX:
-                    return  # this clock is ahead of the log's, which decides: ever more ticks would change nothing
+                    return None  # this clock is ahead of the log's, which decides: ever more ticks would change nothing
                 shard.pause(0.001)  # a record stamped as the one before it ends nothing
             before = due
             self.tick(shard_id)
+        return None
 
     def _all_locked(self, view: View, wall_ms: int) -> bool:
         """Whether what is due is under locks of prepared transactions: then no tick ends it, but the end of those."""
@@ -259,7 +264,7 @@ class StateClient:
     ) -> tuple[bytes | None, int]:
         """As ``peek``, and the offset that it shows."""
         shard = self.shards[shard_id]
-        if self.always_strong and self.shard_count == 1 and not self.session.given:
+        if self.shows_all:
             found = shard.peek(table, key)
         else:
             level = self.level if level is None else level

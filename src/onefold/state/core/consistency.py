@@ -34,7 +34,11 @@ _NAMED: Final = {level.kind: level for level in (STRONG, SESSION, PREFIX, EVENTU
 
 
 def bounded(seconds: float | timedelta | str) -> Level:
-    """Everything that was acknowledged more than this long ago is visible. Raises InvalidArgument."""
+    """Everything that was acknowledged more than this long ago is visible.
+
+    Raises:
+        InvalidArgument: definite; an argument is not valid.
+    """
     return Level("bounded", to_seconds(seconds, "consistency: the bound"))
 
 

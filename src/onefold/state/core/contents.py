@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from onefold.shard.api import View
 
-CollectionKind = Literal["map", "queue", "stream", "lock", "table"]
+if TYPE_CHECKING:
+    from onefold.state.core.client import StateClient
+
+CollectionKind = Literal["map", "queue", "stream", "lock", "live job", "table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +25,8 @@ class Collection:
     kind: CollectionKind
     name: str
     count: int
-    """Items of a map, messages of a queue that are not yet acknowledged, records kept of a stream, finished tasks of a table, and
-    of a lock that somebody has: who waits for it."""
+    """Items of a map, messages of a queue that are not yet acknowledged, records kept of a stream, finished tasks of a table,
+    bundles of a live job, and of a lock that somebody has: who waits for it."""
     shards: tuple[int, ...] = (0,)
     """Where it lives; of a map and a stream those that hold some of it."""
 
@@ -34,8 +37,8 @@ class Contents:
 
     collections: Callable[[Sequence[View]], Iterator[Collection]]
     """Those that hold something, by name."""
-    export: Callable[[Sequence[View]], Iterator[dict[str, Any]]] | None = None
-    """Everything in them as lines of an export. None: it is not exported."""
+    export: Callable[[StateClient, Sequence[View]], Iterator[dict[str, Any]]] | None = None
+    """Everything in them as lines of an export, by the views of a client. None: it is not exported."""
     holders: Callable[[View], Iterator[tuple[str, str]]] | None = None
     """What somebody holds in a shard, in words, and which process that is (as ``Shard.member_alive`` knows it)."""
     given_up: Callable[[View], Iterator[tuple[str, int]]] | None = None

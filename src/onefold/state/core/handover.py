@@ -4,7 +4,7 @@ What is taken (a message, a lock) is somebody's in the space before the program 
 would leave it to nobody until its lease ends. There are two ways out:
 
 An embedded space commits in the thread that submits, and what became of an interrupted submission is known by its ``Receipt``
-(``mends_here``). So it is taken here, and given back by the mending thread when the receipt says that it was taken.
+(``StateClient.receipt``). So it is taken here, and given back by the mending thread when the receipt says that it was taken.
 
 Any other space hands its appends to another thread anyway. So it is taken there, where no signal interrupts, and noted in a
 ``Handover``. ``carried_out`` is both; the functions through which what was taken goes to the program are short, and each gives
@@ -29,7 +29,6 @@ import _thread
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from onefold.env import SystemEnv
@@ -53,39 +52,16 @@ def carried_out(client: StateClient, shard: int, work: Callable[[object], T]) ->
     """
     if _thread.get_ident() != forks.main_thread:
         return work(object())
-    if client.mending[shard] is not None:
+    if client.mends_here[shard]:
         return work(HERE)
     if not isinstance(client.env, SystemEnv):
         return work(object())
     return undisturbed.undisturbed(partial(copy_context().run, work, object()))
 
 
-def mends_here(client: StateClient, shard: int) -> bool:
-    """Whether the caller can be interrupted, and what it submits to the shard leaves a receipt."""
-    return _thread.get_ident() == forks.main_thread and client.mending[shard] is not None
-
-
 def is_broken_off(by: object, error: BaseException) -> bool:
     """Whether a signal handler raised this in what ``by`` does, so that it is mended by another. Any other error is its end."""
     return by is HERE and undisturbed.is_interrupt(error)
-
-
-class BestEffort:
-    """A ``with`` block that may fail, since something else matters more to the caller. What a signal handler raises is not its
-    failure, and is not swallowed."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        return isinstance(error, Exception) and not undisturbed.is_interrupt(error)
-
-
-best_effort = BestEffort()
 
 
 class Handover(Generic[T]):

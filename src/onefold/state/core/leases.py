@@ -57,8 +57,8 @@ class Observer:
     def __init__(self, env: Env) -> None:
         self._env = env
         self._mutex = threading.Lock()
-        self._seen: dict[Hashable, dict[int, tuple[int, float]]] = {}
-        """For each subject: what -> (epoch, when it was first seen)."""
+        self._seen: dict[Hashable, dict[int, tuple[int, float, float]]] = {}
+        """For each subject: what -> (epoch, when it was first seen, when it is over without a renewal)."""
         self._looked: dict[Hashable, float] = {}
 
     def due(self, subject: Hashable) -> bool:
@@ -78,16 +78,17 @@ class Observer:
         ended: list[Ended] = []
         with self._mutex:
             before = self._seen.get(subject, {})
-            seen: dict[int, tuple[int, float]] = {}
+            seen: dict[int, tuple[int, float, float]] = {}
             for lease in leases:
                 if lease.member not in alive:
                     alive[lease.member] = shard.member_alive(lease.member)
-                epoch, since = before.get(lease.what, (lease.epoch, now))
+                epoch, since, _ = before.get(lease.what, (lease.epoch, now, now))
                 if epoch < lease.epoch:
                     since = now
                 elif epoch > lease.epoch:
-                    continue  # an old view: another thread has seen it renewed
-                seen[lease.what] = (lease.epoch, since)
+                    seen[lease.what] = before[lease.what]  # an old view: another thread has seen it renewed
+                    continue
+                seen[lease.what] = (lease.epoch, since, since + lease.lease_s)
                 if alive[lease.member] is False:
                     ended.append(Ended(lease, True))
                 elif now - since >= lease.lease_s:
@@ -97,6 +98,14 @@ class Observer:
             else:
                 self._seen.pop(subject, None)
         return ended
+
+    def left_s(self, subject: Hashable, what: int) -> float | None:
+        """Seconds until that lease of the subject, as it was last seen, would be over without a renewal. None: it was not
+        seen, and has to be looked at soon: anyone who is about to look may not come to it."""
+        now = self._env.boot_s()
+        with self._mutex:
+            seen = self._seen.get(subject, {}).get(what)
+            return None if seen is None else seen[2] - now
 
 
 class Renewable(Protocol):

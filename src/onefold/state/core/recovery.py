@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from onefold import config
 from onefold.backoff import Deadline
 from onefold.errors import SpaceError, Unavailable
+from onefold.machine.undisturbed import let_pass
 from onefold.state.fold.ops import Decide, Forget, Resolve, StateOp, state_op
 from onefold.state.fold.outcomes import Decided, Outcome, decode_outcome
 from onefold.state.fold.shards import fold as shard_fold
@@ -191,6 +192,7 @@ def _end(client: StateClient, shard_id: int, transaction: str, commit: bool) -> 
         _append(client, shard_id, Resolve(transaction, commit))
         return
     except SpaceError as error:
+        let_pass(error)
         cause = error  # opened read-only: anyone who may write does it
     shard, deadline = client.shards[shard_id], Deadline.after(client.read_time(), client.env)
     while not deadline.passed:

@@ -67,9 +67,10 @@ def end_of(client: StateClient) -> float | None:
 
 def deadline_of(client: StateClient) -> float:
     """The moment of the boot clock until which a write that begins now may be tried."""
-    limit = _in_force()
-    if limit is not None and limit.client() is client:
-        return limit.end_s
+    if _latest.get() is not None:
+        limit = _in_force()
+        if limit is not None and limit.client() is client:
+            return limit.end_s
     return client.env.boot_s() + client.write_timeout
 
 

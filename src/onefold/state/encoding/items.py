@@ -23,7 +23,11 @@ class Version:
 
     @classmethod
     def of(cls, version: Version | str) -> Version:
-        """The version, or the one whose text this is (an ETag's quotes are dropped). Raises InvalidArgument."""
+        """The version, or the one whose text this is (an ETag's quotes are dropped).
+
+        Raises:
+            InvalidArgument: definite; an argument is not valid.
+        """
         if isinstance(version, Version):
             return version
         try:

@@ -1,4 +1,4 @@
-"""Names of collections."""
+"""Names of collections, and other text."""
 
 from __future__ import annotations
 
@@ -42,3 +42,9 @@ def check_request_id(request_id: object) -> None:
         raise InvalidArgument(
             f"request_id takes {length} bytes; at most {config.REQUEST_ID_BYTES_MAX} are possible: {request_id[:60]!r}..."
         )
+
+
+def check_text(name: str, value: object) -> None:
+    """Raises InvalidArgument for an argument that is not text."""
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{name} must be text; got {value!r} ({type(value).__name__})")

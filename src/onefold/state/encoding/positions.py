@@ -33,8 +33,12 @@ class Position:
 
     @classmethod
     def of(cls, position: Position | str, tag: int, partitions: int) -> Position:
-        """The position, or the one whose text this is, checked against the stream. Raises InvalidArgument."""
-        found = position if isinstance(position, Position) else _parse(position)
+        """The position, or the one whose text this is, checked against the stream.
+
+        Raises:
+            InvalidArgument: definite; it is none, or one of another stream.
+        """
+        found = position if isinstance(position, Position) else parse_position(position)
         if found._tag != tag:
             raise InvalidArgument(f"{found!r} is a position in another stream")
         if any(partition >= partitions for partition, _ in found._offsets):
@@ -69,7 +73,8 @@ class Position:
         return f"<Position {self}>"
 
 
-def _parse(text: object) -> Position:
+def parse_position(text: object) -> Position:
+    """The position whose text this is, of whichever stream. Raises InvalidArgument."""
     try:
         if isinstance(text, str) and text.isascii() and "_" not in text and "+" not in text:
             prefix, tag, since, *parts = text.split(".")

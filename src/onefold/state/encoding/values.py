@@ -64,6 +64,12 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def check_increment(by: object) -> None:
+    """Raises InvalidArgument for what programs cannot add: no number, or one after which the sum would tell nothing."""
+    if not isinstance(by, int | float) or isinstance(by, bool) or not -math.inf < by < math.inf:
+        raise InvalidArgument(f"by must be an int or a finite float; got {by!r:.100}")
+
+
 def add(old: bytes | None, by: float) -> tuple[bytes, int | float] | None:
     """The sum of a stored number (None counts as 0) and ``by``, encoded and as it is; None when either is not a number.
 
@@ -210,7 +216,8 @@ def _check_kind(kind: msgspec.inspect.Type, name: str) -> None:
 def _checked(data: bytes) -> bytes:
     if len(data) > VALUE_BYTES_MAX:
         raise TooLarge(
-            f"the value takes {len(data)} bytes encoded; at most {VALUE_BYTES_MAX} fit. Split it over several keys"
+            f"the value takes {len(data)} bytes encoded; at most {VALUE_BYTES_MAX} fit. Split it into several, or "
+            "store it as a file and its path here"
         )
     return data
 

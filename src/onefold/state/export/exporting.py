@@ -55,7 +55,7 @@ def export(client: StateClient, write: Callable[[str], object]) -> Counts:
         about = {"created": None if created is None else created.isoformat(), "program": __version__}
         write(dump_line(head | about) + "\n")
         for kind in KINDS:
-            for line in kind.export(views) if kind.export is not None else ():
+            for line in kind.export(client, views) if kind.export is not None else ():
                 lines += 1
                 items += "map" in line
                 messages += "queue" in line

@@ -13,6 +13,7 @@ from typing import IO, Literal, NamedTuple
 
 from onefold import config
 from onefold.errors import Conflict, InvalidArgument, InvalidValue
+from onefold.machine.undisturbed import let_pass
 from onefold.state.core.client import StateClient
 from onefold.state.encoding.keys import encode_key
 from onefold.state.export.lines import Item, Line, Queued, RecordLine, StreamLine, parsed, read_head
@@ -223,6 +224,7 @@ class _Writer:
                 try:
                     self._client.commit(shard, tuple(_puts(wanted, wall_ms)), reads)
                 except Conflict as error:
+                    let_pass(error)
                     if self._on_conflict == "skip" and attempt < _TRIES - 1:
                         continue  # somebody put one of them meanwhile
                     raise Conflict(

@@ -14,6 +14,7 @@ from onefold.state.encoding.names import check_name
 from onefold.state.encoding.values import encode_value
 from onefold.state.export.exporting import EXPORT_FORMAT, EXPORT_VERSION
 from onefold.state.fold.queues.ops import Message
+from onefold.state.streams.layout import check_stream_name
 
 _NUMBER_MAX = (1 << 53) - 1
 
@@ -117,7 +118,7 @@ def _line(item: dict[str, Any]) -> Line:
         return _queued(item)
     if "stream" not in item:
         raise InvalidValue(f"neither a map, a queue nor a stream: {str(item)[:80]}")
-    name = check_name("stream", item["stream"])
+    name = check_stream_name(item["stream"])
     if "partitions" in item:
         partitions = _number(item, "partitions") or 0
         if not 1 <= partitions <= config.STREAM_PARTITIONS_MAX:

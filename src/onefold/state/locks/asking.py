@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import Any
 
 from onefold import config
@@ -13,7 +13,7 @@ from onefold.shard.api import View
 from onefold.shard.receipts import Receipt
 from onefold.shard.waiters import ALL, EVERYONE, NOTHING, Notice
 from onefold.state.core.client import StateClient, rejection
-from onefold.state.core.leases import Lease, keeper
+from onefold.state.core.leases import Lease, Observer, keeper
 from onefold.state.core.time_limits import cleaning_up
 from onefold.state.core.waiting import Awaited, Pause
 from onefold.state.fold.locks import fold as lock_fold
@@ -89,7 +89,7 @@ class Asking:
         try:
             outcome = submit(self._client, self._shard, self._ask, self._hold.receipt)
         except OnefoldError as error:
-            self.standing = not error.definite
+            self.standing = not error.definite or undisturbed.is_interrupt(error)
             raise
         if isinstance(outcome, Rejected):
             self.standing = False
@@ -115,27 +115,25 @@ class Asking:
             return None
         self.asked_s = now
         self._check_wanted()
-        if observer.due(self._subject):
-            lease = Lease(row.token, row.renewals, row.by.ttl_ms / 1000, row.by.member)
-            if observer.look(shard, self._subject, [lease]):
-                submit(client, self._shard, lock_ops.ExpireLock(self._name, row.token, row.renewals))
-                if not ask.wait:
-                    self._ticket = None
-                return None
+        if observer.due(self._subject) and observer.look(shard, self._subject, [_lease(row)]):
+            submit(client, self._shard, lock_ops.ExpireLock(self._name, row.token, row.renewals))
+            if not ask.wait:
+                self._ticket = None
+            return None
         if self._deadline.passed:
             raise Timeout(
                 f"the lock {self._name!r} did not become free in time; the process {row.by.member} has it. Wait longer "
                 "(timeout=), or find out why it is held so long",
                 definite=True,
             )
-        news = LockNews(self._name)
-        return Pause(
-            (Awaited(self._shard, news, self._seen_at, self._ticket or 0),), one_in_s=config.LEASE_LOOK_S
-        )
+        news = LockNews(client, self._shard, self._name, row)
+        return Pause((Awaited(self._shard, news, self._seen_at, self._ticket or 0),), one_in_s=news.quiet_s())
 
     def wait(self, pause: Pause) -> None:
         """Wait in this thread until it is time for the next look."""
-        self._client.shards[self._shard].wait(self._seen_at, self._deadline.within(pause.one_in_s))
+        # Nobody else looks here whether the holder is dead.
+        wait_s = min(pause.one_in_s, config.LEASE_LOOK_S)
+        self._client.shards[self._shard].wait(self._seen_at, self._deadline.within(wait_s))
 
     def withdraw(self) -> None:
         """Have this one stand in no line and have no lock."""
@@ -156,23 +154,56 @@ class Asking:
 
 
 class LockNews:
-    """What wakes those who wait for a lock: those who stand in its line no longer."""
+    """What wakes those who wait for a lock: those who stand in its line no longer are, and one when the holder may be lost."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, client: StateClient, shard: int, name: str, row: lock_fold.Row) -> None:
+        """``row``: the lock as it was seen when the wait began."""
+        self._client = client
+        self._shard = shard
         self._name = name
+        self._subject = ("lock", shard, name)
         self._row: bytes | None = b""
+        self._holder: tuple[str, ...] = (row.by.member,)
+        self._token = row.token
 
     @property
     def key(self) -> Hashable:
         return lock_fold.LOCKS, self._name
 
+    @property
+    def members(self) -> Collection[str]:
+        return self._holder
+
+    def quiet_s(self) -> float:
+        """How long the holder may stay silent from now on, without being given up for lost while its process lives."""
+        left_s = self._observer.left_s(self._subject, self._token)
+        # A lease that was just seen for the first time ends a moment later than it was looked at.
+        return config.LEASE_LOOK_S if left_s is None else max(left_s, config.LEASE_LOOK_S)
+
     def check(self, view: View, after: int) -> Notice:  # noqa: ARG002
-        row = view.get(lock_fold.LOCKS, self._name.encode())
-        if row == self._row:
-            return NOTHING
-        self._row = row
+        data = view.get(lock_fold.LOCKS, self._name.encode())
+        row = lock_fold.read_row(view, self._name)
+        if row is not None and data == self._row:
+            return NOTHING  # a free one may have been held meanwhile, when one of the group looked
+        self._row = data
+        if row is None:
+            self._holder = ()
+            return ALL
+        self._holder = (row.by.member,)
+        self._token = row.token
+        # A renewal is noted as of now, without a look: the next one is due when the lease is over.
+        over = self._observer.look(self._client.shards[self._shard], self._subject, [_lease(row)])
         first = lock_fold.first_waiting(view, self._name)
-        return ALL if row is None or first is None else Notice(EVERYONE, below=first)
+        look_s = config.LEASE_LOOK_S if over else self.quiet_s()
+        return Notice(EVERYONE, look_s, below=first)
+
+    @property
+    def _observer(self) -> Observer:
+        return keeper(self._client).observer
+
+
+def _lease(row: lock_fold.Row) -> Lease:
+    return Lease(row.token, row.renewals, row.by.ttl_ms / 1000, row.by.member)
 
 
 def withdraw(client: StateClient, shard: int, name: str, holder: str) -> object:

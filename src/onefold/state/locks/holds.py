@@ -1,6 +1,6 @@
 """Grants of locks that nobody may know of: their holder was interrupted before or after the block that they were for.
 
-What becomes of an interrupted wait, or of an interrupted release, is a matter for the ``Hold``: in a thread of its own it waits
+What becomes of an interrupted wait, or of an interrupted release, is a matter for the ``Hold``. In a thread of its own it waits
 until the operation that was broken off is decided, and has the space forget the holder's name (which every wait makes before it
 asks), whether that stands in the line or has the lock. Where the main thread has another thread ask (``carried_out``), that one
 notices.

@@ -8,7 +8,6 @@ whatever it writes to, which refuses a token lower than one it has seen.
 
 from __future__ import annotations
 
-import contextlib
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple, Self
 from onefold.durations import seconds
 from onefold.errors import Conflict, InvalidArgument, OnefoldError, TransactionError
 from onefold.machine import undisturbed
-from onefold.machine.undisturbed import Held
+from onefold.machine.undisturbed import Held, if_possible
 from onefold.shard.receipts import Receipt
 from onefold.state.core import guard
 from onefold.state.core.cancelling import GivenUp, never
@@ -93,7 +92,11 @@ class Lock:
 
     @property
     def fencing_token(self) -> int:
-        """The number of this grant: larger than that of every grant before. Raises InvalidArgument unless it was acquired."""
+        """The number of this grant: larger than that of every grant before.
+
+        Raises:
+            InvalidArgument: definite; it was not acquired.
+        """
         token = self._token
         if token is None:
             raise InvalidArgument(f"the lock {self._name!r} is not held, so it has no fencing token")
@@ -144,8 +147,12 @@ class Lock:
 
         ``timeout``: instead of the lock's own; 0 does not wait.
 
-        Raises Timeout (definite: it is not held), Unavailable (definite) when too many wait, InvalidArgument when this object has
-        it already, TransactionError inside a transaction's block.
+        Raises:
+            Timeout: definite; it did not become free in time and is not held.
+            Unavailable: definite; too many wait, or the space cannot be reached.
+            AppendUnknown: indefinite; it may be granted, and is then free again after its ttl.
+            InvalidArgument: definite; this object has it already.
+            TransactionError: definite; inside a transaction's block.
         """
         hold = self.new_hold()
         try:
@@ -168,8 +175,7 @@ class Lock:
     def new_hold(self) -> Hold:
         """For one wait."""
         client, shard = self._client, self._shard
-        receipt = Receipt() if client.gives_receipts(shard) else None
-        return Hold(self, client, partial(withdraw, client, shard, self._name), receipt)
+        return Hold(self, client, partial(withdraw, client, shard, self._name), client.receipt(shard))
 
     def _take(self, hold: Hold, limit_s: float | None, _by: object) -> None:
         """Wait for it, hold it and have it renewed; until the caller is interrupted."""
@@ -182,7 +188,7 @@ class Lock:
             except BaseException as error:
                 if asking.standing and not is_mended(hold, error):
                     # If it fails, the lock is granted to this one some time, and expires.
-                    with contextlib.suppress(OnefoldError):
+                    with if_possible:
                         asking.withdraw()
                 raise
             self.note_granted(asking)
@@ -233,8 +239,12 @@ class Lock:
     def release(self) -> None:
         """Give it up. Leaving the ``with`` block does this.
 
-        Raises Conflict (definite) when it was lost before, so that somebody else may have had it meanwhile; InvalidArgument when
-        it was not held."""
+        Raises:
+            Conflict: definite; it was lost before, so somebody else may have had it meanwhile.
+            InvalidArgument: definite; it is not held.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         hold, token = self._hold, self._token
         try:
             self._release()
@@ -283,7 +293,12 @@ class Lock:
             self._user.release(hold)
 
     def check(self) -> None:
-        """Make sure that it is held still. Raises Conflict (definite) when it was lost, InvalidArgument when it is not held."""
+        """Make sure that it is held still.
+
+        Raises:
+            Conflict: definite; it was lost.
+            InvalidArgument: definite; it is not held.
+        """
         self._client.check_process()
         token = self.fencing_token
         if self._client.env.boot_s() - self._renewed_s >= self.renew_every_s:
@@ -295,7 +310,13 @@ class Lock:
             raise self._was_lost(token)
 
     def renew(self) -> bool:
-        """Say that the holder lives. Raises Conflict (definite) when it was lost; False when it is not held."""
+        """Say that the holder lives. False when it is not held.
+
+        Raises:
+            Conflict: definite; it was lost.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         token, now = self._token, self._client.env.boot_s()
         if token is None:
             return False
@@ -375,6 +396,6 @@ class Acquisition:
             return
         if self._asking is not None and self._asking.standing:
             # If it fails, the lock is granted to this one some time, and expires.
-            with contextlib.suppress(OnefoldError):
+            with if_possible:
                 self._asking.withdraw()
         self._lock.end(hold)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from onefold.shard.api import View
+from onefold.state.core.client import StateClient
 from onefold.state.core.contents import Collection, Contents, table_names
 from onefold.state.encoding.json_values import key_to_json, to_json
 from onefold.state.encoding.keys import decode_key
@@ -22,7 +23,7 @@ def _collections(views: Sequence[View]) -> Iterator[Collection]:
             yield Collection("map", name, sum(counts), shards)
 
 
-def _export(views: Sequence[View]) -> Iterator[dict[str, Any]]:
+def _export(client: StateClient, views: Sequence[View]) -> Iterator[dict[str, Any]]:  # noqa: ARG001
     for name in table_names(views, rows.MAPS):
         table = rows.map_table(name)
         for key, data in heapq.merge(*(view.scan(table) for view in views), key=lambda pair: pair[0]):

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from onefold.errors import InvalidArgument, InvalidValue, TransactionError
+from onefold.flags import check_flag
 from onefold.state.encoding.items import Item, Version, utc
 from onefold.state.encoding.keys import decode_key, encode_key
 from onefold.state.encoding.lifetimes import ttl_ms as to_ttl_ms
@@ -132,6 +133,7 @@ class TxMap(WriteMethods[T], Generic[T]):
         between them. It shows the writes made before its first step; later ones do not disturb it.
         """
         check_limit(limit)
+        check_flag("reverse", reverse)
         low, high = encoded_range(prefix, start, stop)
         return self._scan_rows(low, high, limit, reverse, self._pair)
 
@@ -160,6 +162,8 @@ class TxMap(WriteMethods[T], Generic[T]):
         version, or not there; else Conflict at once, which ``run_transaction`` does not try again. Both are recorded reads."""
         tx = self._tx
         tx.check_writable()
+        if if_absent is not False:
+            check_flag("if_absent", if_absent)
         encoded, data, ttl_ms = encode_key(key), self._codec.encode(value), to_ttl_ms(ttl)
         if if_version is not None and if_absent:
             raise InvalidArgument("if_version and if_absent contradict each other; give one of them")
@@ -180,8 +184,10 @@ class TxMap(WriteMethods[T], Generic[T]):
         """Add to a number; a key that is not there counts as 0, and gets ``ttl``.
 
         Reads nothing, so it never conflicts; and so it returns None. ``tx.increments`` has the new value after the commit;
-        reading the key gives it before, and makes the transaction depend on it. The commit raises InvalidValue (definite) when
-        the key holds no number.
+        reading the key gives it before, and makes the transaction depend on it.
+
+        Raises:
+            InvalidValue: definite, from the commit; the key holds no number.
         """
         self._tx.check_writable()
         self._tx.buffer.increment(self.name, encode_key(key), by, to_ttl_ms(ttl))
@@ -191,7 +197,11 @@ class TxMap(WriteMethods[T], Generic[T]):
             raise KeyError(key)
 
     def delete(self, key: Any, *, if_version: Version | str | None = None) -> bool:
-        """Remove the key; whether it was there, which is a recorded read. Raises Conflict when ``if_version`` does not hold."""
+        """Remove the key; whether it was there, which is a recorded read.
+
+        Raises:
+            Conflict: definite; ``if_version`` does not hold.
+        """
         tx = self._tx
         tx.check_writable()
         encoded = encode_key(key)

@@ -13,6 +13,8 @@ from typing import Any, Final, Generic, TypeVar, overload
 from onefold import config
 from onefold.backoff import jittered
 from onefold.errors import Conflict, InvalidArgument
+from onefold.flags import check_flag
+from onefold.machine.undisturbed import let_pass
 from onefold.state.core.consistency import STRONG
 from onefold.state.core.time_limits import limited, one_call
 from onefold.state.encoding.items import Version
@@ -20,7 +22,7 @@ from onefold.state.encoding.keys import encode_key, encode_prefix
 from onefold.state.encoding.lifetimes import remaining_ms
 from onefold.state.encoding.lifetimes import ttl_ms as to_ttl_ms
 from onefold.state.encoding.names import check_request_id
-from onefold.state.encoding.values import encode_value, is_number
+from onefold.state.encoding.values import check_increment, encode_value
 from onefold.state.fold.maps.ops import Clear, Delete, Increment, MapWrite, Put
 from onefold.state.fold.ops import Read
 from onefold.state.fold.outcomes import Committed
@@ -68,11 +70,20 @@ class Map(MapReader[T], WriteMethods[T], Generic[T]):
         """Set a key; the version that it has now.
 
         ``ttl``: it ends by itself after so long; without it, it stays, also when it had a lifetime before. ``if_version``:
-        only when the key has this version (or ETag) now; ``if_absent``: only when it is not there; else raises Conflict
-        (definite). ``request_id``: it happens once under this name, no matter who repeats it (see ``Database.outcome``).
+        only when the key has this version (or ETag) now; ``if_absent``: only when it is not there.
+        ``request_id``: it happens once under this name, no matter who repeats it (see ``Database.outcome``).
+
+        Raises:
+            Conflict: definite; the key has another version, or is there (``if_version``, ``if_absent``).
+            InvalidKey, InvalidValue, TooLarge, InvalidArgument: definite; a key, a value or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
         """
         self._check()
         check_request_id(request_id)
+        if if_absent is not False:
+            check_flag("if_absent", if_absent)
         if if_absent and if_version is not None:
             raise InvalidArgument("a put has if_version or if_absent, not both")
         encoded, ttl_ms = encode_key(key), to_ttl_ms(ttl)
@@ -86,6 +97,7 @@ class Map(MapReader[T], WriteMethods[T], Generic[T]):
         try:
             committed = self.client.commit(shard, (write,), reads, request_id=request_id)
         except Conflict as error:
+            let_pass(error)
             if not if_absent or request_id is not None:
                 raise
             raise Conflict(
@@ -106,9 +118,16 @@ class Map(MapReader[T], WriteMethods[T], Generic[T]):
         ``atomic``: all or nothing, also over several shards; TooLarge (definite) when they do not fit into one record. Else
         in parts of bounded size, so it may fail half done, with the error of the first part that failed; pairs may then be any
         number, as they are read bit by bit. The version returned is then that of the last part (of each shard).
+
+        Raises:
+            InvalidKey, InvalidValue, TooLarge, InvalidArgument: definite; a key, a value or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
         """
         self._check()
         check_request_id(request_id)
+        check_flag("atomic", atomic)
         put = map_writing.put_all if atomic else map_writing.put_in_parts
         chunks = map_writing.encode_pairs(items, self._encode)
         return put(self.client, self.name, chunks, to_ttl_ms(ttl), request_id)
@@ -116,7 +135,15 @@ class Map(MapReader[T], WriteMethods[T], Generic[T]):
     def delete(
         self, key: Any, *, if_version: Version | str | None = None, request_id: str | None = None
     ) -> bool:
-        """Remove a key; whether it was there. ``if_version``, ``request_id``: as of ``put``; raises Conflict (definite)."""
+        """Remove a key; whether it was there. ``if_version``, ``request_id``: as of ``put``.
+
+        Raises:
+            Conflict: definite; the key has another version (``if_version``).
+            InvalidKey, InvalidArgument: definite; a key or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         self._check()
         check_request_id(request_id)
         encoded = encode_key(key)
@@ -130,7 +157,13 @@ class Map(MapReader[T], WriteMethods[T], Generic[T]):
 
     @one_call
     def clear(self) -> None:
-        """Remove everything. One operation in each shard, one shard after the other: with several it is not atomic."""
+        """Remove everything. One operation in each shard, one shard after the other: with several it is not atomic.
+
+        Raises:
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         self._check()
         start, stop = encode_prefix(())
         for shard in range(self.client.shard_count):
@@ -143,8 +176,16 @@ class Map(MapReader[T], WriteMethods[T], Generic[T]):
     def pop(self, key: Any, default: D) -> T | D: ...
 
     def pop(self, key: Any, default: Any = _ABSENT) -> Any:
-        """Remove a key and return its value: one atomic operation. Raises KeyError when it is not there and there is no
-        ``default``; Conflict (definite) when others are faster ``config.MAP_ATTEMPTS`` times."""
+        """Remove a key and return its value: one atomic operation.
+
+        Raises:
+            KeyError: it is not there and there is no ``default``.
+            Conflict: definite; others were faster ``config.MAP_ATTEMPTS`` times.
+            InvalidKey, InvalidArgument: definite; a key or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         self._check()
         with limited(self.client):
             return self._pop(key, encode_key(key), default)
@@ -163,8 +204,15 @@ class Map(MapReader[T], WriteMethods[T], Generic[T]):
 
     @one_call
     def popitem(self) -> tuple[Any, T]:
-        """Remove the first key, in key order, and return it with its value. Raises KeyError when there is none; Conflict as
-        ``pop``."""
+        """Remove the first key, in key order, and return it with its value.
+
+        Raises:
+            KeyError: the map is empty.
+            Conflict: definite; others were faster ``config.MAP_ATTEMPTS`` times.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         self._check()
         for attempt in range(config.MAP_ATTEMPTS):
             bounds = map_reading.bounds_of(self.client, None)
@@ -184,8 +232,15 @@ class Map(MapReader[T], WriteMethods[T], Generic[T]):
     def setdefault(self, key: Any, default: T) -> T: ...
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
-        """The value of a key, which is set to ``default`` first if it is not there: one atomic operation. Raises Conflict as
-        ``pop``."""
+        """The value of a key, which is set to ``default`` first if it is not there: one atomic operation.
+
+        Raises:
+            Conflict: definite; others were faster ``config.MAP_ATTEMPTS`` times.
+            InvalidKey, InvalidValue, TooLarge, InvalidArgument: definite; a key, a value or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         self._check()
         with limited(self.client):
             return self._setdefault(key, encode_key(key), self._encode(default))
@@ -206,7 +261,15 @@ class Map(MapReader[T], WriteMethods[T], Generic[T]):
         """Replace the value by ``fn(value)``, atomically; the new value. ``fn`` gets a copy of its own, of ``default`` when the
         key is not there. It runs again whenever somebody else was faster, so it should do nothing but compute; when it raises,
         nothing is written. ``ttl``: as of ``put``; without it an item keeps the end that it has, to within the milliseconds that
-        the write takes. Raises Conflict as ``pop``."""
+        the write takes.
+
+        Raises:
+            Conflict: definite; others were faster ``config.MAP_ATTEMPTS`` times.
+            InvalidKey, InvalidValue, TooLarge, InvalidArgument: definite; a key, a value or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         self._check()
         check_function(fn)
         encoded, ttl_ms = encode_key(key), to_ttl_ms(ttl)
@@ -224,11 +287,18 @@ class Map(MapReader[T], WriteMethods[T], Generic[T]):
         self, key: Any, by: float = 1, *, ttl: Duration | None = None, request_id: str | None = None
     ) -> T:
         """Add to a number, in one operation that never conflicts; the new value. A key that is not there counts as 0, and lives
-        for ``ttl`` from then on. ``by``: an int or a float. Raises InvalidValue (definite) when the value is not a number."""
+        for ``ttl`` from then on. ``by``: an int or a finite float.
+
+        Raises:
+            InvalidValue: definite; the value is not a number.
+            InvalidKey, InvalidArgument: definite; a key or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         self._check()
         check_request_id(request_id)
-        if not is_number(by):
-            raise InvalidArgument(f"by must be an int or a float; got {by!r:.100}")
+        check_increment(by)
         encoded, ttl_ms = encode_key(key), to_ttl_ms(ttl)
         shard = self.client.shard_of(encoded)
         write = Increment(self.name, encoded, encode_value(by), ttl_ms)
@@ -274,7 +344,8 @@ class Map(MapReader[T], WriteMethods[T], Generic[T]):
         offset, index = (0, 0) if row is None else (row.offset, row.index)
         try:
             self._commit(encoded, kind, data, reads=(Read(self.name, encoded, offset, index),), ttl_ms=ttl_ms)
-        except Conflict:
+        except Conflict as error:
+            let_pass(error)
             pause_s = min(config.MAP_RETRY_PAUSE_S, 0.0005 * 2 ** min(attempt, 20))
             self.client.shards[self.client.shard_of(encoded)].pause(jittered(pause_s, self.client.env))
             return False

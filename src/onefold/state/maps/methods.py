@@ -95,7 +95,14 @@ class WriteMethods(ReadMethods[T], MutableMapping[Any, T], Generic[T]):
         """Set several keys, of a mapping or of (key, value) pairs, all or none."""
 
     def update(self, other: Any = (), /, **more: T) -> None:
-        """As of a dict, all or nothing: see ``put_many``."""
+        """As of a dict, all or nothing: see ``put_many``.
+
+        Raises:
+            InvalidKey, InvalidValue, TooLarge, InvalidArgument: definite; a key, a value or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         if not isinstance(other, Mapping) and hasattr(other, "keys"):
             other = {key: other[key] for key in other.keys()}  # noqa: SIM118 - not every such object is a Mapping
         if more:

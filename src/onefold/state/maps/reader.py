@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 from onefold.durations import seconds
 from onefold.errors import InvalidArgument, InvalidValue
+from onefold.flags import check_flag
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import Consistency, Level, parse_level
 from onefold.state.core.guard import check_plain
@@ -67,7 +68,14 @@ class MapReader(ReadMethods[T], Generic[T]):
     def get(self, key: Any, default: D, *, consistency: Consistency | None = None) -> T | D: ...
 
     def get(self, key: Any, default: Any = None, *, consistency: Consistency | None = None) -> Any:
-        """The value, or ``default`` when there is none."""
+        """The value, or ``default`` when there is none.
+
+        Raises:
+            InvalidKey, InvalidArgument: definite; a key or an argument is not valid.
+            InvalidValue: definite; a value cannot be read. It names its map and key.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
+        """
         row = self._row(key, consistency)
         try:
             return default if row is None else self._decode(row.value)
@@ -75,7 +83,14 @@ class MapReader(ReadMethods[T], Generic[T]):
             raise unreadable(error, self.name, key) from None
 
     def get_item(self, key: Any, *, consistency: Consistency | None = None) -> Item[T] | None:
-        """The value with its version and when it ends, or None."""
+        """The value with its version and when it ends, or None.
+
+        Raises:
+            InvalidKey, InvalidArgument: definite; a key or an argument is not valid.
+            InvalidValue: definite; a value cannot be read. It names its map and key.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
+        """
         row = self._row(key, consistency)
         if row is None:
             return None
@@ -85,7 +100,14 @@ class MapReader(ReadMethods[T], Generic[T]):
 
     def get_many(self, keys: Iterable[Any], *, consistency: Consistency | None = None) -> dict[Any, T]:
         """The values of those keys that are there, under the keys as they were given. One snapshot; of several shards too
-        at ``strong``, else of each of them."""
+        at ``strong``, else of each of them.
+
+        Raises:
+            InvalidKey, InvalidArgument: definite; a key or an argument is not valid.
+            InvalidValue: definite; a value cannot be read. It names its map and key.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
+        """
         self._check()
         level = self._level(consistency)
         if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
@@ -98,7 +120,13 @@ class MapReader(ReadMethods[T], Generic[T]):
         return self._row(key, None) is not None
 
     def count(self, prefix: Any = None, *, consistency: Consistency | None = None) -> int:
-        """How many keys there are, or of those that begin with a prefix (see ``scan``). Looks at all of them."""
+        """How many keys there are, or of those that begin with a prefix (see ``scan``). Looks at all of them.
+
+        Raises:
+            InvalidKey, InvalidArgument: definite; a key or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
+        """
         self._check()
         bounds = map_reading.bounds_of(self.client, prefix)
         return map_reading.count(self.client, self.name, bounds, self._level(consistency))
@@ -122,8 +150,16 @@ class MapReader(ReadMethods[T], Generic[T]):
         between; so one that continues until that moment is beyond the kept history raises TooOld (definite). A value that cannot
         be read raises InvalidValue, which names its key. After an error the iterator can be continued: behind that value, else
         where it stood.
+
+        Raises:
+            TooOld: definite, while reading; the moment of its first page has left the kept history.
+            InvalidKey, InvalidArgument: definite; a key or an argument is not valid.
+            InvalidValue: definite; a value cannot be read. It names its map and key.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
         """
         check_limit(limit)
+        check_flag("reverse", reverse)
         low, high = encoded_range(prefix, start, stop)
         return self._scan_rows(low, high, limit, reverse, self._pair, consistency)
 
@@ -143,8 +179,12 @@ class MapReader(ReadMethods[T], Generic[T]):
         ``put`` in key order (of each shard), then the changes since, without a gap. ``timeout``: it ends when nothing came
         for so long (default: never). Changes of one shard are in order; several shards are merged as they come.
 
-        Raises TokenError (malformed, foreign), TokenAhead (from a future that does not come), TooOld when what followed the token
-        is no longer kept, now or when the iterator has fallen behind. All are definite.
+        Raises:
+            TokenError: definite; the token is malformed or of another space.
+            TokenAhead: definite; the token is from a future that does not come.
+            TooOld: definite, now or while reading; what followed the token is no longer kept.
+            InvalidValue: definite; a value cannot be read. It names its map and key.
+            InvalidKey, InvalidArgument: definite; a key or an argument is not valid.
         """
         return self._watch_since(None, prefix, start, initial, timeout)
 
@@ -158,6 +198,7 @@ class MapReader(ReadMethods[T], Generic[T]):
     ) -> Watch[T]:
         """``begun``: of ``watch.moment_of``, when the watch is opened later than it was asked for."""
         self._check()
+        check_flag("initial", initial)
         timeout_s = None if timeout is None else seconds(timeout, "timeout")
         if start is not None and initial:
             raise InvalidArgument(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from onefold import config
 from onefold.errors import SpaceError, TooOld, Unavailable
+from onefold.machine.undisturbed import let_pass
 from onefold.shard.api import View
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import STRONG, Level
@@ -49,9 +50,11 @@ def tick(client: StateClient, shard: int, level: Level) -> bool:
     """Let end what is due. False when the space is read-only, and for weak levels when the log does not answer."""
     try:
         client.tick(shard)
-    except SpaceError:
+    except SpaceError as error:
+        let_pass(error)
         return False
-    except Unavailable:
+    except Unavailable as error:
+        let_pass(error)
         if level.kind not in _WEAK:
             raise
         return False
@@ -62,9 +65,10 @@ def settle(client: StateClient, shard: int, level: Level) -> None:
     """Let end whatever is due in the shard, as far as ``tick`` can."""
     try:
         client.settle_due(shard)
-    except SpaceError:
-        pass  # read-only; a closed space says so to the read that follows
-    except Unavailable:
+    except SpaceError as error:
+        let_pass(error)  # else read-only; a closed space says so to the read that follows
+    except Unavailable as error:
+        let_pass(error)
         if level.kind not in _WEAK:
             raise
 

@@ -10,27 +10,30 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 from onefold import config
 from onefold.backoff import Backoff
 from onefold.errors import InvalidValue, SpaceError, TokenAhead, TokenError, TooOld, Unavailable
-from onefold.shard.api import View
-from onefold.shard.waiters import ALL, NOTHING, Notice
+from onefold.machine.undisturbed import let_pass
+from onefold.shard.waiters import Interest
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import Level
 from onefold.state.core.tokens import Token, decode_token, encode_token
-from onefold.state.core.waiting import Awaited, Pause
-from onefold.state.encoding.items import Change, ChangeKind, Version
+from onefold.state.core.waiting import Awaited, Looking, Pause, wait_any
+from onefold.state.encoding.items import Change, ChangeKind
+from onefold.state.encoding.items import Version as Stamp
 from onefold.state.encoding.keys import decode_key
 from onefold.state.encoding.values import ValueCodec
 from onefold.state.fold import rows
 from onefold.state.fold.rows import read_row
 from onefold.state.maps import reading as map_reading
+from onefold.state.maps.changes import Known, MapChanges, Read, first_due
 from onefold.state.maps.reading import Bounds
 from onefold.state.maps.scans import unreadable
+from onefold.store.paged_view import Version
 
 T = TypeVar("T")
 _INITIAL: Final = -2
@@ -125,7 +128,7 @@ def _too_old(name: str, offset: int) -> TooOld:
     )
 
 
-class Watch(Generic[T]):
+class Watch(Looking, Generic[T]):
     """An iterator of changes; see ``Map.watch``. One thread iterates, any may close."""
 
     def __init__(
@@ -144,8 +147,9 @@ class Watch(Generic[T]):
         self._bounds = bounds
         self._positions = positions
         self._timeout = timeout
-        self._interest = _MapChanges(self._table, bounds)
         self._found: deque[_Found] = deque()
+        self._known: Known | None = None
+        """Of what was found last."""
         self._turn = 0
         self._dues: dict[int, int | None] = {}
         """Of shards that are asked: when the next lifetime ends, or None. Until something of this map changes there or is ended,
@@ -211,12 +215,43 @@ class Watch(Generic[T]):
             return None
         due_s = self._until_due()
         return Pause(
-            tuple(
-                Awaited(shard, self._interest, position.offset) for shard, position in self._positions.items()
-            ),
+            tuple(self._awaited(shard, position.offset) for shard, position in self._positions.items()),
             one_in_s=due_s or math.inf,
             in_s=0 if due_s == 0 else math.inf,
         )
+
+    def handed(self, interests: Sequence[Interest]) -> bool:
+        for interest in interests if not self._found else ():
+            read = interest.read if isinstance(interest, MapChanges) else None
+            if read is not None and not self._closed:
+                self._use(read)
+        return bool(self._found)
+
+    def _use(self, read: Read) -> None:
+        position = self._positions.get(read.shard)
+        if position is None or position.within is not None or not read.after <= position.offset <= read.end:
+            return
+        self._dues.pop(read.shard, None)
+        self._note(read.shard, [change for change in read.changes if change.offset > position.offset])
+        self._known = Known(read.end, read.due_ms)
+
+    def quiet(self) -> Pause | None:
+        if self._found:
+            return None
+        known, self._known = self._known, None
+        if known is None or self._closed or len(self._bounds.shards) != 1:
+            return None
+        (shard,) = self._bounds.shards
+        position = self._positions[shard]
+        due_s = math.inf if known.due_ms is None else (known.due_ms - self._client.env.wall_ms()) / 1000
+        if position.within is not None or position.offset > known.end or due_s <= 0:
+            return None
+        self._positions[shard] = Position(known.end)
+        return Pause((self._awaited(shard, known.end),), one_in_s=due_s)
+
+    def _awaited(self, shard: int, offset: int) -> Awaited:
+        # Each wait has an interest of its own: one that has been asked says what has changed since, without a gap.
+        return Awaited(shard, MapChanges(self._table, self._bounds, shard), offset)
 
     def give(self) -> Change[T]:
         """The change that ``poll`` or ``look`` has found."""
@@ -228,7 +263,7 @@ class Watch(Generic[T]):
         value: T | None = None
         if found.row is None:
             kind = "expire" if found.place == _EXPIRED else "delete"
-            version = Version(((found.shard, found.offset, found.place),))
+            version = Stamp(((found.shard, found.offset, found.place),))
         else:
             kind = "put"
             row = read_row(found.row)
@@ -236,7 +271,7 @@ class Watch(Generic[T]):
                 value = self._codec.decode(row.value)
             except InvalidValue as error:
                 raise unreadable(error, self._name, key) from None
-            version = Version(((found.shard, row.offset, row.index),))
+            version = Stamp(((found.shard, row.offset, row.index),))
         return Change(key, value, version, kind, self.token)
 
     @property
@@ -294,10 +329,17 @@ class Watch(Generic[T]):
             except TooOld as error:
                 raise _too_old(self._name, position.offset) from error
             end = view.offset
+            due_ms = first_due(view) if changes and self._client.shards[shard].reads_here else None
         if not changes:
             self._positions[shard] = Position(max(position.offset, end))
             return
         self._dues.pop(shard, None)
+        self._note(shard, changes)
+        whole = len(changes) <= config.WATCH_PAGE_CHANGES and self._client.shards[shard].reads_here
+        self._known = Known(end, due_ms) if whole else None
+
+    def _note(self, shard: int, changes: Sequence[Version]) -> None:
+        """These come next."""
         for at, change in enumerate(changes[: config.WATCH_PAGE_CHANGES]):
             after = Position(change.offset)
             if at + 1 < len(changes) and changes[at + 1].offset == change.offset:
@@ -335,16 +377,13 @@ class Watch(Generic[T]):
 
     def _wait(self, left_s: float | None) -> None:
         """Until a shard may have something new, something is due, or it is time to look around."""
-        shards = self._bounds.shards
-        wait_s = config.WATCH_LOOK_S if len(shards) == 1 else config.WATCH_SHARD_LOOK_S
-        if left_s is not None:
-            wait_s = min(wait_s, left_s)
+        wait_s = config.WATCH_LOOK_S if left_s is None else min(config.WATCH_LOOK_S, left_s)
         due_s = self._until_due()
         if due_s is not None:
             wait_s = min(wait_s, due_s)
         if due_s != 0:
-            shard = shards[self._turn % len(shards)]
-            self._client.shards[shard].wait(self._positions[shard].offset, max(wait_s, 0.0))
+            seen = {shard: self._positions[shard].offset for shard in self._bounds.shards}
+            wait_any(self._client, seen, max(wait_s, 0.0))
 
     def _until_due(self) -> float | None:
         """Seconds until a lifetime ends in any of the shards. What is due is ended now, and then it is 0. None: none ends."""
@@ -368,8 +407,7 @@ class Watch(Generic[T]):
         else:
             shard = self._client.shards[shard_id]
             with shard.view() as view:
-                first = next(view.scan(rows.DUE, limit=1), None)
-            due_ms = None if first is None else rows.read_due_key(first[0])[0]
+                due_ms = first_due(view)
             if not shard.reads_here:
                 self._dues[shard_id] = due_ms
         return None if due_ms is None else (due_ms - self._client.env.wall_ms()) / 1000
@@ -389,30 +427,7 @@ class Watch(Generic[T]):
         self._dues.pop(shard, None)
         try:
             self._client.tick(shard)
-        except (SpaceError, Unavailable):
+        except (SpaceError, Unavailable) as error:
+            let_pass(error)
             return pause_s
         return 0.0
-
-
-class _MapChanges:
-    """What wakes those who watch the same part of a map."""
-
-    def __init__(self, table: str, bounds: Bounds) -> None:
-        self._table = table
-        self._bounds = bounds
-        self._looked_at: int | None = None
-        """All have looked since this offset."""
-
-    @property
-    def key(self) -> Hashable:
-        return self._table, self._bounds.start, self._bounds.stop
-
-    def check(self, view: View, after: int) -> Notice:
-        if self._looked_at is None:
-            self._looked_at = after
-        # A watch reads the history from where it has looked last, so it looks before that is too old, whatever was written.
-        lags = view.offset - self._looked_at >= config.HISTORY_WINDOW_OFFSETS // 4
-        if lags or view.changed_since(self._table, self._bounds.start, self._bounds.stop, after):
-            self._looked_at = view.offset
-            return ALL
-        return NOTHING

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from onefold.shard.api import View
+from onefold.state.core.client import StateClient
 from onefold.state.core.contents import Collection, Contents, table_names
 from onefold.state.encoding.json_values import key_to_json, to_json
 from onefold.state.encoding.keys import decode_key, encode_key, shard_of
@@ -38,7 +39,7 @@ def _given_up(view: View) -> Iterator[tuple[str, int]]:
             yield name, counts.dead
 
 
-def _export(views: Sequence[View]) -> Iterator[dict[str, Any]]:
+def _export(client: StateClient, views: Sequence[View]) -> Iterator[dict[str, Any]]:  # noqa: ARG001
     for name in table_names(views, q.QUEUES):
         view = views[shard_of(encode_key(name), len(views))]
         table = q.queue_table(name)

@@ -11,10 +11,10 @@ from onefold import config
 from onefold.durations import seconds
 from onefold.errors import Conflict, InvalidArgument, InvalidKey, InvalidValue, Unavailable
 from onefold.machine import undisturbed
-from onefold.machine.undisturbed import Held
+from onefold.machine.undisturbed import Held, best_effort
 from onefold.shard.receipts import Receipt
 from onefold.state.core.client import rejection
-from onefold.state.core.handover import HERE, best_effort, carried_out, is_broken_off
+from onefold.state.core.handover import HERE, carried_out, is_broken_off
 from onefold.state.core.time_limits import cleaning_up, end_of
 from onefold.state.encoding.keys import Key, decode_key
 from onefold.state.encoding.values import ValueCodec
@@ -98,12 +98,25 @@ class Message(Generic[T]):
         return self._lease_s / 3
 
     def renew(self) -> bool:
-        """Extend it if it has not ended; False when it has."""
+        """Extend it if it has not ended; False when it has.
+
+        Raises:
+            Conflict: definite; the lease was over before, so the message is or will be given to somebody else.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         self._change(lambda: None if self._ended else self._extension(self._lease_s))
         return not self._ended
 
     def extend(self, lease: float | timedelta | str | None = None) -> None:
-        """The lease starts again now, with the queue's length or this one. Raises Conflict (definite) when it is over."""
+        """The lease starts again now, with the queue's length or this one.
+
+        Raises:
+            Conflict: definite; the lease was over before, so the message is or will be given to somebody else.
+            InvalidArgument: definite; it was ended before, or the lease is not valid.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         lease_s = self._lease_s if lease is None else seconds(lease, "lease")
         if lease_s <= 0:
             raise InvalidArgument(f"lease must be longer than nothing; got {lease!r}")
@@ -113,7 +126,12 @@ class Message(Generic[T]):
     def ack(self) -> None:
         """It is done with and never given out again. Leaving the ``with`` block does this.
 
-        Raises Conflict (definite) when the lease is over: then it is or will be given to somebody else."""
+        Raises:
+            Conflict: definite; the lease was over before, so the message is or will be given to somebody else.
+            InvalidArgument: definite; it was ended before.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         self._queue.client.check_process()
         self._change(self._acknowledgement)
 
@@ -124,7 +142,12 @@ class Message(Generic[T]):
     def nack(self, *, error: str = "given back", delay: float | timedelta | str | None = None) -> None:
         """Give it back as a failed attempt: it is given out again, after ``delay``, or goes to the dead letters.
 
-        Raises Conflict (definite) when the lease is over."""
+        Raises:
+            Conflict: definite; the lease was over before, so the message is or will be given to somebody else.
+            InvalidArgument: definite; it was ended before.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         delay_ms = 0 if delay is None else min(round(seconds(delay, "delay") * 1000), _MS_MAX)
         self._queue.client.check_process()
         text = str(error)[: config.QUEUE_ERROR_CHARS_MAX].encode(errors="replace").decode()
@@ -140,7 +163,11 @@ class Message(Generic[T]):
         """Nobody was given it: it is as before it was taken, without a failed try. In a space that programs of an earlier release
         have open too, it counts as one.
 
-        Raises Conflict (definite) when the lease is over."""
+        Raises:
+            Conflict: definite; the lease was over before, so the message is or will be given to somebody else.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         counted = not self._queue.client.reach_version(self._queue.shard, queue_ops.QUEUE_RETURNS)
 
         def returned() -> queue_ops.Nack | None:

@@ -10,7 +10,6 @@ acknowledged (or is dead); a delayed or failed one holds back those behind it. M
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -18,13 +17,15 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from onefold import config
 from onefold.durations import seconds
-from onefold.errors import InvalidArgument, OnefoldError, SpaceError
+from onefold.errors import InvalidArgument, SpaceError
+from onefold.flags import check_flag
 from onefold.machine import undisturbed
+from onefold.machine.undisturbed import best_effort, if_possible
 from onefold.shard.receipts import Receipt
 from onefold.state.core import guard
 from onefold.state.core.cancelling import Gate
 from onefold.state.core.client import StateClient, rejection
-from onefold.state.core.handover import HERE, Handover, best_effort, carried_out, is_broken_off, mends_here
+from onefold.state.core.handover import HERE, Handover, carried_out, is_broken_off
 from onefold.state.core.leases import keeper
 from onefold.state.core.time_limits import one_call
 from onefold.state.core.waiting import Pause
@@ -116,7 +117,11 @@ class Queue(Generic[T]):
         ``key``: messages with the same key are given out one at a time, in order. ``delay``: it is not given out before.
         ``request_id``: it is put at most once under this name.
 
-        Raises InvalidValue, InvalidKey, TooLarge, InvalidArgument (all definite).
+        Raises:
+            InvalidKey, InvalidValue, TooLarge, InvalidArgument: definite; a key, a value or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
         """
         return self.put_many((value,), key=key, delay=delay, request_id=request_id)[0]
 
@@ -128,7 +133,14 @@ class Queue(Generic[T]):
         delay: _Duration | None = None,
         request_id: str | None = None,
     ) -> Sequence[int]:
-        """Put messages in this order, all or none, in one record; their ids. Otherwise as ``put``."""
+        """Put messages in this order, all or none, in one record; their ids. Otherwise as ``put``.
+
+        Raises:
+            InvalidKey, InvalidValue, TooLarge, InvalidArgument: definite; a key, a value or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         guard.check_plain(self.client, f"queue({self._name!r})")
         check_request_id(request_id)
         write = enqueue(self._name, values, key, delay, self.codec)
@@ -154,14 +166,27 @@ class Queue(Generic[T]):
 
         Entering the block raises InvalidValue, which names queue and message, when the value is not of the queue's type. The
         message is back in the queue then, as it was before, and a handle without ``type`` takes it.
+
+        Raises:
+            InvalidValue: definite, when the block is entered; the value is not of the queue's type. It names queue and
+                message.
+            Conflict: definite, when the block is left; the lease was over before.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
         """
+        check_flag("renew", renew)
         return Delivery(self, None if timeout is None else seconds(timeout, "timeout"), renew=renew)
 
     def take(self, timeout: _Duration | None = None) -> Message[T] | None:
         """The next message, to be ended by ``msg.ack()`` or ``msg.nack()``; None when none came in time. ``get`` is safer.
 
-        Raises InvalidValue as ``get``, and what ``Shard.submit`` raises; after an indefinite error a message may be taken until
-        its lease ends.
+        Raises:
+            InvalidValue: definite; the value is not of the queue's type. It names queue and message.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; nothing was taken.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; a message may be taken until its
+                lease ends.
         """
         handover = self.handover()
         try:
@@ -174,7 +199,7 @@ class Queue(Generic[T]):
 
     def handover(self) -> Handover[Message[T]]:
         """For ``take_for``: what its caller does not get is as before it was taken."""
-        receipt = Receipt() if mends_here(self.client, self.shard) else None
+        receipt = self.client.receipt(self.shard)
         return Handover(self.client, Message.give_back, receipt, self._found)
 
     def _found(self, receipt: Receipt) -> Message[T] | None:
@@ -235,7 +260,13 @@ class Queue(Generic[T]):
 
     @one_call
     def counts(self) -> QueueCounts:
-        """How many messages are where."""
+        """How many messages are where.
+
+        Raises:
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         counts = self._counts()
         return QueueCounts(counts.ready, counts.delayed, counts.waiting, counts.flight, counts.dead)
 
@@ -245,6 +276,12 @@ class Queue(Generic[T]):
         those that are in that queue and not yet acknowledged there.
 
         One whose value does not fit the queue's type hides no other: its ``problem`` says why, and its ``value`` raises that.
+
+        Raises:
+            InvalidArgument: definite; an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
         """
         guard.check_plain(self.client, f"queue({self._name!r})")
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
@@ -270,13 +307,25 @@ class Queue(Generic[T]):
 
     @one_call
     def retry_dead(self) -> int:
-        """Put the dead letters that are kept aside back at the end of the queue, as new messages; how many they were."""
+        """Put the dead letters that are kept aside back at the end of the queue, as new messages; how many they were.
+
+        Raises:
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         guard.check_plain(self.client, f"queue({self._name!r})")
         return self._in_parts(queue_ops.RetryDead(self._name, config.EXPIRATIONS_PER_RECORD_MAX))
 
     @one_call
     def drop_dead(self) -> int:
-        """Forget the dead letters that are kept aside; how many they were."""
+        """Forget the dead letters that are kept aside; how many they were.
+
+        Raises:
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         guard.check_plain(self.client, f"queue({self._name!r})")
         limit = config.EXPIRATIONS_PER_RECORD_MAX
         with self.client.view(self.shard) as view:
@@ -305,16 +354,16 @@ class Queue(Generic[T]):
 
     def _observe(self) -> None:
         """Give up leases that are over, so that counts and dead letters move on although nobody takes."""
-        with contextlib.suppress(SpaceError):  # opened read-only: others will
+        try:
             while self._watcher.settle(self._watcher.look()):
                 pass
+        except SpaceError as error:  # opened read-only: others will
+            undisturbed.let_pass(error)
 
     def forward_dead(self) -> None:
         """Move what has become a dead letter on to its queue in another shard, whose takers do not look here."""
         if self._dead_letter is not None and self._dead_shard() != self.shard:
-            with contextlib.suppress(
-                OnefoldError
-            ):  # it stays here, and anyone who looks at the queue moves it
+            with if_possible:  # it stays here, and anyone who looks at the queue moves it
                 self._observe()
 
     def _dead_shard(self) -> int:

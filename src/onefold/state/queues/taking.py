@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -136,12 +136,16 @@ class QueueNews:
     def key(self) -> Hashable:
         return self._table
 
+    @property
+    def members(self) -> Collection[str]:
+        return ()
+
     def check(self, view: View, after: int) -> Notice:  # noqa: ARG002
         row = view.get(self._table, q.HEAD)
-        if row == self._row:
-            return NOTHING
-        self._row = row
         counts = q.Counts(row)
+        if row == self._row and not counts.ready:
+            return NOTHING  # what is ready again may have been away meanwhile, when one of the group looked
+        self._row = row
         look_s = 0.0 if counts.outbox else config.LEASE_LOOK_S if counts.flight else math.inf
         if counts.delayed:
             due = next(view.scan(q.QUEUE_DUE, limit=1), None)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import NamedTuple
 
 from onefold import config
 from onefold.codec import Op
-from onefold.errors import OnefoldError
+from onefold.machine.undisturbed import if_possible
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import Level
 from onefold.state.core.leases import Lease, keeper
@@ -100,14 +99,14 @@ class QueueWatcher:
         moved: list[int] = []
         for shard, some in by_shard.items():
             outcomes: list[Outcome] = []
-            with contextlib.suppress(OnefoldError):  # the other shard cannot be reached: another time
+            with if_possible:  # the other shard cannot be reached: another time
                 outcomes = client.submit_together(shard, [op for _, op in some])
             moved += [
                 number
                 for (number, _), outcome in zip(some, outcomes, strict=False)
                 if isinstance(outcome, Committed)
             ]
-        with contextlib.suppress(OnefoldError):
+        with if_possible:
             done = [state_op(queue_ops.Forwarded(self._name, number)) for number in moved]
             client.submit_together(self._shard, done)
             return bool(moved)

@@ -6,17 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from onefold.errors import InvalidValue
+from onefold.machine.lazy import LazyModule
 from onefold.state.encoding.keys import decode_key
 from onefold.state.encoding.values import decode_value
 from onefold.state.fold.streams.rows import Run
 from onefold.state.streams import frames as stream_frames
 from onefold.state.streams.exact_columns import exactly, series_of
-from onefold.state.streams.frames import RECORDS
+from onefold.state.streams.frames import RECORDS, own_types
 from onefold.state.streams.layout import Layout
 from onefold.state.streams.pages import Cursor, check_run
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = LazyModule("polars")
 
 _ROWS_MAX = 65_536
 
@@ -24,31 +27,46 @@ _ROWS_MAX = 65_536
 def frames(layout: Layout, spans: Mapping[int, tuple[int, int]]) -> Iterator[pl.DataFrame]:
     """The records of each partition between two offsets; single records that follow one another share a frame."""
     for partition, (low, high) in sorted(spans.items()):
-        rows = _Rows(layout.name, partition)
-        for run in Cursor(layout, partition).runs(low, high):
-            start, stop = max(low - run.offset, 0), min(high - run.offset, run.count)
-            if run.format == RECORDS:
-                rows.add(run, start, stop)
-                if len(rows) >= _ROWS_MAX:
-                    yield rows.take()
-                continue
-            if len(rows):
+        yield from frames_of_runs(
+            layout.name, partition, Cursor(layout, partition).runs(low, high), low, high
+        )
+
+
+def frames_of_runs(
+    stream: str, partition: int, runs: Iterable[Run], low: int, high: int, *, joined: bool = False
+) -> Iterator[pl.DataFrame]:
+    """The same of runs of one partition that hold what is between the offsets. ``joined``: small frames that follow one another
+    with the same columns come as one."""
+    rows, parts = _Rows(stream, partition), _Parts(partition)
+    for run in runs:
+        start, stop = max(low - run.offset, 0), min(high - run.offset, run.count)
+        if run.format == RECORDS:
+            if parts.rows:
+                yield parts.take()
+            rows.add(run, start, stop)
+            if len(rows) >= _ROWS_MAX:
                 yield rows.take()
-            check_run(partition, run)
-            name, frame = stream_frames.decode_frame(run.frame)
-            check_run(partition, run, frame.height)
-            yield _marked(frame.slice(start, stop - start), partition, run, start, name)
+            continue
         if len(rows):
             yield rows.take()
+        check_run(partition, run)
+        name, frame = stream_frames.decode_frame(run.frame)
+        check_run(partition, run, frame.height)
+        part = frame.slice(start, stop - start)
+        if parts.rows and not (joined and parts.takes(part, name)):
+            yield parts.take()
+        parts.add(part, name, run.offset + start, run.time_ms)
+    if len(rows):
+        yield rows.take()
+    if parts.rows:
+        yield parts.take()
 
 
 def together(stream: str, found: Iterable[pl.DataFrame]) -> pl.DataFrame:
     """One frame of all. Raises InvalidValue when a column's types do not go together without changing a value."""
-    import polars as pl
-
     parts = list(found)
     if not parts:
-        return pl.DataFrame(schema=_own_schema())
+        return pl.DataFrame(schema=own_types())
     try:
         schema = pl.concat([part.clear() for part in parts], how="diagonal_relaxed").schema
     except pl.exceptions.PolarsError as error:
@@ -71,31 +89,69 @@ def together(stream: str, found: Iterable[pl.DataFrame]) -> pl.DataFrame:
             columns.append(wide)
         fitted.append(part.with_columns(columns))
     whole = pl.concat(fitted, how="diagonal")
-    return whole.select(pl.exclude(list(_own_schema())), *_own_schema())
+    return whole.select(pl.exclude(list(own_types())), *own_types())
 
 
-def _own_schema() -> dict[str, Any]:
-    import polars as pl
-
-    return {
-        "_partition": pl.UInt32(),
-        "_offset": pl.Int64(),
-        "_time": pl.Datetime("ms", "UTC"),
-        "_key": pl.String(),
+def unreadable_row(partition: int, offset: int, time_ms: int) -> pl.DataFrame:
+    """The place of a record that cannot be a row."""
+    row: dict[str, list[Any]] = {
+        "_partition": [partition],
+        "_offset": [offset],
+        "_time": [time_ms],
+        "_key": [None],
     }
+    schema = own_types()
+    return pl.DataFrame([pl.Series(name, values).cast(schema[name]) for name, values in row.items()])
 
 
-def _marked(frame: pl.DataFrame, partition: int, run: Run, start: int, key: str | None) -> pl.DataFrame:
-    import polars as pl
+class _Parts:
+    """Frames that follow one another on the way to one: its own columns are made once, and none by a query, whose threads are
+    waited for longer than a small frame takes."""
 
-    first = run.offset + start
-    schema = _own_schema()
-    return frame.with_columns(
-        pl.lit(partition, dtype=schema["_partition"]).alias("_partition"),
-        pl.int_range(first, first + frame.height, dtype=pl.Int64).alias("_offset"),
-        pl.lit(run.time_ms, dtype=pl.Int64).cast(schema["_time"]).alias("_time"),
-        stream_frames.key_column(frame, key),
-    )
+    def __init__(self, partition: int) -> None:
+        self._partition = partition
+        self._clear()
+
+    def _clear(self) -> None:
+        self._frames: list[pl.DataFrame] = []
+        self._times: list[tuple[int, int]] = []
+        self._key: str | None = None
+        self._first = 0
+        self.rows = 0
+
+    def takes(self, frame: pl.DataFrame, key: str | None) -> bool:
+        """Whether it goes with those that are there."""
+        fits = self.rows + frame.height <= _ROWS_MAX and key == self._key
+        return fits and frame.schema == self._frames[0].schema
+
+    def add(self, frame: pl.DataFrame, key: str | None, first: int, time_ms: int) -> None:
+        """Rows of one append, from the offset ``first`` on."""
+        if not self._frames:
+            self._key, self._first = key, first
+        self._frames.append(frame)
+        self._times.append((time_ms, frame.height))
+        self.rows += frame.height
+
+    def take(self) -> pl.DataFrame:
+        """The frame of what was added."""
+        whole = pl.concat(self._frames, rechunk=True) if len(self._frames) > 1 else self._frames[0]
+        schema, stop = own_types(), self._first + self.rows
+        times = [
+            pl.Series("_time", [time_ms], dtype=pl.Int64).new_from_index(0, rows)
+            for time_ms, rows in self._times
+        ]
+        marked = whole.hstack(
+            [
+                pl.Series("_partition", [self._partition], dtype=schema["_partition"]).new_from_index(
+                    0, self.rows
+                ),
+                pl.Series("_offset", range(self._first, stop), dtype=pl.Int64),
+                (pl.concat(times, rechunk=True) if len(times) > 1 else times[0]).cast(schema["_time"]),
+                stream_frames.key_column(whole, self._key),
+            ]
+        )
+        self._clear()
+        return marked
 
 
 class _Rows:
@@ -129,9 +185,7 @@ class _Rows:
 
     def take(self) -> pl.DataFrame:
         """The frame of what was added."""
-        import polars as pl
-
-        own = _own_schema()
+        own = own_types()
         where = f"records {self._offsets[0]} to {self._offsets[-1]} of partition {self._partition} of {self._stream!r}"
         columns: dict[str, list[Any]] = {}
         for at, row in enumerate(self._values):

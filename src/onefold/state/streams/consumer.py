@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from onefold import config
 from onefold.durations import Duration, seconds
-from onefold.errors import Conflict, InvalidArgument, InvalidValue, SpaceError, TransactionError
+from onefold.errors import Conflict, InvalidArgument, InvalidValue, SpaceError, TransactionError, Unavailable
+from onefold.machine.undisturbed import let_pass
 from onefold.state.core import guard
 from onefold.state.core.consistency import PREFIX
-from onefold.state.core.waiting import Pause
+from onefold.state.core.waiting import Looking, Pause, wait_any
 from onefold.state.encoding.names import check_name
 from onefold.state.encoding.positions import Position
 from onefold.state.fold.streams.ops import CommitOffsets
-from onefold.state.streams.layout import wait_any
-from onefold.state.streams.membership import Membership, Share
+from onefold.state.streams.layout import check_offset
+from onefold.state.streams.membership import Membership, Share, rebalanced
 from onefold.state.streams.news import awaited
-from onefold.state.streams.pages import StreamRecord, check_offset, merged
+from onefold.state.streams.pages import StreamRecord, merged
 from onefold.state.streams.reading import Start, check_start, start_offsets
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ T = TypeVar("T")
 _NONE = -1
 
 
-class Consumer(Generic[T]):
+class Consumer(Looking, Generic[T]):
     """An iterator of the records of its share of a stream's partitions. For one thread; close it, or use it as a context manager.
     (Another thread may commit and close while it waits.)
 
@@ -46,9 +47,8 @@ class Consumer(Generic[T]):
     is committed, and iteration continues with the new share from what was committed last.
 
     A record whose value does not fit the stream's type raises InvalidValue, which names its stream, partition and offset, at each
-    step until ``skip`` passes it.
-
-    Iterating is allowed inside a transaction's block: what counts is the commit.
+    step until ``skip`` passes it. So do large records whose blob is damaged; of one that is missing it is Unavailable. Iterating
+    is allowed inside a transaction's block: what counts is the commit.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class Consumer(Generic[T]):
         """Found by ``poll``, and not given."""
         self._has_waited = False
         """Whether there was a wait after the last ``look``."""
-        self._unreadable: tuple[int, int] | None = None
-        """Partition and offset of a record that raised."""
+        self._unreadable: tuple[int, int, int] | None = None
+        """Partition and offset of what raised, and the offset behind it."""
         self._mutex = threading.Lock()
         """Held over every change of the share and of what is committed; not while it waits."""
         self._giving = threading.Lock()
@@ -105,8 +105,8 @@ class Consumer(Generic[T]):
         """The next record; waits for one, and raises StopIteration when none came within the timeout.
 
         Raises TooOld when retention has removed records that the group has not had: ``seek("earliest")`` continues with the
-        first that is left. InvalidValue for a record that cannot be read: ``skip()`` passes it. Iteration may be continued after
-        any error.
+        first that is left. InvalidValue for a record that cannot be read, Unavailable for large ones that are lost: ``skip()``
+        passes them. Iteration may be continued after any error.
         """
         with self._mutex:  # one that is at hand, as nearly all are
             if not (self._closed or self._rewind_next) and self._ahead is None and self._pending is None:
@@ -114,7 +114,7 @@ class Consumer(Generic[T]):
                     self._keep_share()
                 try:
                     record = self._ahead = next(self._round, None)
-                except InvalidValue as error:
+                except (InvalidValue, Unavailable) as error:
                     self._note_unreadable(error)
                     raise
                 if record is not None:
@@ -182,16 +182,15 @@ class Consumer(Generic[T]):
         return record
 
     def skip(self) -> bool:
-        """Pass the record that the last step could not read: it counts as given, and the next commit covers it. False when
-        there is none."""
+        """Pass the record that the last step could not read, or all of a lost blob: they count as given, and the next commit
+        covers them. False when there is none."""
         with self._mutex:
             self._check_open()
-            unreadable, self._unreadable = self._unreadable, None
-            if unreadable is None or self._next.get(unreadable[0]) != unreadable[1]:
+            (partition, first, behind), self._unreadable = self._unreadable or (_NONE, 0, 0), None
+            if not first <= self._next.get(partition, _NONE) < behind:
                 return False
-            partition, offset = unreadable
             with self._giving:
-                self._next[partition] = offset + 1
+                self._next[partition] = behind
                 self._given.add(partition)
             self._round = iter(())
             return True
@@ -224,8 +223,14 @@ class Consumer(Generic[T]):
     # -- committing
 
     def commit(self) -> None:
-        """Commit the offsets of all that was given. Raises Conflict (definite) when partitions were given to another member
-        meanwhile."""
+        """Commit the offsets of all that was given.
+
+        Raises:
+            Conflict: definite; partitions were given to another member meanwhile.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         guard.check_plain(self._client, "commit(consumer)")
         with self._mutex:
             self._commit()
@@ -241,8 +246,9 @@ class Consumer(Generic[T]):
         try:
             self._client.commit(self._layout.home, (write,))
         except Conflict as error:
+            let_pass(error)
             self._lost = self._rewind_next = True
-            raise _rebalanced(self._group, self._layout.name) from error
+            raise rebalanced(self._group, self._layout.name) from error
         self._note_committed({partition: to for partition, _, to in write.moves})
 
     def add_commit_to(self, core: TransactionCore) -> None:
@@ -276,8 +282,13 @@ class Consumer(Generic[T]):
         self._rewind_next = False
 
     def seek(self, start: Start) -> None:
-        """Continue from ``start`` (as ``Stream.read`` takes it) in this member's partitions, with the next record. Raises as
-        ``read``."""
+        """Continue from ``start`` (as ``Stream.read`` takes it) in this member's partitions, with the next record.
+
+        Raises:
+            TooOld: definite; retention has removed what the position names.
+            InvalidArgument: definite; an argument is not valid.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
+        """
         start = check_start(start)
         with self._mutex:
             self._check_open()
@@ -382,13 +393,13 @@ class Consumer(Generic[T]):
         """The next one of the round, if there is one."""
         try:
             return next(self._round, None)
-        except InvalidValue as error:
+        except (InvalidValue, Unavailable) as error:
             self._note_unreadable(error)
             raise
 
-    def _note_unreadable(self, error: InvalidValue) -> None:
-        if error.partition is not None and error.offset is not None:
-            self._unreadable = error.partition, error.offset
+    def _note_unreadable(self, error: InvalidValue | Unavailable) -> None:
+        if error.partition is not None and error.offset is not None and error.next_offset is not None:
+            self._unreadable = error.partition, error.offset, error.next_offset
 
     def _is_next(self, record: StreamRecord[Any] | None) -> bool:
         """Whether it is what follows what was given. Not after a rewind, or when its partition was lost."""
@@ -425,7 +436,7 @@ class Consumer(Generic[T]):
         if self._lost:
             # Iteration rewinds, not this: anyone who commits again without continuing must get the error again.
             self._rewind_next = True
-            raise _rebalanced(self._group, self._layout.name)
+            raise rebalanced(self._group, self._layout.name)
         with self._giving:
             moves = tuple(
                 (partition, self._committed[partition], self._next[partition])
@@ -481,17 +492,9 @@ class Consumer(Generic[T]):
         """Before continuing: if a transaction was to commit offsets and did not, or a commit was refused, go back to what was
         committed."""
         self.check_settled()
-        if self._pending is not None:
-            if self._is_done():
-                self._note_pending()
-            else:
-                self._rewind_next = True
+        if self._pending is not None and self._is_done():
+            self._note_pending()
+        elif self._pending is not None:
+            self._rewind_next = True
         if self._rewind_next:
             self._rewind()
-
-
-def _rebalanced(group: str, stream: str) -> Conflict:
-    return Conflict(
-        f"the partitions of stream {stream!r} were reassigned in group {group!r} since records were given here; nothing was "
-        "committed. Continue iterating: it begins after what was committed last"
-    )

@@ -7,11 +7,14 @@ from typing import Any
 
 from onefold import config
 from onefold.shard.api import View
+from onefold.state.core.client import StateClient
 from onefold.state.core.contents import Collection, Contents
 from onefold.state.encoding.json_values import key_to_json, to_json
 from onefold.state.encoding.keys import encode_key, shard_of
 from onefold.state.fold.streams import rows as stream_rows
 from onefold.state.streams.appending import StreamCodec
+from onefold.state.streams.large_frames import with_frames
+from onefold.state.streams.layout import Layout
 from onefold.state.streams.reading import decode_run, read_page
 
 
@@ -25,7 +28,7 @@ def _collections(views: Sequence[View]) -> Iterator[Collection]:
         yield Collection("stream", name, kept, tuple(sorted(set(where))))
 
 
-def _export(views: Sequence[View]) -> Iterator[dict[str, Any]]:
+def _export(client: StateClient, views: Sequence[View]) -> Iterator[dict[str, Any]]:
     codec = StreamCodec(None)
     for name in _names(views):
         row = _row(views, name)
@@ -40,7 +43,8 @@ def _export(views: Sequence[View]) -> Iterator[dict[str, Any]]:
                 page = read_page(view, name, partition, offset, head.next, config.STREAM_PAGE_BYTES)
                 if not page.runs:
                     break
-                for run in page.runs:
+                layout = Layout(client, name)
+                for run in with_frames(layout, partition, page.runs):
                     for record in decode_run(codec, partition, run, offset, head.next, name):
                         line = {"stream": name, "partition": partition, "value": to_json(record.value)}
                         if record.key is not None:
@@ -51,7 +55,8 @@ def _export(views: Sequence[View]) -> Iterator[dict[str, Any]]:
 
 def _names(views: Sequence[View]) -> list[str]:
     """Of those that were made."""
-    return sorted({key.decode() for view in views for key, _ in view.scan(stream_rows.STREAMS)})
+    names = {key.decode() for view in views for key, _ in view.scan(stream_rows.STREAMS)}
+    return sorted(name for name in names if not name.startswith(stream_rows.HOP_PREFIX))
 
 
 def _row(views: Sequence[View], name: str) -> stream_rows.StreamRow | None:

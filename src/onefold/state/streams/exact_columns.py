@@ -10,16 +10,18 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from onefold.machine.lazy import LazyModule
+
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = LazyModule("polars")
 
 _NEVER_CHANGED = (bool, int, float, str, bytes, dt.date, dt.time, dt.timedelta)
 
 
 def exactly(column: pl.Series, dtype: Any) -> pl.Series | None:
     """The column in this type; None unless all its values mean the same there."""
-    import polars as pl
-
     if column.dtype == dtype:
         return column
     if not _meets(column.dtype, dtype):
@@ -37,8 +39,6 @@ def exactly(column: pl.Series, dtype: Any) -> pl.Series | None:
 
 def _meets(left: Any, right: Any) -> bool:
     """Whether both are of one kind: numbers, text, times in one zone, lists or structs of such."""
-    import polars as pl
-
     if left in (right, pl.Null):
         return True
     if isinstance(left, pl.List) and isinstance(right, pl.List):
@@ -62,8 +62,6 @@ def _meets(left: Any, right: Any) -> bool:
 
 def series_of(name: str, values: Sequence[Any]) -> pl.Series:
     """The values as a column. Raises TypeError, or what Polars raises, for values that no column holds as they are."""
-    import polars as pl
-
     series = pl.Series(name, values, strict=True)
     kinds = set(map(type, values)) - {type(None)}
     if len(kinds) <= 1 and kinds <= set(_NEVER_CHANGED):

@@ -18,10 +18,13 @@ import msgspec
 from onefold import config
 from onefold.codec import crc32c
 from onefold.errors import InvalidArgument, InvalidValue, TooLarge
+from onefold.machine.lazy import LazyModule
 from onefold.state.encoding.keys import encode_key
 
 if TYPE_CHECKING:
     import polars as pl
+else:
+    pl = LazyModule("polars")
 
 RECORDS: Final = 0
 ARROW: Final = 1
@@ -32,6 +35,12 @@ _NAME = struct.Struct(">H")
 Pair = tuple[bytes | None, msgspec.Raw]
 _decoder: msgspec.msgpack.Decoder[list[Pair]] = msgspec.msgpack.Decoder(list[Pair])
 _encoder = msgspec.msgpack.Encoder()
+
+
+def own_types() -> dict[str, pl.DataType]:
+    """Of the columns that reading adds to each record."""
+    types = pl.UInt32(), pl.Int64(), pl.Datetime("ms", "UTC"), pl.String()
+    return dict(zip(OWN_COLUMNS, types, strict=True))
 
 
 def partition_of(key: bytes, partitions: int) -> int:
@@ -69,16 +78,12 @@ def as_frame(records: object) -> pl.DataFrame | None:
     """The records as a frame if they are one (Polars or pyarrow), else None. Raises InvalidArgument for a LazyFrame."""
     module, name = type(records).__module__, type(records).__name__
     if module.startswith("polars."):
-        import polars as pl
-
         if isinstance(records, pl.LazyFrame):
             raise InvalidArgument("a LazyFrame has no rows yet; append `frame.collect()`")
         if isinstance(records, pl.Series):
             return records.to_frame(records.name or "value")
         return records if isinstance(records, pl.DataFrame) else None
     if module.startswith("pyarrow.") and name in ("Table", "RecordBatch"):
-        import polars as pl
-
         found = pl.from_arrow(records)
         return found if isinstance(found, pl.DataFrame) else None
     return None
@@ -86,8 +91,6 @@ def as_frame(records: object) -> pl.DataFrame | None:
 
 def check_frame(frame: pl.DataFrame, key: str | None) -> None:
     """Raises InvalidArgument for a frame without columns or the key column, or with columns that reading adds."""
-    import polars as pl
-
     if not frame.width:
         raise InvalidArgument("the frame has no columns, so its rows hold nothing")
     for column in OWN_COLUMNS:
@@ -111,8 +114,6 @@ def split_frame(
 
     Raises InvalidKey for a key column of a type that keys cannot be of.
     """
-    import polars as pl
-
     if key is None:
         return [(start, frame)]
     column = frame.get_column(key)
@@ -156,8 +157,6 @@ def _encoded(frame: pl.DataFrame, key: str | None) -> Iterator[tuple[int, bytes]
 
 def encode_frame(frame: pl.DataFrame, key: str | None) -> bytes:
     """The frame's bytes."""
-    import polars as pl
-
     name = (key or "").encode()
     if len(name) >= 1 << 16:
         raise InvalidArgument("the key column's name is too long")
@@ -172,8 +171,6 @@ def encode_frame(frame: pl.DataFrame, key: str | None) -> bytes:
 
 def decode_frame(data: bytes) -> tuple[str | None, pl.DataFrame]:
     """The key column's name and the frame. Raises InvalidValue."""
-    import polars as pl
-
     try:
         (length,) = _NAME.unpack_from(data)
         name = data[2 : 2 + length].decode()
@@ -193,10 +190,8 @@ def key_text(key: Any) -> str | None:
 
 def key_column(frame: pl.DataFrame, key: str | None) -> pl.Series:
     """The same of a whole frame."""
-    import polars as pl
-
     if key is None:
-        return pl.Series("_key", [None] * frame.height, dtype=pl.String)
+        return pl.Series("_key", [None], dtype=pl.String).new_from_index(0, frame.height)
     column = frame.get_column(key)
     if column.dtype == pl.Binary:
         return column.bin.encode("hex").alias("_key")

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class TxStream:
-    """A stream inside a transaction: records are appended when it commits, together with all else it wrote."""
+    """A stream inside a transaction: records are appended when it commits, together with all else it wrote. Large frames
+    become blobs then too."""
 
     def __init__(
         self,

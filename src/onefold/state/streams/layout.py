@@ -7,31 +7,41 @@ the shard. So the partitions spread over the shards of a space, and in a space o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from onefold import config
 from onefold.codec import crc32c
-from onefold.errors import InvalidArgument, SpaceError
+from onefold.errors import InvalidArgument, SpaceError, TooOld
+from onefold.machine.undisturbed import let_pass
 from onefold.state.core.client import StateClient, rejection
 from onefold.state.core.consistency import PREFIX, SESSION, STRONG, Level
 from onefold.state.encoding.keys import encode_key
 from onefold.state.encoding.names import check_name
 from onefold.state.fold.outcomes import Answer
 from onefold.state.fold.streams import rows as stream_rows
+from onefold.state.fold.streams.fold import is_due
 from onefold.state.fold.streams.ops import MakeStream, Retain
-from onefold.state.fold.streams.rows import Head, StreamRow
+from onefold.state.fold.streams.rows import HOP_PREFIX, Head, StreamRow
+
+
+def stream_tag(name: str) -> int:
+    """What positions in the stream of this name have in common."""
+    return crc32c(name.encode())
 
 
 class Layout:
     """A stream as clients find it. Thread-safe."""
 
-    def __init__(self, client: StateClient, name: str, partitions: int | None = None) -> None:
-        """``partitions``: what the stream must have, if it is there. Raises InvalidArgument."""
+    def __init__(
+        self, client: StateClient, name: str, partitions: int | None = None, *, internal: bool = False
+    ) -> None:
+        """``partitions``: what the stream must have, if it is there. ``internal``: it may be one of a live job. Raises
+        InvalidArgument."""
         self.client = client
-        self.name = check_name("stream", name)
+        self.name = name if internal else check_stream_name(name)
         self.wanted = check_partitions(partitions)
         self.home = client.shard_of(encode_key(name))
-        self.tag = crc32c(name.encode())
+        self.tag = stream_tag(name)
         self._ready: set[tuple[int, int]] = set()
 
     def shard(self, partition: int) -> int:
@@ -109,15 +119,22 @@ class Layout:
         heads, _ = self.heads(chosen, level)
         if row.retention_ms is None:
             return heads
-        due_ms = self.client.env.wall_ms() - row.retention_ms
-        due = [p for p, head in heads.items() if head.first < head.next and head.oldest_ms < due_ms]
+        now_ms = self.client.env.wall_ms()
+        old = [
+            p for p, at in heads.items() if at.first < at.next and at.oldest_ms < now_ms - row.retention_ms
+        ]
+        due: list[int] = []
+        for shard, members in self.by_shard(old).items():
+            with self.client.view(shard, self.local) as view:
+                due += [p for p in members if is_due(view, self.name, p, row.retention_ms, now_ms)]
         try:
             for partition in due:
                 while True:
                     outcome = self.client.submit(self.shard(partition), Retain(self.name, partition))
                     if not isinstance(outcome, Answer) or not outcome.value:
                         break
-        except SpaceError:
+        except SpaceError as error:
+            let_pass(error)
             return heads  # read-only: retention says what may go, and reading what is still there is right
         return self.heads(chosen, level)[0] if due else heads
 
@@ -152,22 +169,20 @@ def check_partitions(partitions: object) -> int | None:
     return partitions  # type: ignore[return-value]
 
 
-def wait_any(client: StateClient, seen: Mapping[int, int], timeout: float | None) -> None:
-    """Wait until something beyond what was seen is applied in any of the shards, or the timeout (seconds)."""
-    if len(seen) == 1:
-        ((shard, offset),) = seen.items()
-        client.shards[shard].wait(offset, timeout)
-        return
-    # One thread can wait for one shard; so with several it goes round, and stays a little with each.
-    deadline = None if timeout is None else client.env.boot_s() + timeout
-    slice_s = max(0.002, 0.05 / len(seen))
-    while True:
-        for shard, offset in seen.items():
-            if client.shards[shard].wait(offset, 0) > offset:
-                return
-        for shard, offset in seen.items():
-            left = slice_s if deadline is None else min(slice_s, deadline - client.env.boot_s())
-            if left <= 0:
-                return
-            if client.shards[shard].wait(offset, left) > offset:
-                return
+def check_stream_name(name: object) -> str:
+    """The name of a stream that a user gives. Raises InvalidArgument (definite), also for one of a live job."""
+    checked = check_name("stream", name)
+    if checked.startswith(HOP_PREFIX):
+        raise InvalidArgument(
+            f"streams whose name begins with {HOP_PREFIX!r} belong to live jobs, which alone read and write them; got {name!r}"
+        )
+    return checked
+
+
+def check_offset(head: Head, stream: str, partition: int, offset: int) -> None:
+    """Raises TooOld when the offset lies before the first record that is kept."""
+    if offset < head.first:
+        raise TooOld(
+            f"partition {partition} of stream {stream!r}: offset {offset} has been removed by retention, the first record is "
+            f"{head.first}. Start at 'earliest', or at a later position"
+        )

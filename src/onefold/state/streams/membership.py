@@ -1,6 +1,6 @@
 """Membership of a consumer in its group: joining, showing to be alive, and seeing after the others.
 
-No lease uses the log's time. A member that iterates appends a beat now and then, which moves its epoch; another member that
+No lease uses the log's time. A member that iterates appends a beat periodically, which moves its epoch; another member that
 saw no new epoch for ``config.CONSUMER_SESSION_S`` on its own clock appends an expiry that carries the epoch it saw. A
 process of this machine that is known to be dead is expired at once.
 """
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from onefold import config
+from onefold.errors import Conflict
 from onefold.state.core.client import rejection
 from onefold.state.core.consistency import PREFIX, STRONG
 from onefold.state.core.time_limits import cleaning_up
@@ -147,3 +148,11 @@ class Membership:
                 expired |= self._client.submit(self._layout.home, op) == Answer(True)
         self._seen = seen
         return expired
+
+
+def rebalanced(group: str, stream: str) -> Conflict:
+    """What a commit raises when partitions were given to other members."""
+    return Conflict(
+        f"the partitions of stream {stream!r} were reassigned in group {group!r} since records were given here; nothing was "
+        "committed. Continue iterating: it begins after what was committed last"
+    )

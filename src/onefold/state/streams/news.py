@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 
 from onefold.shard.api import View
 from onefold.shard.waiters import ALL, NOTHING, Notice
@@ -37,6 +37,10 @@ class _StreamNews:
     @property
     def key(self) -> Hashable:
         return "stream", self._name, self._partitions, self._group
+
+    @property
+    def members(self) -> Collection[str]:
+        return ()
 
     def check(self, view: View, after: int) -> Notice:  # noqa: ARG002
         found: list[object] = [

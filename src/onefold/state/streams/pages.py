@@ -12,16 +12,17 @@ from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from onefold import config
-from onefold.errors import InvalidValue, TooOld
+from onefold.errors import InvalidValue
 from onefold.fold.api import StoreView
 from onefold.shard.api import View
 from onefold.state.encoding.items import utc
 from onefold.state.encoding.keys import Key, decode_key
 from onefold.state.encoding.positions import Position
 from onefold.state.fold.streams import rows as stream_rows
-from onefold.state.fold.streams.rows import Head, Run
+from onefold.state.fold.streams.rows import Run
 from onefold.state.streams import frames as stream_frames
-from onefold.state.streams.layout import Layout
+from onefold.state.streams.large_frames import with_frames
+from onefold.state.streams.layout import Layout, check_offset
 
 T = TypeVar("T")
 _PAGE_ROWS = 256
@@ -118,7 +119,8 @@ class Codec(Protocol):
 
 
 class Page(NamedTuple):
-    """Some runs of a partition, in order, and the offset behind them."""
+    """Some runs of a partition, in order, and the offset behind them. Frames in blobs are not there yet: see
+    ``large_frames.with_frames``."""
 
     runs: list[Run]
     next: int
@@ -148,20 +150,11 @@ def read_page(view: View, stream: str, partition: int, offset: int, stop: int, b
             if segment.beside:
                 found = run._replace(frame=view.get(frames, key) or b"")
             runs.append(found)
-            size += len(found.frame)
+            size += found.size
             at = run.offset + run.count
         if size >= bytes_max:
             break
     return Page(runs, at)
-
-
-def check_offset(head: Head, stream: str, partition: int, offset: int) -> None:
-    """Raises TooOld when the offset lies before the first record that is kept."""
-    if offset < head.first:
-        raise TooOld(
-            f"partition {partition} of stream {stream!r}: offset {offset} has been removed by retention, the first record is "
-            f"{head.first}. Start at 'earliest', or at a later position"
-        )
 
 
 def _segment_with(view: StoreView, table: str, offset: int) -> bytes:
@@ -196,7 +189,19 @@ def offset_at(view: StoreView, stream: str, partition: int, time_ms: int) -> int
 def decode_run(
     codec: Codec, partition: int, run: Run, offset: int, stop: int, stream: str
 ) -> Iterator[StreamRecord[Any]]:
-    """The run's records with ``offset <= record.offset < stop``. Raises InvalidValue, which names an unreadable record."""
+    """The run's records with ``offset <= record.offset < stop``. Raises InvalidValue, which names an unreadable record, or the
+    first of a run that cannot be read."""
+    try:
+        yield from _decode_run(codec, partition, run, offset, stop, stream)
+    except InvalidValue as error:
+        if error.offset is not None:
+            raise
+        raise _unreadable(error, stream, partition, run.offset, run.offset + run.count) from None
+
+
+def _decode_run(
+    codec: Codec, partition: int, run: Run, offset: int, stop: int, stream: str
+) -> Iterator[StreamRecord[Any]]:
     low, high = max(offset - run.offset, 0), min(stop - run.offset, run.count)
     if run.format == stream_frames.RECORDS:
         pairs = stream_frames.decode_records(run.frame)
@@ -222,12 +227,16 @@ def decode_run(
         yield StreamRecord(value, key_value, partition, at, run.time_ms)
 
 
-def _unreadable(error: InvalidValue, stream: str, partition: int, offset: int) -> InvalidValue:
+def _unreadable(
+    error: InvalidValue, stream: str, partition: int, offset: int, behind: int | None = None
+) -> InvalidValue:
+    what = "this record" if behind is None else f"offset {behind - 1}"
     found = InvalidValue(
-        f"stream {stream!r}, partition {partition}, offset {offset}: {error}. A reader continues behind this "
-        "record, a consumer after skip()"
+        f"stream {stream!r}, partition {partition}, offset {offset}: {error}. A reader continues behind {what}, a consumer after "
+        "skip()"
     )
     found.stream, found.partition, found.offset = stream, partition, offset
+    found.next_offset = offset + 1 if behind is None else behind
     return found
 
 
@@ -248,6 +257,7 @@ class Cursor:
 
     def __init__(self, layout: Layout, partition: int, side_by_side: int = 1) -> None:
         """``side_by_side``: how many are read at a time; their pages share ``config.STREAM_PAGE_BYTES``."""
+        self._layout = layout
         self._shard = layout.client.shards[layout.shard(partition)]
         self._stream = layout.name
         self._partition = partition
@@ -260,7 +270,7 @@ class Cursor:
                 page = read_page(view, self._stream, self._partition, offset, stop, self._bytes)
             if not page.runs:
                 return
-            yield from page.runs
+            yield from with_frames(self._layout, self._partition, page.runs)
             offset = page.next
 
     def records(self, codec: Codec, offset: int, stop: int) -> Iterator[StreamRecord[Any]]:

@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
+from onefold import config
 from onefold.errors import InvalidArgument, InvalidValue
 from onefold.state.core.client import StateClient
-from onefold.state.core.waiting import Pause
-from onefold.state.encoding.positions import Position
+from onefold.state.core.waiting import Looking, Pause, wait_any
+from onefold.state.encoding.positions import Position, parse_position
 from onefold.state.fold.streams.rows import Head
-from onefold.state.streams.layout import Layout, wait_any
+from onefold.state.streams.layout import Layout, check_offset, stream_tag
 from onefold.state.streams.news import awaited
 from onefold.state.streams.pages import (
     Codec,
     StreamRecord,
     Trail,
-    check_offset,
     decode_run,
     merged,
     offset_at,
@@ -85,12 +85,17 @@ def time_ms_of(when: datetime) -> int:
     return -(-micros // 1000)
 
 
-def check_start(start: object) -> Start:
-    """Raises InvalidArgument for what cannot be a start."""
+def check_start(start: object, stream: str | None = None) -> Start:
+    """Raises InvalidArgument for what cannot be a start, of this stream if one is named."""
     if isinstance(start, datetime):
         time_ms_of(start)
         return start
+    if isinstance(start, str) and start in ("earliest", "latest"):
+        return start
     if isinstance(start, Position | str):
+        position = start if isinstance(start, Position) else parse_position(start)
+        if stream is not None:
+            Position.of(position, stream_tag(stream), config.STREAM_PARTITIONS_MAX)
         return start
     raise InvalidArgument(
         f"start must be 'earliest', 'latest', a Position or a datetime; got {start!r:.80} ({type(start).__name__})"
@@ -100,7 +105,7 @@ def check_start(start: object) -> Start:
 Opened = Callable[[], "Mapping[int, int] | None"]
 
 
-class Reader(Generic[T]):
+class Reader(Looking, Generic[T]):
     """An iterator of records; see ``Stream.read``. For one thread."""
 
     def __init__(
@@ -164,7 +169,7 @@ class Reader(Generic[T]):
         return None if record is None else self._placed(record)
 
     def close(self) -> None:
-        """End it; a thread that waits in it stops soon."""
+        """End it; a thread that waits in it stops within ``config.WATCH_LOOK_S``."""
         self._closed = True
 
     def _placed(self, record: StreamRecord[Any]) -> StreamRecord[T]:
@@ -179,9 +184,9 @@ class Reader(Generic[T]):
             while record is None and not self._closed and self._begin_or_wait(waits):
                 record = next(self._round or iter(()), None)
         except InvalidValue as error:
-            if error.partition is not None and error.offset is not None:  # it is passed
+            if error.partition is not None and error.next_offset is not None:  # it is passed
                 offsets = self._trail.after(len(self._trail.given))
-                self._trail = Trail(offsets | {error.partition: error.offset + 1})
+                self._trail = Trail(offsets | {error.partition: error.next_offset})
             self._round = None
             raise
         except BaseException:
@@ -220,7 +225,7 @@ class Reader(Generic[T]):
             left = None if deadline is None else deadline - client.env.boot_s()
             if self._closed or not waits or (left is not None and left <= 0):
                 return False
-            wait_any(client, seen, left)
+            wait_any(client, seen, config.WATCH_LOOK_S if left is None else min(left, config.WATCH_LOOK_S))
 
     def _begin(self, seen: dict[int, int]) -> bool:
         at = self._trail.after(len(self._trail.given))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from onefold import config
 from onefold.durations import Duration, seconds
 from onefold.errors import Conflict, InvalidArgument
+from onefold.flags import check_flag
 from onefold.state.core import guard
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import Consistency, Level, parse_level
@@ -22,6 +23,7 @@ from onefold.state.encoding.positions import Position
 from onefold.state.fold.streams.ops import Append
 from onefold.state.fold.streams.rows import Head, StreamRow
 from onefold.state.streams import batches as stream_batches
+from onefold.state.streams import large_frames
 from onefold.state.streams.appending import Appending, StreamCodec
 from onefold.state.streams.in_transaction import TxStream
 from onefold.state.streams.layout import Layout
@@ -30,6 +32,7 @@ from onefold.state.streams.reading import Reader, Start, check_start, start_offs
 if TYPE_CHECKING:
     import polars as pl
 
+    from onefold.state.fold.kinds import Write
     from onefold.state.streams.consumer import Consumer
 
 T = TypeVar("T")
@@ -98,7 +101,13 @@ class Stream(Generic[T]):
 
     @one_call
     def create(self) -> None:
-        """Make the stream now unless it is there, and set its retention if this handle has one. Raises InvalidArgument."""
+        """Make the stream now unless it is there, and set its retention if this handle has one.
+
+        Raises:
+            InvalidArgument: definite; an argument is not valid.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         self._check("create")
         self._made()
 
@@ -119,8 +128,13 @@ class Stream(Generic[T]):
         partitions also what has its millisecond).
 
         ``value``: whatever a map's value may be. ``key``: what a map's key may be; records of one key stay in order. With a
-        ``request_id`` it happens once, however often it is tried with the same arguments. Raises InvalidKey, InvalidValue,
-        TooLarge (definite), and what writing to the space raises.
+        ``request_id`` it happens once, however often it is tried with the same arguments.
+
+        Raises:
+            InvalidKey, InvalidValue, TooLarge, InvalidArgument: definite; a key, a value or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
         """
         self._check("append")
         check_request_id(request_id)
@@ -137,15 +151,22 @@ class Stream(Generic[T]):
     @one_call
     def append_many(self, records: object, key: str | None = None, request_id: str | None = None) -> Position:
         """Append many records, all or nothing; the position returned is that of the first of them in each partition they
-        went to (the earliest, when a repeated request over several shards is no longer remembered).
+        went to. Over several shards it is the earliest one where a shard no longer remembers a repeated request, or has not
+        heard yet that the append is committed.
 
         ``records``: a list of values, or a Polars DataFrame or pyarrow Table, whose rows are read back as dicts. Frames are split
         by the key column and stored as Arrow, never row by row (in a typed stream each row is looked at). ``key``: the name
         of the column or field that is the key; a null is not a key. Records stay in order within each partition; those without
-        key go to partitions in pieces of up to ``config.STREAM_FRAME_BYTES_MAX``.
+        key go to partitions in pieces of up to ``config.STREAM_FRAME_BYTES_MAX``. A piece over ``config.STREAM_BLOB_BYTES_MIN``
+        may be kept as a blob, which is durable before the append.
 
-        Raises InvalidArgument (a LazyFrame, no such column), InvalidKey, InvalidValue, TooLarge (over
-        ``config.TRANSACTION_BYTES_MAX`` together), all definite, and what writing to the space raises.
+        Raises:
+            InvalidArgument: definite; a LazyFrame, no such column.
+            InvalidKey, InvalidValue: definite; a key or a value is not valid.
+            TooLarge: definite; over ``config.TRANSACTION_BYTES_MAX`` together.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
         """
         self._check("append_many")
         check_request_id(request_id)
@@ -174,10 +195,15 @@ class Stream(Generic[T]):
         time; the first records of that time or later). Without ``follow`` it ends where the stream ended at the call; with it,
         it waits for more, for ever or until nothing came for ``timeout``. ``partitions``: read only these.
 
-        Raises TooOld (when retention has removed what a position names, also later while reading), InvalidArgument, and what
-        reads at the ``consistency`` level raise; all definite.
+        Raises:
+            TooOld: definite, now or while reading; retention has removed what a position names.
+            InvalidValue: definite, while reading; a record cannot be read. The iterator can be continued behind it.
+            InvalidArgument: definite; an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
         """
         self._check("read")
+        check_flag("follow", follow)
         wanted = _check_wanted(partitions)
         level = None if consistency is None else parse_level(consistency)
         wait_s = None if timeout is None else seconds(timeout, "timeout")
@@ -203,7 +229,13 @@ class Stream(Generic[T]):
 
         The columns are those of the values (a value that is not a dict: ``value``), and ``_partition``, ``_offset``, ``_time``
         (UTC) and ``_key`` (as text). What was appended as a frame comes back without a step for each row; its columns may differ
-        from frame to frame. Raises as ``read``.
+        from frame to frame.
+
+        Raises:
+            TooOld: definite, now or while reading; retention has removed what a position names.
+            InvalidArgument: definite; an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
         """
         self._check("read_frames")
         wanted = _check_wanted(partitions)
@@ -224,14 +256,26 @@ class Stream(Generic[T]):
         """What ``read_frames`` gives, in one frame; a column that some records do not have is null there.
 
         A column whose types differ gets one that holds all its values as they are: whole numbers a wider one, numbers next to
-        floats a float. Raises InvalidValue where there is none, and as ``read``.
+        floats a float.
+
+        Raises:
+            InvalidValue: definite; no type holds all the values of a column.
+            TooOld: definite; retention has removed what a position names.
+            InvalidArgument: definite; an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
         """
         return stream_batches.together(
             self.name, self.read_frames(start, partitions=partitions, consistency=consistency)
         )
 
     def positions(self, consistency: Consistency | None = None) -> dict[int, tuple[int, int]]:
-        """(first offset that is kept, next offset to be given) of each partition."""
+        """(first offset that is kept, next offset to be given) of each partition.
+
+        Raises:
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
+        """
         self._check("positions")
         level = None if consistency is None else parse_level(consistency)
         row = self._layout.find(level)
@@ -256,6 +300,12 @@ class Stream(Generic[T]):
         The members of one group, also in other processes, share the partitions among them. ``start``: where a group begins
         that is new. ``timeout``: iteration ends after so long without a record (default: never). Close it, or use it as a
         context manager.
+
+        Raises:
+            InvalidArgument: definite; an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
         """
         from onefold.state.streams.consumer import Consumer
 
@@ -280,29 +330,33 @@ class Stream(Generic[T]):
         return self._row
 
     def _commit(self, writes: Sequence[Append], row: StreamRow, request_id: str | None) -> Position:
-        parts: dict[int, list[Append]] = {}
+        parts: dict[int, list[Write]] = {}
         for write in writes:
             parts.setdefault(self._layout.shard(write.partition), []).append(write)
         for shard in parts:
             self._layout.copy_to(shard, row)
-        results = self._results(parts, request_id)
+        with large_frames.stored(self.client, parts) as stored:
+            results = self._results(stored.parts, request_id)
+        if request_id is not None:
+            stored.drop_unnamed()
         offsets: dict[int, int] = {}
         for partition, base, _ in results:
             offsets[partition] = min(base, offsets.get(partition, base))
-        if not results:
-            return Position(
-                self._layout.tag, {}
-            )  # appended before under this request id, and no longer remembered where
-        since_ms = min(time_ms for _, _, time_ms in results)
+        # Where the others stand is not known: the other partitions are read from their beginning.
+        since_ms = min(time_ms for _, _, time_ms in results) if len(results) == len(writes) else None
         return Position(self._layout.tag, offsets, since_ms)
 
     def _results(
-        self, parts: Mapping[int, Sequence[Append]], request_id: str | None
+        self, parts: Mapping[int, Sequence[Write]], request_id: str | None
     ) -> list[tuple[int, int, int]]:
+        """(partition, offset, fold time in ms) of each write, of those for which that is known. It is not where a shard has not
+        heard yet that they are committed, nor where an append under the same request id is no longer remembered. Raises Conflict
+        when that was no append."""
         if len(parts) == 1:
             ((shard, writes),) = parts.items()
             done = {shard: self.client.commit(shard, tuple(writes), request_id=request_id)}
         else:
+            from onefold.state.transactions.attempt import Earlier
             from onefold.state.transactions.over_shards import ShardPart, commit_over_shards
 
             done = commit_over_shards(
@@ -313,6 +367,9 @@ class Stream(Generic[T]):
                 },
                 request_id,
             )
+            if not isinstance(done, Earlier):
+                # None: its shard has not heard of it yet.
+                return [one for committed in done.values() for one in committed.results if one is not None]
         found = [result for committed in done.values() for result in committed.results]
         if not all(isinstance(one, list | tuple) and len(one) == 3 for one in found):
             raise Conflict(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from onefold import config
-from onefold.errors import InvalidArgument, InvalidValue, TooLarge
+from onefold.errors import InvalidValue, TooLarge
 from onefold.state.encoding import values
 from onefold.state.encoding.lifetimes import remaining_ms
 from onefold.state.fold.kinds import Write
@@ -111,10 +111,9 @@ class Buffer:
     def increment(self, name: str, key: bytes, by: float, ttl_ms: int | None = None) -> None:
         """Add to a number. Onto a key that was put, the sum is put; onto an earlier increment, both become one.
 
-        Raises InvalidArgument when ``by`` is not a number, InvalidValue when the key was put and holds none, TooLarge.
+        Raises InvalidArgument when ``by`` is not a finite number, InvalidValue when the key was put and holds none, TooLarge.
         """
-        if not values.is_number(by):
-            raise InvalidArgument(f"`by` must be an int or a float; got {by!r}")
+        values.check_increment(by)
         before = self.get(name, key)
         match before:
             case None:

@@ -7,11 +7,11 @@ The steps and why they are safe are in ``state.fold.shards.fold``; what happens 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Final, NamedTuple
 
 from onefold import config
 from onefold.errors import ASK_LATER, AppendUnknown, OnefoldError, Unavailable
+from onefold.machine.undisturbed import if_possible, is_interrupt, let_pass
 from onefold.state.core import recovery
 from onefold.state.core.client import StateClient, rejection
 from onefold.state.fold.kinds import Write
@@ -94,6 +94,9 @@ class Coordinator:
             try:
                 vote = self._append(shard, op)[0]
             except OnefoldError as error:
+                if is_interrupt(error):
+                    self.give_up()
+                    raise
                 # Without the Decide that is not sent now, it cannot commit; what may still surface is refused or given up.
                 if error.definite:
                     self._reached.remove(shard)
@@ -103,7 +106,7 @@ class Coordinator:
                 raise Unavailable(
                     f"shard {shard} gave no answer, so the transaction was given up; nothing was written: {error}. Try again"
                 ) from error
-            except KeyboardInterrupt:
+            except BaseException:
                 self.give_up()  # or its locks would stand until somebody has watched them for long enough
                 raise
             if not isinstance(vote, Voted):
@@ -123,7 +126,7 @@ class Coordinator:
         whole = True
         for shard in self._reached:
             released: Outcome | None = None
-            with suppress(OnefoldError):
+            with if_possible:
                 released = self._append(shard, Resolve(self._id, commit=False), grace_s=config.RELEASE_S)[0]
             whole = whole and released == Answer(True)
         return whole
@@ -138,7 +141,7 @@ class Coordinator:
             # The rejection is this request's outcome from now on, unless it has one already.
             op = Decide(self._id, False, True, vote.reason, vote.detail, vote.key)
             kept: Outcome | None = None
-            with suppress(OnefoldError):
+            with if_possible:
                 kept = self._append(self._home, op, request_id=self._request_id, grace_s=config.RELEASE_S)[0]
             if kept is not None and not (isinstance(kept, Decided) and kept.transaction == self._id):
                 self.give_up()
@@ -151,6 +154,7 @@ class Coordinator:
         try:
             answer = self._append(self._home, Decide(self._id, commit=True), request_id=self._request_id)[0]
         except OnefoldError as error:
+            let_pass(error)  # it may be decided: anyone who meets it continues
             if error.definite:
                 self.give_up()
                 raise
@@ -176,6 +180,7 @@ class Coordinator:
                 self._home, Decide(self._id, commit=False, reason="aborted"), grace_s=config.RELEASE_S
             )[0]
         except OnefoldError as again:
+            let_pass(again)
             raise unknown from again
         if isinstance(answer, Decided) and not answer.known:
             raise unknown from error
@@ -188,14 +193,14 @@ class Coordinator:
         client, home, done = self._client, self._home, {}
         client.session.observe(home, decided.offset)
         for shard in self._others:
-            with suppress(OnefoldError):
+            with if_possible:
                 done[shard] = self._append(shard, Resolve(self._id, commit=True), grace_s=config.RELEASE_S)[0]
         last: tuple[StateOp, ...] = (Resolve(self._id, commit=True),)
         if len(done) == len(self._others):
             last = (*last, Forget(self._id))
-        with suppress(OnefoldError):
+        with if_possible:
             done[home] = self._append(home, *last, grace_s=config.RELEASE_S)[0]
-        with suppress(OnefoldError):
+        with if_possible:
             recovery.sweep(client, home)
         return {shard: self._committed(shard, done.get(shard)) for shard in sorted(self._parts)}
 
@@ -224,7 +229,7 @@ def earlier(client: StateClient, home: int, kept: Outcome) -> Earlier:
         raise rejection(Rejected(kept.reason or "aborted", kept.detail, kept.key))
     found = Earlier({home: Committed(kept.offset, kept.index)})
     for shard in kept.participants:
-        with suppress(OnefoldError):
+        with if_possible:
             with client.shards[shard].view() as view:
                 remembered = shard_fold.standing(view, kept.transaction) != "unknown"
             if remembered:

@@ -15,8 +15,8 @@ for barriers again. Where nothing but such records came in between, the pins are
 writers, and says so if it is not.
 
 Transactions over shards could keep a reader out for ever, each new one before the last has ended. So a reader that has met one
-posts a *claim*, a lock on nothing in shard 0, and those that would begin a transaction over shards give way to the claims that
-they find, for ``config.GIVE_WAY_S`` at most, and once to each; a reader that needs longer renews its claim. Programs of earlier
+posts a *claim*, a lock on nothing in shard 0. Those that would begin a transaction over shards give way to the claims that
+they find, for ``config.GIVE_WAY_S`` at most, and once to each. A reader that needs longer renews its claim. Programs of earlier
 versions do not; for them it is a matter of luck and of tries.
 """
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
 from itertools import count
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -33,9 +33,10 @@ from onefold import config
 from onefold.backoff import Backoff
 from onefold.codec import CorruptRecord, UnknownFormat, decode_record
 from onefold.env import SystemEnv
-from onefold.errors import OnefoldError, Timeout, Unavailable
+from onefold.errors import Timeout, Unavailable
 from onefold.fold import system
 from onefold.log.api import Log
+from onefold.machine.undisturbed import if_possible, let_pass
 from onefold.shard.api import Shard, View
 from onefold.shard.requirements import ReadRequirement
 from onefold.space import cuts
@@ -152,7 +153,7 @@ def give_way(client: StateClient) -> None:
 
 def _end_old_claims(client: StateClient, claims: Sequence[str]) -> None:
     """End those of dead readers, and those that have been watched for too long; begin to watch the others."""
-    with suppress(OnefoldError):
+    with if_possible:
         recovery.unblock(client, 0, [(claim, 0) for claim in claims])
 
 
@@ -170,7 +171,8 @@ def _cut(client: StateClient, deadline: float, *, locked: bool) -> dict[int, int
                 locked=locked,
                 until_s=deadline,
             )
-        except Timeout:
+        except Timeout as error:
+            let_pass(error)
             return _nothing  # others have the files' locks, and the time is over
         if views is None:
             return _nothing
@@ -315,7 +317,7 @@ class _Hold:
             client.shards[shard].pause(backoff.pause_s())
 
     def _release(self, shard: int) -> bool:
-        with suppress(OnefoldError):
+        with if_possible:
             deadline = max(self._deadline, self._client.env.boot_s() + config.RELEASE_S)
             return _submit(self._client, shard, Resolve(self._id, commit=False), deadline) == Answer(True)
         return False
@@ -339,12 +341,12 @@ class _Claim:
         self._id = self._client.env.token(16).hex()
         self._renew_s = now_s + 2 * config.GIVE_WAY_S
         span = Span(CLAIM, b"", b"\xff", UNREAD)
-        with suppress(OnefoldError):
+        with if_possible:
             _submit(self._client, 0, _prepare(self._client, self._id, (0,), (span,)), self._deadline)
 
     def _withdraw(self) -> None:
         if self._id:
-            with suppress(OnefoldError):
+            with if_possible:
                 deadline = max(self._deadline, self._client.env.boot_s() + config.RELEASE_S)
                 _submit(self._client, 0, Resolve(self._id, commit=False), deadline)
             self._id = ""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Final, TypeVar
 
 from onefold.backoff import Backoff
 from onefold.errors import Conflict, Unavailable
+from onefold.machine.undisturbed import let_pass
 from onefold.state.core.client import StateClient, rejection
 from onefold.state.core.consistency import STRONG
 from onefold.state.core.time_limits import limited
@@ -118,7 +118,10 @@ def snapshot_read(
     if not client.always_strong:
         for _ in range(_CUT_TRIES):
             found, parts = read()
-            with suppress(Conflict):
+            try:
                 validate_cut(client, parts)
+            except Conflict as error:
+                let_pass(error)
+            else:
                 return found
     return read_at(moment(client))

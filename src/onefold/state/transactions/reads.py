@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from onefold import config
 from onefold.errors import SpaceError, TooOld
+from onefold.machine.undisturbed import let_pass
 from onefold.state.core.consistency import STRONG
 from onefold.state.fold import rows
 from onefold.state.fold.ops import Read, Span
@@ -156,11 +157,12 @@ class Reads:
         offset = self._offsets.get(shard)
         if offset is not None:
             return offset
-        client = self._client
+        client, settled = self._client, None
         if not self._read_only:
             try:
-                client.settle_due(shard)
-            except SpaceError:
+                settled = client.settle_due(shard)
+            except SpaceError as error:
+                let_pass(error)
                 self._read_only = True  # the connection is; if the space is closed, the view says so
         if self._read_only and self._now_ms is None:
             # One moment for all shards and reads, so that nothing ends in the middle.
@@ -170,6 +172,10 @@ class Reads:
 
             self._offsets.update(moment(client))
             return self._offsets[shard]
+        if settled is not None and client.shows_all:
+            client.session.observe(shard, settled)
+            self._offsets[shard] = settled  # what a strong view shows was looked at a moment ago
+            return settled
         with client.view(shard, STRONG) as view:
             self._offsets[shard] = view.offset
             return view.offset
