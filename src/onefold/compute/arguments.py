@@ -6,9 +6,11 @@ import inspect
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import BuiltinFunctionType, FunctionType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from onefold.compute.plan import schemas
+from onefold.compute.plan.nodes import HISTORY, INTO_MAP, INTO_STREAM, WITHOUT_TABLE
 from onefold.errors import InvalidArgument, InvalidPlan
 from onefold.machine.undisturbed import is_interrupt
 
@@ -21,6 +23,8 @@ IntoExpr: TypeAlias = "str | pl.Expr | bool | int | float | Any | None"
 """An expression, the name of a column, or (where it has a name) a constant."""
 SchemaLike: TypeAlias = "Mapping[str, Any] | Sequence[tuple[str, Any]] | pl.Schema"
 """Columns and their Polars (or Python) types."""
+OWN_PREFIX: Final = "__onefold"
+"""Of the columns that Onefold adds to rows while it works on them: a user's column of such a name would be one of them."""
 
 _AGGREGATES = (
     "count, sum, mean, min, max, std, var, first, last, approx_n_unique, approx_quantile, most_frequent, fold"
@@ -37,6 +41,7 @@ def row_local_exprs(step: str, exprs: Iterable[Any], named: Mapping[str, Any]) -
         raise InvalidArgument(f"{step} needs at least one expression or column name")
     for expr in given:
         check_row_local(expr, step)
+        _refuse_own(step, expr)
     _refuse_doubles(step, given)
     return tuple(given)
 
@@ -53,6 +58,7 @@ def predicates(given: Iterable[Any], equals: Mapping[str, Any]) -> tuple[pl.Expr
         raise InvalidArgument("filter needs at least one predicate")
     for test in tests:
         check_row_local(test, "filter")
+        _refuse_own("filter", test)
     return tuple(tests)
 
 
@@ -71,6 +77,7 @@ def group_keys(keys: Iterable[Any], named: Mapping[str, Any]) -> tuple[pl.Expr, 
                 f"group_by: {shown} may stand for several columns; name each key. For one group of all rows, "
                 "write group_by() without keys"
             )
+        _refuse_own("group_by", key)
         if not names_columns(key):
             raise InvalidPlan(f"group_by: {key} is a constant, so all rows are one group; leave it out")
     _refuse_doubles("group_by", given)
@@ -115,8 +122,10 @@ def aggregates(
                 f"agg: the name {name!r} is taken by a key or another aggregate; give it another one"
             )
         taken.add(name)
+        _refuse_own_name("agg", name)
         for expr in item.expressions():
             check_row_local(expr, f"agg {name!r}")
+            _refuse_own(f"agg {name!r}", expr)
     return tuple(pairs)
 
 
@@ -129,6 +138,7 @@ def column_names(step: str, columns: Iterable[Any]) -> tuple[str, ...]:
     if not names:
         raise InvalidArgument(f"{step} needs at least one column name")
     for name in names:
+        _refuse_own_name(step, name)
         if names.count(name) > 1:
             raise InvalidArgument(f"{step}: column {name!r} is given twice")
     return names
@@ -185,6 +195,18 @@ def batch_function(step: str, fn: Any) -> None:
         raise InvalidArgument(f"{step}: {shown(fn)} yields; return one pl.DataFrame per batch")
 
 
+def own_name(step: str, fn: Any) -> str:
+    """The name of a function of a module. Raises InvalidArgument for what has none of its own: a lambda, a function inside of
+    another, a method, an object that is called."""
+    name = getattr(fn, "__qualname__", "")
+    if not isinstance(fn, FunctionType | BuiltinFunctionType) or "." in name or "<" in name:
+        raise InvalidArgument(
+            f"{step}: name the job with name=, since {shown(fn)} is not a function of a module, and another of that name "
+            'would continue this job: for_each(fn, name="send_mail")'
+        )
+    return str(name)
+
+
 def reduce_function(name: str, fn: Any) -> None:
     """A plain function of a key and its values."""
     _takes(name, fn, 2, "a key and its values")
@@ -202,6 +224,35 @@ def table_name(name: Any) -> None:
         raise InvalidArgument(f"table {name!r} must not hold slashes or begin or end with a space")
     if len(name.encode()) > 200:
         raise InvalidArgument(f"table {name[:40]!r}… is longer than 200 bytes")
+
+
+def new_table(name: Any) -> None:
+    """The same for a table that a program's own job makes: not one of those that hold the histories of live jobs."""
+    table_name(name)
+    if name.endswith(HISTORY):
+        raise InvalidArgument(
+            f"table {name!r}: names that end in {HISTORY!r} are those of the histories of live jobs; choose another one"
+        )
+
+
+def live_table(name: Any) -> None:
+    """The same for a table that is a live job's: its name is that of the job too, and no map's, stream's or function's."""
+    new_table(name)
+    _refuse_begin("table", name, WITHOUT_TABLE)
+
+
+def each_job(name: Any) -> None:
+    """The name of a job of ``for_each``. One that begins as those of functions do may be such a job's, which continues."""
+    table_name(name)
+    _refuse_begin("for_each: job", name, (INTO_MAP, INTO_STREAM))
+
+
+def _refuse_begin(what: str, name: str, begins: Sequence[str]) -> None:
+    if name.startswith(tuple(begins)):
+        raise InvalidArgument(
+            f"{what} {name!r}: names that begin with {' or '.join(map(repr, begins))} are those of live jobs that have no table; "
+            "choose another one"
+        )
 
 
 def version(given: Any) -> None:
@@ -281,6 +332,19 @@ def _flat(items: Iterable[Any]) -> Iterable[Any]:
             yield from item
         else:
             yield item
+
+
+def _refuse_own(step: str, expr: pl.Expr) -> None:
+    """Raise InvalidPlan for an expression that reads or makes a column of Onefold's own."""
+    for name in (*expr.meta.root_names(), expr.meta.output_name(raise_if_undetermined=False)):
+        _refuse_own_name(step, name or "")
+
+
+def _refuse_own_name(step: str, name: str) -> None:
+    if name.startswith(OWN_PREFIX):
+        raise InvalidPlan(
+            f"{step}: column {name!r}: names that begin with {OWN_PREFIX!r} are Onefold's own; choose another one"
+        )
 
 
 def _refuse_doubles(step: str, exprs: Sequence[pl.Expr]) -> None:

@@ -7,6 +7,7 @@ be read again from the blobs at any time.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from onefold.compute.blobs.store import BlobStore
     from onefold.compute.code.functions import Code
     from onefold.compute.plan.stored_job import StoredJob
+    from onefold.compute.sources.ranges import Streams
     from onefold.env import Env
     from onefold.shard.api import Shard
 
@@ -36,6 +38,8 @@ class JobClient:
         self.env = env
         self.blobs = blobs
         self.code = code
+        self.streams: Callable[[], Streams] | None = None
+        """How jobs read streams of the space; set by the owner, which has the state of its shards."""
         self._stored: dict[str, StoredJob] = {}
         self._stored_lock = threading.Lock()
 

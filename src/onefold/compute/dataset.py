@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
 
 from onefold import config
 from onefold.compute import arguments
@@ -27,10 +27,13 @@ from onefold.compute.plan.nodes import (
     Node,
     Select,
     Union,
+    Window,
     WithColumns,
     WriteParquet,
 )
+from onefold.compute.plan.windows import WindowSpec
 from onefold.errors import InvalidArgument, InvalidPlan
+from onefold.flags import check_flag
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
 
 SEED_DEFAULT = 7
 """The seed of the dispatch order and of the packing: fixed, so that a second run meets the same tasks."""
+
+
+D = TypeVar("D", bound="Dataset")
 
 
 class Starter(Protocol):
@@ -63,12 +69,18 @@ class Dataset:
     node: Node
     starter: Starter
 
+    @property
+    def unbounded(self) -> bool:
+        """Whether its rows never end."""
+        return False
+
     # -- columns ---------------------------------------------------------------------------------------------
 
-    def select(self, *exprs: IntoExpr | Iterable[IntoExpr], **named: IntoExpr) -> Dataset:
+    def select(self, *exprs: IntoExpr | Iterable[IntoExpr], **named: IntoExpr) -> Self:
         """Replace the columns by these row-local expressions, as in Polars; a str is a column.
 
-        Raises InvalidPlan for expressions that look at more than one row.
+        Raises:
+            InvalidPlan: definite; an expression looks at more than one row.
         """
         given = arguments.row_local_exprs("select", exprs, named)
         from onefold.compute.plan.expressions import names_columns
@@ -80,31 +92,33 @@ class Dataset:
             )
         return self._then(Select(self._rows("select"), given))
 
-    def with_columns(self, *exprs: IntoExpr | Iterable[IntoExpr], **named: IntoExpr) -> Dataset:
+    def with_columns(self, *exprs: IntoExpr | Iterable[IntoExpr], **named: IntoExpr) -> Self:
         """Add or replace columns by row-local expressions, as in Polars: ``with_columns(total=pl.col("a") +
         pl.col("b"))``.
 
-        Raises InvalidPlan for expressions that look at more than one row.
+        Raises:
+            InvalidPlan: definite; an expression looks at more than one row.
         """
         return self._then(
             WithColumns(self._rows("with_columns"), arguments.row_local_exprs("with_columns", exprs, named))
         )
 
-    def filter(self, *predicates: IntoExpr | Iterable[IntoExpr], **equals: Any) -> Dataset:
+    def filter(self, *predicates: IntoExpr | Iterable[IntoExpr], **equals: Any) -> Self:
         """Keep the rows for which all these row-local predicates are true (null is not);
         ``filter(city="Bern")`` compares.
 
-        Raises InvalidPlan for predicates that look at more than one row.
+        Raises:
+            InvalidPlan: definite; a predicate looks at more than one row.
         """
         return self._then(Filter(self._rows("filter"), arguments.predicates(predicates, equals)))
 
-    def explode(self, *columns: str | Sequence[str]) -> Dataset:
+    def explode(self, *columns: str | Sequence[str]) -> Self:
         """One row per element of these list columns; an empty list or null gives no row."""
         return self._then(Explode(self._rows("explode"), arguments.column_names("explode", columns)))
 
     # -- Python ----------------------------------------------------------------------------------------------
 
-    def map(self, fn: Callable[..., Any], schema: SchemaLike | None = None) -> Dataset:
+    def map(self, fn: Callable[..., Any], schema: SchemaLike | None = None) -> Self:
         """Call ``fn(record)`` for each row; a record is a dict of the row's columns.
 
         ``fn`` gives a dict (the new columns) or a bare value (kept in the one column ``value``; the next
@@ -115,7 +129,7 @@ class Dataset:
         arguments.record_function("map", fn)
         return self._then(Map(self._rows("map"), fn, arguments.schema("map", schema)))
 
-    def flat_map(self, fn: Callable[..., Any], schema: SchemaLike | None = None) -> Dataset:
+    def flat_map(self, fn: Callable[..., Any], schema: SchemaLike | None = None) -> Self:
         """Call ``fn(record)`` for each row, which gives any number of dicts or bare values: a list, or by
         ``yield``.
         """
@@ -124,7 +138,7 @@ class Dataset:
 
     def map_batches(
         self, fn: Callable[..., Any], schema: SchemaLike | None = None, batch_rows: int | None = None
-    ) -> Dataset:
+    ) -> Self:
         """Call ``fn(frame)`` with ``pl.DataFrame``s of at most ``batch_rows`` rows; it gives a
         ``pl.DataFrame``.
 
@@ -144,7 +158,7 @@ class Dataset:
         reduce: Callable[..., Any],
         combine: Callable[..., Any] | None = None,
         partitions: int | None = None,
-    ) -> Dataset:
+    ) -> Self:
         """The classic one: ``map(record)`` yields (key, value) pairs and ``reduce(key, values)`` gives the
         key's value.
 
@@ -160,17 +174,35 @@ class Dataset:
 
     # -- groups and other datasets ---------------------------------------------------------------------------
 
-    def group_by(self, *keys: str | pl.Expr | Iterable[str | pl.Expr], **named: IntoExpr) -> GroupBy:
+    def group_by(self, *keys: str | pl.Expr | Iterable[str | pl.Expr], **named: IntoExpr) -> GroupBy[Self]:
         """Group by columns or row-local expressions; without keys all rows are one group."""
         return GroupBy(self, arguments.group_keys(keys, named))
 
-    def union(self, *others: Dataset) -> Dataset:
+    def window(self, spec: WindowSpec) -> Windowed[Self]:
+        """Cut time into windows (``of.window``), by which the next ``group_by`` groups before its keys.
+
+        Raises:
+            InvalidArgument: definite; ``spec`` is not of ``of.window``.
+            InvalidPlan: definite; this step cannot follow the one before.
+        """
+        if not isinstance(spec, WindowSpec):
+            raise InvalidArgument(
+                f'window takes of.window.tumbling("1m") and the like; got {arguments.shown(spec)}'
+            )
+        return Windowed(self._then(Window(self._rows("window"), spec)))
+
+    def union(self, *others: Dataset) -> Self:
         """The rows of this dataset and the others, which have the same columns."""
         if not others:
             raise InvalidArgument("union needs another dataset")
         nodes = [self._rows("union")]
         for other in others:
             check_dataset("union", other)
+            if self.unbounded != other.unbounded:
+                raise InvalidPlan(
+                    "union takes streams that are followed, or bounded data, and not both. "
+                    "What was before a stream is put in front of it by db.concat(history, live, at=...)"
+                )
             nodes.append(other._rows("union"))
         flat = [part for node in nodes for part in (node.inputs if isinstance(node, Union) else (node,))]
         return self._then(Union(tuple(flat)))
@@ -181,13 +213,18 @@ class Dataset:
         on: str | Sequence[str],
         how: Literal["inner", "left"] = "inner",
         within: Duration | None = None,
-    ) -> Dataset:
+    ) -> Self:
         """Join with another dataset on equal columns, as in Polars: null keys match nothing, and columns of
         ``other`` whose names are taken get the suffix ``_right``. Row order is not kept.
 
         ``within`` is for joining two streams.
         """
         check_dataset("join", other)
+        if self.unbounded or other.unbounded:
+            raise InvalidPlan(
+                "join: a stream that is followed cannot be joined. Look values up in a function instead, as .map(fn) "
+                "with a dict; or join bounded data, which read_stream gives without follow="
+            )
         arguments.one_of("how", how, ("inner", "left"))
         if within is not None:
             raise InvalidArgument(
@@ -214,7 +251,7 @@ class Dataset:
         """
         from onefold.durations import seconds
 
-        arguments.table_name(table)
+        arguments.new_table(table)
         arguments.one_of("mode", mode, ("continue", "replace", "error"))
         arguments.version(version)
         return PreparedJob(
@@ -256,8 +293,8 @@ class Dataset:
     def __repr__(self) -> str:
         return f"<Dataset\n{self.explain()}>"
 
-    def _then(self, node: Node) -> Dataset:
-        return Dataset(node, self.starter)
+    def _then(self, node: Node) -> Self:
+        return replace(self, node=node)
 
     def _rows(self, step: str) -> Node:
         """This dataset's node as the input of another step: not after aggregating, whose groups live in
@@ -281,21 +318,59 @@ def check_dataset(step: str, other: Any) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class GroupBy:
+class Windowed(Generic[D]):
+    """Rows in windows of time, waiting for ``.group_by(...)``."""
+
+    dataset: D
+
+    def group_by(self, *keys: str | pl.Expr | Iterable[str | pl.Expr], **named: IntoExpr) -> GroupBy[D]:
+        """Group by the window, then by columns or row-local expressions; without keys a window is one group.
+
+        Raises:
+            InvalidPlan: definite; keys that look at more than one row, or are called ``window_start`` or ``window_end``.
+            InvalidArgument: definite; what cannot be a key.
+        """
+        import polars as pl
+
+        from onefold.compute.plan.windows import END, START
+
+        given = arguments.group_keys(keys, named)
+        taken = [key.meta.output_name() for key in given if key.meta.output_name() in (START, END)]
+        if taken:
+            raise InvalidPlan(
+                f"group_by: {taken[0]!r} is a key already, since the rows are in windows; leave it out"
+            )
+        return GroupBy(self.dataset, (pl.col(START), pl.col(END), *given))
+
+    def __repr__(self) -> str:
+        return f"<Windowed\n{self.dataset.explain()}call .group_by(...)>"
+
+
+@dataclass(frozen=True, eq=False)
+class GroupBy(Generic[D]):
     """Groups of rows, waiting for ``.agg(...)``."""
 
-    dataset: Dataset
+    dataset: D
     keys: tuple[pl.Expr, ...]
 
-    def agg(self, *aggregates: pl.Expr | Iterable[pl.Expr], **named: Aggregate | pl.Expr) -> Dataset:
+    def agg(self, *aggregates: pl.Expr | Iterable[pl.Expr], **named: Aggregate | pl.Expr) -> D:
         """One row per group: its keys and these aggregates.
 
         ``named``: output column = ``onefold.agg.count()`` and the like. Plain ``pl.len()`` and
         ``pl.col("x").sum()``,
         ``mean``, ``min``, ``max`` are taken as well, by position under their own name.
         """
+        import polars as pl
+
+        from onefold.compute.aggregates import Aggregate
+
+        if "ttl" in named and not isinstance(named["ttl"], Aggregate | pl.Expr):
+            raise InvalidArgument(
+                "agg: ttl= is for groups of a stream that have no window. Windows end by themselves, and bounded data does: "
+                "leave it out"
+            )
         aggs = arguments.aggregates(aggregates, named, self.keys)
-        return Dataset(GroupAggregate(self.dataset._rows("group_by"), self.keys, aggs), self.dataset.starter)
+        return self.dataset._then(GroupAggregate(self.dataset._rows("group_by"), self.keys, aggs))
 
     def __repr__(self) -> str:
         keys = ", ".join(map(str, self.keys))
@@ -325,6 +400,11 @@ class PreparedJob:
         ``on_error``: a record for which a function raises fails the job, or with ``"skip"`` it is kept aside in
         ``run.dead_letters()``.
         ``max_attempts``: how often a task is tried whose process dies, or that cannot read its input.
+
+        Raises:
+            InvalidPlan, InvalidArgument: definite; nothing was submitted.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
         """
         return self.starter.start(self.job, **_options(workers, seed, target_splits, on_error, max_attempts))
 
@@ -338,9 +418,14 @@ class PreparedJob:
         on_error: Literal["fail", "skip"] = "fail",
         max_attempts: int = config.MAX_ATTEMPTS,
     ) -> Run:
-        """Start and wait, showing progress on a terminal or in a notebook. Arguments as ``start``. Raises
-        JobFailed.
+        """Start and wait, showing progress on a terminal or in a notebook. Arguments as ``start``.
+
+        Raises:
+            JobFailed: a task has failed; finished tasks are kept.
+            Unavailable: definite; the run was cancelled, or the space cannot be reached.
+            InvalidPlan, InvalidArgument: definite; nothing was submitted.
         """
+        check_flag("progress", progress)
         options = _options(workers, seed, target_splits, on_error, max_attempts)
         return self.starter.run(self.job, progress=progress, **options)
 

@@ -10,6 +10,7 @@ import atexit
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +20,12 @@ from onefold.compute.blobs.store import BlobStore
 from onefold.compute.client import JobClient
 from onefold.compute.garbage import Garbage
 from onefold.compute.jobs import state
+from onefold.compute.jobs.ops import DROP_VERSION, DropTable, Refused
 from onefold.compute.results.reading import Results
 from onefold.env import SYSTEM, Env
-from onefold.errors import SpaceError
+from onefold.errors import Conflict, SpaceError
 from onefold.machine.undisturbed import undisturbed
+from onefold.shard.fold_version import reach_version
 
 if TYPE_CHECKING:
     from onefold.compute.code.functions import Code
@@ -56,6 +59,10 @@ class Engine(JobClient):
         self._runners: dict[str, Runner] = {}
         self._left_to_others: set[str] = set()
         """Runs that this process asked others to work on."""
+        self.check_name: Callable[[str], None] | None = None
+        """Called with the name of a table before a job into it begins; it raises where that is something else's."""
+        self.free_name: Callable[[str], None] | None = None
+        """Called when the jobs fold refuses a name as reserved: it frees the name, or raises as ``check_name``."""
         self._lock = threading.RLock()
         self._closed = False
         # A program that ends without closing gives its claims back all the same, and leaves no scratch files.
@@ -116,6 +123,25 @@ class Engine(JobClient):
             if row is not None:
                 self.drop_stored(row.plan)
                 self.results.drop(row.plan)
+
+    def drop_table(self, table: str) -> bool:
+        """Forget a table with its runs. Whether there was one. Raises Conflict while one runs."""
+        with self.shard.view() as view:
+            if state.read_table(view, table) is None:
+                return False
+        if not reach_version(self.shard, DROP_VERSION):
+            raise SpaceError(
+                f"tables are dropped from fold version {DROP_VERSION} on, and a program or node of an earlier release has this "
+                "space open. Upgrade it (pip install -U onefold), or stop it"
+            )
+        (outcome,) = self.submit(DropTable(table))
+        if isinstance(outcome, Refused):
+            if outcome.code == "running":
+                raise Conflict(outcome.message)
+            return False
+        if not self.blobs.shared:
+            self.garbage.sweep()
+        return True
 
     def close(self) -> None:
         """Stop this process's work (claims are given back, runs can be resumed) and release everything."""

@@ -29,6 +29,10 @@ _SUBMIT_TRIES = 5
 _BEGINS_S = 1.0
 
 
+class Overtaken(Conflict):
+    """Another run has come first. Definite: nothing was begun. Programs catch it as ``Conflict``."""
+
+
 def start(
     engine: Engine,
     job: Job,
@@ -39,16 +43,20 @@ def start(
     on_error: Literal["fail", "skip"] = "fail",
     max_attempts: int = config.MAX_ATTEMPTS,
     submitting: Callable[[str], None] | None = None,
+    behind: str | None = None,
 ) -> Run:
     """Submit a job and begin to work on it in the background; see ``PreparedJob.start`` for the arguments.
 
     ``submitting`` hears the id of each run before the log does. When a signal handler raises meanwhile, a run whose id
-    was heard may be on the log, and worked on.
+    was heard may be on the log, and worked on. ``behind``: only as the next run behind this one of the table (empty: as its
+    first); Overtaken where another one is there.
     """
     from onefold.compute.execution.runner import worker_count
     from onefold.compute.runs import Run, leave_to_nodes
 
     engine.check_open()
+    if engine.check_name is not None:
+        engine.check_name(job.table)
     workers = 0 if leave_to_nodes else worker_count(workers)
     for _ in range(_SUBMIT_TRIES):
         blobs = Remembered(engine.blobs)
@@ -64,11 +72,18 @@ def start(
                 max_attempts=max_attempts,
             )
         )
+        if behind not in (None, operation.expect or ""):
+            raise Overtaken(f"run {operation.expect} of {job.table!r} came first")
         if submitting is not None:
             submitting(operation.run)
         outcome = _submitted(engine, operation, stored, blobs, workers)
         if isinstance(outcome, ops.Accepted):
             return Run(engine, outcome.run)
+        if outcome.code == "reserved" and engine.free_name is not None:
+            engine.free_name(job.table)
+            continue
+        if behind is not None and outcome.code in ("conflict", "busy"):
+            raise Overtaken(outcome.message)
         if outcome.code in ("table_exists", "different_columns"):
             raise InvalidArgument(outcome.message)
         if outcome.code != "conflict":
@@ -95,6 +110,7 @@ def _prepared(
                 job,
                 shard=engine.shard,
                 blobs=blobs,
+                streams=engine.streams,
                 run=new_id("run", engine.env),
                 seed=seed,
                 target_splits=target_splits,

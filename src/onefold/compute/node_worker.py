@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +19,15 @@ from onefold.compute.code import needs as requirements
 from onefold.compute.execution.runner import Runner, cores
 from onefold.compute.execution.slots import Host, Slots
 from onefold.compute.jobs import ops, state
+from onefold.compute.loading import load_everything
 from onefold.errors import InvalidValue, OnefoldError
 from onefold.machine.undisturbed import is_interrupt
 
 if TYPE_CHECKING:
     from onefold.compute.engine import Engine
+    from onefold.compute.execution.slots import Note
 
 _IDLE_WAIT_S = 1.0
-Note = Callable[[str, dict[str, Any]], None]
-"""Told of what happens: an event's name (``run_joined``) and its fields."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +208,7 @@ class NodeWorkers:
             said = {one.node for one in state.unfit(view, run)}
         if row is None or row.state != "running":
             return
+        load_everything()  # before threads of this run and those of live jobs import it piece by piece
         try:
             why = self._why_not(row.plan)
             if why is None:

@@ -11,6 +11,7 @@ import pickle
 from typing import Any, Final
 
 MODULES: Final[dict[str, str]] = {
+    "onefold.compute.aggregates.lazy": "onefold.machine.lazy",
     "onefold.compute.attempts": "onefold.compute.execution.attempts",
     "onefold.compute.blob_backends": "onefold.compute.blobs.backends",
     "onefold.compute.blob_jetstream": "onefold.compute.blobs.jetstream",

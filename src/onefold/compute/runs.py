@@ -22,10 +22,14 @@ if TYPE_CHECKING:
     from onefold.compute.results.tables import Table
     from onefold.durations import Duration
 
-RunState = Literal["running", "done", "failed", "cancelled"]
+RunState = Literal["running", "done", "failed", "cancelled", "stopped", "draining"]
+"""The last two are of live jobs only."""
 leave_to_nodes: list[Callable[[Run], None]] = []
 """When there is any, this process works on no run and waits for none: each is called with a run instead of waiting for it, and
 raises what ends the program. ``onefold run --detach`` uses it."""
+run_started: list[Callable[[str, Run], None]] = []
+"""Called with the space's URL and the run for each run that this process starts, live jobs included, at times twice. The command
+line uses it."""
 _ORPHAN_CHECK_S = 1.0
 
 
@@ -210,8 +214,10 @@ class Run:
     def wait(self, timeout: Duration | None = None) -> Run:
         """Wait until the run has ended, one way or another; returns the run.
 
-        Raises Timeout (the run continues), Unavailable when no live process works on it (resume it), and what stopped this
-        process's own workers (a full disk, for example).
+        Raises:
+            Timeout: indefinite; the run has not ended in time, and continues.
+            Unavailable: definite; no live process works on it (resume it).
+            OSError: what stopped this process's own workers (a full disk, for example).
         """
         about_to_wait(self)
         longest = arguments.timeout(timeout)
@@ -275,9 +281,13 @@ class Run:
             return [Refusal(one.node, one.reason, one.stage, one.index) for one in state.unfit(view, self.id)]
 
     def result(self) -> Table:
-        """The run's table, once the run is done (waits for it). Raises JobFailed, or Unavailable when it was cancelled.
+        """The run's table, once the run is done (waits for it).
 
         To read while it runs: ``run.table``.
+
+        Raises:
+            JobFailed: the run has failed.
+            Unavailable: definite; it was cancelled, or no live process works on it.
         """
         self.wait()
         self.raise_if_failed()
@@ -289,7 +299,11 @@ class Run:
         return Table(self._engine.results, row.table)
 
     def raise_if_failed(self) -> None:
-        """Raise JobFailed with the record, its place and the traceback when the run has failed."""
+        """Raise JobFailed with the record, its place and the traceback when the run has failed.
+
+        Raises:
+            JobFailed: the run has failed. It names the record, its place and the traceback.
+        """
         row = self._row()
         if row.state != "failed":
             return
@@ -304,12 +318,12 @@ class Run:
             parts.append(f"record: {failure.record}")
         if failure.traceback:
             parts.append(failure.traceback.rstrip())
-        mend = (
-            "Mend the function and run it again, or skip such records with on_error='skip'."
+        advice = (
+            "Fix the function and run it again, or skip such records with on_error='skip'."
             if failure.record is not None
-            else "Mend that and run the job again."
+            else "Fix that and run the job again."
         )
-        parts.append(f"Finished tasks are kept. {mend}")
+        parts.append(f"Finished tasks are kept. {advice}")
         raise JobFailed(
             "\n".join(parts),
             run_id=self.id,
@@ -331,7 +345,12 @@ class Run:
 
         Works in the background, in this process (``workers=0``: leaves it to others). A run that is done stays as it is, but
         for tasks whose results are lost, which are run again.
-        Raises InvalidValue, before anything is written, when this process cannot load the job's functions (another Python).
+
+        Raises:
+            InvalidValue: definite, before anything is written; this process cannot load the job's functions (another
+                Python).
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
         """
         from onefold.compute.execution import lost_results
         from onefold.compute.execution.runner import worker_count

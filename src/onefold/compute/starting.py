@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onefold.compute.engine import Engine
     from onefold.compute.plan.nodes import Job
     from onefold.compute.runs import Run
-
-run_started: list[Callable[[str, Run], None]] = []
-"""Called with the space's URL and the run for each run that this process starts, at times twice. The command line
-uses it."""
 
 
 class Starter:
@@ -77,6 +72,8 @@ class Starter:
             raise
 
     def _announce(self, runs: list[Run]) -> None:
+        from onefold.compute.runs import run_started
+
         for run in runs:
             for started in run_started:
                 started(self._engine.shard.url, run)

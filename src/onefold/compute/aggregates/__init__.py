@@ -1,8 +1,17 @@
-"""Mergeable aggregates over Polars frames: partial, merge, final."""
+"""Mergeable aggregates over Polars frames: partial, merge, final.
 
-from onefold.compute.aggregates.align import merge_pair, row_types, with_row_types
+May import ``frames``, ``renames``, ``machine`` and the ground.
+"""
+
+from onefold.compute.aggregates.adding.dense import adds_up, merge_all
+from onefold.compute.aggregates.align import (
+    MergeFailed,
+    each_group_once,
+    merge_pair,
+    row_types,
+    with_row_types,
+)
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
-from onefold.compute.aggregates.dense import adds_up, merge_all
 from onefold.compute.aggregates.distinct import DISTINCT_ERROR, distinct_bounds
 from onefold.compute.aggregates.frames import empty_partial, final, partial, result_schema, totals
 from onefold.compute.aggregates.ipc import decode, encode, read_head
@@ -21,9 +30,11 @@ __all__ = [
     "ORDER_COLUMN",
     "RANK_ERROR",
     "Aggregate",
+    "MergeFailed",
     "adds_up",
     "decode",
     "distinct_bounds",
+    "each_group_once",
     "empty_partial",
     "encode",
     "final",

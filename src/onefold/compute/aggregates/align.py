@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate, State, nulls
-from onefold.compute.aggregates.lazy import LazyModule
+from onefold.compute.aggregates.fold import MergeRaised
 from onefold.compute.frames.common_types import common_schema, fitted
 from onefold.compute.frames.named import frame_of
 from onefold.errors import InvalidPlan, InvalidValue
+from onefold.machine.lazy import LazyModule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,10 @@ ROW_TYPES = "__onefold_row_types"
 LEFT_UNSORTED_ROWS = 20_000
 """Partials of this height or more are left as the engine gives them (a sort costs a task a tenth of its time, and readers
 that merge all at once do not need it); anyone who does need them in key order sorts them then."""
+
+
+class MergeFailed(InvalidValue):
+    """A merge function of the user's raised: no record is to blame, and none of the states can be left out."""
 
 
 def merge_pair(
@@ -95,6 +100,8 @@ def _combined(
     for name, agg in aggs:
         try:
             combined = agg.combine(state_of(a, name), state_of(b, name))
+        except MergeRaised as error:
+            raise MergeFailed(f"the merge function of aggregate {name!r} raised {error}") from error.__cause__
         except InvalidValue as error:
             raise InvalidValue(f"column {name!r}: {error}") from error
         for suffix, series in combined.items():
@@ -220,10 +227,10 @@ def _cast(
     frame = fitted(frame, schema)
     if not changed:
         return frame
-    return _each_group_once(frame.sort(keys, maintain_order=True), keys, aggs)
+    return each_group_once(frame.sort(keys, maintain_order=True), keys, aggs)
 
 
-def _each_group_once(
+def each_group_once(
     frame: pl.DataFrame, keys: Sequence[str], aggs: Sequence[tuple[str, Aggregate]]
 ) -> pl.DataFrame:
     """Whole numbers that no float tells apart are one group of floats.

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import polars as pl
 
 from onefold.compute.aggregates.base import Aggregate, ColumnAggregate, State, scattered
-from onefold.compute.aggregates.lazy import LazyModule
 from onefold.compute.frames.named import frame_of
 from onefold.errors import InvalidPlan
+from onefold.machine.lazy import LazyModule
 
 ds = LazyModule("datasketches")
 

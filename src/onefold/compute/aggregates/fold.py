@@ -12,6 +12,11 @@ import polars as pl
 
 from onefold.compute import renames
 from onefold.compute.aggregates.base import Aggregate, State
+from onefold.machine.undisturbed import is_interrupt
+
+
+class MergeRaised(Exception):
+    """The user's merge function raised; ``__cause__`` is what."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +58,16 @@ class Fold(Aggregate):
 
     def combine(self, left: State, right: State) -> State:
         pairs = zip(left["p"].to_list(), right["p"].to_list(), strict=True)
-        merged = [_dumps(self.merge(renames.loads_value(a), renames.loads_value(b))) for a, b in pairs]
+        merged = [_dumps(self._merged(renames.loads_value(a), renames.loads_value(b))) for a, b in pairs]
         return {"p": pl.Series(merged, dtype=pl.Binary)}
+
+    def _merged(self, a: Any, b: Any) -> Any:
+        try:
+            return self.merge(a, b)
+        except Exception as error:
+            if is_interrupt(error):
+                raise
+            raise MergeRaised(f"{type(error).__name__}: {error}") from error
 
     def finish(self, state: State) -> pl.Series:
         values = [renames.loads_value(data) for data in state["p"].to_list()]

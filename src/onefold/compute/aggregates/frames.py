@@ -13,7 +13,9 @@ from typing import Any, Literal
 import polars as pl
 
 from onefold.compute.aggregates import whole_sums
-from onefold.compute.aggregates.align import LEFT_UNSORTED_ROWS, in_key_order, state_of
+from onefold.compute.aggregates.adding import direct_table
+from onefold.compute.aggregates.adding.direct_table import DirectTable
+from onefold.compute.aggregates.align import LEFT_UNSORTED_ROWS, in_key_order, merge_pair, state_of
 from onefold.compute.aggregates.base import ORDER_COLUMN, Aggregate
 from onefold.compute.frames.float_keys import joinable, without_negative_zero
 from onefold.compute.frames.named import frame_of
@@ -72,7 +74,10 @@ def partial(
     if any(collected):
         projected = projected.collect(engine=chosen).lazy()
         again = _nothing  # what is read a second time is in memory
-    grouped = _grouped(projected, key_names, aggs, inputs, dtypes, chosen, again)
+    table = direct_table.table_for(key_names, aggs, inputs, schema) if chosen == "streaming" else None
+    grouped = _grouped(projected, key_names, aggs, inputs, dtypes, chosen, again, table)
+    if table is not None and (direct := table.partial(grouped)) is not None:
+        return merge_pair(direct, grouped, key_names, aggs) if grouped.height else direct
     if not any(collected):
         return grouped
     frame = projected.collect()
@@ -94,8 +99,9 @@ def _grouped(
     dtypes: Sequence[Sequence[pl.DataType]],
     engine: Any,
     again: Callable[[], None],
+    table: DirectTable | None,
 ) -> pl.DataFrame:
-    """The states of the native aggregates by group."""
+    """The states of the native aggregates by group, without the rows that the table took."""
     native: list[_Native] = [
         (name, agg, columns, types)
         for (name, agg), columns, types in zip(aggs, inputs, dtypes, strict=True)
@@ -111,11 +117,11 @@ def _grouped(
         for name, agg, columns, types in native
         for suffix, expr in agg.bounds(columns, types).items()
     ]
-    if not bounds:
+    if not bounds and table is None:
         return _in_order(_collected(_query(projected, keys, states), engine), keys)
     with _doubted_lock:
         early = [item for item in native if item[1] in _doubted]
-    passed, seen = _watched(projected, bounds)
+    passed, seen = _watched(projected, bounds, table)
     grouped = _collected(_query(passed, keys, [*states, *_witnesses(early)]), engine)
     extremes = _extremes(seen)
     doubtful = [
@@ -124,6 +130,8 @@ def _grouped(
     _remember_doubts(early, doubtful)
     if not all(item in early for item in doubtful):
         again()
+        if table is not None:
+            table.forget()
         grouped = _collected(_query(projected, keys, [*states, *_witnesses(doubtful)]), engine)
     elif not early:
         return _in_order(grouped, keys)
@@ -159,13 +167,18 @@ def _in_order(grouped: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     return grouped
 
 
-def _watched(rows: pl.LazyFrame, bounds: Sequence[pl.Expr]) -> tuple[pl.LazyFrame, list[pl.DataFrame]]:
-    """The same rows, and where the bounds of each batch of them are noted as it passes. A query of its own would read the rows
-    twice."""
+def _watched(
+    rows: pl.LazyFrame, bounds: Sequence[pl.Expr], table: DirectTable | None
+) -> tuple[pl.LazyFrame, list[pl.DataFrame]]:
+    """The same rows but those that the table takes, and where the bounds of each batch of them are noted as it passes. A query of
+    its own would read the rows twice."""
     seen: list[pl.DataFrame] = []
 
     def note(frame: pl.DataFrame) -> pl.DataFrame:
-        seen.append(frame.select(bounds))
+        if table is not None and table.take(frame):
+            return frame.clear()
+        if bounds:
+            seen.append(frame.select(bounds))
         return frame
 
     passed = rows.map_batches(note, projection_pushdown=False, streamable=True, validate_output_schema=False)
@@ -208,14 +221,19 @@ def _settled(grouped: pl.DataFrame, aggs: Aggs) -> pl.DataFrame:
 
 
 def final(
-    partial: pl.DataFrame, keys: Sequence[str], aggs: Aggs, schema: pl.Schema | None = None
+    partial: pl.DataFrame,
+    keys: Sequence[str],
+    aggs: Aggs,
+    schema: pl.Schema | None = None,
+    *,
+    in_order: bool = True,
 ) -> pl.DataFrame:
     """The user's frame: the keys and one column per aggregate, with the values and dtypes of Polars' own
         group-by.
-     Sorted by the keys. With ``schema`` (see ``result_schema``) columns are cast to it, which only matters when
-    no split had a value of some column. A count that does not fit into 32 bits makes its column UInt64.
+     Sorted by the keys, unless ``in_order`` is false. With ``schema`` (see ``result_schema``) columns are cast to it, which only
+    matters when no split had a value of some column. A count that does not fit into 32 bits makes its column UInt64.
     """
-    partial = in_key_order(partial, keys)
+    partial = in_key_order(partial, keys) if in_order else partial
     columns = [partial[key] for key in keys]
     columns += [agg.finish(state_of(partial, name)).alias(name) for name, agg in aggs]
     frame = frame_of(columns)

@@ -1,7 +1,7 @@
 """Frames of partial results as bytes: a short head and an Arrow IPC stream as Polars writes it.
 
-Every byte is hashed, synced to disk and read again, so columns are packed first: a column that equals an earlier one is
-only named (the counts of several aggregates mostly are the same), and whole numbers are written in the narrowest type that
+Every byte is hashed, synced to disk and read again, so columns are packed first. A column that equals an earlier one is
+only named (the counts of several aggregates mostly are the same). And whole numbers are written in the narrowest type that
 holds them. 100,000 groups with a key, a count, a sum and a mean shrink to about a third. The head, msgpack, tells how to
 undo that; names and types of the frame come back exactly.
 """

@@ -14,7 +14,7 @@ import math
 import struct
 from typing import TYPE_CHECKING, Any
 
-from onefold.compute.aggregates.lazy import LazyModule
+from onefold.machine.lazy import LazyModule
 
 if TYPE_CHECKING:
     import numpy as np

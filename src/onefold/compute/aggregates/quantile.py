@@ -10,9 +10,9 @@ import polars as pl
 
 from onefold.compute.aggregates import kll
 from onefold.compute.aggregates.base import ColumnAggregate, State, replaced, scattered
-from onefold.compute.aggregates.lazy import LazyModule
 from onefold.compute.frames.named import frame_of
 from onefold.errors import InvalidPlan
+from onefold.machine.lazy import LazyModule
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -146,6 +146,28 @@ class DirectoryBackend:
         """What is moved aside."""
         return self._now(self._files.hidden)
 
+    def names(self) -> Iterator[str]:
+        """The files there."""
+
+        def look() -> list[str]:
+            self._check_there()
+            return list(self._files.names())
+
+        return iter(self._now(look))
+
+    def stored_at(self, name: str) -> float | None:
+        """When the file was made."""
+        return self._now(lambda: self._files.stored_at(name))
+
+    def begins(self, name: str, size: int) -> bytes:
+        """How the file begins."""
+        return self._now(lambda: self._files.begins(name, size))
+
+    @property
+    def is_of_one_space(self) -> bool:
+        """Two spaces may have been made with one directory."""
+        return False
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -260,6 +282,47 @@ class ObjectStoreBackend:
 
         keys = [key.split("/") for key in self._patiently(f"looked for in {self._url}", look)]
         return {(parts[-2], parts[-1]) for parts in keys if len(parts) > 2 and parts[-3] == "hidden"}
+
+    def names(self) -> Iterator[str]:
+        """The objects there, but for those that are aside."""
+
+        def look() -> list[str]:
+            try:
+                return [str(key) for key in self._fs.find(self._root)]
+            except FileNotFoundError:
+                return []
+
+        for key in self._patiently(f"listed in {self._url}", look):
+            folder, _, name = key.rpartition("/")
+            if folder.rpartition("/")[2] == name[:2]:
+                yield name
+
+    def stored_at(self, name: str) -> float | None:
+        """When the object was made, if the store tells."""
+
+        def look() -> float | None:
+            try:
+                return float(self._fs.modified(self._key(name)).timestamp())
+            except (FileNotFoundError, NotImplementedError):
+                return None
+
+        return self._patiently(f"looked for in {self._url}", look)
+
+    def begins(self, name: str, size: int) -> bytes:
+        """How the object begins."""
+
+        def look() -> bytes:
+            try:
+                return bytes(self._fs.cat_file(self._key(name), start=0, end=size))
+            except FileNotFoundError:
+                return b""
+
+        return self._patiently(f"fetched from {self._url}", look)
+
+    @property
+    def is_of_one_space(self) -> bool:
+        """Two spaces may have been made with one prefix."""
+        return False
 
     def _found_aside(self, name: str) -> bool:
         """Put back any copy of a hidden object; whether there was one. It stays aside, as in ``BlobStore.unhide``."""

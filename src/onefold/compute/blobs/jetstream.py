@@ -15,7 +15,9 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -41,6 +43,9 @@ _BATCH_BYTES: Final = 8 * 1024 * 1024
 _SIZE: Final = "Onefold-Size"
 _CHUNKS: Final = "Onefold-Chunks"
 _AT: Final = "Onefold-At"
+_STAMP: Final = "Nats-Time-Stamp"
+_SUBJECTS_PAGE: Final = 100_000
+"""Servers list so many subjects at a time."""
 _LOOK_AGAIN_S: Final = 0.05
 _LOOK_AGAIN_S_MAX: Final = 0.5
 _TRY_AGAIN_S: Final = 0.2
@@ -129,6 +134,46 @@ class JetStreamBackend:
         """The copies in the folder. Those of other machines cannot be seen."""
         files = [file.name.partition(".") for file in folder.iterdir()] if folder.exists() else []
         return {(name, ticket) for name, dot, ticket in files if dot}
+
+    def names(self) -> Iterator[str]:
+        """The blobs whose heads are there."""
+        first = f"{self._prefix}.M."
+        offset, more = 0, True
+        while more:
+            page = self._patiently("listed in", partial(self._subjects, f"{first}>", offset))
+            yield from (subject.removeprefix(first) for subject in page)
+            offset += len(page)
+            more = len(page) >= _SUBJECTS_PAGE
+
+    def _subjects(self, which: str, offset: int) -> list[str]:
+        """Subjects of the stream, some of them from the so-manieth on."""
+        answer = self._link.request(
+            names.STREAM_INFO + self._stream,
+            json.dumps({"subjects_filter": which, "offset": offset}).encode(),
+            timeout=config.ENGINE_REQUEST_TIMEOUT_S,
+        )
+        problem = _problem(answer)
+        if problem is not None:
+            raise Unavailable(problem)
+        return list(json.loads(answer.data).get("state", {}).get("subjects") or ())
+
+    def stored_at(self, name: str) -> float | None:
+        """When the head was written."""
+        head = self._patiently("looked for in", lambda: self._last(self._head(name)))
+        at = None if head is None else (head.headers or {}).get(_STAMP)
+        return None if at is None else datetime.fromisoformat(at[:19]).replace(tzinfo=UTC).timestamp()
+
+    def begins(self, name: str, size: int) -> bytes:
+        """How the blob begins: in its head, or in its first chunk."""
+        head = self._patiently("looked for in", lambda: self._last(self._head(name)))
+        if head is not None and (head.headers or {}).get(_CHUNKS) != "0":
+            head = self._patiently("fetched from", lambda: self._last(self._chunk(name, 0)))
+        return b"" if head is None else bytes(head.data[:size])
+
+    @property
+    def is_of_one_space(self) -> bool:
+        """The bucket is the space's."""
+        return True
 
     def _purge(self, what: dict[str, Any]) -> None:
         def purge() -> None:

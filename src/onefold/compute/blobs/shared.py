@@ -11,14 +11,14 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from onefold import config
 from onefold.compute.blobs.store import BlobMissing, BlobStore, BlobsUnavailable, blob_name
-from onefold.compute.blobs.sweeping import new_ticket
+from onefold.compute.blobs.sweeping import TASKS, new_ticket
 
 _TIDY_EVERY_BYTES = 256 * 1024 * 1024
 """The cache is measured again when this much has come into it."""
@@ -65,6 +65,23 @@ class Backend(Protocol):
 
     def hidden(self, folder: Path) -> set[tuple[str, str]]:
         """(name, ticket) of the copies in the place, or in that folder."""
+        ...
+
+    def names(self) -> Iterator[str]:
+        """All blobs in the place."""
+        ...
+
+    def stored_at(self, name: str) -> float | None:
+        """When a blob was stored, in seconds since 1970; None: there is none such, or the place does not tell."""
+        ...
+
+    def begins(self, name: str, size: int) -> bytes:
+        """The first bytes of a blob; empty when there is none such."""
+        ...
+
+    @property
+    def is_of_one_space(self) -> bool:
+        """Whether no other space can have blobs in the place."""
         ...
 
     def close(self) -> None:
@@ -171,9 +188,9 @@ class SharedBlobs(CachedBlobs):
         super().delete(name)
         self.backend.delete(name)
 
-    def hide(self, name: str) -> str:
+    def hide(self, name: str, kind: str = TASKS) -> str:
         """Take a blob away for everybody, but keep a copy. Caches stay: no writer looks into another machine's."""
-        ticket = new_ticket()
+        ticket = new_ticket(kind)
         folder = self.directory / "hidden"
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.hide(name, ticket, folder)
@@ -192,6 +209,23 @@ class SharedBlobs(CachedBlobs):
     def drop(self, name: str, ticket: str) -> None:
         """Remove the copy of a hidden blob."""
         self.backend.drop(name, ticket, self.directory / "hidden")
+
+    def everywhere(self) -> Iterator[str]:
+        """All blobs in the place that has them. Raises BlobsUnavailable."""
+        return self.backend.names()
+
+    def stored_at(self, name: str) -> float | None:
+        """When a blob was stored in that place, in seconds since 1970; None: nobody knows. Raises BlobsUnavailable."""
+        return self.backend.stored_at(name)
+
+    def begins(self, name: str, size: int) -> bytes:
+        """The first bytes of a blob in that place; empty when it is not there. Raises BlobsUnavailable."""
+        return self.backend.begins(name, size)
+
+    @property
+    def is_of_one_space(self) -> bool:
+        """Whether no other space can have blobs in that place."""
+        return self.backend.is_of_one_space
 
     def close(self) -> None:
         """Release what belongs to this process."""

@@ -17,11 +17,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from onefold.compute.blobs.sweeping import new_ticket
+from onefold.compute.blobs.sweeping import TASKS, new_ticket
 from onefold.errors import Unavailable
-from onefold.files import process_lives, sync
+from onefold.files import process_began, process_lives, sync
 
 _ABANDONED_AFTER_S = 3600.0
+_BEGAN_SLACK_S = 60.0
+"""So exactly it is known when a process began."""
 _HIDDEN = "hidden"
 """Folder of blobs that are being swept. (Folders of blobs have names of two characters.)"""
 
@@ -155,9 +157,9 @@ class BlobStore:
         """Remove a blob that no other process stores or reads. Others are swept (see ``sweeping``)."""
         self.path(name).unlink(missing_ok=True)
 
-    def hide(self, name: str) -> str:
+    def hide(self, name: str, kind: str = TASKS) -> str:
         """Take a blob away, but keep a copy, whose ticket is returned (see ``sweeping``)."""
-        ticket = new_ticket()
+        ticket = new_ticket(kind)
         self.move_aside(name, ticket)
         return ticket
 
@@ -224,17 +226,45 @@ class BlobStore:
                     for file in sorted(folder.iterdir()):
                         yield file.name
 
+    def everywhere(self) -> Iterator[str]:
+        """All blobs in the place that has them. Raises BlobsUnavailable."""
+        return self.names()
+
+    def stored_at(self, name: str) -> float | None:
+        """When a blob was stored in that place, in seconds since 1970; None: it is not there. Raises BlobsUnavailable."""
+        try:
+            return self.path(name).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def begins(self, name: str, size: int) -> bytes:
+        """The first bytes of a blob in that place; empty when it is not there. Raises BlobsUnavailable."""
+        try:
+            with self.path(name).open("rb") as file:
+                return file.read(size)
+        except FileNotFoundError:
+            return b""
+
+    @property
+    def is_of_one_space(self) -> bool:
+        """Whether no other space can have blobs in that place."""
+        return True
+
     def sweep_temporary(self) -> None:
         """Remove unfinished files of processes that are gone.
 
-        Only such as nobody has written to for an hour: a process of another container on this folder looks gone from here.
+        Only such as nobody has written to for an hour: a process of another container on this folder looks gone from here. One
+        that began after that has only the id of the process that wrote the file: in a container they are the same each time.
         """
         folder = self.directory / "tmp"
         oldest = time.time() - _ABANDONED_AFTER_S
         for file in folder.iterdir() if folder.exists() else ():
             pid = file.name.partition("-")[0]
             with contextlib.suppress(FileNotFoundError):
-                if pid.isdigit() and not process_lives(int(pid)) and file.stat().st_mtime < oldest:
+                if not pid.isdigit():
+                    continue
+                written = file.stat().st_mtime
+                if written < oldest and not _may_write(int(pid), written):
                     file.unlink()
 
     def _temporary(self) -> Path:
@@ -250,3 +280,11 @@ class BlobStore:
             self._made.add(folder.name)
         temporary.replace(target)
         sync(folder)
+
+
+def _may_write(pid: int, written: float) -> bool:
+    """Whether the process of this id may be the one that wrote a file then."""
+    if not process_lives(pid):
+        return False
+    began = process_began(pid)
+    return began is None or began - _BEGAN_SLACK_S <= written

@@ -25,8 +25,9 @@ from typing import Protocol
 
 from onefold import config
 
-TASKS, SNAPSHOTS = "t", "v"
-"""Whose copies they are, where both are kept in one place: the names of tickets begin with it."""
+TASKS, LIVE, SNAPSHOTS = "t", "l", "v"
+"""Whose copies they are, where all are kept in one place: the names of tickets begin with it. Who settles copies asks only one
+fold what is named, so it must leave those of the others alone."""
 _TICKET = re.compile("([a-z])([0-9a-f]+)-[0-9a-f]{16}")
 
 
@@ -74,7 +75,7 @@ class Remembered:
 class Hiding(Protocol):
     """A store that can hide blobs. Each hiding has a ticket of its own, so that no sweeper drops what another one has hidden."""
 
-    def hide(self, name: str) -> str:
+    def hide(self, name: str, kind: str = ...) -> str:
         """Take a blob away, so that writers of the same content store it again, but keep a copy. A missing one is not an error.
 
         Returns the ticket of this copy.
@@ -104,12 +105,14 @@ def sweep(
     names: Sequence[str],
     swept: Callable[[Sequence[str]], Collection[str]],
     named: Callable[[Iterable[str]], Collection[str]],
+    *,
+    kind: str = TASKS,
 ) -> int:
     """Hide those of the blobs that nothing names; returns how many. ``tidy`` removes them later.
 
     ``swept`` appends ``Swept`` and gives the names that it was accepted for. ``named`` tells which blobs something names now.
     """
-    tickets = {name: store.hide(name) for name in names}
+    tickets = {name: store.hide(name, kind) for name in names}
     taken = set(swept(names))
     others = [name for name in names if name not in taken]
     # What nothing names either was taken off the list by another sweeper.
@@ -144,5 +147,5 @@ def tidy(
         if name in kept:
             store.unhide(name, ticket)
         else:
-            store.hide(name)  # a reader that began before it was swept may have put it back
+            store.hide(name, kind)  # a reader that began before it was swept may have put it back
             store.drop(name, ticket)

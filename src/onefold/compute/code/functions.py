@@ -9,6 +9,7 @@ next to them.
 from __future__ import annotations
 
 import importlib
+import pickle
 import sys
 import threading
 from collections.abc import Iterator
@@ -28,15 +29,18 @@ Code: TypeAlias = Literal["pickle", "reference"]
 """Which functions a process runs: those that a job carries, or only those of packages that are installed here."""
 _MAGIC = b"1FP"
 _FORMAT = 1
+_NOTE = pickle.PROTO + b"\x05" + pickle.SHORT_BINUNICODE
 _registry = threading.Lock()
 
 
-def dump(obj: object) -> bytes:
+def dump(obj: object, note: str = "") -> bytes:
     """The object as bytes for ``load`` in another process of the same Python minor version.
+
+    ``note``: ASCII text that the bytes begin with, for ``note_of``.
 
     Raises InvalidArgument that names the function and the variable that cannot travel, and says what to do.
     """
-    header = _MAGIC + bytes((_FORMAT, sys.version_info.major, sys.version_info.minor))
+    header = _MAGIC + bytes((_FORMAT, sys.version_info.major, sys.version_info.minor)) + _noted(note)
     modules = _imported_inside(obj)
     with _by_value():
         try:
@@ -48,6 +52,24 @@ def dump(obj: object) -> bytes:
             if narrowed is not None:
                 return header + narrowed
             raise InvalidArgument(_why_not(obj, error)) from error
+
+
+def _noted(note: str) -> bytes:
+    """A pickle may begin with a value that it drops: every release loads what follows."""
+    text = note.encode("ascii")
+    return _NOTE + bytes((len(text),)) + text + pickle.POP if text else b""
+
+
+def note_of(data: bytes) -> str:
+    """What was noted with the object whose bytes begin with these; empty: nothing, or they are no such bytes."""
+    start = len(_MAGIC) + 3
+    if data[: len(_MAGIC)] != _MAGIC or data[start : start + len(_NOTE)] != _NOTE:
+        return ""
+    start += len(_NOTE)
+    length = int.from_bytes(data[start : start + 1], "big")
+    text = data[start + 1 : start + 1 + length]
+    is_whole = data[start + 1 + length : start + 2 + length] == pickle.POP
+    return text.decode("ascii", "replace") if is_whole else ""
 
 
 def stored_by(data: bytes) -> tuple[str, bytes]:

@@ -41,6 +41,7 @@ from onefold.compute.plan.stages import (
     PartialOutput,
     PublishOutput,
     ReduceLeaf,
+    SessionLeaf,
     ShuffleOutput,
     SourceLeaf,
     Stage,
@@ -143,6 +144,10 @@ def stage_shape(stage: Stage) -> bytes:
                 parts.append(hash_parts("source", source.kind))
             case JoinLeaf() as leaf:
                 parts.append(hash_parts("join", *leaf.on, leaf.how, leaf.partitions))
+            case SessionLeaf() as session:
+                parts.append(
+                    hash_parts("session", *session.keys, session.on, session.gap_us, session.partitions)
+                )
             case ReduceLeaf() as reduce:
                 parts.append(hash_parts("reduce", reduce.partitions))
         joins = [

@@ -25,7 +25,11 @@ OWN: Final = (
     "onefold.compute.plan.nodes",
     "onefold.compute.plan.stages",
     "onefold.compute.plan.stored_job",
+    "onefold.compute.plan.windows",
+    "onefold.compute.live.plan",
+    "onefold.compute.live.operators",
     "onefold.compute.aggregates",
+    "onefold.state.encoding.positions",
 )
 """Modules (and packages) whose classes make up a stored job, by their present names."""
 _POLARS: Final = frozenset({"Expr", "Series", "Field", "Categories"})
@@ -151,7 +155,13 @@ def _check_data(job: Any) -> None:
     """Refuse jobs whose tasks hand pickled values to each other: those are code as well for who reads them."""
     from onefold.compute.aggregates.fold import Fold
 
-    for stage in getattr(job, "stages", job):
+    for part in getattr(job, "parts", ()):  # of a live job
+        if any(isinstance(one, Fold) for _, one in getattr(part.operator, "aggregates", ())):
+            raise CodeRefused(
+                "agg.fold keeps pickled Python values as its state, and this node takes none. Use the other aggregates, or "
+                "nodes that take code"
+            )
+    for stage in getattr(job, "stages", () if hasattr(job, "parts") else job):
         pairs = isinstance(stage.output, MapOutput) or any(
             isinstance(branch.leaf, ReduceLeaf) for branch in stage.branches
         )

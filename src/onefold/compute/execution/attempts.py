@@ -13,12 +13,13 @@ import msgspec
 
 from onefold import config
 from onefold.compute.blobs.store import BlobMissing, BlobsUnavailable
-from onefold.compute.execution import reachable
+from onefold.compute.execution import from_streams, reachable
 from onefold.compute.execution.result_types import ResultTypes
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.read_rows import RunRow
 from onefold.compute.jobs.retention import ALL_LETTERS_VERSION
 from onefold.compute.plan.stages import Failure, PublishOutput, Result, Stage, TaskInput
+from onefold.compute.sources.ranges import StreamsUnavailable
 from onefold.compute.submission.submit import decode_inputs
 from onefold.compute.tasks.failures import failure_of, is_passing, of_machine
 from onefold.errors import OnefoldError
@@ -100,7 +101,7 @@ class Attempts:
         except BlobMissing as error:
             reopened = self._lost_by_name(error.name)
             return [*reopened, ops.Release(*at)] if reopened else self._in_trouble(at, str(error))
-        except BlobsUnavailable as error:
+        except (BlobsUnavailable, StreamsUnavailable) as error:
             return self._in_trouble(at, str(error))
         except OnefoldError as error:
             if stopping():  # it is closing that the task met, nothing of its own
@@ -166,7 +167,7 @@ class Attempts:
             skip_errors=assignment.skip_errors or self._row.on_error == "skip",
         )
         executor = process if process is not None and (has_python(stage) or assignment.isolate) else inline
-        result = executor.run(spec, on_rows)
+        result = from_streams.run(executor, spec, self._client, on_rows)
         if spec.input.partition is not None:  # these rows were counted when they were read from files
             result = msgspec.structs.replace(result, rows_in=0)
         return result

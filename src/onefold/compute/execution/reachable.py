@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from onefold.compute.plan.stages import PublishOutput, Stage, TaskInput
-from onefold.compute.sources import etags, remote
+from onefold.compute.sources import etags, ranges, remote
 
 
 def why_not(stage: Stage, item: TaskInput) -> str | None:
@@ -20,7 +20,7 @@ def why_not(stage: Stage, item: TaskInput) -> str | None:
             return f"the folder {folder} that the result is published in is not there"
     seen: set[str] = set()
     for unit in item.units:
-        if unit.path in seen or remote.is_remote(unit.path):
+        if unit.path in seen or remote.is_remote(unit.path) or ranges.is_range(unit.path):
             continue
         seen.add(unit.path)
         try:

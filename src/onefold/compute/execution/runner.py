@@ -13,7 +13,6 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from onefold import config
@@ -24,6 +23,7 @@ from onefold.compute.execution.lease_keeper import ClaimKey, LeaseKeeper
 from onefold.compute.execution.slots import Host
 from onefold.compute.jobs import ops, state
 from onefold.compute.jobs.read_rows import RunRow
+from onefold.compute.loading import load_for_tasks, load_numpy
 from onefold.compute.plan.stages import PartialOutput
 from onefold.compute.tasks.failures import failure_of, of_machine, one_line
 from onefold.errors import InvalidArgument, OnefoldError, TooLarge, Unavailable
@@ -138,11 +138,13 @@ class Runner:
         # Nobody else in this process works on the run: what an earlier runner of it was working on is nobody's.
         self._keeper.observe(lost_after_s=0)
         self._slots_left = slots
+        if slots > 1:
+            load_for_tasks()
         for number in range(slots):
             self._spawn(self._slot, number, row, stored, python)
         if any(isinstance(stage.output, PartialOutput) for stage in stored.stages):
             # Readers merge with numpy; its import hides behind the first tasks.
-            threading.Thread(target=import_module, args=("numpy",), daemon=True).start()
+            threading.Thread(target=load_numpy, daemon=True).start()
         self._spawn(self._keep)
 
     def leave(self) -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from onefold.backoff import Deadline
+
+Note = Callable[[str, dict[str, Any]], None]
+"""Told of what happens: an event's name and its fields."""
 
 
 class Slots:

@@ -16,28 +16,36 @@ from onefold.codec import decode_anywhere
 from onefold.compute.jobs import rows
 from onefold.compute.jobs.edit import RunEdit
 from onefold.compute.jobs.ops import (
+    DROP_VERSION,
+    NAMES_VERSION,
     Accepted,
     Assignment,
     Cancel,
     Claim,
     Done,
+    DropTable,
     Expire,
     Failed,
+    FreeName,
     Lost,
     Operation,
     Outcome,
     Refused,
     Release,
     Renew,
+    Reserved,
+    ReserveName,
     Resume,
     Submit,
     Swept,
     Unfit,
 )
-from onefold.compute.jobs.retention import ALL_LETTERS_VERSION, Retention, letters_max
+from onefold.compute.jobs.retention import Retention, letters_max
 from onefold.compute.jobs.rows import (
     MemberState,
     RunError,
+    RunState,
+    TableState,
     TaskState,
     UnfitState,
     decode,
@@ -47,7 +55,7 @@ from onefold.compute.jobs.rows import (
 )
 from onefold.compute.jobs.submit import NAME_CHARS_MAX, NUMBER_MAX, submit
 from onefold.compute.plan.stages import Failure, Result
-from onefold.fold.api import Context, Store, prefix_stop
+from onefold.fold.api import NEWEST_VERSION, Context, Store, prefix_stop
 
 _decoder: msgspec.msgpack.Decoder[Operation] = msgspec.msgpack.Decoder(Operation)
 
@@ -55,7 +63,7 @@ _decoder: msgspec.msgpack.Decoder[Operation] = msgspec.msgpack.Decoder(Operation
 class JobsFold:
     """The state machine of runs, tasks and tables (implements ``onefold.fold.api.Fold``).
 
-    Bodies are msgpack of one of ``onefold.compute.jobs.ops``, outcomes msgpack of ``Accepted | Refused``. A
+    Bodies are msgpack of one of ``onefold.compute.jobs.ops``, outcomes msgpack of ``Accepted | Reserved | Refused``. A
     refused operation writes nothing. An operation costs time in proportion to the tasks that it touches.
     """
 
@@ -65,7 +73,7 @@ class JobsFold:
 
     @property
     def version(self) -> int:
-        return ALL_LETTERS_VERSION
+        return NEWEST_VERSION
 
     @property
     def history(self) -> frozenset[str]:
@@ -87,6 +95,14 @@ class JobsFold:
                 return submit(store, context, operation, body)
             case Renew():
                 return self._renew(store, context, operation)
+            case DropTable():
+                if fold_version < DROP_VERSION:
+                    return Refused("malformed", "tables are dropped from a later fold version on")
+                return self._drop(store, context, operation)
+            case ReserveName() | FreeName():
+                if fold_version < NAMES_VERSION:
+                    return Refused("malformed", "names are reserved from a later fold version on")
+                return self._reserve(store, context, operation)
             case Swept():
                 return Accepted(blobs=Retention(store, context.offset).sweep(operation.blobs))
         edit = RunEdit.load(store, context, operation.run)
@@ -265,6 +281,36 @@ class JobsFold:
         edit.stop("cancelled", RunError(op.reason[: config.FAILURE_TEXT_CHARS_MAX]))
         edit.save()
         return Accepted(state="cancelled", run=edit.run)
+
+    def _drop(self, store: Store, context: Context, op: DropTable) -> Outcome:
+        data = store.get(rows.TABLE, name_key(op.table))
+        if data is None:
+            return Refused("no_table", f"there is no table {op.table[:NAME_CHARS_MAX]!r}")
+        table = decode(data, TableState)
+        head = decode(store.get(rows.RUN, name_key(table.head)) or b"", RunState)
+        if head.state == "running":
+            return Refused(
+                "running", f"run {table.head} of table {op.table!r} is running: cancel it, or wait for it"
+            )
+        Retention(store, context.offset).drop_table(op.table, table)
+        store.delete(rows.TABLE, name_key(op.table))
+        return Accepted()
+
+    def _reserve(self, store: Store, context: Context, op: ReserveName | FreeName) -> Outcome:
+        if not op.table or len(op.table) > NAME_CHARS_MAX or "\0" in op.table:
+            return Refused("malformed", "a reservation has a table's name")
+        key = name_key(op.table)
+        data = store.get(rows.RESERVED, key)
+        before = None if data is None else decode(data, int)
+        if isinstance(op, FreeName):
+            if before == op.token:
+                store.delete(rows.RESERVED, key)
+            return Accepted()
+        if store.get(rows.TABLE, key) is not None:
+            return Refused("table_exists", f"table {op.table!r} is made by a batch job")
+        token = context.offset if before is None else max(context.offset, before + 1)
+        store.put(rows.RESERVED, key, encode(token))
+        return Reserved(token=token)
 
     def _resume(self, edit: RunEdit, op: Resume) -> Outcome:
         if not op.member or len(op.member) > NAME_CHARS_MAX:

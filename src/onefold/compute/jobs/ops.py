@@ -6,7 +6,7 @@ a run is finished. Workers, observers and submitters only ask.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -151,6 +151,31 @@ class Resume(msgspec.Struct, frozen=True, array_like=True, tag=True):
     member: str
 
 
+class DropTable(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Forget a table with all of its runs and results. Refused as ``no_table`` and ``running``; before ``DROP_VERSION`` of the
+    folds as ``malformed``."""
+
+    table: str
+
+
+class ReserveName(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Keep a table's name for a live job, whose own rows are in another fold and maybe another shard. ``Reserved`` has a new
+    reservation, which takes the place of an earlier one. Refused as ``table_exists`` when runs have made such a table; before
+    ``NAMES_VERSION`` of the folds as ``malformed``."""
+
+    table: str
+
+
+class FreeName(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Give a name back, if this is its reservation still. Before ``NAMES_VERSION`` of the folds ``malformed``.
+
+    Only after the live job's own rows refuse a start under this reservation (``FenceStart``).
+    """
+
+    table: str
+    token: int
+
+
 class Swept(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Take blobs off the garbage list, to delete them.
 
@@ -161,7 +186,27 @@ class Swept(msgspec.Struct, frozen=True, array_like=True, tag=True):
     blobs: tuple[str, ...]
 
 
-Operation = Submit | Claim | Done | Failed | Release | Expire | Unfit | Renew | Lost | Cancel | Resume | Swept
+DROP_VERSION: Final = 3
+"""The fold version from which tables can be dropped."""
+NAMES_VERSION: Final = 4
+"""The fold version from which names are reserved for live jobs."""
+Operation = (
+    Submit
+    | Claim
+    | Done
+    | Failed
+    | Release
+    | Expire
+    | Unfit
+    | Renew
+    | Lost
+    | Cancel
+    | Resume
+    | DropTable
+    | ReserveName
+    | FreeName
+    | Swept
+)
 
 
 class Assignment(msgspec.Struct, frozen=True, array_like=True):
@@ -189,6 +234,13 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """For ``Swept``: what may be deleted now."""
 
 
+class Reserved(Accepted, frozen=True, array_like=True, tag=True):
+    """The name is reserved. One more field in ``Accepted`` would change rows, since outcomes are kept."""
+
+    token: int = 0
+    """The reservation."""
+
+
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The operation had no effect. ``code`` is for programs, ``message`` for people."""
 
@@ -199,13 +251,16 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=True):
         "fenced",
         "already_done",
         "table_exists",
+        "no_table",
+        "running",
         "different_columns",
         "conflict",
         "busy",
+        "reserved",
         "malformed",
         "exists",
     ]
     message: str
 
 
-Outcome = Accepted | Refused
+Outcome = Accepted | Reserved | Refused

@@ -155,6 +155,16 @@ class Retention:
                 self._retire(name, table, run, keep_explain=False)
                 return
 
+    def drop_table(self, name: str, table: TableState) -> None:
+        """Forget all runs of a table."""
+        for run in list(table.live):
+            self._retire(name, table, run, keep_explain=False)
+        self._release_explained(table)
+        for run in table.past:
+            self._erase(table, run)
+        known = name_key(name)
+        self._store.delete_range(rows.KNOWN, known, prefix_stop(known))
+
     def _retire(self, name: str, table: TableState, run: str, *, keep_explain: bool) -> None:
         table.live.remove(run)
         table.past.append(run)

@@ -21,6 +21,7 @@ jobs/letters       result id                     tuple of DeadLetter
 jobs/reference     result id                     how many tasks name the result, when more than one
 jobs/known         table, identity               Known: the result that a new run takes over
 jobs/table         table                         TableState
+jobs/reserved      table                         the reservation (a log offset) of a name that is a live job's
 jobs/blob          blob                          how many results and runs name the blob
 jobs/garbage       blob                          offset at which the last name of the blob went
 jobs/member        member                        MemberState
@@ -52,6 +53,7 @@ LETTERS: Final = "jobs/letters"
 REFERENCE: Final = "jobs/reference"
 KNOWN: Final = "jobs/known"
 TABLE: Final = "jobs/table"
+RESERVED: Final = "jobs/reserved"
 BLOB: Final = "jobs/blob"
 GARBAGE: Final = "jobs/garbage"
 MEMBER: Final = "jobs/member"

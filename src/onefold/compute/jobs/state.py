@@ -168,6 +168,18 @@ def read_table(view: StoreView, name: str) -> TableRow | None:
     return _table_row(name, data) if data is not None else None
 
 
+def last_run(view: StoreView, table: str) -> RunRow | None:
+    """The latest run of a table; None: there is no such table, or no run."""
+    row = read_table(view, table)
+    return None if row is None else read_run(view, row.head)
+
+
+def reservation(view: StoreView, name: str) -> int:
+    """The reservation of a table's name for a live job; 0: there is none."""
+    data = view.get(rows.RESERVED, name_key(name))
+    return 0 if data is None else decode(data, int)
+
+
 def list_tables(view: StoreView) -> list[TableRow]:
     """All tables, by name."""
     return [_table_row(rows.name_of(key), data) for key, data in view.scan(rows.TABLE)]

@@ -71,6 +71,8 @@ def submit(store: Store, context: Context, op: Submit, body: bytes) -> Outcome:
         return Refused("exists", f"there is another run {op.run!r}; choose a new run id")
     lineages = _lineages(op)
     stored = store.get(rows.TABLE, name_key(op.table))
+    if stored is None and store.get(rows.RESERVED, name_key(op.table)) is not None:
+        return Refused("reserved", f"table {op.table!r} is made by a live job")
     table = decode(stored, TableState) if stored is not None else None
     if table is not None:
         answer = _check(store, context, op, table, lineages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from onefold.compute.plan.nodes import (
@@ -16,13 +17,17 @@ from onefold.compute.plan.nodes import (
     MapBatches,
     MapReduce,
     Node,
+    Seam,
     Select,
     Source,
+    StreamSource,
     Union,
+    Window,
     WithColumns,
 )
 
 _WIDTH = 120
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def job_text(job: Job) -> str:
@@ -58,6 +63,10 @@ def _lines(node: Node, depth: int, lines: list[str]) -> None:
             for number, item in enumerate(part.inputs, 1):
                 lines.append(f"{pad}input {number} of union:")
                 _lines(item, depth + 1, lines)
+        elif isinstance(part, Seam):
+            for side, item in (("history", part.history), ("live", part.live)):
+                lines.append(f"{pad}{side} side of concat:")
+                _lines(item, depth + 1, lines)
         elif isinstance(part, Join):
             for side, item in (("left", part.left), ("right", part.right)):
                 lines.append(f"{pad}{side} side of join:")
@@ -72,11 +81,18 @@ def step_text(node: Node) -> str:
             options = "".join(
                 f", {name}={value!r:.30}" for name, value in node.options if name != "storage_options"
             )
-            return f"read_{node.kind} {', '.join(node.paths)}{options}"
+            shown = map(repr, node.paths) if node.kind == "stream" else node.paths
+            return f"read_{node.kind} {', '.join(shown)}{options}"
+        case StreamSource():
+            time = "its append" if node.event_time is None else node.event_time
+            return f"read_stream {node.stream!r} (follow, event time {time}, delay {node.delay_us / 1e6:g}s)"
         case Select():
             return f"select {_listed(node.exprs)}"
         case WithColumns():
             return f"with_columns {_listed(node.exprs)}"
+        case Window():
+            on = "" if node.spec.on is None else f" of {node.spec.on}"
+            return f"window {node.spec}{on}"
         case Filter():
             return f"filter {_listed(node.predicates)}"
         case Explode():
@@ -87,6 +103,10 @@ def step_text(node: Node) -> str:
             return f"flat_map {function_name(node.fn)}"
         case MapBatches():
             return f"map_batches {function_name(node.fn)}"
+        case Seam():
+            if node.at_us is None:
+                return f"concat of history and live at position {node.position}"
+            return f"concat of history and live at {node.time} {_EPOCH + timedelta(microseconds=node.at_us)}"
         case Union():
             return f"union of {len(node.inputs)}"
         case Join():

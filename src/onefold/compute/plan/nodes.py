@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     import polars as pl
 
     from onefold.compute.aggregates import Aggregate
+    from onefold.compute.plan.windows import WindowSpec
 
-SourceKind = Literal["text", "csv", "jsonl", "parquet", "files"]
+SourceKind = Literal["text", "csv", "jsonl", "parquet", "files", "stream"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Source(Node):
-    """Files to read: globs, directories, paths or fsspec URLs. ``options`` are sorted (name, value) pairs."""
+    """Files to read: globs, directories, paths or fsspec URLs; of the kind ``stream`` the name of a stream, whose records up
+    to the submission are read. ``options`` are sorted (name, value) pairs.
+    """
 
     kind: SourceKind
     paths: tuple[str, ...]
@@ -39,6 +42,54 @@ class Source(Node):
     def option(self, name: str, default: Any = None) -> Any:
         """One option, or the default."""
         return dict(self.options).get(name, default)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSource(Node):
+    """A stream of the space that is read for ever. Durations in microseconds."""
+
+    stream: str
+    event_time: str | None
+    delay_us: int
+    idle_us: int | None
+    max_ahead_us: int | None
+    hold_us: int
+    start: Any
+    """As for ``Stream.read``."""
+    schema: tuple[tuple[str, Any], ...] | None = None
+    partitions: tuple[int, ...] | None = None
+    since_us: int | None = None
+    """Events before this time are those of a history, and left out; None: there is none."""
+
+
+HISTORY: Final = "@history"
+"""The end of the name of the table that holds the history of a live job."""
+
+
+def history_table(job: str, generation: int = 0) -> str:
+    """The table that holds the history of a live job: as users call it, or that of one generation."""
+    return f"{job}/{generation}{HISTORY}" if generation else f"{job}{HISTORY}"
+
+
+INTO_MAP: Final = "map:"
+INTO_STREAM: Final = "stream:"
+EACH: Final = "each:"
+WITHOUT_TABLE: Final = (INTO_MAP, INTO_STREAM, EACH)
+"""The beginnings of the names of live jobs that have no table: the name of the map, the stream or the function follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seam(Node):
+    """Bounded rows before a time, and a stream's from then on."""
+
+    history: Node
+    live: Node
+    at_us: int | None
+    """The event time of the seam; None: it is a position of the stream."""
+    time: str
+    """The column of event times, in both."""
+    position: str = ""
+    """The text of that position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +153,14 @@ class MapBatches(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Window(Node):
+    """Assigns each row to its windows of event time, which are the first keys of the group-by above it."""
+
+    input: Node
+    spec: WindowSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Union(Node):
     """The rows of all inputs, which have the same columns."""
 
@@ -125,6 +184,13 @@ class GroupAggregate(Node):
     input: Node
     keys: tuple[pl.Expr, ...]
     aggs: tuple[tuple[str, Aggregate], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiringAggregate(GroupAggregate):
+    """A ``GroupAggregate`` over a stream whose groups are forgotten some time after their newest event."""
+
+    ttl_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

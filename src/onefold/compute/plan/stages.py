@@ -71,6 +71,18 @@ class ReduceLeaf:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionLeaf:
+    """Partition p of a stage that is shuffled by key: its rows with the start and the end of their sessions, in order of time."""
+
+    stage: int
+    keys: tuple[str, ...]
+    """Columns of the shuffle only."""
+    on: str
+    gap_us: int
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
 class BroadcastJoin:
     """A row step: join each row with the whole output of an earlier ``RowsOutput`` stage.
 
@@ -90,7 +102,7 @@ Step = RowNode | BroadcastJoin
 class Branch:
     """A leaf and the steps on its rows. (The ``input`` of the step nodes is not used here.)"""
 
-    leaf: SourceLeaf | JoinLeaf | ReduceLeaf
+    leaf: SourceLeaf | JoinLeaf | ReduceLeaf | SessionLeaf
     steps: tuple[Step, ...] = ()
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from onefold.compute import aggregates
-from onefold.compute.aggregates.lazy import LazyModule
 from onefold.compute.frames import values as frames
 from onefold.compute.results import merge
+from onefold.machine.lazy import LazyModule
 
 if TYPE_CHECKING:
     import polars as pl

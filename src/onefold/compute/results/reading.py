@@ -73,6 +73,17 @@ class Results:
         import polars as pl
 
         from onefold.compute import aggregates
+
+        merged = self.merged(results, stored, whole=whole)
+        if merged is None:
+            return pl.DataFrame(schema=stored.empty_schema)
+        return aggregates.final(merged, stored.key_columns, stored.aggs)
+
+    def merged(
+        self, results: Mapping[int, Result], stored: StoredResult, *, whole: bool = True
+    ) -> pl.DataFrame | None:
+        """The merged partial of an aggregation's tasks, as for ``finished``; None without any."""
+        from onefold.compute import aggregates
         from onefold.compute.results import merge
 
         if not stored.grouped:
@@ -93,9 +104,7 @@ class Results:
             merged = aggregates.merge_all({index: leaf.load() for index, leaf in leaves.items()}, keys, aggs)
         if merged is None:
             merged = merge.merge_tree(leaves, lambda a, b: aggregates.merge_pair(a, b, keys, aggs), cache)
-        if merged is None:
-            return pl.DataFrame(schema=stored.empty_schema)
-        return aggregates.final(merged, keys, aggs)
+        return merged
 
     def _stored_bytes(self, results: Iterable[Result]) -> int:
         paths = (self._client.blobs.path(result.blob) for result in results if result.blob is not None)

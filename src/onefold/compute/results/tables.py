@@ -10,14 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from onefold.compute import arguments
 from onefold.compute.blobs.store import BlobMissing
 from onefold.compute.jobs import state
 from onefold.compute.plan.stages import Result
+from onefold.compute.plan.windows import END, START
 from onefold.compute.results import estimates
 from onefold.errors import InvalidArgument, InvalidValue, Unavailable
+from onefold.flags import check_flag
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,21 +43,47 @@ class TableStatus:
     total: int
     exact: bool
 
+    @property
+    def live(self) -> bool:
+        """Whether it is the table of a live job that takes more commits."""
+        return False
+
+    @property
+    def watermark(self) -> datetime | None:
+        """Of a live job: windows that end before it (and the lateness) are closed, in UTC; None: none yet, or the job is done."""
+        return None
+
+    @property
+    def late(self) -> int:
+        """Events that came too late for their windows: they are in ``late()``."""
+        return 0
+
+    @property
+    def lag(self) -> int:
+        """Records of a live job's inputs that are not in it yet."""
+        return 0
+
 
 @dataclass(frozen=True)
 class TableSnapshot(TableStatus):
-    """A table as of one moment; what ``watch`` yields. Reading it always gives that moment's tasks."""
+    """A table as of one moment; what ``watch`` yields. Reading it always gives that moment's rows."""
 
     table: Table
-    contents: Contents
+    contents: Any
+    """As ``table.contents()`` gave them."""
 
-    def to_polars(self) -> pl.DataFrame:
-        """The rows as of this moment."""
-        return self.table.frame_of(self.contents)
+    def to_polars(self, final: bool | None = None) -> pl.DataFrame:
+        """The rows as of this moment; ``final`` as for ``Table.to_polars``."""
+        check_flag("final", final, or_none=True)
+        return self.table.frame_of(self.contents, final)
 
     def estimate(self, name: str, level: float = 0.95) -> pl.DataFrame:
         """The estimate as of this moment; see ``Table.estimate``."""
         return self.table.estimate_of(self.contents, name, level)
+
+    def __repr__(self) -> str:
+        exact = " (exact)" if self.exact else ""
+        return f"<TableSnapshot of {self.table.name!r}: {self.done} of {self.total} tasks{exact}>"
 
 
 @dataclass(frozen=True)
@@ -67,7 +96,13 @@ class Contents:
     results: dict[int, Result]
     reused: frozenset[int]
     finished: bool
+    """Whether its run has ended."""
     offset: int
+
+    @property
+    def moment(self) -> object:
+        """Equal for contents that show the same rows."""
+        return self.run, len(self.results)
 
 
 class Table:
@@ -89,8 +124,7 @@ class Table:
     def contents(self) -> Contents:
         """The finished tasks at this moment."""
         with self._results.shard.view() as view:
-            row = state.read_table(view, self.name)
-            run = state.read_run(view, row.head) if row is not None else None
+            run = state.last_run(view, self.name)
             if run is None:
                 raise InvalidArgument(
                     f"there is no table {self.name!r} in {self._results.shard.url}; `onefold tables` lists what there is"
@@ -159,12 +193,16 @@ class Table:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def to_polars(self) -> pl.DataFrame:
+    def to_polars(self, final: bool | None = None) -> pl.DataFrame:
         """The table as a frame: of the tasks that are finished now. ``status.exact`` tells whether that is all.
 
-        Groups are in the order of their keys; rows of a collected dataset in none. Raises Unavailable when a finished
-        task's data has been lost (its run can be resumed to make it again).
+        ``final``: of a live table, whether only closed windows are shown; no difference for others.
+        Groups are in the order of their keys; rows of a collected dataset in none.
+
+        Raises:
+            Unavailable: definite; a finished task's data has been lost. Its run can be resumed to make it again.
         """
+        check_flag("final", final, or_none=True)
         return self._steady(self.frame_of)
 
     def scan(self) -> pl.LazyFrame:
@@ -184,31 +222,35 @@ class Table:
         return self.to_polars().to_arrow()
 
     def get(self, key: Any) -> dict[str, Any] | None:
-        """The row of one group as a dict, or None. ``key``: the group's value, or a tuple of them when there are several."""
+        """The row of one group as a dict, or None. ``key``: the group's value, or a tuple of them when there are several; of
+        windows their start, then the keys."""
         import polars as pl
 
         names = self.key_columns
         if not names:
             raise InvalidArgument(f"table {self.name!r} has no key columns; use to_polars()")
         values = key if isinstance(key, tuple) and len(names) > 1 else (key,)
+        if names[:2] == (START, END) and len(values) == len(names) - 1:
+            names = (START, *names[2:])  # a window's start says its end; of sessions of one key too
         if len(values) != len(names):
             raise InvalidArgument(
                 f"the key of table {self.name!r} has {len(names)} parts {names}; got {key!r}"
             )
-        frame = self._steady(self.frame_of)
+        frame = self._frame_with(dict(zip(names, values, strict=True)))
         if frame.width == 0:
             return None
         try:
             found = frame.filter(
                 *(
-                    pl.col(name).eq_missing(_literal(value, frame.schema[name]))
+                    pl.col(name).eq_missing(literal(value, frame.schema[name]))
                     for name, value in zip(names, values, strict=True)
                 )
             )
         except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
             types = ", ".join(f"{name!r} {frame.schema[name]}" for name in names)
+            instead = "".join(map(_other_zone, names, values, [frame.schema[name] for name in names]))
             raise InvalidArgument(
-                f"{key!r} cannot be a key of table {self.name!r}, whose key columns are {types}"
+                f"{key!r} cannot be a key of table {self.name!r}, whose key columns are {types}{instead}"
             ) from None
         return found.row(0, named=True) if found.height else None
 
@@ -238,6 +280,10 @@ class Table:
         """
         return self._steady(lambda contents: self.estimate_of(contents, name, level))
 
+    def _frame_with(self, key: dict[str, Any]) -> pl.DataFrame:  # noqa: ARG002
+        """Rows of the table among which is that of a key (by column), if there is one."""
+        return self._steady(self.frame_of)
+
     def _steady(self, read: Callable[[Contents], pl.DataFrame]) -> pl.DataFrame:
         """Read the present contents; again when a later run has replaced them, and removed their data, meanwhile."""
         contents = self.contents()
@@ -254,18 +300,21 @@ class Table:
         return self.to_polars().height
 
     def watch(self, *, timeout: Duration | None = None) -> Iterator[TableSnapshot]:
-        """A snapshot now and after every change, until the run ends (or nothing changes for ``timeout`` seconds)."""
+        """A snapshot now and after every change, until the run ends (or nothing changes for ``timeout`` seconds).
+
+        Raises:
+            Unavailable: definite; the space cannot be read now.
+        """
         return self._watch(arguments.timeout(timeout))
 
     def _watch(self, timeout: float | None) -> Iterator[TableSnapshot]:
-        seen = -1
-        run = ""
+        seen: object = None
         last_change = time.monotonic()
         while True:
             contents = self.contents()
             done = len(contents.results)
-            if done != seen or contents.run != run or contents.finished:
-                seen, run, last_change = done, contents.run, time.monotonic()
+            if contents.moment != seen or contents.finished:
+                seen, last_change = contents.moment, time.monotonic()
                 yield TableSnapshot(done, contents.total, done == contents.total, self, contents)
                 if contents.finished:
                     return
@@ -276,7 +325,16 @@ class Table:
 
     # -- by contents ------------------------------------------------------------------------------------------------
 
-    def frame_of(self, contents: Contents) -> pl.DataFrame:
+    def late(self) -> pl.DataFrame:
+        """Events that came too late for their windows. A job over data that is all there has none.
+
+        Of a live job: the event's columns, ``_partition``, ``_offset``, ``_time`` and ``reason``.
+        """
+        import polars as pl
+
+        return pl.DataFrame(schema={"reason": pl.String})
+
+    def frame_of(self, contents: Contents, final: bool | None = None) -> pl.DataFrame:  # noqa: ARG002
         """The merged and finished rows of these tasks."""
         key = (contents.run, contents.stage, frozenset(contents.results))
         with self._lock:
@@ -340,7 +398,20 @@ class Table:
         return table_html(self)
 
 
-def _literal(value: Any, dtype: Any) -> pl.Expr:
+def _other_zone(name: str, value: Any, dtype: Any) -> str:
+    """What to do about a time with a zone where the column has none, and the other way round; empty: it is neither."""
+    import polars as pl
+
+    if not isinstance(value, datetime) or not isinstance(dtype, pl.Datetime):
+        return ""
+    if value.tzinfo is not None and dtype.time_zone is None:
+        return f". Pass {name!r} naive, in UTC: {value.astimezone(UTC).replace(tzinfo=None)!r}"
+    if value.tzinfo is None and dtype.time_zone is not None:
+        return f". Pass {name!r} with a time zone, as its times have one: {value.replace(tzinfo=UTC)!r}"
+    return ""
+
+
+def literal(value: Any, dtype: Any) -> pl.Expr:
     """A key's value, compared in the column's own unit: in that of Python's times, groups would be equal that are not."""
     import polars as pl
 

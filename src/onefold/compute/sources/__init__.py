@@ -8,6 +8,7 @@
 | ``content``, ``compression``, ``charsets`` | the bytes of a unit: opened, checked, decompressed |
 | ``partition_values`` | values of partition columns as names of folders, and back |
 | ``formats`` | one kind of file each |
+| ``ranges`` | ranges of streams, in place of files |
 | ``reading``, ``places``, ``error_places`` | rows of units; where rows and errors are in their files |
 
 May import ``compute.plan``, ``compute.frames`` and the packages below ``compute``.

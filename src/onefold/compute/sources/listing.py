@@ -1,9 +1,9 @@
 """Which files a source names: paths, globs, directories and fsspec URLs become a sorted list of files.
 
 Rules. A path that exists is taken as it is, also if its name holds glob characters. A directory stands for the regular
-files below it at any depth: all of them for ``text`` and ``files``; for ``csv``, ``jsonl`` and ``parquet`` those with a
-suffix of that kind, without names (of files or folders) that begin with ``.``, or with ``_`` unless there is a ``=`` in
-them (the folder of a partition column), as Spark does it. In a glob, ``**``
+files below it at any depth. These are all of them for ``text`` and ``files``; for ``csv``, ``jsonl`` and ``parquet``
+those with a suffix of that kind. Left out are names (of files or folders) that begin with ``.``, or with ``_`` unless there is
+a ``=`` in them (the folder of a partition column), as Spark does it. In a glob, ``**``
 is any number of folders, ``*``, ``?`` and ``[...]`` stay within one name, and a leading dot must be written. Symbolic links
 to files are followed; links to folders are followed only where a path or a single-level pattern names them, never while
 walking, so loops cannot trap a listing.

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from onefold.compute.plan.nodes import Source
 from onefold.compute.plan.stages import Unit
+from onefold.compute.sources import ranges
 from onefold.compute.sources.content import display
 
 
@@ -26,6 +27,8 @@ class Places:
 
     def locate(self, unit: Unit, row: int) -> str:
         """Where row ``row`` (from 0) of the unit stands; see ``onefold.compute.sources.locate``."""
+        if self._source.kind == "stream":
+            return ranges.locate(unit, row)
         where = display(unit.path)
         if self._source.kind == "files":
             return where

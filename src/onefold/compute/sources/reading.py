@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from onefold.compute import foreign
 from onefold.compute.plan.nodes import Source
 from onefold.compute.plan.stages import Unit
+from onefold.compute.sources import ranges
 from onefold.compute.sources.content import display, open_raw
 from onefold.compute.sources.error_places import explain, parse_group
 from onefold.compute.sources.formats import delimited, jsonl, parquet, raw, text
@@ -43,6 +44,8 @@ def scan(source: Source, schema: Schema, units: Sequence[Unit]) -> pl.LazyFrame:
     """
     if source.kind == "parquet":
         return parquet.scan(source, schema, units)
+    if source.kind == "stream":
+        return ranges.scan(schema, units)
     from polars.io.plugins import register_io_source
 
     def read(
@@ -62,6 +65,8 @@ def batches(source: Source, schema: Schema, unit: Unit, batch_rows: int) -> Iter
 
     if source.kind == "parquet":
         frames = parquet.batches(source, schema, unit, batch_rows)
+    elif source.kind == "stream":
+        frames = ranges.frames(schema, unit)
     else:
         frames = _frames(source, schema, [unit], BATCH_PIECE_BYTES)
     held: list[pl.DataFrame] = []

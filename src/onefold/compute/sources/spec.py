@@ -12,6 +12,7 @@ from onefold.compute.plan import schemas
 from onefold.compute.plan.nodes import Source, SourceKind
 from onefold.compute.sources import listing, remote
 from onefold.errors import InvalidArgument
+from onefold.flags import check_flag
 
 _COMMON = ("include_file_paths", "storage_options")
 _OPTIONS: dict[str, tuple[str, ...]] = {
@@ -41,7 +42,7 @@ _NONE_MEANS_SOMETHING = ("quote_char", "infer_schema_length")
 
 def source_kinds() -> tuple[str, ...]:
     """The kinds that ``make_source`` knows."""
-    return get_args(SourceKind)
+    return tuple(kind for kind in get_args(SourceKind) if kind != "stream")
 
 
 def make_source(
@@ -98,9 +99,8 @@ def _text(what: str, value: Any) -> str:
 
 
 def _flag(what: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidArgument(f"{what} takes True or False, not {value!r}")
-    return value
+    check_flag(what, value)
+    return bool(value)
 
 
 def _count(what: str, value: Any) -> int:

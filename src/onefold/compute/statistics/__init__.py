@@ -11,6 +11,8 @@ rows taken as independent:
 * ``bound``: min, max and distinct counts, which have no interval but a one-sided bound.
 
 ``docs/statistics.md`` says what an interval promises, how it is made, and what was measured.
+
+May import ``frames`` and ``errors`` only.
 """
 
 from onefold.compute.statistics.bounds import bound

@@ -10,7 +10,7 @@ the second its absence:
   unseen.
 
 By these the limit on the tail's side widens. Groups are **withheld only by n and m**, the numbers of splits
-done and of splits with the group: withholding on skewness would keep the lucky samples in which the large
+done and of splits with the group. Withholding on skewness would keep the lucky samples in which the large
 split was not drawn, and coverage among what is shown would drop (it was measured: 30-60 %).
 """
 

@@ -2,7 +2,7 @@
 
 Sources: expansion estimator and its variance under simple random sampling without replacement, Cochran,
 *Sampling Techniques* (1977), §2.5-2.9 and (clusters) §9A; combined ratio estimator over strata, Cochran
-§6.11; linearised variance, Särndal, Swensson and Wretman, *Model Assisted Survey Sampling* (1992), §5.5-5.6;
+§6.11. Linearised variance, Särndal, Swensson and Wretman, *Model Assisted Survey Sampling* (1992), §5.5-5.6;
 degrees of freedom by Kish's effective number of clusters. The widening on the side of a long tail is
 Onefold's own: see ``rule``.
 """

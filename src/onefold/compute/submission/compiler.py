@@ -12,6 +12,7 @@ from onefold import config
 from onefold.compute.frames.named import is_pattern
 from onefold.compute.plan import schemas
 from onefold.compute.plan.nodes import (
+    Explode,
     GroupAggregate,
     Job,
     Join,
@@ -22,6 +23,8 @@ from onefold.compute.plan.nodes import (
     Select,
     Source,
     Union,
+    Window,
+    WithColumns,
     WriteParquet,
 )
 from onefold.compute.plan.schemas import Names, Schema
@@ -35,11 +38,14 @@ from onefold.compute.plan.stages import (
     PublishOutput,
     ReduceLeaf,
     RowsOutput,
+    SessionLeaf,
     ShuffleOutput,
     SourceLeaf,
     Stage,
 )
+from onefold.compute.plan.windows import END, START, check_time, end_of, starts, window_starts
 from onefold.compute.sources import partition_values
+from onefold.compute.sources.ranges import PLACE, TIME
 from onefold.compute.tasks import outputs
 from onefold.errors import InvalidPlan
 
@@ -101,6 +107,8 @@ class _Rows:
     names: Names | None
     bytes: int
     """Input bytes of all sources below."""
+    time: str | None = None
+    """The column that is the event time, where a stream is read."""
 
     def then(self, step: Any, schema: Schema | None, names: Names | None) -> _Rows:
         """The same with one more step."""
@@ -125,8 +133,12 @@ class _Compiler:
     def top(self, node: Node) -> tuple[_Rows, Output]:
         """The plan's root: aggregates stand only there."""
         if not isinstance(node, GroupAggregate):
-            return self.rows(node), RowsOutput()
-        rows = self.rows(node.input)
+            return _without_places(self.rows(node)), RowsOutput()
+        below = node.input
+        if isinstance(below, Window) and below.spec.kind == "session":
+            rows = self.sessions(below, node.keys[2:])
+        else:
+            rows = self.rows(below)
         keys = tuple(key.meta.output_name() for key in node.keys)
         names = (*keys, *(name for name, _ in node.aggs))
         _check_doubles("group_by", names)
@@ -142,8 +154,8 @@ class _Compiler:
         return replace(rows, schema=schema, names=names), PartialOutput(node.keys, node.aggs)
 
     def rows(self, node: Node) -> _Rows:
-        steps: list[RowNode] = []
-        while isinstance(node, RowNode):
+        steps: list[RowNode | Window] = []
+        while isinstance(node, RowNode | Window):
             steps.append(node)
             node = node.input
         match node:
@@ -164,22 +176,70 @@ class _Compiler:
             case _:
                 raise InvalidPlan(f"{type(node).__name__} is not a step that can be run")
         for step in reversed(steps):
-            schema = schemas.schema_after(rows.schema, [step])
-            names = (
-                schemas.names_after(rows.names, [step])
-                if schema is None
-                else tuple(name for name, _ in schema)
-            )
-            _check_patterns(schemas.describe(step), names or ())
-            rows = rows.then(_detached(step), schema, names)
+            if isinstance(step, Window):
+                rows = self.windows(rows, step)
+                continue
+            rows = self.step(rows, step)
         return rows
+
+    def step(self, rows: _Rows, step: RowNode) -> _Rows:
+        schema = schemas.schema_after(rows.schema, [step])
+        names = (
+            schemas.names_after(rows.names, [step]) if schema is None else tuple(name for name, _ in schema)
+        )
+        _check_patterns(schemas.describe(step), names or ())
+        return rows.then(_detached(step), schema, names)
+
+    def windows(self, rows: _Rows, node: Window) -> _Rows:
+        """Rows with the start and the end of their windows: one row for each window that a row is in."""
+        spec = node.spec
+        if spec.on is None and rows.time is not None:
+            spec = replace(spec, on=rows.time)
+        check_time(None if rows.schema is None else dict(rows.schema), spec)
+        assert spec.on is not None
+        if spec.kind == "session":
+            raise InvalidPlan("window: group the sessions: .window(...).group_by(...).agg(...)")
+        import polars as pl
+
+        dtype = dict(rows.schema or ()).get(spec.on)
+        if spec.kind == "tumbling":
+            rows = self.step(rows, WithColumns(Node(), (starts(spec.on, spec, dtype).alias(START),)))
+        else:
+            rows = self.step(rows, WithColumns(Node(), (window_starts(spec.on, spec, dtype).alias(START),)))
+            rows = self.step(rows, Explode(Node(), (START,)))
+        return self.step(rows, WithColumns(Node(), (end_of(pl.col(START), spec).alias(END),)))
+
+    def sessions(self, node: Window, keys: Sequence[Any]) -> _Rows:
+        """Rows with the start and the end of their sessions: those of one key meet in one task, by a shuffle."""
+        import polars as pl
+
+        rows, spec = self.rows(node.input), node.spec
+        if spec.on is None and rows.time is not None:
+            spec = replace(spec, on=rows.time)
+        check_time(None if rows.schema is None else dict(rows.schema), spec)
+        assert spec.on is not None
+        if rows.schema is not None and keys:
+            schemas.evaluate(rows.schema, keys, "group_by")
+        names = tuple(f"__onefold_key_{number}" for number in range(max(1, len(keys))))
+        by = [key.alias(name) for key, name in zip(keys, names, strict=False)] or [pl.lit(0).alias(names[0])]
+        keyed = self.step(rows, WithColumns(Node(), tuple(by)))
+        partitions = config.SHUFFLE_PARTITIONS_DEFAULT if keys else 1
+        stage = self.stage(keyed.branches, ShuffleOutput(names, partitions))
+        leaf = Branch(SessionLeaf(stage, names, spec.on, spec.length_us, partitions))
+        schema = None
+        if rows.schema is not None:
+            time = dict(rows.schema)[spec.on]
+            schema = (*rows.schema, (START, time), (END, time))
+        made = None if rows.names is None else (*rows.names, START, END)
+        return _Rows((leaf,), schema, made, rows.bytes)
 
     def source(self, source: Source) -> _Rows:
         schema = tuple(self.schema_of(source))
         _check_patterns(f"read_{source.kind}", (name for name, _ in schema))
         self.sources.append(source)
         leaf = Branch(SourceLeaf(source, schema))
-        return _Rows((leaf,), schema, tuple(name for name, _ in schema), self.bytes_of(source))
+        time = (source.option("event_time") or TIME) if source.kind == "stream" else None
+        return _Rows((leaf,), schema, tuple(name for name, _ in schema), self.bytes_of(source), time)
 
     def union(self, node: Union) -> _Rows:
         parts = [self.rows(part) for part in node.inputs]
@@ -193,21 +253,23 @@ class _Compiler:
             first.schema if known else None,
             first.names if named else None,
             sum(part.bytes for part in parts),
+            first.time if all(part.time == first.time for part in parts) else None,
         )
 
     def join(self, node: Join) -> _Rows:
-        left, right = self.rows(node.left), self.rows(node.right)
+        left, right = (_without_places(self.rows(side)) for side in (node.left, node.right))
         schema = _joined(left, right, node)
         names = tuple(name for name, _ in schema) if schema is not None else _joined_names(left, right, node)
         total = left.bytes + right.bytes
         limit = config.BROADCAST_BYTES_MAX
         if right.bytes <= limit:
             small = self.stage(right.branches, RowsOutput())
-            return replace(left.then(BroadcastJoin(small, node.on, node.how), schema, names), bytes=total)
+            step = BroadcastJoin(small, node.on, node.how)
+            return replace(left.then(step, schema, names), bytes=total, time=None)
         if left.bytes <= limit and node.how == "inner":
             small = self.stage(left.branches, RowsOutput())
             step = BroadcastJoin(small, node.on, node.how, small_is="left")
-            return replace(right.then(step, schema, names), bytes=total)
+            return replace(right.then(step, schema, names), bytes=total, time=None)
         partitions = config.SHUFFLE_PARTITIONS_DEFAULT
         sides = [self.stage(side.branches, ShuffleOutput(node.on, partitions)) for side in (left, right)]
         leaf = JoinLeaf(sides[0], sides[1], node.on, node.how, partitions)
@@ -241,7 +303,7 @@ def _needs(branch: Branch) -> set[int]:
     match branch.leaf:
         case JoinLeaf(left=left, right=right):
             needs |= {left, right}
-        case ReduceLeaf(stage=stage):
+        case ReduceLeaf(stage=stage) | SessionLeaf(stage=stage):
             needs.add(stage)
     return needs
 
@@ -251,6 +313,20 @@ def _detached(step: RowNode) -> RowNode:
     below it.
     """
     return replace(step, input=Node())
+
+
+def _without_places(rows: _Rows) -> _Rows:
+    """The rows without the columns that say where the records of a stream stand: a sink or a join has those that were selected
+    under other names."""
+    if rows.time is None or rows.names is None or not set(PLACE) & set(rows.names):
+        return rows
+    import polars as pl
+
+    names = tuple(name for name in rows.names if name not in PLACE)
+    if not names:
+        return rows
+    schema = None if rows.schema is None else tuple(one for one in rows.schema if one[0] in names)
+    return rows.then(Select(Node(), tuple(pl.col(name) for name in names)), schema, names)
 
 
 def _aligned(part: _Rows, first: _Rows, number: int) -> _Rows:
@@ -340,7 +416,16 @@ def _check_doubles(step: str, names: Sequence[str]) -> None:
 
 def _check_append(sink: WriteParquet, branches: Sequence[Branch], output: Output) -> None:
     """Raise InvalidPlan for a result of which no task's rows stay as they are when input is added."""
-    made = {ReduceLeaf: "the result of map_reduce", JoinLeaf: "a join of two large sides"}
+    if any(isinstance(each.leaf, SourceLeaf) and each.leaf.source.kind == "stream" for each in branches):
+        raise InvalidPlan(
+            'write_parquet: mode="append" cannot be used over a stream, whose ranges are cut in another way once retention has '
+            'removed records; use mode="replace"'
+        )
+    made = {
+        ReduceLeaf: "the result of map_reduce",
+        JoinLeaf: "a join of two large sides",
+        SessionLeaf: "sessions",
+    }
     what = "a grouped result" if isinstance(output, PartialOutput) else None
     what = what or next((made[type(each.leaf)] for each in branches if type(each.leaf) in made), None)
     if sink.mode == "append" and what is not None:

@@ -62,8 +62,7 @@ def explain(view: StoreView, blobs: BlobStore, name: str) -> list[str]:
     """Sentences about the latest run of a table (or ``parquet:PATH``): its steps, what it took over, and why the
     rest was computed. Raises InvalidArgument when there is no such table.
     """
-    table = state.read_table(view, name)
-    run = state.read_run(view, table.head) if table is not None else None
+    run = state.last_run(view, name)
     if run is None:
         raise InvalidArgument(
             f"there is no table {name!r} in this space; `onefold tables` lists what there is"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onefold.compute.plan.stages import PublishOutput
-from onefold.compute.sources import listing, partition_values, remote
+from onefold.compute.sources import listing, partition_values, ranges, remote
 from onefold.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def check(compiled: Compiled, files: Iterable[str], space: Path | None) -> None:
     """Raise InvalidArgument when the job reads what it writes, or could not publish. ``files``: all that it reads."""
     real = functools.lru_cache(os.path.realpath)
-    folders = {real(os.path.dirname(file)) for file in files if not remote.is_remote(file)}  # noqa: PTH120
+    folders = {real(os.path.dirname(file)) for file in files if _is_local(file)}  # noqa: PTH120
     if space is not None:
         _refuse(folders, space, "the space itself; keep the space in another folder")
     for stage in compiled.stages:
@@ -38,6 +38,10 @@ def check(compiled: Compiled, files: Iterable[str], space: Path | None) -> None:
                 _check_next_run(source, target, stage.output)
 
 
+def _is_local(file: str) -> bool:
+    return not remote.is_remote(file) and not ranges.is_range(file)
+
+
 def _refuse(folders: Iterable[str], folder: Path, what: str) -> None:
     top = os.path.realpath(folder)
     for read in folders:
@@ -48,7 +52,7 @@ def _refuse(folders: Iterable[str], folder: Path, what: str) -> None:
 def _check_next_run(source: Source, target: Path, output: PublishOutput) -> None:
     folders = partition_values.null_folder(output.partition_by).split("/") if output.partition_by else ()
     published = (*target.parts, *folders, "x-00000.parquet")
-    for given in source.paths:
+    for given in source.paths if source.kind != "stream" else ():
         if not remote.is_remote(given) and _finds(source, given, published):
             raise InvalidArgument(
                 f"read_{source.kind}({given!r}) would read what this job publishes in {target} when it runs again; "

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onefold.compute.plan.nodes import Source
     from onefold.compute.sources import Resolved
     from onefold.compute.sources.listing import FileInfo
+    from onefold.compute.sources.ranges import Streams
     from onefold.compute.submission.compiler import Compiled
     from onefold.shard.api import Shard
 
@@ -48,20 +49,28 @@ def decode_inputs(data: bytes) -> list[TaskInput]:
     return _inputs_decoder.decode(data)
 
 
-class _Sources:
+class Sources:
     """The job's sources, each resolved once."""
 
-    def __init__(self) -> None:
+    def __init__(self, streams: Callable[[], Streams] | None) -> None:
+        self._streams = streams
         self._resolved: dict[int, tuple[Source, Resolved]] = {}
 
     def resolve(self, source: Source) -> Resolved:
+        """The files and the columns of a source."""
         from onefold.compute import sources
 
         if id(source) not in self._resolved:
-            self._resolved[id(source)] = (source, sources.resolve(source))
+            if source.kind == "stream":
+                assert self._streams is not None
+                resolved = self._streams().resolve(source)
+            else:
+                resolved = sources.resolve(source)
+            self._resolved[id(source)] = (source, resolved)
         return self._resolved[id(source)][1]
 
     def schema_of(self, source: Source) -> tuple[tuple[str, object], ...]:
+        """The columns of a source, with their types."""
         return self.resolve(source).schema
 
     def listed(self) -> Iterator[FileInfo]:
@@ -73,6 +82,7 @@ class _Sources:
         return {file.path: file.etag for file in self.listed()}
 
     def bytes_of(self, source: Source) -> int:
+        """How large its files are."""
         return sum(file.size for file in self.resolve(source).files)
 
 
@@ -91,19 +101,21 @@ def prepare(
     *,
     shard: Shard,
     blobs: Blobs,
+    streams: Callable[[], Streams] | None = None,
     run: str,
     seed: int,
     target_splits: int | None,
     on_error: Literal["fail", "skip"],
     max_attempts: int,
 ) -> tuple[Submit, StoredJob]:
-    """Check the job against its input and make the operation that submits it. Writes blobs only.
+    """Check the job against its input and make the operation that submits it. Writes blobs only. ``streams``: reads
+    those that are input.
 
     Raises InvalidPlan, InvalidArgument, InvalidValue (broken input files) and TooLarge (too many tasks).
     """
     from onefold.compute.submission import compiler, output_overlap
 
-    resolved = _Sources()
+    resolved = Sources(streams)
     compiled = compiler.compile_job(job, schema_of=resolved.schema_of, bytes_of=resolved.bytes_of)
     output_overlap.check(compiled, [file.path for file in resolved.listed()], shard.directory)
     digest = identity.plan_digest(job)
@@ -141,7 +153,7 @@ def prepare(
 def _stage_specs(
     job: Job,
     compiled: Compiled,
-    resolved: _Sources,
+    resolved: Sources,
     previous: _Previous,
     digest: identity.Digest,
     blobs: Blobs,
@@ -236,7 +248,7 @@ def _previous(shard: Shard, blobs: Blobs, job: Job, version: str | None, digest:
 
 def _stage_inputs(
     stage: Stage,
-    resolved: _Sources,
+    resolved: Sources,
     previous: _Previous,
     target_splits: int | None,
     seed: int,
@@ -281,30 +293,52 @@ def _splits(
     seed: int,
 ) -> tuple[list[Split], list[Split]]:
     from onefold.compute import sources
-    from onefold.compute.submission import splitting
 
+    split_bytes = config.SPLIT_BYTES_TARGET
+    if source.kind == "stream":
+        kept, made = sources.ranges.cut(
+            resolved,
+            previous,
+            split_bytes=split_bytes,
+            min_units=least if target_splits is None else target_splits,
+        )
+        return _packed(previous, kept, made, target_splits, least, seed)
     cut_before: dict[tuple[str, int, str], list[Unit]] = {}
     for split in previous:
         for unit in split:
             cut_before.setdefault((unit.path, unit.size, unit.etag), []).append(unit)
-    units: list[Unit] = []
+    known_units: list[Unit] = []
     new_files = []
     for file in resolved.files:
         known = cut_before.get((file.path, file.size, file.etag))
         if known is None:
             new_files.append(file)
         else:
-            units.extend(known)
+            known_units.extend(known)
     new_bytes = sum(file.size for file in new_files)
-    new_units = sources.units_of(
+    fresh = sources.units_of(
         source,
         resolved._replace(files=tuple(new_files)),
-        split_bytes=config.SPLIT_BYTES_TARGET
+        split_bytes=split_bytes
         if target_splits is None
-        else max(1, min(config.SPLIT_BYTES_TARGET, new_bytes // target_splits)),
+        else max(1, min(split_bytes, new_bytes // target_splits)),
         min_units=least if target_splits is None else target_splits,
     )
-    units.extend(new_units)
+    return _packed(previous, known_units, fresh, target_splits, least, seed)
+
+
+def _packed(
+    previous: Sequence[Split],
+    kept: list[Unit],
+    new_units: list[Unit],
+    target_splits: int | None,
+    least: int,
+    seed: int,
+) -> tuple[list[Split], list[Split]]:
+    """(earlier splits that are as they were, new ones)."""
+    from onefold.compute.submission import splitting
+
+    units = [*kept, *new_units]
     if target_splits is None:
         target = splitting.default_target(sum(unit.cost for unit in new_units), len(new_units), least)
     else:

@@ -136,6 +136,13 @@ class ProcessExecutor:
         assert isinstance(reply, protocol.Finished)
         return reply.result
 
+    def rows(self, number: int, frame: bytes) -> protocol.RowsDone:
+        """Have the steps of an input of a live job work on a frame. Raises as ``run`` does."""
+        with self._lock:
+            reply = self._ask(protocol.Rows(number, frame))
+        assert isinstance(reply, protocol.RowsDone)
+        return reply
+
     def count(self, spec: TaskSpec) -> int:
         """How many input records a task has."""
         reply = self._ask(protocol.Count(_task(spec, None)))

@@ -118,7 +118,7 @@ def of_machine(error: OSError) -> str:
     place = f" ({error.filename})" if error.filename else ""
     if error.errno in _DISK_FULL:
         return f"no space is left on the disk{place}; free some"
-    return f"{error.strerror or error}{place}; mend that"
+    return f"{error.strerror or error}{place}; fix that"
 
 
 def failure_of(error: BaseException, *, final: bool = False) -> Failure:

@@ -11,6 +11,7 @@ result.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from onefold.compute.plan.stages import DeadLetter, Failure, Result
@@ -19,12 +20,39 @@ from onefold.compute.tasks.kernels import too_many_dead
 from onefold.compute.tasks.spec import TaskError, TaskSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from onefold.compute.blobs.store import BlobStore
     from onefold.compute.tasks.executor import OnRows, ProcessExecutor
 
 DEATHS_MAX: Final = 1_000
-"""More deaths of one task's workers than this are no poison records but a broken machine or job."""
+"""More deaths of workers over one task, or one batch, than this are no poison records but a broken machine or job."""
 _DEATHS_TO_BLAME: Final = 2
+
+
+class Suspects:
+    """The ranges of records that are still to be run while workers die of some."""
+
+    def __init__(self, todo: list[tuple[int, int]]) -> None:
+        self.todo = todo
+        """The next one is the last."""
+        self.died = 0
+        """How often a worker has died."""
+        self._alone: Counter[int] = Counter()
+
+    def narrow(self, lo: int, hi: int, marked: Callable[[], tuple[int, int]], base: int = 0) -> bool:
+        """The worker died of [lo, hi): put back what is to be run of it. Whether it is one record, which is to blame.
+        ``marked``: what it was about to work on, counted from ``base``."""
+        self.died += 1
+        if hi - lo > 1:
+            marked_lo, marked_hi = marked()
+            self.todo += reversed(_pieces(lo, hi, base + marked_lo, base + marked_hi))
+            return False
+        self._alone[lo] += 1
+        if self._alone[lo] >= _DEATHS_TO_BLAME:
+            return True
+        self.todo.append((lo, hi))
+        return False
 
 
 def run_isolated(
@@ -37,37 +65,23 @@ def run_isolated(
     """
     began = time.monotonic()
     total = executor.count(spec)
-    todo = [(0, total)]
+    suspects = Suspects([(0, total)])
     parts: list[Result] = []
     dead: list[DeadLetter] = []
-    deaths: dict[tuple[int, int], int] = {}
-    died = 0
-    while todo:
-        lo, hi = todo.pop()
+    while suspects.todo:
+        lo, hi = suspects.todo.pop()
         whole = (lo, hi) == (0, total)
         try:
             part = executor.run_rows(spec, None if whole else (lo, hi), on_rows)
         except TaskError as error:
             if not error.failure.died or executor.closed:
                 raise
-            died += 1
-            if died > DEATHS_MAX:
-                raise TaskError(
-                    Failure(
-                        message=f"worker processes died {died} times over one task; the last one {error.failure.message}",
-                        died=True,
-                        final=True,
-                        kind="WorkerDied",
-                    )
-                ) from None
-            times = deaths[lo, hi] = deaths.get((lo, hi), 0) + 1
-            if hi - lo > 1:
-                todo += reversed(_pieces(lo, hi, *executor.marked()))
-            elif hi - lo < 1:
-                raise
-            elif times < _DEATHS_TO_BLAME:
-                todo.append((lo, hi))
-            else:
+            if hi == lo:
+                raise  # no record is to blame
+            blamed = suspects.narrow(lo, hi, executor.marked)
+            if suspects.died > DEATHS_MAX:
+                raise TaskError(_too_many(suspects.died, error.failure)) from None
+            if blamed:
                 letter = _blame(executor, spec, lo, error.failure)
                 if not spec.skip_errors:
                     raise TaskError(_final(letter, error.failure)) from None
@@ -77,7 +91,7 @@ def run_isolated(
             dead += part.dead
         if len(dead) > spec.dead_letters_max:
             raise TaskError(too_many_dead(spec, dead[-1], "WorkerDied"))
-    if len(parts) == 1 and not dead and not died:
+    if len(parts) == 1 and not dead and not suspects.died:
         return parts[0]
     inline, blob, rows_out = outputs.merge_parts(spec.stage.output, parts, blobs)
     return Result(
@@ -107,6 +121,15 @@ def _blame(executor: ProcessExecutor, spec: TaskSpec, row: int, failure: Failure
     except TaskError:
         record, location = "", f"record {row} of the task"
     return DeadLetter(location, record, f"{failure.message} while it worked on this record")
+
+
+def _too_many(died: int, last: Failure) -> Failure:
+    return Failure(
+        message=f"worker processes died {died} times over one task; the last one {last.message}",
+        died=True,
+        final=True,
+        kind="WorkerDied",
+    )
 
 
 def _final(letter: DeadLetter, failure: Failure) -> Failure:

@@ -29,10 +29,12 @@ from onefold.compute.plan.stages import (
     PartialOutput,
     ReduceLeaf,
     Result,
+    SessionLeaf,
     SourceLeaf,
     Unit,
 )
 from onefold.compute.plan.type_sensitive import LEAF, needs_of
+from onefold.compute.plan.windows import with_sessions
 from onefold.compute.tasks import joins, outputs, shuffle
 from onefold.compute.tasks.failures import (
     LocatedError,
@@ -415,6 +417,12 @@ class _Run:
                 for frame in sources.batches(leaf.source, leaf.schema, unit, batch_rows):
                     yield unit, unit_first, frame
                     unit_first += frame.height
+        elif isinstance(leaf, SessionLeaf):
+            rows = shuffle.read_partition(
+                self.spec.inputs[leaf.stage], self.spec.input.partition or 0, self.blobs
+            )
+            if rows.width:
+                yield None, 0, with_sessions(rows, leaf.keys, leaf.on, leaf.gap_us).drop(leaf.keys)
         elif isinstance(leaf, JoinLeaf):
             partition = self.spec.input.partition or 0
             sides = [

@@ -2,7 +2,7 @@
 
 Two ways to run a chunk. *Fast*: consecutive expression steps are one lazy query, functions get whole lists of
 records. *Tracked*: step by step, with the number of the input row that each row came from, so that a record
-that raises can be named; a chunk that breaks in a way that names no record (a batch function, an expression,
+that raises can be named. A chunk that breaks in a way that names no record (a batch function, an expression,
 a value that fits no column) is cut into smaller ones down to one record. The fast way falls back to the tracked one to
 explain a failure.
 """

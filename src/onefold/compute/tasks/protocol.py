@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from onefold.compute.plan.stages import Failure, Result, TaskInput
+from onefold.compute.plan.stages import DeadLetter, Failure, Result, TaskInput
 
 _LENGTH_BYTES: Final = 4
 MESSAGE_BYTES_MAX: Final = 2**31
@@ -60,6 +60,14 @@ class Peek(msgspec.Struct, frozen=True, array_like=True, tag=True):
     row: int
 
 
+class Rows(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Have an input's steps (``row_steps.LiveSteps``) work on a frame."""
+
+    input: int
+    frame: bytes
+    """An Arrow IPC stream."""
+
+
 class Given(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Answers ``Fetch`` and ``Share``: it is done, or why not."""
 
@@ -83,6 +91,15 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The task's result."""
 
     result: Result
+
+
+class RowsDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Answers ``Rows``."""
+
+    frames: tuple[bytes, ...]
+    """With ``row_steps.ORIGIN``."""
+    letters: tuple[tuple[int, DeadLetter], ...]
+    """(row of the frame, why)."""
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -122,8 +139,8 @@ class Peeked(msgspec.Struct, frozen=True, array_like=True, tag=True):
     location: str
 
 
-Request = Hello | Task | Count | Peek | Given
-Reply = Ready | Progress | Finished | Failed | Missing | Counted | Peeked | Fetch | Share
+Request = Hello | Task | Count | Peek | Rows | Given
+Reply = Ready | Progress | Finished | RowsDone | Failed | Missing | Counted | Peeked | Fetch | Share
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(Request)

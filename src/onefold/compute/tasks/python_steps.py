@@ -13,7 +13,6 @@ order.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import random
@@ -32,6 +31,8 @@ from onefold.compute.tasks.failures import RecordError
 from onefold.errors import InvalidValue
 
 if TYPE_CHECKING:
+    import asyncio
+
     import polars as pl
 
 ASYNC_IN_FLIGHT_MAX: Final = 64
@@ -285,6 +286,8 @@ _event_loop: asyncio.AbstractEventLoop | None = None
 def _loop() -> asyncio.AbstractEventLoop:
     """This process's event loop for async functions: clients that they open stay usable from chunk to chunk."""
     global _event_loop
+    import asyncio  # which takes as long as the rest of a re-run's own imports
+
     if _event_loop is None or _event_loop.is_closed():
         _event_loop = asyncio.new_event_loop()
     return _event_loop
@@ -297,6 +300,8 @@ async def _awaited(awaitable: Any) -> Any:
 async def _call_all(
     fn: Callable[..., Any], records: Sequence[Any], flat: bool, *, stop_at_first: bool
 ) -> tuple[list[Any], dict[int, BaseException]]:
+    import asyncio
+
     results: list[Any] = [None] * len(records)
     failures: dict[int, BaseException] = {}
     todo = iter(range(len(records)))

@@ -163,7 +163,11 @@ class _RunWriter:
         self._bytes += len(row[0]) + len(row[1]) + len(row[2])
 
     def close(self) -> str:
-        self._flush()
+        try:
+            self._flush()
+        except BaseException:
+            self.abandon()
+            raise
         return self._writer.close()
 
     def abandon(self) -> None:
@@ -305,13 +309,20 @@ class Reducer:
         while len(names) > RUNS_MERGED_MAX:
             merged = []
             for start in range(0, len(names), RUNS_MERGED_MAX):
-                writer = _RunWriter(self._blobs.scratch, self._partition + 1)
-                for row in _merged(names[start : start + RUNS_MERGED_MAX], self._partition, self._blobs):
-                    writer.add(self._partition, row)
-                merged.append(writer.close())
-            self._made += merged
+                merged.append(self._merged_into_one(names[start : start + RUNS_MERGED_MAX]))
+                self._made.append(merged[-1])
             names = merged
         return names
+
+    def _merged_into_one(self, names: Sequence[str]) -> str:
+        writer = _RunWriter(self._blobs.scratch, self._partition + 1)
+        try:
+            for row in _merged(names, self._partition, self._blobs):
+                writer.add(self._partition, row)
+        except BaseException:
+            writer.abandon()
+            raise
+        return writer.close()
 
 
 def _values(rows: Iterator[Row]) -> Iterator[Any]:

@@ -6,13 +6,14 @@ for each partition its blocks as (offset, length, rows), so a reducer reads its 
 time.
 
 Which partition a row belongs to depends on its keys' values alone, never on Polars' own hash (which differs
-between releases): numbers by their value as a float64, so that 1 and 1.0 meet whatever their column types;
+between releases). These are numbers by their value as a float64, so that 1 and 1.0 meet whatever their column types;
 text and bytes by CRC-32; dates and times by their microseconds. Each is mixed by the finaliser of SplitMix64
 (Steele, Lea and Flood, 2014).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -90,9 +91,10 @@ def _hash(series: pl.Series) -> npt.NDArray[np.uint64]:
     if dtype == pl.Null:
         return np.zeros(len(series), dtype=np.uint64)
     if dtype.is_numeric() or dtype == pl.Boolean:
-        values = (
-            series.cast(pl.Float64, strict=False).fill_null(0.0).to_numpy().astype(np.float64) + 0.0
-        )  # -0.0 is 0.0
+        numbers = series.cast(pl.Float64, strict=False)
+        if numbers.null_count():
+            numbers = numbers.fill_null(0.0)
+        values = numbers.to_numpy().astype(np.float64) + 0.0  # -0.0 is 0.0
         values[np.isnan(values)] = np.nan
         hashed = _mix(np.ascontiguousarray(values).view(np.uint64))
     elif dtype in (pl.Date, pl.Datetime):
@@ -117,10 +119,9 @@ def _hash(series: pl.Series) -> npt.NDArray[np.uint64]:
         raise InvalidPlan(
             f"column {series.name!r} of type {dtype} cannot be a key; use text, bytes, numbers or dates"
         )
-    nulls = series.is_null()
-    if nulls.any():
+    if series.null_count():
         hashed = hashed.copy()
-        hashed[nulls.to_numpy()] = 0
+        hashed[series.is_null().to_numpy()] = 0
     return hashed
 
 
@@ -180,7 +181,8 @@ class ShuffleWriter:
 
     def abandon(self) -> None:
         """Throw the unfinished file away."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what is still to be written may not fit on the disk
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
     def _stream(self, frame: pl.DataFrame) -> tuple[int, int]:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from onefold.compute.blobs.shared import BlobsUnavailable, CachedBlobs
 from onefold.compute.blobs.store import BlobMissing, BlobStore
@@ -28,6 +28,9 @@ from onefold.compute.plan.stages import Failure, Stage
 from onefold.compute.tasks import protocol
 from onefold.compute.tasks.failures import failure_of
 from onefold.compute.tasks.spec import TaskError, TaskSpec, has_python
+
+if TYPE_CHECKING:
+    from onefold.compute.tasks.row_steps import RowStep
 
 _PROGRESS_EVERY_S: Final = 0.2
 _GC_THRESHOLD: Final = 50_000
@@ -98,6 +101,7 @@ class _Worker:
         self._connection = connection
         self._marks = marks
         self._stages: dict[int, Stage] = {}
+        self._live: tuple[tuple[RowStep, ...], ...] = ()
         self._blobs: BlobStore | None = None
         self._sending = threading.Lock()
         self._reported_at = 0.0
@@ -141,8 +145,21 @@ class _Worker:
                 return protocol.Counted(kernels.count_rows(self._spec(task), self._blobs))
             case protocol.Peek(task=task, row=row):
                 return protocol.Peeked(*kernels.peek(self._spec(task), self._blobs, row))
+            case protocol.Rows():
+                return self._rows(request)
             case protocol.Given():
                 raise RuntimeError("the executor gave what this worker did not ask for")
+
+    def _rows(self, request: protocol.Rows) -> protocol.Reply:
+        import polars as pl
+
+        from onefold.compute.tasks import row_steps
+
+        done = row_steps.run(
+            self._live[request.input], pl.read_ipc_stream(request.frame, use_pyarrow=False), self._mark
+        )
+        frames = (frame.write_ipc_stream(None).getvalue() for frame in done.frames)
+        return protocol.RowsDone(tuple(frames), tuple(done.letters))
 
     def _hello(self, hello: protocol.Hello) -> protocol.Reply:
         from onefold.compute.code import functions
@@ -161,6 +178,7 @@ class _Worker:
                     kind=failure.kind,
                 )
             )
+        self._live = getattr(plan, "steps", ())
         stages: Sequence[Stage] = getattr(plan, "stages", plan)
         self._stages = {stage.index: stage for stage in stages}
         directory = Path(hello.blobs)

@@ -1,7 +1,7 @@
 """Keys of ``map_reduce``: any hashable plain value, compared as a column of them compares, in a form that is
 stable.
 
-Equal keys have equal bytes in every process and release: whole numbers and floats by their exact ratio (so 1 and 1.0
+Equal keys have equal bytes in every process and release. Those are whole numbers and floats by their exact ratio (so 1 and 1.0
 are one key), text, bytes, None, dates and times (aware ones by their zone and instant; fixed offsets are UTC), and
 tuples of these. What no one column can hold is never equal, though Python has it so: not 1, True and Decimal(1). NaN
 equals itself here. The order of the bytes is the order of the keys in the files, and means nothing else.

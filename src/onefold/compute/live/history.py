@@ -1,0 +1,117 @@
+"""The history of a live job: the result of a batch job over what was before the seam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from onefold.compute.jobs import ops, state
+from onefold.compute.live.operators.running import RunningAggregate
+from onefold.compute.plan.windows import END
+from onefold.compute.results.tables import Table
+from onefold.errors import InvalidArgument, JobFailed
+
+if TYPE_CHECKING:
+    from onefold.compute.client import JobClient
+    from onefold.compute.live.plan import LivePart
+    from onefold.compute.results.reading import Results
+
+
+def cancel_history(client: JobClient, table: str) -> str | None:
+    """End the batch job of a history, if it runs; the run that was ended."""
+    with client.shard.view() as view:
+        run = state.last_run(view, table)
+    if run is None or run.state != "running":
+        return None
+    client.submit(ops.Cancel(run.id, "the live job was cancelled"))
+    return run.id
+
+
+class History:
+    """Of one part of a generation. For one thread."""
+
+    def __init__(self, results: Callable[[], Results], part: LivePart, generation: int) -> None:
+        """``results``: those of the space's batch jobs."""
+        found = part.history
+        assert found is not None
+        assert part.operator is not None
+        self._results = results
+        self._operator = part.operator
+        self.table_name = found[1].history_of(generation)
+        self._at_us = found[1].since_us
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether windows that end by the seam are the batch job's alone. A seam at a position ends none, a slice is in windows
+        on both sides, and a session may grow over it: these all enter the state."""
+        operator = self._operator
+        return (
+            self._at_us is not None
+            and not isinstance(operator, RunningAggregate)
+            and operator.spec.kind == "tumbling"
+        )
+
+    def state(self) -> str:
+        """``missing``, or the state of the batch run."""
+        with self._results().shard.view() as view:
+            run = state.last_run(view, self.table_name)
+        return "missing" if run is None else run.state
+
+    def partial(self) -> pl.DataFrame | None:
+        """The groups that are still open at the seam, as partials; None while the batch job is not done.
+
+        Raises JobFailed when it has failed, and what the blob store raises.
+        """
+        now = self.state()
+        if now in ("failed", "cancelled"):
+            raise JobFailed(
+                f"its history is {now}: db.open_run says why for the last run of {self.table_name!r} (db.runs(table=…)). Fix "
+                "that, and start the job again"
+            )
+        if now != "done":
+            return None
+        results = self._results()
+        contents = self.table().contents()
+        with results.shard.view() as view:
+            run = state.read_run(view, contents.run)
+        assert run is not None
+        found = results.merged(contents.results, results.result_of(run.plan))
+        if found is None:
+            return pl.DataFrame()
+        if not self.has_windows:
+            return found
+        return found.filter(pl.col(END).dt.epoch("us") > self._at_us)
+
+    def table(self) -> Table:
+        """The table of the batch job."""
+        return Table(self._results(), self.table_name)
+
+    def moment(self) -> object:
+        """Equal while its rows are."""
+        try:
+            contents = self.table().contents()
+        except InvalidArgument:
+            return None
+        return contents.run, len(contents.results)
+
+    def rows(self, *, only_whole: bool) -> pl.DataFrame | None:
+        """The windows that end by the seam: with values as far as the batch job is. ``only_whole``: none before it is done."""
+        if not self.has_windows:
+            return None
+        now = self.state()
+        if now == "missing" or (only_whole and now != "done"):
+            return None
+        return self._ended(self.table().to_polars())
+
+    def estimate(self, name: str, level: float) -> pl.DataFrame | None:
+        """The estimates of these windows, as of a batch job."""
+        if not self.has_windows or self.state() == "missing":
+            return None
+        return self._ended(self.table().estimate(name, level))
+
+    def _ended(self, rows: pl.DataFrame) -> pl.DataFrame:
+        if rows.schema[END] == pl.Null:
+            return rows.clear()
+        return rows.filter((pl.col(END).dt.epoch("us") <= self._at_us).fill_null(True))
