@@ -50,8 +50,11 @@ from onefold.errors import (
 )
 
 if TYPE_CHECKING:
-    from onefold import agg, aio, errors
+    from onefold import agg, aio, errors, window
     from onefold.compute.dataset import Dataset, GroupBy, PreparedJob
+    from onefold.compute.live.job.status import LiveStatus
+    from onefold.compute.live.tables import LiveTable
+    from onefold.compute.live_runs import LiveRun
     from onefold.compute.results.tables import Table, TableStatus
     from onefold.compute.runs import Progress, Run, RunError
     from onefold.db import Database, connect
@@ -68,6 +71,9 @@ _LAZY = {
     "Dataset": "onefold.compute.dataset",
     "GroupBy": "onefold.compute.dataset",
     "PreparedJob": "onefold.compute.dataset",
+    "LiveRun": "onefold.compute.live_runs",
+    "LiveStatus": "onefold.compute.live.job.status",
+    "LiveTable": "onefold.compute.live.tables",
     "Run": "onefold.compute.runs",
     "RunError": "onefold.compute.runs",
     "Progress": "onefold.compute.runs",
@@ -82,7 +88,7 @@ _LAZY = {
     "Table": "onefold.compute.results.tables",
     "TableStatus": "onefold.compute.results.tables",
 }
-_MODULES = ("agg", "aio", "errors")
+_MODULES = ("agg", "aio", "errors", "window")
 
 
 def __getattr__(name: str) -> Any:
@@ -117,6 +123,9 @@ __all__ = [
     "InvalidValue",
     "Item",
     "JobFailed",
+    "LiveRun",
+    "LiveStatus",
+    "LiveTable",
     "LogCorrupt",
     "Map",
     "Message",
@@ -146,4 +155,5 @@ __all__ = [
     "bounded",
     "connect",
     "errors",
+    "window",
 ]

@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 RECORD_FORMAT = 1
 _HEADER = struct.Struct(">BI")
+_FORMAT_CRC = google_crc32c.value(bytes((RECORD_FORMAT,)))
+"""Of the format byte, from which that of a record continues."""
 
 
 class CorruptRecord(Exception):
@@ -58,8 +60,7 @@ def crc32c(data: bytes) -> int:
 def encode_record(record: Record) -> bytes:
     """The record as it is stored."""
     body = _encoder.encode(record)
-    crc = crc32c(bytes((RECORD_FORMAT,)) + body)
-    return _HEADER.pack(RECORD_FORMAT, crc) + body
+    return _HEADER.pack(RECORD_FORMAT, google_crc32c.extend(_FORMAT_CRC, body)) + body
 
 
 def is_intact(data: bytes) -> bool:

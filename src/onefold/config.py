@@ -12,8 +12,6 @@ HISTORY_WINDOW_OFFSETS: Final = 10_000
 """How many offsets of old versions a store keeps for snapshot reads and watches."""
 DIGEST_EVERY_OFFSETS: Final = 4096
 """Log digests are kept at multiples of this offset."""
-CLIENT_BATCHES_KEPT: Final = 1
-"""Outcomes are kept for a client's last batch only: it has one append in flight."""
 HISTORY_PRUNE_EVERY_OFFSETS: Final = 256
 """Old versions and expired request ids are removed at multiples of this offset (so every replica removes alike)."""
 REQUEST_ID_RETENTION_S: Final = 24 * 3600.0
@@ -29,6 +27,15 @@ WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 """Above this size of the write-ahead log a writer waits for readers, so that it starts again from its beginning."""
 TRIM_RECORDS_PER_COMMIT: Final = 10_000
 """Trimming deletes this many records at a time, so writers do not queue behind it."""
+LOG_KEEP_BYTES_LIVE: Final = 10**9
+"""How much log an embedded space keeps, in all its shards together, once it has had a live job and nobody has said another
+bound."""
+LOG_KEEP_BYTES_MIN: Final = 64 * 1024
+"""The smallest bound that ``log_keep=`` takes."""
+LOG_KEEP_LOOK_BYTES: Final = 32 * 1024 * 1024
+"""A process that has appended so much looks whether the log is longer than what is kept; likewise after some records."""
+LOG_TRIM_STEP_BYTES: Final = 8 * 1024 * 1024
+"""Records of about so many bytes are deleted at a time."""
 WRITE_LOCK_TIMEOUT_S: Final = 30.0
 """How long a writer queues for the space's write lock before it raises Timeout (definite)."""
 FORK_WAIT_S: Final = 2.0
@@ -183,6 +190,9 @@ STREAM_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
 """Many records appended at once are cut into pieces of at most this size (a larger single record is a piece of its own)."""
 STREAM_INLINE_BYTES_MAX: Final = 16 * 1024
 """Pieces up to this size are kept in their segment's row, larger ones next to it."""
+STREAM_BLOB_BYTES_MIN: Final = 512 * 1024
+"""Pieces over this size are blobs that the record names, but for where blobs are in JetStream: there only what does not fit into
+a record is one. Smaller ones are stored faster in the record (ADR 43)."""
 STREAM_MERGE_BYTES_MAX: Final = 4096
 """Small appends are merged into one segment up to this size."""
 STREAM_MERGE_MS: Final = 1000
@@ -197,6 +207,77 @@ CONSUMER_WATCH_S: Final = 1.0
 """How often a waiting consumer looks whether the others of its group are alive."""
 CONSUMERS_PER_GROUP_MAX: Final = 1024
 """Most consumers in one group."""
+
+# Live jobs
+LIVE_PARTS_MAX: Final = 100
+"""Most parts of a live job."""
+LIVE_POSITIONS_MAX: Final = 4096
+"""Most input partitions that a part reads."""
+LIVE_WORKERS_MAX: Final = 1024
+"""Most workers of a live job at a time."""
+LIVE_INLINE_BYTES_MAX: Final = 64 * 1024
+"""A run up to this size is in the record of its commit, a larger one is a blob."""
+LIVE_RUNS_PER_COMMIT_MAX: Final = 1000
+"""Most runs that one commit adds."""
+LIVE_OUTBOX_COMMIT_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Most bytes that one commit sends to other shards."""
+LIVE_OUTBOX_BYTES_MAX: Final = 64 * 1024 * 1024
+"""While so much waits to be sent to one other shard, the part reads nothing."""
+LIVE_FORWARD_BYTES: Final = 8 * 1024 * 1024
+"""A forwarder writes about this much in one record."""
+LIVE_READ_AHEAD_BYTES_MAX: Final = 64 * 1024 * 1024
+"""What a worker keeps of records that it has decoded and not taken in yet."""
+LIVE_SCHEMA_BYTES_MAX: Final = 1024 * 1024
+"""The columns of a part's inputs take at most this much."""
+LIVE_DROPPED_RUNS_MAX: Final = 1000
+"""One record forgets at most this many runs of a job that is dropped."""
+LIVE_SIGNATURE_BYTES_MAX: Final = 256 * 1024
+"""What the state of a part of a live job depends on, as text."""
+LIVE_ERROR_CHARS_MAX: Final = 2000
+"""What is kept of the error of a live job that failed."""
+LIVE_END_WAIT_S: Final = 5.0
+"""How long ``run.stop()`` and closing a connection wait for a worker that is busy, with a function of the user, say."""
+LIVE_LEFT_WAIT_S: Final = 1.0
+"""How long a node waits for its workers of a job that has stopped."""
+LIVE_GIVE_BACK_S: Final = 5.0
+"""How long a worker that ends tries to give back what it holds, and to do in other shards what its commits have sent there."""
+LIVE_VERSION_WAIT_S: Final = 10.0
+"""How long the first live job of a cluster waits for the nodes to raise the fold version."""
+WINDOW_SLICES_MAX: Final = 1000
+"""Most slices of a sliding window: its length over the greatest common divisor of length and ``every``."""
+LIVE_SKEW_S: Final = 60.0
+"""A partition is read at most this much of event time ahead of the slowest that has unread records."""
+LIVE_BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+"""A worker reads at most about this much for one commit."""
+LIVE_BATCH_ROWS_MAX: Final = 200_000
+"""Likewise, in rows."""
+STREAM_SOURCE_FILE_BYTES: Final = 16 * 1024 * 1024
+"""A task over a range of a stream gets its rows in scratch files of about this size."""
+STREAM_SOURCE_BATCH_ROWS: Final = 16_384
+"""Rows that are taken from such a file at once for Python functions."""
+LIVE_PYTHON_ROWS_MAX: Final = 16_384
+"""A worker reads at most so many for one commit where a function of Python is called for each: others wait for that commit,
+and for lanes to be given."""
+LIVE_GARBAGE_S: Final = 600.0
+"""How long a blob that live jobs name no more is kept for readers that still have it on their list."""
+LIVE_STATE_BYTES_MAX: Final = 2 * 1024 * 1024 * 1024
+"""While a worker holds so much open state in memory, it reads nothing, and ``status`` says so."""
+LIVE_RUNS_BEHIND_MAX: Final = 512
+"""With more runs than this, a bundle's commits wait for the compaction that is under way."""
+LIVE_MERGED_KEPT_S: Final = 3600.0
+"""A merged run that no commit has named for longer is merged again: far below ``ORPHAN_BLOB_AGE_S``, when it is removed."""
+LIVE_BEHIND_S: Final = 2.0
+"""A worker joins others when their job has been behind for longer than this to twice of this."""
+LIVE_QUIET_S: Final = 60.0
+"""A worker leaves a job to the others when all of them together, over so long, ..."""
+LIVE_QUIET_SHARE: Final = 0.3
+"""... were busy for less than this share of one worker's time."""
+LIVE_HOLD_LOOK_S: Final = 5.0
+"""How often a worker looks whether retention may remove more of what its job has read."""
+LIVE_UNNAMED_LOOK_S: Final = 3600.0
+"""How often a process looks for blobs of commits that never happened; they are removed at ``ORPHAN_BLOB_AGE_S``."""
+LIVE_UNNAMED_SHARED_LOOK_S: Final = 6 * 3600.0
+"""The same where machines share the blobs: all of them are listed for it."""
 
 # Transactions over several shards
 PREPARED_TRANSACTIONS_MAX: Final = 1000
@@ -241,10 +322,12 @@ MENDED_WITHIN_S: Final = 1.0
 """How long the end of a program or of a space waits for what signal handlers have interrupted to be undone or completed."""
 WATCH_PAGE_CHANGES: Final = 256
 """A watch reads at most this many changes at a time."""
+WATCH_SHARED_CHANGES: Final = 16
+"""Changes of a map are read once for all tasks that watch it, if there are no more of them ..."""
+WATCH_SHARED_BYTES: Final = 64 * 1024
+"""... and they are no larger together."""
 WATCH_LOOK_S: Final = 0.25
 """How often a waiting watch looks whether it was closed."""
-WATCH_SHARD_LOOK_S: Final = 0.02
-"""How long a watch of several shards waits for one of them before it looks at the next."""
 TICK_PAUSE_S: Final = 0.01
 """The time between a watch's first tick and its second one, if that ended nothing ..."""
 TICK_PAUSE_S_MAX: Final = 1.0
@@ -259,6 +342,8 @@ IMPORT_BATCH_BYTES: Final = 1024 * 1024
 # The doctor
 DOCTOR_REPLAY_BYTES_MAX: Final = 256 * 1024 * 1024
 """Logs up to this size are folded again without ``--deep``."""
+DOCTOR_BLOBS_BYTES_MAX: Final = 1024 * 1024 * 1024
+"""The content of so many bytes of blobs is compared without ``--deep``."""
 ORPHAN_BLOB_AGE_S: Final = 24 * 3600.0
 """A blob that nothing names may be of a job that is being submitted; one older than this is not."""
 FOLD_TIME_AHEAD_S: Final = 60.0
@@ -346,6 +431,12 @@ ASK_KEYS_BYTES: Final = 500_000
 """... and fewer where they would be longer than this."""
 ASK_ROWS_MAX: Final = 10_000
 """Rows of one answer."""
+ASK_EARLY_S: Final = 1.0
+"""A writer without a replica asks for the outcome of a record while it appends it; a node keeps that question for so long."""
+AWAITED_CLIENTS_MAX: Final = 256
+"""Of so many clients a node keeps the outcomes of their last record in memory, for questions that come late."""
+AWAITED_BYTES_MAX: Final = 4096
+"""The largest outcomes of a record that it keeps; anyone who comes late for larger ones has to ask again."""
 ASK_THREADS: Final = 8
 """So many questions a node answers at a time."""
 ASKS_QUEUED_MAX: Final = 1_000

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from onefold.database import Database, check_text
+from onefold.database import Database
 from onefold.errors import InvalidArgument
+from onefold.flags import check_flag
 from onefold.folds import folds
+from onefold.state.encoding.names import check_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from onefold.state.core.consistency import Consistency
 
 DEFAULT_SPACE = ".onefold"
+_AS_IT_IS: Final = object()
+"""Nothing is said: a space keeps of its log what it kept before."""
+_CLUSTER: Final = ("nats://", "tls://")
 _PLACES = "a folder, sqlite:///folder, memory:// or nats://host:port/SPACE"
 
 
@@ -33,6 +38,7 @@ def connect(
     read_only: bool = False,
     region: str | None = None,
     replicas: Literal["local", "remote"] = "local",
+    log_keep: int | str | None = _AS_IT_IS,  # type: ignore[assignment]
 ) -> Database:
     """Open a space and make it if it is not there.
 
@@ -44,12 +50,21 @@ def connect(
     lock, and a read for its level. ``create=False``: raise SpaceError when there is no space rather than make one. ``read_only``:
     write nothing.
 
-    On a cluster: ``replicas="local"`` keeps a replica of every shard on this machine, for fast reads; ``"remote"`` keeps none and
-    reads from nodes, those of ``region`` first. A space is made there only by a credential that may. Elsewhere both say nothing.
+    ``log_keep``: how much of its log the space in a folder keeps from now on, such as ``"1GB"``, in all its shards together; None
+    keeps all. The state stays; ``db.at`` and ``onefold restore --to`` need the log. Without it as before: all, and 1 GB once
+    the space has had a live job.
 
-    Raises SpaceError (cannot be opened: read-only folder, newer format, not a space, wrong credential), Unavailable (the cluster
-    cannot be reached), InvalidArgument (unknown URL, other number of shards), UnsupportedConsistency, TokenError (the token is
-    malformed or of another space).
+    On a cluster: ``replicas="local"`` keeps a replica of every shard on this machine, for fast reads; ``"remote"`` keeps none and
+    reads from nodes, those of ``region`` first. A space is made there only by a credential that may. Elsewhere ``"remote"`` is
+    refused, and ``region`` says nothing.
+
+    Raises:
+        SpaceError: definite; it cannot be opened (read-only folder, newer format, not a space, wrong credential).
+        Unavailable: definite; the cluster cannot be reached.
+        Timeout: definite; others held its lock for too long.
+        InvalidArgument: definite; an unknown URL, another number of shards.
+        UnsupportedConsistency: definite; the engine cannot serve the level.
+        TokenError: definite; the token is malformed or of another space.
     """
     from onefold.durations import seconds
     from onefold.machine.undisturbed import undisturbed
@@ -58,11 +73,19 @@ def connect(
 
     level = parse_level(consistency)
     target = target_of(url)
+    check_flag("create", create)
+    check_flag("read_only", read_only)
     if replicas not in ("local", "remote"):
         raise InvalidArgument(f"replicas must be 'local' or 'remote'; got {replicas!r}")
+    if replicas == "remote" and not target.startswith(_CLUSTER):
+        raise InvalidArgument(
+            "replicas='remote' reads from the nodes of a cluster (nats://host:port/SPACE), and the space is "
+            f"{_place_of(target)}: leave replicas out"
+        )
     if region is not None:
         check_text("region", region)
     timeout_s = seconds(timeout, "timeout") if timeout is not None else None
+    keep = None if log_keep is _AS_IT_IS else _checked_log_keep(log_keep, target, read_only=read_only)
 
     def opened() -> Database:
         all_shards = open_shards(
@@ -77,6 +100,10 @@ def connect(
             base=_fetch_base,
         )
         try:
+            if keep is not None:
+                from onefold.space.kept_log import say_log_keep
+
+                say_log_keep(all_shards, keep)
             return Database(all_shards, level=level, token=session, timeout=timeout_s)
         except BaseException:
             for shard in all_shards:
@@ -84,6 +111,28 @@ def connect(
             raise
 
     return undisturbed(opened, Database.close)  # an interrupt leaves nothing open
+
+
+def _place_of(target: str) -> str:
+    return "in memory" if target.startswith("memory:") else "in a folder"
+
+
+def _checked_log_keep(given: object, target: str, *, read_only: bool) -> int:
+    from onefold.shard.log_keep import log_keep_bytes
+
+    keep = log_keep_bytes(given)
+    if target.startswith(_CLUSTER):
+        raise InvalidArgument(
+            "log_keep is for a space in a folder: on a cluster the nodes trim the log below their snapshots"
+        )
+    if given is not None and target.startswith("memory:"):
+        raise InvalidArgument(
+            "log_keep is for a space in a folder: one in memory keeps its whole log while it is open. Leave log_keep out, or "
+            "open a folder"
+        )
+    if read_only:
+        raise InvalidArgument("log_keep is written into the space: open it without read_only=True")
+    return keep
 
 
 def _fetch_base(link: Link, info: SpaceInfo, shard: int, path: Path) -> bool:
@@ -96,11 +145,19 @@ def target_of(url: str | os.PathLike[str] | None) -> str:
     """Where ``connect(url)`` goes, as text. Raises InvalidArgument for what is not a URL of a space."""
     given = url if url is not None else os.environ.get("ONEFOLD_URL") or DEFAULT_SPACE
     target = os.fspath(given) if isinstance(given, os.PathLike) else given
-    if not isinstance(target, str) or "\0" in target:
+    if not isinstance(target, str):
         raise InvalidArgument(f"url must be {_PLACES}; got {given!r}")
+    shown = target.rpartition("@")[2]  # what stands before it may be a secret
+    if "\0" in target:
+        raise InvalidArgument(f"url must be {_PLACES}; got {shown!r}")
+    try:
+        target.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(
+            f"url must be text that UTF-8 can encode, also where it is a folder; got {shown!r}"
+        ) from None
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", target)
     if scheme is not None and scheme.group(1) not in ("memory", "sqlite", "nats", "tls"):
-        shown = target.rpartition("@")[2]  # what stands before it may be a secret
         raise InvalidArgument(f"unknown engine {scheme.group(1)!r} in {shown!r}; use {_PLACES}")
     return target
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import re
 from datetime import timedelta
+from typing import Final
 
 from onefold.errors import InvalidArgument
 
 Duration = float | int | str | timedelta
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ms|s|m|h|d|w)")
+
+
+MICROS_MAX: Final = (1 << 62) - 1
+"""About 146,000 years: so that two fit into 64 bits."""
 
 
 def seconds(value: Duration, name: str) -> float:
@@ -29,3 +34,11 @@ def seconds(value: Duration, name: str) -> float:
     if not math.isfinite(result) or result < 0:
         raise InvalidArgument(f"{name} must be a finite duration of zero or more; got {value!r}")
     return result
+
+
+def micros(value: Duration, name: str, most: int | None = MICROS_MAX) -> int:
+    """The duration in microseconds; raises InvalidArgument also for one longer than ``most`` (None: however long)."""
+    found = round(seconds(value, name) * 1e6)
+    if most is not None and found > most:
+        raise InvalidArgument(f"{name} must be at most {most / 1e6:,.0f} seconds; got {value!r}")
+    return found

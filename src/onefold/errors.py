@@ -26,7 +26,19 @@ class Conflict(OnefoldError):
 
 
 class Unavailable(OnefoldError):
-    """The operation cannot be served at its consistency level now."""
+    """The operation cannot be served at its consistency level now.
+
+    About large records of a stream that are kept apart, and cannot be had, it says which; else these are None.
+    """
+
+    stream: str | None = None
+    """The stream ..."""
+    partition: int | None = None
+    """... the partition ..."""
+    offset: int | None = None
+    """... and the first of the records."""
+    next_offset: int | None = None
+    """The offset behind them, when they are lost, and not only out of reach now."""
 
 
 class TooStale(Unavailable):
@@ -82,7 +94,9 @@ class InvalidValue(OnefoldError, ValueError):
     partition: int | None = None
     """... the partition ..."""
     offset: int | None = None
-    """... and the record's offset."""
+    """... the record's offset ..."""
+    next_offset: int | None = None
+    """... and the one behind it, and behind those that were stored together and cannot be read either."""
     queue: str | None = None
     """The queue ..."""
     id: int | None = None

@@ -59,3 +59,16 @@ def process_lives(pid: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def process_began(pid: int) -> float | None:
+    """When the process of this id began, in seconds since 1970, to about a second; None where the system does not say so."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        ticks = int(stat[stat.rindex(")") + 2 :].split()[19])  # the name before may hold anything
+        booted = next(
+            line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime ")
+        )
+        return int(booted.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None

@@ -5,13 +5,20 @@ Each is imported when its first operation is applied: connecting and reading nee
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from onefold.fold.api import NEWEST_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onefold.fold.api import Context, Fold, Store
+    from onefold.shard.api import Shard
     from onefold.state.fold.machine import StateFold
+
+
+_LIVE_JOBS: Final = "state/l/jobs"
+"""``state.fold.live.rows.JOBS``, whose module takes long to import."""
 
 
 def folds(shard: int, shards: int) -> list[Fold]:
@@ -21,10 +28,60 @@ def folds(shard: int, shards: int) -> list[Fold]:
     return [_LazyFold("jobs", _jobs_fold), _LazyStateFold(shards), _LazyFold("nodes", _nodes_fold)]
 
 
+class BlobTable(NamedTuple):
+    """A table, in any shard, whose keys are the names of blobs."""
+
+    name: str
+    live: bool
+    """What live jobs and streams keep is in no other place, while a task of a batch job runs again."""
+    garbage: bool
+    """They are only to be swept."""
+
+
+def all_blob_tables() -> tuple[BlobTable, ...]:
+    """All of them."""
+    from onefold.compute.jobs import rows
+    from onefold.state.fold import blobs
+
+    return (
+        BlobTable(rows.BLOB, live=False, garbage=False),
+        BlobTable(blobs.BLOBS, live=True, garbage=False),
+        BlobTable(rows.GARBAGE, live=False, garbage=True),
+        BlobTable(blobs.GARBAGE, live=True, garbage=True),
+    )
+
+
+def blob_tables(*, garbage: bool = False) -> tuple[str, ...]:
+    """The names of those whose blobs the state needs. ``garbage``: or is to sweep."""
+    return tuple(one.name for one in all_blob_tables() if garbage or not one.garbage)
+
+
+def has_live_jobs(shard: Shard) -> bool:
+    """Whether a shard has, or had, a live job, as far as it is known here. Asked before what they are made of is imported.
+
+    Raises as ``Shard.view``."""
+    with shard.view() as view:
+        return next(view.scan(_LIVE_JOBS), None) is not None
+
+
+def names_blobs(shard: Shard) -> bool:
+    """Whether a shard has, or had, a live job, or large frames of streams, or has to sweep what is left of them, as far as it is
+    known here.
+
+    Raises as ``Shard.view``."""
+    from onefold.state.fold.blobs import BLOBS, GARBAGE_SINCE
+
+    with shard.view() as view:
+        return any(
+            next(iter(view.scan(table, limit=1)), None) is not None
+            for table in (_LIVE_JOBS, BLOBS, GARBAGE_SINCE)
+        )
+
+
 class _LazyFold:
     """A fold without history or time of its own."""
 
-    version = 2
+    version = NEWEST_VERSION
     history: frozenset[str] = frozenset()
 
     def __init__(self, name: str, load: Callable[[], Fold]) -> None:
@@ -54,7 +111,7 @@ class _LazyStateFold:
     """The fold of shared state."""
 
     name = "state"
-    version = 2
+    version = NEWEST_VERSION
     history = frozenset({"state/m/"})
 
     def __init__(self, shards: int) -> None:
@@ -67,8 +124,8 @@ class _LazyStateFold:
         fold = self._fold = StateFold(self._shard_count)
         return fold
 
-    def advance(self, store: Store, context: Context) -> None:
-        (self._fold or self._loaded()).advance(store, context)
+    def advance(self, store: Store, context: Context) -> int:
+        return (self._fold or self._loaded()).advance(store, context)
 
     def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
         return (self._fold or self._loaded()).apply(store, context, body, fold_version)

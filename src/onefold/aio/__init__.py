@@ -17,11 +17,14 @@
 streams are read with ``async for``; transactions, messages and locks are ``async with`` blocks. A connection and its handles
 belong to the event loop in which they were opened. Cancelling a wait changes nothing that the program was not given; a write
 that was waited for has happened or not, never half.
+
+May import everything but ``cli`` and ``testing``.
 """
 
 from __future__ import annotations
 
 from onefold.aio.database import AsyncDatabase, connect
+from onefold.aio.jobs import AsyncRun, AsyncTable
 from onefold.aio.maps import AsyncMap
 from onefold.aio.queues import AsyncLock, AsyncQueue
 from onefold.aio.streams import AsyncConsumer, AsyncStream
@@ -33,7 +36,9 @@ __all__ = [
     "AsyncLock",
     "AsyncMap",
     "AsyncQueue",
+    "AsyncRun",
     "AsyncStream",
+    "AsyncTable",
     "AsyncTransaction",
     "AsyncTxMap",
     "connect",

@@ -6,15 +6,17 @@ import os
 from collections.abc import Awaitable, Callable, Generator
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from onefold import config
 from onefold.aio import transactions
 from onefold.aio.bridge import Bridge
+from onefold.aio.jobs import AsyncRun, AsyncTable
 from onefold.aio.maps import AsyncMap
 from onefold.aio.queues import AsyncLock, AsyncQueue
 from onefold.aio.streams import AsyncStream
 from onefold.aio.transactions import AsyncTransaction
+from onefold.database.sources import StreamSources
 from onefold.db import Database
 from onefold.db import connect as connect_plain
 from onefold.durations import seconds
@@ -22,6 +24,13 @@ from onefold.errors import SpaceError
 from onefold.state.core.consistency import Consistency
 from onefold.state.core.tokens import Session
 from onefold.state.transaction import Transaction
+
+if TYPE_CHECKING:
+    from onefold.compute.dataset import Dataset
+    from onefold.compute.engine import Engine
+    from onefold.compute.live_dataset import LiveDataset
+    from onefold.compute.live_starting import LiveHost
+    from onefold.state.encoding.positions import Position
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,7 +45,7 @@ def connect(url: str | os.PathLike[str] | None = None, **options: Any) -> AsyncD
     return AsyncDatabase(lambda: connect_plain(url, **options))
 
 
-class AsyncDatabase:
+class AsyncDatabase(StreamSources):
     """An open space, for one event loop. Close it, or use it in ``async with``."""
 
     def __init__(self, connect: Callable[[], Database]) -> None:
@@ -76,7 +85,7 @@ class AsyncDatabase:
 
     @property
     def sync(self) -> Database:
-        """The synchronous database, for what has no asynchronous form (jobs). Its calls block."""
+        """The synchronous database, for what has no asynchronous form. Its calls block."""
         if self._plain is None:
             raise SpaceError("this connection is not open yet: async with onefold.aio.connect(...) as db")
         return self._plain
@@ -182,6 +191,57 @@ class AsyncDatabase:
             request_id=request_id,
             read_only=read_only,
         )
+
+    # -- jobs
+
+    @property
+    def _engine(self) -> Engine:
+        return self.sync._engine
+
+    def _check_process(self) -> None:
+        self.sync._check_process()
+
+    def _live_starter(self) -> LiveHost:
+        return self.sync._live_starter()
+
+    def concat(self, history: Dataset, live: LiveDataset, *, at: datetime | Position) -> LiveDataset:
+        """One plan over history and live; see ``Database.concat``. Nothing is read yet."""
+        return self.sync.concat(history, live, at=at)
+
+    async def start(self, job: Any, **options: Any) -> AsyncRun:
+        """Begin a prepared job (``dataset.into(...)``), batch or live: ``job.start(**options)``. Raises as that."""
+        self._bridge.check()
+        return AsyncRun(self._bridge, await self._bridge.complete(job.start, **options))
+
+    async def replay(self, job: Any, **options: Any) -> AsyncRun:
+        """Compute a live job again into a hidden table: ``job.replay(**options)``. Raises as that."""
+        self._bridge.check()
+        return AsyncRun(self._bridge, await self._bridge.complete(job.replay, **options))
+
+    def table(self, name: str) -> AsyncTable:
+        """A table by its name; see ``Database.table``. Its methods raise InvalidArgument when there is none."""
+        return AsyncTable(self._bridge, self.sync, name)
+
+    async def tables(self) -> list[AsyncTable]:
+        """All tables, by name."""
+        self._bridge.check()
+        found = await self._bridge.call(self.sync.tables)
+        return [AsyncTable(self._bridge, self.sync, table.name) for table in found]
+
+    async def runs(self, state: Any = None, table: str | None = None) -> list[AsyncRun]:
+        """The runs of this space, newest first; see ``Database.runs``."""
+        self._bridge.check()
+        return [AsyncRun(self._bridge, run) for run in await self._bridge.call(self.sync.runs, state, table)]
+
+    async def open_run(self, id: str) -> AsyncRun:
+        """A run by its id, or a live job by its name; see ``Database.open_run``. Raises InvalidArgument."""
+        self._bridge.check()
+        return AsyncRun(self._bridge, await self._bridge.call(self.sync.open_run, id))
+
+    async def drop(self, name: str) -> bool:
+        """Remove a table; see ``Database.drop``. Raises Conflict."""
+        self._bridge.check()
+        return await self._bridge.complete(self.sync.drop, name)
 
     async def outcome(self, request_id: str) -> Literal["committed", "rejected"] | None:
         """What became of a write whose answer was lost."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from enum import Enum
 from types import TracebackType
@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 from onefold.aio.bridge import Bridge, kept
 from onefold.aio.waiting import Waiter
+from onefold.shard.waiters import Interest
 from onefold.state.core.client import StateClient
 from onefold.state.core.waiting import Pause
 
@@ -135,6 +136,14 @@ class Feed(Protocol[T_co]):
         Nothing counts as given by this."""
         ...
 
+    def handed(self, interests: Sequence[Interest]) -> bool:
+        """See ``Looking``. While no look is under way."""
+        ...
+
+    def quiet(self) -> Pause | None:
+        """See ``Looking``. While no look is under way."""
+        ...
+
     def give(self) -> T_co | None:
         """What the last ``look`` has found, at once. None: that is not the next any more; look again."""
         ...
@@ -182,8 +191,12 @@ class Fed(AsyncIterator[T], Generic[T]):
         loop = asyncio.get_running_loop()
         end_s = None if feed.timeout is None else loop.time() + feed.timeout
         with self._bridge.waiter() as waiter:
+            quiet = feed.quiet() if self._look is None else None
+            if quiet is not None:
+                await self._sleep(feed, waiter, quiet, feed.timeout)
             while not self._closed:
-                pause = await self._looked(feed, waiter)
+                handed = self._look is None and feed.handed(waiter.interests)
+                pause = None if handed else await self._looked(feed, waiter)
                 if pause is None:
                     item = feed.give()
                     if item is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
@@ -13,6 +12,8 @@ from typing import Any, Generic, Self, TypeVar
 from onefold.aio.bridge import Bridge, kept
 from onefold.durations import seconds
 from onefold.errors import InvalidArgument, OnefoldError
+from onefold.flags import check_flag
+from onefold.machine.undisturbed import if_possible, is_interrupt
 from onefold.state.core.cancelling import Gate
 from onefold.state.core.client import StateClient
 from onefold.state.core.leases import keeper
@@ -54,7 +55,17 @@ class AsyncQueue(Generic[T]):
         delay: Duration | None = None,
         request_id: str | None = None,
     ) -> int:
-        """Put a message; its id."""
+        """Put a message; durable when this returns. Its number in the queue, which is its ``id``.
+
+        ``key``: messages with the same key are given out one at a time, in order. ``delay``: it is not given out before.
+        ``request_id``: it is put at most once under this name.
+
+        Raises:
+            InvalidKey, InvalidValue, TooLarge, InvalidArgument: definite; a key, a value or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         return await self._call(self.sync.put, value, key=key, delay=delay, request_id=request_id)
 
     async def put_many(
@@ -65,13 +76,21 @@ class AsyncQueue(Generic[T]):
         delay: Duration | None = None,
         request_id: str | None = None,
     ) -> Sequence[int]:
-        """Put messages, all or none; their ids."""
+        """Put messages in this order, all or none, in one record; their ids. Otherwise as ``put``.
+
+        Raises:
+            InvalidKey, InvalidValue, TooLarge, InvalidArgument: definite; a key, a value or an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         return await self._call(self.sync.put_many, values, key=key, delay=delay, request_id=request_id)
 
     def get(self, timeout: Duration | None = None, *, renew: bool = False) -> AsyncDelivery[T]:
         """The next message, for ``async with q.get(timeout="5s") as msg``; ``msg`` is None when none came in time. It is
         acknowledged when the block ends, and given back when it raises."""
         self._bridge.check(self.sync.client, f"queue({self.name!r})")
+        check_flag("renew", renew)
         return AsyncDelivery(
             self._bridge, self.sync, None if timeout is None else seconds(timeout, "timeout"), renew
         )
@@ -81,11 +100,27 @@ class AsyncQueue(Generic[T]):
         return await self._call(self.sync.__len__)
 
     async def counts(self) -> QueueCounts:
-        """How many messages are where."""
+        """How many messages are where.
+
+        Raises:
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         return await self._call(self.sync.counts)
 
     async def dead(self, limit: int = 1000) -> list[DeadLetter[T]]:
-        """The dead letters."""
+        """The dead letters of this queue, by number, at most ``limit``: those that are kept aside and, with ``dead_letter``,
+        those that are in that queue and not yet acknowledged there.
+
+        One whose value does not fit the queue's type hides no other: its ``problem`` says why, and its ``value`` raises that.
+
+        Raises:
+            InvalidArgument: definite; an argument is not valid.
+            TransactionError: definite; inside a transaction's block, whose own handles are to be used.
+            Unavailable, TooStale, TokenAhead: definite; it cannot be read at this consistency level now.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         return await self._call(self.sync.dead, limit)
 
 
@@ -101,15 +136,36 @@ class AsyncMessage(Generic[T]):
         self.attempt = message.attempt
 
     async def extend(self, lease: Duration | None = None) -> None:
-        """Keep it for another lease from now. Raises Conflict when it was given to somebody else."""
+        """The lease starts again now, with the queue's length or this one.
+
+        Raises:
+            Conflict: definite; the lease was over before, so the message is or will be given to somebody else.
+            InvalidArgument: definite; it was ended before, or the lease is not valid.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         await self._bridge.complete(self.sync.extend, lease)
 
     async def ack(self) -> None:
-        """It is done. The end of the block does this."""
+        """It is done with and never given out again. Leaving the ``with`` block does this.
+
+        Raises:
+            Conflict: definite; the lease was over before, so the message is or will be given to somebody else.
+            InvalidArgument: definite; it was ended before.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         await self._bridge.complete(self.sync.ack)
 
     async def nack(self, *, error: str = "given back", delay: Duration | None = None) -> None:
-        """Give it back."""
+        """Give it back as a failed attempt: it is given out again, after ``delay``, or goes to the dead letters.
+
+        Raises:
+            Conflict: definite; the lease was over before, so the message is or will be given to somebody else.
+            InvalidArgument: definite; it was ended before.
+            Unavailable, SpaceError: definite; it could not be written.
+            Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
+        """
         await self._bridge.complete(self.sync.nack, error=error, delay=delay)
 
 
@@ -163,9 +219,7 @@ class AsyncDelivery(Generic[T]):
         if error is None:
             await self._bridge.complete(_ack, message)
             return
-        with contextlib.suppress(
-            OnefoldError
-        ):  # the block's own error is the one to see; the lease ends by itself
+        with if_possible:  # the block's own error is the one to see; the lease ends by itself
             await self._bridge.complete(message.nack, error=f"{type(error).__name__}: {error}")
 
 
@@ -196,7 +250,12 @@ class AsyncLock:
         return self.sync.held
 
     async def check(self) -> None:
-        """Raises Conflict when it was lost."""
+        """Make sure that it is held still.
+
+        Raises:
+            Conflict: definite; it was lost.
+            InvalidArgument: definite; it is not held.
+        """
         await self._bridge.call(self.sync.check)
 
     async def __aenter__(self) -> Self:
@@ -224,8 +283,8 @@ class AsyncLock:
     ) -> None:
         try:
             await self._bridge.complete(self.sync.release)
-        except OnefoldError:
-            if error is None:
+        except OnefoldError as failure:
+            if error is None or is_interrupt(failure):
                 raise
 
 

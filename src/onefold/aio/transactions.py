@@ -19,6 +19,8 @@ from onefold.aio.bridge import Bridge, ended
 from onefold.aio.maps import AsyncMap
 from onefold.aio.queues import AsyncQueue
 from onefold.errors import Conflict, TransactionError
+from onefold.flags import check_flag
+from onefold.machine.undisturbed import let_pass
 from onefold.state.core import guard
 from onefold.state.encoding.items import Item, Version
 from onefold.state.maps.in_transaction import TxMap
@@ -35,6 +37,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Duration = float | timedelta | str
 _END: Any = object()
+_UNSET: Any = object()
 
 
 class AsyncTransaction:
@@ -122,7 +125,12 @@ class AsyncTransaction:
         return AsyncTxStream(self, name if isinstance(name, str) else name.sync)
 
     async def commit(self, consumer: AsyncConsumer[Any]) -> None:
-        """Make a consumer's progress part of this transaction."""
+        """Make a stream consumer's progress part of this transaction: it moves on iff the transaction commits.
+
+        Raises:
+            Conflict: definite; partitions were given to another member.
+            TransactionError: definite; a consumer of another connection, or outside of the block.
+        """
         await self.run(self.sync.commit, consumer.sync)
 
     @property
@@ -171,9 +179,9 @@ class AsyncTxMap(Generic[T]):
         """Whether the key is there."""
         return bool(await self._call("__contains__", key))
 
-    async def count(self) -> int:
-        """How many keys there are. Reads the whole map."""
-        return int(await self._call("__len__"))
+    async def count(self, prefix: Any = None) -> int:
+        """How many keys there are, or of those that begin with a prefix. The transaction then depends on all of them."""
+        return int(await self._call("count", prefix))
 
     async def put(
         self,
@@ -201,24 +209,36 @@ class AsyncTxMap(Generic[T]):
         """Remove a key; whether it was there."""
         return bool(await self._call("delete", key, if_version=if_version))
 
-    async def pop(self, key: Any, *default: Any) -> Any:
-        """Remove a key and return its value."""
-        return await self._call("pop", key, *default)
+    async def pop(self, key: Any, default: Any = _UNSET) -> Any:
+        """Remove a key and return its value. Raises KeyError without a ``default``."""
+        return await self._call("pop", key, *(() if default is _UNSET else (default,)))
 
     async def setdefault(self, key: Any, default: Any = None) -> Any:
         """The value of a key, set first if it is not there."""
         return await self._call("setdefault", key, default)
 
-    async def modify(self, key: Any, fn: Callable[[Any], T], default: Any = None) -> Any:
+    async def modify(
+        self, key: Any, fn: Callable[[Any], T], default: Any = None, *, ttl: Duration | None = None
+    ) -> Any:
         """Replace the value by ``fn(value)``; the new value."""
-        return await self._call("modify", key, fn, default)
+        return await self._call("modify", key, fn, default, ttl=ttl)
 
     async def increment(self, key: Any, by: float = 1, *, ttl: Duration | None = None) -> None:
         """Add to a number, blindly."""
         await self._call("increment", key, by, ttl=ttl)
 
-    def scan(self, **options: Any) -> _Scan[tuple[Any, T]]:
-        """(key, value) in key order, for ``async for``: the arguments of ``TxMap.scan``."""
+    def scan(
+        self,
+        *,
+        prefix: Any = None,
+        start: Any = None,
+        stop: Any = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> _Scan[tuple[Any, T]]:
+        """(key, value) in key order, for ``async for``: see ``TxMap.scan``."""
+        check_flag("reverse", reverse)
+        options = {"prefix": prefix, "start": start, "stop": stop, "limit": limit, "reverse": reverse}
         return _Scan(self, options)
 
     def items(self) -> _Scan[tuple[Any, T]]:
@@ -315,6 +335,7 @@ async def run_transaction(
                     )
                 return_value = await result
         except Conflict as error:
+            let_pass(error)
             if retries.ended_by(error):
                 raise
             if request_id is not None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Final, Self
 
-from onefold.shard.waiters import EVERYONE, Group, Notice, Waiters
+from onefold.shard.waiters import EVERYONE, Group, Interest, Notice, Waiters
 from onefold.state.core.client import StateClient
 from onefold.state.core.waiting import Awaited, Pause
 
@@ -103,6 +103,11 @@ class Waiter:
     def left(self) -> bool:
         """Whether it waits no longer."""
         return self._groups is not None and not self._groups
+
+    @property
+    def interests(self) -> list[Interest]:
+        """Of those groups that it is in."""
+        return [group.interest for group in self._groups or ()]
 
     @property
     def waiting(self) -> bool:

@@ -1,6 +1,9 @@
-"""The command line: one file a group of commands. ``main`` is the entry point.
+"""The command line: a package for each noun (jobs, collections, space, cluster), a file for each group of commands. ``main`` is
+the entry point.
 
 Nothing heavy is imported before a command needs it, so that ``--help`` and ``--version`` answer at once.
+
+May import everything but ``testing``.
 """
 
 from __future__ import annotations

@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
-from onefold.cli import demo, doctor, explain, init, keep, maps, node, programs, runs, status, tables, up
+from onefold.cli.cluster import init, node, up
+from onefold.cli.collections import maps, streams
+from onefold.cli.jobs import demo, life, live, programs, runs, tables
 from onefold.cli.options import JsonOption, Place, UrlOption
+from onefold.cli.space import doctor, explain, keep, status
 
 app = typer.Typer(
     name="onefold",
@@ -48,9 +51,19 @@ app.command(
     short_help="Run a program and follow its jobs to their end.",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(programs.run)
-app.command("runs")(runs.runs)
+app.add_typer(runs.app, name="runs", short_help="List the runs of a space; errors, cancel, resume.")
 app.command("tables")(tables.tables)
 app.command("table", short_help="Show a table, also while it is being computed.")(tables.table)
+app.command("live", short_help="List the live jobs of a space, and what holds them back.")(live.live)
+app.command("late", short_help="Print the events that came too late for a live job.")(live.late)
+app.command("stop", short_help="Stop a live job, and keep its state; or drain it.")(life.stop)
+app.command(
+    "replay",
+    short_help="Compute a live job again, by a changed program, into a hidden table.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(life.replay)
+app.command("swap", short_help="Make the table of a replay the job's.")(life.swap)
+app.command("drop", short_help="Remove a table, a live job, or the items of a map.")(life.drop)
 app.command("status")(status.status)
 app.command("explain", short_help="Say what a table or collection is, and how it came about.")(
     explain.explain
@@ -70,3 +83,4 @@ app.command("up", short_help="Start a cluster on this machine.")(up.up)
 app.command("down", short_help="End the cluster that `onefold up` started.")(up.down)
 app.command("init", short_help="Make a space on a NATS cluster.")(init.init)
 app.command("doctor", short_help="Check a space, and say what to do.")(doctor.doctor)
+app.add_typer(streams.app, name="stream", short_help="Streams: list, show, tail, append, retain, groups.")

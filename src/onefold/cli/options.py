@@ -22,6 +22,26 @@ UrlOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.", show_default=False)
 ]
+ShardsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--shards", min=1, metavar="N", help="Shards of the space (default 1); cannot be changed later."
+    ),
+]
+ReplicasOption = Annotated[
+    int | None,
+    typer.Option(
+        "--replicas", metavar="N", help="On a cluster: copies of everything, 1, 3 or 5 (default 3)."
+    ),
+]
+BlobsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--blobs",
+        metavar="PLACE",
+        help="On a cluster: where results of jobs stay, fixed for the space: jetstream (default), s3://bucket/prefix, dir:/path.",
+    ),
+]
 
 
 _WEAK_TIMEOUT_S: Final = 5.0

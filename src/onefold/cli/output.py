@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from onefold.compute.runs import Run
 
+_GAP: Final = 2
+"""Between the columns of a grid."""
 PIPE_WIDTH: Final = 240
 """Columns of what goes into a pipe: enough that nothing is cut, and not folded at 80."""
 
@@ -57,17 +60,26 @@ def console() -> Console:
 
 
 def grid(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under heads; a head is (text, whether its column is of numbers). The last column gives way
-    first."""
+    """Print rows under heads; a head is (text, whether its column is of numbers). The last column alone gives way: on a terminal
+    that is too narrow for the others a line is as long as they are."""
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for text, numbers in heads:
-        table.add_column(text, justify="right" if numbers else "left", no_wrap=True, overflow="ellipsis")
+    where = console()
+    widths = [
+        max(cell_len(one) for one in column)
+        for column in zip([text for text, _ in heads], *rows, strict=True)
+    ]
+    others = sum(widths[:-1]) + _GAP * len(widths)
+    last = min(widths[-1], max(where.width - others, cell_len(heads[-1][0])))
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+    for (text, numbers), width in zip(heads, [*widths[:-1], last], strict=True):
+        justify: Literal["left", "right"] = "right" if numbers else "left"
+        table.add_column(text, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console().print(table)
+    where.print(table, width=max(where.width, others + last), crop=False, soft_wrap=False)
 
 
 def say(text: str) -> None:
@@ -82,14 +94,19 @@ def local_time(ms: int) -> str:
 
 def run_object(run: Run, *, errors: bool = False) -> dict[str, Any]:
     """A run for ``--json``: ``id, table, state, created, progress`` and, when asked for, ``errors`` and ``refusals``."""
+    from onefold.errors import InvalidValue
+
+    progress: dict[str, Any] | None = None
+    with contextlib.suppress(InvalidValue):  # a live job whose functions cannot be loaded here
+        progress = asdict(run.progress())
     found: dict[str, Any] = {
         "id": run.id,
         "table": run.table_name,
         "state": run.state,
         "created": datetime.fromtimestamp(run.created_ms / 1000, UTC).isoformat(),
-        "progress": asdict(run.progress()),
+        "progress": progress,
     }
-    if errors:
+    if errors and progress is not None:
         kept = run.errors()
         found["errors"] = [asdict(error) for error in kept]
         found["errors_complete"] = kept.complete

@@ -3,6 +3,8 @@
 Looking must not slow the work: every reading is timed, and the next one waits until looking takes a twentieth
 of the time. ``follow`` shows a run until it ends; ``run_html`` and ``table_html`` give what a notebook shows
 for one.
+
+May import ``errors`` only: what it shows is given to it.
 """
 
 from __future__ import annotations

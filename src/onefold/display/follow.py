@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
-from onefold.display.model import Frame, Reader, TopRows
+from onefold.display.model import Frame, LiveProgress, Reader, TopRows
 from onefold.display.pace import Pace
+from onefold.display.shown import LiveRun
+from onefold.display.text import ACTIVE
 from onefold.errors import OnefoldError
 
 if TYPE_CHECKING:
-    from onefold.display.shown import Progress, Run
+    from onefold.display.shown import LiveStatus, Progress, Run
 
 ROWS_LEAST_S: Final = 0.5
 """The table is read at most this often, however cheap it is."""
@@ -75,6 +77,8 @@ class _Follower:
         self, run: Run, screen: Screen, top: tuple[str | None, int], on_progress: Watcher | None
     ) -> None:
         self._run = run
+        self._table = run.table_name
+        self._began_s = time.monotonic() - run.progress().elapsed
         self._screen = screen
         self._by, self._count = top
         self._reader: Reader | None = None
@@ -89,14 +93,23 @@ class _Follower:
     def until_end(self) -> None:
         """Returns when the run is not running any more and its last picture is read."""
         while True:
-            state = self._run.state
-            ended = state != "running"
-            self._draw(state, ended)
+            state, live = self._look()
+            ended = state not in ACTIVE
+            self._draw(state, live, ended)
             if ended:
                 return
             self._wait()
 
+    def _look(self) -> tuple[str, LiveStatus | None]:
+        if isinstance(self._run, LiveRun):
+            return self._run.look(strong=False)
+        return self._run.state, None
+
     def _wait(self) -> None:
+        if isinstance(self._run, LiveRun):
+            # It does not end by itself, and when nobody works on it the view says so.
+            time.sleep(max(0.05, self._pace.left_s(time.monotonic())))
+            return
         # When nothing moves there is nothing to draw; and only a wait of over a second finds out that nobody
         # works on the run any more.
         still = time.monotonic() - self._moved_s > STILL_AFTER_S
@@ -109,9 +122,9 @@ class _Follower:
             if self._run.state == "running":
                 raise
 
-    def _draw(self, state: str, ended: bool) -> None:
+    def _draw(self, state: str, live: LiveStatus | None, ended: bool) -> None:
         started = time.monotonic()
-        progress = self._run.progress()
+        progress = self._run.progress() if live is None else self._of_live(live)
         if self.last is None or (progress.done, progress.rows) != (
             self.last.progress.done,
             self.last.progress.rows,
@@ -127,12 +140,16 @@ class _Follower:
             self._rows_pace.spent(rows_started, time.monotonic())
         rows_ended = time.monotonic()
         self.last = Frame(
-            self._run.id, self._run.table_name, state, progress, self._rows, problem=self._problem
+            self._run.id, self._table, state, progress, self._rows, problem=self._problem, live=live
         )
         if not ended:
             self._screen.show(self.last)
         now = time.monotonic()
         self._pace.spent(started + (rows_ended - rows_started), now)
+
+    def _of_live(self, live: LiveStatus) -> Progress:
+        elapsed = time.monotonic() - self._began_s
+        return LiveProgress(live.rows, live.rows + live.lag, live.rows, live.workers, elapsed)
 
     def _read_rows(self, state: str) -> None:
         if self._count <= 0:

@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING
 
 from onefold.display import text, words
 from onefold.display.model import Cell, Frame, Reader, TopRows, error_lines
+from onefold.display.shown import LiveRun
 from onefold.errors import OnefoldError
 
 if TYPE_CHECKING:
     from onefold.display.shown import Run, Table
 
-_COLOURS = {"running": "#0891b2", "done": "#15803d", "failed": "#b91c1c", "cancelled": "#b45309"}
+_COLOURS = {
+    "running": "#0891b2",
+    "draining": "#0891b2",
+    "done": "#15803d",
+    "failed": "#b91c1c",
+    "cancelled": "#b45309",
+    "stopped": "#b45309",
+}
 _MARK_COLOURS = {
     "exact": "#15803d",
     "estimate": "#0891b2",
@@ -26,7 +34,8 @@ _CELL = "padding:1px 12px 1px 0;border:none;background:none;"
 
 def run_html(run: Run) -> str:
     """A run as it is now: progress, facts, and why it failed if it did."""
-    frame = Frame(run.id, run.table_name, run.state, run.progress())
+    live = run.look()[1] if isinstance(run, LiveRun) else None
+    frame = Frame(run.id, run.table_name, run.state, run.progress(), live=live)
     return frame_html(frame, errors=error_lines(run) if frame.state == "failed" else ())
 
 
@@ -54,7 +63,8 @@ def frame_html(frame: Frame, errors: tuple[str, ...] = ()) -> str:
         "</div>",
         f"<div style='opacity:.7'>{_text(' · '.join([text.tasks(frame), *text.facts(frame)]))}</div>",
     ]
-    parts.extend(f"<div style='color:#b45309'>{_text(note)}</div>" for note in frame.notes)
+    held = [f"held back: {frame.live.held_by}"] if frame.live is not None and frame.live.held_by else []
+    parts.extend(f"<div style='color:#b45309'>{_text(note)}</div>" for note in (*held, *frame.notes))
     if frame.rows is not None and frame.rows.rows:
         parts.append(rows_html(frame.rows))
         parts.append(f"<div style='opacity:.7'>{_text(frame.rows.headline())}</div>")

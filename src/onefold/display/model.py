@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from onefold.display import words
+from onefold.display.shown import LiveTable
 from onefold.errors import InvalidArgument, OnefoldError
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from onefold.display.shown import Progress, Run, Table, TableSnapshot
+    from onefold.display.shown import LiveSnapshot, LiveStatus, Progress, Run, Table, TableSnapshot
 
 Mark = Literal["exact", "estimate", "bound", "withheld", "so far"]
 
@@ -52,6 +53,8 @@ class TopRows:
     level: float = 0.95
     seen: int = 0
     """Splits that the estimates are computed from: the finished prefix of the dispatch order."""
+    live: str = ""
+    """Of a live table: how far it is, in words."""
 
     @property
     def more(self) -> int:
@@ -60,6 +63,8 @@ class TopRows:
 
     def headline(self) -> str:
         """What the rows are, in one sentence."""
+        if self.live:
+            return self.live
         if self.exact:
             return "exact: every task is in"
         marks = {cell.mark for row in self.rows for cell in row.cells}
@@ -67,6 +72,22 @@ class TopRows:
             return f"so far: {self.done} of {self.total} tasks"
         level = f"{100 * self.level:g} %"
         return f"estimates of the whole, {level} intervals, from {self.seen} of {self.total} splits"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveProgress:
+    """The progress of a live job, which has no end: ``done`` of the ``total`` records that have come are committed."""
+
+    done: int
+    total: int
+    rows: int
+    workers: int
+    elapsed: float
+    bytes: int = 0
+    failed: int = 0
+    retried: int = 0
+    reused: int = 0
+    eta: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +102,8 @@ class Frame:
     notes: tuple[str, ...] = ()
     problem: str = ""
     """Why there are no rows, when that is worth saying."""
+    live: LiveStatus | None = None
+    """Of a live job."""
 
 
 class Reader:
@@ -112,7 +135,14 @@ class Reader:
         if self._shape is None:
             self._shape = tuple(self._table.key_columns), tuple(self._table.value_columns)
         keys, aggregates = self._shape
-        empty = TopRows(keys, done=moment.done, total=moment.total, exact=moment.exact, level=self._level)
+        empty = TopRows(
+            keys,
+            done=moment.done,
+            total=moment.total,
+            exact=moment.exact,
+            level=self._level,
+            live=_live_words(self._table, moment),
+        )
         if moment.done == 0 and not moment.exact:
             return empty
         if not aggregates or (self._by is not None and self._by in keys):
@@ -129,7 +159,7 @@ class Reader:
             return empty
         # The keys come first, one that is called ``value`` or the like under another name.
         known = tuple(frames[0].columns[: len(keys)])
-        best = _sorted(frames[0], "value", known).head(self._n)
+        best = self._first(frames[0], known)
         picked = [best.rows(named=True), *(_matching(frame, best, known) for frame in frames[1:])]
         rows = tuple(
             Row(tuple(words.value(parts[0][key]) for key in known), tuple(_cell(part) for part in parts))
@@ -137,6 +167,15 @@ class Reader:
         )
         seen = max((row["n"] or 0 for row in picked[0]), default=moment.done)
         return replace(empty, values=values, rows=rows, height=frames[0].height, seen=seen)
+
+    def _first(self, frame: pl.DataFrame, known: tuple[str, ...]) -> pl.DataFrame:
+        """The rows to be shown: the largest, and of windows the largest of the newest unless a column was named."""
+        if self._by is None and isinstance(self._table, LiveTable) and self._table.windowed:
+            ties = known[1:]
+            order = [known[0], "value", *ties]
+            descending = [True, True, *(False for _ in ties)]
+            return frame.sort(order, descending=descending, nulls_last=True).head(self._n)
+        return _sorted(frame, "value", known).head(self._n)
 
     def _plain(self, moment: TableSnapshot, keys: tuple[str, ...], empty: TopRows) -> TopRows:
         frame = moment.to_polars()
@@ -189,6 +228,26 @@ def _cell(row: dict[str, Any]) -> Cell:
 
 def _estimated(value: Any, lo: float, hi: float) -> str:
     return words.value(float(value), (hi - lo) / 2) if isinstance(value, int | float) else words.value(value)
+
+
+def _live_words(table: Table, moment: TableSnapshot) -> str:
+    """How far a live table is; nothing for any other."""
+    if not isinstance(table, LiveTable):
+        return ""
+    now = cast("LiveSnapshot", moment)
+    if not now.live and now.watermark is None and now.exact:
+        parts = ["exact: all windows are closed" if table.windowed else "exact"]
+    elif table.windowed:
+        parts = [
+            "no window is closed" if now.watermark is None else f"exact up to {words.instant(now.watermark)}"
+        ]
+    else:
+        parts = ["the events so far"]
+    if now.late:
+        parts.append(f"{words.count(now.late)} late, not in it")
+    if now.lag:
+        parts.append(f"{words.count(now.lag)} events behind")
+    return ", ".join(parts)
 
 
 def error_lines(run: Run, *, records_max: int = 3, traceback_lines_max: int = 12) -> tuple[str, ...]:

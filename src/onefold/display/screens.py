@@ -63,7 +63,7 @@ class TerminalScreen:
 
 
 class PlainScreen:
-    """One line now and then, and the rows once at the end."""
+    """A line from time to time, and the rows once at the end."""
 
     shows_rows = False
 

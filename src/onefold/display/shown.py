@@ -6,9 +6,11 @@ Runs and tables show themselves in notebooks, so ``compute`` imports this packag
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import polars as pl
 
 
@@ -63,6 +65,29 @@ class TableSnapshot(Protocol):
     def estimate(self, name: str, level: float = 0.95) -> pl.DataFrame: ...
 
 
+class LiveSnapshot(Protocol):
+    """What a snapshot of a live job's table has in addition."""
+
+    @property
+    def exact(self) -> bool: ...
+    @property
+    def live(self) -> bool: ...
+    @property
+    def watermark(self) -> datetime | None: ...
+    @property
+    def late(self) -> int: ...
+    @property
+    def lag(self) -> int: ...
+
+
+@runtime_checkable
+class LiveTable(Protocol):
+    """What the table of a live job has in addition."""
+
+    @property
+    def windowed(self) -> bool: ...
+
+
 class Table(Protocol):
     """A live table."""
 
@@ -75,6 +100,40 @@ class Table(Protocol):
     def watch(self, *, timeout: float | None = None) -> Iterator[TableSnapshot]: ...
 
 
+class LiveStatus(Protocol):
+    """How a live job stands."""
+
+    @property
+    def watermark(self) -> datetime | None: ...
+    @property
+    def lag(self) -> int: ...
+    @property
+    def lag_s(self) -> float: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def late(self) -> int: ...
+    @property
+    def dead(self) -> int: ...
+    @property
+    def ahead(self) -> int: ...
+    @property
+    def before_seam(self) -> int: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def held_by(self) -> str: ...
+
+
+@runtime_checkable
+class LiveRun(Protocol):
+    """What a run of a live job has in addition."""
+
+    def look(self, *, strong: bool = True) -> tuple[str, LiveStatus]: ...
+
+
 class Run(Protocol):
     """A run of a job."""
 
@@ -83,7 +142,7 @@ class Run(Protocol):
     @property
     def table_name(self) -> str: ...
     @property
-    def state(self) -> Literal["running", "done", "failed", "cancelled"]: ...
+    def state(self) -> Literal["running", "done", "failed", "cancelled", "stopped", "draining"]: ...
     @property
     def table(self) -> Table: ...
     def progress(self) -> Progress: ...

@@ -16,7 +16,14 @@ from onefold.display.model import Cell, Frame, TopRows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-STATE_STYLES = {"running": "cyan", "done": "green", "failed": "bold red", "cancelled": "yellow"}
+STATE_STYLES = {
+    "running": "cyan",
+    "draining": "cyan",
+    "done": "green",
+    "failed": "bold red",
+    "cancelled": "yellow",
+    "stopped": "yellow",
+}
 MARK_STYLES = {"exact": "green", "estimate": "cyan", "bound": "magenta", "withheld": "dim", "so far": "dim"}
 MARK_WORDS = {"withheld": "no interval yet"}
 KEY_WIDTH_MAX = 32
@@ -39,6 +46,8 @@ def cut(frame: Frame, rows_max: int) -> Frame:
 def draw(frame: Frame, *, width: int) -> RenderableType:
     """The whole picture of a run, at most ``width`` cells wide."""
     parts: list[RenderableType] = [_head(frame, width), _bar(frame, width), _facts(frame)]
+    if frame.live is not None and frame.live.held_by:
+        parts.append(Text(f"held back: {frame.live.held_by}", style="yellow"))
     parts.extend(Text(note, style="yellow") for note in frame.notes)
     if frame.rows is not None and frame.rows.rows:
         parts.extend([Text(""), draw_rows(frame.rows), _foot(frame.rows)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -72,6 +72,16 @@ def value(item: Any, spread: float | None = None) -> str:
     if isinstance(item, date):
         return item.isoformat()
     return visible(item if isinstance(item, str) else repr(item))
+
+
+def instant(time: datetime) -> str:
+    """A time in UTC: ``2026-01-01 12:00:05 UTC``, with milliseconds if it has them."""
+    shown = time.astimezone(UTC)
+    return (
+        shown.strftime("%Y-%m-%d %H:%M:%S")
+        + (f".{shown.microsecond // 1000:03}" if shown.microsecond else "")
+        + " UTC"
+    )
 
 
 def visible(text: str, chars_max: int = 300) -> str:

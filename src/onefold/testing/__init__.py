@@ -1,6 +1,8 @@
 """The test kit: conformance suites, the simulator and the checkers. Product code does not import it.
 
 To test a program that uses Onefold, start with ``Simulation`` and the fixtures of ``onefold.testing.plugin``.
+
+May import everything but ``cli``.
 """
 
 from __future__ import annotations

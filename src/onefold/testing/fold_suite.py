@@ -20,7 +20,7 @@ _GARBAGE = 200
 _CUTS = 4
 
 
-def check_fold(fold: Fold, operations: Sequence[bytes], *, seed: int = 0) -> None:
+def check_fold(fold: Fold, operations: Sequence[bytes], *, seed: int = 0, fold_version: int = 1) -> None:
     """Check the fold against its contract; raises AssertionError (or what the fold raised) with the seed.
 
     - The same log folded twice, in memory and in a file, gives the same outcomes and the same state.
@@ -28,10 +28,11 @@ def check_fold(fold: Fold, operations: Sequence[bytes], *, seed: int = 0) -> Non
     - Garbage (cut, flipped and random bytes) is refused without raising, and alike by all.
 
     ``operations``: bodies, in an order that makes sense; the more of the fold they reach, the better the check.
+    ``fold_version``: the one by which the log is folded.
     """
     rng = random.Random(seed)
     bodies = [*operations, *_garbage(operations, rng)]
-    log = _log_of(fold.name, bodies, rng, seed)
+    log = _log_of(fold.name, bodies, rng, seed, fold_version)
     with tempfile.TemporaryDirectory() as folder:
         whole = _fold(log, fold, seed)
         digest = whole.state_digest()
@@ -67,9 +68,11 @@ def _garbage(operations: Sequence[bytes], rng: random.Random) -> list[bytes]:
     return found
 
 
-def _log_of(name: str, bodies: Sequence[bytes], rng: random.Random, seed: int) -> MemoryLog:
+def _log_of(
+    name: str, bodies: Sequence[bytes], rng: random.Random, seed: int, fold_version: int
+) -> MemoryLog:
     """The operations in records of several clients, with moving time, duplicates and records that are no records."""
-    from onefold.fold.system import Register, system_op
+    from onefold.fold.system import RaiseFoldVersion, Register, system_op
 
     env = SeededEnv(seed)
     log = MemoryLog(env=env)
@@ -87,7 +90,8 @@ def _log_of(name: str, bodies: Sequence[bytes], rng: random.Random, seed: int) -
         numbers[client] += 1
         stamp_ms = env.wall_ms() + rng.randrange(-5000, 5000)
         if log.last == 0:
-            ops = (system_op(Register((name,))), *ops)
+            raised = (system_op(RaiseFoldVersion(fold_version)),) if fold_version > 1 else ()
+            ops = (system_op(Register((name,))), *raised, *ops)
         data = encode_record(Record(client, numbers[client], stamp_ms, ops))
         log.append(data)
         if rng.random() < 0.1:

@@ -1,11 +1,11 @@
 """Is a history of operations linearizable? (Herlihy & Wing 1990.)
 
 A depth-first search for an order of the operations that keeps real time and that the sequential model would answer
-alike (Wing & Gong, "Testing and verifying concurrent objects", 1993), which never visits the same pair of (operations
-done, state) twice (Lowe, "Testing for linearizability", 2017), one key at a time, because a history is linearizable iff
-its part on each object is (Horn & Kroening, "Faster linearizability checking via P-compositionality", 2015). This is
-how the checker Porcupine works. The problem is NP-complete, so the search has a budget; what it cannot finish is
-UNKNOWN.
+alike (Wing & Gong, "Testing and verifying concurrent objects", 1993). It never visits the same pair of (operations
+done, state) twice (Lowe, "Testing for linearizability", 2017). It looks at one key at a time, because a history is
+linearizable iff its part on each object is (Horn & Kroening, "Faster linearizability checking via
+P-compositionality", 2015). This is how the checker Porcupine works. The problem is NP-complete, so the search has a
+budget; what it cannot finish is UNKNOWN.
 
 Operations of unknown outcome never end: they may take effect at any time after their invocation, or not at all.
 Failed ones had no effect and are left out, their answers too.

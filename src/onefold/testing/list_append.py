@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from onefold.flags import check_flag
 from onefold.testing.cycles import Graph, Step, find_cycle
 from onefold.testing.history import Operation, Verdict, invalid, unknown
 from onefold.testing.list_append_reads import Parsed, Transaction, parse, unreadable
@@ -53,6 +54,7 @@ def check_list_append(transactions: Sequence[Operation], *, realtime: bool = Tru
     that counts. A history in which nothing was read is UNKNOWN.
     Raises ValueError for micro-operations of other forms and elements appended twice.
     """
+    check_flag("realtime", realtime)
     return check_weak(transactions, level="strict-serializable" if realtime else "serializable")
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from onefold import config
 from onefold.errors import LogCorrupt, SpaceError, TooLarge, TooOld
+from onefold.flags import check_flag
 from onefold.log.api import Entry, Log
 
 _SOON_S = 20.0
@@ -69,6 +70,9 @@ def check_log(
     left out. ``record_bytes_max``: the largest record that the engine takes. ``delayed``: what one open appends is known to
     another only after a while.
     """
+    check_flag("shared", shared)
+    check_flag("durable", durable)
+    check_flag("delayed", delayed)
     engine = _Engine(open_log, damage, lose, record_bytes_max, delayed)
     runs = list(_ALWAYS)
     if shared:

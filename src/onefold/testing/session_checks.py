@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from onefold.flags import check_flag
 from onefold.testing.history import Operation, Verdict, indented, invalid, unknown
 from onefold.testing.models import freeze
 
@@ -45,6 +46,7 @@ def check_session(operations: Sequence[Operation], *, global_order: bool = True)
     guarantee that was broken; the last two also when a reader sees a write before what that write depends on.
     Raises ValueError if a process overlaps itself or a value is written twice.
     """
+    check_flag("global_order", global_order)
     writes = _unique_writes(operations)
     sessions = _sessions(operations)
     if not any(op.kind == "read" for session in sessions for op in session.todo):
@@ -179,6 +181,7 @@ def check_prefix(
     of the keys it wrote to their values (None deletes), on top of ``initial``. With ``monotonic`` the prefixes of one
     process must also be able to grow with its reads. Other operations are ignored.
     """
+    check_flag("monotonic", monotonic)
     answered = sorted((op for op in reads if _answered(op, "read")), key=lambda op: op.invoked)
     if not answered:
         return unknown("there is no read to check")

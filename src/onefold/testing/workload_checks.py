@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
+from onefold.flags import check_flag
 from onefold.testing.history import Operation, Verdict, completed_ok, indented, invalid, unknown
 from onefold.testing.models import freeze
 
@@ -24,6 +25,7 @@ def check_set(operations: Sequence[Operation], *, every_read: bool = False) -> V
     The last read must be invoked after the last acknowledged add, or the verdict is UNKNOWN at best. With
     ``every_read`` every read must have what was acknowledged before it was invoked (a linearizable set's reads do).
     """
+    check_flag("every_read", every_read)
     reads = completed_ok(operations, "read")
     if not reads:
         return unknown("the set was never read")
@@ -60,6 +62,7 @@ def check_bank(
 
     Without ``overdraft`` no balance may be negative.
     """
+    check_flag("overdraft", overdraft)
     reads = completed_ok(operations, "read")
     if not reads:
         return unknown("the accounts were never read")
@@ -82,6 +85,7 @@ def check_counter(operations: Sequence[Operation], *, initial: int = 0, every_re
     The last read must be invoked after the last acknowledged add, or the verdict is UNKNOWN at best. With
     ``every_read`` every read must be the sum of all adds acknowledged before it and some of those not yet completed.
     """
+    check_flag("every_read", every_read)
     reads = completed_ok(operations, "read")
     if not reads:
         return unknown("the counter was never read")
@@ -139,6 +143,8 @@ def check_queue(operations: Sequence[Operation], *, acks: bool = True, drained: 
     get of unknown outcome may have taken one element. ``drained`` says that the clients got until nothing was left;
     if they did not, missing elements make the verdict UNKNOWN.
     """
+    check_flag("acks", acks)
+    check_flag("drained", drained)
     puts: dict[Hashable, Operation] = {}
     gets: dict[Hashable, list[Operation]] = defaultdict(list)
     acked: dict[Hashable, list[Operation]] = defaultdict(list)

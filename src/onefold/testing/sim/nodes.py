@@ -142,7 +142,7 @@ class _Asking:
         if not nodes:
             return False
         node = rng.choice(nodes)
-        for _ in range(1 + (rng.random() < server.faults.lost_answer)):  # now and then it arrives twice
+        for _ in range(1 + (rng.random() < server.faults.lost_answer)):  # sometimes it arrives twice
             delay = server.delay()
             if rng.random() < server.faults.late:
                 delay += rng.expovariate(1.0)

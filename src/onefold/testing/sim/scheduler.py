@@ -2,7 +2,7 @@
 
 Every task has a real thread, so that programs need no change, but exactly one thread runs at any time: it holds the *baton*,
 and gives it up only where it waits (``sleep``, ``block``). Who waits takes the next event from a queue that is ordered by
-simulated time, and by the seed where times are equal: either it calls a function (a message arrives, a fault begins) or it
+simulated time, and by the seed where times are equal. Either it calls a function (a message arrives, a fault begins) or it
 hands the baton to the task that is to continue. So one seed gives one run, and time costs nothing. The idea is that of every
 discrete event simulator; FoundationDB's ("Simulation and testing", 2014) made it the way to test databases.
 

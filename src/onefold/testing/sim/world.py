@@ -11,6 +11,7 @@ from typing import Any
 from onefold.db import Database
 from onefold.env import SeededEnv
 from onefold.errors import OnefoldError
+from onefold.flags import check_flag
 from onefold.log.memory import MemoryLog
 from onefold.state.core.consistency import Consistency, parse_level
 from onefold.testing.history import History
@@ -76,6 +77,7 @@ class Simulation:
         rerun: str | None = None,
     ) -> None:
         """``rerun``: what failures say about how to run this seed again."""
+        check_flag("syncs", syncs)
         self.seed = seed
         self.scheduler = Scheduler(seed)
         self.random = random.Random(f"simulation {seed}")

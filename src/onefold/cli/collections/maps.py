@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import select
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onefold.cli import keys, output
+from onefold.cli.endings import ended_from_outside, until_nobody_reads
 from onefold.cli.keys import AtOption, JsonKeyOption
 from onefold.cli.options import JsonOption, Place, UrlOption, duration, place
 
@@ -234,19 +230,16 @@ def watch(
     timeout_s = duration(timeout, "--timeout")
     with where.open() as db:
         changes = db.map(name).watch(wanted, start=start, initial=initial, timeout=timeout_s)
-        with _ended_from_outside(changes.close):
+        with ended_from_outside(changes.close):
             _print_changes(changes, where, only=wanted if key is not None else None)
 
 
 def _print_changes(changes: Watch[Any], where: Place, only: object) -> None:
-    try:
+    with until_nobody_reads():
         for change in changes:
             if only is not None and change.key != only:
                 continue  # a longer key that begins so
             print(_line(change, as_json=where.json), flush=True)
-    except BrokenPipeError:
-        # Nobody reads any more. What Python flushes at its end must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _line(change: Change[Any], *, as_json: bool) -> str:
@@ -257,27 +250,3 @@ def _line(change: Change[Any], *, as_json: bool) -> str:
         return dump_line(shown | {"version": str(change.version), "token": change.token})
     line = f"{change.kind}\t{keys.shown_key(change.key)}"
     return f"{line}\t{keys.shown_value(change.value)}" if change.kind == "put" else line
-
-
-@contextlib.contextmanager
-def _ended_from_outside(close: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, SIGINT, SIGTERM and a reader of stdout that goes away call ``close``."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, lambda *_: close())
-    with contextlib.suppress(OSError, ValueError):  # stdout is not a file
-        threading.Thread(target=_await_hangup, args=(sys.stdout.fileno(), close), daemon=True).start()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _await_hangup(fd: int, close: Callable[[], None]) -> None:
-    poll = select.poll()
-    poll.register(fd, 0)
-    for _, event in poll.poll():
-        if event & (select.POLLERR | select.POLLHUP):
-            close()

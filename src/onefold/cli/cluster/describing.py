@@ -188,11 +188,12 @@ def _copy(other: dict[str, Any]) -> str:
 # -- doctor
 
 
-def checks(where: Place, url: str, *, deep: bool) -> Iterator[Check]:
+def checks(where: Place, url: str, *, deep: bool, fix: bool) -> Iterator[Check]:
     """The servers, the streams, the records, the nodes, and shared state."""
     from onefold.doctor.cluster import examine
     from onefold.doctor.embedded import Check
     from onefold.doctor.state import check_state
+    from onefold.doctor.state_blobs import check_garbage, check_named
     from onefold.errors import InvalidArgument, OnefoldError
 
     try:
@@ -209,6 +210,11 @@ def checks(where: Place, url: str, *, deep: bool) -> Iterator[Check]:
             yield _nodes(db)
             yield _nodes_only(db)
             yield from check_state(db._state)
+            if deep:
+                yield check_named(db._state, db._engine.blobs)
+            else:
+                yield Check("blobs", "skipped", "not looked at (use --deep)")
+            yield check_garbage(db._state, db._engine.blobs, fix=fix)
     except OnefoldError as error:
         yield Check("state", "problem", str(error), "See the checks above; then run the doctor again")
 

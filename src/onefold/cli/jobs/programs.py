@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onefold.cli import attaching, output
+from onefold.cli import output
+from onefold.cli.jobs import attaching
 from onefold.cli.options import JsonOption, Place, UrlOption, place
 from onefold.errors import OnefoldError
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from onefold.db import Database
 
 INTERRUPTED = 130
+
+
+def is_live(run: Run) -> bool:
+    """Whether it is a live job, which is left when a program ends, and not cancelled."""
+    from onefold.compute.live_runs import LiveRun
+
+    return isinstance(run, LiveRun)
 
 
 def run(
@@ -62,8 +70,9 @@ def run(
     """Run a program whose jobs use this space, and follow its jobs to their end.
 
     What follows JOB.py and is not an option of this command goes to the program (after `--` everything does).
-    Jobs that the program started and did not wait for are waited for. Ctrl-C cancels what runs; what is
-    finished is kept, and the same command continues from there.
+    Jobs that the program started and did not wait for are waited for; a live job, which has no end, is worked on and
+    shown until it is stopped. Ctrl-C cancels what runs; what is finished is kept, and the same command continues
+    from there. It leaves live jobs as they are.
 
     On a cluster its nodes work on the jobs too. With `--detach` only they do: the command ends when a job is
     submitted, and the same command without it, or `--attach RUN`, follows the job again. Ctrl-C after
@@ -82,7 +91,7 @@ def run(
         raise typer.Exit(attaching.follow_run(where, attach))
     if job is None:
         raise typer.BadParameter("give a program, or --attach RUN", param_hint="JOB.py")
-    session = _Session(where)
+    session = Session(where)
     if detach:
         attaching.check_detachable(where, workers)
         session.detach()
@@ -111,7 +120,7 @@ def _leave(run: Run) -> None:
         raise SystemExit(0)
 
 
-class _Session:
+class Session:
     """One program's runs, from its start until all of them have ended."""
 
     def __init__(self, where: Place) -> None:
@@ -126,20 +135,20 @@ class _Session:
     def watching(self, workers: int | None) -> Any:
         """The environment of the program; remembers the runs that it starts."""
         from onefold import db
-        from onefold.compute import runs, starting
+        from onefold.compute import runs
 
         target = self._where.url or os.environ.get("ONEFOLD_URL") or db.DEFAULT_SPACE
         # A relative folder must stay the same space when the program changes its directory.
         os.environ["ONEFOLD_URL"] = target if "://" in target else str(Path(target).absolute())
         if workers is not None:
             os.environ["ONEFOLD_WORKERS"] = str(workers)
-        starting.run_started.append(self._remember)
+        runs.run_started.append(self._remember)
         if self._detached:
             runs.leave_to_nodes.append(_leave)
         try:
             yield
         finally:
-            starting.run_started.remove(self._remember)
+            runs.run_started.remove(self._remember)
             if self._detached:
                 runs.leave_to_nodes.remove(_leave)
 
@@ -160,12 +169,12 @@ class _Session:
     def execute(self, job: Path, args: list[str]) -> int:
         """Run the program and wait for its jobs; the exit code of both."""
         try:
-            code = self._program(job, args)
+            code = self.program(job, args)
             return code if self._detached else self._jobs() or code
         except KeyboardInterrupt:
             return self._interrupted(job)
 
-    def _program(self, job: Path, args: list[str]) -> int:
+    def program(self, job: Path, args: list[str]) -> int:
         """Execute the file as ``__main__``, as ``python JOB.py`` does."""
         path = str(job.absolute())
         module = types.ModuleType("__main__")
@@ -202,10 +211,11 @@ class _Session:
     def _jobs(self) -> int:
         """Follow what still runs; 1 when any run has failed."""
         from onefold.display import follow
+        from onefold.display.text import ACTIVE
 
         code = 0
         for run in self.reachable():
-            if run.state == "running":
+            if run.state in ACTIVE:
                 if run.id in self._left:
                     # Its connection is closed, which stopped the work on it.
                     run.resume()
@@ -217,15 +227,23 @@ class _Session:
                 except OnefoldError as error:
                     self.error = self.error or str(error)
                     output.say(f"onefold: {error}")
-            if run.state in ("failed", "running"):
+            if run.state in ("failed", *ACTIVE):
                 self.error = self.error or f"run {run.id} of {run.table_name!r} is {run.state}"
                 code = 1
         return code
 
     def _interrupted(self, job: Path) -> int:
+        from onefold.display.text import ACTIVE
+
         self.error = "interrupted"
         for run in self.reachable():
-            if run.state == "running":
+            if is_live(run):
+                if run.state in ACTIVE:
+                    output.say(
+                        f"live job {run.id} is left as it is: what is committed is kept. It continues with other workers that it "
+                        f"has, and with the same command; to end it: onefold stop {run.table_name}"
+                    )
+            elif run.state == "running":
                 run.cancel()
                 progress = run.progress()
                 output.say(

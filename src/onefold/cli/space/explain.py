@@ -34,12 +34,12 @@ def explain(
     unread: null, or why the collections are described as this machine's replica knows them; one that it does not know has kind,
     count and mode null.
     """
-    from onefold.cli import cluster
+    from onefold.cli.cluster import describing
     from onefold.errors import Unavailable
 
     where = place(ctx, url, as_json)
-    target = cluster.cluster_url(where)
-    facts = None if target is None else cluster.facts(target)
+    target = describing.cluster_url(where)
+    facts = None if target is None else describing.facts(target)
     unread = None if facts is None else _without_leader(facts)
     if unread is None:
         try:
@@ -164,7 +164,12 @@ def _sentences(db: Database, collection: Collection, *, weakly: bool) -> list[st
             partitions = db.stream(name).partitions
             what = f"Stream {name!r}: {count:,} records in {partitions:,} partitions."
         case "table":
-            what = f"Table {name!r}: {count:,} finished tasks."
+            from onefold.compute.live.tables import LiveTable
+
+            is_live = isinstance(db.table(name), LiveTable)
+            what = f"Table {name!r}: {count:,} " + ("events are in it." if is_live else "finished tasks.")
+        case "live job":
+            what = f"Live job {name!r}: its state is in {count:,} bundles of lanes. `onefold live {name}` says how it stands."
         case _:
             what = f"Lock {name!r}: somebody has it, {count:,} wait."
     if shards == 1:

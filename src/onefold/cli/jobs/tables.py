@@ -15,7 +15,7 @@ from onefold.errors import OnefoldError
 if TYPE_CHECKING:
     import polars as pl
 
-    from onefold.compute.results.tables import Table, TableSnapshot
+    from onefold.compute.results.tables import Table, TableSnapshot, TableStatus
     from onefold.db import Database
     from onefold.display.model import TopRows
 
@@ -29,7 +29,8 @@ def tables(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
 
     JSON: a list of {name, done, total, exact, key_columns, value_columns, columns, columns_complete, error}; done and total
     count tasks, columns are those that are known without reading rows (not complete: others may come), error says why the
-    table cannot be read here (else null).
+    table cannot be read here (else null). The table of a live job has {live, watermark, late, lag} too: whether the job runs,
+    and how far it is; its done and total count records.
     """
     where = place(ctx, url, as_json)
     with where.open() as db:
@@ -43,11 +44,13 @@ def tables(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
         rows = []
         for head in map(_head, found):
             exact = "exact" if head["exact"] else "so far"
+            if "live" in head:
+                exact = "live" if head["live"] else "stopped"
             columns = ", ".join([*head["columns"], *([] if head["columns_complete"] else ["…"])])
             if head["error"] is not None:
                 exact, columns = "unreadable", head["error"]
             rows.append((head["name"], f"{head['done']:,}/{head['total']:,}", exact, columns))
-        output.grid([("table", False), ("tasks", True), ("", False), ("columns", False)], rows)
+        output.grid([("table", False), ("tasks or records", True), ("", False), ("columns", False)], rows)
 
 
 def table(
@@ -57,7 +60,8 @@ def table(
     by: Annotated[
         str | None,
         typer.Option(
-            help="Order by this column, largest first. Default: the first aggregate.", show_default=False
+            help="Order by this column, largest first. Default: the first aggregate; of windows the newest.",
+            show_default=False,
         ),
     ] = None,
     estimate: Annotated[
@@ -75,7 +79,11 @@ def table(
 
     Works while other processes are still computing it.
 
-    JSON: {name, done, total, exact, key_columns, value_columns, columns, height, rows, estimate}. `rows` are
+    Of a live job: the estimate has its open windows too, as bounds, and `rows` what the job's `emit` shows. `onefold late` prints
+    what came too late for it.
+
+    JSON: {name, done, total, exact, key_columns, value_columns, columns, height, rows, estimate}, of a live job also {live,
+    watermark, late, lag}. `rows` are
     the largest rows of the finished tasks as they are. `estimate` is what they say about the whole: {column,
     level, rows: [{keys ..., value, lo, hi, level, kind, n, N, reason}]}, or null for a table without
     aggregates. With --watch one such document a line, at every change.
@@ -105,8 +113,7 @@ def _now(table: Table) -> TableSnapshot:
 
 
 def _head(table: Table) -> dict[str, Any]:
-    status = table.status
-    problem = table.problem
+    status, problem = _status_of(table)
     keys: list[str] = []
     values: list[str] = []
     columns: list[str] = []
@@ -116,15 +123,34 @@ def _head(table: Table) -> dict[str, Any]:
         columns, complete = table.known_columns()
     return {
         "name": table.name,
-        "done": status.done,
-        "total": status.total,
-        "exact": status.exact,
+        **_live_part(status),
+        "done": 0 if status is None else status.done,
+        "total": 0 if status is None else status.total,
+        "exact": status is not None and status.exact,
         "key_columns": keys,
         "value_columns": values,
         "columns": columns,
         "columns_complete": complete,
         "error": problem,
     }
+
+
+def _status_of(table: Table) -> tuple[TableStatus | None, str | None]:
+    """How far it is, and why it cannot be read here. A live job whose plan cannot be loaded here has only the second."""
+    problem = table.problem
+    try:
+        return table.status, problem
+    except OnefoldError as error:
+        return None, problem or str(error)
+
+
+def _live_part(found: object) -> dict[str, Any]:
+    """What ``--json`` says of the tables of live jobs in addition."""
+    from onefold.compute.live.tables.table import LiveTableSnapshot, LiveTableStatus
+
+    if not isinstance(found, LiveTableStatus | LiveTableSnapshot):
+        return {}
+    return {"live": found.live, "watermark": found.watermark, "late": found.late, "lag": found.lag}
 
 
 def _document(
@@ -141,6 +167,7 @@ def _document(
         estimated = {"column": column, "level": level, "rows": rows.to_dicts()}
     return {
         "name": table.name,
+        **_live_part(moment),
         "done": moment.done,
         "total": moment.total,
         "exact": moment.exact,
@@ -210,8 +237,9 @@ def _number(item: Any, spread: float | None) -> str:
 
 def _follow(db: Database, table: Table, top: int, by: str | None) -> None:
     from onefold.display import follow
+    from onefold.display.text import ACTIVE
 
-    running = db.runs(state="running", table=table.name)
+    running = [run for run in db.runs(table=table.name) if run.state in ACTIVE]
     if running:
         follow(running[0], top=(by, top), file=sys.stdout)
     else:

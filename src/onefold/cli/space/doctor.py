@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 def doctor(
     ctx: typer.Context,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Fold a large log again too.", show_default=False)
+        bool,
+        typer.Option(
+            "--deep",
+            help="Fold a large log again too, and compare all blobs; on a cluster, look for every blob.",
+            show_default=False,
+        ),
     ] = False,
     fix: Annotated[
         bool,
         typer.Option(
             "--fix",
-            help="Remove results that no job refers to and that are older than a day.",
+            help="Remove blobs that nothing refers to any more, and such as are of no job and older than a day.",
             show_default=False,
         ),
     ] = False,
@@ -39,13 +44,15 @@ def doctor(
     Exit code 1 when there is a problem (not for a warning). JSON: {url, problems, warnings, checks: [{name, status, found,
     advice}]} with status ok, warn, problem or skipped.
     """
-    from onefold.cli import cluster
+    from onefold.cli.cluster import describing
 
     where = place(ctx, url, as_json)
     found = []
-    target = cluster.cluster_url(where)
+    target = describing.cluster_url(where)
     for check in (
-        _checks(where, deep=deep, fix=fix) if target is None else cluster.checks(where, target, deep=deep)
+        _checks(where, deep=deep, fix=fix)
+        if target is None
+        else describing.checks(where, target, deep=deep, fix=fix)
     ):
         found.append(check)
         if not where.json:
@@ -57,11 +64,13 @@ def doctor(
     if where.json:
         from onefold.db import target_of
 
-        place_shown = target_of(where.url) if target is None else cluster.shown_url(target)
+        place_shown = target_of(where.url) if target is None else describing.shown_url(target)
         shown: dict[str, Any] = {"url": place_shown, "problems": problems, "warnings": warnings}
         output.emit(shown | {"checks": [check._asdict() for check in found]})
     else:
-        output.say(f"{problems} problems, {warnings} warnings" if problems or warnings else "all is well")
+        skipped = ", ".join(check.name for check in found if check.status == "skipped")
+        well = f"all that was looked at is well; skipped: {skipped}" if skipped else "all is well"
+        output.say(f"{problems} problems, {warnings} warnings" if problems or warnings else well)
     if problems:
         raise typer.Exit(1)
 
@@ -83,15 +92,16 @@ def _checks(where: Place, *, deep: bool, fix: bool) -> Iterator[Check]:
 
 
 def _look(db: Database, *, deep: bool, fix: bool) -> Iterator[Check]:
-    from onefold.compute.jobs import rows
     from onefold.doctor.embedded import Check, check_space
     from onefold.doctor.state import check_state
+    from onefold.doctor.state_blobs import check_garbage
     from onefold.errors import OnefoldError
-    from onefold.folds import folds
+    from onefold.folds import all_blob_tables, folds
 
     try:
-        tables = (rows.BLOB, rows.GARBAGE)
+        tables = all_blob_tables()
         yield from check_space(db._shards, folds, deep=deep, blob_tables=tables, fix=fix)
         yield from check_state(db._state)
+        yield check_garbage(db._state, db._engine.blobs, fix=fix)
     except OnefoldError as error:
         yield Check("reading", "problem", str(error), "Keep a copy of the folder, then do as it says")

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
 
 import typer
 
 from onefold.cli import output
-from onefold.cli.options import JsonOption, UrlOption, place
+from onefold.cli.options import BlobsOption, JsonOption, ReplicasOption, ShardsOption, UrlOption, place
 
 
 def init(
     ctx: typer.Context,
-    shards: Annotated[
-        int | None,
-        typer.Option("--shards", min=1, metavar="N", help="Shards (default 1); cannot be changed later."),
-    ] = None,
-    replicas: Annotated[
-        int | None,
-        typer.Option("--replicas", metavar="N", help="Copies of everything: 1, 3 or 5 (default 3)."),
-    ] = None,
-    blobs: Annotated[
-        str | None,
-        typer.Option(
-            "--blobs",
-            metavar="PLACE",
-            help="Where results of jobs stay, fixed for the space: jetstream (default), s3://bucket/prefix, dir:/path.",
-        ),
-    ] = None,
+    shards: ShardsOption = None,
+    replicas: ReplicasOption = None,
+    blobs: BlobsOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -14,16 +14,10 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from onefold.cli import keys, output
-from onefold.cli.options import JsonOption, UrlOption, place
+from onefold.cli.options import BlobsOption, JsonOption, ReplicasOption, UrlOption, place
 
 if TYPE_CHECKING:
     from onefold.db import Database
-
-
-def _blob_tables() -> tuple[str, ...]:
-    from onefold.compute.jobs import rows
-
-    return (rows.BLOB,)
 
 
 def backup(
@@ -36,15 +30,19 @@ def backup(
 
     Everything is in it: state, log, and what jobs have computed. The folder appears when all is written and on the
     disk, or not at all. Of a space on a cluster the log is in it as long as none of it was trimmed.
-    JSON: {directory, incarnation, created, shards: [{offset, ...}], bytes, missing_blobs}.
+    Exit code 1 when blobs are missing or damaged that nothing computes again by itself: the rest is in the backup.
+    JSON: {directory, incarnation, created, shards: [{offset, ...}], bytes, missing_blobs, lost}.
     """
     from onefold.backup.backup import backup as make
     from onefold.display import words
+    from onefold.doctor.lost_blobs import what_is_lost
+    from onefold.folds import blob_tables
     from onefold.space.log_prefix import as_time
 
     where = place(ctx, url, as_json)
     with where.open() as db:
-        made = make(db._shards, directory, blob_tables=_blob_tables(), fetch=_fetching(db))
+        made = make(db._shards, directory, blob_tables=blob_tables(), fetch=_fetching(db))
+        lost = what_is_lost(db._shards, made.missing_blobs)
     size = sum(file.bytes for file in made.files.values())
     if where.json:
         shown = {
@@ -53,13 +51,16 @@ def backup(
             "created": as_time(made.created_ms),
         }
         shards = [{"offset": shard.offset, "state_digest": shard.state_digest} for shard in made.shards]
-        output.emit(shown | {"shards": shards, "bytes": size, "missing_blobs": list(made.missing_blobs)})
+        missing = {"missing_blobs": list(made.missing_blobs), "lost": list(lost)}
+        output.emit(shown | {"shards": shards, "bytes": size} | missing)
+        _fail_if(lost)
         return
     offsets = ", ".join(str(shard.offset) for shard in made.shards)
     output.say(
         f"backup of {words.size(size)} in {directory}, as of {as_time(made.created_ms)} (offset {offsets})"
     )
-    _say_missing(made.missing_blobs, "were missing in the space already")
+    _say_missing(made.missing_blobs, lost, "were missing or damaged in the space already")
+    _fail_if(lost)
 
 
 def restore(
@@ -71,20 +72,8 @@ def restore(
             metavar="TIME", help="As it was then: an ISO 8601 time, or `2h ago`.", show_default=False
         ),
     ] = None,
-    replicas: Annotated[
-        int | None,
-        typer.Option(
-            "--replicas", metavar="N", help="On a cluster: copies of everything, 1, 3 or 5 (default 3)."
-        ),
-    ] = None,
-    blobs: Annotated[
-        str | None,
-        typer.Option(
-            "--blobs",
-            metavar="PLACE",
-            help="On a cluster: where results of jobs are kept, as for `onefold init`.",
-        ),
-    ] = None,
+    replicas: ReplicasOption = None,
+    blobs: BlobsOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -92,9 +81,11 @@ def restore(
 
     A backup of a folder can be restored on a cluster, and one of a cluster in a folder. On a cluster it takes a credential
     that may create streams. Session tokens of the old space are refused by the new one. It appears whole or not at all.
-    JSON: {url, offsets, missing_blobs}.
+    Exit code 1 when the backup lacks blobs that nothing computes again by itself: the space is there without them.
+    JSON: {url, offsets, missing_blobs, lost}.
     """
     from onefold.db import target_of
+    from onefold.doctor.lost_blobs import what_is_lost
     from onefold.errors import InvalidArgument
     from onefold.log.jetstream.client.address import is_nats, parse_address
     from onefold.space.open_shard import directory_of
@@ -108,27 +99,31 @@ def restore(
         from onefold.cluster.restore_cluster import restore_space
 
         place_ = parse_address(target).url
-        _, made = restore_space(directory, target, to_ms=to_ms, replicas=replicas, blobs=blobs)
+        _, made = restore_space(
+            directory, target, to_ms=to_ms, replicas=replicas, blobs=blobs, lost=what_is_lost
+        )
     else:
         from onefold.backup.backup import restore as make
-        from onefold.folds import folds
+        from onefold.folds import blob_tables, folds
 
         for name, given in (("--replicas", replicas), ("--blobs", blobs)):
             if given is not None:
                 raise typer.BadParameter("it is for a space on a cluster (nats://…)", param_hint=name)
         folder = directory_of(target)
         place_ = str(folder)
-        made = make(directory, folder, folds, to_ms=to_ms, blob_tables=_blob_tables())
+        made = make(directory, folder, folds, to_ms=to_ms, blob_tables=blob_tables(), lost=what_is_lost)
     if where.json:
         shown = {"url": place_, "offsets": list(made.offsets)}
-        output.emit(shown | {"missing_blobs": list(made.missing_blobs)})
+        output.emit(shown | {"missing_blobs": list(made.missing_blobs), "lost": list(made.lost)})
+        _fail_if(made.lost)
         return
     output.say(f"restored {place_} (offset {', '.join(map(str, made.offsets))})")
-    _say_missing(made.missing_blobs, "are not in the backup")
+    _say_missing(made.missing_blobs, made.lost, "are not in the backup")
     if is_nats(target):
         output.say(
             f"next: onefold node --url {shlex.quote(place_)} on each machine, with a node's credential"
         )
+    _fail_if(made.lost)
 
 
 def _fetching(db: Database) -> Callable[[str, Path], bool]:
@@ -145,9 +140,24 @@ def _fetching(db: Database) -> Callable[[str, Path], bool]:
     return fetch
 
 
-def _say_missing(blobs: tuple[str, ...], what: str) -> None:
-    if blobs:
-        output.say(f"{len(blobs)} results of jobs {what}; their tasks run again when needed")
+def _say_missing(blobs: tuple[str, ...], lost: tuple[str, ...], what: str) -> None:
+    """``lost``: what nothing computes again by itself."""
+    if not blobs:
+        return
+    if not lost:
+        output.say(f"{len(blobs)} blobs {what}: results of batch jobs, which are computed again when needed")
+        return
+    output.say(
+        f"{len(blobs)} blobs {what}. All else is there; of these, results of batch jobs are computed again"
+    )
+    for one in lost:
+        output.say(f"  {one}")
+    output.say("an older backup may have them: keep it")
+
+
+def _fail_if(lost: tuple[str, ...]) -> None:
+    if lost:
+        raise typer.Exit(1)
 
 
 def export(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onefold.cli import output
-from onefold.cli.options import JsonOption, place
+from onefold.cli.options import BlobsOption, JsonOption, ShardsOption, place
 
 if TYPE_CHECKING:
     from onefold.cluster.local import LocalCluster
@@ -48,23 +48,11 @@ def up(
         int | None,
         typer.Option("--servers", metavar="N", help="NATS servers: 1, 3 or 5 (default 3; 1 for one node)."),
     ] = None,
-    shards: Annotated[
-        int | None,
-        typer.Option(
-            "--shards", min=1, metavar="N", help="Shards of the space (default 1); cannot be changed later."
-        ),
-    ] = None,
+    shards: ShardsOption = None,
     space: Annotated[
         str | None, typer.Option("--space", metavar="NAME", help="The name of the space (default main).")
     ] = None,
-    blobs: Annotated[
-        str | None,
-        typer.Option(
-            "--blobs",
-            metavar="PLACE",
-            help="Where results of jobs are kept: jetstream (default), s3://bucket/prefix or dir:/path.",
-        ),
-    ] = None,
+    blobs: BlobsOption = None,
     restore: Annotated[
         Path | None,
         typer.Option(

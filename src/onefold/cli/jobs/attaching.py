@@ -30,8 +30,8 @@ def check_detachable(where: Place, workers: int | None) -> None:
         )
 
 
-def follow_run(where: Place, id: str) -> int:
-    """Show a run until it ends; the exit code. The run is not changed: Ctrl-C leaves it as it is."""
+def follow_run(where: Place, id: str, *, resume: bool = False, workers: int | None = None) -> int:
+    """Show a run until it ends; the exit code. ``resume``: work on it too. Ctrl-C leaves it as it is."""
     from onefold.display import follow
 
     error: str | None = None
@@ -39,18 +39,23 @@ def follow_run(where: Place, id: str) -> int:
     with where.open() as db:
         run = db.open_run(id)
         try:
+            if resume:
+                run.resume(workers)
             follow(run)
             run.wait()
             run.raise_if_failed()
         except KeyboardInterrupt:
             error, code = "interrupted", INTERRUPTED
+            back = f"onefold runs resume {run.id}" if resume else f"onefold run --attach {run.id}"
             output.say(
-                f"onefold: left. Run {run.id} continues; come back with: onefold run --attach {run.id}"
+                f"onefold: left. What is finished is kept; come back with: {back}"
+                if resume
+                else f"onefold: left. Run {run.id} continues; come back with: {back}"
             )
         except OnefoldError as problem:
             error, code = str(problem), 1
             output.say(f"onefold: {problem}")
-        if code == 0 and run.state != "done":
+        if code == 0 and run.state not in ("done", "stopped"):
             error, code = f"run {run.id} of {run.table_name!r} is {run.state}", 1
         if where.json:
             output.emit(

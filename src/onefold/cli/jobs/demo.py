@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from onefold.cli import demo_job, output
+from onefold.cli import output
+from onefold.cli.jobs import demo_job
 from onefold.cli.options import JsonOption, place
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from onefold.cli.demo_job import PlainResult, Sample
+    from onefold.cli.jobs.demo_job import PlainResult, Sample
     from onefold.compute.runs import Run
     from onefold.db import Database
     from onefold.display.shown import Progress

@@ -1,0 +1,152 @@
+"""``onefold status``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from onefold.cli import output
+from onefold.cli.jobs.live import live_object, live_ones
+from onefold.cli.options import JsonOption, UrlOption, place
+
+if TYPE_CHECKING:
+    from onefold.db import Database
+
+_ALWAYS = ("running", "done", "failed", "cancelled")
+"""States that are shown although no run is in them."""
+_ENDED = ("done", "cancelled")
+
+
+def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Say what a space is and what happens in it.
+
+    JSON: {url, version, bytes, shards, offsets, processes, tables, runs: {running, done, failed, cancelled}, running:
+    [run, ...], live: [job, ...]} with runs as in `onefold runs`, and live jobs that are not over as in `onefold live`. runs has
+    stopped and draining too when there are any; bytes is the size of its folder, null when it has none; offsets: the last record
+    of each shard; processes: how many others have it open; log: {keep, trimmed, at_from}: the bytes of its logs that are kept
+    (null: all), whether something was trimmed, and then the earliest time that db.at reaches; null on a cluster. On a cluster
+    also {servers: [{name, address, up, version, region, problem}], streams: [{name, shard, leader, first, last, bytes,
+    replicas: [{server, current, away, lag, silent}], problem}], nodes: [{name, state, region, zone, program, shards, halted,
+    busy, slots}], nodes_only: {in_force, open, refused, kinds, last}}: whether what only nodes may append counts from nodes
+    alone, the shards where not yet, and what was refused.
+    """
+    from onefold._version import __version__
+    from onefold.cli.cluster import describing
+    from onefold.display import text, words
+
+    where = place(ctx, url, as_json)
+    target = describing.cluster_url(where)
+    outside: dict[str, Any] = {}
+    if target is not None:
+        describing.shown_url(target)  # wrong usage is reported first
+        outside = describing.servers_and_streams(target)
+        if not where.json:
+            describing.print_cluster(outside)  # also when the state cannot be read
+    with where.open() as db:
+        runs = db.runs()
+        states: Counter[str] = Counter(run.state for run in runs)
+        live = live_ones(runs)
+        running = [run for run in runs if run.state == "running" and run not in live]
+        lives = [run for run in live if run.state not in _ENDED]
+        found: dict[str, Any] = {
+            "url": db.url,
+            "version": __version__,
+            "bytes": _folder_bytes(db.url),
+            "shards": len(db._shards),
+            "offsets": [shard.applied for shard in db._shards],
+            "processes": _others(db),
+            "tables": len(db.tables()),
+            "runs": {
+                state: states.get(state, 0) for state in text.STATES if states.get(state) or state in _ALWAYS
+            },
+            "log": _log(db),
+            "running": [output.run_object(run) for run in running],
+            "live": [live_object(run) for run in lives],
+            **outside,
+        }
+        if target is not None:
+            found["nodes"] = describing.nodes(db)
+            found["nodes_only"] = describing.nodes_only(db)
+        if where.json:
+            output.emit(found)
+            return
+        if target is not None:
+            describing.print_cluster({"servers": [], "streams": [], **_said_by_nodes(found)})
+        size = "" if found["bytes"] is None else f", {words.size(found['bytes'])}"
+        print(f"space    {db.url}{size}  (onefold {__version__})")
+        offsets = ", ".join(f"{offset:,}" for offset in found["offsets"][:8])
+        print(
+            f"shards   {found['shards']:,}, at offset {offsets}; {found['processes']:,} other processes have it open"
+        )
+        if found["log"] is not None:
+            print(f"log      {_log_sentence(found['log'])}")
+        print(f"tables   {found['tables']:,}")
+        counts = (f"{count:,} {state}" for state, count in found["runs"].items())
+        print("runs     " + ", ".join(counts))
+        for run in running:
+            progress = run.progress()
+            tasks = f"{progress.done:,}/{progress.total:,} tasks, {progress.workers} workers"
+            age = words.duration(progress.elapsed)
+            print(f"running  {run.id}  {words.visible(run.table_name)}  {tasks}, for {age}")
+        for one in found["live"]:
+            print(f"live     {words.visible(one['id'])}  {_live_sentence(one)}")
+
+
+def _live_sentence(one: dict[str, Any]) -> str:
+    """How a live job stands: how far it is behind, and why."""
+    from onefold.display import words
+
+    status = one["status"]
+    if status is None:
+        return f"{one['state']}; {one['problem']}"
+    behind = f"{status['lag']:,} records behind"
+    if status["lag"]:
+        behind += f" ({words.duration(status['lag_s'])})"
+    watermark = "" if status["watermark"] is None else f", watermark {words.instant(status['watermark'])}"
+    counted = "".join(f", {status[part]:,} {part}" for part in ("late", "dead", "ahead") if status[part])
+    held = f"; held back: {words.visible(status['held_by'])}" if status["held_by"] else ""
+    return f"{one['state']}, {status['workers']:,} workers, {behind}{watermark}{counted}{held}"
+
+
+def _log(db: Database) -> dict[str, Any] | None:
+    from onefold.space.kept_log import kept_log
+    from onefold.space.log_prefix import as_time
+
+    kept = kept_log(db._shards)
+    if kept is None:
+        return None
+    at_from = as_time(kept.at_from_ms) if kept.trimmed else None
+    return {"keep": kept.keep_bytes, "trimmed": kept.trimmed, "at_from": at_from}
+
+
+def _log_sentence(log: dict[str, Any]) -> str:
+    from onefold.display import words
+
+    bound = "all of it is kept" if log["keep"] is None else f"{words.size(log['keep'])} of it are kept"
+    if not log["trimmed"]:
+        return f"{bound}; db.at reaches back to the beginning"
+    return f"{bound}; db.at reaches back to {log['at_from']} (maps), and restore --to needs an earlier backup"
+
+
+def _said_by_nodes(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in ("nodes", "nodes_only")}
+
+
+def _others(db: Database) -> int:
+    """How many other processes have the space open."""
+    from onefold.machine import members
+
+    shard = db._shards[0]
+    if shard.directory is None:
+        return 0
+    return len(members.notes(shard.directory / "members").keys() - {shard.member})
+
+
+def _folder_bytes(url: str) -> int | None:
+    folder = Path(url.removeprefix("sqlite://"))
+    if not folder.is_dir():
+        return None
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
