@@ -3,12 +3,18 @@
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Compiled code is kept, whatever the environment says: rewriting the asserts of all tests takes three times as long as collecting
+# them, for each worker, and a thousand programs are started that import the package.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 pytest.register_assert_rewrite("support", "kit")
 

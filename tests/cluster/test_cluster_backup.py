@@ -456,6 +456,7 @@ def test_a_restore_that_was_killed_left_a_whole_space_or_none(
         assert db.map("m")["k0"] == "new"
 
 
+@pytest.mark.moving(2)
 @pytest.mark.parametrize("place", ["store", "begin"])
 def test_a_restore_that_failed_leaves_no_logs(
     servers: LocalServers, new: Any, made: Path, monkeypatch: pytest.MonkeyPatch, place: str

@@ -169,6 +169,7 @@ def test_everything_works_as_it_does_on_one_machine(made):
         check_folded(db)
 
 
+@pytest.mark.moving(2)
 def test_two_processes_are_one_program(made):
     with of.connect(made.url, timeout=SOON_S) as db, other(made.url) as second:
         m = db.map("m")
@@ -195,6 +196,7 @@ def test_two_processes_are_one_program(made):
         assert second("str(db._shards[0]._holder.copy.path)") == str(mine._holder.copy.path)
 
 
+@pytest.mark.moving(2)
 def test_counters_of_several_threads_and_processes_lose_nothing(made):
     with of.connect(made.url, timeout=SOON_S) as db, other(made.url) as first, other(made.url) as second:
         for process in (first, second):

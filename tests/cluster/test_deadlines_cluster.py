@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import onefold as of
-from onefold.cli.cluster import facts
+from onefold.cli.cluster.describing import facts
 from onefold.cluster.servers import LocalServers
 from onefold.cluster.setup import set_up_space
 from onefold.env import SYSTEM

@@ -173,6 +173,7 @@ def test_nobody_there() -> None:
         set_up_space("nats://127.0.0.1:9/a")
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("url", ["", "folder", "nats://h", "nats://h/a b", "nats://h/a?what=1", "http://h/a"])
 def test_urls_that_are_none(url: str) -> None:
     done = onefold("init", "--url", url)

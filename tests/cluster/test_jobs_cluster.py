@@ -143,6 +143,7 @@ def test_the_program_works_too_and_may_go(stand: Stand) -> None:
 # -- blobs
 
 
+@pytest.mark.moving(2)
 @pytest.mark.parametrize("place", ["jetstream", "dir"])
 def test_shuffled_data_is_reachable_from_everywhere(
     servers: LocalServers, tmp_path: Path, place: str

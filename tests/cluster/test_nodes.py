@@ -66,7 +66,7 @@ def test_a_node_is_ready_only_when_it_has_what_was_acknowledged(stand: Stand) ->
     stand.wait(lambda: stand.nodes["n2"].get("/ready")[0], "it does not listen")
     stand.wait(lambda: stand.nodes["n2"].ready, "it is not ready")
     for shard, end in enumerate(ends):
-        answer = stand.ask(shard, protocol.Applied())
+        answer = stand.first_answer(shard)
         assert isinstance(answer, protocol.Answer)
         assert answer.offset >= end
     assert stand.nodes["n2"].get("/else")[0] == 404

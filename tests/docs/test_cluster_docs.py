@@ -144,9 +144,12 @@ def test_events() -> None:
 def test_metrics() -> None:
     text = (SOURCE / "node" / "metrics.py").read_text("utf-8")
     names = set(re.findall(r"\"(onefold_[a-z_]+)\"", text))
-    of_shards = re.findall(r"^ +\(\"((?!onefold)[a-z_]+)\", \"", text, re.MULTILINE)
-    names |= {f"onefold_shard_{name}" for name in of_shards}
-    assert len(of_shards) > 5
+    before, live = text.split("def _about_live_jobs")
+    live, after = live.split("    def ", 1)
+    entry = re.compile(r"^ +\(\"((?!onefold)[a-z_]+)\", \"", re.MULTILINE)
+    of_shards, of_live = entry.findall(before + after), entry.findall(live)
+    names |= {f"onefold_shard_{name}" for name in of_shards} | {f"onefold_live_{name}" for name in of_live}
+    assert len(of_shards) > 5 and len(of_live) > 10
     metrics = "| metric" + section("HTTP").split("| metric")[1]
     told = {name for cells in rows(metrics) for name in code(cells[0])}
     assert {name.removesuffix("_total") for name in told if name.startswith("onefold_")} == names

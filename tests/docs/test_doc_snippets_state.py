@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -174,3 +175,14 @@ def test_the_document_on_testing(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--onefold-seeds", "3", path]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert ended.returncode == 0 and "8 passed" in ended.stdout, ended.stdout
+
+
+def test_live_jobs(home, capsys):
+    (code,) = blocks("docs/live-jobs.md")
+    names = run(code, of=of)
+    assert "shape: (2, 4)" in capsys.readouterr().out  # the first minute of both pages
+    rows = names["table"].to_polars().select("window_start", "page", "n").rows()
+    minutes = [names["noon"], names["noon"] + timedelta(minutes=1)]
+    assert rows == [(at, page, n) for at, n in zip(minutes, (30, 20), strict=True) for page in "ab"]
+    assert names["run"].state == "done"
+    names["db"].close()

@@ -127,6 +127,54 @@ def test_web_app(tmp_path: Path) -> None:
     ]
 
 
+def test_page_views(tmp_path: Path) -> None:
+    pages = ("/", "/", "/", "/docs", "/docs", "/pricing")
+    views = Counter((second // 60, pages[second % 6]) for second in range(300))
+    assert run_example("page_views.py", tmp_path) == [
+        "120 views in closed minutes, 150 so far",
+        "watermark 12:04:54, 1 late, 0 behind",
+        *(f"12:{minute:02} {page:8} {n:3}" for (minute, page), n in sorted(views.items())),
+        "late: 12:00:00 /docs at offset 300",
+    ]
+
+
+def test_sessions(tmp_path: Path) -> None:
+    visits = (("ann", 0, 5), ("bob", 2, 8), ("cid", 30, 1), ("ann", 55, 3), ("bob", 90, 2))
+    lines = run_example("sessions.py", tmp_path)
+    assert re.fullmatch(r"[34] visits have ended, 5 are known", lines[0])
+    assert lines[1:] == [
+        f"{user} {8 + minute // 60:02}:{minute % 60:02} to {8 + end // 60:02}:{end % 60:02}: {pages} pages, {seconds} s"
+        for user, minute, pages in visits
+        for end, seconds in [(minute + 3 * (pages - 1), 10 * sum(range(pages)))]
+    ]
+
+
+def test_history_and_live(tmp_path: Path) -> None:
+    sales: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for second in range(-600, 200):
+        if second % 3:
+            sales[second // 60, "ab"[second % 2]].append(100 + second % 7)
+    names = {-1: "01 23:59"} | {minute: f"02 00:{minute:02}" for minute in range(4)}
+    assert run_example("history_and_live.py", tmp_path) == [
+        "4 events of the stream left out: the files have them",
+        *(
+            f"{names[minute]} {shop} {len(cents):3} sales {sum(cents) / 100:7.2f}"
+            for (minute, shop), cents in sorted(sales.items())
+            if minute in names
+        ),
+        f"{sum(map(len, sales.values()))} sales in 14 minutes",
+    ]
+
+
+def test_live_scores(tmp_path: Path) -> None:
+    scores: dict[str, list[int]] = {"bern-basel": [0, 0], "genf-zug": [0, 0]}
+    for number in range(50):
+        scores[("bern-basel", "genf-zug")[number % 2]][number % 3 == 0] += 1
+    assert run_example("live_scores.py", tmp_path) == [
+        f"{match} {home}:{away} after {home + away} goals" for match, (home, away) in scores.items()
+    ]
+
+
 def test_transfers_test(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", EXAMPLES / "transfers_test.py"]
     options = ["--onefold-seeds", "6", "--rootdir", tmp_path, "-c", os.devnull]

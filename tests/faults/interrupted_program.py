@@ -21,7 +21,14 @@ class SoftLimit(Exception):
     """What a handler raises."""
 
 
-INTERRUPTS = (KeyboardInterrupt, SoftLimit)
+class Refused(of.Unavailable):
+    """What a handler raises that uses the library's own errors: it says nothing of what it interrupts."""
+
+    def __init__(self):
+        super().__init__("the time is up")
+
+
+INTERRUPTS = (KeyboardInterrupt, SoftLimit, Refused)
 
 
 class Program:

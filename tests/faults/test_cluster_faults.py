@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 def report(request):
     command = [sys.executable, "-m", "kit.cluster", "--seeds", "1", "--first", str(request.param)]
     if "ONEFOLD_FAULT_SEEDS" not in os.environ:
-        command += ["--think-s", "0.12"]  # beside other tests, which need the processors too
+        command += ["--think-s", "0.3"]  # beside other tests, which need the processors too
     if os.geteuid() == 0:
         command += ["--small-disk-mb", "300"]
     done = subprocess.run(

@@ -32,6 +32,7 @@ def seen(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.moving(2)
 @pytest.mark.parametrize("which", ["local", "remote"])
 @pytest.mark.parametrize("level", ["prefix", "eventual", "session"])
 def test_weaker_reads_go_on(seen, which, level):

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from onefold.cli import demo_job
+from onefold.cli.jobs import demo_job
 
 pytestmark = pytest.mark.faults
 LIBRARY = Path(sysconfig.get_path("stdlib"))

@@ -28,7 +28,7 @@ WAIT_S = 60
 COMMITS = ("shard/appender.py", "shard/embedded.py", "log/sqlite/pooled_file.py", "state/core/client.py")
 FILES = library_files(*COMMITS)
 ENDS = library_files(*COMMITS, "state/queues/queue.py", "state/queues/messages.py", "state/core/handover.py")
-BEFORE = ("check_process", "gives_receipts")
+BEFORE = ("check_process", "receipt")
 """What is called before anything is begun."""
 
 

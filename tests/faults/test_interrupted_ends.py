@@ -1,13 +1,17 @@
 """Programs that a signal ends while something is taken or ended: that is undone or completed before they are gone."""
 
 import ast
+import os
+import re
 import signal
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
 import onefold as of
+from onefold.state.encoding.keys import encode_key
 from support.traced import LIBRARY
 
 pytestmark = pytest.mark.faults
@@ -58,21 +62,94 @@ def test_what_the_interrupt_broke_off_is_mended_before_the_program_ends(tmp_path
         assert q.dead() == []
 
 
-def test_no_handler_of_exceptions_in_shared_state_swallows_an_interrupt():
-    """Whatever catches every exception raises it again; what may fail is a ``best_effort``, or is mended apart."""
-    swallowing = []
-    for path in sorted((LIBRARY / "state").rglob("*.py")):
+ALL = {"Exception", "BaseException"}
+ANSWERS = {"OnefoldError", "Unavailable", "Timeout", "Conflict", "SpaceError", "AppendUnknown", "Expired"}
+"""What says of a submission what became of it, and nothing when a signal handler has raised it."""
+IN_THE_MAIN_THREAD = (
+    "state",
+    "aio",
+    "shard/appender.py",
+    "shard/embedded.py",
+    "shard/over_log.py",
+    "shard/fold_version.py",
+)
+IN_A_THREAD_OF_ITS_OWN = ("leases.py",)
+
+
+def handlers(folder):
+    """(where, what is caught, whether an interrupt comes out again) of what handles exceptions."""
+    files = [folder] if folder.suffix else sorted(folder.rglob("*.py"))
+    for path in files:
+        if path.name in IN_A_THREAD_OF_ITS_OWN:
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ExceptHandler):
                 caught = ast.unparse(node.type) if node.type is not None else "BaseException"
-                last = node.body[-1]
-                again = "is_interrupt(" in ast.unparse(node) or (
-                    isinstance(last, ast.Raise) and last.exc is None
+                last, body = node.body[-1], ast.unparse(node)
+                again = (
+                    "is_interrupt(" in body
+                    or "let_pass(" in body
+                    or (isinstance(last, ast.Raise) and last.exc is None)
                 )
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
-                caught, again = ast.unparse(node.args[0]), False
+                caught, again = " ".join(ast.unparse(one) for one in node.args), False
             else:
                 continue
-            if caught in ("Exception", "BaseException") and not again:
-                swallowing.append(f"{path.name}:{node.lineno}")
+            yield f"{path.name}:{node.lineno}", set(re.findall(r"\w+", caught)), again
+
+
+def test_no_handler_of_exceptions_in_shared_state_swallows_an_interrupt():
+    """Whatever catches every exception raises it again; what may fail is a ``best_effort``, or is mended apart."""
+    swallowing = [where for where, caught, again in handlers(LIBRARY / "state") if caught & ALL and not again]
     assert not swallowing
+
+
+def test_an_error_of_a_signal_handler_is_not_taken_for_the_answer_of_the_space():
+    """A handler may raise this library's own errors."""
+    found = [one for part in IN_THE_MAIN_THREAD for one in handlers(LIBRARY / part)]
+    answers = [(where, again) for where, caught, again in found if caught & ANSWERS]
+    assert len(answers) > 20
+    assert [where for where, again in answers if not again] == []
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_an_error_of_a_handler_never_decides_a_transaction_over_shards(tmp_path, at):
+    """It comes after the decision to commit was appended, or before, and says of itself that nothing was written."""
+
+    class Limit(of.Unavailable):
+        pass
+
+    def handler(*_):
+        raise Limit("the time is up", definite=True)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    calls = []
+
+    def trace(frame, event, _):
+        if event == "call" and frame.f_code.co_name == "announce":  # after COMMIT
+            calls.append(frame)
+            if len(calls) == at + 1:  # a vote, another vote, the decision
+                sys.settrace(None)
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    try:
+        with closing(of.connect(tmp_path / "space", shards=2)) as db:
+            m = db.map("m")
+            keys = [next(k for k in range(100) if m.client.shard_of(encode_key(k)) == s) for s in range(2)]
+            m.update(dict.fromkeys(keys, 0))
+
+            def write():
+                with db.transaction() as tx:
+                    for key in keys:
+                        tx.map("m")[key] = 1
+                    sys.settrace(trace)
+
+            with pytest.raises(Limit):
+                write()
+            sys.settrace(None)
+            assert len(calls) == at + 1
+            with db.transaction() as tx:
+                assert [tx.map("m")[key] for key in keys] == ([1, 1] if at == 2 else [0, 0])
+    finally:
+        sys.settrace(None)
+        signal.signal(signal.SIGUSR1, before)

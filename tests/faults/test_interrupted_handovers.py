@@ -145,10 +145,10 @@ def test_a_storm_of_signals_makes_no_dead_letters(tmp_path):
         with closing(of.connect(tmp_path / "space")) as db:
             q = db.queue("q", max_attempts=1, lease="1h")
             q.put_many(range(200))
-            entered = 0
-            for _ in range(20000):
-                if entered == 200:
-                    break
+            entered, end_s = 0, time.monotonic() + 4 * WAIT_S
+            # What an interrupted take has taken is back when the disk has it: no number of tries tells when that is.
+            while entered < 200:
+                assert time.monotonic() < end_s, (entered, hits, q.counts(), q.dead())
                 began = False
                 try:
                     signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0001, 0.004))
@@ -162,7 +162,6 @@ def test_a_storm_of_signals_makes_no_dead_letters(tmp_path):
                 entered += began
             assert hits > 20
             assert len(q.dead()) <= entered
-            assert entered == 200
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -16,6 +16,7 @@ import pytest
 
 import onefold as of
 from onefold.cluster.servers import LocalServers
+from onefold.log.sqlite import pooled_file
 from onefold.log.sqlite.pooled_file import Hold
 from onefold.machine import undisturbed
 from onefold.state.core.time_limits import end_of
@@ -207,7 +208,8 @@ def test_an_interrupt_at_every_line_breaks_nothing(tmp_path, name, files):
             assert write(), where
         del actions
         file = db._shards[0]._file
-        assert len(file._readers) <= 4, "connections for reading are taken back"
+        # As many as are kept for the next readers: one that is lost with each interrupt would be hundreds.
+        assert len(file._readers) <= pooled_file._IDLE_READERS_MAX, "connections are taken back"
 
 
 def wrapped(function):
@@ -320,9 +322,8 @@ def test_closing_what_nobody_wants_does_not_delay_the_mending_of_a_write(tmp_pat
         m["k"] = 1
         two = of.connect(tmp_path / "space", timeout=WAIT_S)
         file = db._shards[0]._file
-        hold = Hold(file)
-        write = file.writing(hold=hold)
-        write.__enter__()
+        hold = Hold(file, file.timeout)
+        hold.__enter__()
         call = undisturbed._Call(lambda: two, of.Database.close)
         call.run()
         undisturbed.mend_later(call)

@@ -29,7 +29,8 @@ from onefold.errors import AppendUnknown, SpaceError, Timeout, Unavailable
 from onefold.log.jetstream import admin
 from onefold.log.jetstream.client.address import parse_address
 from onefold.log.jetstream.client.connection import Connection
-from onefold.log.jetstream.client.link import Link, Subscription
+from onefold.log.jetstream.client.link import Link
+from onefold.log.jetstream.client.subscription import Subscription
 from onefold.log.jetstream.engine import JetStreamLog
 from support.engine_spaces import ground_of_three, space_on_ground  # noqa: F401
 
@@ -271,7 +272,8 @@ from onefold.log.jetstream import admin
 from onefold.log.jetstream.client.address import parse_address
 from onefold.log.jetstream.client.connection import Connection
 from onefold.log.jetstream.engine import JetStreamLog
-from onefold.log.jetstream.client.link import Link, Subscription
+from onefold.log.jetstream.client.link import Link
+from onefold.log.jetstream.client.subscription import Subscription
 link = Link.shared(parse_address(sys.argv[1]))
 log = JetStreamLog(link, admin.read_space(link), 0)
 opened += [log, link]

@@ -15,9 +15,9 @@ from onefold.compute import foreign
 
 pytestmark = pytest.mark.faults
 COMPUTE = Path(foreign.__file__).parent
-ONLY_WORKERS = {"kernels.py", "pipeline.py", "python_steps.py", "reduce.py", "worker.py"}
+ONLY_WORKERS = {"kernels.py", "pipeline.py", "python_steps.py", "reduce.py", "row_steps.py", "worker.py"}
 """What runs in worker processes and in the runner's threads alone, where no handler of the program does."""
-ONLY_RUNNERS = {"attempts.py", "runner.py"}
+ONLY_RUNNERS = {"attempts.py", "compaction.py", "local_workers.py", "runner.py", "sifting.py", "writers.py"}
 PLACES = 40
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from onefold.db import Database
 from onefold.env import SYSTEM, Env
-from onefold.errors import Timeout, Unavailable
+from onefold.errors import OnefoldError, Timeout, Unavailable
 from onefold.fold.api import Fold
 from onefold.folds import folds as space_folds
 from onefold.log.memory import HeldBack, MemoryLog
@@ -59,11 +59,13 @@ class RemoteWorld:
         reply_bytes: int | None = None,
         log: Callable[[int], MemoryLog] | None = None,
         pause: Callable[[float], None] | None = None,
+        early: bool = False,
     ) -> None:
-        """``reply_bytes``: of an answer; few, so that everything comes in pieces. ``log``: makes a shard's; ``pause``: see
-        ``ReplicatedShard``."""
+        """``early``: programs ask what becomes of a record while they append it. ``reply_bytes``: of an answer; few, so that
+        everything comes in pieces. ``log``: makes a shard's; ``pause``: see ``ReplicatedShard``."""
         self.env = env
         self.shards = shards
+        self.early = early
         self.way = Way()
         self.asked: Counter[str] = Counter()
         """How many questions of each kind were asked."""
@@ -93,7 +95,7 @@ class RemoteWorld:
         return [
             RemoteShard(
                 Delivered(log),
-                self.asking(shard),
+                AskingEarly(self, shard, self.asking(shard)) if self.early else self.asking(shard),
                 self._folds(shard, self.shards),
                 self.env,
                 url="memory://remote",
@@ -142,6 +144,38 @@ class RemoteWorld:
         for all_shards in self.replicas:
             for shard in all_shards:
                 shard.close()
+
+
+class AskingEarly:
+    """A way of asking with which the outcome of a record can be asked for while it is appended."""
+
+    def __init__(self, world: RemoteWorld, shard: int, ask: Callable[..., bytes]) -> None:
+        self._world, self._shard, self._ask = world, shard, ask
+
+    def __call__(self, request: bytes, timeout: float, *, hedge_s: float) -> bytes:
+        return self._ask(request, timeout, hedge_s=hedge_s)
+
+    def begin(self, request: bytes) -> EarlyQuestion:
+        return EarlyQuestion(self._ask, request)
+
+
+class EarlyQuestion:
+    """Answered when it is waited for: by then the record is in the log."""
+
+    def __init__(self, ask: Callable[..., bytes], request: bytes) -> None:
+        self._ask, self._request, self.closed = ask, request, False
+
+    def wait(self, timeout: float) -> bytes | OnefoldError | None:
+        assert not self.closed
+        try:
+            return self._ask(self._request, timeout, hedge_s=timeout)
+        except Timeout:
+            return None
+        except OnefoldError as error:
+            return error
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class Delivered(HeldBack):

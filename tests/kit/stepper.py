@@ -16,6 +16,7 @@ from typing import Any, cast
 from onefold.codec import Op
 from onefold.env import SeededEnv
 from onefold.shard.api import Shard, View
+from onefold.shard.receipts import Receipt
 from onefold.shard.requirements import ReadRequirement
 
 _STEPS_MAX = 200_000
@@ -132,10 +133,12 @@ class SteppedShard:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def submit(self, ops: Sequence[Op], deadline: float | None = None) -> list[bytes]:
+    def submit(
+        self, ops: Sequence[Op], deadline: float | None = None, receipt: Receipt | None = None
+    ) -> list[bytes]:
         """See ``Shard``."""
         self._stepper.step()
-        outcomes = self.inner.submit(ops, deadline)
+        outcomes = self.inner.submit(ops, deadline, receipt)
         self._stepper.step()
         return outcomes
 

@@ -46,6 +46,7 @@ CAUGHT_BY = [
 """The bug, the workload that notices it, under which faults, and the first seed with which it does."""
 
 
+@pytest.mark.moving(1 if SEARCH else 3)
 @pytest.mark.parametrize(("bug", "workload", "faults", "known"), CAUGHT_BY)
 def test_planted_bugs_are_caught(bug, workload, faults, known):
     for seed in range(SEEDS) if SEARCH else (known, *range(SEEDS)):

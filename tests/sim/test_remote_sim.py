@@ -1,8 +1,9 @@
 """Programs without a replica under everything that can go wrong, from seeds: nodes answer, and every level keeps its promise.
 
 As ``test_state_sim.py``, with three simulated nodes: questions and answers are lost, late and come twice, nodes are cut off, held
-back, suspended and crash. By default an eighth of a hundred seeds, another one each day; ``ONEFOLD_SIM_SEEDS`` (a tenth of them)
-and ``ONEFOLD_SIM_FIRST`` as there. Bugs are planted with the seed that is known to show them, as in ``test_planted_bugs.py``.
+back, suspended and crash. By default a sixteenth of a hundred seeds, another one each day; ``ONEFOLD_SIM_SEEDS`` (a tenth of
+them) and ``ONEFOLD_SIM_FIRST`` as there. Bugs are planted with the seed that is known to show them, as in
+``test_planted_bugs.py``.
 """
 
 import os
@@ -15,7 +16,7 @@ from onefold.testing.sim import Simulation
 from onefold.testing.sim.faults import Faults
 
 SEEDS = os.environ.get("ONEFOLD_SIM_SEEDS")
-PARTS = 8 if SEEDS is None else 1
+PARTS = 16 if SEEDS is None else 1
 FIRST = int(os.environ.get("ONEFOLD_SIM_FIRST", "0"))
 SEARCH = "ONEFOLD_PLANTED_SEEDS" in os.environ
 SEARCHED = int(os.environ.get("ONEFOLD_PLANTED_SEEDS", "200"))
@@ -80,6 +81,7 @@ def test_every_workload_is_run_and_the_seeds_are_a_hundred():
     assert sum(SHARES.values()) == 100
 
 
+@pytest.mark.moving(1 if SEARCH else 3)
 @pytest.mark.parametrize(("bug", "workload", "faults", "known"), CAUGHT_BY)
 def test_planted_bugs_are_caught(bug, workload, faults, known):
     for seed in range(SEARCHED) if SEARCH else (known, *range(SEARCHED)):

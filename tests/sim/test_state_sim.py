@@ -1,7 +1,7 @@
 """Shared state under everything that can go wrong, from seeds: every level keeps what it promises, and all replicas agree.
 
 Each seed is a run of one workload: about 300 operations of several clients on replicas of their own, while messages are lost
-and late, machines are cut off, held back, suspended and crashed, logs go down and clocks jump. By default a twentieth of the
+and late, machines are cut off, held back, suspended and crashed, logs go down and clocks jump. By default a fortieth of the
 first thousand seeds is run, another one each day (``support.parts``), spread over the workloads. The nightly run::
 
     ONEFOLD_SIM_SEEDS=10000 pytest tests/sim/test_state_sim.py -n auto
@@ -18,8 +18,8 @@ from kit.workloads import WORKLOADS, run_workload
 from onefold.testing.sim import Simulation
 from support import parts
 
-PARTS = 20
-TOTAL = int(os.environ.get("ONEFOLD_SIM_SEEDS", "1000" if parts.takes_all() else "50"))
+PARTS = 40
+TOTAL = int(os.environ.get("ONEFOLD_SIM_SEEDS", "1000" if parts.takes_all() else "25"))
 FIRST = os.environ.get("ONEFOLD_SIM_FIRST")
 SHARES = {
     # Of 1000 seeds; those that take longer to run have fewer.

@@ -5,6 +5,8 @@ or raises Cancelled.
 """
 
 import asyncio
+import contextlib
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -398,6 +400,47 @@ async def a_tried_transaction_is_whole_or_not(w):
     await w.attempt(w.db.run_transaction(both))
     await w.db.map("m").put("fence", 0)
     assert len(await w.db.map("m").get_many([f"{key}a", f"{key}b"])) in (0, 2)
+
+
+# -- jobs
+
+
+@covers(
+    "AsyncDatabase.start", "AsyncDatabase.replay", "AsyncDatabase.open_run", "AsyncDatabase.runs", "AsyncDatabase.tables",
+    "AsyncDatabase.drop", "AsyncRun.state", "AsyncRun.progress", "AsyncRun.status", "AsyncRun.errors",
+    "AsyncRun.dead_letters", "AsyncRun.wait", "AsyncRun.result", "AsyncRun.catch_up", "AsyncRun.stop", "AsyncRun.resume",
+    "AsyncRun.cancel", "AsyncRun.swap", "AsyncTable.status", "AsyncTable.to_polars", "AsyncTable.get", "AsyncTable.top",
+    "AsyncTable.estimate", "AsyncTable.late", "AsyncTable.count", "AsyncTable.scan", "AsyncTable.to_arrow",
+    "AsyncRun.watermark", "AsyncRun.point", "AsyncRun.caught_up",
+)  # fmt: skip
+async def jobs_live_on_or_end_whole(w):
+    db, name = w.db, w.new("t")
+    job = db.read_stream("fixed", follow=True).group_by("page").agg(n=of.agg.count()).into(name)
+    await w.attempt(db.start(job, workers=0))
+    run, table = await db.start(job, workers=0), db.table(name)
+    await w.attempt(db.replay(job, workers=0))
+    ids = [one.id for one in await db.runs(table=name)]
+    assert ids in ([f"{name}/1"], [f"{name}/2", f"{name}/1"], [f"{name}/1", f"{name}/2"])
+    for call in (
+        run.state, run.progress, run.status, run.errors, run.dead_letters, run.result, table.status, table.to_polars,
+        lambda: table.get("a"), table.top, lambda: table.estimate("n"), table.late, table.count, db.runs, db.tables,
+        lambda: db.open_run(name), lambda: run.resume(workers=0), table.scan, table.to_arrow, run.watermark, run.point,
+    ):  # fmt: skip
+        await w.attempt(call())
+        assert await run.state() == "running"
+    point = await run.point()
+    for wait in (run.wait, run.catch_up, functools.partial(run.caught_up, point)):
+        with contextlib.suppress(of.Timeout):
+            await w.attempt(wait(timeout=0.001))
+    if len(ids) == 2:
+        await w.attempt((await db.open_run(f"{name}/2")).swap(force=True))
+    await w.attempt(run.stop())
+    await w.attempt(run.cancel())
+    for one in await db.runs(table=name):
+        await one.cancel()
+    await w.attempt(db.drop(name))
+    await db.drop(name)
+    assert not [one.id for one in await db.runs() if one.id.startswith(f"{name}/")]
 
 
 # -- connections

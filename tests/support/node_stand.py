@@ -25,7 +25,7 @@ from onefold.cluster.setup import set_up_space
 from onefold.compute.blobs.places import fetch_base
 from onefold.db import Database
 from onefold.env import SYSTEM
-from onefold.errors import OnefoldError
+from onefold.errors import OnefoldError, Unavailable
 from onefold.fold import system
 from onefold.fold.nodes import state
 from onefold.fold.nodes.state import Node
@@ -228,6 +228,21 @@ class Stand:
         ask = protocol.Ask(protocol.PROTOCOL, self.info.incarnation, what)
         msg = self.link.request(names.ask, protocol.encode(ask), timeout=timeout)
         return protocol.decode_reply(msg.data)
+
+    def first_answer(self, shard: int) -> protocol.Answer | protocol.Refusal:
+        """What the first node that is found says.
+
+        A server learns from the others, a moment later, who listens there: until then nobody is found, whoever is ready.
+        """
+        found: list[protocol.Answer | protocol.Refusal] = []
+
+        def asks() -> bool:
+            with suppress(Unavailable):
+                found.append(self.ask(shard, protocol.Applied(), PATIENCE_S))
+            return bool(found)
+
+        self.wait(asks, f"nobody answers for shard {shard}")
+        return found[0]
 
     def ticks(self, shard: int, upto: int) -> None:
         """Append until the shard's log has reached an offset."""

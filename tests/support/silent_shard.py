@@ -12,7 +12,8 @@ class Told:
 
     key = "told"
 
-    def __init__(self):
+    def __init__(self, *members):
+        self.members = members
         self.notice = NOTHING
         self.asked = []
 
@@ -29,6 +30,8 @@ class Silent:
     def __init__(self):
         self.offset = 0
         self.closed = False
+        self.dead = set()
+        self.asked = []
         self.changed = threading.Condition()
 
     def move(self):
@@ -47,6 +50,10 @@ class Silent:
             if self.closed:
                 raise of.SpaceError("closed")
             return self.offset
+
+    def member_alive(self, member):
+        self.asked.append(member)
+        return False if member in self.dead else None
 
     @contextlib.contextmanager
     def view(self):

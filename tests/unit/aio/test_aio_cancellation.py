@@ -9,7 +9,7 @@ import time
 import pytest
 
 import onefold as of
-from onefold.aio import database, iterators, maps, queues, streams, transactions
+from onefold.aio import database, iterators, jobs, maps, queues, streams, transactions
 from support import parts
 from support.cancelled_calls import COVERED, SCENARIOS, World
 from support.cancelling import HOW
@@ -22,7 +22,7 @@ SEED = 9 + parts.part_of_day(PARTS)
 def asynchronous_methods():
     """Names of all public methods of the asynchronous API that wait, or that give something which waits."""
     names = set()
-    for module in (database, iterators, maps, queues, streams, transactions):
+    for module in (database, iterators, jobs, maps, queues, streams, transactions):
         for kind in vars(module).values():
             if (
                 not inspect.isclass(kind)

@@ -1,7 +1,6 @@
 """Waiting costs no thread, a look is made only when there is news, and no news is lost."""
 
 import asyncio
-import contextlib
 import random
 import subprocess
 import sys
@@ -11,78 +10,17 @@ import pytest
 
 import onefold as of
 from onefold import config
-from onefold.aio import waiting
-from onefold.aio.bridge import Bridge
 from onefold.aio.waiting import Waits
-from onefold.shard import waiters
+from onefold.state.core.leases import Lease, keeper
 from onefold.state.core.waiting import Awaited, Pause
-from support.silent_shard import Silent, Told, wait_until
+from onefold.state.locks.lock import Lock
+from support.aio_waits import SEED, Looks, follow, running, sleeping, take, until, watch
+from support.silent_shard import Silent, Told
 
 WAITS = 120
+
+
 THREADS_MAX = 30
-SEED = 7
-
-
-@pytest.fixture(params=["memory", "folder", "shards"])
-def opened(request, tmp_path):
-    """Makes a connection."""
-    if request.param == "memory":
-        return lambda: of.aio.connect("memory://")
-    options = {"shards": 3} if request.param == "shards" else {}
-    return lambda: of.aio.connect(tmp_path / "space", **options)
-
-
-class Looks:
-    """Counts the looks of waiting tasks."""
-
-    def __init__(self, monkeypatch):
-        self.count = 0
-        look = Bridge.look
-
-        def counted(bridge, fn):
-            self.count += 1
-            return look(bridge, fn)
-
-        monkeypatch.setattr(Bridge, "look", counted)
-
-
-async def until(condition, seconds=30):
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-def sleeping(db):
-    """How many wait, as far as groups know."""
-    members = [ref() for group in db._bridge._waits._groups.values() for ref in group._members]
-    return len({id(waiter) for waiter in members if waiter is not None and waiter.waiting})
-
-
-@contextlib.asynccontextmanager
-async def running(tasks):
-    tasks = [asyncio.ensure_future(task) for task in tasks]
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def watch(db, name, got):
-    async for change in db.map(name).watch():
-        got.append(change.value)
-
-
-async def take(db, name, got, **options):
-    while True:
-        async with db.queue(name, **options).get() as message:
-            got.append(message.value)
-
-
-async def follow(db, name, got):
-    async for record in db.stream(name, partitions=2).read(follow=True):
-        got.append(record.value)
 
 
 async def lock(db, name, got):
@@ -263,197 +201,192 @@ def test_a_lock_wakes_the_one_whose_turn_it_is(tmp_path, monkeypatch):
     asyncio.run(main())
 
 
-def test_a_stream_wakes_those_whose_partition_has_more(tmp_path, monkeypatch):
+def test_idle_locks_look_only_when_a_lease_may_be_over(tmp_path, monkeypatch):
+    """Their holders are asked after by the one thread, once for all locks of a process."""
     looks = Looks(monkeypatch)
+    monkeypatch.setattr(config, "LEASE_LOOK_S", 0.02)
 
     async def main():
         async with of.aio.connect(tmp_path / "space") as db:
-            got, partitions = [], 20
-            s = db.stream("s", partitions=partitions)
-            await s.append(0)
+            got, held = [], [db.lock(f"l{number}", ttl=60) for number in range(40)]
+            for one in held:
+                await one.__aenter__()
+            async with running(lock(db, one.name, got) for one in held):
+                await until(lambda: sleeping(db) == len(held))
+                shard, asked = db.sync._state.shards[0], []
+                alive = shard.member_alive
 
-            async def one(partition):
-                async for record in s.read("latest", follow=True, partitions=[partition]):
-                    got.append((partition, record.value))
+                def asked_after(member):
+                    asked.append(member)
+                    return alive(member)
 
-            async with running(one(partition) for partition in range(partitions)):
-                await until(lambda: sleeping(db) == partitions)
-                await s.append(1, "key")
-                await until(lambda: len(got) == 1 and sleeping(db) == partitions)
+                monkeypatch.setattr(shard, "member_alive", asked_after)
                 looks.count = 0
-                await s.append(2, "key")
-                await until(lambda: len(got) == 2 and sleeping(db) == partitions)
-                assert looks.count <= 4
+                await until(lambda: len(asked) >= 10)
+                assert looks.count == 0
+                await asyncio.to_thread(held[7].sync.renew)
+                await until(lambda: len(asked) >= 20)
+                assert looks.count == 0  # a renewal is noted without one
+                for one in held:
+                    await one.__aexit__(None, None, None)
+                await until(lambda: len(got) == len(held))
 
     asyncio.run(main())
 
 
-def test_a_watch_outlives_more_records_of_others_than_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(config, "HISTORY_WINDOW_OFFSETS", 80)
-    monkeypatch.setattr(config, "HISTORY_PRUNE_EVERY_OFFSETS", 10)
-
-    async def main():
-        async with of.aio.connect(tmp_path / "space") as db:
-            got = []
-            async with running(watch(db, "m", got) for _ in range(3)):
-                await until(lambda: sleeping(db) == 3)
-                looking = db._bridge._waits._waiters[0]
-                for number in range(250):
-                    await db.map("other").put("a", number)
-                    if number % 5 == 0:  # the thread that looks keeps up
-                        await until(lambda: looking.seen >= db.sync._state.shards[0].applied)
-                        await until(lambda: sleeping(db) == 3)
-                await db.map("m").put("a", 1)
-                await until(lambda: got == [1, 1, 1])
-
-    asyncio.run(main())
-
-
-def test_waits_end_when_their_time_is_over(tmp_path, monkeypatch):
-    looks = Looks(monkeypatch)
-
-    async def main():
-        async with of.aio.connect(tmp_path / "space") as db:
-
-            async def get():
-                async with db.queue("q").get(timeout=0.05) as message:
-                    return message
-
-            async def change():
-                return [c async for c in db.map("m").watch(timeout=0.05)]
-
-            found = await asyncio.gather(*(wait() for _ in range(20) for wait in (get, change)))
-            assert found == [None, []] * 20
-            assert not db._bridge._waits._groups
-            assert looks.count < 200
-
-    asyncio.run(main())
-
-
-def test_closing_ends_all_waits(opened):
-    async def main():
-        db = await opened()
-        got = []
-        tasks = [
-            asyncio.ensure_future(kind(db, "n", got)) for kind in (watch, take, follow) for _ in range(5)
-        ]
-        await until(lambda: sleeping(db) == 15)
-        await db.close()
-        ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
-        assert {type(end) for end in ends} == {of.SpaceError}
-
-    asyncio.run(main())
-    wait_until(lambda: not any(thread.name == "onefold-waiters" for thread in threading.enumerate()))
-
-
-def test_records_of_other_processes_wake(tmp_path):
-    program = (
-        "import sys, onefold as of\n"
-        "with of.connect(sys.argv[1]) as db:\n"
-        "    db.map('m')['a'] = 'change'\n"
-        "    db.queue('q').put('message')\n"
-    )
-
-    async def main():
-        async with of.aio.connect(tmp_path / "space") as db:
-            got = []
-            async with running([watch(db, "m", got), take(db, "q", got)]):
-                await until(lambda: sleeping(db) == 2)
-                other = await asyncio.to_thread(
-                    subprocess.run, [sys.executable, "-c", program, str(tmp_path / "space")], check=False
-                )
-                assert other.returncode == 0
-                await until(lambda: sorted(got) == ["change", "message"])
-
-    asyncio.run(main())
-
-
-class Interrupted(Exception):
-    """Raised by a signal handler."""
-
-
-def interrupt_after(lines):
-    """Have the n-th line of the module that this thread comes to raise; gives what tells whether it did."""
-    left, hits = [lines], []
-
-    def trace(frame, event, _):
-        if frame.f_code.co_filename != waiting.__file__:
-            return None
-        if event != "exception" and not hits:
-            left[0] -= 1
-            if left[0] < 0:
-                hits.append((frame.f_code.co_name, frame.f_lineno))
-                raise Interrupted
-        return trace
-
-    sys.settrace(trace)
-    return hits
-
-
-@pytest.mark.parametrize("seed", range(SEED, SEED + 2))
-def test_an_interrupt_at_any_line_loses_no_wake_up(monkeypatch, seed):
-    monkeypatch.setattr(waiters, "_TURN_S", 0.02)
-    monkeypatch.setattr(waiting, "_LATE_S", 0.02)
-    monkeypatch.setattr(waiting, "_BUSY_S", 0.05)
-    rng, places = random.Random(seed), set()
-
+@pytest.mark.parametrize("noted", ["nothing", "another grant"])
+def test_a_lease_that_somebody_else_was_about_to_look_at_ends_too(noted, monkeypatch):
     async def main():
         async with of.aio.connect("memory://") as db:
-            asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-            got = []
-
-            async def taker():
-                while True:
-                    with contextlib.suppress(Interrupted):
-                        # What was taken by one who is interrupted then is given again when its lease ends.
-                        async with db.queue("q", lease=0.2).get() as message:
-                            got.append(message.value)
-
-            async with running(taker() for _ in range(3)):
-                await until(lambda: sleeping(db) == 3)
-                for number in range(60):
-                    hits = interrupt_after(rng.randrange(120))
-                    try:
-                        with contextlib.suppress(Interrupted):
-                            await db.queue("q").put(number, delay=rng.choice((None, 0.001)))
-                        await until(lambda number=number: number in got)
-                    except BaseException as error:
-                        error.add_note(f"seed {seed}, message {number}, interrupted at {hits}")
-                        raise
-                    finally:
-                        sys.settrace(None)
-                    places.update(hits)
+            client = db.sync._state
+            observer = keeper(client).observer
+            if noted == "another grant":
+                observer.look(
+                    client.shards[0], ("lock", 0, "l"), [Lease(10**6, 0, 3600.0, client.shards[0].member)]
+                )
+            due, asked = observer.due, []
+            # Who came first, and was interrupted then, counts as the one who looks.
+            monkeypatch.setattr(
+                observer, "due", lambda subject: bool(asked.append(subject) or asked[1:]) and due(subject)
+            )
+            silent, got = Lock(client, "l", ttl=0.1, renew=False), []
+            await asyncio.to_thread(silent.acquire)
+            async with running([lock(db, "l", got)]):
+                await until(lambda: got)
+            assert len(asked) > 1
 
     asyncio.run(main())
-    assert len(places) > 15
 
 
-@pytest.mark.parametrize("seed", range(SEED, SEED + 3))
-def test_no_message_stays_behind_while_takers_come_and_go(opened, seed):
-    rng = random.Random(seed)
+HOLDER = """
+import sys, onefold as of
+from onefold.state.fold.locks.fold import read_row
+from onefold.state.locks.asking import LockNews
+from onefold.state.locks.lock import Lock
+from onefold.state.queues.taking import QueueNews
+db = of.connect(sys.argv[1])
+db.lock("dead", ttl="1h").acquire()
+Lock(db._state, "silent", ttl=0.5, renew=False).acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+def test_a_lock_passes_on_from_a_holder_that_is_dead_or_silent(tmp_path, renewed):
+    async def main():
+        async with of.aio.connect(tmp_path / "space") as db:
+            process = subprocess.Popen(
+                [sys.executable, "-c", HOLDER, str(tmp_path / "space")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            try:
+                await asyncio.to_thread(process.stdout.readline)
+                got = []
+                mine = Lock(db.sync._state, "mine", ttl=0.4, renew=False)
+                await asyncio.to_thread(mine.acquire)
+                async with running(lock(db, name, got) for name in ("dead", "silent", "mine")):
+                    await until(lambda: sleeping(db) + len(got) == 3)
+                    if renewed:
+                        await asyncio.to_thread(mine.renew)
+                    await until(lambda: {"mine", "silent"} <= set(got))
+                    assert "dead" not in got
+                    process.kill()
+                    await until(lambda: "dead" in got)
+            finally:
+                process.kill()
+                process.wait()
+                process.stdin.close()
+                process.stdout.close()
+
+    asyncio.run(main())
+
+
+def test_a_change_is_read_once_for_all_who_watch_it(opened, monkeypatch):
+    looks = Looks(monkeypatch)
 
     async def main():
         async with opened() as db:
-            got = []
+            got, m = [], db.map("m")
+            async with running(watch(db, "m", got) for _ in range(WAITS)):
+                await until(lambda: sleeping(db) == WAITS)
+                looks.count = 0
+                for number in range(5):
+                    await m.put((7, number), number)
+                    await until(lambda number=number: got.count(number) == WAITS and sleeping(db) == WAITS)
+                assert len(got) == 5 * WAITS
+                if len(db.sync._state.shards) == 1:
+                    assert looks.count <= 5  # each looking would be 1,200
+                else:
+                    assert looks.count <= 6 * WAITS  # whether the other shards have news
 
-            async def taker():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(rng.uniform(0, 0.03)):
-                        await take(db, "q", got)
+    asyncio.run(main())
 
-            async def come_and_go():
-                while True:
-                    await taker()
 
-            async with running(come_and_go() for _ in range(12)):
-                for number in range(60):
-                    await db.queue("q").put(number, delay=rng.choice((None, None, 0.01)))
-                    if rng.random() < 0.3:
-                        await asyncio.sleep(rng.uniform(0, 0.01))
-            async with running(take(db, "q", got) for _ in range(3)):
-                await until(lambda: set(got) == set(range(60)))
-                # The body of a block is the program's: what was cancelled there was given, and is given again.
-            assert await db.queue("q").count() == 0
+@pytest.mark.parametrize("seed", range(SEED, SEED + 3))
+def test_what_is_handed_to_watchers_is_what_a_look_would_find(opened, monkeypatch, seed):
+    """Watchers of many ranges that come, are slow, and leave: each gets every change of its range once, in order."""
+    monkeypatch.setattr(config, "WATCH_SHARED_CHANGES", 3)
+    rng = random.Random(seed)
+    prefixes = (None, (0,), (1,), (1, 1))
+
+    async def main():
+        async with opened() as db:
+            m, given = db.map("m"), []
+
+            async def watching(prefix, slow):
+                mine = []
+                async with m.watch(prefix) as changes:
+                    begun = changes.feed.token
+                    given.append((asyncio.current_task(), prefix, begun, mine))
+                    async for change in changes:
+                        mine.append((change.key, change.value, change.kind, change.version))
+                        if rng.random() < slow:
+                            await asyncio.sleep(rng.uniform(0, 0.01))
+
+            async def writing():
+                for number in range(120):
+                    key = (rng.randrange(3), rng.randrange(3))
+                    match rng.randrange(6):
+                        case 0:
+                            await m.delete(key)
+                        case 1:
+                            await m.put(key, number, ttl=0.02)
+                        case 2:
+                            await m.put_many({(key[0], n): number for n in range(rng.choice((2, 6)))})
+                        case 3:
+                            await db.map("other").put(key, number)
+                        case _:
+                            await m.put(key, number)
+                    await asyncio.sleep(rng.choice((0, 0, 0.004)))
+
+            tasks = [watching(rng.choice(prefixes), rng.choice((0, 0, 0.5))) for _ in range(12)]
+            async with running(tasks) as running_tasks:
+                await until(lambda: len(given) == 12)
+                writer = asyncio.ensure_future(writing())
+                for number in range(6):
+                    await asyncio.sleep(0.03)
+                    running_tasks[number].cancel()
+                    running_tasks.append(asyncio.ensure_future(watching(rng.choice(prefixes), 0.2)))
+                await writer
+                await m.put((9, 9), "last")
+                for prefix in prefixes[1:]:
+                    await m.put((*prefix, 9), "last")
+                await until(lambda: len(given) == len(running_tasks))
+                await until(lambda: all(task.cancelled() or is_whole(db, *one) for task, *one in given))
+            for _, prefix, begun, mine in given:
+                wanted = there(db, prefix, begun)
+                for key in {change[0] for change in mine}:  # shards come in any order
+                    of_key = [change for change in mine if change[0] == key]
+                    assert of_key == [change for change in wanted if change[0] == key][: len(of_key)]
+
+    def there(db, prefix, begun):
+        with db.sync.map("m").watch(prefix, start=begun, timeout=0) as changes:
+            return [(change.key, change.value, change.kind, change.version) for change in changes]
+
+    def is_whole(db, prefix, begun, mine):
+        return len(mine) >= len(there(db, prefix, begun))
 
     try:
         asyncio.run(main())

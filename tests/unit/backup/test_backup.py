@@ -367,6 +367,7 @@ else:
 """
 
 
+@pytest.mark.moving(4)
 @pytest.mark.parametrize(
     ("what", "place"),
     [

@@ -121,6 +121,11 @@ def test_runs(space: Path) -> None:
     text = ask("runs", url=space)
     assert run["id"] in text.stdout
     assert max(map(len, text.stdout.splitlines())) < 200
+    assert document(ask("runs", "errors", run["id"], "--json", url=space))["errors"] == []
+    assert document(ask("--json", "runs", "errors", run["id"], url=space))["state"] == "done"
+    ended = ask("runs", "cancel", run["id"], url=space)
+    assert ended.returncode == 1 and "is done, and was not cancelled" in ended.stderr
+    assert ask("runs", "resume", run["id"], url=space).returncode == 0
     wrong = ask("runs", "--state", "asleep", url=space)
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert "'asleep'" in wrong.stderr

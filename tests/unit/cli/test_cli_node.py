@@ -19,6 +19,7 @@ def node(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

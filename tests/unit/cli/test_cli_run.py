@@ -68,6 +68,7 @@ def test_run_executes_a_program_with_its_arguments_and_its_space(program: Path, 
     )
 
 
+@pytest.mark.moving(2)
 @pytest.mark.parametrize("closes", [True, False])
 def test_run_waits_for_jobs_that_were_only_started(program: Path, closes: bool) -> None:
     (program / "go").unlink()
@@ -151,7 +152,7 @@ def test_ctrl_c_cancels_keeps_what_is_done_and_says_how_to_go_on(program: Path, 
         wait_until(running)
         # As a terminal does it: to the whole process group, workers included.
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 130, errors
@@ -172,7 +173,7 @@ BEGINNINGS = [
 ]
 
 
-@pytest.mark.moving(2)
+@pytest.mark.moving(3)
 @pytest.mark.parametrize(("call", "how"), BEGINNINGS)
 def test_ctrl_c_in_the_moment_in_which_a_run_begins_cancels_it(program: Path, call: str, how: str) -> None:
     (program / "go").unlink()
@@ -239,8 +240,8 @@ def test_a_table_can_be_read_and_watched_while_another_process_makes_it(program:
         assert watcher.stdout is not None
         assert not json.loads(watcher.stdout.readline())["exact"]
         (program / "go").touch()
-        rest, _ = watcher.communicate(timeout=30)
+        rest, _ = watcher.communicate(timeout=120)
         assert json.loads(rest.splitlines()[-1])["exact"]
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=120) == 0
     finally:
         process.kill()

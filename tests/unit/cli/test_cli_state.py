@@ -416,6 +416,7 @@ def test_watch_ends_when_nobody_reads_any_more(space, quiet):
 # -- help
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize(
     "command",
     ["get", "put", "del", "ls", "watch", "export", "import", "backup", "restore", "doctor", "explain"],

@@ -118,7 +118,7 @@ def test_broken_lines_are_named(db: of.Database, folder: Path) -> None:
     typed = write(folder / "typed.csv", f"a,b\n{rows}x,4\n{rows}")
     schema = {"a": pl.Int64, "b": pl.Int64}
     failure = fails(db.read_csv(typed, schema=schema), "typed.csv: line 502", "column 'a'", "'x,4'")
-    assert "Mend that" in str(failure) and "on_error" not in str(failure)
+    assert "Fix that" in str(failure) and "on_error" not in str(failure)
     assert failure.traceback == ""  # of Polars' own code, which is no help
     objects = write(folder / "broken.jsonl", '{"a":1}\n' * 500 + '{"a":\n' + '{"a":1}\n')
     fails(db.read_jsonl(objects, schema={"a": pl.Int64}), "broken.jsonl: line 501", """'{"a":'""")

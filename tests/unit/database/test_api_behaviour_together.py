@@ -160,6 +160,7 @@ def test_messages_of_one_key_come_one_at_a_time_in_order(db):
     assert [q.take(0).ack() for _ in range(2)] == [None, None] and len(q) == 0
 
 
+@pytest.mark.moving(2)
 def test_each_message_goes_to_one_of_many_takers(folder):
     program = (
         "with of.connect(sys.argv[1]) as db:\n"
@@ -198,6 +199,7 @@ def test_a_delayed_message_and_a_lease_that_is_over(onefold_clock):
         again.ack()
 
 
+@pytest.mark.moving(2)
 def test_a_lock_is_held_by_one_and_its_fencing_tokens_grow(folder):
     with of.connect(folder) as db:
         tokens = []

@@ -17,7 +17,8 @@ import polars as pl
 import pytest
 
 import onefold as of
-from onefold import agg
+from onefold import agg, files
+from onefold.compute.blobs import store
 from onefold.log.sqlite import checksums
 from support.command_line import ask as in_process
 
@@ -322,22 +323,47 @@ def test_a_space_of_a_newer_program(tmp_path: Path, statement: str, words: str) 
     assert ended.returncode == 1 and words in ended.stderr and "Traceback" not in ended.stderr
 
 
-def test_unfinished_blobs_of_the_dead_are_removed(tmp_path: Path) -> None:
+def test_unfinished_blobs_of_the_dead_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of.connect(tmp_path / "space").close()
     folder = tmp_path / "space" / "blobs" / "tmp"
     folder.mkdir(parents=True)
     with subprocess.Popen(["true"]) as gone:
         pass
-    old, young, living = (
-        folder / f"{pid}-{n:016x}" for n, pid in enumerate([gone.pid, gone.pid, os.getpid()])
-    )
-    for file in (old, young, living):
-        file.write_bytes(b"half")
-    for file in (old, living):
-        os.utime(file, (0, time.time() - 7200))
-    with of.connect(tmp_path / "space") as db:
-        assert db.tables() == []  # the first use of jobs sweeps
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
+        old, young, living, with_its_id = (
+            folder / f"{pid}-{n:016x}" for n, pid in enumerate([gone.pid, gone.pid, os.getpid(), other.pid])
+        )
+        for file in (old, young, living, with_its_id):
+            file.write_bytes(b"half")
+        for file in (old, living, with_its_id):
+            os.utime(file, (0, time.time() - 7200))
+        began = {os.getpid(): time.time() - 9000, other.pid: time.time()}
+        monkeypatch.setattr(store, "process_began", began.get)
+        with of.connect(tmp_path / "space") as db:
+            assert db.tables() == []  # the first use of jobs sweeps
     assert sorted(folder.iterdir()) == sorted([young, living])
+
+
+def test_where_nothing_says_when_a_process_began_its_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "process_began", lambda _: None)
+    blobs = store.BlobStore(tmp_path)
+    file = blobs.temporary()
+    file.write_bytes(b"half")
+    os.utime(file, (0, time.time() - 7200))
+    blobs.sweep_temporary()
+    assert file.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not say it")
+def test_when_a_process_began() -> None:
+    before = time.time()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
+        began, mine = files.process_began(other.pid), files.process_began(os.getpid())
+    assert began is not None and mine is not None
+    assert before - 5 <= began and mine <= began
+    assert files.process_began(other.pid) is None
 
 
 # -- the command line ----------------------------------------------------------------------------------------------------

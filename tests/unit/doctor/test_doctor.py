@@ -11,11 +11,11 @@ import pytest
 import onefold as of
 from onefold import agg, config
 from onefold.codec import Op, Record, encode_record
-from onefold.compute.jobs.rows import BLOB, GARBAGE
 from onefold.db import Database
 from onefold.doctor.embedded import check_space
 from onefold.doctor.state import check_state
 from onefold.env import SeededEnv
+from onefold.folds import all_blob_tables
 from onefold.folds import folds as space_folds
 from onefold.ids import client_id
 from onefold.log.sqlite.engine import entry_crc
@@ -25,7 +25,7 @@ from onefold.state.fold import rows
 
 def checks(db, **options):
     found = [
-        *check_space(db._shards, space_folds, blob_tables=(BLOB, GARBAGE), **options),
+        *check_space(db._shards, space_folds, blob_tables=all_blob_tables(), **options),
         *check_state(db._state),
     ]
     names = [check.name for check in found]
@@ -232,7 +232,10 @@ def test_what_dead_processes_hold_is_told(tmp_path):
     subprocess.run([sys.executable, "-c", HOLDER, str(tmp_path / "space")], timeout=60, check=False)
     with of.connect(tmp_path / "space", create=False) as db:
         found = checks(db)
-        assert "2 locks and messages are held, 2 of them by processes that are dead" in found["leases"].found
+        assert (
+            "2 leases of locks, messages and live jobs are held, 2 of them by processes that are dead"
+            in found["leases"].found
+        )
         assert ill(found) == {}  # they heal by themselves
 
 

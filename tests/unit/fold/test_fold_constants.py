@@ -35,7 +35,7 @@ HOW_ROWS_ARE_STORED = (
     "onefold.store.tables",
 )
 """Their own numbers say how rows are read and written, not which."""
-VERSIONS = {"jobs": 2, "state": 2, "nodes": 2}
+VERSIONS = {"jobs": 4, "state": 4, "nodes": 4}
 CONFIG = {
     "ARCHIVES_KEPT": 1000,
     "BLOCKERS_TOLD_MAX": 16,
@@ -55,7 +55,17 @@ CONFIG = {
     "HISTORY_WINDOW_OFFSETS": 10000,
     "JOB_STAGES_MAX": 64,
     "KEY_BYTES_MAX": 10000,
+    "LIVE_DROPPED_RUNS_MAX": 1000,
+    "LIVE_ERROR_CHARS_MAX": 2000,
+    "LIVE_INLINE_BYTES_MAX": 65536,
+    "LIVE_OUTBOX_COMMIT_BYTES_MAX": 33554432,
+    "LIVE_PARTS_MAX": 100,
+    "LIVE_POSITIONS_MAX": 4096,
+    "LIVE_RUNS_PER_COMMIT_MAX": 1000,
     "LIVE_RUNS_PER_TABLE_MAX": 8,
+    "LIVE_SCHEMA_BYTES_MAX": 1048576,
+    "LIVE_SIGNATURE_BYTES_MAX": 262144,
+    "LIVE_WORKERS_MAX": 1024,
     "LOCK_WAITERS_MAX": 10000,
     "MEMBERS_KEPT": 1000,
     "NAME_BYTES_MAX": 200,
@@ -87,6 +97,7 @@ OWN = {
     "compute.jobs.submit.IDENTITY_BYTES": 16,
     "compute.jobs.submit.NAME_CHARS_MAX": 512,
     "compute.jobs.submit.NUMBER_MAX": 35184372088832,
+    "fold.api.NEVER": 9223372036854775808,
     "fold.authority.IN_FORCE_VERSION": 2,
     "store.exactly_once._CLIENTS_REMEMBERED": 16,
     "fold.nodes.fold._TEXT_CHARS_MAX": 200,
@@ -124,6 +135,21 @@ OWN = {
     "state.fold.streams.rows.OFFSET_MAX": 4611686018427387904,
     "state.encoding.value_walk._INT_MAX": 18446744073709551615,
     "state.encoding.value_walk._INT_MIN": -9223372036854775808,
+    "fold.api.NEWEST_VERSION": 4,
+    "compute.jobs.ops.DROP_VERSION": 3,
+    "compute.jobs.ops.NAMES_VERSION": 4,
+    "state.fold.kind.NATURAL_MAX": 9007199254740991,
+    "state.fold.live.lanes.LANES_MAX": 1024,
+    "state.fold.live.ops.LIVE_VERSION": 3,
+    "state.fold.live.ops.ENDINGS_VERSION": 4,
+    "state.fold.live.ops.HOLDS_VERSION": 4,
+    "state.fold.live.ops.NAMES_VERSION": 4,
+    "state.fold.live.ops.STANDBY_VERSION": 4,
+    "state.fold.streams.ops.STREAM_BLOBS_VERSION": 4,
+    "state.fold.live.ops.TIME_MAX_US": 4611686018427387903,
+    "state.fold.live.ops.WATERMARK_END_US": 4611686018427387904,
+    "state.fold.blobs.BLOB_CHARS_MAX": 128,
+    "state.fold.live.runs._ORDINALS": 65536,
 }
 
 

@@ -273,3 +273,21 @@ def test_a_file_that_was_cut_to_nothing_is_no_new_space(made):
         open_shard(directory, [Ledger()])
     (directory / TIP_NAME).unlink()  # as the error says
     open_shard(directory, [Ledger()]).close()
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["new", "left by an opener that died"])
+def test_every_new_file_has_room_for_checksums(left, tmp_path):
+    path = tmp_path / "space" / FILE_NAME
+    path.parent.mkdir()
+    if left:
+        con = apsw.Connection(str(path), vfs="unix")
+        con.execute("PRAGMA journal_mode=WAL").get  # noqa: B018 - gives it a first page
+        con.close()
+        assert path.read_bytes()[20] == 0
+    of.connect(path.parent).close()
+    assert path.read_bytes()[20] == checksums.RESERVED_BYTES
+    page = bytearray(path.read_bytes())
+    page[1000] ^= 1
+    path.write_bytes(page)
+    with pytest.raises(OnefoldError):
+        of.connect(path.parent)

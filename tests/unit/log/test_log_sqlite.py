@@ -1,21 +1,22 @@
 """The embedded log's file: places that cannot be opened, damage, and what other processes need."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import apsw
 import pytest
 
 from onefold import config
 from onefold.env import SYSTEM
-from onefold.errors import LogCorrupt, OnefoldError, SpaceError, Unavailable
+from onefold.errors import LogCorrupt, OnefoldError, SpaceError, Timeout, Unavailable
 from onefold.log.sqlite import checksums
 from onefold.log.sqlite.engine import SqliteLog
 from onefold.log.sqlite.file import FILE_NAME, FORMAT, SqliteFile
-from onefold.machine import members, wake
+from onefold.machine import flock, members, wake
 
 
 def names(folder):
@@ -311,3 +312,62 @@ def test_one_that_is_woken_by_an_older_offset_looks_into_the_file(tmp_path, monk
         log.announce(1)
         waiter.join(60)
         assert found == [2]
+
+
+@contextmanager
+def stopped_writer(folder):
+    """The write lock is held, as by a process that was stopped in the middle of a write."""
+    fd = os.open(folder / "write.lock", os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def turns_waited_for(monkeypatch):
+    """For how long each one queued who did not get the write lock at once."""
+    found = []
+    wait = flock.Ask.wait
+    monkeypatch.setattr(flock.Ask, "wait", lambda self, timeout: found.append(timeout) or wait(self, timeout))
+    return found
+
+
+def test_an_opener_queues_once_behind_a_stopped_writer(tmp_path, turns_waited_for):
+    make(tmp_path, 1)
+    with stopped_writer(tmp_path), pytest.raises(Timeout, match=r"for 0\.2 s"):
+        SqliteFile(tmp_path, (), SYSTEM, create=False, read_only=False, timeout=0.2)
+    assert len(turns_waited_for) == 1, "its limit is that of the whole call"
+
+
+def test_closing_waits_for_no_writer_of_other_processes(tmp_path, turns_waited_for):
+    make(tmp_path, 1)
+    log = SqliteLog(tmp_path)
+    with stopped_writer(tmp_path):
+        log.close()
+    assert not turns_waited_for
+
+
+def test_closing_waits_for_a_write_of_its_own(tmp_path):
+    file = SqliteFile(tmp_path, (), SYSTEM, create=True, read_only=False)
+    writing, goes_on = threading.Event(), threading.Event()
+
+    def write():
+        with file.writing() as con:
+            writing.set()
+            assert goes_on.wait(30)
+            con.execute("CREATE TABLE written (n)")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert writing.wait(30)
+    closer = threading.Thread(target=file.close)
+    closer.start()
+    closer.join(0.05)
+    assert closer.is_alive()
+    goes_on.set()
+    thread.join(30)
+    closer.join(30)
+    with closing(apsw.Connection(str(tmp_path / FILE_NAME))) as con:
+        assert con.execute("SELECT count(*) FROM written").get == 0

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from onefold.env import SeededEnv
 from onefold.errors import LogCorrupt, SpaceError, Unavailable
+from onefold.fold.api import NEWEST_VERSION
+from onefold.fold.authority import IN_FORCE_VERSION
 from onefold.fold.nodes import ops
 from onefold.node.divergence import digest_at, reread
 from onefold.node.hosting import Hosting
 from onefold.node.maintenance import Maintenance, Round
 from onefold.node.members.membership import Identity, Membership
-from onefold.node.versions import raise_fold_version
+from onefold.node.telemetry.logging import JsonLog
+from onefold.node.versions import NewestVersion, raise_fold_version
 from support.node_members import (
     EVERY,
     World,
@@ -100,6 +107,39 @@ def test_a_fold_version_is_raised_only_when_every_member_knows_it(world: World) 
     raise_fold_version(raised, now.hosted, 2)  # again: nothing changes
     with pytest.raises(SpaceError, match="Upgrade"):
         Membership(world.members["a"].replicas[0], Identity("old", "eu", "")).join()
+
+
+def test_the_newest_version_is_raised_once_every_node_knows_it() -> None:
+    class Shard:
+        version = 1
+
+        @contextmanager
+        def view(self) -> Iterator[Any]:
+            yield SimpleNamespace(head=lambda: SimpleNamespace(fold_version=self.version))
+
+        def raise_fold_version(self, version: int) -> None:
+            self.version = version
+
+    duty = NewestVersion("a", JsonLog("a", stream=io.StringIO()))
+    shards = [Shard(), Shard()]
+    known = {"a": NEWEST_VERSION, "old": 2}
+
+    def look() -> list[int]:
+        nodes = [
+            SimpleNamespace(name=name, member=True, state=SimpleNamespace(fold_version_max=version))
+            for name, version in known.items()
+        ]
+        placement = {0: ("a", "old"), 1: ("old", "a")}
+        hosted = dict(enumerate(shards))
+        duty.look(SimpleNamespace(hosted=hosted, placement=placement, nodes=nodes))  # type: ignore[arg-type]
+        return [shard.version for shard in shards]
+
+    assert look() == [1, 1], "who may append what is decided first"
+    for shard in shards:
+        shard.version = IN_FORCE_VERSION
+    assert look() == [2, 2], "a member would stop"
+    known["old"] = NEWEST_VERSION
+    assert look() == [NEWEST_VERSION, 2], "of the other shard another node is the first"
 
 
 def _at_version_2(row: Any) -> Any:

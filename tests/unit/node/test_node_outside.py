@@ -8,12 +8,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+import onefold as of
+from onefold import agg
+from onefold.compute.live.job.status import standings
 from onefold.env import SeededEnv
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.node.members.membership import Identity
@@ -148,7 +153,7 @@ class LoneNode:
     identity = Identity("n1", "eu", "")
     beats = 3
     nodes = ()
-    workers = SimpleNamespace(busy=2)
+    workers = SimpleNamespace(busy=2, live_jobs=tuple)
     hosting = SimpleNamespace(phases=lambda: {1: "ready"}, ready=dict)
 
     @staticmethod
@@ -172,6 +177,43 @@ def test_renamed_metrics_are_exported_under_both_names() -> None:
     assert "# HELP onefold_nodes_differ Deprecated: use onefold_divergences." in text
     assert "# TYPE onefold_node_beats_total counter" in text
     assert "# TYPE onefold_shard_behind_offsets gauge" in text
+
+
+def test_live_jobs_are_reported_as_their_status_says(tmp_path: Path) -> None:
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    lone: Any = LoneNode()
+    with of.connect(tmp_path) as db:
+        stream = db.stream("clicks")
+        stream.append_many([{"at": noon + timedelta(seconds=second)} for second in range(100)])
+        rows = db.read_stream("clicks", follow=True, event_time="at", idle=None)
+        run = (
+            rows.window(of.window.tumbling("1m"))
+            .group_by()
+            .agg(n=agg.count())
+            .into("t")
+            .start(on_error="skip")
+        )
+        run.catch_up("30s")
+        ahead = {"at": datetime.now(UTC) + timedelta(days=1)}
+        stream.append_many([{"at": noon}, {"page": "no time"}, ahead])
+        run.catch_up("30s").stop()
+        stream.append_many([{"at": noon}] * 3)
+        lone.workers = SimpleNamespace(busy=0, live_jobs=lambda: list(standings(db._live_starter().jobs)))
+        text = generate_latest(NodeMetrics(lone, "main").registry()).decode()
+        status = run.status()
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("onefold_live_"))
+    values = {
+        name.removeprefix("onefold_live_").removesuffix('{job="t"}'): float(value)
+        for name, value in found.items()
+    }
+    values = {name: value for name, value in values.items() if not name.endswith("_created")}
+    waited = values.pop("lag_seconds")
+    assert status.lag_s >= waited > 0
+    assert values == {
+        "running": 0, "readable": 1, "lag_records": 3, "held": 1, "workers": 0, "state_bytes": status.state_bytes,
+        "watermark_seconds": noon.timestamp() + 99, "events_total": 101, "late_total": 1, "dead_total": 1, "ahead_total": 1,
+        "commits_total": status.commits,
+    }  # fmt: skip
 
 
 # -- log lines that last

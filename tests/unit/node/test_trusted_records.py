@@ -19,6 +19,7 @@ from onefold.backup.backup import backup, restore
 from onefold.codec import Op, Record, encode_record
 from onefold.env import SYSTEM
 from onefold.fold import authority, system
+from onefold.fold.api import NEWEST_VERSION
 from onefold.fold.nodes.ops import Join, StateHash, nodes_op
 from onefold.fold.nodes.state import read_nodes
 from onefold.folds import folds
@@ -30,7 +31,7 @@ from onefold.node.snapshots import archive
 from onefold.node.snapshots.archive import read_archive, write_archive
 from onefold.node.snapshots.snapshots import in_log
 from onefold.node.telemetry.logging import JsonLog
-from onefold.node.versions import Authority
+from onefold.node.versions import Authority, NewestVersion
 from onefold.shard.embedded import EmbeddedShard
 from onefold.shard.memory import MemoryShard
 from onefold.space.open_shard import open_shard
@@ -307,7 +308,7 @@ class Shard:
         yield SimpleNamespace(head=lambda: SimpleNamespace(fold_version=self.version))
 
     def raise_fold_version(self, version: int) -> None:
-        assert version == authority.IN_FORCE_VERSION
+        assert version in (authority.IN_FORCE_VERSION, NEWEST_VERSION)
         self.version = version
 
     def takes_trusted(self) -> bool:
@@ -344,3 +345,26 @@ def test_the_first_node_of_a_shard_raises_the_version_when_all_is_ready() -> Non
     assert look() == [2, 2, 1], "of the third another node is the first"
     shards[0].takes = False
     assert look() == [2, 2, 1]
+
+
+def test_the_newest_version_comes_into_force_when_every_member_knows_it() -> None:
+    duty = NewestVersion("a", JsonLog("a", stream=io.StringIO()))
+    shards = {0: Shard(True), 1: Shard(True), 2: Shard(True)}
+    versions = {"a": NEWEST_VERSION, "old": 2}
+    placement = {0: ("a", "b"), 1: ("a", "b"), 2: ("b", "a")}
+
+    def look() -> list[int]:
+        nodes = [
+            SimpleNamespace(name=name, member=True, state=SimpleNamespace(fold_version_max=known))
+            for name, known in versions.items()
+        ]
+        duty.look(SimpleNamespace(hosted=shards, placement=placement, nodes=nodes))  # type: ignore[arg-type]
+        return [shard.version for shard in shards.values()]
+
+    assert look() == [1, 1, 1], "who may append what comes first"
+    for shard in shards.values():
+        shard.version = authority.IN_FORCE_VERSION
+    assert look() == [2, 2, 2], "a member would stop"
+    versions["old"] = NEWEST_VERSION
+    assert look() == [NEWEST_VERSION, NEWEST_VERSION, 2], "of the third another node is the first"
+    assert look() == [NEWEST_VERSION, NEWEST_VERSION, 2]

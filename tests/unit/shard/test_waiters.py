@@ -1,7 +1,8 @@
 """One thread looks for all who wait for a shard: each group is checked once, and nobody is left asleep."""
 
 import onefold as of
-from onefold.shard.waiters import ALL, Notice, Waiters
+from onefold import config
+from onefold.shard.waiters import ALL, ONE, Notice, Waiters
 from support.silent_shard import Noting, Silent, Told, wait_until
 
 
@@ -48,5 +49,25 @@ def test_a_check_that_fails_wakes_everyone_and_so_does_the_end_of_the_shard():
     shard.close()
     wait_until(lambda: good.notices and len(bad.notices) > 1)
     for group in (good, bad):
+        looking.remove(group)
+    wait_until(lambda: not looking.running)
+
+
+def test_a_process_on_which_many_groups_depend_is_asked_after_once(monkeypatch):
+    monkeypatch.setattr(config, "LEASE_LOOK_S", 0.01)
+    shard = Silent()
+    looking = Waiters(shard)
+    groups = [Noting(Told("one"), 0) for _ in range(20)] + [Noting(Told("one", "two"), 0), Noting(Told(), 0)]
+    for group in groups:
+        looking.add(group)
+    wait_until(lambda: shard.asked.count("one") >= 5)
+    assert abs(shard.asked.count("one") - shard.asked.count("two")) <= 1  # and not twenty times as often
+    assert not any(group.notices for group in groups)
+    shard.dead.add("two")
+    wait_until(lambda: groups[-2].notices)
+    assert groups[-2].notices[0] == (0, ONE)  # one looks
+    assert not any(group.notices for group in groups if group is not groups[-2])
+    shard.close()
+    for group in groups:
         looking.remove(group)
     wait_until(lambda: not looking.running)

@@ -65,9 +65,27 @@ def test_arguments_of_a_cluster_are_checked_before_anybody_is_asked(tmp_path):
         of.connect("nats://h/s", region=5)
     with pytest.raises(of.InvalidArgument, match="shards"):
         of.connect("nats://h/s", shards=0)
-    with of.connect(tmp_path / "space", replicas="remote", region="eu") as db:
+    with of.connect(tmp_path / "space", replicas="local", region="eu") as db:
         db.map("m")["k"] = 1  # the same program runs without a cluster
         assert db.map("m")["k"] == 1
+
+
+def test_only_a_cluster_has_nodes_to_read_from(tmp_path):
+    for url, place in ((tmp_path / "space", "in a folder"), ("memory://", "in memory")):
+        with pytest.raises(of.InvalidArgument, match=f"replicas='remote' .* {place}: leave replicas out"):
+            of.connect(url, replicas="remote")
+    assert not (tmp_path / "space").exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["{}/\ud800", "sqlite://{}/\ud800", "memory://\ud800", "nats://me:hush@h/\ud800"]
+)
+def test_a_url_that_has_no_utf8_is_refused(tmp_path, url):
+    with pytest.raises(of.InvalidArgument, match="url must be text that UTF-8 can encode") as caught:
+        of.connect(url.format(tmp_path))
+    assert "hush" not in str(caught.value)
+    str(caught.value).encode()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cluster_that_cannot_be_reached_is_unavailable_and_no_secret_is_told(nobody):

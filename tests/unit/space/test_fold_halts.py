@@ -210,11 +210,11 @@ def test_housekeeping_that_fails_is_not_told_of_the_operations(tmp_path, monkeyp
     monkeypatch.setattr(config, "CLIENTS_KEPT_MAX", 0)
     append, failed = sqlite_space.EmbeddedShard._append, []
 
-    def fails_once(self, con, head, client, known, ops):
+    def fails_once(self, head, client, known, ops):
         if ops[0].fold == system.SYSTEM_FOLD and not failed:
             failed.append(ops)
             raise error
-        return append(self, con, head, client, known, ops)
+        return append(self, head, client, known, ops)
 
     monkeypatch.setattr(sqlite_space.EmbeddedShard, "_append", fails_once)
     with closing(open_shard(tmp_path / "space", [Ledger()])) as space:

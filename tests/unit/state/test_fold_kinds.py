@@ -6,11 +6,14 @@ from typing import get_args
 
 import pytest
 
+from onefold.fold.api import Context
 from onefold.folds import folds
 from onefold.state.fold import kinds, lock_table, ops, validation
 from onefold.state.fold.kind import Kind, Write
-from onefold.state.fold.machine import StateFold
+from onefold.state.fold.live.ops import LIVE_VERSION, MoveCursor
+from onefold.state.fold.machine import MALFORMED, StateFold
 from onefold.state.fold.maps.ops import Delete, Put
+from onefold.state.fold.streams.ops import STREAM_BLOBS_VERSION, AppendBlob
 from onefold.testing.memory_store import MemoryStore
 
 STEPS = {ops.Commit, ops.Prepare, ops.Decide, ops.Resolve, ops.Forget}
@@ -41,8 +44,40 @@ def test_no_two_operations_or_writes_have_one_tag():
 
 def test_the_fold_has_the_history_and_the_version_of_its_kinds():
     assert StateFold.history == {"state/m/"}
-    assert StateFold.version == 2
-    assert [kind.advance is not None for kind in kinds.KINDS] == [True, True, False, False]
+    assert StateFold.version == 4
+    assert [kind.advance is not None for kind in kinds.KINDS] == [True, True, False, False, False]
+
+
+def test_what_is_not_there_yet_is_listed_by_fold_version():
+    assert set(kinds.LATER) == set(range(StateFold.version))
+    for version, later in kinds.LATER.items():
+        for kind in kinds.KINDS:
+            parts = {*kind.writes, *kind.operations}
+            assert parts & later == {part for part in parts if kind.later.get(part, kind.since) > version}
+    assert kinds.LATER[StateFold.version - 1]
+
+
+@pytest.mark.parametrize(
+    ("version", "new"),
+    [
+        *((version, MoveCursor("j", 1, 0, 1, 0, 1)) for version in range(1, LIVE_VERSION)),
+        *((version, AppendBlob("s", 0, 1, "b", 90_000)) for version in range(1, STREAM_BLOBS_VERSION)),
+    ],
+)
+def test_no_transaction_does_a_write_that_is_not_there_yet(version, new):
+    """Whatever stands before it: replicas that do not know it cannot decode the whole."""
+    put = Put("m", ((b"\x02k\x00", b"v"),))
+    for op in (
+        ops.Commit((), (), (new,)),
+        ops.Commit((), (), (put, new)),
+        ops.Prepare("t", 0, (0, 1), (), (), (put, new)),
+    ):
+        store = MemoryStore()
+        context = Context(1, 0, 1, "c", None)
+        assert StateFold(2).apply(store, context, ops.state_op(op).body, version) == MALFORMED
+        assert store.writes == 0
+    for op in (ops.Commit((), (), (put,)), ops.Prepare("t", 0, (0, 1), (), (), (put,))):
+        assert StateFold(2).apply(MemoryStore(), context, ops.state_op(op).body, version) != MALFORMED
 
 
 def test_each_write_is_done_by_its_own_kind(monkeypatch):

@@ -64,6 +64,7 @@ def do_something(db, rng, model):
             model["maps"][name].clear()
 
 
+@pytest.mark.moving(4)
 @pytest.mark.parametrize("window", [None, 10], ids=["in the window", "beyond the window"])
 @pytest.mark.parametrize("seed", range(3))
 def test_at_every_offset_of_a_random_history_it_equals_a_model(url, seed, window, monkeypatch):

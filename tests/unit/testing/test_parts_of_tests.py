@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,8 @@ def test_the_longest_files_exist_and_wait() -> None:
     project = next(folder for folder in root if (folder / "pyproject.toml").exists())
     for path in lanes.LONGEST:
         assert (project / path).is_file() and lanes.waits(path)
+
+
+def test_workers_and_programs_keep_compiled_code() -> None:
+    assert not sys.dont_write_bytecode
+    assert "PYTHONDONTWRITEBYTECODE" not in os.environ

@@ -11,8 +11,9 @@ import onefold as of
 from onefold.testing import Faults, Simulation
 from onefold.testing.sim import scheduler as scheduling
 from onefold.testing.sim.scheduler import Scheduler, Stalled, Turn
+from support import parts
 
-SEEDS = range(5)
+SEEDS = parts.todays(range(6), 3)
 
 PROGRAM = """
 import hashlib, sys
@@ -195,7 +196,7 @@ def test_all_threads_end(request):
             sim.run("all", seconds=5, grace=5)
             with sim.healed() as db:
                 assert db.map("m")["n"] > 0
-        assert threading.active_count() == before
+        assert threading.active_count() <= before  # one of an earlier test may have ended meanwhile
 
 
 def test_programs_start_again_after_crashes_and_must_come_to_their_end():

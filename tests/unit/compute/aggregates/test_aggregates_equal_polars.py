@@ -121,7 +121,7 @@ KEYS: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.moving(3)
+@pytest.mark.moving(5)
 @pytest.mark.parametrize("splits", SPLITS)
 @pytest.mark.parametrize("keys", KEYS)
 def test_every_aggregate(memory: of.Database, files: Files, keys: str, splits: int) -> None:
@@ -235,6 +235,7 @@ COLLECTED = {
 """Aggregates that are given the number of each row's group."""
 
 
+@pytest.mark.moving(4)
 @pytest.mark.parametrize("second", [False, True], ids=["one key", "two keys"])
 @pytest.mark.parametrize("name", KEYS_OF_FEW)
 def test_any_few_rows_with_any_keys_have_their_groups(name: str, second: bool) -> None:
@@ -289,6 +290,7 @@ def test_another_process_reads_the_same_table(tmp_path: Path) -> None:
         assert db.table("t").to_polars().equals(there)
 
 
+@pytest.mark.moving(3)
 def test_the_ways_to_read_a_table(db: of.Database, files: Files) -> None:
     job = files.onefold(db).group_by("k").agg(n=agg.count(), s=agg.sum("i"))
     table = job.into("t").run(progress=False, target_splits=5).result()

@@ -179,6 +179,7 @@ def at_once(
     return final(merged, names, aggs) if merged is not None else None
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("name", VALUES)
 def test_any_split_of_any_dtype_equals_polars(name: str, seed: int) -> None:
@@ -274,6 +275,7 @@ def test_sums_merged_at_once_never_wrap_around(dtype: Any, sign: int) -> None:
         assert same is None or same["s"].to_list() == [4 * number, 10, 10]
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("seed", range(20))
 def test_random_sums_are_those_of_python(seed: int) -> None:
     rng = random.Random(seed)
@@ -391,6 +393,7 @@ def test_rows_are_counted_once_when_sums_are_added_again(tmp_path: Path, more: d
         assert run.progress().rows == 6
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize(
     "keys",
     [
@@ -491,10 +494,3 @@ def test_totals_are_what_intervals_need() -> None:
     for name in ("s", "m"):
         assert totals(state, ["k"], aggs, name).rows() == [(1, 1.5, 1.0), (2, 4.0, 1.0)]  # type: ignore[union-attr]
     assert totals(state, ["k"], aggs, "top") is None
-
-
-def test_small_partials_fit_into_a_record() -> None:
-    rows = pl.DataFrame({"k": range(2000), "x": [float(i) for i in range(2000)]})
-    data = encode(partial(rows.lazy(), [pl.col("k")], [("n", agg.count()), ("s", agg.sum("x"))]))
-    assert len(data) < 32 * 1024
-    assert data == encode(decode(data))

@@ -176,3 +176,10 @@ def test_decode_reads_files(tmp_path: Any) -> None:
         frame = pl.DataFrame({"k": range(height)})
         (tmp_path / "blob").write_bytes(encode(frame))
         assert decode(tmp_path / "blob").equals(frame)
+
+
+def test_small_partials_fit_into_a_record() -> None:
+    rows = pl.DataFrame({"k": range(2000), "x": [float(i) for i in range(2000)]})
+    data = encode(partial(rows.lazy(), [pl.col("k")], [("n", agg.count()), ("s", agg.sum("x"))]))
+    assert len(data) < 32 * 1024
+    assert data == encode(decode(data))

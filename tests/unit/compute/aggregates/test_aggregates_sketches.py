@@ -78,6 +78,7 @@ def picked(seed: int) -> pl.DataFrame:
     )
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("keys", [KEY, []], ids=["keys", "no keys"])
 def test_first_and_last_by_file_and_row(seed: int, keys: list[pl.Expr]) -> None:
@@ -172,6 +173,7 @@ MEASURES: dict[str, tuple[pl.DataType, list[Any]]] = {
 }
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("q", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("name", MEASURES)
 def test_small_groups_have_exact_quantiles(name: str, q: float) -> None:
@@ -189,6 +191,7 @@ def test_small_groups_have_exact_quantiles(name: str, q: float) -> None:
     assert result_schema(rows.schema, KEY, aggs) == want.schema
 
 
+@pytest.mark.moving(2)
 @pytest.mark.parametrize("shape", ["uniform", "sorted", "few values", "lognormal"])
 @pytest.mark.parametrize("splits", [2, 40])
 def test_large_groups_have_a_small_rank_error(shape: str, splits: int) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from onefold import agg
 from onefold.compute import aggregates
-from onefold.compute.aggregates.dense import merge_all
+from onefold.compute.aggregates.adding import dense
+from onefold.compute.aggregates.adding.dense import merge_all
 from onefold.compute.results import merge
 
 AGGS = [
@@ -48,6 +49,7 @@ def bits(frame: pl.DataFrame) -> list[list[object]]:
     ]
 
 
+@pytest.mark.moving(4)
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("key", ["int", "wide", "text", "null"])
 @pytest.mark.parametrize("two", [False, True])
@@ -67,6 +69,42 @@ def test_the_tree_bit_for_bit(key: str, two: bool, seed: int) -> None:
     assert tree is not None
     assert together.schema == tree.schema
     assert bits(together) == bits(tree)
+
+
+WHOLE = [("n", agg.count()), ("c", agg.count("w")), ("t", agg.sum("w")), ("j", agg.sum("j"))]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("key", ["int", "wide", "text", "null"])
+@pytest.mark.parametrize("names", [["k"], ["k", "j"]])
+def test_few_whole_numbers_are_the_tree(
+    key: str, names: list[str], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(f"{key} {names} {seed}")
+    aggs = [one for one in WHOLE if one[0] not in names]
+    keys = [pl.col(name) for name in names]
+    frames = {
+        index: aggregates.partial(rows(chance, key, chance.choice([0, 1, 5, 40])).lazy(), keys, aggs)
+        for index in chance.sample(range(40), 5)
+    }
+    few = merge_all(frames, names, aggs)
+    monkeypatch.setattr(dense, "_FEW_ROWS", -1)
+    many = merge_all(frames, names, aggs)
+    leaves = {index: merge.Leaf(str(index), lambda frame=frame: frame) for index, frame in frames.items()}  # type: ignore[misc]
+    tree = merge.merge_tree(leaves, lambda a, b: aggregates.merge_pair(a, b, names, aggs))
+    assert few is not None
+    assert many is not None
+    assert tree is not None
+    for merged in (few, many):
+        assert merged.schema == tree.schema
+        assert merged.equals(tree)
+
+
+def test_few_sums_that_would_wrap_around_are_declined() -> None:
+    aggs = [("t", agg.sum("w"))]
+    frame = pl.DataFrame({"k": [1, 2], "w": [2**62, -(2**62)]})
+    frames = {i: aggregates.partial(frame.lazy(), [pl.col("k")], aggs) for i in range(4)}
+    assert merge_all(frames, ["k"], aggs) is None
 
 
 @pytest.mark.parametrize(

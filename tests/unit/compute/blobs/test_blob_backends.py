@@ -105,9 +105,9 @@ def content(size: int, seed: int = 0) -> bytes:
     return random.Random(f"{size}/{seed}").randbytes(size)
 
 
+@pytest.mark.moving(3)
 @every_kind
 @pytest.mark.parametrize("size", [0, 1, 16 * 1024, 16 * 1024 + 1, config.BLOB_CHUNK_BYTES, 3_000_001])
-@pytest.mark.moving(2)
 def test_what_one_machine_stores_another_has(opener: Opener, tmp_path: Path, size: int) -> None:
     one, two = machine(tmp_path, "one", opener()), machine(tmp_path, "two", opener())
     data = content(size)
@@ -133,6 +133,27 @@ def test_files_and_scratch(opener: Opener, tmp_path: Path) -> None:
     assert not two.backend.exists(mine)  # nobody else's
     assert one.share(mine) == mine
     assert two.get(mine) == content(50_000)
+
+
+@every_kind
+def test_all_blobs_of_the_place_are_listed(
+    opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onefold.compute.blobs.jetstream._SUBJECTS_PAGE", 2)
+    one, two = machine(tmp_path, "one", opener()), machine(tmp_path, "two", opener())
+    data = [content(size, 9) for size in (5, 20_000, config.BLOB_CHUNK_BYTES + 1)]
+    before = time.time()
+    blobs = [one.put(each) for each in data]
+    one.hide(blobs[0])
+    found = list(two.everywhere())
+    assert set(blobs[1:]) <= set(found) and blobs[0] not in found and len(found) == len(set(found))
+    for name, each in zip(blobs[1:], data[1:], strict=True):
+        assert two.begins(name, 100) == each[:100]
+        stored_at = two.stored_at(name)
+        assert stored_at is not None and before - 3 < stored_at < time.time() + 3
+    absent = blob_name(b"nothing")
+    assert (two.stored_at(absent), two.begins(absent, 9)) == (None, b"")
+    assert not list(two.names()), "nothing was fetched for it"
 
 
 @every_kind

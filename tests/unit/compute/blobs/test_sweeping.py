@@ -427,6 +427,20 @@ def test_what_a_late_reader_put_back_takes_no_space(make, tmp_path):
         store.hide(NAME)
 
 
+@MAKERS
+@pytest.mark.parametrize(("taken", "named"), [(False, True), (False, False), (True, False)])
+def test_what_was_named_while_it_was_swept_is_put_back_at_once(make, tmp_path, taken, named):
+    (store,) = make(tmp_path, 1)
+    store.put(DATA)
+    swept = sweeping.sweep(
+        store, [NAME], lambda names: names if taken else [], lambda names: names if named else []
+    )
+    assert swept == taken
+    place = store.backend._files if isinstance(store, SharedBlobs) else store
+    assert place.path(NAME).exists() == named, "for readers of the place itself, and lists of it"
+    assert bool(store.hidden()) == (not named)
+
+
 def kept_for_all(store: BlobStore) -> bool:
     """Whether the blob is where all processes look, its cached copies apart."""
     return store.backend.exists(NAME) if isinstance(store, SharedBlobs) else store.exists(NAME)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -322,3 +323,15 @@ def test_whose_a_module_is() -> None:
         "",
     ):
         assert not is_user_module(name)
+
+
+@pytest.mark.parametrize("note", ["n", "a note", "x" * 255])
+def test_what_is_noted_is_read_from_the_beginning(note: str) -> None:
+    job = {"n": 1}
+    data = functions.dump(job, note)
+    assert functions.load(data) == job
+    assert functions.note_of(data[:1024]) == note and functions.note_of(functions.dump(job)) == ""
+    for cut in range(len(note) + 8):
+        assert functions.note_of(data[:cut]) in ("", note)
+    (modules, plain) = pickle.loads(data[6:])  # as programs of earlier releases do
+    assert (modules, plain) == ({}, job)

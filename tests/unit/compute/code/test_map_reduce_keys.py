@@ -42,6 +42,7 @@ def reduced(
         return run.result().to_polars()
 
 
+@pytest.mark.moving(2)
 @pytest.mark.usefixtures("functions_in_process")
 @pytest.mark.parametrize(("splits", "combine"), [(1, False), (1, True), (4, False), (4, True)])
 @pytest.mark.parametrize(

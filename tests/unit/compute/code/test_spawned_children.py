@@ -49,6 +49,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.moving(2)
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_job_in_a_child(tmp_path: Path, method: str) -> None:
     (tmp_path / "a.csv").write_text("i\n" + "".join(f"{i}\n" for i in range(10)))

@@ -31,6 +31,7 @@ from support.times import scaled
 # -- working
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("kind", ["expressions", "python", "map_reduce"])
 def test_a_run_that_is_left_to_nodes_is_done_by_them(
     tmp_path: Path, db: of.Database, lines: str, kind: str

@@ -62,6 +62,7 @@ def halfway(key: pl.Series, reused: frozenset[int]) -> tuple[Contents, PartialOu
     return Contents("r", 0, 20, results, reused, False, 0), output, partials
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("reused", [frozenset[int](), frozenset({0, 1, 2})])
 @pytest.mark.parametrize("name", AGGS)
 @pytest.mark.parametrize("kind", KEYS)

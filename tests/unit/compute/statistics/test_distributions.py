@@ -21,6 +21,7 @@ LEVELS = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999]
 DEGREES = np.unique(np.concatenate([np.arange(1, 200), np.geomspace(200, 1e6, 200).round(), [1.5, 2.5, 7.3]]))
 
 
+@pytest.mark.moving(3)
 @pytest.mark.parametrize("level", LEVELS)
 def test_student_t_is_that_of_scipy(level: float) -> None:
     from scipy.special import stdtrit
@@ -52,6 +53,7 @@ def test_student_t_has_no_step_where_the_expansion_takes_over() -> None:
         assert values[2] == pytest.approx(values[1], rel=1e-8)
 
 
+@pytest.mark.moving(2)
 @pytest.mark.parametrize("seed", range(4))
 def test_hypergeometric_tails_are_those_of_scipy(seed: int) -> None:
     from scipy.stats import hypergeom

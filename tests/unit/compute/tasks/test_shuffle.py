@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -270,6 +271,49 @@ def test_map_reduce_keeps_the_order_of_values(
     monkeypatch.setattr(reduce, "BLOCK_BYTES", 300)
     result = map_reduce(lines, blobs, positions, lambda key, values: list(values))
     assert dict(result.iter_rows()) == expected_groups(lines)
+
+
+def test_a_full_disk_leaves_no_half_of_a_file(
+    lines: tuple[SourceLeaf, list[TaskInput]], blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is full: at each block that is written."""
+    monkeypatch.setattr(reduce, "PAIRS_HELD_MAX", 200)
+    monkeypatch.setattr(reduce, "RUNS_MERGED_MAX", 2)
+    monkeypatch.setattr(reduce, "BLOCK_BYTES", 1000)
+    stream, left = shuffle.ShuffleWriter._stream, [0]
+
+    def full(self: shuffle.ShuffleWriter, frame: pl.DataFrame) -> tuple[int, int]:
+        if left[0] == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left[0] -= 1
+        return stream(self, frame)
+
+    monkeypatch.setattr(shuffle.ShuffleWriter, "_stream", full)
+    for blocks in range(0, 10_000, 5):
+        left[0] = blocks
+        try:
+            map_reduce(lines, blobs, positions, lambda key, values: list(values))
+        except TaskError:
+            assert not list((blobs.directory / "tmp").iterdir()), blocks
+        else:
+            break
+    assert blocks > 10
+
+
+def test_a_file_whose_last_bytes_do_not_fit_is_thrown_away(blobs: BlobStore) -> None:
+    writer = shuffle.ShuffleWriter(blobs, 1)
+    close = writer._file.close
+
+    class Full:
+        """A file on a full disk."""
+
+        def close(self) -> None:
+            close()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer._file = Full()  # type: ignore[assignment]
+    writer.abandon()
+    assert not list((blobs.directory / "tmp").iterdir())
 
 
 @pytest.mark.parametrize("held_max", [reduce.PAIRS_HELD_MAX, 100])

@@ -3,128 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
-from collections.abc import Awaitable, Callable
+import queue
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
-from nats.aio.client import Client
 
 from onefold.env import SYSTEM
-from onefold.errors import SpaceError, Timeout, Unavailable
+from onefold.errors import OnefoldError, SpaceError, Timeout, Unavailable
 from onefold.log.jetstream.client.address import Address
-from onefold.log.jetstream.client.connection import Connection
-
-INFO = {
-    "server_id": "X",
-    "server_name": "s1",
-    "version": "2.15.1",
-    "proto": 1,
-    "headers": True,
-    "max_payload": 1000,
-    "host": "127.0.0.1",
-    "port": 1,
-    "connect_urls": ["10.0.0.1:4222", "10.0.0.2:4222"],
-}
-Script = Callable[["Peer"], Awaitable[None]]
-
-
-class Peer:
-    """The server's end of a connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-        self.connect: dict[str, object] = {}
-        self.sid = ""
-        self.inbox = ""
-
-    def say(self, text: str | bytes) -> None:
-        self.writer.write(text.encode() if isinstance(text, str) else text)
-
-    async def hear(self, *, pings: bool = True) -> list[str]:
-        """The next line, in words; pings are answered in between."""
-        while True:
-            line = (await self.reader.readline()).decode()
-            if line.startswith("PING") and pings:
-                self.say("PONG\r\n")
-                continue
-            return line.split()
-
-    async def greet(self, info: dict[str, object]) -> None:
-        self.say(f"INFO {json.dumps(info)}\r\n")
-        words = await self.hear()
-        assert words[0] == "CONNECT"
-        self.connect = json.loads(" ".join(words[1:]))
-        words = await self.hear()
-        assert words[0] == "SUB"
-        self.inbox, self.sid = words[1], words[2]
-        assert await self.hear(pings=False) == ["PING"]
-        self.say("PONG\r\n")
-
-    async def published(self) -> tuple[str, str, bytes]:
-        """The next message: subject, reply subject, payload."""
-        words = await self.hear()
-        assert words[0] in ("PUB", "HPUB"), words
-        payload = await self.reader.readexactly(int(words[-1]) + 2)
-        return words[1], words[2], payload[:-2]
-
-    def answer(self, reply: str, payload: bytes, headers: bytes = b"") -> None:
-        sizes = f"{len(headers)} {len(headers) + len(payload)}" if headers else f"{len(payload)}"
-        self.say(
-            f"{'HMSG' if headers else 'MSG'} {reply} {self.sid} {sizes}\r\n".encode()
-            + headers
-            + payload
-            + b"\r\n"
-        )
-
-
-def play(
-    script: Script,
-    use: Callable[[Connection], Awaitable[None]],
-    info: dict[str, object] | None = None,
-    **address: object,
-) -> list[str]:
-    """Run both ends; returns why the connection was lost, if it was."""
-    lost: list[str] = []
-
-    async def run() -> None:
-        peers: list[asyncio.Task[None]] = []
-
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            peers.append(asyncio.current_task())  # type: ignore[arg-type]
-            peer = Peer(reader, writer)
-            try:
-                await peer.greet(INFO if info is None else info)
-                await script(peer)
-            finally:
-                writer.close()
-
-        server = await asyncio.start_server(accept, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        try:
-            connection = await Connection.open(
-                Address(("127.0.0.1:1",), "main", url="nats://h/main", **address),  # type: ignore[arg-type]
-                f"127.0.0.1:{port}",
-                name="test",
-                env=SYSTEM,
-                timeout=10,
-                lost=lambda _connection, why: lost.append(why),
-            )
-            try:
-                await use(connection)
-            finally:
-                connection.close()
-        finally:
-            server.close()
-            await asyncio.gather(*peers, return_exceptions=True)
-
-    asyncio.run(asyncio.wait_for(run(), 30))
-    return lost
-
-
-async def silent(peer: Peer) -> None:
-    while await peer.hear():
-        pass
+from onefold.log.jetstream.client.connection import Connection, Waiter
+from onefold.log.jetstream.client.link import Link
+from onefold.log.jetstream.client.message import Msg
+from onefold.log.jetstream.client.subscription import RawHandler
+from support.wire_peer import INFO, Peer, play, silent
 
 
 def test_what_the_server_says_of_itself() -> None:
@@ -320,24 +215,214 @@ def test_nobody_is_there() -> None:
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
-@pytest.mark.parametrize(
-    "name", ["_process_msg", "_process_pong", "_process_err", "_process_op_err", "_connect_command"]
-)
-def test_what_is_overridden_is_there(name: str) -> None:
-    assert inspect.isfunction(getattr(Client, name))
+def changed_meanwhile() -> int:
+    raise RuntimeError("deque mutated during iteration")
 
 
-def test_attributes_that_are_used_are_there() -> None:
-    client = Client()
-    for name in (
-        "_transport",
-        "_pending",
-        "_pending_data_size",
-        "_sid",
-        "_pongs",
-        "_pings_outstanding",
-        "_status",
-    ):
-        assert hasattr(client, name), name
-    for name in ("_reading_task", "_ping_interval_task", "_flusher_task", "_server_info"):
-        assert hasattr(client, name), name
+class Kept(Waiter):
+    """A question of a thread: what came of it."""
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self.came: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def take(self, data: bytes, headers: bytes | None) -> bool:
+        self.came.put(data)
+        return True
+
+    def fail(self, error: OnefoldError) -> None:
+        self.came.put(error)
+
+
+def ask_from_threads(connection: Connection, threads: int, each: int, size: int) -> int:
+    """Ask at once from many threads; how many questions were sent without the loop. Every answer is checked."""
+
+    def ask(thread: int) -> int:
+        now = 0
+        for n in range(each):
+            waiter, payload = Kept("echo"), b"%d-%d-" % (thread, n) + bytes(size)
+            if connection.question_now(waiter, payload) is not None:
+                now += 1
+            else:
+                loop.call_soon_threadsafe(connection.question, waiter, payload)
+            assert waiter.came.get(timeout=20) == payload
+        return now
+
+    loop = connection._wire._loop
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(ask, range(threads)))
+
+
+@pytest.mark.parametrize("size", [10, 60_000])
+def test_threads_send_without_the_loop_and_nothing_is_mixed_up(size: int) -> None:
+    """The large ones do not fit into a socket at once: the loop sends the rest."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            _, reply, payload = await peer.published()
+            peer.answer(reply, payload)
+            await peer.writer.drain()
+
+    async def use(connection: Connection) -> None:
+        each = 100 if size < 1000 else 4
+        if size > 1000:
+            found = connection._wire._socket
+            assert found is not None
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+        sent = await asyncio.get_running_loop().run_in_executor(
+            None, ask_from_threads, connection, 8, each, size
+        )
+        assert sent > 0 and connection.open_questions == 0
+
+    play(script, use, info=INFO | {"max_payload": 1 << 20})
+
+
+@pytest.mark.parametrize("counted", [lambda: 0, changed_meanwhile])
+def test_a_thread_does_not_send_into_the_middle_of_what_the_loop_sends(
+    monkeypatch: pytest.MonkeyPatch, counted: Callable[[], int]
+) -> None:
+    """While it sends, the transport has a piece taken out of its buffer, which looks empty to a thread, or changes."""
+    heard: list[bytes] = []
+    reads = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await reads.wait()
+        while True:
+            words = await peer.hear()
+            heard.append((await peer.reader.readexactly(int(words[-1]) + 2))[:-2])
+
+    async def use(connection: Connection) -> None:
+        large, count = bytes(10_000), 0
+        transport = connection._wire._transport._io_writer.transport  # type: ignore[union-attr]
+        while not connection.unsent_bytes:
+            connection.publish("large", large)
+            count += 1
+        unsent = connection.unsent_bytes
+        writable, other = socket.socketpair()  # the socket has room again, which the loop has not come to use
+        with writable, other, monkeypatch.context() as patched:
+            patched.setattr(connection._wire, "_socket", writable)
+            patched.setattr(transport, "get_write_buffer_size", counted)
+            now = await asyncio.to_thread(connection.publish_now, "small", b"s")
+            assert not now, "the rest of the last large one comes first, however little it is"
+            assert connection.unsent_bytes in (0, unsent)
+        reads.set()
+        await connection.ping(20)
+        assert connection.unsent_bytes == 0
+        assert await asyncio.to_thread(connection.publish_now, "small", b"s")
+        await connection.ping(20)
+        assert heard == [large] * count + [b"s"]
+
+    assert play(script, use, info=INFO | {"max_payload": 10_000}) == []
+
+
+def test_a_question_of_a_thread_is_failed_when_the_connection_breaks_meanwhile() -> None:
+    """Those who wait were notified before it was among them."""
+
+    async def use(connection: Connection) -> None:
+        send, waiter = connection._wire.send_now, Kept("ask.me")
+
+        def broken(*message: bytes) -> bool:
+            sent = send(*message)
+            waiters, connection._waiters = connection._waiters, {}
+            connection.lose("it broke")
+            connection._waiters = waiters
+            return sent
+
+        connection._wire.send_now = broken  # type: ignore[method-assign]
+        assert connection.question_now(waiter, b"x") is not None
+        error = waiter.came.get_nowait()
+        assert isinstance(error, Unavailable) and not error.definite
+
+    assert play(silent, use) == ["it broke"]
+
+
+def test_what_cannot_be_understood_ends_the_connection() -> None:
+    async def script(peer: Peer) -> None:
+        peer.say("HELLO\r\n")
+        await silent(peer)
+
+    async def use(connection: Connection) -> None:
+        with pytest.raises(Unavailable):
+            await connection.ask("ask.me", b"", timeout=10)
+
+    [why] = play(script, use)
+    assert "HELLO" in why
+
+
+def test_a_message_that_cannot_be_handled_is_lost_alone() -> None:
+    async def script(peer: Peer) -> None:
+        words = await peer.hear()
+        for payload in (b"good", b"bad", b"good"):
+            peer.say(b"MSG to.all %s 4\r\n%s\r\n" % (words[-1].encode(), payload.ljust(4)))
+        _, reply, payload = await peer.published()
+        peer.answer(reply, payload)
+        _, reply, payload = await peer.published()
+        peer.answer(reply, payload)
+        await silent(peer)
+
+    class Broken(Kept):
+        def take(self, data: bytes, headers: bytes | None) -> bool:
+            raise ValueError(data)
+
+    async def use(connection: Connection) -> None:
+        seen: list[bytes] = []
+
+        def handle(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+            if data == b"bad ":
+                raise ValueError(data)
+            seen.append(data)
+
+        await connection.listen("to.all", handle)
+        broken = Broken("ask.me")
+        connection.question(broken, b"broken")
+        assert (await connection.ask("ask.me", b"fine", timeout=10)).data == b"fine"
+        assert seen == [b"good", b"good"]
+        error = broken.came.get_nowait()
+        assert isinstance(error, SpaceError) and not error.definite and "broken" in str(error)
+        assert connection.open_questions == 0
+
+    assert play(script, use) == []
+
+
+def test_a_subject_of_any_bytes_is_handed_on() -> None:
+    class Raw(Link):
+        def __init__(self) -> None:
+            """Without a connection."""
+
+        def subscribe_raw(self, subject: str, handler: RawHandler, *, queue: str | None = None) -> Any:
+            handler(b"ask.\xff", b"\xfe", b"data", None)
+
+    seen: list[Msg] = []
+    Raw().subscribe("ask.*", seen.append)
+    assert seen == [Msg("ask.\ufffd", "\ufffd", None, b"data")]
+
+
+def test_an_answer_to_who_left_no_subject_for_it_is_not_sent() -> None:
+    """A server ends the connection of who publishes to nothing."""
+
+    async def use(connection: Connection) -> None:
+        for publish in (connection.publish, connection.publish_now):
+            with pytest.raises(SpaceError, match="no subject"):
+                publish("", b"x")
+
+    async def said(peer: Peer) -> None:
+        assert await peer.hear() == [], "nothing came"
+
+    assert play(said, use) == []
+
+
+def test_a_server_that_is_about_to_stop_is_noticed() -> None:
+    async def script(peer: Peer) -> None:
+        assert (await peer.hear())[0] == "PUB"
+        peer.say(f"INFO {json.dumps(INFO | {'ldm': True})}\r\n")
+        await silent(peer)
+
+    async def use(connection: Connection) -> None:
+        left = asyncio.Event()
+        connection.left = left.set
+        connection.publish("go", b"")
+        async with asyncio.timeout(10):
+            await left.wait()
+        assert connection.leaving
+
+    assert play(script, use) == []

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import warnings
 from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from onefold import config
+from onefold.env import SYSTEM
 from onefold.errors import Timeout
-from onefold.log.jetstream.client.link import Link
+from onefold.shard.remote import asking as asking_module
 from onefold.shard.remote.asking import LinkAsking
 
 
 class LossyLink:
     """Loses the first questions, as a connection does that was cut; the server receives none."""
 
-    address = "here"
+    address, env = "here", SYSTEM
 
     def __init__(self, lost: int) -> None:
         self.asked, self._lost = 0, lost
 
-    def run(self, call: Any, timeout: float) -> Any:
-        return asyncio.run(call())
+    def check_usable(self) -> None:
+        pass
 
-    async def ask(self, subject: str, request: bytes, *, timeout: float) -> Any:
+    check_may_wait = check_usable
+
+    def post(self, callback: Any, *args: object) -> bool:
+        return True
+
+    def suspect(self) -> None:
+        pass
+
+    def question(self, waiter: Any, request: bytes) -> None:
         self.asked += 1
-        if self.asked <= self._lost:
-            await asyncio.sleep(timeout)
-            raise Timeout("no answer", definite=True)
-        return SimpleNamespace(data=b"answer to " + request)
+        if self.asked > self._lost:
+            waiter.take(b"answer to " + request, None)
 
 
 @pytest.fixture(autouse=True)
@@ -59,44 +64,83 @@ class Interrupt(BaseException):
     """What a signal handler raises."""
 
 
-def test_an_interrupted_question_leaves_no_coroutine_that_is_never_awaited() -> None:
-    """At every instruction of the asking thread until the question is handed over."""
+class Connected:
+    """What a question is sent on: the questions that still have somebody who waits."""
 
-    class DeafLink(Link):
-        def __init__(self) -> None:  # nothing of a connection
-            self.address = "nowhere"
+    def __init__(self) -> None:
+        self.open: set[str] = set()
 
-        def check_usable(self) -> None:
+    def forget(self, token: str) -> None:
+        self.open.discard(token)
+
+
+class Ticking:
+    """A clock that goes on when it is looked at."""
+
+    now_s = 0.0
+
+    def boot_s(self) -> float:
+        self.now_s += 0.0004
+        return self.now_s
+
+
+class SilentLink:
+    """Sends questions, at once or when the loop comes to it, and has no answers."""
+
+    address = "here"
+
+    def __init__(self, *, later: bool) -> None:
+        self.env = Ticking()
+        self.connection, self.later = Connected(), later
+        self.posted: list[Any] = []
+
+    def check_usable(self) -> None:
+        pass
+
+    check_may_wait = check_usable
+
+    def post(self, callback: Any, *args: object) -> bool:
+        return True
+
+    def suspect(self) -> None:
+        pass
+
+    def question(self, waiter: Any, request: bytes) -> None:
+        token = f"{len(self.posted)}"
+        self.posted.append(lambda: (self.connection.open.add(token), waiter.sent(self.connection, token)))
+        if not self.later:
+            self.posted[-1]()
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_an_interrupted_question_leaves_nobody_waiting(later: bool) -> None:
+    """At every instruction of the asking thread, but for those that end a question."""
+    at, passed, asked = 0, True, 0
+    while passed:
+        at, passed = at + 1, False
+        left = at
+
+        def trace(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal left, passed
+            frame.f_trace_opcodes = frame.f_code.co_filename == asking_module.__file__
+            if event == "opcode" and frame.f_code.co_name not in ("close", "forget", "__call__", "sent"):
+                left -= 1
+                if left == 0:
+                    passed = True
+                    raise Interrupt
+            return trace
+
+        link = SilentLink(later=later)
+        sys.settrace(trace)
+        try:
+            LinkAsking(link, SimpleNamespace(ask="ask"))(b"x", 0.002, hedge_s=0.001)  # type: ignore[arg-type]
+        except (Interrupt, Timeout):
             pass
-
-        def post(self, callback: Any, *args: object) -> bool:
-            raise Interrupt
-
-    asking = LinkAsking(DeafLink(), SimpleNamespace(ask="ask"))  # type: ignore[arg-type]
-    at = 0
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        passed = True
-        while passed:
-            at += 1
-            left = at
-            passed = False
-
-            def trace(frame: FrameType, event: str, arg: object) -> Any:
-                nonlocal left, passed
-                frame.f_trace_opcodes = True
-                if event == "opcode":
-                    left -= 1
-                    if left == 0:
-                        passed = True
-                        raise Interrupt
-                return trace
-
-            sys.settrace(trace)
-            try:
-                asking(b"x", 1.0, hedge_s=0.1)
-            except Interrupt:
-                pass
-            finally:
-                sys.settrace(None)
-    assert at > 20 and not [str(one.message) for one in warned]
+        finally:
+            sys.settrace(None)
+        if link.later:
+            for send in link.posted:
+                send()
+        asked += len(link.posted)
+        assert not link.connection.open, at
+    assert at > 100 and asked > at

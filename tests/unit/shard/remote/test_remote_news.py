@@ -7,7 +7,10 @@ import threading
 from types import FrameType
 from typing import Any
 
+import pytest
+
 from onefold.env import SYSTEM
+from onefold.errors import SpaceError
 from onefold.machine import undisturbed
 from onefold.shard.remote import notifications
 from onefold.shard.remote.notifications import News
@@ -76,3 +79,23 @@ def test_an_interrupted_waiter_blocks_nobody() -> None:
     assert not wedged, f"nobody can wait any more after an interrupt at instruction {wedged}"
     assert number > 50
     assert met == FILES
+
+
+def test_a_question_that_fails_leaves_nobody_waiting() -> None:
+    shown, failing = 1, True
+
+    def poll(_after: int, _seconds: float) -> bool:
+        nonlocal shown
+        if failing:
+            raise RuntimeError("it cannot be sent")
+        shown = 2
+        news.moved()
+        return True
+
+    news = News(lambda: shown, poll, SYSTEM)
+    with pytest.raises(SpaceError, match="it cannot be sent"):
+        news.wait(1, WAIT_S)
+    failing = False
+    news.wait(1, WAIT_S)
+    assert shown == 2
+    news.close()

@@ -111,7 +111,7 @@ def is_storable(value):
         return False
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
 @given(
     maps=_maps,
     messages=_messages,

@@ -1,8 +1,10 @@
 """Every wrong input of a map has a definite error of its own, and nothing is written."""
 
+import asyncio
 import datetime
 import math
 
+import numpy
 import pytest
 
 import onefold as of
@@ -193,3 +195,36 @@ def test_a_map_is_no_key_of_a_dict(db):
     with pytest.raises(TypeError):
         hash(db.map("m"))
     assert isinstance(db.map("m"), Map)
+
+
+@pytest.mark.parametrize("by", [math.nan, math.inf, -math.inf, numpy.float64("nan")], ids=str)
+def test_what_would_leave_a_number_that_tells_nothing_is_not_added(db, m, tmp_path, by):
+    assert "finite" in refuses(InvalidArgument, lambda: m.increment("there", by))
+    with db.transaction() as tx:
+        inside = tx.map("m")
+        inside["own"] = 1
+        for key in ("there", "own", "new"):
+            assert "finite" in refuses(InvalidArgument, lambda key=key: inside.increment(key, by))
+        assert (inside["there"], inside["own"], "new" in inside) == (1, 1, False)
+        del inside["own"]
+
+    async def of_the_asynchronous_twin():
+        async with of.aio.connect(tmp_path / "twin") as twin:
+            with pytest.raises(InvalidArgument, match="finite"):
+                await twin.map("m").increment("n", by)
+            async with twin.transaction() as tx:
+                with pytest.raises(InvalidArgument, match="finite"):
+                    await tx.map("m").increment("n", by)
+            assert await twin.map("m").count() == 0
+
+    asyncio.run(of_the_asynchronous_twin())
+
+
+def test_every_finite_number_is_added(db):
+    m = db.map("m")
+    for by in (10**400, -(10**400), 0.5, -0.5, numpy.float64(2), 1e308, -1e308):
+        m.increment("n", by)
+    with db.transaction() as tx:
+        tx.map("m").increment("n", 10**400)
+        tx.map("m").increment("n", -(10**400))
+    assert m["n"] == 0.0

@@ -318,6 +318,20 @@ def test_an_observer_waits_for_the_lease_from_when_it_first_saw_the_epoch(clock)
     assert observer.look(space, "other", [renewed]) == []
 
 
+def test_an_observer_knows_how_much_is_left_after_an_old_view(clock):
+    observer = Observer(clock)
+    clock.advance(100)
+    renewed = Lease(1, 8, 10.0, "m")
+    observer.look(Machine(), "q", [renewed])
+    clock.advance(4)
+    for old in ([renewed._replace(epoch=7)], [renewed._replace(epoch=7), Lease(2, 1, 1.0, "m")]):
+        observer.look(Machine(), "q", old)
+        assert observer.left_s("q", 1) == pytest.approx(6)
+    assert observer.left_s("q", 3) is observer.left_s("other", 1) is None
+    clock.advance(6)
+    assert observer.look(Machine(), "q", [renewed]) == [(renewed, False)]
+
+
 def test_an_observer_forgets_what_is_no_longer_leased(clock):
     observer = Observer(clock)
     observer.look(Machine(), "q", [Lease(number, 1, 10.0, "m") for number in range(100)])

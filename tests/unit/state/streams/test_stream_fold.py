@@ -8,13 +8,16 @@ import pytest
 
 from onefold import config
 from onefold.fold.api import Context
-from onefold.state.fold.machine import StateFold, apply_writes, first_refusal
+from onefold.state.fold import blobs
+from onefold.state.fold.machine import MALFORMED, StateFold, apply_writes, first_refusal
 from onefold.state.fold.ops import Commit, state_op
 from onefold.state.fold.outcomes import Answer, Rejected
 from onefold.state.fold.streams import fold as stream_fold
 from onefold.state.fold.streams import rows as stream_rows
 from onefold.state.fold.streams.ops import (
+    STREAM_BLOBS_VERSION,
     Append,
+    AppendBlob,
     Beat,
     CommitOffsets,
     Expire,
@@ -286,6 +289,70 @@ def test_a_group_has_a_limit_and_needs_a_stream(monkeypatch):
     assert world.join("") == Rejected("malformed", "s")
 
 
+# -- frames in blobs
+
+
+def test_a_blob_is_named_until_retention_removes_its_records():
+    world = World(retention_ms=1000)
+    world.append(count=3)
+    assert world.write(AppendBlob("s", 0, 5, "b", 90_000)) == ((0, 3, 1_000_000),)
+    world.append()
+    assert [(run.offset, run.count, run.size, run.blob) for one in world.segments() for run in one.runs] == [
+        (0, 3, 1, ""),
+        (3, 5, 90_000, "b"),
+        (8, 1, 1, ""),
+    ]
+    assert world.head().bytes > 90_000 and blobs.named_by(world.store, "b") == 1
+    assert not [*world.store.scan(stream_rows.frame_table("s", 0))]
+    world.now_ms += 2000
+    assert world.do(Retain("s", 0)) == Answer(3)
+    assert (blobs.named_by(world.store, "b"), blobs.garbage_since(world.store, "b")) == (0, world.now_ms)
+    assert world.head().bytes == 0
+
+
+def test_a_blob_that_two_records_name_is_garbage_after_the_second():
+    world = World(retention_ms=1000)
+    world.write(AppendBlob("s", 0, 1, "b", 90_000))
+    world.now_ms += 600
+    world.write(AppendBlob("s", 1, 1, "b", 90_000))
+    world.now_ms += 600
+    world.do(Retain("s", 0))
+    assert blobs.named_by(world.store, "b") == 1 and not blobs.garbage(world.store)
+    world.now_ms += 600
+    world.do(Retain("s", 1))
+    assert blobs.garbage(world.store) == ["b"] and blobs.sweep(world.store, ("b", "c")) == ["b"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"blob": ""},
+        {"blob": "b" * 129},
+        {"size": 0},
+        {"size": 1 << 31},
+        {"count": 0},
+        {"partition": 2},
+        {"stream": "~live/x"},
+        {"format": 256},
+    ],
+)
+def test_an_append_of_a_blob_that_cannot_be_is_malformed(changed):
+    world = World()
+    world.do(MakeStream("~live/x", 1))
+    given = {"stream": "s", "partition": 0, "count": 1, "blob": "b", "size": 9}
+    assert world.write(AppendBlob(**(given | changed))).reason == "malformed"
+    assert not blobs.named_by(world.store, "b")
+
+
+def test_before_its_fold_version_an_append_of_a_blob_is_malformed():
+    body = state_op(Commit((), (), (AppendBlob("s", 0, 1, "b", 90_000),))).body
+    world = World()
+    fold = StateFold()
+    assert fold.apply(world.store, world.context(), body, STREAM_BLOBS_VERSION - 1) == MALFORMED
+    assert fold.apply(world.store, world.context(), body, STREAM_BLOBS_VERSION) != MALFORMED
+    assert world.head().next == 1
+
+
 # -- the contract
 
 
@@ -304,6 +371,8 @@ def random_operations(seed):
                     )
                     for _ in range(rng.randrange(1, 4))
                 ]
+                if rng.random() < 0.3:
+                    writes.append(AppendBlob("s", rng.randrange(4), 2, rng.choice("xyz"), 90_000))
                 ops.append(Commit((), (), tuple(writes)))
             case 3:
                 ops.append(Join("s", rng.choice("gh"), rng.choice("abc"), "p", ((0, 1),)))

@@ -203,7 +203,7 @@ def test_every_kept_outcome_has_a_meaning(db, kept, meaning, monkeypatch):
 
 
 def test_an_append_of_unknown_outcome_says_how_to_learn_it(db, monkeypatch):
-    def unknown(self, ops, deadline=None):
+    def unknown(self, ops, deadline=None, receipt=None):
         raise AppendUnknown("the answer was lost")
 
     monkeypatch.setattr(type(db._state.shards[0]), "submit", unknown)
@@ -222,7 +222,7 @@ def test_a_request_that_did_happen_before_its_answer_was_lost_is_told(db, monkey
     space_type = type(db._state.shards[0])
     submit = space_type.submit
 
-    def lost_answer(self, ops, deadline=None):
+    def lost_answer(self, ops, deadline=None, receipt=None):
         submit(self, ops)
         raise AppendUnknown("the answer was lost")
 

@@ -11,14 +11,14 @@ from onefold.log.memory import MemoryLog
 from onefold.shard.memory import MemoryShard
 from onefold.state.encoding import values
 from onefold.state.encoding.keys import encode_key
-from onefold.state.fold import lock_table, rows
+from onefold.state.fold import blobs, lock_table, rows
 from onefold.state.fold.machine import StateFold
 from onefold.state.fold.maps.ops import Clear, Delete, Increment, Put
 from onefold.state.fold.ops import UNREAD, Commit, Decide, Forget, Prepare, Read, Resolve, Span, state_op
 from onefold.state.fold.outcomes import Answer, Blocked, Committed, Decided, Rejected, Voted, decode_outcome
 from onefold.state.fold.queues.ops import Enqueue, Message
 from onefold.state.fold.shards import fold as shard_fold
-from onefold.state.fold.streams.ops import CommitOffsets, Join, MakeStream
+from onefold.state.fold.streams.ops import STREAM_BLOBS_VERSION, AppendBlob, CommitOffsets, Join, MakeStream
 from onefold.state.fold.validation import validate
 from onefold.state.fold.validation import wants as lock_wants
 from onefold.testing import check_fold
@@ -409,6 +409,24 @@ def operations(seed):
             )
         )
     return found
+
+
+@pytest.mark.parametrize("commit", [True, False])
+def test_a_prepared_transaction_names_its_blobs_until_it_is_resolved(shard, commit):
+    shard.space.raise_fold_version(STREAM_BLOBS_VERSION)
+    shard(MakeStream("s", 1))
+
+    def named():
+        with shard.space.view() as view:
+            return blobs.named_by(view, "b"), blobs.garbage(view)
+
+    assert shard.prepare(writes=(AppendBlob("s", 0, 1, "b", 90_000),)).yes
+    assert named() == (1, []), "a sweeper would take it before the decision comes"
+    shard(Decide("t", commit))
+    shard(Resolve("t", commit))
+    assert named() == ((1, []) if commit else (0, ["b"]))
+    shard(Resolve("t", commit))
+    assert named() == ((1, []) if commit else (0, ["b"]))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -146,7 +146,7 @@ def test_a_read_does_not_wait_for_the_undecided(world):
     client, other = world.client(), world.client()
     submit = client.shards[0].inner.submit
 
-    def stopped(ops, deadline=None):
+    def stopped(ops, deadline=None, receipt=None):
         if b"decide" in ops[0].body:
             raise Killed
         return submit(ops)
@@ -197,7 +197,7 @@ def test_an_item_that_is_due_and_locked_does_not_keep_a_reader(world):
     client.commit(0, (Put("t", item, 10),))
     submit = client.shards[0].inner.submit
 
-    def stopped(ops, deadline=None):
+    def stopped(ops, deadline=None, receipt=None):
         if b"decide" in ops[0].body:
             raise Killed
         return submit(ops)
@@ -223,7 +223,7 @@ def follow(world, other):
     client = world.client()
     submit = client.shards[2].inner.submit
 
-    def dying(ops, deadline=None):
+    def dying(ops, deadline=None, receipt=None):
         if b"resolve" in ops[0].body:
             raise Killed
         return submit(ops)
@@ -284,7 +284,7 @@ def decided_and_dead(world):
     for shard in (0, 2):
         submit = client.shards[shard].inner.submit
 
-        def dying(ops, deadline=None, submit=submit):
+        def dying(ops, deadline=None, receipt=None, submit=submit):
             if b"resolve" in ops[0].body:
                 raise Killed
             return submit(ops)

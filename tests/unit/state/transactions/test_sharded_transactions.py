@@ -141,7 +141,7 @@ def test_who_loses_to_its_own_request_is_told_that_it_was_done(world):
     parts = {0: ShardPart((read,), (), (put,)), 2: ShardPart(writes=(Put("n", ((TARGET, b"\xc0"),)),))}
     submit, first = client.shards[1].inner.submit, []
 
-    def late(ops, deadline=None):
+    def late(ops, deadline=None, receipt=None):
         client.shards[1].inner.submit = submit
         first.append(commit_over_shards(twin, parts, request_id))
         return submit(ops)
@@ -212,7 +212,7 @@ def test_a_slow_coordinator_that_was_aborted_learns_it(world):
     client, other = world.client(), world.client()
     submit, decides = client.shards[0].inner.submit, []
 
-    def slow(ops, deadline=None):
+    def slow(ops, deadline=None, receipt=None):
         if b"decide" in ops[0].body and not decides:
             decides.append(ops)
             recovery.recover(other)
@@ -234,7 +234,7 @@ def test_an_abort_that_nobody_has_resolved_at_home_holds(world):
     client, other = world.client(), world.client()
     submit, decides = client.shards[0].inner.submit, []
 
-    def slow(ops, deadline=None):
+    def slow(ops, deadline=None, receipt=None):
         if b"decide" in ops[0].body and not decides:
             decides.append(ops)
             with other.shards[2].view() as view:
@@ -256,7 +256,7 @@ def test_a_decision_without_an_answer_is_asked_for(world, applied, answers):
     client = world.client()
     submit, lost = client.shards[0].inner.submit, []
 
-    def losing(ops, deadline=None):
+    def losing(ops, deadline=None, receipt=None):
         if b"decide" in ops[0].body and (not lost or not answers):
             if applied and not lost:
                 submit(ops)
@@ -281,7 +281,7 @@ def test_a_prepare_without_an_answer_is_a_definite_no(world, shard, surfaces):
     client, other = world.client(), world.client()
     submit, late = client.shards[shard].inner.submit, []
 
-    def losing(ops, deadline=None):
+    def losing(ops, deadline=None, receipt=None):
         if b"prep" in ops[0].body and not late:
             late.append(ops)
             if surfaces == "at once":
@@ -306,7 +306,7 @@ def test_a_late_prepare_beyond_the_tombstones_locks_and_is_aborted(world, monkey
     client, other = world.client(), world.client()
     submit, late = client.shards[2].inner.submit, []
 
-    def losing(ops, deadline=None):
+    def losing(ops, deadline=None, receipt=None):
         if b"prep" in ops[0].body and not late:
             late.append(ops)
             raise AppendUnknown("the answer was lost")
@@ -337,7 +337,7 @@ def test_an_interrupted_program_gives_its_locks_up(world):
     client = world.client()
     submit = client.shards[2].inner.submit
 
-    def interrupted(ops, deadline=None):
+    def interrupted(ops, deadline=None, receipt=None):
         if b"prep" in ops[0].body:
             submit(ops)
             raise KeyboardInterrupt
