@@ -1,4 +1,4 @@
-"""Catching up: how fast a replica applies a log to a store on disk, beside raw upserts into the same kind of table.
+"""Catching up: how fast a replica applies a log to a store on disk, next to raw upserts into the same kind of table.
 
 Run: ``python benches/apply.py [--keys 300000] [--rounds 3]``. Two logs of new keys, in random order: records of
 ``put_many(1000)``, and records of 200 operations that each put one key (what group commit makes of many writers). The store

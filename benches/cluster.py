@@ -1,10 +1,10 @@
-"""Shared state on a real cluster of this machine (three servers, three nodes), beside raw JetStream and three members of etcd.
+"""Shared state on a real cluster of this machine (three servers, three nodes), next to raw JetStream and three members of etcd.
 
 Run: ``python benches/cluster.py [--seconds 5] [--rounds 3]``. etcd is measured too when ``ONEFOLD_BENCH_PEERS`` names a Python
 with ``etcd3 'protobuf<3.21'`` and ``etcd`` is on the PATH (Debian: etcd-server). Everything is on the disk of
 ``ONEFOLD_BENCH_DIR``; all servers sync every write. Servers, nodes and clients share this machine's processors.
 
-Targets: a durable put p50 ≤ 1.5 × the raw publish ack; a strong read ≤ 2 ×; 4 client processes ≥ 20k durable puts/s in all
+Targets: a durable put p50 ≤ 1.4 × the raw publish ack; a strong read ≤ 2 ×; 4 client processes ≥ 20k durable puts/s in all
 while the nodes apply them, and ≥ 10 × etcd's; local session reads ≥ 300k/s; catching up ≥ 60k new keys/s per core.
 """
 
@@ -178,7 +178,7 @@ def halted(pids: list[int]) -> Iterator[None]:
 
 
 def latencies(url: str, folder: Path, rounds: int, nodes: list[int]) -> None:
-    """``nodes``: their pids; puts are measured once more while these take no part of the processors."""
+    """``nodes``: their pids; puts are measured again while these take no part of the processors."""
     raw = RawStream(folder)
     with of.connect(url) as local, of.connect(url, replicas="remote") as remote:
         mine, theirs = local.map("latency"), remote.map("latency")

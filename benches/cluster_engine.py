@@ -1,4 +1,4 @@
-"""The JetStream engine beside the raw engine, in one run: appends, and catching up by direct gets.
+"""The JetStream engine next to the raw engine, in one run: appends, and catching up by direct gets.
 
 ``python benches/cluster_engine.py [--records N]``: three servers of this machine. Raw is nats-py by itself: ``request`` for an
 append, a batched direct get for catching up. The ratio is what counts; figures of a busy machine are not comparable.

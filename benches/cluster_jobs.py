@@ -1,6 +1,6 @@
 """A job of Python functions on a real cluster of this machine, done by one worker in all and by two: how much faster two are.
 
-Run: ``python benches/cluster_jobs.py [--mb 96] [--rounds 3]``. Three servers as ``onefold up`` starts them, and beside them two
+Run: ``python benches/cluster_jobs.py [--mb 96] [--rounds 3]``. Three servers as ``onefold up`` starts them, and next to them two
 spaces: one whose single node has one worker, one with two such nodes. The program that submits works on nothing itself, and
 asks for the whole result. Both get the same job in turn, each time into a new table, so that nothing is re-used. Servers, nodes,
 workers and this program share the processors. Target: two workers ≥ 1.7 × as fast as one, on two processors. What two processes
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import onefold as of
-from common import THREADS, data_dir, source_text
+from common import THREADS, data_dir, source_text, together_s
 from onefold import agg
 from onefold.cluster.servers import LocalServers
 from onefold.cluster.setup import set_up_space
@@ -114,28 +114,7 @@ def plain(path: str, part: int, parts: int) -> None:
 def plain_s(path: Path, processes: int) -> float:
     """How long so many processes take for the lines of a file, once they have begun."""
     command = [sys.executable, __file__, "--plain", str(path)]
-    started = [
-        subprocess.Popen(
-            [*command, str(part), str(processes)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for part in range(processes)
-    ]
-    for process in started:
-        assert process.stdout is not None
-        process.stdout.readline()
-    began = time.perf_counter()
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in started:
-        assert process.stdout is not None
-        if process.stdout.readline() != "done\n":
-            raise SystemExit(f"a process failed: {process.args}")
-    seconds = time.perf_counter() - began
-    for process in started:
-        process.communicate()
-    return seconds
+    return together_s([[*command, str(part), str(processes)] for part in range(processes)])
 
 
 def main() -> None:

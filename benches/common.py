@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -94,8 +95,33 @@ def compare(
     return {mode: statistics.median(times) for mode, times in seconds.items()}
 
 
+def together_s(commands: Sequence[Sequence[str]], environment: dict[str, str] | None = None) -> float:
+    """How long these programs take together, each in a process of its own: from when all have said that they are ready, and were
+    given a line, until each has said one more."""
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for command in commands
+    ]
+    for process in started:
+        assert process.stdout is not None
+        process.stdout.readline()
+    began = time.perf_counter()
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in started:
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise SystemExit(f"a process failed: {process.args}")
+    seconds = time.perf_counter() - began
+    for process in started:
+        process.communicate()
+    return seconds
+
+
 def report(what: str, ours: float, peer: str, theirs: float, target: str) -> None:
-    """One line: the ratio ours / theirs beside its target."""
+    """One line: the ratio ours / theirs next to its target."""
     print(
         f"{what:46} {ours:8.3f} s   {peer:22} {theirs:8.3f} s   ratio {ours / theirs:5.2f}   target {target}"
     )

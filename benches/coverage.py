@@ -144,7 +144,7 @@ def shortlast(rng: Generator, pairs: int, n: int) -> Population:
 
 
 def rerun(rng: Generator, pairs: int, n: int) -> Population:
-    """Uneven new splits beside a larger part that was reused and is known whole."""
+    """Uneven new splits next to a larger part that was reused and is known whole."""
     counts = np.minimum(1 + rng.poisson(rng.lognormal(1.8, 0.7, (pairs, n))), 40)
     known_count = rng.integers(1, 20 * n, pairs).astype(float)
     reused = np.stack([known_count * rng.uniform(0.5, 3, pairs), known_count], axis=1)

@@ -1,8 +1,8 @@
 """Eight writers at once: does anyone wait for long, beyond what the disk costs?
 
 Run: ``python benches/stalls.py [--seconds 2] [--rounds 3] [--writers 8]``. Each of eight processes, and then of eight threads,
-puts one key after another as fast as it can, and the latency of every put is kept; beside them, in the same run on the same
-folder (ONEFOLD_BENCH_DIR), one process that only writes 4 KB and calls ``fdatasync``. In turn (disk, processes, threads,
+puts one key after another as fast as it can, and the latency of every put is kept. Next to them runs, on the same folder
+(ONEFOLD_BENCH_DIR), one process that only writes 4 KB and calls ``fdatasync``. In turn (disk, processes, threads,
 disk, ...), since the disk of a machine that does other work too is not the same all the time.
 
 Target: at the 99th percentile no put stalls for more than 100 ms beyond what syncing costs, that is beyond its turn among
@@ -64,7 +64,7 @@ def synced(folder: Path, seconds: float) -> list[float]:
 
 
 def write_as_process(folder: str, name: str, seconds: float) -> None:
-    """One writing process: says when it is ready, begins when it is told, and gives its latencies."""
+    """One writing process: says when it is ready, begins on a word, and gives its latencies."""
     with of.connect(folder) as db:
         m = db.map("m")
         m[name] = 0

@@ -1,6 +1,7 @@
 """What ``state.py`` compares with: one measure of one peer, as ``{"rate": per second}``.
 
-Run by ``state.py`` with the Python that has the peers' usual clients: ``pip install redis diskcache etcd3 'protobuf<3.21'``.
+Run by ``state.py`` with the Python that has the peers' usual clients: ``pip install redis diskcache etcd3 'protobuf<3.21' huey
+litequeue``; those that are missing are left out.
 """
 
 from __future__ import annotations
@@ -81,12 +82,58 @@ def diskcache_measures(folder: str) -> dict[str, Callable[[float], float]]:
     }
 
 
+def huey_measures(folder: str) -> dict[str, Callable[[float], float]]:
+    """A queue of tasks on SQLite, with its default of full sync. Taking a task removes it: there is nothing to acknowledge."""
+    from huey import SqliteHuey
+
+    os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+    huey = SqliteHuey("bench", filename=f"{folder}/huey.db")
+
+    @huey.task()
+    def task(_: bytes) -> None:
+        return None
+
+    def queue(_: int) -> None:
+        task(VALUE)
+        taken = huey.dequeue()
+        assert taken is not None
+        huey.execute(taken)
+
+    return {"queue": lambda s: rate(queue, s)}
+
+
+def litequeue_measures(folder: str) -> dict[str, Callable[[float], float]]:
+    """A queue on SQLite, here with full sync (its default is not)."""
+    from litequeue import LiteQueue
+
+    os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+    messages = LiteQueue(f"{folder}/litequeue.db")
+    messages.conn.execute("PRAGMA synchronous=FULL")
+
+    def queue(_: int) -> None:
+        messages.put("x" * 60)
+        messages.done(messages.pop().message_id)
+
+    return {"queue": lambda s: rate(queue, s)}
+
+
 def main() -> None:
+    if sys.argv[1] == "--has":
+        __import__(sys.argv[2])
+        return
     peer, where, measure, seconds = sys.argv[1:5]
-    measures = {"redis": redis_measures, "etcd": etcd_measures, "diskcache": diskcache_measures}[peer](where)
+    measures = {
+        "redis": redis_measures,
+        "etcd": etcd_measures,
+        "diskcache": diskcache_measures,
+        "huey": huey_measures,
+        "litequeue": litequeue_measures,
+    }[peer](where)
     if "--wait" in sys.argv:  # several begin at once
         print("ready", flush=True)
         sys.stdin.readline()
+    if peer in ("huey", "litequeue"):  # as the others, once its write-ahead log has been written once
+        measures[measure](float(seconds))
     print(json.dumps({"rate": measures[measure](float(seconds))}))
 
 
