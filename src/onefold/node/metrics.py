@@ -29,7 +29,7 @@ process_*                                   memory, processor time, open files
 
 Every node reports the live jobs as far as it has seen the log: take the maximum over nodes, not the sum.
 
-A metric that was renamed is exported under its former name as well, for one release.
+A metric that was renamed is exported under its former name as well, until 1.0.
 """
 
 from __future__ import annotations

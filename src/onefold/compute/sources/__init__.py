@@ -11,7 +11,7 @@
 | ``ranges`` | ranges of streams, in place of files |
 | ``reading``, ``places``, ``error_places`` | rows of units; where rows and errors are in their files |
 
-May import ``compute.plan``, ``compute.frames`` and the packages below ``compute``.
+May import ``compute.plan``, ``compute.frames``, ``compute.foreign`` and the packages below ``compute``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every line has ``time`` (UTC), ``level``, ``event`` (a fixed word), ``node``, and the fields of the event. A condition that
 lasts is logged when it begins and when it ends, not each time that it is met. An event that was renamed has its former name in
-``was`` for one release.
+``was`` until 1.0.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _STALLED: Final = "_stalled"
 
 
 def former_event(event: str) -> str | None:
-    """The name that an event had in the previous release; None when it is the same."""
+    """The name that an event had before it was renamed; None when it is the same."""
     name = event.removesuffix(_OVER)
     former = _FORMER_EVENTS.get(name)
     if former is None and name.endswith(_STALLED):

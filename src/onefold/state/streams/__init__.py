@@ -1,4 +1,5 @@
 """Handles of streams: appending, reading, typed batches, consumers and their groups, by themselves or in a transaction.
 
-May import ``state.core``, ``state.fold``, ``state.encoding`` and ``state.transactions``.
+May import ``state.core``, ``state.fold``, ``state.encoding``, ``state.transactions`` and the
+packages below ``state``.
 """

@@ -12,5 +12,6 @@ module            what it has
 ``python_steps``  functions before the key, in processes of their own
 ================  ==========================================================================================
 
-May import ``plan``, the functions and steps of jobs over files, and ``state``.
+May import ``plan`` and ``idleness``, the functions, steps, frames and blobs of jobs over files, ``state`` and the
+packages below it.
 """

@@ -9,5 +9,5 @@ state; and a watermark that moves into the rows that are now final. A worker com
 - ``sessions``: aggregates by sessions;
 - ``running``: aggregates without a window.
 
-May import ``runs``, and ``compute.aggregates`` and ``plan``.
+May import ``runs``, and ``compute.aggregates``, ``frames`` and ``plan``.
 """

@@ -16,5 +16,5 @@ them, and compaction replaces several of them by one. Nothing here reads a log, 
 - ``run_store``: runs as rows and blobs, and a cache of those that were read;
 - ``open_state``: what a worker holds in memory, as a list of immutable frames.
 
-May import ``bundles`` and ``run_bytes``, and ``compute.aggregates``, ``blobs`` and ``tasks``.
+May import ``bundles`` and ``run_bytes``, ``compute.aggregates``, ``blobs``, ``frames`` and ``tasks``, and the folds of ``state``.
 """
