@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from onefold.compute.jobs import state
 from onefold.compute.runs import Run
 from onefold.compute.submission.submit import decode_inputs
 from support.times import scaled
+from support.whole_lines import json_lines, whole_lines
 
 SCRIPTS = Path(__file__).parents[1] / "cluster"
 PATIENCE_S = 120.0
@@ -78,8 +78,7 @@ class Node:
             self.process = subprocess.Popen(command, stderr=output, stdout=output, env=environment)
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.output.read_text().splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == event]
+        return [line for line in json_lines(self.output) if line["event"] == event]
 
     @property
     def members(self) -> set[str]:
@@ -185,7 +184,7 @@ class Stand:
         """Whether each of the nodes has so many tasks in hand, and all of these wait for the gate."""
         held = self.held(run)
         ends = {f"{file} {LINES - 1}" for files in held.values() for file in files}
-        noted = {line for path in self.seen.iterdir() for line in path.read_text().splitlines()}
+        noted = {line for path in self.seen.iterdir() for line in whole_lines(path)}
         return ends <= noted and all(
             sum(len(files) for member, files in held.items() if member in node.members) == each
             for node in nodes
@@ -193,9 +192,7 @@ class Stand:
 
     def repeated(self) -> set[str]:
         """Files of which a record was seen more than once."""
-        times = Counter(
-            line for path in self.seen.iterdir() for line in path.read_text().splitlines() if line
-        )
+        times = Counter(line for path in self.seen.iterdir() for line in whole_lines(path) if line)
         assert len(times) == FILES * LINES
         return {line.split()[0] for line, often in times.items() if often > 1}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from onefold.node.hosting import placement_of
 from onefold.shard.memory import MemoryShard
 from onefold.shard.remote import protocol
 from support.times import scaled
+from support.whole_lines import json_lines
 
 SMALL_NODE = Path(__file__).parents[1] / "cluster" / "small_node.py"
 SMALL = {
@@ -87,8 +88,7 @@ class Process:
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
         """What this process has said."""
-        text = self.output.read_bytes()[self._skip :].decode()
-        lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        lines = json_lines(self.output, self._skip)
         return [line for line in lines if event is None or line["event"] == event]
 
     def get(self, path: str) -> tuple[int, str]:
@@ -100,7 +100,7 @@ class Process:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
-        except OSError:
+        except (OSError, HTTPException):
             return 0, ""
 
     @property
@@ -108,7 +108,12 @@ class Process:
         return self.get("/ready")[0] == 200
 
     def metrics(self) -> dict[str, float]:
-        lines = [line for line in self.get("/metrics")[1].splitlines() if line and line[0] != "#"]
+        """Asked for until it answers: a busy machine may take longer than a question waits."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (answer := self.get("/metrics"))[0] != 200:
+            assert time.monotonic() < deadline, f"{self.name} says no metrics: {answer}"
+            time.sleep(0.05)
+        lines = [line for line in answer[1].splitlines() if line and line[0] != "#"]
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
     def kill(self, number: int) -> None:

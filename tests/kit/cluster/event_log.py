@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from onefold.testing.history import History, Operation, Status, _from_json, _to_json
+from support.whole_lines import whole_lines
 
 
 class EventLog(History):
@@ -62,7 +63,7 @@ def load_events(paths: Iterable[Path]) -> list[Operation]:
 def _load(path: Path) -> list[Operation]:
     begun: dict[int, dict[str, Any]] = {}
     ended: dict[int, dict[str, Any]] = {}
-    for line in path.read_text("utf-8").splitlines():
+    for line in whole_lines(path):
         try:
             event = json.loads(line)
         except json.JSONDecodeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -353,18 +354,32 @@ def test_reading_waits_while_too_much_waits_for_another_shard(
 ) -> None:
     from onefold.compute.live.output.forwarder import Forwarder
 
-    forward = Forwarder.forward
+    forward, waiting_bytes = Forwarder.forward, Forwarder.waiting_bytes
     held = [True]
+    full = threading.Semaphore(0)
+
+    def noted(self: Forwarder) -> int:
+        if (size := waiting_bytes(self)) >= config.LIVE_OUTBOX_BYTES_MAX:
+            full.release()
+        return size
+
     monkeypatch.setattr(Forwarder, "forward", lambda self: not held[0] and forward(self))
+    monkeypatch.setattr(Forwarder, "waiting_bytes", noted)
     monkeypatch.setattr(config, "LIVE_OUTBOX_BYTES_MAX", 500)
+    monkeypatch.setattr(config, "LIVE_BATCH_ROWS_MAX", 10)  # the bound is looked at between commits
     with of.connect(tmp_path, shards=3) as sharded:
         clicks = sharded.stream("clicks", partitions=3)
         run = source(sharded).into_stream("out", key="page", partitions=6).start(latency=0)
         for number in range(100):
             clicks.append({"at": at(number), "page": f"{number}"}, key=number)
+        assert full.acquire(timeout=T)
+        rows = run.status().rows
+        assert 0 < rows < 100
+        for _ in range(3):  # rounds of the worker, each with unread records
+            assert full.acquire(timeout=T)
         with pytest.raises(of.Timeout):
-            run.catch_up(timeout=1)
-        assert 0 < run.status().rows < 100
+            run.catch_up(timeout=0.1)
+        assert run.status().rows == rows
         held[0] = False
         run.catch_up(timeout=T)
         assert sharded.stream("out").to_polars().height == 100
