@@ -146,7 +146,7 @@ class Probe:
 
     def request_known(self, subject: str, payload: bytes) -> Any:
         """The answer of somebody of whom this client's server may still have to hear from the other's."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while True:
             try:
                 return self.request(subject, payload)

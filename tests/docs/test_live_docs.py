@@ -76,7 +76,7 @@ def stopped(db: of.Database) -> Any:
 def failed(db: of.Database) -> Any:
     run = started(db)
     db.stream("clicks").append({"page": "no time"})
-    return run.wait("30s")
+    return run.wait("120s")
 
 
 def cancelled(db: of.Database) -> Any:
@@ -96,13 +96,13 @@ def without_a_worker(db: of.Database) -> Any:
 def silent_for_ever(db: of.Database) -> Any:
     run = started(db, partitions=2)
     db.stream("clicks").append(event(1), key="k")
-    return run.catch_up("30s")
+    return run.catch_up("120s")
 
 
 def silent_for_a_while(db: of.Database) -> Any:
     run = started(db, partitions=2, idle="1h")
     db.stream("clicks").append(event(1), key="k")
-    return run.catch_up("30s")
+    return run.catch_up("120s")
 
 
 def one_partition_behind(db: of.Database) -> Any:
@@ -110,13 +110,13 @@ def one_partition_behind(db: of.Database) -> Any:
     stream = db.stream("clicks")
     keys = {stream.append(event(number), key=number).offsets.popitem()[0]: number for number in range(9)}
     stream.append(event(100), key=keys[0])
-    return run.catch_up("30s")
+    return run.catch_up("120s")
 
 
 def only_ahead(db: of.Database) -> Any:
     run = started(db)
     db.stream("clicks").append({"at": datetime.now(UTC) + timedelta(days=365), "page": "a"})
-    return run.catch_up("30s")
+    return run.catch_up("120s")
 
 
 def some_ahead(db: of.Database) -> Any:
@@ -127,7 +127,7 @@ def some_ahead(db: of.Database) -> Any:
 def all_idle(db: of.Database) -> Any:
     run = started(db, idle="1ms")
     db.stream("clicks").append(event(1))
-    run.catch_up("30s")
+    run.catch_up("120s")
     limit = datetime.now(UTC) + timedelta(seconds=30)
     while "every partition" not in run.status().held_by:
         assert datetime.now(UTC) < limit
@@ -233,7 +233,7 @@ def test_what_a_changed_plan_does_is_as_the_table_says() -> None:
         import polars as pl
 
         of_page = pl.col("page") == "a"
-        job().start().catch_up("30s")
+        job().start().catch_up("120s")
         of_page = pl.col("page") != "b"
         for same in (job(), job(watermark_delay="3s"), job(keep="7d")):
             assert same.start(on_error="skip", latency="50ms").id == "t/1"
@@ -246,7 +246,7 @@ def test_what_a_changed_plan_does_is_as_the_table_says() -> None:
             with pytest.raises(of.Conflict, match=f"{part}.*replay"):
                 other.start()
         run = job(window="20s").replay()
-        run.catch_up("30s")
+        run.catch_up("120s")
         run.swap()
         assert db.table("t").to_polars()["n"].to_list() == [20]
         assert db.table("t/1").to_polars()["n"].to_list() == [10, 10]

@@ -29,7 +29,7 @@ def test_signals_end_the_programs_that_tests_start(number: signal.Signals) -> No
         assert program.stdout is not None
         program.stdout.readline()
         program.send_signal(number)
-        assert program.wait(30) == -number
+        assert program.wait(120) == -number
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -32,13 +32,19 @@ def expected(source: Path) -> Counter[str]:
 
 
 def test_a_stopped_worker_gets_a_backup(tmp_path: Path) -> None:
-    source = texts(tmp_path / "in", 16)
+    source, seen, go = texts(tmp_path / "in", 16), tmp_path / "seen", tmp_path / "go"
+    seen.mkdir()
 
     def words(record: dict[str, str]) -> list[str]:
+        """From the ninth file on they wait, so that both workers have a task when one of them is stopped."""
         import time
 
+        found = record["line"].split()
         time.sleep(0.01)
-        return record["line"].split()
+        (seen / found[-1]).touch()
+        while len(list(seen.iterdir())) > 8 and not go.exists():
+            time.sleep(0.01)
+        return found
 
     with of.connect(tmp_path / "space") as db:
         job = (
@@ -47,9 +53,10 @@ def test_a_stopped_worker_gets_a_backup(tmp_path: Path) -> None:
         run = job.start(workers=2)
         stopped = 0
         for snapshot in db.table("words").watch(timeout=60):
-            if snapshot.done >= 8 and not stopped:
+            if snapshot.done >= 6 and not stopped:
                 stopped = run.worker_pids[0]
                 os.kill(stopped, signal.SIGSTOP)
+                go.touch()
         assert stopped
         run.wait(timeout=60)
         assert run.state == "done"

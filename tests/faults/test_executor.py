@@ -235,7 +235,7 @@ def test_the_worker_goes_when_its_parent_is_killed(bench: Bench, tmp_path: Path,
     finally:
         parent.kill()
         parent.wait()
-    wait_until(lambda: not alive(worker), 10)
+    wait_until(lambda: not alive(worker), 120)
 
 
 def test_ctrl_c_is_the_parents(bench: Bench) -> None:

@@ -190,7 +190,7 @@ class Actions:
 def test_an_interrupt_at_every_line_breaks_nothing(tmp_path, name, files):
     kinds = itertools.cycle(INTERRUPTS)
     with (
-        closing(of.connect(tmp_path / "space", timeout=10)) as db,
+        closing(of.connect(tmp_path / "space", timeout=60)) as db,
         other_process(tmp_path / "space") as write,
     ):
         actions = Actions(db)
@@ -317,7 +317,7 @@ def test_an_interrupted_open_and_close_leave_nothing_behind(tmp_path):
 
 def test_closing_what_nobody_wants_does_not_delay_the_mending_of_a_write(tmp_path):
     """The close queues for the write lock that the broken-off write holds, and comes before it in the mending."""
-    with closing(of.connect(tmp_path / "space", timeout=2)) as db:
+    with closing(of.connect(tmp_path / "space", timeout=WAIT_S / 3)) as db:
         m = db.map("m")
         m["k"] = 1
         two = of.connect(tmp_path / "space", timeout=WAIT_S)

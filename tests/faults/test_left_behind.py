@@ -16,12 +16,14 @@ from onefold.compute.jobs import state
 from onefold.compute.tasks import executor
 
 PROGRAM = """
-import onefold as of, sys, time
+import onefold as of, os, sys, time
+_, space, source, seen, gate = sys.argv
 def slow(record):
-    time.sleep(0.05)
+    open(f"{seen}/{record['line']}", "w").close()
+    while len(os.listdir(seen)) > 6 and not os.path.exists(gate): time.sleep(0.01)
     return record["line"]
-db = of.connect(sys.argv[1])
-run = db.read_text(sys.argv[2]).map(slow).into("t").start(workers=2)
+db = of.connect(space)
+run = db.read_text(source).map(slow).into("t").start(workers=2)
 while run.progress().done < 2: time.sleep(0.01)
 print(run.id)
 """
@@ -31,9 +33,11 @@ def test_claims_are_given_back_at_exit(tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
     for number in range(12):
-        (source / f"{number}.txt").write_text("a\nb\n")
+        (source / f"{number}.txt").write_text(f"{number}a\n{number}b\n")
+    (tmp_path / "seen").mkdir()
+    gate = tmp_path / "gate"
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "space"), str(source)],
+        [sys.executable, "-c", PROGRAM, tmp_path / "space", source, tmp_path / "seen", gate],
         capture_output=True,
         text=True,
         timeout=120,
@@ -47,6 +51,7 @@ def test_claims_are_given_back_at_exit(tmp_path: Path) -> None:
             assert state.claims(view, run.id) == []
         before = run.progress().done
         assert before >= 2
+        gate.touch()
         assert run.resume(workers=1).wait(timeout=60).result().to_polars().height == 24
         assert run.progress().failed == 0
 

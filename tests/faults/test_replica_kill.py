@@ -135,7 +135,7 @@ def test_a_killed_holder_of_the_lock_holds_nobody_up(opened, tmp_path, want, mon
 
 
 def test_a_stopped_holder_of_the_lock_is_left_behind_and_follows_when_it_goes_on(tmp_path, want, monkeypatch):
-    monkeypatch.setattr(config, "REPLICA_STALL_S", scaled(0.5))
+    monkeypatch.setattr(config, "REPLICA_STALL_S", scaled(3.0))
     with worker("hold", tmp_path, COUNT, 20) as holder:
         assert holder.stdout.readline() == b"held\n"
         holder.send_signal(signal.SIGSTOP)

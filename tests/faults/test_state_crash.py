@@ -53,7 +53,7 @@ def crasher():
 @pytest.mark.moving(3)
 def test_a_program_that_dies_at_a_place_has_committed_from_there_on_and_not_before(place, tmp_path, crasher):
     committed = list(program.PLACES).index(place) >= program.COMMITTED_FROM
-    with of.connect(tmp_path / "space", timeout=10) as db:
+    with of.connect(tmp_path / "space", timeout=60) as db:
         program.set_up(db)
         everything = {"named put": "named", "named many": "named many", "transfer": "moves"}
         for kind, where in everything.items():
@@ -92,7 +92,7 @@ def died_doing(crasher, db, directory, place, kind, first=None, times=1):
 @pytest.mark.parametrize("place", DECISIVE_PLACES)
 def test_a_message_is_as_its_taker_left_it_wherever_that_dies(place, tmp_path, crasher):
     space = tmp_path / "space"
-    with of.connect(space, timeout=10) as db:
+    with of.connect(space, timeout=60) as db:
         program.set_up(db)
         q = db.queue("work", lease="1h", max_attempts=1 << 40)
 
@@ -102,7 +102,7 @@ def test_a_message_is_as_its_taker_left_it_wherever_that_dies(place, tmp_path, c
             if kind == "ack" and committed:
                 assert len(q) == 0
                 return committed, None, None
-            with q.get(timeout=10) as message:
+            with q.get(timeout=60) as message:
                 assert message.value == kind
                 return committed, message.attempt, message.errors
 
@@ -126,7 +126,7 @@ def test_a_message_is_as_its_taker_left_it_wherever_that_dies(place, tmp_path, c
 @pytest.mark.parametrize("place", DECISIVE_PLACES)
 def test_a_lock_is_as_its_holder_left_it_wherever_that_dies(place, tmp_path, crasher):
     space = tmp_path / "space"
-    with of.connect(space, timeout=10) as db:
+    with of.connect(space, timeout=60) as db:
         program.set_up(db)
         lock = db.lock("lock", ttl="1h")
         committed = died_doing(crasher, db, space, place, "acquire")
@@ -151,7 +151,7 @@ COMMITS_MAX = 40
 @pytest.mark.parametrize("place", SHARDED_PLACES)
 def test_a_transaction_over_several_shards_is_whole_wherever_its_program_dies(place, tmp_path, crasher):
     died = []
-    with of.connect(tmp_path / "space", shards=3, timeout=10) as db:
+    with of.connect(tmp_path / "space", shards=3, timeout=60) as db:
         program.set_up(db)
         for times in range(1, COMMITS_MAX):
             name = f"t-{times}"

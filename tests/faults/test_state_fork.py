@@ -177,7 +177,7 @@ def test_a_child_that_opens_anew_works_whatever_the_parent_was_doing(db):
     m = db.map("m")
 
     def anew():
-        with of.connect(db.url, timeout=10) as own:
+        with of.connect(db.url, timeout=60) as own:
             with own.transaction() as tx:
                 tx.map("m").increment("children")
                 tx.map("m").increment("others")
@@ -291,8 +291,8 @@ def test_a_fork_inside_a_transaction_commits_in_the_parent_only(db):
 
 
 def test_a_fork_while_a_view_is_open_tells_the_child_to_start_otherwise(db, monkeypatch):
-    monkeypatch.setattr("onefold.config.FORK_WAIT_S", 0.2)
-    with db._shard.view() as view:
+    with monkeypatch.context() as hasty, db._shard.view() as view:
+        hasty.setattr("onefold.config.FORK_WAIT_S", 0.2)
         assert view.offset
 
         def anew():

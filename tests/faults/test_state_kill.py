@@ -59,7 +59,8 @@ class Writer:
     def _read(self, pipe, start):
         for line in pipe:
             with self.changed:
-                self.said.append({**json.loads(line), "start": start})
+                if line.endswith(b"\n"):  # and is not what a kill has left of it
+                    self.said.append({**json.loads(line), "start": start})
                 self.changed.notify_all()
 
     def acks(self):

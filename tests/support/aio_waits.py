@@ -22,7 +22,7 @@ class Looks:
         monkeypatch.setattr(Bridge, "look", counted)
 
 
-async def until(condition, seconds=30):
+async def until(condition, seconds=120):
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)

@@ -32,7 +32,7 @@ def onefold(
         text=True,
         cwd=cwd,
         env=_environment(environment),
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

@@ -34,7 +34,7 @@ def counts(db: of.Database, **options: Any) -> Any:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.01)

@@ -26,7 +26,7 @@ def remote_world():
 
 @pytest.fixture(name="db")
 def remote_program(world):
-    with world.connect(timeout=2.0) as opened:
+    with world.connect(timeout=5.0) as opened:
         yield opened
 
 

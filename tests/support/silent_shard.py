@@ -77,7 +77,7 @@ class Noting(Group):
 
 
 def wait_until(condition):
-    for _ in range(6000):
+    for _ in range(24_000):
         if condition():
             return
         threading.Event().wait(0.005)

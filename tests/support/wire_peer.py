@@ -115,7 +115,7 @@ def play(
             server.close()
             await asyncio.gather(*peers, return_exceptions=True)
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 120))
     return lost
 
 

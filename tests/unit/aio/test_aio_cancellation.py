@@ -72,7 +72,7 @@ async def storm(db, url, shards, cancellations):
                 world.how, world.pause_s = how, rng.choice((0.0, 0.0003, 0.001, 0.003))
                 world.reached, before = False, world.cancelled
                 try:
-                    await asyncio.wait_for(SCENARIOS[name](world), 30)
+                    await asyncio.wait_for(SCENARIOS[name](world), 120)
                 except BaseException as error:
                     error.add_note(f"seed {SEED}, {name}, cancelled at await {world.at}, {how}")
                     raise
@@ -134,10 +134,10 @@ def test_the_loop_ends_while_tasks_wait(tmp_path):
     assert time.monotonic() - began < 60
     with plain:
         plain.queue("q").put("job")
-        with plain.queue("q").get(timeout=5) as message:
+        with plain.queue("q").get(timeout=60) as message:
             assert message.attempt == 1
         held.release()
-        with plain.lock("l", timeout=5):
+        with plain.lock("l", timeout=60):
             pass
 
 

@@ -31,7 +31,7 @@ def test_a_live_job_from_start_to_end(tmp_path: Path) -> None:
             stream = db.stream("clicks")
             await stream.append_many([event(1), event(2), event(11)])
             run = await db.start(per_window(db).into("t"))
-            assert await (await run.catch_up(timeout=30)).state() == "running"
+            assert await (await run.catch_up(timeout=120)).state() == "running"
             assert (await run.status()).rows == 3
             assert await run.watermark() == START + timedelta(seconds=11)
             point = await run.point()
@@ -50,10 +50,10 @@ def test_a_live_job_from_start_to_end(tmp_path: Path) -> None:
             with pytest.raises(of.Timeout, match="has not ended after"):
                 await run.wait(timeout=0.05)
             again = await db.replay(per_window(db).into("t"))
-            await again.catch_up(timeout=30)
+            await again.catch_up(timeout=120)
             await again.swap()
             assert [one.id for one in await db.runs(state="running")] == ["t/2"]
-            await again.stop(drain=True, timeout=30)
+            await again.stop(drain=True, timeout=120)
             assert await (await again.wait()).state() == "done"
             assert [one.name for one in await db.tables()] == ["t"]
             assert await db.drop("t/1")
@@ -72,7 +72,7 @@ def test_watching_a_table_beside_other_tasks(tmp_path: Path) -> None:
                 async for moment in db.table("t").watch():
                     seen.append(moment.to_polars()["n"].sum() or 0)
 
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 task = asyncio.create_task(follow())
                 for second in (2, 3):
                     await db.stream("clicks").append(event(second))
@@ -113,8 +113,8 @@ def test_watching_the_table_of_a_run_that_failed_ends(tmp_path: Path) -> None:
         async with of.aio.connect(tmp_path / "db") as db:
             words = db.sync.read_text(tmp_path / "a.txt").map(broken, schema={"word": pl.String})
             run = await db.start(words.into("words"))
-            assert await (await run.wait(timeout=30)).state() == "failed"
-            async with asyncio.timeout(30):
+            assert await (await run.wait(timeout=120)).state() == "failed"
+            async with asyncio.timeout(120):
                 assert [one.exact async for one in db.table("words").watch()] == [False]
 
     asyncio.run(main())

@@ -195,7 +195,7 @@ def test_a_lock_wakes_the_one_whose_turn_it_is(tmp_path, monkeypatch):
                 assert looks.count < 250  # all would be 1225
 
             # Cancelled, none stands in the line or has it.
-            async with asyncio.timeout(30), db.lock("a"):
+            async with asyncio.timeout(120), db.lock("a"):
                 pass
 
     asyncio.run(main())

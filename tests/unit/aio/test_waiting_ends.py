@@ -157,7 +157,7 @@ def test_closing_ends_all_waits(opened):
         ]
         await until(lambda: sleeping(db) == 15)
         await db.close()
-        ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+        ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 120)
         assert {type(end) for end in ends} == {of.SpaceError}
 
     asyncio.run(main())
@@ -273,7 +273,7 @@ def test_no_message_stays_behind_while_takers_come_and_go(opened, seed):
                 await until(lambda: set(got) == set(range(60)))
                 # The body of a block is the program's: what was cancelled there was given, and is given again. So the takers stay
                 # until the last message is confirmed too.
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(120):
                     while await db.queue("q").count():
                         await asyncio.sleep(0.01)
 

@@ -57,9 +57,9 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fill(space)
     with of.connect(space) as db:
         run = job(db).start(on_error="skip")
-        run.catch_up("30s")
+        run.catch_up("120s")
         db.stream("clicks").append_many([click(1), click(2, "b"), {"page": "c"}])
-        run.catch_up("30s")
+        run.catch_up("120s")
     return space
 
 
@@ -75,7 +75,7 @@ def working(*command: str | Path, space: Path) -> Iterator[subprocess.Popen[str]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.05)
@@ -159,7 +159,7 @@ def test_runs_errors_cancel_and_resume(stopped: Path, tmp_path: Path) -> None:
     with working("runs", "resume", "per_minute", space=tmp_path) as worker:
         wait_for(lambda: standing(tmp_path)["status"]["rows"] == 100)
         assert document(ask("runs", "cancel", "per_minute", "--json", url=tmp_path))["state"] == "cancelled"
-        assert worker.wait(30) == 1, "it did not end as done"
+        assert worker.wait(120) == 1, "it did not end as done"
     again = ask("runs", "cancel", "per_minute", url=tmp_path)
     assert again.returncode == 0 and "is cancelled" in again.stderr
     for command in ("errors", "cancel", "resume"):
@@ -226,13 +226,13 @@ def test_run_shows_a_live_job_and_ctrl_c_leaves_it(tmp_path: Path) -> None:
             db.stream("clicks").append(click(200))
         wait_for(lambda: standing(space)["status"]["rows"] == 101)
         worker.send_signal(signal.SIGINT)
-        assert worker.wait(30) == 130
+        assert worker.wait(120) == 130
         said = worker.stderr.read()
         assert "live job per_minute/1 is left as it is" in said and "Traceback" not in said
         assert standing(space)["state"] == "running", "others may work on it"
-        if view.poll() is None:  # it may have begun before there was a job
+        if view.stdout.readline():  # it may have begun before there was a job, and has ended then
             view.send_signal(signal.SIGINT)
-            assert view.wait(30) == 0
+            assert view.wait(120) == 0
             assert "Traceback" not in view.stderr.read()
 
 
@@ -242,13 +242,13 @@ def test_watch_ends_cleanly_and_prints_a_list_a_line_as_json(stopped: Path) -> N
         assert json.loads(view.stdout.readline())[0]["id"] == "per_minute/1"
         assert json.loads(view.stdout.readline())[0]["status"]["late"] == 2
         view.send_signal(signal.SIGINT)
-        assert view.wait(30) == 0
+        assert view.wait(120) == 0
         assert view.stderr.read() == ""
     with working("live", "per_minute", "--watch", space=stopped) as view:
         assert view.stdout is not None and view.stderr is not None
         assert view.stdout.readline().startswith("per_minute: running · 100 events · caught up")
         view.send_signal(signal.SIGINT)
-        assert view.wait(30) == 0
+        assert view.wait(120) == 0
         assert "Traceback" not in view.stderr.read()
 
 
@@ -257,7 +257,7 @@ def test_stop_drain_replay_swap_and_drop(tmp_path: Path) -> None:
     program.write_text(PROGRAM)
     fill(space)
     with of.connect(space) as db:
-        job(db).start().catch_up("30s")
+        job(db).start().catch_up("120s")
         missing = ask("swap", "per_minute", url=space)
         assert missing.returncode == 1 and "nothing replays live job 'per_minute'" in missing.stderr
         replayed = ask("replay", "per_minute", program, "--json", "changed", url=space)
@@ -289,7 +289,7 @@ def test_replay_swaps_at_once_when_it_is_asked_to(tmp_path: Path) -> None:
     program.write_text(PROGRAM)
     fill(space)
     with of.connect(space) as db:
-        job(db).start().catch_up("30s")
+        job(db).start().catch_up("120s")
     done = ask("replay", "per_minute", program, "--swap", "--from", "2020-01-01", url=space)
     assert done.returncode == 0 and "per_minute/2 is now the job 'per_minute'" in done.stderr
     other = ask("replay", "elsewhere", program, url=space)

@@ -387,7 +387,7 @@ def test_watch_ends_cleanly_when_it_is_asked_to(space, number):
             db.map("m")["new"] = 1
         assert program.stdout.readline() == "put\tnew\t1\n"  # at once: nothing is held back in a buffer
         program.send_signal(number)
-        out, errors = program.communicate(timeout=30)
+        out, errors = program.communicate(timeout=120)
         assert (program.returncode, out, errors) == (0, "", "")
     finally:
         program.kill()
@@ -405,7 +405,7 @@ def test_watch_ends_when_nobody_reads_any_more(space, quiet):
             with of.connect(space) as db:
                 for number in range(50):
                     db.map("m")["n"] = number
-        assert program.wait(timeout=30) == 0
+        assert program.wait(timeout=120) == 0
         assert program.stderr.read() == ""
     finally:
         program.kill()

@@ -95,7 +95,7 @@ def test_tail_follows_until_it_is_interrupted(space: Path) -> None:
                 db.stream("steps").append({"n": 10})
             assert json.loads(program.stdout.readline())["value"] == {"n": 10}
             program.send_signal(signal.SIGINT)
-            assert program.wait(30) == 0
+            assert program.wait(120) == 0
             assert program.stderr.read() == ""
         finally:
             program.kill()

@@ -117,7 +117,7 @@ def test_no_workers_leaves_the_work_to_others(db: of.Database, grouped: of.Datas
     assert caught.value.definite and not run.abandoned and run.progress().done == 0
     with of.connect(tmp_path / "space") as other:
         other.open_run(run.id).resume()
-        assert len(run.wait("30s").result()) == 4
+        assert len(run.wait("120s").result()) == 4
 
 
 def test_many_tasks(db: of.Database, grouped: of.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ def test_every_flag_takes_true_or_false_only(tmp_path: Path) -> None:
                     try:
                         result = call_of(flag)(kit, bad)
                         if inspect.isawaitable(result):
-                            await asyncio.wait_for(result, 20)
+                            await asyncio.wait_for(result, 120)
                         wrong.append(f"{flag}: takes {bad!r}")
                     except of.InvalidArgument as error:
                         if not str(error).startswith(said):

@@ -33,9 +33,9 @@ def start(db: of.Database, *, window: bool = True, workers: int = 1) -> Any:
 
 
 def late(db: of.Database, run: Any) -> None:
-    run.catch_up("30s")
+    run.catch_up("120s")
     db.stream("clicks").append_many([{"at": NOON, "page": "a"}] * 3)
-    run.catch_up("30s")
+    run.catch_up("120s")
 
 
 def frame_of(run: Any) -> Frame:
@@ -119,14 +119,14 @@ def test_a_notebook_shows_the_same() -> None:
 def test_the_headline_says_exact_only_of_what_cannot_change() -> None:
     with of.connect("memory://") as db:
         run = start(db)
-        run.catch_up("30s")
+        run.catch_up("120s")
         assert Reader(db.table("t")).read().headline() == "exact up to 2026-01-01 12:01:39 UTC"
         db.stream("clicks").append({"at": NOON + timedelta(seconds=99), "page": "a"})
-        run.stop(drain=True, timeout="30s")
+        run.stop(drain=True, timeout="120s")
         assert Reader(db.table("t")).read().headline() == "exact: all windows are closed"
     with of.connect("memory://") as db:
         run = start(db, window=False)
-        run.catch_up("30s")
+        run.catch_up("120s")
         rows = Reader(db.table("t")).read()
         assert rows.headline() == "the events so far"
         assert {cell.mark for row in rows.rows for cell in row.cells} == {"bound"}
@@ -141,7 +141,7 @@ def test_a_job_that_failed_at_its_first_record_has_nothing_exact() -> None:
         windows = db.read_stream("clicks", follow=True, event_time="at").window(of.window.tumbling("1m"))
         run = windows.group_by("page").agg(n=agg.count()).into("t").start()
         with pytest.raises(of.JobFailed):
-            run.catch_up("30s")
+            run.catch_up("120s")
         assert Reader(db.table("t")).read().headline() == "no window is closed, 1 events behind"
 
 

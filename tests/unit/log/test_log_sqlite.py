@@ -356,18 +356,18 @@ def test_closing_waits_for_a_write_of_its_own(tmp_path):
     def write():
         with file.writing() as con:
             writing.set()
-            assert goes_on.wait(30)
+            assert goes_on.wait(120)
             con.execute("CREATE TABLE written (n)")
 
     thread = threading.Thread(target=write)
     thread.start()
-    assert writing.wait(30)
+    assert writing.wait(120)
     closer = threading.Thread(target=file.close)
     closer.start()
     closer.join(0.05)
     assert closer.is_alive()
     goes_on.set()
-    thread.join(30)
-    closer.join(30)
+    thread.join(120)
+    closer.join(120)
     with closing(apsw.Connection(str(tmp_path / FILE_NAME))) as con:
         assert con.execute("SELECT count(*) FROM written").get == 0

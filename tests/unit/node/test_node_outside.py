@@ -193,10 +193,10 @@ def test_live_jobs_are_reported_as_their_status_says(tmp_path: Path) -> None:
             .into("t")
             .start(on_error="skip")
         )
-        run.catch_up("30s")
+        run.catch_up("120s")
         ahead = {"at": datetime.now(UTC) + timedelta(days=1)}
         stream.append_many([{"at": noon}, {"page": "no time"}, ahead])
-        run.catch_up("30s").stop()
+        run.catch_up("120s").stop()
         stream.append_many([{"at": noon}] * 3)
         lone.workers = SimpleNamespace(busy=0, live_jobs=lambda: list(standings(db._live_starter().jobs)))
         text = generate_latest(NodeMetrics(lone, "main").registry()).decode()

@@ -212,17 +212,17 @@ def test_blobs_of_streams_are_removed_without_any_job(
         node = node_of(db)
         node.start()
         # Of an append that never happened: the state has no rows at all.
-        wait_until(lambda: not set(blobs.names()), 30)
-        wait_until(lambda: node._keeper._unnamed_s is not None, 30)
+        wait_until(lambda: not set(blobs.names()), 120)
+        wait_until(lambda: node._keeper._unnamed_s is not None, 120)
         for name in ("a", "b", "c", "d"):  # in both shards
             stream = db.stream(name, retention="1ms")
             stream.append(os.urandom(30_000))
             while stream.positions()[0][0] == 0:
                 stream.append(b"x")
-        wait_until(lambda: not any(map(names_blobs, db._shards)), 30)
+        wait_until(lambda: not any(map(names_blobs, db._shards)), 120)
         assert not set(blobs.names()) and blobs.hidden(), "a copy of each is kept aside"
         monkeypatch.setattr(config, "SWEPT_KEPT_S", -60)
-        wait_until(lambda: not blobs.hidden(), 30)
+        wait_until(lambda: not blobs.hidden(), 120)
         node.close()
         assert node._live_jobs is None and not node._keeper.is_running
 

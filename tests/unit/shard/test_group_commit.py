@@ -14,7 +14,7 @@ OPS = (Op("fold", b"x"),)
 
 
 def until(condition):
-    assert wait_until(condition, 30, 0.001)
+    assert wait_until(condition, 120, 0.001)
 
 
 def test_a_leader_waits_for_all_who_take_part_also_the_late_ones(monkeypatch):
@@ -53,7 +53,7 @@ def test_a_leader_waits_for_all_who_take_part_also_the_late_ones(monkeypatch):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert batches == [1, 3]
 
 
@@ -85,6 +85,6 @@ def test_one_that_stays_away_is_waited_for_as_long_as_a_commit_takes(monkeypatch
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert batches == [1, 2]
     assert steps == [5.0, 6.0, 7.0, 8.0, 9.0]

@@ -158,7 +158,7 @@ def live_job(db: of.Database) -> None:
     db.stream("s").append({"at": datetime(2026, 1, 1, tzinfo=UTC), "k": 1})
     rows = db.read_stream("s", follow=True, event_time="at", max_ahead=None)
     run = rows.group_by("k").agg(n=agg.count(), ttl=None).into("t").start(latency=0)
-    run.stop(drain=True, timeout=30)
+    run.stop(drain=True, timeout=120)
 
 
 @pytest.mark.parametrize("said", ["nothing", "all", "much"])

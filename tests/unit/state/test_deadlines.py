@@ -187,7 +187,7 @@ def test_one_in_the_append_under_way_leaves_in_doubt():
     held.log.script = [wait]
     leader = held.start(b"leader", SOON_S)
     until(lambda: len(held.space._appender._waiting) == 1)
-    follower = held.start(b"follower", 1.0)
+    follower = held.start(b"follower", 3.0)
     until(lambda: len(held.space._appender._waiting) == 2)
     held.go.set()
     assert begun.wait(SOON_S)
@@ -423,10 +423,10 @@ def test_a_timed_wait_leaves_nobody_in_the_line_of_a_lock(lock_s, connection_s):
 
 def test_an_async_timed_wait_leaves_nobody_in_the_line_of_a_lock(tmp_path):
     async def main():
-        async with of.aio.connect(tmp_path / "s") as a, of.aio.connect(tmp_path / "s", timeout=0.1) as b:
+        async with of.aio.connect(tmp_path / "s") as a, of.aio.connect(tmp_path / "s", timeout=0.5) as b:
             async with a.lock("l"):
                 with pytest.raises(of.Timeout):
-                    async with b.lock("l", timeout=0.2):
+                    async with b.lock("l", timeout=1.0):
                         pass
             async with a.lock("l", timeout=0):
                 pass

@@ -291,11 +291,11 @@ def test_wrong_tokens_are_told(db):
 
 
 def test_a_token_from_the_future_waits_and_fails(tmp_path):
-    with of.connect(tmp_path / "space", timeout=0.05) as db:
+    with of.connect(tmp_path / "space", timeout=1) as db:
         db.map("m")["a"] = 1
         future = token_of(db._shard.incarnation, {0: 1 << 40})
         refuses(TokenError, lambda: db.map("m").watch(start=future), db)
-        with of.connect(tmp_path / "space", session=future, timeout=0.05) as ahead:
+        with of.connect(tmp_path / "space", session=future, timeout=1) as ahead:
             message = refuses(Unavailable, lambda: ahead.map("m")["a"], db)
             assert "token" in message
             refuses(TokenError, lambda: ahead.map("m").get("a", consistency="session"), db)

@@ -14,6 +14,8 @@ import pytest
 
 import onefold as of
 from onefold import agg
+from onefold.backoff import wait_until
+from support.at_rest import comes_to_rest
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DELAY_S = 5
@@ -109,12 +111,12 @@ def test_a_stream_gives_what_its_events_give(tmp_path: Path, kind: str, seed: in
         run = job.start(workers=random.randint(1, 3), latency=0, lanes=random.choice((1, 4, 64)))
         half = len(rows) // 2
         append(stream, random, rows[:half])
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         run.stop()
         assert run.state == "stopped"
         append(stream, random, rows[half:])
         run = job.start(workers=1)
-        run.stop(drain=True, timeout=30)
+        run.stop(drain=True, timeout=120)
         assert run.state == "done"
         assert shown(run.result().to_polars()) == expected(rows, kind)
         assert run.status().rows == len(rows)
@@ -127,12 +129,12 @@ def test_another_connection_continues_and_reads(tmp_path: Path) -> None:
     with of.connect(tmp_path) as db:
         stream = db.stream("clicks")
         append(stream, random, rows[:100])
-        grouped(source(db), WINDOWS["tumbling"]).into("t").start().catch_up(timeout=30)
+        grouped(source(db), WINDOWS["tumbling"]).into("t").start().catch_up(timeout=120)
     with of.connect(tmp_path) as db:
         assert db.table("t").status.rows == 100
         append(db.stream("clicks"), random, rows[100:])
         run = grouped(source(db), WINDOWS["tumbling"]).into("t").start()
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         assert shown(db.table("t").to_polars(final=False)) == expected(rows, "tumbling")
         assert set(shown(db.table("t").to_polars())) <= set(expected(rows, "tumbling"))
         assert db.open_run("t").state == "running"
@@ -145,12 +147,12 @@ def test_late_events_are_in_the_late_table_with_all_columns(tmp_path: Path) -> N
         run = grouped(source(db).select("page", "v"), WINDOWS["tumbling"]).into("t").start()
         for second in (0, 100, 1, 101):
             stream.append({"at": START + timedelta(seconds=second), "page": "a", "v": second})
-            run.catch_up(timeout=30)
+            run.catch_up(timeout=120)
         late = run.result().late()
         assert late.select("at", "page", "v", "_offset", "reason").rows() == [
             (START + timedelta(seconds=1), "a", 1, 2, "late")
         ]
-        run.stop(drain=True, timeout=30)
+        run.stop(drain=True, timeout=120)
         assert run.result().to_polars()["n"].sum() + late.height == 4
 
 
@@ -162,7 +164,7 @@ def test_running_counts_are_in_a_map_that_an_application_reads(tmp_path: Path) -
         stream.create()
         run = grouped(source(db), None).into_map("pages", key="page").start()
         append(stream, random, rows)
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         pages = db.map("pages")
         assert {(page, *value.values()) for page, value in pages.items()} == set(expected(rows, "none"))
 
@@ -175,7 +177,7 @@ def test_closed_windows_go_to_a_stream_once(tmp_path: Path) -> None:
         stream.create()
         run = grouped(source(db), WINDOWS["tumbling"]).into_stream("out", key="page").start(latency=0)
         append(stream, random, rows)
-        run.stop(drain=True, timeout=30)
+        run.stop(drain=True, timeout=120)
         assert shown(
             db.stream("out").to_polars().select("window_start", "page", "n", "total", "most")
         ) == expected(rows, "tumbling")
@@ -189,20 +191,13 @@ def test_an_idle_job_appends_nothing(tmp_path: Path) -> None:
             db.read_stream("clicks", follow=True, event_time="at", idle="0.1s"), WINDOWS["tumbling"]
         ).into("t")
         run = job.start()
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         wait_for(lambda: all(idle for *_, idle in run.status().partitions))
-        commits = run.status().commits
-        wait_for(lambda: run.status().commits == commits, times=5)
+        comes_to_rest(lambda: run.status().commits)
 
 
-def wait_for(condition: Callable[[], bool], times: int = 1) -> None:
-    import time
-
-    limit = time.monotonic() + 30
-    while times:
-        assert time.monotonic() < limit
-        times -= condition()
-        time.sleep(0.05)
+def wait_for(condition: Callable[[], bool]) -> None:
+    assert wait_until(condition, 120, 0.02)
 
 
 def test_a_changed_plan_is_refused_with_the_difference(tmp_path: Path) -> None:
@@ -222,9 +217,9 @@ def test_records_without_a_time_fail_the_job_or_are_set_aside(tmp_path: Path, sk
         run = grouped(source(db), WINDOWS["tumbling"]).into("t").start(on_error="skip" if skip else "fail")
         if not skip:
             with pytest.raises(of.JobFailed, match=r"record 1 of partition 0.*no time"):
-                run.catch_up(timeout=30)
+                run.catch_up(timeout=120)
             return
-        run.stop(drain=True, timeout=30)
+        run.stop(drain=True, timeout=120)
         assert run.result().to_polars()["n"].to_list() == [1]
         assert run.result().dead()["page"].to_list() == ["b"]
         assert run.status().dead == 1

@@ -183,7 +183,7 @@ def test_a_wrong_credential_is_told_without_it() -> None:
         assert "hunter2" not in str(error.value) and "ann" not in str(error.value)
         server.close()
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 120))
 
 
 @pytest.mark.parametrize("kind", ["nkey", "creds"])
@@ -212,7 +212,7 @@ def test_nobody_is_there() -> None:
                 Address(("h:1",), "main"), f"127.0.0.1:{port}", name="t", env=SYSTEM, timeout=10
             )
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 120))
 
 
 def changed_meanwhile() -> int:
@@ -245,7 +245,7 @@ def ask_from_threads(connection: Connection, threads: int, each: int, size: int)
                 now += 1
             else:
                 loop.call_soon_threadsafe(connection.question, waiter, payload)
-            assert waiter.came.get(timeout=20) == payload
+            assert waiter.came.get(timeout=120) == payload
         return now
 
     loop = connection._wire._loop

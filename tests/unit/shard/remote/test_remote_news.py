@@ -15,7 +15,7 @@ from onefold.machine import undisturbed
 from onefold.shard.remote import notifications
 from onefold.shard.remote.notifications import News
 
-WAIT_S = 20
+WAIT_S = 120
 FILES = {str(module.__file__) for module in (notifications, undisturbed)}
 
 

@@ -197,7 +197,7 @@ def test_bounded_reads_tell_the_age_when_nothing_fresh_enough_answers(world, mon
     def down(data, deadline=None):
         raise of.Unavailable("the log is down")
 
-    with world.connect(timeout=0.3) as db:
+    with world.connect(timeout=1.5) as db:
         for node in world.delivered:
             monkeypatch.setattr(node[0], "append", down)
         with pytest.raises(of.TooStale, match="may be of any age, and 3600 s are allowed") as caught:
@@ -209,7 +209,7 @@ def test_bounded_reads_are_too_stale_when_nobody_answers_at_all(world, monkeypat
     def silent(*_, **__):
         raise of.Unavailable("nobody is there")
 
-    with world.connect(timeout=0.2) as db:
+    with world.connect(timeout=1.5) as db:
         db.map("m").put("k", 1)
         monkeypatch.setattr(db._shards[0], "_asking", silent)
         with pytest.raises(of.TooStale, match=r"complete as of .* ago") as caught:

@@ -141,7 +141,7 @@ def test_writes_count_once_whatever_is_lost(world):
 
 def test_a_write_whose_outcome_no_node_tells_may_have_happened(world, monkeypatch):
     monkeypatch.setattr(config, "APPEND_RETRY_S", 0.2)
-    with world.connect(timeout=0.2) as db:
+    with world.connect(timeout=1.5) as db:
         m = db.map("m")
         m.put("k", 1)
         servers = list(world.servers)

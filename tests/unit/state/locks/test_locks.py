@@ -270,7 +270,7 @@ def test_a_lock_object_that_nobody_refers_to_is_not_renewed(tmp_path):
     with of.connect(tmp_path / "space") as database:
         database.lock("a", ttl="0.3s").acquire()
         gc.collect()
-        with database.lock("a", timeout="30s"):
+        with database.lock("a", timeout="120s"):
             pass
         join_renewers()
 
@@ -300,7 +300,7 @@ def test_what_is_got_again_during_a_renewal_is_renewed(tmp_path):
         renewer = keeper(database._state).renewer
         held = GotAgain(renewer)
         renewer.add(held)
-        assert held.twice.wait(30)
+        assert held.twice.wait(120)
         join_renewers()
         assert held.renewals == 2
 
@@ -308,7 +308,7 @@ def test_what_is_got_again_during_a_renewal_is_renewed(tmp_path):
 def join_renewers():
     for thread in threading.enumerate():
         if thread.name == "onefold-renewer":
-            thread.join(timeout=30)
+            thread.join(timeout=120)
             assert not thread.is_alive()
 
 

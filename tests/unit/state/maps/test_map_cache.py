@@ -219,7 +219,7 @@ def test_keys_that_python_takes_for_equal_are_apart(mine):
 def test_a_token_that_is_ahead_is_waited_for(tmp_path):
     with of.connect(tmp_path / "s") as db:
         db.map("m")["k"] = 1
-        with of.connect(tmp_path / "s", consistency="session", timeout=0.05) as reader:
+        with of.connect(tmp_path / "s", consistency="session", timeout=1) as reader:
             m = reader.map("m")
             assert m["k"] == 1
             from onefold.state.core.tokens import Token, encode_token

@@ -315,7 +315,7 @@ def test_wrong_and_foreign_tokens_are_told(m, tmp_path):
 
 
 def test_a_token_of_the_future_waits_and_then_fails(tmp_path):
-    with of.connect(tmp_path / "s", timeout=0.05) as db, of.connect(tmp_path / "s") as other:
+    with of.connect(tmp_path / "s", timeout=1) as db, of.connect(tmp_path / "s") as other:
         m, incarnation = db.map("m"), db._shard.incarnation
         m["a"] = 1
         ahead = encode_token(Token(incarnation, {0: m.client.present()[0] + 1}))

@@ -78,7 +78,8 @@ with of.connect(sys.argv[1]) as db:
 
 
 @pytest.mark.parametrize("shards", [None, 3])
-def test_the_share_of_a_killed_process_is_taken_over(tmp_path, shards):
+def test_the_share_of_a_killed_process_is_taken_over(tmp_path, shards, monkeypatch):
+    monkeypatch.setattr(config, "CONSUMER_SESSION_S", 100.0)
     with of.connect(tmp_path / "space", shards=shards) as db:
         s = fill(db, 40)
         other = subprocess.Popen(
@@ -115,7 +116,7 @@ def _share_size(stream, consumer):
 WORKER = """
 import sys, onefold as of
 with of.connect(sys.argv[1]) as db:
-    with db.stream("s").consumer("g", timeout=2) as consumer:
+    with db.stream("s").consumer("g", timeout=6) as consumer:
         for record in consumer:
             try:
                 with db.transaction() as tx:
@@ -178,5 +179,5 @@ def test_a_process_that_is_killed_before_it_knows_of_its_commit_has_moved_the_of
             )
             assert died.returncode == -signal.SIGKILL
             assert dict(db.map("seen").items()) == dict.fromkeys(range(3 * number + 3), 1)
-        with stream.consumer("g", timeout=0.05) as consumer:
+        with stream.consumer("g", timeout=1) as consumer:  # its share is free once its death is seen
             assert [record.value for record in consumer] == [6, 7]

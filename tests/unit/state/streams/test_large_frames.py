@@ -16,6 +16,7 @@ import pytest
 
 import onefold as of
 from onefold import agg, config
+from onefold.backoff import wait_until
 from onefold.compute.live.garbage import LiveGarbage
 from onefold.errors import InvalidValue, TooOld, Unavailable
 from onefold.folds import blob_tables
@@ -102,7 +103,7 @@ def test_jobs_read_them(db: of.Database) -> None:
     live = db.read_stream("s", follow=True, event_time="at", idle=None, max_ahead=None)
     run = live.group_by("k").agg(n=agg.count()).into("live").start()
     db.stream("s").append_many(frame)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     batch = db.read_stream("s").group_by("k").agg(n=agg.count()).into("batch").run()
     counts = batch.result().to_polars().sort("k")
     assert counts["n"].to_list() == [2 * ROWS // 5] * 5
@@ -114,7 +115,7 @@ def test_a_live_jobs_stream_has_them(db: of.Database) -> None:
     db.stream("s").append_many(noise())
     live = db.read_stream("s", follow=True, event_time="at", idle=None, max_ahead=None)
     run = live.filter(pl.col("v") >= 0).into_stream("out").start()
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     assert read(db, "out").sort(pl.all()).equals(noise().sort(pl.all()))
     assert len(named(db)) == 3, "the plan, and a frame in each of both streams"
     run.stop()
@@ -288,12 +289,13 @@ def test_a_live_job_says_what_is_missing_and_continues(db: of.Database) -> None:
     path.unlink()
     live = db.read_stream("s", follow=True, event_time="at", idle=None, max_ahead=None)
     run = live.group_by("k").agg(n=agg.count()).into("t").start()
+    assert wait_until(lambda: "cannot work now" in run.status().held_by, 120, 0.02)
     with pytest.raises(
         of.Timeout, match=f"cannot work now, and tries again: .*{name[:16]}…, which is missing"
     ):
-        run.catch_up(timeout=1)
+        run.catch_up(timeout=0.1)
     path.write_bytes(data)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     assert db.table("t").to_polars(final=False)["n"].sum() == ROWS and not run.status().dead
     assert "cannot work" not in run.status().held_by
     run.stop()
@@ -309,7 +311,7 @@ def test_a_live_job_that_fails_on_a_damaged_blob_says_what_to_do(db: of.Database
     with pytest.raises(
         of.JobFailed, match=rf"from 0 to {ROWS - 1} .* is damaged.*restore a backup.*offset {ROWS} .*start="
     ):
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
 
 
 def test_a_blob_that_retention_took_meanwhile_is_too_old(db: of.Database) -> None:

@@ -10,7 +10,7 @@ import pytest
 import onefold as of
 from onefold import agg
 
-T = 20
+T = 120
 
 
 def odd(row: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from onefold.state.fold.live.ops import TIME_MAX_US, Position
 
 EPOCH = datetime(1970, 1, 1)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-T = 20
+T = 120
 NANOS_US = 2**63 // 1000
 SCALE = {"ms": 1000, "us": 1}
 SPECS = [

@@ -22,7 +22,7 @@ from onefold.compute.live.runs.open_state import OpenState
 from onefold.compute.live.runs.rows import side_by_side
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-T = 20
+T = 120
 WINDOWS: dict[str, Any] = {
     "tumbling": of.window.tumbling("10m"),
     "sliding": of.window.sliding("20m", every="10m"),

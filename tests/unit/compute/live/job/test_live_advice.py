@@ -15,7 +15,7 @@ from onefold import agg
 from onefold.compute.live.job import held_by
 from support.command_line import ask
 
-T = 20
+T = 120
 
 
 @pytest.fixture
@@ -124,4 +124,6 @@ def test_a_function_that_does_not_return_is_named(
         time.sleep(0.01)
     leave.touch()
     run.catch_up(timeout=T)
-    assert "one step" not in run.status().held_by
+    while "one step" in run.status().held_by:  # the worker may be in one now, on a slow machine
+        assert time.monotonic() < limit
+        time.sleep(0.01)

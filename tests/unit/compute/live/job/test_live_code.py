@@ -67,8 +67,8 @@ def test_jobs_whose_plan_cannot_be_loaded_are_listed(
         with of.connect(tmp_path / "space") as db:
             db.stream("clicks").append({"page": "a"})
             rows = db.read_stream("clicks", follow=True)
-            rows.map(library_of_a_job.same).into("odd").start().catch_up(timeout=20).stop()
-            rows.into("fine").start().catch_up(timeout=20).stop()
+            rows.map(library_of_a_job.same).into("odd").start().catch_up(timeout=120).stop()
+            rows.into("fine").start().catch_up(timeout=120).stop()
             if missing == "blob":
                 jobs = db._live_starter().jobs
                 row = jobs.get("odd").job.generation(1)

@@ -39,7 +39,7 @@ def commits(db: of.Database, run: Any, count: int, since: int = 0) -> None:
     for number in range(since, since + count):
         at = [START + timedelta(seconds=number)] * 5
         db.stream("s").append_many(pl.DataFrame({"at": at, "k": [*range(number, number + 5)]}), key=None)
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
 
 
 def garbage_of(db: of.Database) -> LiveGarbage:

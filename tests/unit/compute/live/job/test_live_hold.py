@@ -78,7 +78,7 @@ def held(db: of.Database) -> list[tuple[str, int]]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.002)
@@ -91,12 +91,12 @@ def count(db: of.Database) -> int:
 def test_a_job_that_stood_still_reads_what_was_appended_meanwhile(db: of.Database) -> None:
     run = plan(db).start()
     append(db, 3)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     run.stop()
     append(db, 5)
     let_pass(db)
     assert head_of(db).first <= 3, "at most what it has read is gone"
-    run.resume().catch_up(timeout=30)
+    run.resume().catch_up(timeout=120)
     assert count(db) == 9
     let_pass(db)
     wait_for(lambda: (append(db), head_of(db).first >= 9)[1])  # what it has read goes
@@ -108,7 +108,7 @@ def test_beyond_the_hold_the_job_fails_and_says_how_much_is_lost(db: of.Database
     db.stream("s").set_retention(None)
     run = plan(db, hold="5ms").start()
     append(db, 3)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     run.stop()
     db.stream("s").set_retention("10ms")
     append(db, 5)
@@ -118,7 +118,7 @@ def test_beyond_the_hold_the_job_fails_and_says_how_much_is_lost(db: of.Database
     assert gone > 3
     run.resume()
     with pytest.raises(JobFailed, match=rf"not read .* gone: {gone - 3} of partition 0 of 's'.* replay"):
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
     assert held(db), "until it is cancelled or dropped"
     db.drop("t")
     assert not held(db)
@@ -127,7 +127,7 @@ def test_beyond_the_hold_the_job_fails_and_says_how_much_is_lost(db: of.Database
 def test_reading_a_stream_that_is_held_appends_nothing(db: of.Database) -> None:
     run = plan(db).start()
     append(db, 3)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     run.stop()
     append(db, 2)
     let_pass(db)
@@ -140,9 +140,9 @@ def test_reading_a_stream_that_is_held_appends_nothing(db: of.Database) -> None:
 def test_what_is_replaced_or_done_holds_nothing(db: of.Database) -> None:
     run = plan(db).start()
     append(db, 3)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     again = plan(db).replay()
-    again.catch_up(timeout=30)
+    again.catch_up(timeout=120)
     wait_for(lambda: held(db) == [("t", 1), ("t", 2)])
     again.swap(force=True)
     assert held(db) == [("t", 2)]
@@ -155,12 +155,12 @@ def test_nothing_is_held_without_a_hold_and_nothing_twice(db: of.Database) -> No
     db.stream("s").set_retention(None)
     run = plan(db, hold=0).start()
     append(db, 3)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     assert not held(db)
     run.stop()
     db.drop("t")
     run = plan(db).start()
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     wait_for(lambda: len(held(db)) == 1)
     run.stop()
     holding = Holding(run._job, 2, run._plan.parts)
@@ -183,9 +183,9 @@ def test_a_job_that_is_drained_holds_nothing_when_that_is_said(
     monkeypatch.setattr(local_workers, "release_if_over", lambda *_: None)  # its worker is gone by then
     run = plan(db).start()
     append(db, 3)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     assert held(db)
-    assert run.stop(drain=True, timeout=30).state == "done"
+    assert run.stop(drain=True, timeout=120).state == "done"
     assert not held(db)
 
 
@@ -193,7 +193,7 @@ def test_what_a_worker_finds_over_it_lets_go(db: of.Database, monkeypatch: pytes
     monkeypatch.setattr(Keeper, "start", lambda *_, **__: None)
     run = plan(db).start()
     append(db, 3)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     run._job.drain(1, run._drained_to())  # by another program, which does not wait for it
     wait_for(lambda: not held(db))
     assert run.state == "done"
@@ -264,7 +264,7 @@ def test_a_hold_that_is_set_late_does_not_stay(
         if not isinstance(op, HoldInput) or not op.hold_ms:
             return submit(self, shard, op, *args, **options)
         reached.set()
-        assert go.wait(30)
+        assert go.wait(120)
         late.append(submit(self, shard, op, *args, **options))
         return late[-1]
 
@@ -274,7 +274,7 @@ def test_a_hold_that_is_set_late_does_not_stay(
         (at,) = (shard for shard in range(2) if _has_stream(db, shard))
         name = next(n for n in map(str, range(99)) if (db._state.shard_of(encode_key(n)) != at) == elsewhere)
         run = db.read_stream("s", follow=True).group_by("k").agg(n=agg.count()).into(name).start()
-        assert reached.wait(30)
+        assert reached.wait(120)
         run.cancel()
         db.drop(name)
         go.set()

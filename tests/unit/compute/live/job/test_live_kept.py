@@ -33,7 +33,7 @@ def append(db: of.Database, run: Any, first: int, count: int) -> None:
     for number in range(first, first + count):
         at = [START + timedelta(seconds=number)] * 3
         db.stream("s").append_many(pl.DataFrame({"at": at, "k": [1, 2, 3]}), key=None)
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
 
 
 def checks(db: of.Database, **options: Any) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def test_a_restored_space_continues_its_live_job(tmp_path: Path) -> None:
         assert {check.status for check in found} <= {"ok", "skipped"}
         run = job(db).start(latency=0)
         append(db, run, 25, 10)
-        run.stop(drain=True, timeout=30)
+        run.stop(drain=True, timeout=120)
         table = db.table("t").to_polars()
         assert table["n"].to_list() == [10] * 9 + [5] * 3 and table.height == 12
 

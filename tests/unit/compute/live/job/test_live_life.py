@@ -18,7 +18,7 @@ from support.live_clicks import at, counts, event, same, source, wait_for
 def test_a_job_is_found_by_its_name_from_any_connection(tmp_path: Path) -> None:
     with of.connect(tmp_path) as db:
         db.stream("clicks").append(event(1))
-        counts(db).into("t").start().catch_up(timeout=30)
+        counts(db).into("t").start().catch_up(timeout=120)
         source(db).group_by("page").agg(n=agg.count()).into_map("pages", key="page").start(workers=0)
     with of.connect(tmp_path) as db:
         assert [table.name for table in db.tables()] == ["t"]
@@ -41,7 +41,7 @@ def test_batch_tables_and_live_tables_stand_in_one_list(tmp_path: Path) -> None:
     with of.connect(tmp_path / "db") as db:
         db.read_text(tmp_path / "a.txt").group_by("line").agg(n=agg.count()).into("words").run(progress=False)
         db.stream("clicks").append(event(1))
-        counts(db).into("t").start().catch_up(timeout=30)
+        counts(db).into("t").start().catch_up(timeout=120)
         assert [table.name for table in db.tables()] == ["t", "words"]
         assert [run.table_name for run in db.runs()] == ["t", "words"]
         assert not db.table("words").status.live
@@ -74,7 +74,7 @@ def test_reading_a_live_table(tmp_path: Path) -> None:
         stream = db.stream("clicks")
         stream.append_many([event(1), event(2, v=5), event(3, "b"), event(21)])
         run = counts(db).into("t").start()
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         table = db.table("t")
         assert table.get((at(0), "a")) == {
             "window_start": at(0),
@@ -106,7 +106,7 @@ def test_estimates_are_exact_bounds_or_nothing(tmp_path: Path) -> None:
         )
         db.stream("clicks").append_many([event(1, v=3), event(11, v=4)])
         run = job.into("t").start()
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         table = db.table("t")
         found = {
             name: table.estimate(name).select("value", "lo", "hi", "kind", "N").rows()
@@ -131,7 +131,7 @@ def test_estimates_are_exact_bounds_or_nothing(tmp_path: Path) -> None:
         )
         with pytest.raises(of.InvalidArgument, match="no aggregate 'x'"):
             table.estimate("x")
-        run.stop(drain=True, timeout=30)
+        run.stop(drain=True, timeout=120)
         assert table.estimate("mean")["kind"].to_list() == ["exact", "exact"]
 
 
@@ -151,10 +151,10 @@ def test_watch_gives_each_change_until_the_job_ends(tmp_path: Path) -> None:
         thread.start()
         for second in (1, 2, 12):
             stream.append(event(second))
-            run.catch_up(timeout=30)
+            run.catch_up(timeout=120)
             wait_for(lambda: seen and seen[-1][0] == run.status().rows)
-        run.stop(drain=True, timeout=30)
-        thread.join(30)
+        run.stop(drain=True, timeout=120)
+        thread.join(120)
         assert seen[-1] == (3, False)
         assert list(dict.fromkeys(seen)) == sorted(seen, key=lambda one: (one[0], not one[1]))
         assert not next(iter(db.table("t").watch(timeout=0))).live
@@ -183,7 +183,7 @@ def test_lanes_at_different_watermarks_show_each_event_once(tmp_path: Path, wind
         assert _unequal(fast)
         partly = db.table("t").to_polars()
         claimed.leave()
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         whole = db.table("t").to_polars()
         shown = partly.join(whole, on=[*whole.columns], how="semi", nulls_equal=True)
         assert shown.height == partly.height > 0, "what is shown of a key is all of its events"
@@ -213,20 +213,20 @@ def test_stop_resume_and_wait(tmp_path: Path) -> None:
     with of.connect(tmp_path) as db:
         stream = db.stream("clicks")
         stream.append(event(1))
-        counts(db).into("t").start().catch_up(timeout=30).stop()
+        counts(db).into("t").start().catch_up(timeout=120).stop()
     with of.connect(tmp_path) as db:
         run = db.open_run("t")
         assert isinstance(run, LiveRun)
-        assert run.wait(timeout=30).state == "stopped"
+        assert run.wait(timeout=120).state == "stopped"
         db.stream("clicks").append(event(2))
         with pytest.raises(of.JobFailed, match="stopped"):
-            run.catch_up(timeout=30)
-        run.resume(workers=2).catch_up(timeout=30)
+            run.catch_up(timeout=120)
+        run.resume(workers=2).catch_up(timeout=120)
         assert run.status().rows == 2
         wait_for(lambda: run.status().workers == 2)
         with pytest.raises(of.Timeout, match="has not ended"):
             run.wait(timeout=0.01)
-        run.stop(drain=True, timeout=30)
+        run.stop(drain=True, timeout=120)
         assert run.wait().state == "done"
         assert run.resume().state == "done"
         assert run.stop().state == "done"
@@ -244,8 +244,8 @@ def test_a_job_that_another_one_has_drained_is_drained(
         assert isinstance(other, LiveRun)
         ends = run.ends
         with monkeypatch.context() as meanwhile:  # between its look at the state and its drain
-            meanwhile.setattr(run, "ends", lambda: (other.stop(drain=True, timeout=30), ends())[1])
-            assert run.stop(drain=True, timeout=30).state == "done"
+            meanwhile.setattr(run, "ends", lambda: (other.stop(drain=True, timeout=120), ends())[1])
+            assert run.stop(drain=True, timeout=120).state == "done"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -269,7 +269,7 @@ def test_a_drain_that_failed_drains_on_to_the_same_end(tmp_path: Path, workers: 
         job = rows.window(of.window.tumbling("10s")).group_by("v").agg(n=agg.count()).for_each(sink, name="j")
         run = job.start(workers=workers, latency=0)
         assert isinstance(run, LiveRun)
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         if workers == 2:
             wait_for(
                 lambda: (
@@ -280,17 +280,17 @@ def test_a_drain_that_failed_drains_on_to_the_same_end(tmp_path: Path, workers: 
         other = threading.Thread(target=_when_some_are_drained, args=(run, drained))
         other.start()
         with pytest.raises(of.JobFailed, match="the target is down"):
-            run.stop(drain=True, timeout=30)
+            run.stop(drain=True, timeout=120)
         other.join()
         broken.clear()
         stream.append_many([event(12, v=number) for number in range(40)])
         run = job.start(latency=0)
-        assert run.wait(timeout=30).state == "done"
-        assert run.stop(drain=True, timeout=30).state == "done"
+        assert run.wait(timeout=120).state == "done"
+        assert run.stop(drain=True, timeout=120).state == "done"
         assert run.status().rows == 40
         assert sorted({*got}) == [(number, 1) for number in range(40)]
         with pytest.raises(of.JobFailed, match="is done: it was drained"):
-            run.catch_up(timeout=30)
+            run.catch_up(timeout=120)
 
 
 def _when_some_are_drained(run: LiveRun, drained: Path) -> None:
@@ -314,11 +314,11 @@ def test_a_failed_job_continues_with_a_plan_that_is_right(tmp_path: Path) -> Non
         stream.append({"at": None, "page": "b", "v": 2})
         run = counts(db).into("t").start()
         with pytest.raises(of.JobFailed, match="record 1 of partition 0"):
-            run.catch_up(timeout=30)
+            run.catch_up(timeout=120)
         assert run.state == "failed"
         assert [error.skipped for error in run.errors()] == [False]
         run = counts(db).into("t").start(on_error="skip")
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         letters = run.dead_letters()
         assert letters["location"].to_list() == ["record 1 of partition 0 of clicks"]
         assert "no time" in letters["error"][0]
@@ -330,7 +330,7 @@ def test_cancel_frees_the_state_and_keeps_what_was_put_out(tmp_path: Path) -> No
     with of.connect(tmp_path) as db:
         db.stream("clicks").append_many([event(1), event(11)])
         run = counts(db).into("t").start()
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         assert run.status().state_bytes > 0
         run.cancel()
         assert run.state == "cancelled"
@@ -341,7 +341,7 @@ def test_cancel_frees_the_state_and_keeps_what_was_put_out(tmp_path: Path) -> No
         assert db.drop("t")
         assert not db.drop("t")
         assert db.tables() == db.runs() == []
-        counts(db).into("t").start().catch_up(timeout=30)
+        counts(db).into("t").start().catch_up(timeout=120)
         assert db.open_run("t").progress().rows == 2
 
 
@@ -349,7 +349,7 @@ def test_cancel_keeps_running_aggregates_which_are_the_table(tmp_path: Path) -> 
     with of.connect(tmp_path) as db:
         db.stream("clicks").append_many([event(1), event(11)])
         run = source(db).group_by("page").agg(n=agg.count()).into("t").start()
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         run.cancel()
         assert db.table("t").get("a") == {"page": "a", "n": 2}
 
@@ -388,10 +388,10 @@ def test_a_worker_that_is_left_alone_has_one_bundle(tmp_path: Path) -> None:
             while len({row.owner for row in run._moment().bundles}) < 3:  # lanes move with commits
                 stream.append(event(3))
                 appended += 1
-                run.catch_up(timeout=30)
+                run.catch_up(timeout=120)
         stream.append(event(5, "c"))
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         wait_for(lambda: len(run._moment().bundles) == 1)
         assert run.status().workers == 1
-        run.stop(drain=True, timeout=30)
+        run.stop(drain=True, timeout=120)
         assert db.table("t").to_polars()["n"].sum() == 3 + appended

@@ -18,13 +18,13 @@ def test_workers_take_the_plan_of_the_last_start(tmp_path: Path) -> None:
         stream = db.stream("clicks")
         stream.append(event(1))
         run = counts(db).into("t", emit="update").start()
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         filtered = source(other).filter(pl.col("v") > 1).window(of.window.tumbling("10s"))
         changed = filtered.group_by("page").agg(n=agg.count(), total=agg.sum("v")).into("t", emit="update")
         changed.start(workers=0)
         wait_for(lambda: run.status().workers == 1)
         stream.append_many([event(2), event(3, v=2)])
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         assert db.table("t").to_polars()["n"].to_list() == [2]
 
 
@@ -32,7 +32,7 @@ def test_a_swap_at_a_point_does_not_wait_for_inputs_to_rest(tmp_path: Path) -> N
     with of.connect(tmp_path) as db:
         stream = db.stream("clicks")
         stream.append_many([event(1), event(2)])
-        counts(db).into("t").start().catch_up(timeout=30)
+        counts(db).into("t").start().catch_up(timeout=120)
         run = counts(db).into("t").replay()
         assert (run.role, db.open_run("t").role) == ("replay", "current")
         point = run.point()
@@ -43,7 +43,7 @@ def test_a_swap_at_a_point_does_not_wait_for_inputs_to_rest(tmp_path: Path) -> N
             run.swap()
         run.swap(point=point)
         assert (run.role, db.open_run("t/1").role) == ("current", "replaced")
-        run.resume().catch_up(timeout=30)
+        run.resume().catch_up(timeout=120)
         assert db.table("t").to_polars(final=False)["n"].to_list() == [3]
 
 
@@ -52,7 +52,7 @@ def test_replay_into_a_hidden_table_and_swap(tmp_path: Path) -> None:
         stream = db.stream("clicks")
         stream.append_many([event(1), event(2, v=5), event(11)])
         old = counts(db).into("t").start()
-        old.catch_up(timeout=30)
+        old.catch_up(timeout=120)
         table = db.table("t")
         changed = source(db).window(of.window.tumbling("5s")).group_by("page").agg(n=agg.count()).into("t")
         with pytest.raises(of.Conflict, match="aggregate total"):
@@ -64,7 +64,7 @@ def test_replay_into_a_hidden_table_and_swap(tmp_path: Path) -> None:
             run.swap()
         with pytest.raises(of.Conflict, match="replays already"):
             changed.replay()
-        run.resume().catch_up(timeout=30)
+        run.resume().catch_up(timeout=120)
         assert "total" in table.to_polars().columns
         run.swap()
         assert (old.state, run.state, db.open_run("t").id) == ("stopped", "running", "t/2")
@@ -74,7 +74,7 @@ def test_replay_into_a_hidden_table_and_swap(tmp_path: Path) -> None:
         assert db.table("t/1").to_polars()["total"].to_list() == [6]
         assert old.result().to_polars()["total"].to_list() == [6]
         stream.append(event(12))
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         assert db.drop("t/1")
         with pytest.raises(of.InvalidArgument, match="t/1"):
             db.table("t/1")
@@ -97,7 +97,7 @@ def test_a_replay_whose_lower_part_lags_is_not_swapped(
     with of.connect(tmp_path) as db:
         db.stream("clicks", partitions=1).append_many([event(1, v=number) for number in range(20)])
         job = source(db).map(same).group_by("v").agg(n=agg.count()).into("t")
-        job.start().catch_up(timeout=30)
+        job.start().catch_up(timeout=120)
         replay = job.replay()
         point = replay.point()
         wait_for(lambda: replay.status().lag == 0)
@@ -131,12 +131,12 @@ def test_a_stream_that_is_not_there_yet_is_waited_for(tmp_path: Path, start: str
     with of.connect(tmp_path) as db:
         run = counts(db, start=start).into("t").start(workers=2)
         assert "no stream 'clicks' yet" in run.status().held_by
-        assert run.catch_up(timeout=30).status().lag == 0
+        assert run.catch_up(timeout=120).status().lag == 0
         db.stream("clicks", partitions=3).append_many([event(1), event(2, "b"), event(11)], key="page")
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         assert run.status().rows == 3
         counts(db, start=start).into("t").start()
-        run.stop(drain=True, timeout=30)
+        run.stop(drain=True, timeout=120)
         assert db.table("t").to_polars()["n"].sum() == 3
 
 
@@ -146,13 +146,13 @@ def test_a_stream_that_no_worker_has_seen_yet_is_drained_too(tmp_path: Path) -> 
         db.stream("clicks", partitions=3).append_many([event(1), event(2), event(21)])
         with pytest.raises(of.Timeout):
             run.stop(drain=True, timeout=0)
-        run.resume(workers=1).wait(timeout=30)
+        run.resume(workers=1).wait(timeout=120)
         assert (run.state, run.status().rows) == ("done", 3)
 
 
 def test_a_job_over_no_stream_stops_and_drains(tmp_path: Path) -> None:
     with of.connect(tmp_path) as db:
         run = counts(db).into("t").start()
-        run.stop(drain=True, timeout=30)
+        run.stop(drain=True, timeout=120)
         assert run.state == "done"
         assert db.table("t").to_polars().height == 0

@@ -175,7 +175,7 @@ def test_live_windows_are_readable_before_the_history_is_done(
         table = db.table("t")
         while len(table.contents().bundles) < 2:  # so the history enters for the lanes of each
             time.sleep(0.01)
-        for status in db.table("t@history").watch(timeout="30s"):
+        for status in db.table("t@history").watch(timeout="120s"):
             if status.done == 5:
                 break
         while run.status().rows < len(now):

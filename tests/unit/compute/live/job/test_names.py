@@ -79,7 +79,7 @@ class Turns:
         while len(self._ended) < len(programs):
             number = self.random.choice([n for n in range(len(programs)) if n not in self._ended])
             self._go[number].release()
-            assert self._back.acquire(timeout=30)
+            assert self._back.acquire(timeout=120)
             self.checks()
         for thread in threads:
             thread.join()

@@ -12,7 +12,7 @@ import pytest
 
 import onefold as of
 
-T = 20
+T = 120
 seen: list[int] = []
 
 

@@ -55,7 +55,7 @@ def dead_worker(db: of.Database, monkeypatch: pytest.MonkeyPatch, job: Any) -> A
         patched.setattr(JobWorker, "_forward", lambda self: False)
         patched.setattr(JobWorker, "_give_back", lambda self: self.worker.leave())
         run = job.start(latency=0)
-        assert wait_until(lambda: run.status().rows == len(ROWS), 30, 0.01)
+        assert wait_until(lambda: run.status().rows == len(ROWS), 120, 0.01)
         db._live.workers.stop(run.name, 1)
     assert outbox(db) > 0
     return run
@@ -98,7 +98,7 @@ def test_a_worker_that_comes_back_later_forwards_nothing(
     if "version" in how or "drop" in how:
         assert db.drop("map:m")
     if how == "new version":
-        into_map(db, agg.sum("v")).start(latency=0).catch_up(timeout=30)
+        into_map(db, agg.sum("v")).start(latency=0).catch_up(timeout=120)
     else:
         for number in range(10):
             db.map("m")[f"k{number}"] = {"n": 200}
@@ -181,7 +181,7 @@ def test_a_worker_that_ends_sends_what_waits(
     """Whatever ends it: here the program, which has asked for nothing."""
     monkeypatch.setattr(JobWorker, "_forward", lambda self: False)
     run = into_map(db, agg.count()).start(latency=0)
-    assert wait_until(lambda: run.status().rows == len(ROWS), 30, 0.01)
+    assert wait_until(lambda: run.status().rows == len(ROWS), 120, 0.01)
     assert outbox(db) > 0
     db.close()
     with of.connect(tmp_path, shards=3) as again:
@@ -202,7 +202,7 @@ def test_no_life_of_a_job_leaves_more_rows_behind_than_the_one_before(
     left = []
     for life in range(4):
         run = into_map(db, agg.count()).start(latency=0)
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         run.stop()
         with monkeypatch.context() as patched:
             if life == 2:  # it is killed after the last record of the job itself

@@ -16,7 +16,7 @@ import onefold as of
 from onefold import agg
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-T = 20
+T = 120
 
 
 def second(number: float) -> datetime:

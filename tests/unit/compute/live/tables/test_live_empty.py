@@ -14,7 +14,7 @@ import onefold as of
 from onefold import agg
 
 N = datetime(2026, 1, 1, 12)
-T = 20
+T = 120
 TIMES = {
     "naive": lambda s: N + timedelta(seconds=s),
     "aware": lambda s: (N + timedelta(seconds=s)).replace(tzinfo=UTC),

@@ -17,7 +17,7 @@ from onefold.compute.blobs.store import BlobMissing
 from onefold.compute.live.runs.run_store import RunReader
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-T = 20
+T = 120
 WINDOWS = {
     "none": None,
     "tumbling": of.window.tumbling("10s"),

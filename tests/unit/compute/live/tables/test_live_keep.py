@@ -18,7 +18,7 @@ from onefold.state.fold.live import rows as live_rows
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 KEYS = list(range(24))
-T = 20
+T = 120
 
 
 def minutes(db: of.Database, **options: Any) -> Any:

@@ -77,7 +77,7 @@ def test_few_runs_stay_and_little_is_written_twice(
         assert 0 < bytes_of["compacted"] <= 4 * bytes_of["delta"]
         run.resume()
         db.stream("s").append_many(pl.DataFrame({"at": [START], "k": [0]}), key=None)
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         assert db.table("t").to_polars()["n"].sum() == 4001
 
 
@@ -90,10 +90,10 @@ def test_runs_are_compacted_whatever_is_between_their_commits(tmp_path: Path) ->
             rows.window(of.window.tumbling("10s")).group_by("k").agg(n=agg.count()).into("t").start(latency=0)
         )
         for number in range(1, 33):
-            run.catch_up(timeout=30)
-            assert wait_until(lambda: run.status().partitions[0][3], 20, 0.001)
+            run.catch_up(timeout=120)
+            assert wait_until(lambda: run.status().partitions[0][3], 120, 0.001)
             db.stream("s").append({"at": START + timedelta(seconds=10 * number), "k": number})
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         assert run.status().commits >= 60
         kinds = [one.row.kind for one in runs_of(db, "t")]
         assert kinds.count("state") <= 20 and kinds.count("result") <= 20
@@ -131,7 +131,7 @@ def test_a_job_that_is_quiet_for_a_day_keeps_its_table(
             k = [f"{number} {random.randbytes(8).hex()}" for number in range(3000)]
             stream.append_many(pl.DataFrame({"at": [START] * 3000, "k": k}), key=None)
             total += 3000
-            run.catch_up(timeout=30)
+            run.catch_up(timeout=120)
 
         random, merging = Random(11), pending(run)
         while not wait_until(lambda: merging() is not None, 0.2, 0.01):
@@ -163,7 +163,7 @@ def test_a_merge_of_runs_that_changed_meanwhile_is_not_published(tmp_path: Path)
         for number in range(6):
             db.stream("s").append({"at": START, "k": number})
         run = running(db).start(latency=0)
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
         run.stop()
         runs = [one for one in runs_of(db, "t") if one.row.kind == "state"]
         (lanes,) = {lane_sets.unpack(one.row.lanes) for one in runs}
@@ -183,7 +183,7 @@ def test_commits_do_not_wait_for_a_compaction(
 
     def slow(*args: Any) -> Any:
         begun.set()
-        assert may_go.wait(30)
+        assert may_go.wait(120)
         return compacted(*args)
 
     monkeypatch.setattr(compaction, "_compacted", slow)
@@ -195,20 +195,20 @@ def test_commits_do_not_wait_for_a_compaction(
         frame = pl.DataFrame({"at": [START] * 5, "k": [*range(5)]})
         while not begun.is_set():
             stream.append_many(frame, key=None)
-            run.catch_up(timeout=30)
+            run.catch_up(timeout=120)
         before = bytes_of["commits"]
         for _ in range(20):
             stream.append_many(frame, key=None)
-            run.catch_up(timeout=30)
+            run.catch_up(timeout=120)
         assert bytes_of["commits"] >= before + 5 and not bytes_of["compacted"]
         may_go.set()
 
         def published() -> bool:
             stream.append_many(frame, key=None)
-            run.catch_up(timeout=30)
+            run.catch_up(timeout=120)
             return bytes_of["compacted"] > 0
 
-        assert wait_until(published, 30, 0.01)
+        assert wait_until(published, 120, 0.01)
         shown = db.table("t").to_polars()
         assert shown["n"].n_unique() == 1 and shown.height == 5
         assert shown["n"].sum() == run.status().rows
@@ -236,7 +236,7 @@ def test_windows_that_close_during_a_compaction_are_closed_once(
         assert set(table["n"]) == {30}
         kinds = [one.row.kind for one in runs_of(db, "t")]
         assert kinds.count("state") <= 20 and kinds.count("result") <= 20
-        run.stop(drain=True, timeout=30)
+        run.stop(drain=True, timeout=120)
 
 
 def test_a_small_commit_writes_as_much_with_many_open_keys(tmp_path: Path, bytes_of: dict[str, int]) -> None:
@@ -249,7 +249,7 @@ def test_a_small_commit_writes_as_much_with_many_open_keys(tmp_path: Path, bytes
             run.catch_up(timeout=60)
             bytes_of["delta"] = 0
             stream.append_many(pl.DataFrame({"at": [START] * 10, "k": [*range(10)]}), key=None)
-            run.catch_up(timeout=30)
+            run.catch_up(timeout=120)
             written[keys] = bytes_of["delta"]
             run.stop()
     assert 0 < written[100_000] <= 2 * written[1_000]

@@ -77,7 +77,7 @@ def test_a_commit_without_an_answer_is_counted_once(
 ) -> None:
     met = breaks(monkeypatch, ERRORS[error], is_commit, happens=happens)
     run = counting(db).start(latency=0)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     assert met and run.state == "running"
     assert dict(db.map("m").items()) == {key: {"n": 10} for key in range(3)}
 
@@ -92,7 +92,7 @@ def test_a_shard_that_does_not_answer_while_a_worker_begins(
     run = job.start(workers=0)
     started.append(True)
     run.resume(workers=1)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     assert met and len(db.stream("out")) == 30
 
 
@@ -112,7 +112,7 @@ def test_a_plan_that_cannot_be_had_yet_is_asked_for_again(
 
     monkeypatch.setattr(jobs, "plan", failing)
     run.resume(workers=1)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     assert len(asked) >= 2
 
 
@@ -123,14 +123,14 @@ def test_a_failure_that_cannot_be_written_is_written_later(
     db.stream("clicks").append({"k": {"a": 1}})
     run = db.read_stream("clicks", follow=True).for_each(lambda frame: 1 / 0, name="broken").start()
     with pytest.raises(of.JobFailed, match="division by zero"):
-        run.catch_up(timeout=30)
+        run.catch_up(timeout=120)
     assert met and run.state == "failed"
 
 
 def test_what_only_a_claim_meets_passes_too(db: of.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     met = breaks(monkeypatch, ERRORS["unknown"], lambda op: isinstance(op, Claim), happens=True)
     run = counting(db).start()
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     assert met and run.status().rows == 30
 
 
@@ -145,7 +145,7 @@ def test_a_late_failure_of_the_program_before_does_not_fail_the_corrected_one(
     def late(self: LiveJob, generation: int, *given: Any) -> str:
         if not about_to.is_set():
             about_to.set()
-            assert may_go.wait(30)
+            assert may_go.wait(120)
         try:
             outcomes.append(stops(self, generation, *given))
         except of.Conflict as error:
@@ -164,9 +164,9 @@ def test_a_late_failure_of_the_program_before_does_not_fail_the_corrected_one(
     with monkeypatch.context() as patched:
         patched.setattr(LiveJob, "stop", late)
         job(wrong).start(latency=0)
-        assert about_to.wait(30)
+        assert about_to.wait(120)
         run = job(lambda row: {"k": row["k"]}).start(latency=0, workers=0)
         may_go.set()
-        run.catch_up(timeout=30)  # by the same thread: it begins again with the plan that the job has
+        run.catch_up(timeout=120)  # by the same thread: it begins again with the plan that the job has
     assert [type(one) for one in outcomes] == [OtherPlan] and run.state == "running"
     assert run.status().rows == 30

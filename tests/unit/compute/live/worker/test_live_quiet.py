@@ -56,7 +56,7 @@ def test_an_idle_worker_asks_for_no_barrier(
 ) -> None:
     monkeypatch.setattr(job_worker, "WAIT_S", 0.01)
     run = counts(sharded).into_map("pages", key="page").start(latency=0)
-    run.catch_up(timeout=20)
+    run.catch_up(timeout=120)
     rounds = threading.Semaphore(0)
     whole = job_worker.JobWorker._round
 
@@ -65,10 +65,10 @@ def test_an_idle_worker_asks_for_no_barrier(
         whole(self)
 
     monkeypatch.setattr(job_worker.JobWorker, "_round", counted)
-    assert rounds.acquire(timeout=20)
+    assert rounds.acquire(timeout=120)
     strong.clear()
     for _ in range(ROUNDS):
-        assert rounds.acquire(timeout=20)
+        assert rounds.acquire(timeout=120)
     assert not strong
     assert len(sharded.map("pages")) == 3
 
@@ -81,15 +81,20 @@ def test_a_program_that_waits_asks_for_no_barrier_each_time_it_looks(
     looks: list[int] = []
     monkeypatch.setattr(live_runs.LiveRun, "_moment", _counting(live_runs.LiveRun._moment, looks))
     strong.clear()
-    with pytest.raises(of.Timeout):
-        run.catch_up(timeout=0.3)
-    assert len(looks) > 2 * ROUNDS
+    with pytest.raises(_LookedOften):
+        run.catch_up(timeout=120)
     assert len(strong) < ROUNDS
+
+
+class _LookedOften(Exception):
+    """Enough was seen."""
 
 
 def _counting(whole: Any, looks: list[int]) -> Any:
     def counted(self: Any, **options: Any) -> Any:
         looks.append(1)
+        if len(looks) > 2 * ROUNDS:
+            raise _LookedOften
         return whole(self, **options)
 
     return counted

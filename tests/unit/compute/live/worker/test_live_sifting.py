@@ -13,7 +13,7 @@ import pytest
 import onefold as of
 from onefold import agg
 
-T = 20
+T = 120
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import onefold as of
 from onefold import agg
 from onefold.compute.live.runs import open_state
 
-T = "30s"
+T = "120s"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 

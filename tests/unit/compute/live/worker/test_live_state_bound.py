@@ -31,9 +31,9 @@ def job(tmp_path: Path) -> Any:
 def test_reading_pauses_and_continues_with_more_workers(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     db, plan = job
     run = plan.start(workers=1, latency=0)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     monkeypatch.setattr(config, "LIVE_STATE_BYTES_MAX", 30_000)
-    assert wait_until(lambda: "MB of open groups" in run.status().held_by, 20, 0.02)
+    assert wait_until(lambda: "MB of open groups" in run.status().held_by, 120, 0.02)
     db.stream("s").append_many(frame(2000, 10), key=None)
     applied = db._shard.applied
     with pytest.raises(of.Timeout):
@@ -41,7 +41,7 @@ def test_reading_pauses_and_continues_with_more_workers(job: Any, monkeypatch: p
     assert run.status().rows == 2000 and db._shard.applied == applied, "a paused job appends nothing"
     monkeypatch.setattr(config, "LIVE_STATE_BYTES_MAX", 45_000)  # half of it fits
     plan.start(workers=2)
-    run.catch_up(timeout=30)
+    run.catch_up(timeout=120)
     assert "open groups" not in run.status().held_by
     assert db.table("t").to_polars()["n"].to_list() == [1] * 2010
 
@@ -50,7 +50,7 @@ def test_a_job_that_drains_reads_to_the_end(job: Any, monkeypatch: pytest.Monkey
     db, plan = job
     monkeypatch.setattr(config, "LIVE_STATE_BYTES_MAX", 1)
     run = plan.start(workers=1, latency=0)
-    assert wait_until(lambda: "open groups" in run.status().held_by, 20, 0.02)
+    assert wait_until(lambda: "open groups" in run.status().held_by, 120, 0.02)
     db.stream("s").append_many(frame(2000, 10), key=None)
-    run.stop(drain=True, timeout=30)
+    run.stop(drain=True, timeout=120)
     assert db.table("t").to_polars().height == 2010
