@@ -92,14 +92,14 @@ class Ground:
         offset = until(lambda: log.append(encode_record(record)))
         log.close()
         space = self.shards["node"]
-        space.barrier(10)
+        space.barrier(60)
         assert space.applied >= offset
         outcomes = space.outcomes(record.client, number)
         return b"" if outcomes is None else outcomes[0]
 
     def state(self) -> tuple[Any, ...]:
         space = self.shards["node"]
-        space.barrier(10)
+        space.barrier(60)
         with space.view() as view:
             head = view.head()
             return (
@@ -182,7 +182,7 @@ def test_what_programs_append_counts_from_everybody(ground: Ground, user: str) -
         with db.transaction() as tx:
             tx.map("m")["sum"] = 2
         db.queue("q").put(user)
-        message = db.queue("q").take(timeout=10)
+        message = db.queue("q").take(timeout=60)
         assert message is not None
         message.ack()
         db.stream(f"s-{user}").append(1)
@@ -209,13 +209,13 @@ def test_a_replica_that_begins_from_the_log_or_a_snapshot_judges_alike(
 ) -> None:
     ground.append_raw("app", EXAMPLES["Join"][0])
     first = ground.shards["node"]
-    first.barrier(10)
+    first.barrier(60)
     first.snapshot(tmp_path / "snapshot")
     ground.append_raw("app", EXAMPLES["Trim"][0])
     again = ground.space("node", ground.info)
     later = ground.space("node", ground.info, snapshot=tmp_path / "snapshot")
     try:
-        first.barrier(10)
+        first.barrier(60)
         for space in (again, later):
             assert space.reach(first.applied, 20)
         assert first.state_digest() == again.state_digest() == later.state_digest()
@@ -230,7 +230,7 @@ def test_a_backup_of_the_cluster_keeps_what_is_trusted(
     monkeypatch.setenv("ONEFOLD_CACHE", str(tmp_path / "cache"))
     ground.append_raw("app", EXAMPLES["Join"][0])
     with of.connect(ground.servers.url("main", "app"), replicas="local") as db:
-        db._shards[0].barrier(10)
+        db._shards[0].barrier(60)
         made = backup(db._shards, tmp_path / "backup", fetch=lambda name, to: False)
         entries: dict[int, bool] = {}
         while len(entries) < made.shards[0].offset:
@@ -277,7 +277,7 @@ def test_a_space_of_an_earlier_release_is_protected_after_another_init(tmp_path:
         with pytest.raises(SpaceError, match="may not publish"):
             app.raise_fold_version(2)
         node.raise_fold_version(2)
-        node.barrier(10)
+        node.barrier(60)
         assert app.reach(node.applied, 10)
         with pytest.raises(SpaceError, match="may not publish"):
             app.submit(EXAMPLES["Join"])

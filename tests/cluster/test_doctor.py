@@ -41,7 +41,7 @@ class Stand:
         self.log = LogNames("main", self.info.incarnation, 0)
         link = Link(parse_address(self.servers.url("main")))
         for number in range(2, RECORDS + 1):  # the first one is that which a log begins with
-            answer = link.append(self.log.subject, record(number), None).wait(10.0)
+            answer = link.append(self.log.subject, record(number), None).wait(WAIT_S)
             assert answer is not None and b"error" not in answer.data
         link.close()
 
@@ -63,7 +63,7 @@ class Stand:
         """The index of the server that leads the log."""
         link = Link(parse_address(self.servers.url("main")))
         try:
-            info = json.loads(link.request(STREAM_INFO + self.log.stream, b"", timeout=5.0).data)
+            info = json.loads(link.request(STREAM_INFO + self.log.stream, b"", timeout=WAIT_S).data)
         finally:
             link.close()
         return [server.name for server in self.servers.servers].index(info["cluster"]["leader"])
@@ -172,13 +172,17 @@ def test_a_server_that_is_down(stand: Stand, leads: bool) -> None:
 def test_a_log_that_was_made_to_forget(stand: Stand) -> None:
     link = Link(parse_address(stand.servers.url("main", "admin")))
     try:
-        info = json.loads(link.request(STREAM_INFO + stand.log.stream, b"", timeout=5.0).data)
+        info = json.loads(link.request(STREAM_INFO + stand.log.stream, b"", timeout=WAIT_S).data)
         for limit, wrong in ((10_000, True), (-1, False)):
             changed = json.dumps(info["config"] | {"max_msgs": limit}).encode()
-            answer = link.request(f"$JS.API.STREAM.UPDATE.{stand.log.stream}", changed, timeout=5.0)
+            answer = link.request(f"$JS.API.STREAM.UPDATE.{stand.log.stream}", changed, timeout=WAIT_S)
             assert "error" not in json.loads(answer.data)
-            check = stand.checks()["streams"]
-            assert (check.status == "problem" and "max_msgs is 10000" in check.found) == wrong
+
+            def told(wrong: bool = wrong) -> bool:
+                check = stand.checks()["streams"]
+                return (check.status == "problem" and "max_msgs is 10000" in check.found) == wrong
+
+            stand.await_state(told)
     finally:
         link.close()
 
@@ -208,7 +212,7 @@ def test_the_command_line(stand: Stand, tmp_path: Path) -> None:
 def test_bytes_that_were_appended_as_they_are_damage_no_copy(stand: Stand) -> None:
     """A program with a credential can append anything; replicas refuse it alike."""
     link = Link(parse_address(stand.servers.url("main")))
-    answer = link.append(stand.log.subject, b"no record", None).wait(10.0)
+    answer = link.append(stand.log.subject, b"no record", None).wait(WAIT_S)
     link.close()
     assert answer is not None and b"error" not in answer.data
     stand.await_state(lambda: stand.checks(deep=True)["records"].status == "ok")

@@ -97,8 +97,8 @@ def test_read_only_transactions_read_the_whole_sum_beside_writers(
 ) -> None:
     monkeypatch.setenv("ONEFOLD_CACHE", str(tmp_path / "cache"))
     with (
-        of.connect(url, replicas=replicas, timeout=30) as writer,
-        of.connect(url, replicas=replicas, timeout=30) as reader,
+        of.connect(url, replicas=replicas, timeout=120) as writer,
+        of.connect(url, replicas=replicas, timeout=120) as reader,
     ):
         writer.map("accounts").update(dict.fromkeys(ACCOUNTS, BALANCE))
         stop, problems, moved = threading.Event(), [], [0, 0]
@@ -136,8 +136,8 @@ def test_a_read_only_connection_reads_the_whole_sum_between_writes(
     monkeypatch.setenv("ONEFOLD_CACHE", str(tmp_path / "cache"))
     rng = random.Random(SEED)
     with (
-        of.connect(url, replicas="remote", timeout=30) as writer,
-        of.connect(url, replicas="remote", read_only=True, timeout=30) as reader,
+        of.connect(url, replicas="remote", timeout=120) as writer,
+        of.connect(url, replicas="remote", read_only=True, timeout=120) as reader,
         of.connect(url, read_only=True, timeout=5) as alone,
     ):
         writer.map("accounts").update(dict.fromkeys(ACCOUNTS, BALANCE))

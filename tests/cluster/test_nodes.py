@@ -20,6 +20,7 @@ from onefold.log.jetstream.engine import JetStreamLog
 from onefold.shard.remote import protocol
 from support.node_stand import (
     EVERY,
+    PATIENCE_S,
     SHARDS,
     SMALL,
     Process,
@@ -61,7 +62,7 @@ def test_a_node_is_ready_only_when_it_has_what_was_acknowledged(stand: Stand) ->
     with stand.asking():
         pass
     stand.nodes["n1"].end()
-    ends = [space.barrier(10) for space in stand.shards]
+    ends = [space.barrier(PATIENCE_S) for space in stand.shards]
     stand.start("n2", wait=False)
     stand.wait(lambda: stand.nodes["n2"].get("/ready")[0], "it does not listen")
     stand.wait(lambda: stand.nodes["n2"].ready, "it is not ready")
@@ -172,7 +173,7 @@ def _value(stand: Stand) -> Any:
 def test_a_restarted_node_goes_on_with_its_store(stand: Stand) -> None:
     stand.start("n1", "n2")
     stand.db.map("m").put_many({f"k{number}": "v" * 100 for number in range(5000)}, atomic=False)
-    ends = [space.barrier(10) for space in stand.shards]
+    ends = [space.barrier(PATIENCE_S) for space in stand.shards]
     stand.wait(lambda: stand.settled("n1", "n2"), "not settled")
 
     def has_all() -> bool:
@@ -195,7 +196,7 @@ def test_a_newcomer_starts_from_a_snapshot_once_the_log_was_trimmed(stand: Stand
 
     _await_trimmed(stand, EVERY, 0, 1)
     firsts = {shard: _first(stand, shard) for shard in (0, 1)}
-    stand.shards[0].barrier(10)
+    stand.shards[0].barrier(PATIENCE_S)
     with stand.shards[0].view() as view:
         for shard, first in firsts.items():
             assert state.archived_to(view, shard) is not None
@@ -310,7 +311,7 @@ def _first(stand: Stand, shard: int) -> int:
 
 
 def _no_garbage(stand: Stand) -> bool:
-    stand.shards[0].barrier(10)
+    stand.shards[0].barrier(PATIENCE_S)
     with stand.shards[0].view() as view:
         named = {one.blob for shard in range(SHARDS) for one in state.snapshots(view, shard)}
         named |= {one.blob for shard in range(SHARDS) for one in state.archives(view, shard)}

@@ -10,6 +10,7 @@ import apsw
 from onefold.log.sqlite import checksums
 from support.node_stand import (
     EVERY,
+    PATIENCE_S,
     Process,
     Stand,
     hashes,
@@ -124,7 +125,7 @@ def test_states_that_there_was_no_time_to_compare_are_counted_and_told(stand: St
     assert stand.nodes["n1"].metrics()[missed] == 0
     stand.db.map("m").put_many(dict.fromkeys(range(20_000), "v" * 1000), atomic=False)
     stand.nodes["n1"].end()
-    begin = (stand.shards[1].barrier(10) // EVERY + 1) * EVERY
+    begin = (stand.shards[1].barrier(PATIENCE_S) // EVERY + 1) * EVERY
     stand.ticks(1, begin + 5 * EVERY)
     stand.start("n1")
     node = stand.nodes["n1"]

@@ -126,7 +126,7 @@ def test_a_question_that_gets_no_answer_is_asked_again_of_others(make):
     space.answer(space.names().ask_region("eu"), lambda data: asked.append("near"))
     asking = LinkAsking(space.app, space.names(), "eu")
     with pytest.raises(of.Unavailable):  # nobody but the silent one: the second question finds nobody
-        asking(b"x", 0.5, hedge_s=0.05)
+        asking(b"x", SOON_S, hedge_s=0.05)
     space.answer(space.names().ask, lambda data: asked.append("far") or b"answer to " + data)
     assert asking(b"x", SOON_S, hedge_s=0.05) == b"answer to x"
     assert asked[asked.index("far") - 1] == "near"  # a slow machine may have asked further ones since
@@ -143,7 +143,7 @@ def test_silence_ends_with_the_time_that_was_given(make):
         end = time.monotonic() + SOON_S
         while time.monotonic() < end:
             with suppress(of.Unavailable):  # until the servers have told each other who listens
-                LinkAsking(space.app, space.names())(b"x", 0.5, hedge_s=0.05)
+                LinkAsking(space.app, space.names())(b"x", 2.0, hedge_s=0.05)
 
     with pytest.raises(of.Timeout) as caught:
         ask()
@@ -154,7 +154,7 @@ def test_silence_ends_with_the_time_that_was_given(make):
 
 def test_no_node_at_all_is_unavailable_within_the_time(make):
     space = make()
-    with of.connect(space.url, replicas="remote", timeout=0.5) as db:
+    with of.connect(space.url, replicas="remote", timeout=2.0) as db:
         with pytest.raises(of.Unavailable) as caught:
             db.map("m").get("k")
         assert caught.value.definite

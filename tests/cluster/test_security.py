@@ -76,14 +76,14 @@ class Probe:
         self._loop.close()
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
 
     async def _connect(self) -> Any:
         async def note(error: Exception) -> None:
             if "permissions violation" in str(error).lower():
                 self._refused.put_nowait(str(error))
 
-        return await nats.connect(self._hosts, error_cb=note, connect_timeout=3, **self._options)
+        return await nats.connect(self._hosts, error_cb=note, connect_timeout=30, **self._options)
 
     async def _settled(self) -> None:
         for _ in range(2):  # the client's first ping may overtake what it has still to send
@@ -132,7 +132,7 @@ class Probe:
 
         async def work() -> Any:
             answer = asyncio.ensure_future(
-                self._client.request(subject, payload, timeout=10, headers=headers)
+                self._client.request(subject, payload, timeout=60, headers=headers)
             )
             refused = asyncio.ensure_future(self._refused.get())
             await asyncio.wait([answer, refused], return_when=asyncio.FIRST_COMPLETED)
@@ -189,7 +189,7 @@ def test_every_user_appends_and_reads_the_log(servers: LocalServers, user: str) 
         tail = client.subscribe(TAIL)
         answer = json.loads(client.request(SUBJECT, user.encode(), {"Nats-Expected-Stream": LOG}).data)
         assert answer["stream"] == LOG
-        delivered = tail.get(timeout=10)
+        delivered = tail.get(timeout=60)
         assert delivered.data == user.encode() and delivered.headers["Nats-Sequence"] == str(answer["seq"])
         got = client.request(f"$JS.API.DIRECT.GET.{LOG}", json.dumps({"seq": answer["seq"]}).encode())
         assert got.data == user.encode()
@@ -214,7 +214,7 @@ def test_an_answer_may_have_many_pages(servers: LocalServers) -> None:
         app.request_known(f"of.main.{I}.ask.1", b"are you there?")
         got = app.subscribe("_INBOX_app.pages")
         app._run(app._client.publish(f"of.main.{I}.ask.1", b"question", reply="_INBOX_app.pages"))
-        assert [got.get(timeout=10).data for _ in pages] == pages
+        assert [got.get(timeout=60).data for _ in pages] == pages
 
 
 def test_a_node_trims(servers: LocalServers) -> None:
@@ -339,7 +339,7 @@ def test_a_seed_of_nobody_does_not_get_in(servers: LocalServers) -> None:
 def test_the_route_port_takes_no_stranger(servers: LocalServers) -> None:
     import socket
 
-    with socket.create_connection(("127.0.0.1", servers.servers[0].cluster_port), timeout=10) as route:
+    with socket.create_connection(("127.0.0.1", servers.servers[0].cluster_port), timeout=60) as route:
         lines = route.makefile("rwb")
         assert lines.readline().startswith(b"INFO")
         lines.write(b'CONNECT {"verbose":false,"user":"route","pass":"wrong","name":"x"}\r\nPING\r\n')

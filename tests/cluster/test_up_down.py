@@ -25,7 +25,7 @@ from onefold.log.jetstream import admin, names
 from onefold.log.jetstream.client.address import parse_address
 from onefold.log.jetstream.client.link import Link
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def command(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -67,7 +67,7 @@ def append(cluster: LocalCluster, payload: bytes) -> int:
     try:
         info = admin.read_space(link)
         answer = link.append(names.LogNames(info.space, info.incarnation, 0).subject, payload, None).wait(
-            10.0
+            WAIT_S
         )
         assert answer is not None
         return int(json.loads(answer.data)["seq"])
@@ -80,7 +80,7 @@ def record(cluster: LocalCluster, offset: int) -> bytes:
     try:
         info = admin.read_space(link)
         stream = names.LogNames(info.space, info.incarnation, 0).stream
-        return link.request(names.DIRECT_GET + stream, b'{"seq":%d}' % offset, timeout=10.0).data
+        return link.request(names.DIRECT_GET + stream, b'{"seq":%d}' % offset, timeout=WAIT_S).data
     finally:
         link.close()
 
@@ -310,5 +310,5 @@ def test_nodes_are_ready_and_come_back_and_more_can_be_added(tmp_path: Path) -> 
 
 
 def ready(port: int) -> bool:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=WAIT_S) as answer:
         return bool(answer.status == 200)

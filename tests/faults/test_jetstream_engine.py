@@ -222,6 +222,7 @@ def test_what_is_sent_without_a_connection_fails_at_once(ground: Ground) -> None
             Link(parse_address(space.servers.url(space.info.space)))
         for index in range(3):
             space.servers.restart(index, wait=False)
+        space.wait_whole()  # an append whose outcome is unknown would be made twice
         assert until(lambda: log.append(record(2))) == 2
         assert [entry.data for entry in until(lambda: read_all(log))] == [record(1), record(2)]
 

@@ -86,7 +86,7 @@ def holes(space: Shard, offset: int) -> list[bool]:
 def await_rot(space: Shard, enough: Callable[[list[bool]], bool] = any) -> list[bool]:
     """``holes`` of the damaged record, once ``enough`` of the answers have it. A server that has the file in memory, as the
     leader mostly has, forgets it when nobody asks for 10 s; so it is not asked more often."""
-    deadline = time.monotonic() + SOON_S
+    deadline = time.monotonic() + 2 * SOON_S
     while not enough(found := holes(space, DAMAGED)):
         assert time.monotonic() < deadline, "no server noticed what its file was done to"
         time.sleep(11)

@@ -96,7 +96,7 @@ class Process:
         if not started:
             return 0, ""
         try:
-            with urllib.request.urlopen(f"http://{started[0]['http']}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://{started[0]['http']}{path}", timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -184,7 +184,7 @@ class Stand:
     # -- what there is
 
     def rows(self) -> dict[str, Node]:
-        self.shards[0].barrier(10)
+        self.shards[0].barrier(PATIENCE_S)
         with self.shards[0].view() as view:
             return {node.name: node for node in state.read_nodes(view)}
 
@@ -294,6 +294,6 @@ def node_stand(servers: LocalServers, tmp_path: Path, request: pytest.FixtureReq
 
 
 def hashes(stand: Stand, shard: int, offset: int) -> dict[str, str]:
-    stand.shards[0].barrier(10)
+    stand.shards[0].barrier(PATIENCE_S)
     with stand.shards[0].view() as view:
         return state.hashes(view).get((shard, offset), {})

@@ -104,7 +104,7 @@ def play(
                 f"127.0.0.1:{port}",
                 name="test",
                 env=SYSTEM,
-                timeout=10,
+                timeout=60,
                 lost=lambda _connection, why: lost.append(why),
             )
             try:

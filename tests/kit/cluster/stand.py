@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from kit.cluster.client import Instructions
 from kit.cluster.leftovers import Notebook
 from kit.cluster.reader import Reader
 from kit.environment import with_tests
+from onefold.cluster.server_plan import free_ports
 from onefold.env import SYSTEM
 from onefold.errors import OnefoldError
 
@@ -154,7 +154,8 @@ class Stand:
         """Why there is none."""
         self.info: SpaceInfo | None = None
         self._all_clients: list[Client] = []
-        self._node_ports = {name: _free_port() for name in self.node_hosts}
+        ports = free_ports(len(self.node_hosts))  # not those of outgoing connections, which come and go
+        self._node_ports = dict(zip(self.node_hosts, ports, strict=True))
         self._began = time.monotonic()
         self._server_count = servers
         self._servers: LocalServers | None = None
@@ -477,9 +478,3 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -33,11 +33,9 @@ KINDS = ["dir", "s3", "jetstream"]
 def object_store() -> Iterator[str]:
     moto_server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
     pytest.importorskip("s3fs", reason="s3fs is not installed")
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
+    _, port = running.get_host_and_port()
     endpoint = f"http://127.0.0.1:{port}"
     import s3fs
 
@@ -264,12 +262,12 @@ def test_an_object_store_that_does_not_answer(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "topsecret")
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    store = machine(
-        tmp_path, "one", open_backend(f"s3://b/p?endpoint_url=http://127.0.0.1:{port}&region_name=r")
-    )
-    with pytest.raises(BlobsUnavailable, match="check endpoint, bucket and credentials") as caught:
-        store.put(b"x" * 100)
+        port = probe.getsockname()[1]  # nobody else gets it meanwhile, and nobody listens
+        store = machine(
+            tmp_path, "one", open_backend(f"s3://b/p?endpoint_url=http://127.0.0.1:{port}&region_name=r")
+        )
+        with pytest.raises(BlobsUnavailable, match="check endpoint, bucket and credentials") as caught:
+            store.put(b"x" * 100)
     assert "topsecret" not in str(caught.value) and caught.value.definite
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,11 +21,9 @@ pytest.importorskip("s3fs", reason="s3fs is not installed")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
+    _, port = running.get_host_and_port()
     yield f"http://127.0.0.1:{port}"
     running.stop()
 

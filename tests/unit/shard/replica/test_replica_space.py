@@ -193,6 +193,7 @@ def test_who_is_far_behind_catches_up_before_it_appends(opened, monkeypatch):
     with pytest.raises(of.Timeout, match="nothing was done") as caught:
         space.submit([entry(b"x")])
     assert caught.value.definite and tail.appends == 0
+    monkeypatch.setattr(config, "APPEND_RETRY_S", SOON_S)
     held.set()
     assert space.reach(10, SOON_S)
     assert space.submit([entry(b"x")]) == [receipt(11, 0)]

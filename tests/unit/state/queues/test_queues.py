@@ -277,12 +277,12 @@ def test_an_expired_lease_is_a_failed_attempt_so_poison_ends_in_the_dead_letters
 def test_renew_extends_the_lease_while_the_block_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(Message, "renew_every_s", 0.02)  # a busy machine may miss nearly all of them
     with of.connect(tmp_path / "space") as database:
-        q = database.queue("mail", lease="1.5s")
+        q = database.queue("mail", lease="3s")
         q.put("a")
         renewer = keeper(database._state).renewer
         with q.get(renew=True) as msg:
             assert renewer.running
-            with q.get(timeout="2s") as other:  # longer than the lease
+            with q.get(timeout="4s") as other:  # longer than the lease
                 assert other is None
             assert msg.attempt == 1
         assert len(q) == 0
