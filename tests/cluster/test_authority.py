@@ -217,7 +217,7 @@ def test_a_replica_that_begins_from_the_log_or_a_snapshot_judges_alike(
     try:
         first.barrier(60)
         for space in (again, later):
-            assert space.reach(first.applied, 20)
+            assert space.reach(first.applied, 60)
         assert first.state_digest() == again.state_digest() == later.state_digest()
     finally:
         again.close()
@@ -278,7 +278,7 @@ def test_a_space_of_an_earlier_release_is_protected_after_another_init(tmp_path:
             app.raise_fold_version(2)
         node.raise_fold_version(2)
         node.barrier(60)
-        assert app.reach(node.applied, 10)
+        assert app.reach(node.applied, 60)
         with pytest.raises(SpaceError, match="may not publish"):
             app.submit(EXAMPLES["Join"])
         outcome = nodes_ops.decode_outcome(node.submit(EXAMPLES["Join"])[0])

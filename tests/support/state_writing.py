@@ -153,7 +153,8 @@ def check_plain(db, all_said):
             else:
                 (deleted if status == "ok" else attempted).add(tried["key"])
     puts, many = list(db.map("plain")), Counter(name for _, name in db.map("many"))
-    now, later = time.monotonic(), time.monotonic() + 1
+    now = time.monotonic()
+    later = now + 1
     assert not deleted & set(puts), "a deleted key is there"
     kept = [op for op in history if op.process == 0 and op.value not in deleted | attempted]
     # A key whose delete has no known outcome may be there or not.

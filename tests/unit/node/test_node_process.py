@@ -188,7 +188,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 @pytest.fixture
 def short_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is silent is soon expired."""
-    monkeypatch.setattr(config, "NODE_LEASE_S", scaled(0.6))
+    monkeypatch.setattr(config, "NODE_LEASE_S", scaled(2.0))
 
 
 # -- planning, pure

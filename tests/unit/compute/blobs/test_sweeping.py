@@ -38,7 +38,7 @@ class Turns:
     def step(self, me: int) -> None:
         """Wait for this thread's turn."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self._next() in (me, None), timeout=20)
+            assert self._changed.wait_for(lambda: self._next() in (me, None), timeout=120)
             if self._order and self._next() == me:
                 self._order.pop(0)
             self._changed.notify_all()
