@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,14 @@ class Disk:
         subprocess.run(["mount", "-o", f"remount,size={size}", self.path], check=True)
 
     @contextlib.contextmanager
-    def filled(self) -> Iterator[None]:
-        """No byte is left while the block runs."""
+    def filled(self, room: int = 0) -> Iterator[None]:
+        """No byte is left while the block runs, or so many."""
         ballast = self.path / "ballast"
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
+        with ballast.open("wb", buffering=0) as file:
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            file.truncate(file.tell() - room)
         try:
             yield
         finally:
@@ -176,3 +179,24 @@ def test_the_log_fills_up_while_the_job_runs(disk: Disk, source: Path, tmp_path:
             )
             assert run.state == "running"
         assert run.resume(workers=1).wait(60).result().to_polars().item() == FILES * LINES
+
+
+@pytest.mark.parametrize("room", [0, 256 * 1024])
+def test_a_live_job_waits_until_there_is_room(disk: Disk, room: int) -> None:
+    """Where the log meets the end of the disk, and where only a blob does."""
+    disk.resize(LARGE)
+    # State that does not compress: a run of it is a blob, and larger than what is left.
+    names = [os.urandom(40).hex() for _ in range(20_000)]
+    with of.connect(disk.path / "space") as db:
+        db.stream("clicks", partitions=1).append_many([{"k": name, "n": 1} for name in names])
+        counted = db.read_stream("clicks", follow=True).group_by("k").agg(n=agg.sum("n"))
+        run = counted.into("t").start(workers=0, latency=0)
+        with disk.filled(room):
+            run._workers.work(run._found, 1)  # type: ignore[attr-defined]
+            limit = time.monotonic() + 60
+            while "the disk" not in run.status().held_by:  # type: ignore[attr-defined]
+                assert time.monotonic() < limit and run.state == "running"
+                time.sleep(0.05)
+        run.catch_up(timeout=60)  # type: ignore[attr-defined]
+        assert db.table("t").to_polars().height == len(names)
+        assert list((disk.path / "space" / "blobs" / "tmp").iterdir()) == []

@@ -34,8 +34,9 @@ from onefold.compute.live_dataset import LiveDataset, sources_of
 from onefold.compute.live_runs import LiveRun
 from onefold.compute.plan.nodes import WITHOUT_TABLE, Node, Seam, Source, StreamSource, Union
 from onefold.compute.runs import leave_to_nodes, run_started
+from onefold.compute.tasks.failures import of_machine
 from onefold.durations import micros
-from onefold.errors import Conflict, InvalidArgument, InvalidValue, OnefoldError
+from onefold.errors import Conflict, InvalidArgument, InvalidValue, OnefoldError, Unavailable
 from onefold.space.kept_log import say_log_keep
 from onefold.state.encoding.positions import Position
 from onefold.state.fold.live import rows as live_rows
@@ -214,7 +215,15 @@ class LiveHost:
         plan = replace(plan, parts=(replace(first, inputs=inputs), *plan.parts[1:]))
         found = start_places(self.jobs.client, plan.parts[0].inputs, range(len(inputs)))
         specs = [part_spec(part, found) for part in plan.parts]
-        blob = blobs.put(stored_plan(plan, self.jobs.client.shards[0].incarnation))
+        data = stored_plan(plan, self.jobs.client.shards[0].incarnation)
+        try:
+            blob = blobs.put(data)
+        except OSError as error:
+            if isinstance(error, OnefoldError):
+                raise
+            raise Unavailable(
+                f"live job {plan.job!r} was not started: {of_machine(error)}, and start it again"
+            ) from error
         self.jobs.remember(blob, plan)
         return blob, specs
 

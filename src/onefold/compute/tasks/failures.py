@@ -121,6 +121,14 @@ def of_machine(error: OSError) -> str:
     return f"{error.strerror or error}{place}; fix that"
 
 
+def refused_by_machine(error: BaseException) -> str:
+    """What the machine refused, as ``of_machine`` says it; empty for any other error, and for one that a function of the user
+    met: nobody knows what that did before."""
+    if not isinstance(error, OSError) or isinstance(error, OnefoldError) or not _says_it_all(error):
+        return ""
+    return of_machine(error)
+
+
 def failure_of(error: BaseException, *, final: bool = False) -> Failure:
     """What is reported to the log about this exception.
 

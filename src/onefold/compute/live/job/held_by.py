@@ -112,6 +112,8 @@ def _no_worker(at: Standing) -> str:
     free = sum(count for count, row in zip(lanes, bundles, strict=True) if not row.owner)
     if not free:
         return ""
+    if at.worked_on_here and at.trouble:
+        return _trouble(at)  # why it has not taken them
     if at.worked_on_here:
         return f"the worker of this process is starting: {free} of {sum(lanes)} lanes wait for it"
     return (

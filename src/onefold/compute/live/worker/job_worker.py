@@ -22,6 +22,7 @@ from onefold.compute.live.observing import WorkerObserver
 from onefold.compute.live.output.forwarder import Forwarder
 from onefold.compute.live.worker.part_worker import PartWorker
 from onefold.compute.live.worker.standby import Standby
+from onefold.compute.tasks.failures import refused_by_machine
 from onefold.errors import OnefoldError
 from onefold.state.core.waiting import wait_any
 from onefold.state.fold.live import rows as live_rows
@@ -42,6 +43,12 @@ OBSERVE_S: Final = 0.2
 
 class _PlanChanged(Exception):
     """The job has another plan."""
+
+
+def trouble_of(error: BaseException) -> str:
+    """Why work has to wait, where it may continue after that: what passes, and what the machine refuses, such as room on a disk.
+    Empty: the work cannot continue."""
+    return str(error) if isinstance(error, PASSING) else refused_by_machine(error)
 
 
 class JobWorker:
@@ -112,20 +119,27 @@ class JobWorker:
                 except _PlanChanged:
                     self.plan_changed = True
                     return
-                except PASSING as error:
-                    if not error.definite:
-                        for part in self._parts:
-                            part.drop_doubtful()
-                    self.trouble = str(error)
-                    with contextlib.suppress(OnefoldError):  # the next round tells
-                        self.standby.met_trouble()
-                    self._stopped.wait(WAIT_S)
+                except (*PASSING, OSError) as error:
+                    self._passes(error)
         finally:
             for part in self._parts:
                 part.close()
             self._give_back()
             for part in self._parts:
                 part.wait()
+
+    def _passes(self, error: OnefoldError | OSError) -> None:
+        """A round could not be done, and is tried again. Raises an error after which the work cannot continue."""
+        why = trouble_of(error)
+        if not why:
+            raise error
+        if not (isinstance(error, OnefoldError) and error.definite):
+            for part in self._parts:
+                part.drop_doubtful()
+        self.trouble = why
+        with contextlib.suppress(OnefoldError):  # the next round tells
+            self.standby.met_trouble()
+        self._stopped.wait(WAIT_S)
 
     def beat_if_busy(self, busy_s: float) -> None:
         """Say that it lives when a step takes longer than that: others must not take it for stopped. From another thread."""

@@ -17,7 +17,7 @@ from onefold.compute.blobs.store import BlobMissing
 from onefold.compute.live.client import PASSING, NotRunning, OtherPlan
 from onefold.compute.live.holds import release_if_it_can, release_if_over
 from onefold.compute.live.runs.run_store import RunReader
-from onefold.compute.live.worker.job_worker import WAIT_S, JobWorker
+from onefold.compute.live.worker.job_worker import WAIT_S, JobWorker, trouble_of
 from onefold.compute.tasks.failures import one_line
 from onefold.errors import JobFailed, LogCorrupt, OnefoldError
 from onefold.state.fold.live.ops import Leave
@@ -39,6 +39,8 @@ class _Slot:
         self._shares = shares
         self._stopping = threading.Event()
         self._worker: JobWorker | None = None
+        self._waits = ""
+        """Why it could not begin when it tried last, and tries again."""
         self._plan = ""
         """The blob of the plan that it works with."""
         self.thread = threading.Thread(target=self._run, name=f"onefold-live-{found.job.name}", daemon=True)
@@ -84,7 +86,7 @@ class _Slot:
     def trouble(self) -> str:
         """See ``JobWorker``."""
         worker = self._worker
-        return "" if worker is None else worker.trouble
+        return self._waits if worker is None else worker.trouble
 
     def _run(self) -> None:
         while self._works():
@@ -99,14 +101,15 @@ class _Slot:
             return self._work()
         except NotRunning:
             return False
-        except PASSING:  # before it could begin
-            return not self._stopping.wait(WAIT_S)
         except LogCorrupt as error:  # of this process's copy: it is not the job that is broken
             self._note("live_job_refused", {"job": self._found.id, "why": str(error)})
             return False
         except BaseException as error:
             if self._stopping.is_set() and not isinstance(error, JobFailed):
                 return False  # the connection closes below it
+            self._waits = trouble_of(error)
+            if self._waits:  # before it could begin
+                return not self._stopping.wait(WAIT_S)
             message = str(error) if isinstance(error, JobFailed) else one_line(error)
             self._note("live_job_failed", {"job": self._found.id, "error": message})
             return self._fail(message)

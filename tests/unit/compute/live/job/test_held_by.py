@@ -62,6 +62,10 @@ CAUSES: dict[str, tuple[Standing, str]] = {
         standing(bundle(at(0), lanes=0b11), bundle(at(0), owner="", lanes=0b1100), worked_on_here=True),
         "the worker of this process is starting: 2 of 4 lanes wait for it",
     ),
+    "a worker that cannot begin": (
+        standing(bundle(at(0), owner=""), worked_on_here=True, trouble="the disk is full"),
+        "a worker of this process cannot work now, and tries again: the disk is full",
+    ),
     "trouble": (
         standing(bundle(at(0, 3)), trouble="the disk is full", busy_s=25.4),
         "a worker of this process cannot work now, and tries again: the disk is full",

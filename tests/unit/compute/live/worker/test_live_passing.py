@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ import polars as pl
 import pytest
 
 import onefold as of
-from onefold import agg
+from onefold import agg, config
 from onefold.compute.blobs.store import BlobsUnavailable
 from onefold.compute.live.client import LiveJob, OtherPlan
 from onefold.state.core.client import StateClient
 from onefold.state.fold.live.ops import Claim, LaneCommit, Stop
 from onefold.state.fold.ops import Commit
 from onefold.state.fold.streams.ops import MakeStream
+from support.live_clicks import wait_for
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ERRORS = {
@@ -94,6 +97,75 @@ def test_a_shard_that_does_not_answer_while_a_worker_begins(
     run.resume(workers=1)
     run.catch_up(timeout=120)
     assert met and len(db.stream("out")) == 30
+
+
+@contextmanager
+def blobs_are_refused(folder: Path) -> Iterator[None]:
+    """No blob can be stored or read while the block runs, as where the disk is full or its file system has become read-only."""
+    place, aside = folder / "blobs", folder / "aside"
+    place.mkdir(exist_ok=True)
+    place.rename(aside)
+    place.touch()  # a file where the folder was
+    try:
+        yield
+    finally:
+        place.unlink()
+        aside.rename(place)
+
+
+@pytest.mark.parametrize("sink", ["table", "stream"])
+@pytest.mark.parametrize("begun", [False, True], ids=["begins", "works"])
+def test_a_job_whose_blobs_the_machine_refuses_waits_for_it(
+    db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sink: str, begun: bool
+) -> None:
+    monkeypatch.setattr(config, "LIVE_INLINE_BYTES_MAX", 100)
+    monkeypatch.setattr(config, "STREAM_INLINE_BYTES_MAX", 100)
+    monkeypatch.setattr(config, "STREAM_BLOB_BYTES_MIN", 100)
+    rows = db.read_stream("clicks", follow=True)
+    counted = rows.group_by("k").agg(n=agg.count())
+    run = (counted.into("t") if sink == "table" else rows.into_stream("out")).start(workers=int(begun))
+    if begun:
+        run.catch_up(timeout=60)
+    assert run.status().dead == 0
+    run._jobs._plans.clear()  # a worker that begins reads it from its blob
+    with blobs_are_refused(tmp_path):
+        run._workers.work(run._found, 1)
+        db.stream("clicks").append({"k": 0})
+        wait_for(lambda: "Not a directory" in run._workers.trouble(run._found))
+        assert begun <= ("Not a directory" in run.status().held_by)
+        assert run.state == "running"
+    run.catch_up(timeout=60)
+    assert run.state == "running" and run.status().rows == 31
+    if sink == "table":
+        assert db.table("t").to_polars().rows() == [(0, 11), (1, 10), (2, 10)]
+    else:
+        assert len(db.stream("out")) == 31
+
+
+def test_a_start_whose_plan_cannot_be_stored_says_so(db: of.Database, tmp_path: Path) -> None:
+    job = counting(db)
+    with (
+        blobs_are_refused(tmp_path),
+        pytest.raises(
+            of.Unavailable, match=r"'map:m' was not started: Not a directory .* and start it again"
+        ) as caught,
+    ):
+        job.start()
+    assert caught.value.definite and db.runs() == []
+    run = job.start()
+    run.catch_up(timeout=60)
+    assert run.status().rows == 30
+
+
+def test_a_function_that_meets_a_full_disk_fails_the_job(db: of.Database) -> None:
+    """It may have written a part of what it was given: nobody but its writer can say whether to call it again."""
+
+    def full(frame: pl.DataFrame) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/out")
+
+    run = db.read_stream("clicks", follow=True).for_each(full, name="full").start()
+    with pytest.raises(of.JobFailed, match="No space left on device"):
+        run.catch_up(timeout=60)
 
 
 def test_a_plan_that_cannot_be_had_yet_is_asked_for_again(
