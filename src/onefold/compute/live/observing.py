@@ -3,6 +3,7 @@
 A process that is known to be dead is expired at once. One that nobody can see into (on a cluster) is expired when it was
 silent for a lease on the observer's boot clock; it beats at a third of that. One that is known to live, and may be stopped, is
 expired only when it was silent for a lease *and* has unread input: an idle job appends nothing, so its silence proves nothing.
+The same holds for one that does not take its share of lanes that nobody owns and that have unread input: nobody else may.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class WorkerObserver:
         self._looked_s = worker.job.client.env.boot_s()
 
     def look(self, behind: Collection[str]) -> int:
-        """Expire the workers that are gone; how many. ``behind``: owners of bundles with unread input."""
+        """Expire the workers that are gone; how many. ``behind``: those with unread input, which they own or are to take."""
         worker, job = self._worker, self._worker.job
         now = job.client.env.boot_s()
         if now - self._looked_s > self._lease_s / 2:

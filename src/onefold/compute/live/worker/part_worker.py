@@ -20,6 +20,7 @@ from onefold.compute.live.worker.quiet import Above, Quiet
 from onefold.errors import JobFailed
 from onefold.state.fold.live import lanes as lane_sets
 from onefold.state.fold.live import rows as live_rows
+from onefold.state.fold.live import sharing
 from onefold.state.fold.live.ops import WATERMARK_END_US, TrimHop
 
 if TYPE_CHECKING:
@@ -303,9 +304,11 @@ class PartWorker:
     # -- others
 
     def behind(self, generation: GenerationRow) -> set[str]:
-        """Other owners that have something to do: records to read, a partition to find idle, or windows to close at the end."""
+        """Other workers that have something to do: owners with records to read, a partition to find idle, or windows to close at
+        the end; and where nobody owns what has, those that are to take it."""
         with self._job.local() as view:
             bundles = live_rows.bundles(view, self.key)
+            workers = live_rows.sharing_workers(view, self._job.name, self._generation)
         others = [one.row for one in bundles if one.row.owner != self.worker.id]
         heads, _ = self._input.inputs.heads(
             {(one.input, one.partition) for row in others for one in row.positions}
@@ -328,7 +331,9 @@ class PartWorker:
                 unread = heads.get(place, 0) > one.next
                 if drains or unread or (not one.idle and (place, one.next) in idle):
                     found.add(row.owner)
-        return found - {""}
+        if "" in found:
+            found |= sharing.with_room(self._part.lanes, bundles, workers)
+        return found - {"", self.worker.id}
 
     def progress(self, generation: GenerationRow) -> dict[Place, tuple[int, int]]:
         """How far all workers have read each partition, and where it ends, or the job that drains."""

@@ -37,6 +37,12 @@ def owned(bundles: Iterable[Bundle]) -> dict[str, int]:
     return found
 
 
+def with_room(lanes: int, bundles: Iterable[Bundle], workers: Collection[str]) -> set[str]:
+    """Workers that own fewer lanes than they may: of what nobody owns, a part is left to each of them."""
+    have, most = owned(bundles), share_max(lanes, len(workers))
+    return {worker for worker in workers if have.get(worker, 0) < most}
+
+
 def wanted(lanes: int, bundles: Iterable[Bundle], workers: Collection[str]) -> int:
     """How many lanes workers with too few wait for, beyond those that nobody owns."""
     have = owned(bundles)

@@ -197,3 +197,24 @@ def test_who_comes_second_stands_by_again(tmp_path: Path) -> None:
         first.leave()
         assert standby._claims([part])
         assert (workers(run), owners(run)) == ({second.id}, {second.id})
+
+
+def test_a_worker_that_stands_still_keeps_no_lanes_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lives, owns nothing, and a part of what nobody owns is left to it: as a process that was stopped before its claim."""
+    monkeypatch.setattr(WorkerObserver.__init__, "__defaults__", (1.0,))
+    with of.connect(tmp_path) as db:
+        stream = db.stream("s")
+        stream.append({"k": 0})
+        run = counts(db).start(workers=0)
+        still, other = Worker(run._job, 1, "still"), Worker(run._job, 1, "other")
+        for worker in (other, still):
+            worker.claim(run._part.name)
+        assert other.held(run._part.name) and not still.held(run._part.name)
+        other.leave()
+        run.resume(workers=1)
+        run.catch_up(timeout=60)
+        assert "still" not in workers(run) and "" not in owners(run)
+        still.claim(run._part.name)  # it continues, and takes its share like one that is new
+        assert "still" in sharing(run)
