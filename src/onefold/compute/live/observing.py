@@ -25,15 +25,26 @@ class WorkerObserver:
         self._lease_s = lease_s
         self._since: dict[str, tuple[int, int, float]] = {}
         """(beats, activity, when they were first seen so)."""
-        self._looked_s = worker.job.client.env.boot_s()
+        self._awake_s = worker.job.client.env.boot_s()
+        """When this process was last known to run."""
+        self._stood_still = False
+
+    def awake(self) -> None:
+        """This process runs. Also called by another thread while the worker is long in one step: a worker that was only busy may
+        tell who was silent meanwhile, one whose process was stopped may not."""
+        now = self._worker.job.client.env.boot_s()
+        if now - self._awake_s > self._lease_s / 2:
+            self._stood_still = True
+        self._awake_s = now
 
     def look(self, behind: Collection[str]) -> int:
         """Expire the workers that are gone; how many. ``behind``: those with unread input, which they own or are to take."""
         worker, job = self._worker, self._worker.job
         now = job.client.env.boot_s()
-        if now - self._looked_s > self._lease_s / 2:
+        self.awake()
+        if self._stood_still:
+            self._stood_still = False
             self._since.clear()  # this process was stopped itself: it cannot tell who was silent meanwhile
-        self._looked_s = now
         with job.local() as view:
             workers = live_rows.workers(view, job.name, worker.generation)
             keys = [key for key, _ in live_rows.parts(view, job.name, worker.generation)]

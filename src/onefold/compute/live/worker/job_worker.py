@@ -142,7 +142,9 @@ class JobWorker:
         self._stopped.wait(WAIT_S)
 
     def beat_if_busy(self, busy_s: float) -> None:
-        """Say that it lives when a step takes longer than that: others must not take it for stopped. From another thread."""
+        """Say that it lives when a step takes longer than that: others must not take it for stopped, nor it itself. From another
+        thread."""
+        self._observer.awake()
         if self._busy_since is not None and self.busy_s >= busy_s:
             self.worker.beat()
 

@@ -87,6 +87,16 @@ def test_an_observer_that_was_stopped_itself_is_no_witness(pair):
     assert [pair.look(after=LEASE_S / 3) for _ in range(3)] == [0, 0, 1]
 
 
+@pytest.mark.parametrize(("stopped_s", "expired"), [(0.0, 1), (LEASE_S, 0)])
+def test_an_observer_that_is_long_in_one_step_is_a_witness(pair, stopped_s, expired):
+    assert pair.look("a") == 0
+    for _ in range(4):
+        pair.env.advance(LEASE_S / 3)
+        pair.observer.awake()
+    pair.env.advance(stopped_s)
+    assert pair.look("a") == expired
+
+
 def test_a_beat_between_the_look_and_the_record_wins(pair, monkeypatch):
     pair.alive = None
     for _ in range(3):

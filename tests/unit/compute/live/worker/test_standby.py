@@ -218,3 +218,29 @@ def test_a_worker_that_stands_still_keeps_no_lanes_from_others(
         assert "still" not in workers(run) and "" not in owners(run)
         still.claim(run._part.name)  # it continues, and takes its share like one that is new
         assert "still" in sharing(run)
+
+
+def test_a_worker_whose_steps_are_long_takes_over_from_one_that_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its steps takes most of a lease, and it looks at the other one between them only."""
+    monkeypatch.setattr(config, "LEASE_S", 2.0)
+    monkeypatch.setattr(WorkerObserver.__init__, "__defaults__", (2.0,))
+    with of.connect(tmp_path) as db:
+        stream = db.stream("s", partitions=8)
+        stream.append({"k": 0})
+        sink = db.read_stream("s", follow=True).for_each(lambda frame: time.sleep(1.5), name="slow")
+        run: Any = sink.start(workers=0)
+        still, other = Worker(run._job, 1, "still"), Worker(run._job, 1, "other")
+        still.claim(run._part.name)
+        other.claim(run._part.name)
+        still.give(run._part.name)
+        other.leave()
+        assert owners(run) == {"still", ""}
+        run.resume(workers=1)
+        limit = time.monotonic() + 60
+        while "still" in owners(run):
+            assert time.monotonic() < limit
+            stream.append_many([{"k": number} for number in range(32)], key="k")
+            time.sleep(0.2)
+        assert run.state == "running"
