@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from onefold.compute.blobs.sweeping import TASKS, new_ticket
-from onefold.errors import Unavailable
+from onefold.errors import OnefoldError, Unavailable
 from onefold.files import process_began, process_lives, sync
 
 _ABANDONED_AFTER_S = 3600.0
@@ -40,6 +40,18 @@ class BlobMissing(Unavailable):
 
 class BlobsUnavailable(Unavailable):
     """The shared blob store does not answer: nothing is known of the blob. The task is to be tried later."""
+
+
+@contextlib.contextmanager
+def had_later(name: str) -> Iterator[None]:
+    """Reading a blob: what the machine refuses (a folder that cannot be read, a disk that fails) is BlobsUnavailable."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OnefoldError):
+            raise
+        why = f"{error.strerror or error} ({error.filename})" if error.filename else str(error)
+        raise BlobsUnavailable(f"blob {name[:16]}… cannot be read: {why}") from error
 
 
 def blob_name(data: bytes | memoryview) -> str:

@@ -17,6 +17,7 @@ and what was put back and is still not named is hidden again when the copy is se
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -24,6 +25,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from onefold import config
+from onefold.errors import Unavailable
 
 TASKS, LIVE, SNAPSHOTS = "t", "l", "v"
 """Whose copies they are, where all are kept in one place: the names of tickets begin with it. Who settles copies asks only one
@@ -66,10 +68,12 @@ class Remembered:
         return self._blobs.keeps(name)
 
     def keep(self) -> None:
-        """After the record: store those again that were swept before it."""
-        for name, data in self._put.items():
-            if not self._blobs.keeps(name):
-                self._blobs.put(data)
+        """After the record: store those again that were swept before it. Where the place cannot be asked now, they count as kept:
+        what the record says has begun, and hardly ever was one swept."""
+        with contextlib.suppress(Unavailable, OSError):
+            for name, data in self._put.items():
+                if not self._blobs.keeps(name):
+                    self._blobs.put(data)
 
 
 class Hiding(Protocol):

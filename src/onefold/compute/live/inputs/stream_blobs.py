@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from onefold import config
-from onefold.compute.blobs.store import BlobMissing, BlobStore
+from onefold.compute.blobs.store import BlobMissing, BlobStore, had_later
 from onefold.state.streams.large_frames import LargeFrames
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class FrameStore:
     def find(self, name: str) -> bytes | None:
         """The blob's bytes; None: there is no such blob."""
         try:
-            return self._blobs.get(name)
+            with had_later(name):
+                return self._blobs.get(name)
         except BlobMissing:
             return None
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from onefold.compute.blobs.store import had_later
 from onefold.compute.code import functions
 from onefold.compute.live.client import Found, Listed, all_generations, generation_by_name
 from onefold.compute.live.plan import LivePlan
@@ -109,7 +110,9 @@ class LiveJobs:
         with self._lock:
             known = self._plans.get(blob)
         if known is None:
-            loaded = functions.load(self.blobs.get(blob), code=self._code)
+            with had_later(blob):
+                data = self.blobs.get(blob)
+            loaded = functions.load(data, code=self._code)
             if not isinstance(loaded, LivePlan):
                 raise InvalidValue(f"blob {blob[:16]}…, which has the plan of a live job, is damaged")
             with self._lock:

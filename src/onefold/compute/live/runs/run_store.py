@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from onefold.compute.aggregates import decode, encode
+from onefold.compute.blobs.store import had_later
 from onefold.compute.frames.columns import bounds_us
 from onefold.compute.live.run_bytes import unseal
 from onefold.compute.live.runs.rows import LANE
@@ -83,7 +84,7 @@ class RunReader:
     def frame(self, part: bytes, run: Run, inline: Inline) -> pl.DataFrame:
         """All rows of a run that it still covers.
 
-        Raises BlobMissing (then the list of runs is old: take it again) and InvalidValue; both definite.
+        Raises BlobMissing (then the list of runs is old: take it again), BlobsUnavailable and InvalidValue; all definite.
         """
         import polars as pl
 
@@ -103,7 +104,11 @@ class RunReader:
             if kept is not None:
                 self._kept.move_to_end(place)
                 return kept[:2]
-        data = self._blobs.get(run.row.blob) if run.row.blob else inline[run.id]
+        if run.row.blob:
+            with had_later(run.row.blob):
+                data: Any = self._blobs.get(run.row.blob)
+        else:
+            data = inline[run.id]
         if isinstance(data, tuple):
             return data
         _, content = unseal(data)

@@ -18,7 +18,7 @@ from onefold import agg, config
 from onefold.compute.blobs.store import BlobsUnavailable
 from onefold.compute.live.client import LiveJob, OtherPlan
 from onefold.state.core.client import StateClient
-from onefold.state.fold.live.ops import Claim, LaneCommit, Stop
+from onefold.state.fold.live.ops import Claim, LaneCommit, Replay, StartJob, Stop
 from onefold.state.fold.ops import Commit
 from onefold.state.fold.streams.ops import MakeStream
 from support.live_clicks import wait_for
@@ -153,6 +153,54 @@ def test_a_start_whose_plan_cannot_be_stored_says_so(db: of.Database, tmp_path: 
         job.start()
     assert caught.value.definite and db.runs() == []
     run = job.start()
+    run.catch_up(timeout=60)
+    assert run.status().rows == 30
+
+
+def test_what_cannot_be_read_now_is_said_by_all_who_read(
+    db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("LIVE_INLINE_BYTES_MAX", "STREAM_INLINE_BYTES_MAX", "STREAM_BLOB_BYTES_MIN"):
+        monkeypatch.setattr(config, limit, 100)
+    db.stream("large").append_many(pl.DataFrame({"k": range(100)}))
+    run = db.read_stream("clicks", follow=True).group_by("k").agg(n=agg.count()).into("t").start()
+    run.catch_up(timeout=60)
+    with of.connect(tmp_path) as other, blobs_are_refused(tmp_path):
+        reads: list[Callable[[], Any]] = [
+            lambda: other.open_run("t").status(),
+            lambda: other.open_run("t").resume(),
+            lambda: other.table("t").to_polars(),
+            lambda: db.table("t").estimate("n"),
+            lambda: other.stream("large").to_polars(),
+        ]
+        run._workers.reader._kept.clear()
+        for read in reads:
+            with pytest.raises(of.Unavailable, match=r"Not a directory \(.*blobs") as caught:
+                read()
+            assert caught.value.definite
+    assert other.url == db.url and db.table("t").to_polars().height == 3
+
+
+@pytest.mark.parametrize("replays", [False, True])
+def test_a_job_that_has_begun_needs_no_look_at_its_plan(
+    db: of.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replays: bool
+) -> None:
+    """The record is there. The place of the blobs was lost before the look whether the plan is still there."""
+    counted = db.read_stream("clicks", follow=True).group_by("k").agg(n=agg.count())
+    if replays:
+        counted.into("t").start().catch_up(timeout=60)
+    submit = StateClient.submit
+    refused = blobs_are_refused(tmp_path)
+
+    def refusing(self: StateClient, shard: int, op: Any, *args: Any, **options: Any) -> Any:
+        done = submit(self, shard, op, *args, **options)
+        if isinstance(op, StartJob | Replay):
+            refused.__enter__()
+        return done
+
+    monkeypatch.setattr(StateClient, "submit", refusing)
+    run = counted.into("t").replay() if replays else counted.into("t").start()
+    refused.__exit__(None, None, None)
     run.catch_up(timeout=60)
     assert run.status().rows == 30
 
