@@ -4,9 +4,9 @@ The fold keeps a list of the first kind. They are kept for ``config.LIVE_GARBAGE
 list, and are then removed as ``compute.blobs.sweeping`` says: a plan may be stored again and be named again meanwhile.
 
 A worker that dies between storing a run and the commit that names it leaves a blob that is on no list. No other run ever has the
-same bytes (see ``run_bytes``), so one that nothing names for a day will never be named, and is removed at once. A start that is
-refused, or dies before the record that names its plan, leaves the plan: after a day it is hidden as those on the list are, since
-another start may store the same one.
+same bytes (see ``run_bytes``), so one that nothing names for a day will hardly be named, and is removed at once: a worker that
+stood still for so long stores its blobs again after the commit. A start that is refused, or dies before the record that names its
+plan, leaves the plan: after a day it is hidden as those on the list are, since another start may store the same one.
 """
 
 from __future__ import annotations

@@ -153,11 +153,11 @@ class Stored:
         if not self._data or self._frames is None:
             return
         if error is None:
-            self._keep()
+            self.keep()
         elif isinstance(error, OnefoldError) and error.definite and not is_interrupt(error):
             self.drop_unnamed()
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
         """After the record: store those again that were swept before it, as this process stood still for so long. Raises
         AppendUnknown."""
         late_ms = config.ORPHAN_BLOB_AGE_S * 1000 / 2

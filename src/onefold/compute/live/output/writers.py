@@ -46,6 +46,8 @@ class Written:
     outbox: list[Outgoing] = field(default_factory=list)
     refused: list[tuple[pl.DataFrame, str]] = field(default_factory=list)
     """Rows that cannot be written, with the reason."""
+    stored: large_frames.Stored | None = None
+    """Large frames of the writes, of which ``keep`` is to be called after the commit."""
 
     @property
     def too_large(self) -> int:
@@ -167,6 +169,7 @@ class _StreamWriter:
         # What goes to other shards waits in the outbox, which names no blobs.
         with large_frames.stored(self._client, {self._home: here}) as stored:
             written.writes += stored.parts[self._home]
+        written.stored = stored
         return written
 
     def _append(self, frame: pl.DataFrame, written: Written, here: list[Write]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from onefold.compute.blobs.store import BlobStore
-    from onefold.compute.live.bundles import HeldBundle
+    from onefold.compute.live.bundles import HeldBundle, Puts
     from onefold.fold.api import StoreView
     from onefold.state.fold.live.lanes import Lanes
     from onefold.state.fold.live.ops import Cover, NewRun, RunId, RunKind
@@ -38,7 +38,7 @@ def new_run(
     held: HeldBundle,
     kind: RunKind,
     frame: pl.DataFrame,
-    blobs: BlobStore,
+    blobs: Puts,
     *,
     window_end: str | None = None,
     lanes: Lanes | None = None,

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from onefold import config
 from onefold.compute.aggregates import ORDER_COLUMN
+from onefold.compute.blobs.sweeping import Remembered
 from onefold.compute.frames.columns import bounds_us, micros
 from onefold.compute.live.bundles import Delta, Meeting
 from onefold.compute.live.event_time import advanced, operator_watermark
@@ -32,11 +34,12 @@ from onefold.state.fold.live.ops import WATERMARK_END_US, Counters, Position
 
 if TYPE_CHECKING:
     from onefold.compute.blobs.store import BlobStore
-    from onefold.compute.live.bundles import HeldBundle
+    from onefold.compute.live.bundles import HeldBundle, Puts
     from onefold.compute.live.inputs.reading import Piece
     from onefold.compute.live.output.writers import Writer, Written
     from onefold.compute.live.plan import LivePart
     from onefold.state.fold.live.ops import NewRun
+    from onefold.state.streams import large_frames
 
 LATE_REASON = "late"
 SWEEPS_PER_TTL = 8
@@ -59,6 +62,24 @@ class Step:
     """What it compacts and drops."""
     broken: str = ""
     """The first record that a key or an aggregate fails for, and why; empty: none."""
+    stored: _Stored | None = None
+    """Its blobs."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Blobs of a commit, until it has named them."""
+
+    runs: Remembered
+    at_ms: int
+    frames: large_frames.Stored | None = None
+
+    def keep(self, now_ms: int) -> None:
+        """After the commit: store those again that were removed as nobody's, since this process stood still for so long."""
+        if now_ms - self.at_ms >= config.ORPHAN_BLOB_AGE_S * 1000 / 2:
+            self.runs.keep()
+            if self.frames is not None:
+                self.frames.keep()
 
 
 @dataclass
@@ -216,6 +237,8 @@ class BundleFold:
         self.state = step.state
         self._swept_us = step.swept_us
         self.compactor.published(step.plan)
+        if step.stored is not None:
+            step.stored.keep(self.held.worker.job.client.env.wall_ms())
 
     # -- pieces
 
@@ -305,6 +328,7 @@ class BundleFold:
         watermark: int | None,
         schema: tuple[int, bytes] | None,
     ) -> Step:
+        stored, at_ms = Remembered(self.blobs), self.held.worker.job.client.env.wall_ms()
         out, state, swept_us = self._closing(made, watermark)
         runs: list[NewRun] = []
         if made.deltas:
@@ -313,14 +337,14 @@ class BundleFold:
             )
             delta = self._still_open(delta, watermark)
             if delta.height:
-                runs.append(self._run("state", delta))
+                runs.append(self._run("state", delta, stored))
         written = self._written(out)
         made.dead += [] if written is None else [_set_aside(*one) for one in written.refused]
         for kind, frames in (("late", made.late), ("dead", made.dead)):
             if frames:
-                runs.append(self._aside(kind, side_by_side(frames)))
+                runs.append(self._aside(kind, side_by_side(frames), stored))
         if out.result is not None and out.result.height:
-            runs.append(self._run("result", out.result))
+            runs.append(self._run("result", out.result, stored))
         kept = self.held.row
         changed = watermark if watermark != kept.watermark_us else None
         plan = self.compactor.planned(watermark) if runs else compaction.NO_PLAN
@@ -343,6 +367,7 @@ class BundleFold:
             0 if written is None else written.too_large,
             plan,
             made.broken,
+            _Stored(stored, at_ms, None if written is None else written.stored),
         )
 
     def _closing(self, made: _Made, watermark: int | None) -> tuple[Output, OpenState, int | None]:
@@ -379,15 +404,15 @@ class BundleFold:
             return False
         return self._swept_us is None or watermark - self._swept_us >= operator.ttl_us // SWEEPS_PER_TTL
 
-    def _run(self, kind: str, frame: pl.DataFrame) -> NewRun:
+    def _run(self, kind: str, frame: pl.DataFrame, blobs: Puts) -> NewRun:
         end = self.layout.window_end
-        return new_run(self.held, kind, frame, self.blobs, window_end=end)  # type: ignore[arg-type]
+        return new_run(self.held, kind, frame, blobs, window_end=end)  # type: ignore[arg-type]
 
-    def _aside(self, kind: str, frame: pl.DataFrame) -> NewRun:
+    def _aside(self, kind: str, frame: pl.DataFrame, blobs: Puts) -> NewRun:
         """Records that are set aside at the watermark, which says how long they are kept."""
         mark = self.watermark_us
         ends = None if mark is None else (mark, mark)
-        return new_run(self.held, kind, frame, self.blobs, ends_us=ends)  # type: ignore[arg-type]
+        return new_run(self.held, kind, frame, blobs, ends_us=ends)  # type: ignore[arg-type]
 
     def _still_open(self, delta: pl.DataFrame, watermark_us: int | None) -> pl.DataFrame:
         """Without windows that this commit closes: their state is needed no more."""
