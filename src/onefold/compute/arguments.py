@@ -144,6 +144,13 @@ def column_names(step: str, columns: Iterable[Any]) -> tuple[str, ...]:
     return names
 
 
+def column_name(step: str, name: Any) -> None:
+    """Check the name of one column."""
+    if not isinstance(name, str):
+        raise InvalidArgument(f"{step}: key must be the name of one column; got {shown(name)}")
+    _refuse_own_name(step, name)
+
+
 def schema(step: str, given: SchemaLike | None) -> tuple[tuple[str, Any], ...] | None:
     """A schema argument as (column, Polars data type) pairs."""
     import polars as pl

@@ -89,11 +89,16 @@ class LiveDataset(Dataset):
         as long as the job is there).
 
         Raises:
-            InvalidPlan: definite; ``emit="final"`` without a window, or what live jobs do not do.
+            InvalidPlan: definite; ``emit="final"`` or ``keep`` without a window, or what live jobs do not do.
             InvalidArgument: definite; a name or duration that cannot be.
         """
         arguments.live_table(table)
         kept = None if keep is None else micros(keep, "keep")
+        if kept is not None and not compiling.is_windowed(self.node):
+            raise InvalidPlan(
+                "keep= forgets windows that closed so long ago, and there is no window: leave it out. "
+                'Groups are forgotten by .agg(..., ttl="7d")'
+            )
         return self._job(table, TableSink(table, self._emit(emit), kept))
 
     def into_map(self, name: str, key: str, emit: Emit | None = None) -> PreparedLiveJob:
@@ -104,7 +109,7 @@ class LiveDataset(Dataset):
             InvalidArgument: definite; names that cannot be.
         """
         arguments.table_name(name)
-        arguments.column_names("into_map", (key,))
+        arguments.column_name("into_map", key)
         return self._job(f"{INTO_MAP}{name}", MapSink(name, key, self._emit(emit)))
 
     def into_stream(
@@ -118,7 +123,7 @@ class LiveDataset(Dataset):
         """
         arguments.table_name(name)
         if key is not None:
-            arguments.column_names("into_stream", (key,))
+            arguments.column_name("into_stream", key)
         if partitions is not None:
             arguments.whole("partitions", partitions, at_least=1)
         if emit is None and not isinstance(self.node, GroupAggregate):

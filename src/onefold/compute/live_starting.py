@@ -291,8 +291,10 @@ class LiveHost:
             rows = live_rows.generations(view, job.name)
         running = [number for number, row in rows if row.state in live_rows.ACTIVE]
         if running:
+            one = f"{job.name}/{running[0]}"
+            named = job.name if running[0] == found.generation else one
             raise Conflict(
-                f"live job {job.name}/{running[0]} runs: stop it first (run.stop(), or `onefold stop {job.name}`), then drop it"
+                f"live job {one} runs: stop it first (run.stop(), or `onefold stop {named}`), then drop it"
             )
         for number, _ in sorted(rows, key=lambda one: (one[0] == found.generation, one[0])):
             self.workers.stop(job.name, number)

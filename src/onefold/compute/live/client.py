@@ -370,7 +370,12 @@ def refused(outcome: Outcome) -> OnefoldError:
             return Conflict(f"{detail}. Swap it, or drop it first")
         case "lagging":
             return Conflict(f"{detail}. Wait until it has caught up, or swap with force=True")
-        case "unequal" | "running" | "current" | "no_replay" | "too_many":
+        case "no_replay":
+            return Conflict(
+                f"{detail}. A swap is of a replay that runs: of the run that job.replay() gave, or of "
+                'db.open_run("NAME/GENERATION"); db.runs() lists them'
+            )
+        case "unequal" | "running" | "current" | "too_many":
             return Conflict(detail)
         case "went_back" | "not_drained" | "bad_run":
             return SpaceError(f"a commit that cannot be: {detail}: a bug in Onefold; nothing was written")

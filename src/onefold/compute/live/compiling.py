@@ -223,4 +223,9 @@ def _described(aggregate: Aggregate) -> str:
 
 def default_emit(node: Node) -> Emit:
     """``final`` with a window, otherwise ``update``."""
-    return "final" if isinstance(node, GroupAggregate) and isinstance(node.input, Window) else "update"
+    return "final" if is_windowed(node) else "update"
+
+
+def is_windowed(node: Node) -> bool:
+    """Whether the rows of a plan are those of windows."""
+    return isinstance(node, GroupAggregate) and isinstance(node.input, Window)

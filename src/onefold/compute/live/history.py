@@ -15,6 +15,7 @@ from onefold.errors import InvalidArgument, JobFailed
 
 if TYPE_CHECKING:
     from onefold.compute.client import JobClient
+    from onefold.compute.jobs.read_rows import RunRow
     from onefold.compute.live.plan import LivePart
     from onefold.compute.results.reading import Results
 
@@ -27,6 +28,16 @@ def cancel_history(client: JobClient, table: str) -> str | None:
         return None
     client.submit(ops.Cancel(run.id, "the live job was cancelled"))
     return run.id
+
+
+def _why(run: RunRow) -> str:
+    """Why a run failed or was cancelled, with the place."""
+    if run.error is None:
+        return "no reason was kept"
+    failure = run.error.failure
+    if failure is None:
+        return run.error.reason or "no reason was kept"
+    return f"{failure.message} at {failure.location}" if failure.location else failure.message
 
 
 class History:
@@ -55,22 +66,25 @@ class History:
 
     def state(self) -> str:
         """``missing``, or the state of the batch run."""
-        with self._results().shard.view() as view:
-            run = state.last_run(view, self.table_name)
+        run = self._run()
         return "missing" if run is None else run.state
+
+    def _run(self) -> RunRow | None:
+        with self._results().shard.view() as view:
+            return state.last_run(view, self.table_name)
 
     def partial(self) -> pl.DataFrame | None:
         """The groups that are still open at the seam, as partials; None while the batch job is not done.
 
         Raises JobFailed when it has failed, and what the blob store raises.
         """
-        now = self.state()
-        if now in ("failed", "cancelled"):
+        last = self._run()
+        if last is not None and last.state in ("failed", "cancelled"):
             raise JobFailed(
-                f"its history is {now}: db.open_run says why for the last run of {self.table_name!r} (db.runs(table=…)). Fix "
-                "that, and start the job again"
+                f"its history is {last.state}: {_why(last)} (run {last.id} of table {self.table_name!r}). Fix that, and start "
+                "the job again"
             )
-        if now != "done":
+        if last is None or last.state != "done":
             return None
         results = self._results()
         contents = self.table().contents()

@@ -22,6 +22,7 @@ else:
     pl = LazyModule("polars")
 
 _ROWS_MAX = 65_536
+_USE_READ = ". Use read"
 
 
 def frames(layout: Layout, spans: Mapping[int, tuple[int, int]]) -> Iterator[pl.DataFrame]:
@@ -90,6 +91,19 @@ def together(stream: str, found: Iterable[pl.DataFrame]) -> pl.DataFrame:
         fitted.append(part.with_columns(columns))
     whole = pl.concat(fitted, how="diagonal")
     return whole.select(pl.exclude(list(own_types())), *own_types())
+
+
+def records_at(stream: str, partition: int, first: int, last: int) -> str:
+    """The place of some records of a partition, for messages."""
+    which = f"record {first}" if first == last else f"records {first} to {last}"
+    return f"{which} of partition {partition} of {stream!r}"
+
+
+def reason_alone(error: InvalidValue, stream: str, partition: int, offset: int) -> str:
+    """Why one record cannot be a row, for a message that says where it is and what to do."""
+    return (
+        str(error).removeprefix(f"{records_at(stream, partition, offset, offset)}: ").removesuffix(_USE_READ)
+    )
 
 
 def unreadable_row(partition: int, offset: int, time_ms: int) -> pl.DataFrame:
@@ -186,12 +200,12 @@ class _Rows:
     def take(self) -> pl.DataFrame:
         """The frame of what was added."""
         own = own_types()
-        where = f"records {self._offsets[0]} to {self._offsets[-1]} of partition {self._partition} of {self._stream!r}"
+        where = records_at(self._stream, self._partition, self._offsets[0], self._offsets[-1])
         columns: dict[str, list[Any]] = {}
         for at, row in enumerate(self._values):
             for name in row:
                 if not isinstance(name, str) or name in own:
-                    raise InvalidValue(f"{where} have a field {name!r}, which cannot be a column. Use read")
+                    raise InvalidValue(f"{where}: the field {name!r} cannot be a column{_USE_READ}")
                 if name not in columns:
                     columns[name] = [None] * at
             for name, values in columns.items():
@@ -199,9 +213,8 @@ class _Rows:
         try:
             series = [series_of(name, values) for name, values in columns.items()]
         except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
-            raise InvalidValue(
-                f"{where} hold values of several types in one column: {error}. Use read"
-            ) from None
+            reason = str(error).partition("\n")[0].rstrip(". ")  # Polars adds hints for its own callers
+            raise InvalidValue(f"{where}: no column can hold their values: {reason}{_USE_READ}") from None
         series += [
             pl.Series("_partition", [self._partition] * len(self._values), dtype=own["_partition"]),
             pl.Series("_offset", self._offsets, dtype=pl.Int64),

@@ -8,7 +8,9 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from onefold.machine.lazy import LazyModule
 
@@ -18,6 +20,8 @@ else:
     pl = LazyModule("polars")
 
 _NEVER_CHANGED = (bool, int, float, str, bytes, dt.date, dt.time, dt.timedelta)
+_DECIMAL_DIGITS_MAX: Final = 38
+"""Digits of a column of decimals, before and after the point together."""
 
 
 def exactly(column: pl.Series, dtype: Any) -> pl.Series | None:
@@ -61,18 +65,49 @@ def _meets(left: Any, right: Any) -> bool:
 
 
 def series_of(name: str, values: Sequence[Any]) -> pl.Series:
-    """The values as a column. Raises TypeError, or what Polars raises, for values that no column holds as they are."""
-    series = pl.Series(name, values, strict=True)
+    """The values as a column; UUIDs as text, also inside of lists and dicts. Raises TypeError, or what Polars raises, for values
+    that no column holds as they are."""
     kinds = set(map(type, values)) - {type(None)}
     if len(kinds) <= 1 and kinds <= set(_NEVER_CHANGED):
-        return series
-    if not _all_same(series, values):  # types were found from the first values alone
-        rows = [{"v": value} for value in values]
+        return pl.Series(name, values, strict=True)
+    held = [_held(name, value) for value in values]
+    series = pl.Series(name, held, strict=True)
+    if not _all_same(series, held):  # types were found from the first values alone
+        rows = [{"v": value} for value in held]
         series = pl.from_dicts(rows, infer_schema_length=None)["v"].alias(name)
-        if not _all_same(series, values):
+        if not _all_same(series, held):
             shown = ", ".join(sorted(kind.__name__ for kind in kinds))
             raise TypeError(f"column {name!r} holds {shown} that do not fit into one type")
     return series
+
+
+def _held(name: str, value: Any) -> Any:
+    """The value as Polars makes columns of it. Raises TypeError for what no column holds: Polars panics at some of it, and of an
+    object it does not know a column of addresses may come out."""
+    if value is None or isinstance(value, _NEVER_CHANGED):
+        return value
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Decimal):
+        _, digits, exponent = value.as_tuple()
+        if not isinstance(exponent, int):
+            raise TypeError(f"column {name!r} holds {value!r}, which no column of decimals can hold")
+        if max(len(digits) + exponent, 0) + max(-exponent, 0) > _DECIMAL_DIGITS_MAX:
+            raise TypeError(
+                f"column {name!r} holds {value!r}; a column of decimals has at most {_DECIMAL_DIGITS_MAX} digits, before and "
+                "after the point together"
+            )
+        return value
+    if isinstance(value, dict):
+        for field in value:
+            if not isinstance(field, str):
+                raise TypeError(
+                    f"column {name!r} holds a dict with the key {field!r}; fields of a column have text as their names"
+                )
+        return {field: _held(name, item) for field, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_held(name, item) for item in value]
+    raise TypeError(f"column {name!r} holds {type(value).__name__}, which no column can hold")
 
 
 def _all_same(series: pl.Series, values: Sequence[Any]) -> bool:

@@ -2,8 +2,10 @@
 
 import asyncio
 import datetime as dt
+import json
 import random
 from decimal import Decimal
+from uuid import UUID
 
 import msgspec
 import polars as pl
@@ -16,6 +18,16 @@ from onefold.state.streams.exact_columns import exactly
 DAY = dt.date(2020, 1, 2)
 TIME = dt.datetime(2020, 1, 2, 3, 4, 5)
 WHOLE = 2**53 + 1
+ODD = [
+    2**200,
+    Decimal("NaN"),
+    Decimal("-Infinity"),
+    Decimal("1E+50"),
+    Decimal("1E-50"),
+    Decimal("1.5"),
+    UUID(int=7),
+]
+"""Values that no column holds, or that it does not hold as they are."""
 NOT_TOGETHER = [
     ([1], ["text"]),
     ([1], [True]),
@@ -87,7 +99,20 @@ def test_widths(db):
 def test_single_records_are_never_changed(db):
     """Values in one frame of single records: all as they were appended, or an error."""
     rng = random.Random(3)
-    scalars = [1, True, 0.5, WHOLE, "x", None, DAY, TIME, TIME.replace(tzinfo=dt.UTC), b"x", float("inf")]
+    scalars = [
+        1,
+        True,
+        0.5,
+        WHOLE,
+        "x",
+        None,
+        DAY,
+        TIME,
+        TIME.replace(tzinfo=dt.UTC),
+        b"x",
+        float("inf"),
+        *ODD,
+    ]
 
     def value(depth=2):
         kind = rng.random()
@@ -102,11 +127,13 @@ def test_single_records_are_never_changed(db):
             return isinstance(found, dict) and all(same(found[key], given.get(key)) for key in found)
         if isinstance(given, list):
             return len(found) == len(given) and all(map(same, found, given))
+        if isinstance(given, UUID):
+            return found == str(given)
         numbers = isinstance(given, int | float) and not isinstance(given, bool)
         return found == given and (type(found) is type(given) or numbers is not isinstance(found, bool))
 
     read = refused = 0
-    for number in range(250):
+    for number in range(500):
         s = db.stream(f"s{number}", partitions=1)
         given = [value() for _ in range(rng.randint(1, 3))]
         for one in given:
@@ -119,6 +146,19 @@ def test_single_records_are_never_changed(db):
             assert all(map(same, found, given)), (given, found)
             read += 1
     assert read > 50 and refused > 50
+
+
+@pytest.mark.parametrize("value", [UUID(int=7), [UUID(int=7)], {"a": [UUID(int=7)]}])
+def test_uuids_are_text_in_frames_and_in_jobs(db, value):
+    s = db.stream("s", partitions=1)
+    s.append_many([{"k": n, "v": value} for n in range(3)])
+    text = json.loads(json.dumps(value, default=str))
+    assert s.to_polars()["v"].to_list() == [text] * 3
+    db.read_stream("s").into("rows").run(progress=False)
+    assert db.table("rows").to_polars()["v"].to_list() == [text] * 3
+    run = db.read_stream("s", follow=True).into("live").start()
+    run.catch_up("60s")
+    assert db.table("live").to_polars()["v"].to_list() == [text] * 3
 
 
 class Click(msgspec.Struct):

@@ -191,10 +191,12 @@ class Schema:
 class Schemas:
     """The columns of all inputs of a part, as its commits have said and as this worker has seen since."""
 
-    def __init__(self, inputs: Sequence[StreamInput], spec: WindowSpec | None = None) -> None:
-        """``spec``: the windows that rows get into."""
+    def __init__(
+        self, inputs: Sequence[StreamInput], spec: WindowSpec | None = None, later: WindowSpec | None = None
+    ) -> None:
+        """``spec``: the windows that rows get into. ``later``: those of the part that takes its rows."""
         self._inputs = tuple(inputs)
-        self._spec = spec
+        self._spec, self._later = spec, later
         self._committed = b""
         self._changes = 0
         self.of: list[Schema] = []
@@ -208,7 +210,8 @@ class Schemas:
         self._changes, self._committed = changes, data
         self._encoded: tuple[dict[int, dict[str, pl.DataType]], bytes] = ({}, b"")
         known: dict[int, bytes] = msgspec.msgpack.decode(data, type=dict[int, bytes]) if data else {}
-        times = Times(shared=sum(not one.history for one in self._inputs) > 1, spec=self._spec)
+        several = sum(not one.history for one in self._inputs) > 1
+        times = Times(shared=several, spec=self._spec, later=self._later)
         if _OF_ALL in known:
             times.dtype = pl.read_ipc_stream(known[_OF_ALL]).schema[TIME]
         self.of = [

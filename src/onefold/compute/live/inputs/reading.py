@@ -13,7 +13,7 @@ from onefold.compute.live.idleness import Place
 from onefold.errors import InvalidValue
 from onefold.state.core.consistency import STRONG
 from onefold.state.fold.streams import rows as stream_rows
-from onefold.state.streams.batches import frames_of_runs, unreadable_row
+from onefold.state.streams.batches import frames_of_runs, reason_alone, unreadable_row
 from onefold.state.streams.large_frames import with_frames
 from onefold.state.streams.layout import Layout
 from onefold.state.streams.pages import read_page
@@ -228,7 +228,7 @@ def _frames(stream: str, partition: int, runs: Sequence[Run], low: int, high: in
         if high - low <= 1:
             return [
                 unreadable_row(partition, low, runs[0].time_ms).with_columns(
-                    pl.lit(str(error)).alias(UNREADABLE)
+                    pl.lit(reason_alone(error, stream, partition, low)).alias(UNREADABLE)
                 )
             ]
         middle = (low + high) // 2

@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
 
 class Times:
-    """Of one part. ``shared``: it has several inputs. ``spec``: its windows."""
+    """Of one part. ``shared``: it has several inputs. ``spec``: its windows. ``later``: those of the part that takes its rows: a
+    time that these cannot show must not move the watermark on the way there."""
 
-    def __init__(self, *, shared: bool = False, spec: WindowSpec | None = None) -> None:
+    def __init__(
+        self, *, shared: bool = False, spec: WindowSpec | None = None, later: WindowSpec | None = None
+    ) -> None:
         self.shared = shared
-        self._spec = spec
+        self._spec = spec or later
         durations = () if spec is None else (spec.length_us, spec.every_us, spec.offset_us)
         self._fine = any(value % 1000 for value in durations)
         self.dtype: pl.DataType | None = None

@@ -32,7 +32,8 @@ class BatchReader:
     ) -> None:
         self._job, self._generation, self._plan, self._part = job, generation, plan, part
         self.inputs = Inputs(job.client, part.inputs, hops_of(job, generation, part))
-        self.schemas = Schemas(part.inputs, part.window)
+        later = next((one.window for one in plan.parts if one.window is not None), None)
+        self.schemas = Schemas(part.inputs, part.window, later)
         self._starts: dict[Place, int] = {}
         self._python: PythonSteps | None = None
         if has_python(part.inputs):

@@ -164,6 +164,21 @@ def test_each_event_is_in_a_window_late_or_dead(db: of.Database, kind: str, hop:
     assert all(any(str(time) in text for text in letters["record"]) for time in times[4:-1]) or hop
 
 
+@pytest.mark.parametrize("hop", [False, True], ids=["direct", "over a hop"])
+def test_a_time_whose_window_cannot_be_makes_nobody_late(db: of.Database, hop: bool) -> None:
+    stream = db.stream("clicks", partitions=1)
+    rows: Any = db.read_stream("clicks", follow=True, event_time="at", max_ahead=None, idle=None)
+    rows = rows.map(lambda row: {"k": row["k"]}) if hop else rows
+    grouped = rows.window(of.window.tumbling("1h")).group_by("k").agg(n=agg.count())
+    run = grouped.into("t").start(on_error="skip")
+    for at in (NOW, datetime(9999, 12, 31, 23, 59, tzinfo=UTC), NOW + timedelta(minutes=1)):
+        stream.append({"at": at, "k": 1})
+        run.catch_up(timeout=60)
+    status = run.status()
+    assert (status.rows, status.late, status.dead) == (2, 0, 1)
+    assert status.watermark == NOW + timedelta(minutes=1)
+
+
 def test_a_time_that_cannot_be_fails_a_job_with_a_reason(db: of.Database) -> None:
     stream = db.stream("clicks")
     at = pl.Series("at", [2**62], dtype=pl.Int64).cast(pl.Datetime("us"))

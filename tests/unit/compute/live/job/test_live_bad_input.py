@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ def counted(rows: Any) -> Any:
         (lambda db: source(db).into_stream("clicks"), "would read for ever what it writes"),
         (lambda db: counted(source(db)).into_map("m", key="pgae"), "no column 'pgae' for key="),
         (lambda db: counted(source(db)).into_stream("m", key="pgae"), "no column 'pgae' for key="),
+        (lambda db: counted(source(db)).into_map("m", key=["page", "n"]), "name of one column"),
+        (lambda db: counted(source(db)).into_map("m", key=("page",)), "name of one column"),
+        (lambda db: counted(source(db)).into_stream("m", key=["page", "n"]), "name of one column"),
+        (lambda db: counted(source(db)).into("t", keep="7d"), "there is no window"),
         (
             lambda db: counted(windows(db)).into_map("m", key="window_start"),
             "is of type Datetime.* and a key is",
@@ -172,7 +177,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "number as time": (GOOD | {"at": 5}, "column 'at' holds 5 of type Int64"),
     "other type": (GOOD | {"v": "x"}, "column 'v' holds 'x' of type String"),
     "number too large": (GOOD | {"v": 2**70}, "of type Int128, which does not fit into Int64"),
-    "no row": (GOOD | {"v": [1, "x"]}, "several types in one column"),
+    "no row": (GOOD | {"v": [1, "x"]}, "no column can hold their values"),
+    "no number": (GOOD | {"v": Decimal("NaN")}, "which no column of decimals can hold"),
+    "endless": (GOOD | {"more": [Decimal("Infinity")]}, "which no column of decimals can hold"),
+    "many digits": (GOOD | {"more": {"a": Decimal("1E+50")}}, "at most 38 digits"),
+    "larger number": (GOOD | {"more": 2**200}, "too large"),
     "no column": (GOOD | {5: "a"}, "cannot be a column"),
     "no dict": ("text", "no time in column 'at'"),
     "none": (None, "no time in column 'at'"),
@@ -182,6 +191,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "long key": (GOOD | {"page": "a" * 20_000}, "the key has 20000 characters"),
 }
 """A record, and the reason it is set aside for."""
+NO_ROWS = {"no row", "no number", "endless", "many digits", "larger number", "no column", "none"}
+"""Those whose values no columns have."""
 HARMLESS: dict[str, tuple[Any, int]] = {
     "missing column": ({"page": "a"}, 0),
     "missing key": ({"text": "1", "v": 1}, 0),
@@ -222,7 +233,7 @@ def test_a_bad_record_fails_the_job_or_is_set_aside(db: of.Database, case: str, 
         assert len(db.map("m")) == 1
     else:
         assert letter["location"] == "record 1 of partition 0 of clicks"
-        assert case in ("no row", "no column", "none") or repr(record)[-12:-1] in letter["record"]
+        assert case in NO_ROWS or repr(record)[-12:-1] in letter["record"]
         assert run.result().to_polars().select("page", "n").rows() == [("a", 2)]
 
 

@@ -126,6 +126,20 @@ def test_a_replay_of_nothing_is_refused(tmp_path: Path) -> None:
             counts(db).into("t").replay()
 
 
+def test_what_cannot_be_swapped_or_dropped_says_which_run_can(tmp_path: Path) -> None:
+    with of.connect(tmp_path) as db:
+        db.stream("clicks").append(event(1))
+        run = counts(db).into("t").start()
+        counts(db).into("t").replay()
+        with pytest.raises(of.Conflict, match=r"generation 1 of t does not replay\. .*db\.open_run\("):
+            run.swap()
+        for runs in ("t", "t/2"):
+            with pytest.raises(of.Conflict, match=f"`onefold stop {runs}`"):
+                db.drop("t")
+            db.open_run(runs).stop(timeout=60)
+        assert db.drop("t")
+
+
 @pytest.mark.parametrize("start", ["earliest", "latest"])
 def test_a_stream_that_is_not_there_yet_is_waited_for(tmp_path: Path, start: str) -> None:
     with of.connect(tmp_path) as db:
