@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 
 import onefold as of
+from onefold.cli.collections.json_lines import append_lines
 from support.command_line import ONEFOLD, Result, ask, document
 
 
@@ -123,7 +124,10 @@ def test_append_takes_json_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("bad", "says"),
-    [("{", "line 2 of stdin"), ('{"$bytes": 7}', "line 2 of stdin"), ('{"n": 3}', "no field 'user'"), ("[1]", "no field 'user'")],
+    [("{", "line 2 of stdin"), ('{"$bytes": 7}', "line 2 of stdin"), ('{"n": 3}', "no field 'user'"), ("[1]", "no field 'user'"),
+     ('{"user": {}}', "line 2 of stdin is not a record: a dict cannot be"), ('{"user": 1.5}', "line 2 of stdin"),
+     ('{"user": "' + "u" * 20_000 + '"}', "line 2 of stdin"),
+     ('{"user": "u", "text": "' + "x" * 2**21 + '"}', "line 2 of stdin")],
 )  # fmt: skip
 def test_a_bad_line_is_named_and_those_before_it_are_appended(bad: str, says: str, tmp_path: Path) -> None:
     text = f'{{"user": "u1"}}\n{bad}\n{{"user": "u2"}}\n'
@@ -132,6 +136,24 @@ def test_a_bad_line_is_named_and_those_before_it_are_appended(bad: str, says: st
     assert says in done.stderr and "tail -n +2" in done.stderr and "Traceback" not in done.stderr
     with of.connect(tmp_path) as db:
         assert [record.value for record in db.stream("s").read()] == [{"user": "u1"}]
+
+
+def test_a_long_line_costs_by_its_length_and_is_not_read_to_its_end(tmp_path: Path) -> None:
+    class Endless(io.RawIOBase):
+        reads = 0
+
+        def read1(self, size: int) -> bytes:
+            self.reads += 1
+            assert self.reads * size < 2**26
+            return b"{}\n" + b" " * (size - 3) if self.reads == 1 else b" " * size
+
+    with (
+        of.connect(tmp_path) as db,
+        pytest.raises(of.InvalidValue, match=r"line 2 of stdin .* is longer than"),
+    ):
+        append_lines(db.stream("s"), Endless(), None)
+    with of.connect(tmp_path) as db:
+        assert len(db.stream("s")) == 1
 
 
 def test_retain_sets_how_long_records_are_kept(space: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from onefold.state.streams.stream import Stream
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The stream's name.")]
-_APPEND_LINES: Final = 1000
-"""Lines that are appended together, all or none of them."""
-_READ_BYTES: Final = 1 << 16
 
 app = typer.Typer(
     help="Streams: list and show them, follow one, append to it, say how long its records are kept.",
@@ -317,58 +313,16 @@ def append(
     Bytes, times and the like are written as in `onefold export`. A line that cannot be a record ends it with exit code 1: the
     message says which line it is, and that those before it are appended. JSON: {appended}.
     """
+    from onefold.cli.collections.json_lines import append_lines
+
     where = place(ctx, url, as_json)
-    count = 0
+    stdin: Any = sys.stdin.buffer
     with where.open(create=True) as db:
-        stream: Stream[Any] = db.stream(name, partitions=partitions)
-        for batch in _batches(key):
-            stream.append_many(batch, key=key)
-            count += len(batch)
+        count = append_lines(db.stream(name, partitions=partitions), stdin, key)
     if where.json:
         output.emit({"appended": count})
     else:
         output.say(f"appended {count:,} records to {name}")
-
-
-def _batches(key: str | None) -> Iterator[list[Any]]:
-    """Values of the lines of stdin: as many at a time as are there. A bad line raises once those before it are given."""
-    from onefold.errors import InvalidValue
-
-    number, rest, ended = 0, b"", False
-    stdin: Any = sys.stdin.buffer
-    while not ended:
-        data = stdin.read1(_READ_BYTES)
-        ended = not data
-        *lines, rest = (rest + data + (b"\n" if ended else b"")).split(b"\n")
-        batch: list[Any] = []
-        for line in lines:
-            number += 1
-            if not line.strip():
-                continue
-            try:
-                batch.append(_record(line, key))
-            except (ValueError, RecursionError) as error:
-                if batch:
-                    yield batch
-                raise InvalidValue(
-                    f"line {number} of stdin is not a record: {error}. The lines before it are appended; correct it, and append "
-                    f"from there on (tail -n +{number})"
-                ) from None
-            if len(batch) >= _APPEND_LINES:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-
-def _record(line: bytes, key: str | None) -> Any:
-    """The value of a line. Raises ValueError (InvalidValue is one)."""
-    from onefold.state.encoding.json_values import from_json
-
-    value = from_json(json.loads(line))
-    if key is not None and (not isinstance(value, dict) or key not in value):
-        raise ValueError(f"it has no field {key!r} to be its key")
-    return value
 
 
 @app.command("retain", short_help="Say how long a stream keeps its records.")

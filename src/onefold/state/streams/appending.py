@@ -10,7 +10,7 @@ import msgspec
 
 from onefold import config
 from onefold.codec import crc32c
-from onefold.errors import InvalidArgument, InvalidValue, TooLarge
+from onefold.errors import InvalidArgument, InvalidKey, InvalidValue, TooLarge
 from onefold.state.core.client import StateClient
 from onefold.state.encoding.extensions import SPECIAL_TYPES
 from onefold.state.encoding.keys import encode_key
@@ -119,9 +119,13 @@ class Appending:
         by_partition: dict[int | None, list[tuple[bytes | None, bytes]]] = {}
         for at, record in enumerate(records):
             found = None if key is None else _field(record, key, at)
-            encoded = None if found is None else encode_key(found)
+            try:
+                encoded = None if found is None else encode_key(found)
+                value = self._codec.encode(record)
+            except (InvalidKey, InvalidValue, TooLarge) as error:
+                raise type(error)(f"record {at}: {error}; nothing was appended") from None
             place = None if encoded is None else self._place(encoded)
-            by_partition.setdefault(place, []).append((encoded, self._codec.encode(record)))
+            by_partition.setdefault(place, []).append((encoded, value))
         writes: list[Append] = []
         for partition, pairs in by_partition.items():
             for count, data in stream_frames.cut_records(pairs):
