@@ -157,8 +157,7 @@ class Reader:
         frames = [moment.estimate(name, self._level) for name in values]
         if frames[0].width == 0 or frames[0].height == 0:
             return empty
-        # The keys come first, one that is called ``value`` or the like under another name.
-        known = tuple(frames[0].columns[: len(keys)])
+        known = keys_of_estimate(frames[0], keys)
         best = self._first(frames[0], known)
         picked = [best.rows(named=True), *(_matching(frame, best, known) for frame in frames[1:])]
         rows = tuple(
@@ -196,6 +195,13 @@ class Reader:
             for row in shown.rows(named=True)
         )
         return replace(empty, keys=known, values=values, rows=rows, height=frame.height)
+
+
+def keys_of_estimate(frame: pl.DataFrame, keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns of an estimate that are the keys of its table. They come first, one that is called ``value`` or the like under
+    another name; in live tables the end of a window is among them, and not a key."""
+    first = tuple(frame.columns[: frame.columns.index("value")]) if "value" in frame.columns else ()
+    return first if len(first) == len(keys) else tuple(name for name in first if name != "window_end")
 
 
 def _sorted(frame: pl.DataFrame, by: str, keys: tuple[str, ...]) -> pl.DataFrame:

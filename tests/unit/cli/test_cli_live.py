@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import signal
 import subprocess
 import time
@@ -118,6 +119,9 @@ def test_lists_tables_and_status_know_live_jobs(stopped: Path) -> None:
         "exact up to 2026-01-01 12:01:34 UTC, 2 late, not in it"
         in ask("table", "per_minute", url=stopped).stderr
     )
+    text = ask("table", "per_minute", "--estimate", "n", url=stopped).stdout
+    assert re.search(r"^window_start +page +n ", text) and "None" not in text
+    assert re.search(r"^window_start +page +n ", ask("table", "per_minute", url=stopped).stdout)
     (run,) = document(ask("runs", "--json", url=stopped))
     assert (run["id"], run["progress"]["done"]) == ("per_minute/1", 100)
     assert "per_minute/1" in ask("runs", url=stopped).stdout

@@ -135,6 +135,19 @@ def test_the_headline_says_exact_only_of_what_cannot_change() -> None:
         assert Reader(db.table("t")).read().headline() == "the events so far, 1 events behind"
 
 
+def test_rows_of_windows_have_their_keys_and_all_their_values() -> None:
+    with of.connect("memory://") as db:
+        db.stream("clicks").append_many(
+            [{"at": NOON + timedelta(seconds=s), "page": "ab"[s % 2], "s": s} for s in range(100)]
+        )
+        live = db.read_stream("clicks", follow=True, event_time="at").window(of.window.tumbling("1m"))
+        live.group_by("page").agg(n=agg.count(), last=agg.max("s")).into("t").start().catch_up("30s")
+        rows = Reader(db.table("t"), values_max=4).read()
+        assert (rows.keys, rows.values) == (("window_start", "page"), ("n", "last"))
+        shown = [(row.key[1], *(cell.text for cell in row.cells)) for row in rows.rows]
+        assert shown == [("a", "20", "98"), ("b", "20", "99"), ("a", "30", "58"), ("b", "30", "59")]
+
+
 def test_a_job_that_failed_at_its_first_record_has_nothing_exact() -> None:
     with of.connect("memory://") as db:
         db.stream("clicks").append({"at": "noon", "page": "a"})

@@ -13,6 +13,8 @@ from onefold.cli.options import JsonOption, UrlOption, place
 from onefold.errors import OnefoldError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import polars as pl
 
     from onefold.compute.results.tables import Table, TableSnapshot, TableStatus
@@ -156,6 +158,8 @@ def _live_part(found: object) -> dict[str, Any]:
 def _document(
     table: Table, moment: TableSnapshot, top: int, by: str | None, estimate: str | None, level: float
 ) -> dict[str, Any]:
+    from onefold.display.model import keys_of_estimate
+
     keys, values = list(table.key_columns), list(table.value_columns)
     frame = moment.to_polars()
     order = by if by is not None else (values[0] if values and values[0] in frame.columns else None)
@@ -163,7 +167,8 @@ def _document(
     estimated: dict[str, Any] | None = None
     if column is not None:
         frame_now = moment.estimate(column, level)
-        rows = _largest(frame_now, "value", frame_now.columns[: len(keys)], top, table.name)
+        known = keys_of_estimate(frame_now, table.key_columns)
+        rows = _largest(frame_now, "value", known, top, table.name)
         estimated = {"column": column, "level": level, "rows": rows.to_dicts()}
     return {
         "name": table.name,
@@ -180,7 +185,7 @@ def _document(
     }
 
 
-def _largest(frame: pl.DataFrame, by: str | None, keys: list[str], top: int, name: str) -> pl.DataFrame:
+def _largest(frame: pl.DataFrame, by: str | None, keys: Sequence[str], top: int, name: str) -> pl.DataFrame:
     from onefold.errors import InvalidArgument
 
     if by is None or not frame.width:
@@ -211,9 +216,10 @@ def _print_rows(name: str, rows: TopRows) -> None:
 
 def _print_estimate(table: Table, column: str, top: int, level: float) -> None:
     from onefold.display import words
+    from onefold.display.model import keys_of_estimate
 
     frame = table.estimate(column, level)
-    keys = frame.columns[: len(table.key_columns)]
+    keys = keys_of_estimate(frame, table.key_columns)
     shown = _largest(frame, "value", keys, top, table.name)
     heads = [(key, False) for key in keys] + [(column, True), ("lo", True), ("hi", True), ("kind", False)]
     rows = []
@@ -222,7 +228,7 @@ def _print_estimate(table: Table, column: str, top: int, level: float) -> None:
         numbers = isinstance(lo, int | float) and isinstance(hi, int | float)
         spread = float(hi - lo) / 2 if numbers else None
         cells = [_number(row[part], spread) for part in ("value", "lo", "hi")]
-        of = f"{row['n']} of {row['N']}"
+        of = f"{row['n']} of {row['N']}" if row["N"] is not None else ""  # a live job has no splits
         rows.append((*(words.value(row[key]) for key in keys), *cells, row["kind"], of, row["reason"] or ""))
     output.grid([*heads, ("splits", True), ("why no interval", False)], rows)
     if frame.height > shown.height:

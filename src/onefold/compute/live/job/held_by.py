@@ -36,7 +36,7 @@ _LONG_S: Final = 10.0
 class Standing:
     """A job at one moment."""
 
-    name: str
+    id: str
     part: LivePart
     state: str
     error: str
@@ -118,7 +118,7 @@ def _no_worker(at: Standing) -> str:
         return f"the worker of this process is starting: {free} of {sum(lanes)} lanes wait for it"
     return (
         f"{free} of {sum(lanes)} lanes have no worker: start the job in a process that stays, call "
-        f"db.open_run({at.name!r}).resume(), or wait for a node"
+        f"db.open_run({at.id!r}).resume(), or wait for a node"
     )
 
 
@@ -128,7 +128,7 @@ def _history(at: Standing) -> str:
         return ""
     return (
         f"its history is not in yet: the batch job of table {found[1].history!r} is at work, or nobody works on it "
-        f"(db.table of it says how far it is; db.open_run({at.name!r}).resume(), or start the job again, continues it)"
+        f"(db.table of it says how far it is; db.open_run({at.id!r}).resume(), or start the job again, continues it)"
     )
 
 

@@ -139,7 +139,7 @@ def status_of(
     heads, _ = inputs.heads(positions)
     waiting = unread(positions, heads, part.inputs)
     standing = Standing(
-        found.job.name,
+        found.id,
         part,
         moment.generation.state,
         moment.generation.error,

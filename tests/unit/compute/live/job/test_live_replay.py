@@ -130,7 +130,8 @@ def test_what_cannot_be_swapped_or_dropped_says_which_run_can(tmp_path: Path) ->
     with of.connect(tmp_path) as db:
         db.stream("clicks").append(event(1))
         run = counts(db).into("t").start()
-        counts(db).into("t").replay()
+        replay = counts(db).into("t").replay(workers=0)
+        assert "db.open_run('t/2').resume()" in replay.status().held_by
         with pytest.raises(of.Conflict, match=r"generation 1 of t does not replay\. .*db\.open_run\("):
             run.swap()
         for runs in ("t", "t/2"):
