@@ -103,6 +103,8 @@ def check_frame(frame: pl.DataFrame, key: str | None) -> None:
             raise InvalidValue(
                 f"the column {column!r} holds Python objects, which have no Arrow form; convert it"
             )
+    if key == "":
+        raise InvalidArgument("the key column of a frame must have a name; rename it")
     if key is not None and key not in frame.columns:
         raise InvalidArgument(f"the frame has no column {key!r} for the key; it has {frame.columns}")
 
@@ -116,7 +118,7 @@ def split_frame(
     """
     if key is None:
         return [(start, frame)]
-    column = frame.get_column(key)
+    column = frame.get_column(key).alias("_key")  # methods of a series read its name as a pattern
     if isinstance(column.dtype, pl.Categorical | pl.Enum):
         column = column.cast(pl.String)
     unique = column.drop_nulls().unique()
@@ -192,7 +194,5 @@ def key_column(frame: pl.DataFrame, key: str | None) -> pl.Series:
     """The same of a whole frame."""
     if key is None:
         return pl.Series("_key", [None], dtype=pl.String).new_from_index(0, frame.height)
-    column = frame.get_column(key)
-    if column.dtype == pl.Binary:
-        return column.bin.encode("hex").alias("_key")
-    return column.cast(pl.String).alias("_key")
+    column = frame.get_column(key).alias("_key")
+    return column.bin.encode("hex") if column.dtype == pl.Binary else column.cast(pl.String)

@@ -43,6 +43,28 @@ def test_steps_that_make_it(tmp_path: Path, made: Callable[[of.Dataset], of.Data
         made(db.read_csv(tmp_path / "in.csv")).into("t").run(progress=False, workers=1)
 
 
+@pytest.mark.parametrize("name", ["*", "^a.*$", "^x$"])
+@pytest.mark.parametrize("framed", [False, True], ids=["records", "frame"])
+def test_streams_that_have_it(name: str, framed: bool) -> None:
+    """As a key it is one column; jobs over the stream do without it, or are refused."""
+    rows = [{"ab": number, name: "kl"[number % 2]} for number in range(6)]
+    with of.connect("memory://") as db:
+        stream = db.stream("s", partitions=3)
+        stream.append_many(pl.DataFrame(rows) if framed else rows, key=name)
+        keys = {"k": [0, 2, 4], "l": [1, 3, 5]}
+        assert {key: sorted(r.value["ab"] for r in stream.read() if r.key == key) for key in keys} == keys
+        assert sorted(stream.to_polars()["_key"]) == ["k"] * 3 + ["l"] * 3
+        for read in (
+            lambda: db.read_stream("s").into("batch").run(progress=False),
+            lambda: db.read_stream("s", follow=True).into("live").start().catch_up(timeout=60),
+        ):
+            with pytest.raises((InvalidPlan, JobFailed), match="pattern of names"):
+                read()
+        run = db.read_stream("s", follow=True, schema={"ab": pl.Int64}).into("some").start()
+        run.catch_up(timeout=60)
+        assert run.status().left_out == 6 and sorted(db.table("some").to_polars()["ab"]) == list(range(6))
+
+
 AGGREGATES = {
     "count": agg.count,
     "sum": agg.sum,

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -19,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from onefold.compute.frames.columns import constant, micros, with_column
-from onefold.compute.frames.named import frame_of
+from onefold.compute.frames.named import frame_of, is_pattern
 from onefold.compute.frames.shown_values import shown_value
 from onefold.compute.live.inputs.fitting import cast_same, misfit
 from onefold.compute.live.inputs.made_types import MadeTypes
@@ -156,7 +158,8 @@ class Schema:
         extra = [name for name in frame.columns if name not in self.columns and name not in own]
         left_out = 0
         if extra:
-            left_out = frame.filter(pl.any_horizontal(pl.col(extra).is_not_null())).height
+            values = (frame.get_column(name).alias("") for name in extra)  # a name may read as a pattern
+            left_out = int(reduce(or_, (column.is_not_null() for column in values)).sum())
         made: list[pl.Series] = []
         broken: dict[int, str] = {}
         for name, dtype in self.columns.items():
@@ -185,6 +188,12 @@ class Schema:
                 f"the plan names column {unknown[0]!r}; the records have {names}. Correct the plan, or say in schema= of "
                 "read_stream which columns there will be"
             )
+        for name in frame.columns:
+            if is_pattern(name):
+                raise InvalidPlan(
+                    f"a column cannot be called {name!r}, which means a pattern of names: rename it where it is appended, or say "
+                    "in schema= of read_stream which other columns there are"
+                )
         self.columns = {name: dtype for name, dtype in frame.schema.items() if name not in own}
 
 
