@@ -108,12 +108,12 @@ class PartWorker:
     def work(self, generation: GenerationRow, seen: dict[int, int], *, may_read: bool) -> bool:
         """A round; whether anything was committed. ``seen``: gets the offset of each shard at which its inputs were looked at.
         ``may_read``: otherwise too much waits for other shards, or is held in memory."""
-        if not self._schemas_known:
-            self._input.load_schemas()
-            self._schemas_known = True
         self._adopt(self._claimed())
         self.drop_lost()
         meeting = self._fused()
+        if not self._schemas_known:
+            self._input.load_schemas()
+            self._schemas_known = True
         places = {
             place
             for fold in self._folds.values()
@@ -138,12 +138,13 @@ class PartWorker:
         return self.worker.claim(name) if self.worker.can_claim(name) else self.worker.refresh(name)
 
     def _adopt(self, bundles: Iterable[HeldBundle]) -> None:
-        """Read the state of those that are new, or are not what they were."""
+        """Read the state of those that are new, or changed. Their owner before may have said what the columns are."""
         for held in bundles:
             if held.id in self._folds and self._folds[held.id].held is held:
                 continue
             self._folds[held.id] = BundleFold(held, self._part, self._blobs, self._reader, self._writer)
             self._quiet[held.id] = Quiet(self._part, self._input)
+            self._schemas_known = False
 
     def waits_for_streams(self) -> bool:
         """Whether a stream that it reads is not there yet. Those that are there now become inputs of the part."""

@@ -233,3 +233,52 @@ def test_rows_keep_columns_of_any_name(db: of.Database) -> None:
         job.start(latency=0).catch_up(timeout=T)
     for shown in (db.table("t").to_polars(), db.stream("out").to_polars()):
         assert shown.select(names).rows() == [(1,) * len(names)]
+
+
+# -- workers that come later
+
+
+NEXT: dict[str, dict[str, Any]] = {
+    "a column that is missing": {"at": START, "k": "a"},
+    "times of another unit": {"at": START.replace(tzinfo=None), "k": "a", "v": 1},
+    "a number as text": {"at": START, "k": "a", "v": "1"},
+    "a key of another type": {"at": START, "k": 5, "v": 1},
+}
+"""A record that fits the columns of the first one, and would make others."""
+
+
+@pytest.mark.parametrize("case", NEXT)
+@pytest.mark.parametrize("window", [False, True])
+def test_a_worker_takes_the_columns_of_whom_it_gets_keys_from(case: str, window: bool) -> None:
+    """The columns are those of the first record, also for a worker that was there before it and read nothing of it."""
+    with of.connect("memory://") as db:
+        stream = db.stream("s", partitions=1)
+        stream.create()
+        rows: Any = db.read_stream("s", follow=True, event_time="at", idle=None)
+        rows = rows.window(of.window.tumbling("10m")) if window else rows
+        grouped = rows.group_by("k").agg(n=agg.count(), v=agg.sum("v"))
+        run = grouped.into("t", emit="update").start(workers=2)
+        for record in ({"at": START, "k": "5", "v": 1}, NEXT[case]):
+            stream.append(record)
+            run.catch_up(timeout=T)
+        found = db.table("t").to_polars(final=False)
+        assert found.schema["v"] == pl.Int64 and found.schema["k"] == pl.String and found["n"].sum() == 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_two_workers_agree_about_the_columns(seed: int) -> None:
+    rng = Random(seed)
+    rows = [{"at": START + timedelta(minutes=n), "k": "abcdefgh"[n % 8]} for n in range(40)]
+    frame = pl.DataFrame(rows).with_columns(pl.col("at").cast(pl.Datetime("ns", "UTC")))
+    with of.connect("memory://") as db:
+        stream = db.stream("s", partitions=1)
+        stream.create()
+        windows = db.read_stream("s", follow=True, event_time="at").window(of.window.tumbling("7m"))
+        run = windows.group_by("k").agg(n=agg.count()).into("t").start(workers=2)
+        for number, framed in enumerate((seed % 2, 1 - seed % 2) * 2):
+            part = frame[number * 10 : number * 10 + 10]
+            stream.append_many(part if framed else part.rows(named=True))
+            if rng.random() < 0.5:
+                run.catch_up(timeout=T)
+        run.stop(drain=True, timeout=T)
+        assert db.table("t").to_polars()["n"].sum() == 40
