@@ -57,6 +57,10 @@ class Deadline:
         return self.at_s is not None and self._clock() + seconds >= self.at_s
 
 
+NEVER: Final = Deadline(None)
+"""The deadline of what may take as long as it takes."""
+
+
 class Backoff:
     """The pauses of one loop of tries: the first is ``first_s`` long, each further one twice as long, up to ``max_s``."""
 

@@ -23,6 +23,8 @@ CLIENT_IDLE_OFFSETS: Final = 1_000_000
 APPEND_RETRY_S: Final = 20.0
 """How long a write is tried, unless the connection or the call says otherwise: until a leader is there, and under its number
 while its outcome is unknown. Sits out an election."""
+STEP_OVERTIME_S: Final = 1.0
+"""What a call with a time limit may take beyond it, for the step that is under way or is still needed."""
 WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 """Above this size of the write-ahead log a writer waits for readers, so that it starts again from its beginning."""
 TRIM_RECORDS_PER_COMMIT: Final = 10_000

@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from onefold.aio.bridge import Bridge
-from onefold.backoff import Backoff
+from onefold.backoff import Backoff, Deadline
 from onefold.compute import arguments
 from onefold.errors import InvalidArgument, Timeout
 from onefold.flags import check_flag
 from onefold.machine.undisturbed import let_pass
+from onefold.state.core.time_limits import limited_step
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -180,7 +181,10 @@ class AsyncRun:
 
     async def catch_up(self, timeout: Duration | None = None) -> AsyncRun:
         """Wait until what was in the inputs at the call is committed; see ``LiveRun.catch_up``. Raises as that."""
-        return await self.caught_up(await self.point(), timeout)
+        deadline = Deadline.after(arguments.timeout(timeout))
+        point = await self._call(self._step, self._live.point, deadline)
+        await self._until(lambda: self._live.caught_up(point, timeout=0), timeout, deadline)
+        return self
 
     async def point(self) -> Point:
         """What ``caught_up`` waits for, and ``swap``: where the inputs end now; see ``LiveRun.point``."""
@@ -217,23 +221,32 @@ class AsyncRun:
         await self._bridge.complete(self._live.swap, force, point)
         return self
 
-    async def _until(self, attempt: Callable[[], object], timeout: Duration | None) -> None:
-        """Try until it does not raise Timeout."""
+    def _step(self, attempt: Callable[[], T], deadline: Deadline) -> T:
+        """One step of a wait that ends then: without the limit of its own that it was called with."""
+        from onefold.compute.live_runs import LiveRun
+
+        if not isinstance(self.sync, LiveRun):
+            return attempt()
+        with limited_step(self.sync._job.client, deadline):
+            return attempt()
+
+    async def _until(
+        self, attempt: Callable[[], object], timeout: Duration | None, deadline: Deadline | None = None
+    ) -> None:
+        """Try until it does not raise Timeout. ``deadline``: when the time is over, if that is known already."""
         limit = arguments.timeout(timeout)
-        loop = asyncio.get_running_loop()
-        end_s = None if limit is None else loop.time() + limit
+        deadline = deadline or Deadline.after(limit)
         backoff = Backoff(_LOOK_S, _LOOK_S_MAX)
         while True:
             try:
-                await self._call(attempt)
+                await self._call(self._step, attempt, deadline)
                 return
             except Timeout as error:
                 let_pass(error)
-                if end_s is not None and loop.time() >= end_s:
-                    raise Timeout(
-                        str(error).replace("after 0 s", f"after {limit:g} s"), definite=True
-                    ) from None
-            await asyncio.sleep(backoff.pause_s())
+                if deadline.passed:
+                    said = str(error).replace("after 0 s", f"after {limit:g} s")
+                    raise Timeout(said, definite=error.definite) from None
+            await asyncio.sleep(deadline.within(backoff.pause_s()))
 
     def __repr__(self) -> str:
         return f"<AsyncRun {self.id}>"

@@ -43,9 +43,12 @@ class JobClient:
         self._stored: dict[str, StoredJob] = {}
         self._stored_lock = threading.Lock()
 
-    def submit(self, *operations: ops.Operation) -> list[ops.Accepted | ops.Refused]:
-        """Append operations of the jobs fold in one record and return their outcomes."""
-        outcomes = self.shard.submit([Op("jobs", _encoder.encode(operation)) for operation in operations])
+    def submit(
+        self, *operations: ops.Operation, deadline: float | None = None
+    ) -> list[ops.Accepted | ops.Refused]:
+        """Append operations of the jobs fold in one record and return their outcomes. ``deadline``: as of ``Shard.submit``."""
+        encoded = [Op("jobs", _encoder.encode(operation)) for operation in operations]
+        outcomes = self.shard.submit(encoded, deadline)
         return [_outcome_decoder.decode(outcome) for outcome in outcomes]
 
     def catch_up(self) -> None:

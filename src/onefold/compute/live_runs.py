@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
-from onefold import config
-from onefold.backoff import Deadline
 from onefold.compute import arguments
-from onefold.compute.live.client import Ends, Found, NotRunning
-from onefold.compute.live.history import cancel_history
+from onefold.compute.live.client import Ends, Found
 from onefold.compute.live.inputs.reading import Inputs
 from onefold.compute.live.job import letters, points
 from onefold.compute.live.job.beginning import add_inputs
 from onefold.compute.live.job.points import Point
 from onefold.compute.live.job.status import LiveStatus, Moment, moment_of, rows_of, status_of
-from onefold.compute.live.operators.running import RunningAggregate
-from onefold.compute.live.output.settling import forward_until, settle
-from onefold.compute.live.plan import LivePart, TableSink
+from onefold.compute.live.job.waits import Wait
+from onefold.compute.live.plan import LivePart
 from onefold.compute.live.tables import LiveTable
+from onefold.compute.live.worker import endings
 from onefold.compute.runs import Progress, Refusal, Run, RunError, RunErrors, RunState, about_to_wait
 from onefold.errors import Conflict, InvalidArgument, JobFailed, OnefoldError, Timeout, Unavailable
 from onefold.flags import check_flag
+from onefold.machine.undisturbed import if_possible, let_pass
+from onefold.state.core.afterwards import Happened
+from onefold.state.core.time_limits import limited_call
 from onefold.state.fold.live import rows as live_rows
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from onefold.state.fold.live.rows import GenerationRow
 
 T = TypeVar("T")
-_LOOK_S: Final = 0.25
 _NOBODY_S: Final = 5.0
 """For how long nobody may work on a job before a wait for it is given up."""
 _RATE_S: Final = 0.2
@@ -237,13 +236,12 @@ class LiveRun(Run):
             Timeout: definite; it has not ended after so long; it continues.
             Unavailable: definite; nobody works on it.
         """
-
         about_to_wait(self)
 
         def ended() -> bool | None:
             return None if self._generation_row(strong=False).state in live_rows.ACTIVE else True
 
-        self._until(ended, timeout, lambda: "has not ended")
+        self._until(ended, Wait(self._job.client, timeout), lambda: "has not ended")
         return self
 
     def catch_up(self, timeout: Duration | None = None) -> LiveRun:
@@ -254,7 +252,10 @@ class LiveRun(Run):
             JobFailed: definite; the job failed, or was stopped.
             Unavailable: definite; nobody works on it.
         """
-        return self.caught_up(self.point(), timeout)
+        wait = Wait(self._job.client, timeout)
+        with wait.step():
+            point = self.point()
+        return self._caught_up(point, wait)
 
     def point(self) -> Point:
         """What ``caught_up`` waits for: where the inputs end now."""
@@ -268,6 +269,9 @@ class LiveRun(Run):
             JobFailed: definite; the job failed, or was stopped.
             Unavailable: definite; nobody works on it.
         """
+        return self._caught_up(point, Wait(self._job.client, timeout))
+
+    def _caught_up(self, point: Point, wait: Wait) -> LiveRun:
         ends, sent, below = point
 
         def behind() -> int:
@@ -279,56 +283,50 @@ class LiveRun(Run):
             self._check_works()
             return None
 
-        self._until(
-            done,
-            timeout,
-            lambda: f"still has {behind()} records to commit",
-        )
+        self._until(done, wait, lambda: f"still has {behind()} records to commit")
         return self
 
     def stop(self, drain: bool = False, timeout: Duration | None = None) -> LiveRun:
         """Have no more commits; its state is kept, and starting the job again continues it. No effect on one that has ended.
-        This process's workers end, ``timeout`` (5 s) being waited for that: a function of ``for_each`` that takes longer may
-        still be at work then, and gets its rows again.
+        This process's workers end, which takes ``timeout`` (5 s) at most: a function of ``for_each`` that takes longer may still
+        be at work then, and gets its rows again. The limit is of the whole call, but for a second to write what is decided.
 
         ``drain``: read what is in the inputs now, close all windows, and end as ``done``. The first call says where it ends. When
         it is interrupted after a part of the windows was closed, starting the job again drains on, to the same end. One that is
         stopped is resumed for that, by this process.
 
         Raises:
-            Timeout: definite; it is not drained after so long; it continues to drain.
+            Timeout: indefinite; it is not drained after so long; it continues to drain.
             Conflict: definite; it is to be drained, and has failed or was cancelled.
             JobFailed: definite; it failed while it drained.
             Unavailable: definite; it is to be drained, and nobody works on it.
         """
         check_flag("drain", drain)
-        if not drain:
-            limit = arguments.timeout(timeout)
-            if self._generation_row().state in live_rows.ACTIVE:
-                with contextlib.suppress(NotRunning):  # it has ended meanwhile
-                    self._job.stop(self._generation)
-            self._workers.stop(self.name, self._generation, limit)
-            wait_s = config.LIVE_GIVE_BACK_S if limit is None else limit
-            forward_until(self._job, self._generation, Deadline.after(wait_s, self._job.client.env))
-            return self
-        state = self._generation_row().state
-        if state == "done":
-            self._workers.end(self.name, self._generation)
-            return self
-        if state == "stopped":
-            self.resume()
-        try:
-            self._job.drain(self._generation, self._drained_to())
-        except NotRunning:
-            if self._generation_row().state != "done":  # another one has drained it meanwhile
-                raise
+        if drain:
+            return self._drain(Wait(self._job.client, timeout))
+        wait = Wait(self._job.client, timeout)
+        with wait.step():
+            state = self._generation_row().state
+        endings.stop(self._found, state, self._workers, wait)
+        return self
+
+    def _drain(self, wait: Wait) -> LiveRun:
+        with wait.step():
+            before = self._generation_row().state
+        if before == "stopped":
+            with wait.step():
+                self.resume()
+        if before not in ("draining", "done"):
+            resumed = Happened(f"live job {self.id} runs again") if before == "stopped" else nullcontext()
+            with wait.step(), resumed:
+                endings.drain(self._found, self._drained_to())
 
         def drained() -> bool | None:
             return None if self._generation_row(strong=False).state == "draining" else True
 
-        self._until(drained, timeout, lambda: "is not drained")
-        self._workers.end(self.name, self._generation)
-        if self._generation_row().state != "done":
+        self._until(drained, wait, lambda: "is not drained", definite=False)
+        self._workers.end(self.name, self._generation, wait.deadline)
+        if self._generation_row(strong=False).state != "done":
             self._check_works()
         return self
 
@@ -349,10 +347,13 @@ class LiveRun(Run):
         row = self._generation_row()
         if row.state == "done":
             return self
-        if row.state not in live_rows.OVER:  # before the job runs, which a failed history would fail again
-            self._before_resume(self._found, self._plan, workers)
-        if row.state not in live_rows.ACTIVE:
-            self._job.restart(self._generation, row.plan)
+        with limited_call(self._job.client):
+            if (
+                row.state not in live_rows.OVER
+            ):  # before the job runs, which a failed history would fail again
+                self._before_resume(self._found, self._plan, workers)
+            if row.state not in live_rows.ACTIVE:
+                self._job.restart(self._generation, row.plan)
         self._workers.work(self._found, 1 if workers is None else workers)
         self._nobody_since = None
         return self
@@ -360,18 +361,13 @@ class LiveRun(Run):
     def cancel(self) -> None:
         """End it for ever, and free its state: windows that are open are never shown. What it has put out stays, until
         ``db.drop(name)``. What is committed reaches its sink first, also where the worker has died that did it. No effect on one
-        that is done."""
-        kept = isinstance(self._part.sink, TableSink)
-        parts = [
-            part.name
-            for part in self._plan.parts
-            if not (kept and isinstance(part.operator, RunningAggregate))  # then the state is the table
-        ]
-        self._job.cancel(self._generation, parts)
-        if (history := self._plan.parts[-1].history) is not None:
-            cancel_history(self._jobs.batch(), history[1].history_of(self._generation))
-        self._workers.end(self.name, self._generation)
-        settle(self._job, self._generation)
+        that is done.
+
+        Raises:
+            Unavailable, Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have ended. Calling again
+                does the rest; otherwise the next program that opens the folder does it, or a node.
+        """
+        endings.cancel(self._jobs, self._found, self._plan, self._workers)
 
     def swap(self, force: bool = False, point: Point | None = None) -> LiveRun:
         """Of a replay: make its table the job's, and stop the generation that was there, in one step. That one is kept as
@@ -384,6 +380,10 @@ class LiveRun(Run):
             Conflict: definite; it lags behind that, or it does not replay.
         """
         check_flag("force", force)
+        with limited_call(self._job.client):
+            return self._swap(point, force=force)
+
+    def _swap(self, point: Point | None, *, force: bool) -> LiveRun:
         ends, _, below = self.point() if point is None else point
         named = [(self._part.name, *place, end) for place, end in ends.items()]
         if len(self._plan.parts) > 1 and not force:
@@ -402,31 +402,31 @@ class LiveRun(Run):
                 if one.history
             ]
         before = self._job.swap(self._generation, named, force=force)
-        self._workers.end(self.name, before)
+        with Happened(f"live job {self.id} was swapped in"):
+            self._workers.end(self.name, before)
         return self
 
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _until(
-        self, condition: Callable[[], T | None], timeout: Duration | None, what: Callable[[], str]
+        self, condition: Callable[[], T | None], wait: Wait, what: Callable[[], str], *, definite: bool = True
     ) -> T:
         """Wait for the condition. Raises Timeout with what is the matter, and Unavailable when nobody works."""
-        limit = arguments.timeout(timeout)
-        client = self._job.client
-        deadline = Deadline.after(limit, client.env)
-        while True:
-            offset = self._moment(strong=False).offset
-            found = condition()
-            if found is not None:
-                return found
-            if deadline.passed:
-                held = self.status().held_by
-                raise Timeout(
-                    f"live job {self.name!r} {what()} after {limit:g} s; it continues"
-                    + (f". What holds it back: {held}" if held else "")
-                )
-            self._check_somebody_works()
-            client.shards[self._job.home].wait(offset, deadline.within(_LOOK_S))
+
+        def look() -> tuple[int, T | None]:
+            return self._moment(strong=False).offset, condition()
+
+        found = wait.until(self._job.home, look, self._check_somebody_works)
+        if found is not None:
+            return found
+        said, held = "is not so far", ""
+        with if_possible, wait.step():
+            said, held = what(), self.look(strong=False)[1].held_by
+        raise Timeout(
+            f"live job {self.name!r} {said} after {wait.limit_s:g} s; it continues"
+            + (f". What holds it back: {held}" if held else ""),
+            definite=definite,
+        )
 
     def _check_somebody_works(self) -> None:
         now = self._job.client.env.boot_s()
@@ -496,4 +496,5 @@ class LiveRun(Run):
         try:
             return f"<LiveRun {self.id}: {self.state}>"
         except OnefoldError as error:
+            let_pass(error)
             return f"<LiveRun {self.id}: {error}>"

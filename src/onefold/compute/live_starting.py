@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -20,9 +20,9 @@ from onefold.compute.blobs.sweeping import Remembered
 from onefold.compute.bounded import histories
 from onefold.compute.dataset import check_dataset
 from onefold.compute.live import names
-from onefold.compute.live.client import PASSING, Found, LiveJob, Started
+from onefold.compute.live.client import Found, LiveJob, Started, now_or_later
 from onefold.compute.live.holds import Holding, release_if_it_can
-from onefold.compute.live.job.beginning import part_spec, start_places, stored_plan
+from onefold.compute.live.job.beginning import part_spec, put_plan, start_places
 from onefold.compute.live.job.changes import changes
 from onefold.compute.live.job.loops import check_no_loop
 from onefold.compute.live.job.status import rows_of
@@ -34,10 +34,12 @@ from onefold.compute.live_dataset import LiveDataset, sources_of
 from onefold.compute.live_runs import LiveRun
 from onefold.compute.plan.nodes import WITHOUT_TABLE, Node, Seam, Source, StreamSource, Union
 from onefold.compute.runs import leave_to_nodes, run_started
-from onefold.compute.tasks.failures import of_machine
 from onefold.durations import micros
-from onefold.errors import Conflict, InvalidArgument, InvalidValue, OnefoldError, Unavailable
+from onefold.errors import Conflict, InvalidArgument, InvalidValue
+from onefold.machine.undisturbed import MayFail, if_possible, let_pass
 from onefold.space.kept_log import say_log_keep
+from onefold.state.core.afterwards import Happened
+from onefold.state.core.time_limits import limited_call
 from onefold.state.encoding.positions import Position
 from onefold.state.fold.live import rows as live_rows
 from onefold.state.fold.live.ops import PartSpec
@@ -131,16 +133,19 @@ class LiveHost:
         begun = self._started(plan, starts, workers, crossing, found, known)
         if known is not None and begun.started.before == "new":
             known = None  # it was dropped meanwhile: nothing of it counts
-            begun = self._started(plan, starts, workers, crossing, None, None)
+            with Happened(f"live job {plan.job!r} has begun, with an old plan"):
+                begun = self._started(plan, starts, workers, crossing, None, None)
         plan, blob, started, blobs = begun
-        Holding(job, started.generation, plan.parts).look_if_it_can()
-        blobs.keep()
-        self._keep_log()
-        changed = [] if known is None or started.before == "new" else changes(known, plan)
-        if changed:
-            print(CHANGED.format(job=plan.job, steps=", ".join(changed)), file=sys.stderr)
-        self._begin_history(Found(job, started.generation), plan, blob, workers)
-        return self._working(Found(job, started.generation), workers)
+        live = Found(job, started.generation)
+        with Happened(f"live job {live.id} has begun, but its start did not come to its end"):
+            Holding(job, started.generation, plan.parts).look_if_it_can()
+            blobs.keep()
+            self._keep_log()
+            changed = [] if known is None or started.before == "new" else changes(known, plan)
+            if changed:
+                print(CHANGED.format(job=plan.job, steps=", ".join(changed)), file=sys.stderr)
+            self._begin_history(live, plan, blob, workers)
+            return self._working(live, workers)
 
     def _started(
         self,
@@ -166,17 +171,20 @@ class LiveHost:
         return _Begun(plan, blob, names.begin(self._engine(), job, partial(job.start, blob, parts)), blobs)
 
     def _begin_history(self, found: Found, plan: LivePlan, blob: str, workers: int | None) -> None:
-        """Begin the history of a job that is there. One that cannot begin fails the job, which would wait for it for ever."""
+        """Begin the history of a job that is there. One that never can begin fails the job, which would wait for it for ever.
+        Any other error passes, and whoever starts or resumes the job next begins it."""
         try:
             histories.begin(self._engine(), found, plan, workers)
-        except Exception as error:
-            with contextlib.suppress(OnefoldError):
-                found.job.stop(found.generation, "failed", f"its history could not begin: {error}", blob)
+        except histories.FAULTS as error:
+            let_pass(error)
+            with if_possible:
+                if error.definite and not histories.has_begun(self._engine(), found, plan):
+                    found.job.stop(found.generation, "failed", f"its history could not begin: {error}", blob)
             raise
 
     def _known_plan(self, found: Found | None, *, needed: bool) -> LivePlan | None:
         """The plan that a job has; None: there is no such job. ``needed``: raise InvalidValue where it cannot be loaded."""
-        with contextlib.nullcontext() if needed else contextlib.suppress(InvalidValue):
+        with nullcontext() if needed else MayFail(InvalidValue):
             return None if found is None else self.jobs.plan_of(found)
         return None
 
@@ -185,11 +193,13 @@ class LiveHost:
         job = LiveJob(self.jobs.client, plan.job)
         blobs = Remembered(self.jobs.blobs)
         blob, parts = self._stored(plan, starts, blobs)
-        generation = job.replay(blob, parts)
-        Holding(job, generation, plan.parts).look_if_it_can()
-        blobs.keep()
-        self._keep_log()
-        return self._working(Found(job, generation), workers)
+        with limited_call(job.client):
+            live = Found(job, job.replay(blob, parts))
+        with Happened(f"live job {live.id} has begun, but nobody of this process works on it: resume it"):
+            Holding(job, live.generation, plan.parts).look_if_it_can()
+            blobs.keep()
+            self._keep_log()
+            return self._working(live, workers)
 
     def _keep_log(self) -> None:
         """Bound the logs of a space in a folder, if nobody has said how much of them is kept, and say so."""
@@ -215,15 +225,7 @@ class LiveHost:
         plan = replace(plan, parts=(replace(first, inputs=inputs), *plan.parts[1:]))
         found = start_places(self.jobs.client, plan.parts[0].inputs, range(len(inputs)))
         specs = [part_spec(part, found) for part in plan.parts]
-        data = stored_plan(plan, self.jobs.client.shards[0].incarnation)
-        try:
-            blob = blobs.put(data)
-        except OSError as error:
-            if isinstance(error, OnefoldError):
-                raise
-            raise Unavailable(
-                f"live job {plan.job!r} was not started: {of_machine(error)}, and start it again"
-            ) from error
+        blob = put_plan(blobs, plan, self.jobs.client.shards[0].incarnation)
         self.jobs.remember(blob, plan)
         return blob, specs
 
@@ -242,7 +244,7 @@ class LiveHost:
         """Those of these that are kept, with the rows that were read: asking a run for them would read them again."""
         for found, _, row in listed:
             if row.state != "dropped":
-                with contextlib.suppress(InvalidArgument):  # it was dropped meanwhile
+                with MayFail(InvalidArgument):  # it was dropped meanwhile
                     yield row, self.run(found)
 
     def table(self, name: str) -> LiveTable:
@@ -253,7 +255,7 @@ class LiveHost:
         """The tables of those jobs that have one, by name: of their present generations."""
         made: list[LiveTable] = []
         for one in _with_table(listed):
-            with contextlib.suppress(InvalidArgument):  # it was dropped meanwhile
+            with MayFail(InvalidArgument):  # it was dropped meanwhile
                 made.append(LiveTable(self.jobs, one.job.name, self.workers.reader))
         return made
 
@@ -262,7 +264,7 @@ class LiveHost:
         load."""
         made: list[tuple[str, int]] = []
         for one in _with_table(listed):
-            with contextlib.suppress(InvalidArgument):  # it was dropped meanwhile
+            with MayFail(InvalidArgument):  # it was dropped meanwhile
                 made.append((one.job.name, rows_of(one)))
         return made
 
@@ -282,11 +284,20 @@ class LiveHost:
         Raises Conflict while it runs. Definite.
         """
         job = found.job
-        if name != job.name:
-            self._forget(found)
-            release_if_it_can(job.client)
-            histories.remove_left(self._engine(), job)
-            return
+        with limited_call(job.client):
+            left = [found.generation] if name != job.name else self._to_drop(found)
+            self._forget(Found(job, left[0]))
+            with Happened(f"live job {found.id} is being dropped, and some of it is left: drop it again"):
+                for number in left[1:]:
+                    self._forget(Found(job, number))
+                release_if_it_can(job.client)
+                self._keep_swept()  # what it leaves may be the last that there is of live jobs
+                histories.remove_left(self._engine(), job)
+
+    def _to_drop(self, found: Found) -> list[int]:
+        """All generations of a job, in the order in which they go. No worker of this process is left of them. Raises Conflict
+        while one of them runs."""
+        job = found.job
         with job.view() as view:
             rows = live_rows.generations(view, job.name)
         running = [number for number, row in rows if row.state in live_rows.ACTIVE]
@@ -296,12 +307,9 @@ class LiveHost:
             raise Conflict(
                 f"live job {one} runs: stop it first (run.stop(), or `onefold stop {named}`), then drop it"
             )
-        for number, _ in sorted(rows, key=lambda one: (one[0] == found.generation, one[0])):
+        for number, _ in rows:
             self.workers.stop(job.name, number)
-            self._forget(Found(job, number))
-        release_if_it_can(job.client)
-        self._keep_swept()  # what it leaves may be the last that there is of live jobs
-        histories.remove_left(self._engine(), job)
+        return sorted((number for number, _ in rows), key=lambda one: (one == found.generation, one))
 
     def drop_left(self, name: str) -> bool:
         """Remove what a drop of a live job left that did not come to its end. Whether there was something."""
@@ -313,7 +321,10 @@ class LiveHost:
         """A generation, after what it has committed is in the other shards."""
         forward_all(*found)
         names.drop(self._engine(), *found, partial(settle, *found))
-        with contextlib.suppress(*PASSING):  # the next to look does it (``worker.keeper``)
+        with (
+            Happened(f"live job {found.id} was dropped"),
+            now_or_later,
+        ):  # by the next to look (``worker.keeper``)
             drop_cursors(self.jobs.client, found.job.name)
 
     def close(self) -> None:

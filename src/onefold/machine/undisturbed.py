@@ -117,14 +117,15 @@ def let_pass(error: BaseException) -> None:
         raise error
 
 
-class _MayFail:
+class MayFail:
     """A ``with`` block that may fail, since something else matters more to the caller. What a signal handler raises is not its
     failure, and is not swallowed."""
 
-    __slots__ = ("_kind",)
+    __slots__ = ("_kinds",)
 
-    def __init__(self, kind: type[Exception]) -> None:
-        self._kind = kind
+    def __init__(self, *kinds: type[Exception]) -> None:
+        """``kinds``: of errors that may come."""
+        self._kinds = kinds
 
     def __enter__(self) -> None:
         pass
@@ -132,12 +133,12 @@ class _MayFail:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        return isinstance(error, self._kind) and not is_interrupt(error)
+        return isinstance(error, self._kinds) and not is_interrupt(error)
 
 
-best_effort: Final = _MayFail(Exception)
+best_effort: Final = MayFail(Exception)
 """Whatever it fails with."""
-if_possible: Final = _MayFail(OnefoldError)
+if_possible: Final = MayFail(OnefoldError)
 """It may be refused, or what it needs may be out of reach."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
@@ -18,7 +18,8 @@ from onefold.compute.live_dataset import sources_of
 from onefold.compute.plan.nodes import Into, Job, Node, Seam, Source, StreamSource, Union
 from onefold.compute.runs import Run, leave_to_nodes
 from onefold.compute.submission import compiler, output_overlap, submit
-from onefold.errors import InvalidArgument, InvalidPlan
+from onefold.errors import InvalidArgument, InvalidPlan, InvalidValue, TooLarge
+from onefold.machine.undisturbed import let_pass
 from onefold.state.fold.live import rows as live_rows
 from onefold.state.streams.frames import OWN_COLUMNS
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from onefold.state.core.client import StateClient
 
 _Columns = tuple[tuple[str, Any], ...]
+FAULTS: Final = (InvalidPlan, InvalidArgument, InvalidValue, TooLarge)
+"""What is wrong with a history that never can begin. Any other error is of the moment: a disk, a network, another program."""
 
 
 def prepared(
@@ -111,13 +114,21 @@ def begin(engine: Engine, live: Found, plan: LivePlan, workers: int | None) -> N
             launching.start(
                 engine, job, workers=0 if workers == 0 else None, behind="" if run is None else run.id
             )
-        except launching.Overtaken:
+        except launching.Overtaken as error:
+            let_pass(error)
             engine.catch_up()
             continue
         if is_over(live.job.client, live.id):
             # It was dropped meanwhile, by a process that has not seen this run.
             remove(engine, job.table)
         return
+
+
+def has_begun(engine: Engine, live: Found, plan: LivePlan) -> bool:
+    """Whether the batch job of a generation is worked on, or is done: by another process, perhaps."""
+    found = plan.parts[-1].history
+    run = None if found is None else _last_run(engine, found[1].history_of(live.generation))
+    return run is not None and run.state in ("running", "done")
 
 
 def resume(engine: Engine, live: Found, plan: LivePlan, workers: int | None) -> None:
@@ -231,6 +242,7 @@ def _of_streams(engine: Engine, seam: Seam, known: LivePlan | None) -> dict[str,
             try:
                 resolved = engine.streams().resolve(Source("stream", (source.stream,)))
             except InvalidArgument as error:
+                let_pass(error)
                 raise InvalidArgument(
                     f"concat has to know the columns of stream {source.stream!r}, which nothing tells yet: append to it first, "
                     "or say schema= in read_stream"

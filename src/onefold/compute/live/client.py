@@ -7,7 +7,7 @@ row is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -26,6 +26,8 @@ from onefold.errors import (
     Timeout,
     Unavailable,
 )
+from onefold.machine.undisturbed import MayFail
+from onefold.state.core.afterwards import Happened
 from onefold.state.core.client import StateClient, rejection
 from onefold.state.core.consistency import SESSION, STRONG
 from onefold.state.encoding.keys import encode_key
@@ -59,6 +61,8 @@ Ends = Sequence[tuple[str, int, int, int]]
 PASSING: Final = (Unavailable, Timeout, AppendUnknown, Expired)
 """What says nothing of the job: it passes, and then the work continues. After one that is not definite the rows say what became
 of it."""
+now_or_later: Final = MayFail(*PASSING)
+"""A ``with`` block for what somebody else does later, if it cannot be done now."""
 
 
 class BundleLost(Conflict):
@@ -199,17 +203,28 @@ class LiveJob:
         return int(self.submit(Swap(self.name, generation, tuple(ends), force)))
 
     def cancel(self, generation: int, parts: Sequence[str]) -> None:
-        """End a generation for ever, and forget the open state of these parts. No effect on one that is done."""
-        while self.submit(Cancel(self.name, generation, tuple(parts))):
-            pass
+        """End a generation for ever, and forget the open state of these parts. No effect on one that is done. An error behind the
+        first record, which ends it, is not definite."""
+        cancel = Cancel(self.name, generation, tuple(parts))
+        if not self.submit(cancel):
+            return
+        with Happened(f"live job {self.name}/{generation} was cancelled, but some of its state is left"):
+            while self.submit(cancel):
+                pass
 
     def drop(self, generation: int, reservation: int, settle: Callable[[], None]) -> None:
         """Forget a generation and its state; with the last one this reservation is of no use any more. ``settle``: does what
-        waits for other shards, or gives it up. Raises Conflict while it runs, or while it is the job's and others are kept."""
+        waits for other shards, or gives it up. Raises Conflict while it runs, or while it is the job's and others are kept. An
+        error behind the first record, from which on it is not started again, is not definite."""
         self.client.reach_version(self.home, ENDINGS_VERSION)
-        with suppress(NotRunning):  # another call of it was faster
-            while self.submit(DropJob(self.name, generation, reservation)):
+        drop = DropJob(self.name, generation, reservation)
+        with MayFail(NotRunning):  # another call of it was faster
+            if not self.submit(drop):
+                return
+            with Happened(f"live job {self.name}/{generation} is being dropped, and some of it is left"):
                 settle()
+                while self.submit(drop):
+                    settle()
 
     def fence(self, reservation: int) -> None:
         """Have no job of this name begun under the reservation any more. Raises InvalidArgument when there is one."""

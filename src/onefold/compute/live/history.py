@@ -12,6 +12,7 @@ from onefold.compute.live.operators.running import RunningAggregate
 from onefold.compute.plan.windows import END
 from onefold.compute.results.tables import Table
 from onefold.errors import InvalidArgument, JobFailed
+from onefold.machine.undisturbed import let_pass
 
 if TYPE_CHECKING:
     from onefold.compute.client import JobClient
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     from onefold.compute.results.reading import Results
 
 
-def cancel_history(client: JobClient, table: str) -> str | None:
-    """End the batch job of a history, if it runs; the run that was ended."""
+def cancel_history(client: JobClient, table: str, deadline: float | None = None) -> str | None:
+    """End the batch job of a history, if it runs; the run that was ended. ``deadline``: as of ``Shard.submit``."""
     with client.shard.view() as view:
         run = state.last_run(view, table)
     if run is None or run.state != "running":
         return None
-    client.submit(ops.Cancel(run.id, "the live job was cancelled"))
+    client.submit(ops.Cancel(run.id, "the live job was cancelled"), deadline=deadline)
     return run.id
 
 
@@ -106,7 +107,8 @@ class History:
         """Equal while its rows are."""
         try:
             contents = self.table().contents()
-        except InvalidArgument:
+        except InvalidArgument as error:
+            let_pass(error)
             return None
         return contents.run, len(contents.results)
 

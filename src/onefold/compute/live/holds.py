@@ -7,11 +7,10 @@ nothing.
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 from onefold import config
-from onefold.compute.live.client import PASSING, LiveJob, refused
+from onefold.compute.live.client import LiveJob, now_or_later, refused
 from onefold.state.core.consistency import SESSION
 from onefold.state.fold.live import rows as live_rows
 from onefold.state.fold.live.holds import is_over
@@ -50,7 +49,7 @@ class Holding:
 
     def look_if_it_can(self) -> None:
         """The same at the start of a job. What cannot be done now is done by its workers."""
-        with contextlib.suppress(*PASSING):
+        with now_or_later:
             self.look(now=True)
 
     def _look(self, part: LivePart) -> int:
@@ -127,7 +126,7 @@ def release(client: StateClient) -> int:
 def release_if_it_can(client: StateClient) -> None:
     """The same after the end of a job. What cannot be done now is done by the next to look: a program that opens the space, and
     ``worker.keeper``."""
-    with contextlib.suppress(*PASSING):
+    with now_or_later:
         release(client)
 
 

@@ -24,6 +24,8 @@ from onefold.compute.jobs.ops import NAMES_VERSION, FreeName, Refused, Reserved,
 from onefold.compute.live.client import LiveJob, Unreserved
 from onefold.compute.plan.nodes import WITHOUT_TABLE
 from onefold.errors import Conflict, InvalidArgument
+from onefold.machine.undisturbed import let_pass
+from onefold.state.core.afterwards import Happened
 
 if TYPE_CHECKING:
     from onefold.compute.client import JobClient
@@ -46,8 +48,8 @@ def begin(jobs: JobClient, job: LiveJob, start: Callable[[int], T]) -> T:
         token = _reservation(jobs, job.name) if attempt == 0 else 0
         try:
             return start(token or _reserved(jobs, job))
-        except Unreserved:
-            continue
+        except Unreserved as error:
+            let_pass(error)
     raise Conflict(f"other programs keep dropping live job {job.name!r}; start it again when they are done")
 
 
@@ -82,8 +84,9 @@ def drop(jobs: JobClient, job: LiveJob, generation: int, settle: Callable[[], No
     it runs; definite."""
     reservation = _reservation(jobs, job.name)
     job.drop(generation, reservation, settle)
-    if reservation and job.row() is None:
-        jobs.submit(FreeName(job.name, reservation))
+    with Happened(f"live job {job.name}/{generation} was dropped"):
+        if reservation and job.row() is None:
+            jobs.submit(FreeName(job.name, reservation))
 
 
 def free_abandoned(jobs: JobClient, client: StateClient, table: str) -> None:

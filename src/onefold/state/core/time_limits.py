@@ -19,7 +19,10 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
+from onefold import config
+
 if TYPE_CHECKING:
+    from onefold.backoff import Deadline
     from onefold.state.core.client import StateClient
 
 P = ParamSpec("P")
@@ -86,6 +89,31 @@ def limited(
     under_way = _thread.allocate_lock()
     _latest.set(_Limit(weakref.ref(client), end_s, under_way, outer))
     return under_way
+
+
+def limited_step(client: StateClient, wait: Deadline) -> AbstractContextManager[object]:
+    """A ``with`` block for one step of a wait that ends then. The step has what a write has, but at most
+    ``config.STEP_OVERTIME_S`` beyond the end of the wait: a step that begins when the time is over, or nearly, can still do
+    something."""
+    end_s = client.env.boot_s() + client.write_timeout
+    return limited(client, end_s if wait.at_s is None else min(end_s, wait.at_s + config.STEP_OVERTIME_S))
+
+
+def limited_call(client: StateClient) -> AbstractContextManager[object]:
+    """A ``with`` block for a call of many steps: together they have what the connection gives a call, if it was given a time
+    limit (``timeout=`` of ``connect``), and a little more for the last of them. Without one each step has its own."""
+    if not client.limited:
+        return _WITHIN
+    return limited(client, client.env.boot_s() + client.write_timeout + config.STEP_OVERTIME_S)
+
+
+def wait_s(client: StateClient, longest_s: float) -> float:
+    """For how many seconds something may be waited for within the call that is under way: so long at most, and so that there is
+    time for a step after it."""
+    end_s = end_of(client)
+    if end_s is None:
+        return longest_s
+    return max(0.0, min(longest_s, end_s - config.STEP_OVERTIME_S - client.env.boot_s()))
 
 
 def cleaning_up(client: StateClient) -> AbstractContextManager[object]:

@@ -32,6 +32,7 @@ from onefold.compute.tasks.failures import one_line
 from onefold.compute.tasks.pipeline import apply_lazy
 from onefold.compute.tasks.row_steps import no_stage
 from onefold.errors import InvalidPlan, InvalidValue
+from onefold.machine.undisturbed import let_pass
 from onefold.state.streams.frames import OWN_COLUMNS, own_types
 
 if TYPE_CHECKING:
@@ -335,7 +336,8 @@ def _times(read: pl.DataFrame, source: StreamInput, schema: Schema) -> pl.Series
         read = read.select(cast_same(read[name], dtype)[0])
     try:
         return event_times(read, name)
-    except InvalidValue:
+    except InvalidValue as error:
+        let_pass(error)
         return constant(TIME, None, pl.Datetime("us"), read.height)
 
 
@@ -367,6 +369,7 @@ def _records(
         try:
             time = event_times(records, source.event_time)
         except InvalidValue as error:
+            let_pass(error)
             time, reason = pl.Series(TIME, [None] * records.height, dtype=pl.Datetime("us")), str(error)
     fitted_times, wrong = schema.times.fitted(time)
     if wrong and source.event_time in records.columns:

@@ -11,6 +11,7 @@ module          what it has
 ``committed``   how far its inputs are committed, and what is not
 ``held_by``     what keeps its windows open, in words
 ``points``      whether everything before a point is committed
+``waits``       waits for it: how long, and in which steps
 ``letters``     records that were set aside, as dead letters
 ==============  ============================================================================================
 

@@ -9,13 +9,15 @@ from onefold.compute.code import functions
 from onefold.compute.code import needs as requirements
 from onefold.compute.live.plan import HopSink
 from onefold.compute.live.run_bytes import plan_note
-from onefold.errors import InvalidArgument
+from onefold.compute.tasks.failures import of_machine
+from onefold.errors import InvalidArgument, OnefoldError, Unavailable
 from onefold.state.fold.live import rows as live_rows
 from onefold.state.fold.live.ops import PartSpec
 from onefold.state.streams.layout import Layout
 from onefold.state.streams.reading import start_offsets
 
 if TYPE_CHECKING:
+    from onefold.compute.blobs.sweeping import Blobs
     from onefold.compute.live.client import LiveJob
     from onefold.compute.live.plan import LivePart, LivePlan, StreamInput
     from onefold.state.core.client import StateClient
@@ -25,6 +27,20 @@ def stored_plan(plan: LivePlan, space: str) -> bytes:
     """The plan with its functions, what they need of a process that runs them, and the incarnation of the space that it is for.
     Raises InvalidArgument."""
     return requirements.seal(functions.dump(plan, plan_note(space)), requirements.of_job(plan))
+
+
+def put_plan(blobs: Blobs, plan: LivePlan, space: str) -> str:
+    """Store the plan (``stored_plan``); the name of its blob. Raises InvalidArgument, Unavailable where the machine refuses it;
+    definite."""
+    data = stored_plan(plan, space)
+    try:
+        return blobs.put(data)
+    except OSError as error:
+        if isinstance(error, OnefoldError):
+            raise
+        raise Unavailable(
+            f"live job {plan.job!r} was not started: {of_machine(error)}, and start it again"
+        ) from error
 
 
 def part_spec(part: LivePart, starts: Sequence[tuple[int, int, int]]) -> PartSpec:

@@ -13,6 +13,7 @@ from onefold.compute.live.inputs.reading import Inputs
 from onefold.compute.live.job.committed import committed, unread
 from onefold.compute.live.job.held_by import Standing, held_by
 from onefold.errors import InvalidArgument, OnefoldError
+from onefold.machine.undisturbed import let_pass
 from onefold.state.fold.live import rows as live_rows
 from onefold.state.fold.live.commit import total
 from onefold.state.fold.live.ops import WATERMARK_END_US, Counters
@@ -196,7 +197,8 @@ def standings(jobs: LiveJobs) -> Iterator[tuple[str, str, LiveStatus | None]]:
             parts = jobs.plan_of(found).parts
             moment = moment_of(found, parts, sizes=True, strong=False)
             status = status_of(found, parts, Inputs(jobs.client, parts[0].inputs), moment, 0.0)
-        except OnefoldError:
+        except OnefoldError as error:
+            let_pass(error)
             yield found.job.name, row.state, None
         else:
             yield found.job.name, row.state, status
@@ -208,7 +210,8 @@ def _waited_s(inputs: Inputs, waiting: dict[Place, int]) -> float:
     for place, offset in waiting.items():
         try:
             appended = inputs.appended_ms(place, offset)
-        except OnefoldError:
+        except OnefoldError as error:
+            let_pass(error)
             continue  # retention has removed it, or it cannot be read: the worker finds that out
         if appended is not None:
             oldest = appended if oldest is None else min(oldest, appended)

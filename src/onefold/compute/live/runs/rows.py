@@ -14,6 +14,7 @@ from onefold.compute.frames.common_types import common_schema, fitted
 from onefold.compute.frames.named import frame_of
 from onefold.compute.tasks.shuffle import partition_numbers
 from onefold.errors import InvalidPlan, InvalidValue
+from onefold.machine.undisturbed import let_pass
 from onefold.state.fold.live.lanes import LANES_MAX
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def side_by_side(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     for name in dict.fromkeys(name for frame in frames for name in frame.columns):
         try:
             common_schema({name: frame.schema[name]} for frame in frames if name in frame.columns)
-        except InvalidValue:
+        except InvalidValue as error:
+            let_pass(error)
             texts.add(name)
     if texts:
         frames = [

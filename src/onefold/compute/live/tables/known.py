@@ -24,6 +24,7 @@ from onefold.compute.live.inputs.preparing import (
 from onefold.compute.live.inputs.python_steps import has_python
 from onefold.compute.plan.windows import END, START
 from onefold.errors import OnefoldError
+from onefold.machine.undisturbed import let_pass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +54,8 @@ def row_types(part: LivePart, said: bytes) -> dict[str, Any]:
     for keys, aggregates in wanted:  # one by one: others are known where one is not
         try:
             made = result_schema(pl.Schema({**columns, **ORDER_TYPES}), keys, aggregates)
-        except (OnefoldError, pl.exceptions.PolarsError):
+        except (OnefoldError, pl.exceptions.PolarsError) as error:
+            let_pass(error)
             continue
         found |= {name: dtype for name, dtype in made.items() if dtype != pl.Unknown}
     return found
@@ -75,7 +77,8 @@ def _time_type(part: LivePart, schemas: list[Schema]) -> Any | None:
     empty = pl.DataFrame(schema={**(columns or {}), **OWN_TYPES})
     try:
         return times.fitted(event_times(empty, one.event_time))[0].dtype
-    except OnefoldError:
+    except OnefoldError as error:
+        let_pass(error)
         return None
 
 

@@ -24,6 +24,7 @@ from onefold.compute.live.tables.keyed import KeyedRuns
 from onefold.compute.results.tables import Table, TableSnapshot, TableStatus, literal
 from onefold.errors import InvalidArgument, InvalidValue, OnefoldError, Unavailable
 from onefold.flags import check_flag
+from onefold.machine.undisturbed import let_pass
 
 if TYPE_CHECKING:
     import polars as pl
@@ -148,6 +149,7 @@ class LiveTable(Table):
         try:
             self._part()
         except (InvalidValue, Unavailable) as error:
+            let_pass(error)
             return str(error)
         return None
 
@@ -313,5 +315,6 @@ class LiveTable(Table):
         try:
             status = self.status
         except OnefoldError as error:  # a list of tables is shown, whatever is the matter with one of them
+            let_pass(error)
             return f"<LiveTable {self.name!r}: {error}>"
         return f"<LiveTable {self.name!r}: {status.rows} events, watermark {status.watermark}>"

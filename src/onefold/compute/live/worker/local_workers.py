@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from onefold import config
-from onefold.backoff import Deadline
+from onefold.backoff import NEVER, Deadline
 from onefold.compute.blobs.store import BlobMissing
 from onefold.compute.live.client import PASSING, NotRunning, OtherPlan
 from onefold.compute.live.holds import release_if_it_can, release_if_over
@@ -20,6 +20,9 @@ from onefold.compute.live.runs.run_store import RunReader
 from onefold.compute.live.worker.job_worker import WAIT_S, JobWorker, trouble_of
 from onefold.compute.tasks.failures import one_line
 from onefold.errors import JobFailed, LogCorrupt, OnefoldError
+from onefold.machine.undisturbed import if_possible
+from onefold.state.core import time_limits
+from onefold.state.core.time_limits import limited_step
 from onefold.state.fold.live.ops import Leave
 
 if TYPE_CHECKING:
@@ -60,16 +63,16 @@ class _Slot:
             worker.stop()
 
     def has_ended(self, deadline: Deadline) -> bool:
-        """Whether it ends until then."""
-        if self.thread is not threading.current_thread():
+        """Whether it ends until then. One that a signal handler kept from beginning has."""
+        if self.thread.ident is not None and self.thread is not threading.current_thread():
             self.thread.join(deadline.within(threading.TIMEOUT_MAX))
         return not self.thread.is_alive()
 
-    def give_up(self) -> None:
+    def give_up(self, deadline: Deadline) -> None:
         """It is busy, with a function of the user, say: others may claim what it holds, and its next commit is refused."""
         worker = self._worker
         if worker is not None:
-            with contextlib.suppress(OnefoldError):  # it is expired instead
+            with if_possible, limited_step(self._found.job.client, deadline):  # it is expired instead
                 self._found.job.submit(Leave(self._found.job.name, self._found.generation, worker.worker.id))
 
     def beat_if_busy(self, busy_s: float) -> None:
@@ -226,12 +229,15 @@ class LocalWorkers:
         that is busy for longer ends by itself later, and holds nothing any more."""
         with self._lock:
             mine = self._slots.pop(f"{job}/{generation}", [])
-        _end(mine, Deadline.after(config.LIVE_END_WAIT_S if wait_s is None else wait_s))
+        longest_s = config.LIVE_END_WAIT_S if wait_s is None else wait_s
+        client = self._jobs.client
+        _end(mine, Deadline.after(time_limits.wait_s(client, longest_s), client.env))
 
-    def end(self, job: str, generation: int) -> None:
-        """The same for a generation that is over: nothing is kept for it any more of what it reads."""
-        self.stop(job, generation)
-        release_if_it_can(self._jobs.client)
+    def end(self, job: str, generation: int, deadline: Deadline = NEVER) -> None:
+        """The same for a generation that is over: nothing is kept for it any more of what it reads. ``deadline``: of the call."""
+        self.stop(job, generation, deadline.within(config.LIVE_END_WAIT_S))
+        with limited_step(self._jobs.client, deadline):
+            release_if_it_can(self._jobs.client)
         self._keep_swept()  # what it leaves may be the last that there is of live jobs
 
     def close(self) -> None:
@@ -260,4 +266,4 @@ def _end(slots: list[_Slot], deadline: Deadline) -> None:
     for slot in slots:
         slot.stop()
     for slot in [slot for slot in slots if not slot.has_ended(deadline)]:
-        slot.give_up()
+        slot.give_up(deadline)

@@ -7,6 +7,8 @@ other processes do meanwhile, and then continues.
 from __future__ import annotations
 
 import contextlib
+import errno
+import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,9 +19,11 @@ import pytest
 
 import onefold as of
 from onefold import agg
-from onefold.compute import launching, live_runs
+from onefold.compute import launching
+from onefold.compute.blobs.store import BlobsUnavailable
 from onefold.compute.bounded import histories
 from onefold.compute.live.plan import LivePlan
+from onefold.compute.live.worker import endings
 from onefold.compute.live_starting import LiveHost
 from onefold.compute.plan.nodes import Job
 from support.live_clicks import wait_for
@@ -164,7 +168,7 @@ def test_a_slow_cancel_ends_nothing_of_the_next_job(program: Program) -> None:
 
     with program.connect() as db, program.connect() as other:
         run = program.job(db).start(workers=0)
-        with at(live_runs, "cancel_history", others):
+        with at(endings, "cancel_history", others):
             run.cancel()
         assert [one.state for one in db.runs(table="t@history")] == ["running"]
         assert program.whole(db) == {"a": 2, "b": 100}
@@ -225,14 +229,81 @@ def test_files_that_a_batch_job_does_not_read_begin_no_live_job(program: Program
 
 def test_a_history_that_cannot_begin_fails_the_job(program: Program) -> None:
     def refuse() -> None:
-        raise of.Unavailable("no space left")
+        raise of.InvalidPlan("no such column")
 
     with program.connect() as db:
-        with at(launching, "start", refuse), pytest.raises(of.Unavailable):
+        with at(launching, "start", refuse), pytest.raises(of.InvalidPlan) as raised:
             program.job(db).start()
+        assert not raised.value.definite, "the job is there"
         run = db.open_run("t")
-        assert run.state == "failed" and "its history could not begin: no space left" in run.error  # type: ignore[attr-defined]
+        assert run.state == "failed" and "its history could not begin: no such column" in run.error  # type: ignore[attr-defined]
         assert program.whole(db) == {"a": 2, "b": 100}
+
+
+class SoftLimit(Exception):
+    """What a signal handler raises."""
+
+
+PASSING = (
+    of.Unavailable("no space left"),
+    BlobsUnavailable("the blob store does not answer"),
+    of.AppendUnknown("the log gave no answer"),
+    of.Timeout("appends before it took too long", definite=True),
+    of.Conflict("other programs keep starting jobs"),
+    OSError(errno.ENOSPC, "no space left"),
+    MemoryError(),
+)
+OF_HANDLERS = (SoftLimit(), of.Timeout("time is up"), of.InvalidPlan("time is up"), KeyboardInterrupt())
+
+
+@pytest.mark.parametrize("by_signal", [False, True])
+@pytest.mark.parametrize("number", range(len(PASSING)))
+@pytest.mark.parametrize("where", ["in front of it", "on its way"])
+def test_a_start_that_meets_what_passes_fails_no_job(
+    program: Program, number: int, where: str, by_signal: bool
+) -> None:
+    """Another process runs the job well meanwhile. What a signal handler raises says nothing of the job either."""
+    error = OF_HANDLERS[number % len(OF_HANDLERS)] if by_signal else PASSING[number]
+
+    def handler(*_: Any) -> None:
+        raise error
+
+    def others() -> None:
+        if where == "in front of it":
+            program.job(other).start()
+        if by_signal:
+            signal.raise_signal(signal.SIGUSR1)
+        raise error
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with program.connect() as db, program.connect() as other:
+            place = (histories, "begin") if where == "in front of it" else (launching, "start")
+            with at(*place, others), pytest.raises(type(error)) as raised:
+                program.job(db).start()
+            if isinstance(error, of.OnefoldError) and not by_signal:
+                assert not raised.value.definite, "the job has begun"  # type: ignore[attr-defined]
+            run = other.open_run("t")
+            assert run.state == "running"
+            if where == "on its way":
+                run.resume()
+            run.stop(drain=True, timeout=120)  # type: ignore[attr-defined]
+            assert shown(other) == {"a": 2, "b": 100}
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_job_whose_history_another_process_has_begun_is_not_failed(program: Program) -> None:
+    """Its files are not there for this process, say."""
+
+    def others() -> None:
+        program.job(other).start()
+        raise of.InvalidArgument("no file is there")
+
+    with program.connect() as db, program.connect() as other:
+        with at(launching, "start", others), pytest.raises(of.InvalidArgument):
+            program.job(db).start()
+        assert program.whole(other) == {"a": 2, "b": 100}
 
 
 @pytest.mark.parametrize("by", ["start", "resume"])
