@@ -43,9 +43,9 @@ class Sweeping:
         return first.strong_reads and not getattr(first, "read_only", True)
 
     def look(self) -> None:
-        """Begin at once if something is left by a process that is gone: blobs that were dropped, or what was kept of streams for
-        live jobs that are over. Raises as ``Shard.view``."""
-        if self.is_for_programs and (self._has_garbage() or self._has_holds()):
+        """Begin at once if something is left by a process that is gone: blobs that were dropped, rows of live jobs that are over
+        which are not in their sinks yet, or what was kept of streams for such jobs. Raises as ``Shard.view``."""
+        if self.is_for_programs and (self._has_garbage() or self._has_rows() or self._has_holds()):
             self.keep(soon=True)
 
     def keep(self, *, soon: bool = False) -> None:
@@ -76,6 +76,18 @@ class Sweeping:
         for shard in self._shards:
             with shard.view() as view:
                 if next(iter(view.scan(GARBAGE_SINCE, b"", due, limit=1)), None) is not None:
+                    return True
+        return False
+
+    def _has_rows(self) -> bool:
+        """Whether rows wait for other shards that a live job has committed which was cancelled or dropped."""
+        if len(self._shards) == 1:
+            return False
+        from onefold.state.fold.live import outbox
+
+        for shard in self._shards:
+            with shard.view() as view:
+                if outbox.left(view):
                     return True
         return False
 

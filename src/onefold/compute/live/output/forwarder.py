@@ -15,6 +15,7 @@ from onefold import config
 from onefold.compute.live.client import refused
 from onefold.compute.live.output.writers import decode_writes
 from onefold.errors import JobFailed
+from onefold.machine.undisturbed import let_pass
 from onefold.state.fold.live import outbox as outbox_fold
 from onefold.state.fold.live import rows as live_rows
 from onefold.state.fold.live.ops import Forwarded, MoveCursor
@@ -72,14 +73,17 @@ class Forwarder:
         if self._job.client.shard_count == 1:
             return []
         refusals: list[str] = []
+        shows_all = True  # the last commits may be of workers elsewhere
         while True:
-            since, waiting = self._read()
+            since, waiting = self._read(shows_all=shows_all)
+            shows_all = False
             if not waiting:
                 return refusals
             for one in waiting:
                 try:
                     self._do(one, since)
                 except JobFailed as error:
+                    let_pass(error)
                     refusals.append(str(error))
                     self._give_up(one, since)
 
@@ -98,9 +102,10 @@ class Forwarder:
                 raise refused(outcome)
         job.submit(Forwarded(job.name, self._generation, waiting.shard, waiting.last))
 
-    def _read(self) -> tuple[int, list[_Waiting]]:
+    def _read(self, *, shows_all: bool = False) -> tuple[int, list[_Waiting]]:
+        """When the generation began, and what waits. ``shows_all``: all of it, otherwise what is here."""
         found: list[_Waiting] = []
-        with self._job.local() as view:
+        with self._job.view() if shows_all else self._job.local() as view:
             generation = live_rows.generation_of(view, self._job.name, self._generation)
             for shard, head in live_rows.outbox_heads(view, self._key):
                 if head.first == head.next:

@@ -7,14 +7,16 @@ so a worker that comes back then finds its messages done.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import TYPE_CHECKING, Final
 
-from onefold.compute.live.client import LiveJob, all_generations
+from onefold.compute.live.client import LiveJob
 from onefold.compute.live.output.forwarder import Forwarder
-from onefold.errors import JobFailed, OnefoldError
+from onefold.errors import JobFailed
+from onefold.machine.undisturbed import MayFail, if_possible
 from onefold.state.core.consistency import SESSION
+from onefold.state.core.time_limits import limited_step
+from onefold.state.fold.live import outbox
 from onefold.state.fold.live import rows as live_rows
 from onefold.state.fold.live.ops import ENDINGS_VERSION, DropCursors
 from onefold.state.fold.outcomes import Answer
@@ -29,16 +31,17 @@ GIVEN_UP: Final = "onefold: {why}. The job is over, so these rows are given up"
 
 def forward_until(job: LiveJob, generation: int, deadline: Deadline) -> None:
     """Do what waits, as far as that can be done now: otherwise the next worker does it."""
-    forwarder = Forwarder(job, generation)
-    with contextlib.suppress(OnefoldError):
-        while forwarder.forward() and not deadline.passed:
-            pass
+    forwarder, more = Forwarder(job, generation), True
+    with if_possible:
+        while more:
+            with limited_step(job.client, deadline):
+                more = forwarder.forward() and not deadline.passed
 
 
 def forward_all(job: LiveJob, generation: int) -> None:
     """Do all that waits, up to what a shard refuses. Raises as ``Shard.submit``."""
     forwarder = Forwarder(job, generation)
-    with contextlib.suppress(JobFailed):
+    with MayFail(JobFailed):
         while forwarder.forward():
             pass
 
@@ -69,10 +72,10 @@ def drop_cursors(client: StateClient, name: str | None = None) -> None:
                 pass
 
 
-def settle_cancelled(client: StateClient) -> None:
-    """The same for all jobs that were cancelled by programs that died before they had done it. Raises as ``settle``."""
-    if client.shard_count == 1:
-        return
-    for found, _, row in all_generations(client, strong=False):
-        if row.state == "cancelled":
-            settle(found.job, found.generation)
+def settle_left(client: StateClient) -> None:
+    """The same for all jobs whose program died after it had cancelled or dropped them. Raises as ``settle``."""
+    for shard in range(client.shard_count if client.shard_count > 1 else 0):
+        with client.view(shard, SESSION) as view:
+            left = outbox.left(view)
+        for name, generation in left:
+            settle(LiveJob(client, name), generation)

@@ -94,9 +94,9 @@ class Keeper:
         release(client)
         if _has_had_jobs(client):
             with first_use:  # with Polars
-                from onefold.compute.live.output.settling import drop_cursors, settle_cancelled
+                from onefold.compute.live.output.settling import drop_cursors, settle_left
 
-            settle_cancelled(client)
+            settle_left(client)
             drop_cursors(client)
         garbage = LiveGarbage(client, blobs)
         removed = garbage.sweep()

@@ -89,3 +89,17 @@ def cursor_key(job: str, generation: int, home: int) -> bytes:
 def is_empty(store: StoreView, generation: bytes) -> bool:
     """Whether everything that the generation's commits sent to other shards is done there."""
     return all(head.first == head.next for _, head in live_rows.outbox_heads(store, generation))
+
+
+def left(view: StoreView) -> list[tuple[str, int]]:
+    """(job, generation) of those that were cancelled or dropped, and of which something still waits: no worker does it any more.
+    Where nothing waits at all, that costs a look."""
+    if next(iter(view.scan(live_rows.OUTBOX, limit=1)), None) is None:
+        return []
+    return [
+        (name, number)
+        for name, _ in live_rows.jobs(view)
+        for number, row in live_rows.generations(view, name)
+        if row.state in ("cancelled", "dropped")
+        and not is_empty(view, live_rows.generation_key(name, number))
+    ]

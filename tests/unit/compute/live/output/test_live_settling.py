@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -33,8 +34,8 @@ def db(tmp_path: Path) -> Iterator[of.Database]:
         yield opened
 
 
-def into_map(db: of.Database, value: Any) -> Any:
-    return db.read_stream("s", follow=True).group_by("k").agg(n=value).into_map("m", key="k")
+def into_map(db: of.Database, value: Any, **options: Any) -> Any:
+    return db.read_stream("s", follow=True, **options).group_by("k").agg(n=value).into_map("m", key="k")
 
 
 def outbox(db: of.Database) -> int:
@@ -138,6 +139,50 @@ def test_an_end_that_was_killed_on_its_way_is_finished(
     else:
         assert db.drop("map:m") and not run.exists
     assert values(db) == {2} and outbox(db) == 0
+
+
+@pytest.mark.parametrize("how", ["cancel", "drop"])
+@pytest.mark.parametrize("hold", ["0s", "1d"])
+def test_the_next_program_finishes_an_end_that_was_killed_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, hold: str
+) -> None:
+    """Killed before each of its records, and behind the last: the next program that opens the folder sees what is left."""
+    submit = StateClient.submit
+    left: list[int] = []
+
+    def dying(self: StateClient, *args: Any, **options: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            if not left:
+                raise Dies
+            left.pop()
+        return submit(self, *args, **options)
+
+    for number in range(100):
+        folder = tmp_path / str(number)
+        with of.connect(folder, shards=3) as db:
+            db.stream("s", partitions=1).append_many(ROWS, key=None)
+            run = dead_worker(db, monkeypatch, into_map(db, agg.count(), hold=hold))
+            if how == "drop":
+                run._job.stop(1)
+            left[:] = range(number)
+            with monkeypatch.context() as patched:
+                patched.setattr(StateClient, "submit", dying)
+                patched.setattr(Keeper, "start", lambda *_, **__: None)  # as if it died at once
+                try:
+                    run.cancel() if how == "cancel" else db.drop("map:m")
+                except Dies:
+                    ended = False
+                else:
+                    ended = True
+            over = not run.exists or run.state == "cancelled"  # also of one that is half dropped
+        with of.connect(folder, shards=3) as db:
+            if over:
+                assert wait_until(lambda db=db: outbox(db) == 0, 60, 0.01), f"killed before record {number}"
+                assert values(db) == {2}
+        if ended:
+            assert number > 3
+            return
+    pytest.fail("it never ends")
 
 
 @pytest.mark.parametrize("how", ["cancel", "drop"])
