@@ -172,7 +172,7 @@ class LiveHost:
 
     def _begin_history(self, found: Found, plan: LivePlan, blob: str, workers: int | None) -> None:
         """Begin the history of a job that is there. One that never can begin fails the job, which would wait for it for ever.
-        Any other error passes, and whoever starts or resumes the job next begins it."""
+        Any other error passes, and the next start or resume of the job begins it."""
         try:
             histories.begin(self._engine(), found, plan, workers)
         except histories.FAULTS as error:

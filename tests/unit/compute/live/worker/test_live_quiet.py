@@ -13,6 +13,7 @@ import pytest
 import onefold as of
 from onefold import agg
 from onefold.compute import live_runs
+from onefold.compute.live.job import waits
 from onefold.compute.live.worker import job_worker
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import STRONG
@@ -76,7 +77,7 @@ def test_an_idle_worker_asks_for_no_barrier(
 def test_a_program_that_waits_asks_for_no_barrier_each_time_it_looks(
     sharded: of.Database, strong: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_runs, "_LOOK_S", 0.002)
+    monkeypatch.setattr(waits, "_LOOK_S", 0.002)
     run = counts(sharded).into_map("pages", key="page").start(workers=0)
     looks: list[int] = []
     monkeypatch.setattr(live_runs.LiveRun, "_moment", _counting(live_runs.LiveRun._moment, looks))
