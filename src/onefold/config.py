@@ -97,6 +97,8 @@ SWEPT_KEPT_S: Final = 60.0
 """A blob that was swept is kept aside for this long: one who had found it there before may name it, and die before looking."""
 GARBAGE_SWEEP_S: Final = 60.0
 """A node removes blobs that it has seen unnamed for this long, so often."""
+KEEPER_RETRY_S_MAX: Final = 600.0
+"""What is due for a whole space and fails is tried again ever less often, up to so seldom."""
 
 # Blobs that several machines share
 BLOB_CACHE_BYTES_MAX: Final = 8 * 1024 * 1024 * 1024

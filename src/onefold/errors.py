@@ -6,7 +6,7 @@ Each error has ``definite``: ``True`` means that the operation certainly did not
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 
 class OnefoldError(Exception):
@@ -161,3 +161,8 @@ class JobFailed(OnefoldError):
         self.record = record
         self.location = location
         self.traceback = traceback
+
+
+PASSING: Final = (Unavailable, Timeout, AppendUnknown, Expired)
+"""What says nothing of the work itself: it passes, and then the work continues. After one that is not definite the state says
+what became of it."""

@@ -5,20 +5,16 @@ Each is imported when its first operation is applied: connecting and reading nee
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from onefold.fold.api import NEWEST_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from onefold.fold.api import Context, Fold, Store
     from onefold.shard.api import Shard
     from onefold.state.fold.machine import StateFold
-
-
-_LIVE_JOBS: Final = "state/l/jobs"
-"""``state.fold.live.rows.JOBS``, whose module takes long to import."""
 
 
 def folds(shard: int, shards: int) -> list[Fold]:
@@ -56,12 +52,23 @@ def blob_tables(*, garbage: bool = False) -> tuple[str, ...]:
     return tuple(one.name for one in all_blob_tables() if garbage or not one.garbage)
 
 
+def is_named(shards: Sequence[Shard], blob: str) -> bool:
+    """Whether the state of any of these shards needs a blob. Raises as ``Shard.view``."""
+    for shard in shards:
+        with shard.view() as view:
+            if any(view.get(table, blob.encode()) is not None for table in blob_tables()):
+                return True
+    return False
+
+
 def has_live_jobs(shard: Shard) -> bool:
     """Whether a shard has, or had, a live job, as far as it is known here. Asked before what they are made of is imported.
 
     Raises as ``Shard.view``."""
+    from onefold.state.fold.blobs import LIVE_JOBS
+
     with shard.view() as view:
-        return next(view.scan(_LIVE_JOBS), None) is not None
+        return next(view.scan(LIVE_JOBS), None) is not None
 
 
 def names_blobs(shard: Shard) -> bool:
@@ -69,12 +76,12 @@ def names_blobs(shard: Shard) -> bool:
     known here.
 
     Raises as ``Shard.view``."""
-    from onefold.state.fold.blobs import BLOBS, GARBAGE_SINCE
+    from onefold.state.fold.blobs import BLOBS, GARBAGE_SINCE, LIVE_JOBS
 
     with shard.view() as view:
         return any(
             next(iter(view.scan(table, limit=1)), None) is not None
-            for table in (_LIVE_JOBS, BLOBS, GARBAGE_SINCE)
+            for table in (LIVE_JOBS, BLOBS, GARBAGE_SINCE)
         )
 
 

@@ -126,6 +126,9 @@ def test_events() -> None:
         said.update(calls)
     worker = (SOURCE / "compute" / "node_worker.py").read_text("utf-8")
     said.update(re.findall(r"_tell\(\s*\"([a-z_]+)\"", worker))
+    for path in (SOURCE / "compute" / "upkeep" / f"{name}.py" for name in ("keeper", "duties")):
+        events_of_keepers = re.findall(r"note\(\s*\"([a-z_]+)\"", path.read_text("utf-8"))
+        said.update(name.removesuffix("_over") for name in events_of_keepers)
     assert len(said) > 30
     parts = {
         "authority_stalled",

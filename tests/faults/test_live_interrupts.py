@@ -17,7 +17,7 @@ import pytest
 import onefold as of
 from onefold import agg
 from onefold.compute.live.worker.job_worker import JobWorker
-from onefold.compute.live.worker.keeper import Keeper
+from onefold.compute.upkeep.keeper import Keeper
 from onefold.state.fold.live import rows as live_rows
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -30,8 +30,9 @@ class Garbage:
         with self._client.shard.view() as view:
             return set(state.garbage(view))
 
-    def sweep(self, only: Set[str] | None = None) -> int:
-        """Delete blobs that nothing names any more (``only``: of these); returns how many. See ``sweeping``."""
+    def sweep(self, only: Set[str] | None = None, *, settles: bool = True) -> int:
+        """Hide blobs that nothing names any more (``only``: of these), and settle what was hidden before; how many were hidden.
+        ``settles=False``: leave out the second. See ``sweeping``."""
         blobs = self._client.blobs
         garbage = self.names()
         names = tuple(sorted(garbage if only is None else garbage & only))
@@ -39,8 +40,17 @@ class Garbage:
         for start in range(0, len(names), _SWEEP_BATCH):
             batch = names[start : start + _SWEEP_BATCH]
             removed += sweeping.sweep(blobs, batch, self._swept, self._named)
-        sweeping.tidy(blobs, garbage, self._named)
+        if settles:
+            sweeping.tidy(blobs, garbage, self._named)
         return removed
+
+    def hidden(self) -> int:
+        """How many hidden copies ``settle`` would look at now."""
+        return len(sweeping.settleable(self._client.blobs))
+
+    def settle(self) -> int:
+        """Settle what was hidden long enough ago (``sweeping.tidy``); how many copies."""
+        return sweeping.tidy(self._client.blobs, self.names(), self._named)
 
     def _swept(self, names: Sequence[str]) -> tuple[str, ...]:
         (outcome,) = self._client.submit(ops.Swept(tuple(names)))

@@ -324,7 +324,7 @@ class LiveHost:
         with (
             Happened(f"live job {found.id} was dropped"),
             now_or_later,
-        ):  # by the next to look (``worker.keeper``)
+        ):  # by the next to look (``compute.upkeep``)
             drop_cursors(self.jobs.client, found.job.name)
 
     def close(self) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from onefold import config
 from onefold.backoff import Deadline
@@ -19,9 +20,14 @@ from onefold.machine.first_use import first_use
 
 if TYPE_CHECKING:
     from onefold.compute.blobs.store import BlobStore
-    from onefold.compute.live.worker.keeper import Keeper
+    from onefold.compute.upkeep.keeper import Keeper
     from onefold.shard.api import Shard
     from onefold.state.core.client import StateClient
+
+NOT_DONE: Final = (
+    "onefold: what nothing names any more cannot be removed ({duty}): {error}. It is tried again from time to time; "
+    "`onefold doctor` says what waits"
+)
 
 
 class Sweeping:
@@ -35,17 +41,30 @@ class Sweeping:
         self._blobs = blobs
         self._keeper: Keeper | None = None
         self._lock = threading.Lock()
+        self.is_left = False
+        """Whether this connection leaves it to others."""
+
+    def leave_to_others(self) -> None:
+        """Remove nothing with this connection: it was opened to read."""
+        self.is_left = True
 
     @property
     def is_for_programs(self) -> bool:
         """Whether this program removes anything: log and state are on this machine alone, and it may write."""
         first = self._shards[0]
-        return first.strong_reads and not getattr(first, "read_only", True)
+        return not self.is_left and first.strong_reads and not getattr(first, "read_only", True)
 
     def look(self) -> None:
-        """Begin at once if something is left by a process that is gone: blobs that were dropped, rows of live jobs that are over
-        which are not in their sinks yet, or what was kept of streams for such jobs. Raises as ``Shard.view``."""
-        if self.is_for_programs and (self._has_garbage() or self._has_rows() or self._has_holds()):
+        """Begin at once if something is due that a process has left which is gone (``duties``): blobs that were dropped, or what
+        was kept of streams for live jobs that are over. What it costs to list all blobs is not looked for. Raises as
+        ``Shard.view``."""
+        if not self.is_for_programs:
+            return
+        with first_use:
+            from onefold.compute.upkeep.duties import DUTIES, Space
+
+        space = Space(self._client(), self._blobs, _say)
+        if any(duty.waits(space) for duty in DUTIES if not duty.lists_place):
             self.keep(soon=True)
 
     def keep(self, *, soon: bool = False) -> None:
@@ -55,9 +74,9 @@ class Sweeping:
         with self._lock:
             if self._keeper is None:
                 with first_use:
-                    from onefold.compute.live.worker.keeper import Keeper
+                    from onefold.compute.upkeep.keeper import Keeper
 
-                self._keeper = Keeper(self._client, self._blobs, env=self._shards[0].env)
+                self._keeper = Keeper(self._client, self._blobs, _say, env=self._shards[0].env)
                 atexit.register(_close_at_exit, weakref.ref(self._keeper), os.getpid())
             keeper = self._keeper
         keeper.start(soon=soon)
@@ -69,42 +88,16 @@ class Sweeping:
         if keeper is not None:
             keeper.close(deadline)
 
-    def _has_garbage(self) -> bool:
-        from onefold.state.fold.blobs import GARBAGE_SINCE, garbage_key
 
-        due = garbage_key(self._shards[0].env.wall_ms() - round(config.LIVE_GARBAGE_S * 1000), "")
-        for shard in self._shards:
-            with shard.view() as view:
-                if next(iter(view.scan(GARBAGE_SINCE, b"", due, limit=1)), None) is not None:
-                    return True
-        return False
-
-    def _has_rows(self) -> bool:
-        """Whether rows wait for other shards that a live job has committed which was cancelled or dropped."""
-        if len(self._shards) == 1:
-            return False
-        from onefold.state.fold.live import outbox
-
-        for shard in self._shards:
-            with shard.view() as view:
-                if outbox.left(view):
-                    return True
-        return False
-
-    def _has_holds(self) -> bool:
-        """Whether records of streams are kept for live jobs that are over. Where none are kept at all, that costs a look."""
-        from onefold.state.fold.streams.rows import holders
-
-        for shard in self._shards:
-            with shard.view() as view:
-                if next(iter(holders(view)), None) is not None:
-                    break
-        else:
-            return False
+def _say(event: str, fields: dict[str, Any]) -> None:
+    """What a program says of it, on stderr: what will not pass by itself."""
+    if event == "live_rows_given_up":
         with first_use:
-            from onefold.compute.live.holds import left_over
+            from onefold.compute.live.output.left import say_given_up
 
-        return bool(left_over(self._client()))
+        say_given_up(fields["why"])
+    elif event == "live_blobs_not_swept" and not fields["passes"]:
+        print(NOT_DONE.format(**fields), file=sys.stderr)
 
 
 def _close_at_exit(found: weakref.ref[Keeper], pid: int) -> None:

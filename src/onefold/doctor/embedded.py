@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from onefold import config
-from onefold.compute.blobs.store import file_blob_name
+from onefold.compute.blobs.store import BlobStore, file_blob_name
+from onefold.compute.live.garbage import LiveGarbage
 from onefold.errors import LogCorrupt, OnefoldError
 from onefold.fold.api import Fold
 from onefold.folds import BlobTable
@@ -24,6 +25,7 @@ from onefold.shard.api import Shard
 from onefold.shard.embedded import EmbeddedShard
 from onefold.space.log_prefix import as_time
 from onefold.space.open_space import Folds
+from onefold.state.core.client import StateClient
 from onefold.store import exactly_once
 from onefold.store.replica import next_digest, read_digests
 from onefold.store.snapshot import state_digest
@@ -257,7 +259,7 @@ def _processes(shard: EmbeddedShard) -> Check:
     return Check(
         "processes",
         "ok",
-        f"{others} others have the space open, {waiting} wait for records (dead ones were swept)",
+        f"{others} others have the space open, {waiting} wait for records",
     )
 
 
@@ -385,10 +387,11 @@ def check_blobs(
             "`onefold doctor --fix` removes them",
         )
     else:
-        for path in orphans:
-            path.unlink(missing_ok=True)
+        garbage = LiveGarbage(StateClient(shards), BlobStore(folder))
+        removed = garbage.remove_unnamed(age_s=config.ORPHAN_BLOB_AGE_S, others=True)
         yield Check(
             "orphans",
             "ok",
-            f"{len(orphans)} files ({size / 1e6:.1f} MB) that were of no job any more were removed",
+            f"{removed} files (of {len(orphans)}, {size / 1e6:.1f} MB) that were of no job any more were removed; what a program "
+            f"may be storing again is kept aside for {config.SWEPT_KEPT_S:.0f} s",
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onefold import config
 from onefold.backoff import Deadline
-from onefold.compute.live.worker.keeper import Keeper
+from onefold.compute.upkeep.keeper import Keeper
 from onefold.env import SYSTEM, Env
 from onefold.errors import OnefoldError, Unavailable
 from onefold.folds import has_live_jobs, names_blobs
@@ -261,7 +261,9 @@ class JobWorkers:
 
     def _say(self, event: str, fields: dict[str, Any]) -> None:
         fields = {name: value for name, value in fields.items() if name != "node"}
-        if event in (
+        passes = fields.pop("passes", True)
+        if not passes or event in (
+            "live_rows_given_up",
             "live_job_failed",
             "live_job_refused",
             "live_job_join_failed",

@@ -127,7 +127,8 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     _make_directory(settings.directory)
     vault = None
     if settings.snapshots is not None:
-        vault = open_vault(settings.snapshots, settings.directory / "scratch", link, info.space)
+        scratch = settings.directory / "scratch"
+        vault = open_vault(settings.snapshots, scratch, link, info.space, info.incarnation)
         stack.callback(vault.close)
     tracing = start_tracing(settings.name, info.space, settings.region)
     stack.callback(tracing.close)

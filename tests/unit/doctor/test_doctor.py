@@ -12,6 +12,7 @@ import onefold as of
 from onefold import agg, config
 from onefold.codec import Op, Record, encode_record
 from onefold.db import Database
+from onefold.doctor import embedded
 from onefold.doctor.embedded import check_space
 from onefold.doctor.state import check_state
 from onefold.env import SeededEnv
@@ -272,3 +273,34 @@ def test_a_space_in_memory_has_nothing_to_look_at():
     with of.connect("memory://") as db:
         found = checks(db)
         assert found["files"].status == "skipped"
+
+
+def test_an_orphan_that_is_named_again_meanwhile_stays(tmp_path, monkeypatch):
+    """A run that computes the same again finds its blob there, writes nothing, and names it."""
+    (tmp_path / "a.txt").write_text("\n".join(str(number) for number in range(40_000)))
+    with of.connect(tmp_path / "space") as db:
+        job = db.read_text(str(tmp_path / "a.txt")).group_by("line").agg(n=agg.count()).into("t")
+        job.run(progress=False, workers=1)
+        blobs = db._engine.blobs
+        kept = {name: blobs.get(name) for name in blobs.names()}
+        monkeypatch.setattr(config, "SWEPT_KEPT_S", -60)
+        db.drop("t")
+        db._engine.garbage.sweep()
+        assert not set(blobs.names()) and not blobs.hidden()
+        for name, data in kept.items():
+            assert blobs.put(data) == name
+            os.utime(blobs.path(name), (time.time() - 2 * config.ORPHAN_BLOB_AGE_S,) * 2)
+        damaged = embedded._damaged
+
+        def meanwhile(*args, **options):
+            job.run(progress=False, workers=1)
+            return damaged(*args, **options)
+
+        monkeypatch.setattr(embedded, "_damaged", meanwhile)
+        checks(db, fix=True)
+        for _ in range(2):
+            db._engine.garbage.sweep()
+        with db._shard.view() as view:
+            named = {key.decode() for key, _ in view.scan("jobs/blob")}
+        assert named and named <= set(blobs.names())
+        assert len(db.table("t").to_polars()) == 40_000

@@ -71,8 +71,10 @@ class BlobStore:
     shared: ClassVar[bool] = False
     """Whether other machines have the blobs too, and the directory is a cache."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
+        """``read_only``: what a sweeper has hidden is read where it is, and not put back."""
         self.directory = directory
+        self._read_only = read_only
         self._made: set[str] = set()
 
     def path(self, name: str) -> Path:
@@ -127,12 +129,17 @@ class BlobStore:
 
     def open_path(self, name: str) -> Path:
         """The blob's path, to be memory-mapped or scanned; raises BlobMissing. Never write to it."""
+        if self._read_only and not self.path(name).exists():
+            for copy in self._copies(name):
+                return copy
         if not self.exists(name):
             raise BlobMissing(name)
         return self.path(name)
 
     def exists(self, name: str) -> bool:
         """Whether the blob is here. One that a sweeper has hidden is put back."""
+        if self._read_only:
+            return self.path(name).exists() or bool(self._copies(name)) or self.path(name).exists()
         return self.path(name).exists() or self.unhide(name) or self.path(name).exists()
 
     def keeps(self, name: str) -> bool:
@@ -190,8 +197,7 @@ class BlobStore:
                 return False
             copy.unlink(missing_ok=True)  # renaming one link of a file to another one leaves both
             return True
-        for one in [one for blob, one in self.hidden() if blob == name]:
-            copy = self._aside(name, one)
+        for copy in self._copies(name):
             with contextlib.suppress(FileNotFoundError):
                 try:
                     os.link(copy, target)
@@ -227,6 +233,9 @@ class BlobStore:
                 (self.directory / _HIDDEN).mkdir(parents=True, exist_ok=True)
                 self.path(name).replace(self._aside(name, ticket))
 
+    def _copies(self, name: str) -> list[Path]:
+        return [self._aside(name, ticket) for blob, ticket in self.hidden() if blob == name]
+
     def _aside(self, name: str, ticket: str) -> Path:
         return self.directory / _HIDDEN / f"{name}.{ticket}"
 
@@ -261,6 +270,10 @@ class BlobStore:
     def is_of_one_space(self) -> bool:
         """Whether no other space can have blobs in that place."""
         return True
+
+    def other_spaces(self) -> frozenset[str]:
+        """Other spaces that have blobs in that place: they may name what this one does not. Raises BlobsUnavailable."""
+        return frozenset()
 
     def sweep_temporary(self) -> None:
         """Remove unfinished files of processes that are gone.

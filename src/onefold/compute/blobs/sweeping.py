@@ -18,6 +18,7 @@ and what was put back and is still not named is hidden again when the copy is se
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import time
@@ -30,7 +31,7 @@ from onefold.errors import Unavailable
 TASKS, LIVE, SNAPSHOTS = "t", "l", "v"
 """Whose copies they are, where all are kept in one place: the names of tickets begin with it. Who settles copies asks only one
 fold what is named, so it must leave those of the others alone."""
-_TICKET = re.compile("([a-z])([0-9a-f]+)-[0-9a-f]{16}")
+_TICKET = re.compile("([a-z])([0-9a-f]+)-[0-9a-f]{16}(?:-([0-9a-f]{8}))?")
 
 
 class Blobs(Protocol):
@@ -91,6 +92,9 @@ class Hiding(Protocol):
     def drop(self, name: str, ticket: str) -> None:
         """Remove the copy of a hidden blob. One that was stored since stays."""
 
+    def other_spaces(self) -> Collection[str]:
+        """Other spaces whose blobs are in the same place."""
+
 
 class HidingHere(Hiding, Protocol):
     """One that can tell what is hidden, by any process."""
@@ -99,9 +103,20 @@ class HidingHere(Hiding, Protocol):
         """(name, ticket) of every copy."""
 
 
-def new_ticket(kind: str = TASKS) -> str:
-    """A ticket of its own, which tells when it was made."""
-    return f"{kind}{int(time.time() * 1000):x}-{os.urandom(8).hex()}"
+def new_ticket(kind: str = TASKS, space: str | None = None) -> str:
+    """A ticket of its own, which tells when it was made; ``space``: and in which space, where several are in one place."""
+    ticket = f"{kind}{int(time.time() * 1000):x}-{os.urandom(8).hex()}"
+    return ticket if space is None else f"{ticket}-{_mark(space)}"
+
+
+def is_of_space(ticket: str, space: str) -> bool:
+    """Whether a ticket is of a space, or does not tell: releases up to 0.5.0 made such."""
+    found = _TICKET.fullmatch(ticket)
+    return found is not None and found[3] in (None, _mark(space))
+
+
+def _mark(space: str) -> str:
+    return hashlib.blake2s(space.encode(), digest_size=4).hexdigest()
 
 
 def sweep(
@@ -114,8 +129,11 @@ def sweep(
 ) -> int:
     """Hide those of the blobs that nothing names; returns how many. ``tidy`` removes them later.
 
-    ``swept`` appends ``Swept`` and gives the names that it was accepted for. ``named`` tells which blobs something names now.
+    Nothing is hidden where other spaces have the place too: one of them may name the same content. ``swept`` appends ``Swept``
+    and gives the names that it was accepted for. ``named`` tells which blobs something names now.
     """
+    if not names or store.other_spaces():
+        return 0
     tickets = {name: store.hide(name, kind) for name in names}
     taken = set(swept(names))
     others = [name for name in names if name not in taken]
@@ -125,6 +143,18 @@ def sweep(
     return len(taken)
 
 
+def settleable(store: HidingHere, *, kind: str = TASKS, kept_s: float | None = None) -> set[tuple[str, str]]:
+    """(name, ticket) of the copies that were hidden ``kept_s`` (``config.SWEPT_KEPT_S``) ago or longer."""
+    hidden_before = time.time() * 1000 - 1000 * (config.SWEPT_KEPT_S if kept_s is None else kept_s)
+    return {
+        (name, ticket)
+        for name, ticket in store.hidden()
+        if (found := _TICKET.fullmatch(ticket)) is not None
+        and found[1] == kind
+        and int(found[2], 16) <= hidden_before
+    }
+
+
 def tidy(
     store: HidingHere,
     garbage: Collection[str],
@@ -132,20 +162,15 @@ def tidy(
     *,
     kind: str = TASKS,
     kept_s: float | None = None,
-) -> None:
+) -> int:
     """Settle what has been hidden for ``kept_s`` (``config.SWEPT_KEPT_S``): put back what is named, and drop what nothing names.
+    Returns how many copies that was.
 
     ``garbage``: what is still to be swept stays as it is.
     """
-    hidden_before = time.time() * 1000 - 1000 * (config.SWEPT_KEPT_S if kept_s is None else kept_s)
-    left = {
-        (name, ticket)
-        for name, ticket in store.hidden()
-        if name not in garbage
-        and (found := _TICKET.fullmatch(ticket)) is not None
-        and found[1] == kind
-        and int(found[2], 16) <= hidden_before
-    }
+    left = {one for one in settleable(store, kind=kind, kept_s=kept_s) if one[0] not in garbage}
+    if left and store.other_spaces():
+        return 0  # copies of another space look the same, and so may the blobs behind them
     kept = set(named(name for name, _ in left)) if left else set()
     for name, ticket in left:
         if name in kept:
@@ -153,3 +178,4 @@ def tidy(
         else:
             store.hide(name, kind)  # a reader that began before it was swept may have put it back
             store.drop(name, ticket)
+    return len(left)

@@ -36,6 +36,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from onefold.compute import jobs
 from onefold.compute.plan.stages import Failure
 
 RUN: Final = "jobs/run"
@@ -55,7 +56,7 @@ KNOWN: Final = "jobs/known"
 TABLE: Final = "jobs/table"
 RESERVED: Final = "jobs/reserved"
 BLOB: Final = "jobs/blob"
-GARBAGE: Final = "jobs/garbage"
+GARBAGE: Final = jobs.GARBAGE
 MEMBER: Final = "jobs/member"
 
 REOPENED: Final = 0

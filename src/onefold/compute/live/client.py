@@ -12,19 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from onefold import config
+from onefold import config, errors
 from onefold.backoff import Deadline
 from onefold.compute.plan.nodes import HISTORY, history_table
 from onefold.errors import (
-    AppendUnknown,
     Conflict,
-    Expired,
     InvalidArgument,
     InvalidPlan,
     OnefoldError,
     SpaceError,
-    Timeout,
-    Unavailable,
 )
 from onefold.machine.undisturbed import MayFail
 from onefold.state.core.afterwards import Happened
@@ -58,9 +54,8 @@ SINK: Final = "sink"
 """What a signature calls the kind and name of the job's sink."""
 Ends = Sequence[tuple[str, int, int, int]]
 """(part, input, partition, offset)."""
-PASSING: Final = (Unavailable, Timeout, AppendUnknown, Expired)
-"""What says nothing of the job: it passes, and then the work continues. After one that is not definite the rows say what became
-of it."""
+PASSING: Final = errors.PASSING
+"""What says nothing of the job."""
 now_or_later: Final = MayFail(*PASSING)
 """A ``with`` block for what somebody else does later, if it cannot be done now."""
 

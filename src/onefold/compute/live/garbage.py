@@ -37,6 +37,8 @@ _HEAD_BYTES = 1024
 """Enough for the origin of a run: three names of a job."""
 _BATCH = 10_000
 _REMOVED_AT_ONCE = 100
+_Kind = Literal["plan", "data", "other"]
+"""What a blob is: the plan of a live job, bytes that no other blob ever has, or something else."""
 
 
 class LiveGarbage:
@@ -46,16 +48,15 @@ class LiveGarbage:
         self._client = client
         self._blobs = blobs
 
-    def sweep(self, *, kept_s: float | None = None) -> int:
+    def sweep(self, *, kept_s: float | None = None, settles: bool = True) -> int:
         """Hide the blobs that nothing has named for ``kept_s`` (``config.LIVE_GARBAGE_S``), and settle what was hidden before.
 
-        Returns how many were hidden.
+        Returns how many were hidden. ``settles=False``: leave out the second, which lists the copies in the place.
 
         Appends a record only where there is something to remove. Raises as ``Shard.submit`` and ``BlobStore``.
         """
         kept_s = config.LIVE_GARBAGE_S if kept_s is None else kept_s
-        before_ms = self._client.env.wall_ms() - round(kept_s * 1000)
-        removed, left = 0, set[str]()
+        before_ms, removed = self._client.env.wall_ms() - round(kept_s * 1000), 0
         for shard in range(self._client.shard_count):
             while True:
                 with self._client.view(shard, SESSION) as view:
@@ -67,38 +68,73 @@ class LiveGarbage:
                 removed += done
                 if not done:
                     break  # others are at it, or this replica is behind
-            with self._client.view(shard, SESSION) as view:
-                left |= set(named_blobs.garbage(view))
-        sweeping.tidy(self._blobs, left, self._named, kind=sweeping.LIVE)
+        if settles:
+            self.settle()
         return removed
 
-    def remove_unnamed(self, *, age_s: float = config.ORPHAN_BLOB_AGE_S) -> int:
+    def settle(self) -> int:
+        """Settle what was hidden long enough ago (``sweeping.tidy``); how many copies. Raises as reading and ``BlobStore``."""
+        left = set[str]()
+        for shard in range(self._client.shard_count):
+            with self._client.view(shard, SESSION) as view:
+                left |= set(named_blobs.garbage(view))
+        return sweeping.tidy(self._blobs, left, self._named, kind=sweeping.LIVE)
+
+    def hidden(self) -> int:
+        """How many hidden copies ``settle`` would look at now. Raises BlobsUnavailable."""
+        return len(sweeping.settleable(self._blobs, kind=sweeping.LIVE))
+
+    def unnamed(self, *, age_s: float = config.ORPHAN_BLOB_AGE_S) -> int:
+        """How many ``remove_unnamed`` would remove. Lists the place. Raises as that."""
+        return sum(len(found) for found in self._unnamed(age_s, None, others=False))
+
+    def remove_unnamed(
+        self,
+        *,
+        age_s: float = config.ORPHAN_BLOB_AGE_S,
+        names: Iterator[str] | None = None,
+        others: bool = False,
+    ) -> int:
         """Remove runs and large frames of commits, and plans of starts, that never happened, and are older than that; how many.
+
+        ``names``: all blobs of the place, where the caller has listed it. ``others``: also what is neither of these, such as
+        results of batch jobs; only for a place of one space.
 
         Raises BlobsUnavailable, and as reading.
         """
-        oldest = time.time() - age_s
         removed = 0
-        for names in _batches(self._blobs.everywhere()):
-            # Those of batch jobs, mostly all, are known without asking other shards. The place is asked last: it may charge for
-            # each question.
-            unknown = set(names) - self._of_batch_jobs(names)
-            unknown -= self._known(unknown)
-            old = {name: kind for name in sorted(unknown) if (kind := self._kind(name, oldest))}
+        for old in self._unnamed(age_s, names, others=others):
             for some in _batches(iter(old), _REMOVED_AT_ONCE):
                 # Looked for after the blobs: what is named now was stored before. And shortly before they go.
-                for name in sorted(set(some) - self._known(some)):
-                    if old[name] == "plan":
-                        removed += self._hidden(name)
-                    else:
+                of_jobs = self._of_batch_jobs(some) if others else set()
+                for name in sorted(set(some) - self._known(some) - of_jobs):
+                    if old[name] == "data":  # no writer ever stores the same again
                         self._blobs.delete(name)
                         removed += 1
+                    else:
+                        removed += self._hidden(
+                            name, sweeping.LIVE if old[name] == "plan" else sweeping.TASKS
+                        )
         return removed
 
-    def _hidden(self, name: str) -> bool:
-        """Hide a plan that nothing names; whether that is still so. Another start may store the same one meanwhile."""
-        ticket = self._blobs.hide(name, sweeping.LIVE)
-        if self._known([name]):
+    def _unnamed(
+        self, age_s: float, names: Iterator[str] | None, *, others: bool
+    ) -> Iterator[dict[str, _Kind]]:
+        """What nothing names and is older than that, with what it is."""
+        oldest = time.time() - age_s
+        for some in _batches(self._blobs.everywhere() if names is None else names):
+            # Those of batch jobs, mostly all, are known without asking other shards. The place is asked last: it may charge for
+            # each question.
+            unknown = set(some) - self._of_batch_jobs(some)
+            unknown -= self._known(unknown)
+            yield {
+                name: kind for name in sorted(unknown) if (kind := self._kind(name, oldest, others=others))
+            }
+
+    def _hidden(self, name: str, kind: str) -> bool:
+        """Hide what nothing names; whether that is still so. Another writer may store the same meanwhile."""
+        ticket = self._blobs.hide(name, kind)
+        if self._known([name]) or (kind == sweeping.TASKS and self._of_batch_jobs([name])):
             self._blobs.unhide(name, ticket)
             return False
         return True
@@ -108,8 +144,9 @@ class LiveGarbage:
             keys = [name.encode() for name in names]
             return {key.decode() for table in (rows.BLOB, rows.GARBAGE) for key in view.get_many(table, keys)}
 
-    def _kind(self, name: str, oldest: float) -> Literal["plan", "data"] | None:
-        """Whether it is a plan, or a run or a frame, of this space, and as old as that; None: neither."""
+    def _kind(self, name: str, oldest: float, *, others: bool) -> _Kind | None:
+        """Whether it is a plan, or a run or a frame, of this space, and as old as that; None: neither (which ``others``
+        takes too), or younger."""
         stored_at = self._blobs.stored_at(name)
         if stored_at is None or stored_at >= oldest:
             return None
@@ -121,7 +158,7 @@ class LiveGarbage:
             incarnation, origin = self._client.shards[0].incarnation, origin_of(head)
             is_plan = note == plan_note(incarnation)
             is_data = (origin is not None and origin.space == incarnation) or is_frame(head, incarnation)
-        return "plan" if is_plan else "data" if is_data else None
+        return "plan" if is_plan else "data" if is_data else "other" if others else None
 
     def _swept(self, shard: int, names: Sequence[str]) -> Sequence[str]:
         outcome = self._client.submit(shard, Sweep(tuple(names)))

@@ -125,7 +125,7 @@ def release(client: StateClient) -> int:
 
 def release_if_it_can(client: StateClient) -> None:
     """The same after the end of a job. What cannot be done now is done by the next to look: a program that opens the space, and
-    ``worker.keeper``."""
+    ``compute.upkeep``."""
     with now_or_later:
         release(client)
 

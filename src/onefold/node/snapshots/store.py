@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from onefold.compute.blobs.backends import JETSTREAM, check_place, open_backend
 from onefold.compute.blobs.store import blob_name, file_blob_name
-from onefold.compute.blobs.sweeping import SNAPSHOTS, new_ticket
+from onefold.compute.blobs.sweeping import SNAPSHOTS, is_of_space, new_ticket
 from onefold.errors import InvalidArgument, LogCorrupt, Unavailable
 from onefold.machine.first_use import first_use
 
@@ -32,11 +32,13 @@ class Stored(NamedTuple):
 class Vault:
     """Stores and fetches whole files. Thread-safe. Raises Unavailable when the blob store does not answer."""
 
-    def __init__(self, backend: Backend, scratch: Path, *, apart: bool) -> None:
-        """``scratch``: a directory of this node for files on their way. ``apart``: whether it is elsewhere than the log."""
+    def __init__(self, backend: Backend, scratch: Path, *, apart: bool, space: str | None = None) -> None:
+        """``scratch``: a directory of this node for files on their way. ``apart``: whether it is elsewhere than the log.
+        ``space``: the incarnation of the space that is kept here; others may be kept in the same place."""
         self.apart = apart
         self.scratch = scratch
         self._backend = backend
+        self._space = space
         self._numbers = itertools.count()
         scratch.mkdir(parents=True, exist_ok=True)
         for left in scratch.iterdir():  # of a process that ended on the way
@@ -82,7 +84,7 @@ class Vault:
 
     def hide(self, name: str, kind: str = SNAPSHOTS) -> str:
         """Take a blob away, but keep a copy, whose ticket is returned."""
-        ticket = new_ticket(kind)
+        ticket = new_ticket(kind, self._space)
         self._backend.hide(name, ticket, self.scratch)
         return ticket
 
@@ -93,8 +95,13 @@ class Vault:
         return self._backend.unhide(name, ticket, self.scratch)
 
     def hidden(self) -> set[tuple[str, str]]:
-        """(name, ticket) of what is hidden."""
-        return self._backend.hidden(self.scratch)
+        """(name, ticket) of what is hidden. What another space has hidden is left out: only it knows what it needs."""
+        found = self._backend.hidden(self.scratch)
+        return {one for one in found if self._space is None or is_of_space(one[1], self._space)}
+
+    def other_spaces(self) -> frozenset[str]:
+        """None counts: a snapshot and an archive have the incarnation in their bytes, so no other space names them."""
+        return frozenset()
 
     def drop(self, name: str, ticket: str) -> None:
         """Remove the copy of a hidden blob."""
@@ -114,13 +121,13 @@ def place_of(text: str) -> str:
     return check_place(text)
 
 
-def open_vault(place: str, scratch: Path, link: Link | None, space: str) -> Vault:
-    """The vault at a place that ``place_of`` gave. Raises InvalidArgument."""
+def open_vault(place: str, scratch: Path, link: Link | None, space: str, incarnation: str) -> Vault:
+    """The vault of a space at a place that ``place_of`` gave. Raises InvalidArgument."""
     if place != JETSTREAM:
-        return Vault(open_backend(place), scratch, apart=True)
+        return Vault(open_backend(place), scratch, apart=True, space=incarnation)
     if link is None:
         raise InvalidArgument("snapshots in jetstream need a cluster")
     with first_use:
         from onefold.compute.blobs.jetstream import JetStreamBackend
 
-    return Vault(JetStreamBackend(link, space), scratch, apart=False)
+    return Vault(JetStreamBackend(link, space), scratch, apart=False, space=incarnation)

@@ -20,6 +20,8 @@ GARBAGE: Final = "state/l/garbage"
 """Blob -> the fold time in ms since which nothing names it, until it is swept."""
 GARBAGE_SINCE: Final = "state/l/garbage_since"
 """(fold time in ms, blob) -> nothing: the same by time."""
+LIVE_JOBS: Final = "state/l/jobs"
+"""Those of ``state.fold.live.rows``, whose module takes long to import: looked at before that is."""
 BLOB_CHARS_MAX: Final = 128
 
 _NUMBER = struct.Struct(">Q")

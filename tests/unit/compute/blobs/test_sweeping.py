@@ -86,6 +86,10 @@ class Stepping:
     def __init__(self, store: BlobStore, world: World, me: int) -> None:
         self.store, self._world, self._me = store, world, me
 
+    def other_spaces(self) -> frozenset[str]:
+        """No step: nobody else changes it here."""
+        return self.store.other_spaces()
+
     def __getattr__(self, name: str):
         def call(*arguments):
             self._world.turns.step(self._me)

@@ -7,6 +7,7 @@ module          what it has
 ``writers``     rows as writes of a map or a stream, or as calls of a function; those that cannot be written
 ``forwarder``   what commits send to other shards, done there once
 ``settling``    the same by those that end a job whose workers are gone
+``left``        what that is to end, found without what computes
 ``hop_rows``    rows on their way from one part of a job to the next
 ==============  ====================================================================================================
 

@@ -6,7 +6,6 @@ module                  what it has
 ``node_workers``        a node's work: on which jobs
 ``local_workers``       this process's workers, by job
 ``endings``             how a program ends a job
-``keeper``              what is done for the whole space periodically, with jobs and without: blobs that nothing names
 ``job_worker``          the thread of one job: claims, beats, observes, and works on its parts in turn
 ``standby``             whether a worker joins its job, or others are enough
 ``part_worker``         one part: its bundles, each read, computed and committed

@@ -12,10 +12,11 @@ import msgspec
 from onefold import config
 from onefold.fold.api import Store, StoreView, prefix_stop
 from onefold.state.encoding.keys import decode_key, encode_key
+from onefold.state.fold.blobs import LIVE_JOBS
 from onefold.state.fold.live.ops import Counters, PartSpec, Position, RunId, RunKind
 from onefold.state.fold.streams import rows as stream_rows
 
-JOBS: Final = "state/l/jobs"
+JOBS: Final = LIVE_JOBS
 """Job -> ``JobRow``."""
 FENCED: Final = "state/l/fenced"
 """Job -> the newest reservation of its name under which none is begun any more."""

@@ -15,7 +15,7 @@ import onefold as of
 from onefold import agg
 from onefold.compute.jobs import state as jobs
 from onefold.compute.live.worker.job_worker import JobWorker
-from onefold.compute.live.worker.keeper import Keeper
+from onefold.compute.upkeep.keeper import Keeper
 from onefold.shard.embedded import EmbeddedShard
 from onefold.state.fold.live import rows as live_rows
 from support.live_clicks import wait_for

@@ -18,7 +18,7 @@ from onefold.compute.code import functions
 from onefold.compute.live.client import LiveJob
 from onefold.compute.live.garbage import LiveGarbage
 from onefold.compute.live.run_bytes import Origin, plan_note, seal
-from onefold.compute.live.worker.keeper import Keeper
+from onefold.compute.upkeep.keeper import Keeper
 from onefold.folds import blob_tables
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

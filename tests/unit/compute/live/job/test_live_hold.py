@@ -19,7 +19,7 @@ from onefold.compute.live.bundles import Delta, Worker
 from onefold.compute.live.client import LiveJob
 from onefold.compute.live.holds import Holding
 from onefold.compute.live.worker import local_workers
-from onefold.compute.live.worker.keeper import Keeper
+from onefold.compute.upkeep.keeper import Keeper
 from onefold.doctor.state_blobs import check_garbage
 from onefold.errors import JobFailed
 from onefold.state.core.client import StateClient

@@ -18,7 +18,7 @@ from onefold.compute.blobs.shared import SharedBlobs
 from onefold.compute.blobs.store import BlobStore
 from onefold.compute.live.garbage import LiveGarbage
 from onefold.compute.live.run_bytes import Origin, origin_of, seal
-from onefold.compute.live.worker.keeper import Keeper
+from onefold.compute.upkeep.keeper import Keeper
 from onefold.doctor.state_blobs import check_garbage, check_named
 from onefold.folds import blob_tables
 from onefold.state.fold.streams.ops import STREAM_BLOBS_VERSION, Append, AppendBlob
@@ -296,7 +296,7 @@ def test_blobs_that_machines_share_are_listed_less_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[str] = []
-    monkeypatch.setattr(LiveGarbage, "remove_unnamed", lambda _: looks.append("look") or 0)
+    monkeypatch.setattr(LiveGarbage, "remove_unnamed", lambda *_, **__: looks.append("look") or 0)
     with of.connect(tmp_path / "space") as db:
         (tmp_path / "shared").mkdir()
         there = SharedBlobs(tmp_path / "cache", open_backend(f"dir:{tmp_path / 'shared'}"))
@@ -308,7 +308,7 @@ def test_blobs_that_machines_share_are_listed_less_often(
                 monkeypatch.setattr(type(db._state.env), "boot_s", lambda _, now=now: now)
                 keeper.look()
                 monkeypatch.undo()
-                monkeypatch.setattr(LiveGarbage, "remove_unnamed", lambda _: looks.append("look") or 0)
+                monkeypatch.setattr(LiveGarbage, "remove_unnamed", lambda *_, **__: looks.append("look") or 0)
             assert len(looks) == most
 
 
