@@ -200,11 +200,18 @@ def test_a_folder_moves_to_a_cluster_as_it_was_at_a_moment(
         time.sleep(0.01)
         db.map("m").clear()
         backup(db._shards, tmp_path / "b", blob_tables=(BLOB,))
-    space = new()
-    info, made = restore_space(tmp_path / "b", servers.url(space, "admin"), to_ms=to_ms)
-    assert (info.shards, made.missing_blobs) == (SHARDS, ())
-    with of.connect(servers.url(space)) as db:
-        assert seen(db) == expected
+    places = set()
+    for _ in range(2):  # both are given one place, and share nothing there
+        space = new()
+        info, made = restore_space(
+            tmp_path / "b", servers.url(space, "admin"), to_ms=to_ms, blobs=f"dir:{tmp_path}/shared"
+        )
+        assert (info.shards, made.missing_blobs) == (SHARDS, ())
+        with of.connect(servers.url(space)) as db:
+            assert seen(db) == expected
+        places.add(info.blobs)
+    assert {Path(place.removeprefix("dir:")) for place in places} == {*(tmp_path / "shared").iterdir()}
+    assert len(places) == 2
 
 
 def test_an_empty_space_and_untouched_shards(servers: LocalServers, new: Any, tmp_path: Path) -> None:

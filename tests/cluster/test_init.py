@@ -41,7 +41,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServers]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServers]:
-    found = LocalServers.start(tmp_path_factory.mktemp("alone"), 1, spaces=["a", "b"])
+    found = LocalServers.start(tmp_path_factory.mktemp("alone"), 1, spaces=["a", "b", "c"])
     yield found
     found.stop()
 
@@ -106,6 +106,21 @@ def test_too_few_servers(alone: LocalServers) -> None:
     assert done.returncode == 1 and "too few for 3 copies" in done.stderr and "--replicas 1" in done.stderr
     done = onefold("init", "--url", alone.url("a", "admin"), "--replicas", "1", "--json")
     assert json.loads(done.stdout)["replicas"] == 1
+
+
+def test_each_space_has_a_folder_of_its_own_in_a_place_for_blobs(alone: LocalServers, tmp_path: Path) -> None:
+    place = f"dir:{tmp_path}/shared"
+    found = set()
+    for space in ("b", "c"):
+        line = ("init", "--url", alone.url(space, "admin"), "--replicas", "1", "--json", "--blobs")
+        said = json.loads(onefold(*line, place).stdout)
+        assert said["blobs"] == place and said["blobs_at"] == f"{place}/{space}-{said['incarnation']}"
+        for again in (place, said["blobs_at"]):
+            assert json.loads(onefold(*line, again).stdout) == said
+        other = onefold(*line, f"dir:{tmp_path}/other")
+        assert other.returncode == 1 and f"blobs in {place} and not" in other.stderr
+        found.add(said["blobs_at"])
+    assert len(found) == 2
 
 
 def test_five_copies_on_three_servers(servers: LocalServers) -> None:

@@ -67,7 +67,7 @@ def restore_space(
     ``to_ms``, ``lost``: as ``backup.backup.restore``. ``replicas``, ``blobs``: as ``setup.set_up_space``; shards are those
     of the backup. Raises as both, and SpaceError when there is a space of that name.
     """
-    from onefold.compute.blobs.backends import JETSTREAM, check_place
+    from onefold.compute.blobs.backends import JETSTREAM, check_place, own_place
     from onefold.log.jetstream.client.address import parse_address
     from onefold.log.jetstream.client.link import Link
 
@@ -90,7 +90,7 @@ def restore_space(
                     link.address.space,
                     len(manifest.shards),
                     replicas if replicas is not None else 3,
-                    blobs=blobs or JETSTREAM,
+                    blobs=partial(own_place, blobs or JETSTREAM, link.address.space),
                     beginning=beginning,
                 )
         return info, made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from onefold import config
@@ -34,7 +35,7 @@ def set_up_space(
     there must have them. Raises InvalidArgument; SpaceError (wrong credential, no JetStream, too few servers, made otherwise);
     Unavailable, Timeout: it may be half made, do it again.
     """
-    from onefold.compute.blobs.backends import JETSTREAM, check_place
+    from onefold.compute.blobs.backends import JETSTREAM, check_place, own_place
     from onefold.fold import authority
     from onefold.log.jetstream import admin, names
     from onefold.log.jetstream.client.address import parse_address
@@ -57,7 +58,7 @@ def set_up_space(
                         space,
                         shards or 1,
                         3 if replicas is None else replicas,
-                        blobs=blobs or JETSTREAM,
+                        blobs=partial(own_place, blobs or JETSTREAM, space),
                         first=authority.first_record(SYSTEM),
                     )
                 )
@@ -104,9 +105,12 @@ def check_servers(link: Link, replicas: int) -> None:
 def _check_same(
     link: Link, found: SpaceInfo, shards: int | None, replicas: int | None, blobs: str | None
 ) -> None:
-    if blobs is not None and blobs != found.blobs:
+    from onefold.compute.blobs.backends import named_place
+
+    named = named_place(found.blobs, found.space, found.incarnation)
+    if blobs is not None and blobs not in (named, found.blobs):
         raise SpaceError(
-            f"{link.address}: there is a space already, with its blobs in {found.blobs} and not {blobs}, which is fixed. "
+            f"{link.address}: there is a space already, with its blobs in {named} and not {blobs}, which is fixed. "
             "Use it as it is, or make one of another name"
         )
     for what, asked, has in (("shards", shards, found.shards), ("copies", replicas, found.replicas)):

@@ -21,11 +21,13 @@ def init(
     """Make a space on a NATS cluster that others run, with a credential that may create streams. Again: a space that an
     earlier release made gets what is missing, and nothing else changes.
 
-    JSON: {url, space, incarnation, shards, replicas, blobs}.
+    JSON: {url, space, incarnation, shards, replicas, blobs, blobs_at}; blobs: as --blobs names the place; blobs_at: where in it
+    those of this space are.
     """
     import os
 
     from onefold.cluster.setup import set_up_space
+    from onefold.compute.blobs.backends import named_place
     from onefold.errors import InvalidArgument
     from onefold.log.jetstream.client.address import is_nats, parse_address
 
@@ -48,7 +50,8 @@ def init(
                 "incarnation": info.incarnation,
                 "shards": info.shards,
                 "replicas": info.replicas,
-                "blobs": info.blobs,
+                "blobs": named_place(info.blobs, info.space, info.incarnation),
+                "blobs_at": info.blobs,
             }
         )
         return

@@ -2,6 +2,8 @@
 
 Chosen by text that is kept in the space (``onefold init --blobs``):
 
+A space has a folder of its own there (``own_place``); those that releases up to 0.5.0 made have the place itself.
+
 - ``dir:/shared/path``: a directory that every machine has under this path.
 - ``s3://bucket/prefix`` or another fsspec URL; ``?endpoint_url=...&region_name=...`` for stores other than Amazon's. Keys come
   from the environment of each process and are not kept.
@@ -23,11 +25,14 @@ from onefold.backoff import Backoff, retried
 from onefold.compute.blobs.shared import Backend
 from onefold.compute.blobs.store import BlobStore, BlobsUnavailable
 from onefold.errors import InvalidArgument
+from onefold.files import sync
 from onefold.machine.undisturbed import is_interrupt
 
 T = TypeVar("T")
 JETSTREAM: Final = "jetstream"
 _OPTIONS: Final = frozenset({"endpoint_url", "region_name"})
+_CLAIMS: Final = "spaces"
+"""Where a place that several spaces may have says which have blobs in it."""
 _TRY_AGAIN_S: Final = 0.2
 _TRY_AGAIN_S_MAX: Final = 2.0
 
@@ -63,22 +68,42 @@ def check_place(place: str) -> str:
     )
 
 
-def open_backend(place: str) -> Backend:
-    """The backend of a place other than ``jetstream``, which needs a connection. Raises InvalidArgument."""
+def own_place(place: str, space: str, incarnation: str) -> str:
+    """Where a new space keeps its blobs in a place that was named for it: a folder of its own, so that several may be given one
+    place, and one that is restored never meets the blobs of the one that it was."""
+    if place == JETSTREAM:
+        return place
+    path, question, options = place.partition("?")
+    return f"{path.rstrip('/')}/{space}-{incarnation}{question}{options}"
+
+
+def named_place(place: str, space: str, incarnation: str) -> str:
+    """What ``own_place`` was made from; of a space of an earlier release the place itself, which others may have too."""
+    path, question, options = place.partition("?")
+    return f"{path.removesuffix(f'/{space}-{incarnation}')}{question}{options}"
+
+
+def open_backend(place: str, named: str | None = None) -> Backend:
+    """The backend of a place other than ``jetstream``, which needs a connection. ``named``: what ``own_place`` has made it from,
+    so that it is of one space. Raises InvalidArgument."""
     check_place(place)
+    is_own = named is not None and named != place
     if place.startswith("dir:"):
-        return DirectoryBackend(Path(place.removeprefix("dir:")))
+        share = Path(named.removeprefix("dir:")) if is_own and named is not None else None
+        return DirectoryBackend(Path(place.removeprefix("dir:")), share)
     if place == JETSTREAM:
         raise InvalidArgument("blobs in jetstream are reached through the space's own connection")
-    return ObjectStoreBackend(place)
+    return ObjectStoreBackend(place, is_of_one_space=is_own)
 
 
 class DirectoryBackend:
     """A directory that all machines see, such as one of a file server."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, share: Path | None = None) -> None:
+        """``share``: the directory that is there before anything is stored, where this one is in it and of one space."""
         self._files = BlobStore(directory)
         self._directory = directory
+        self._share = share
 
     @property
     def place(self) -> str:
@@ -165,16 +190,39 @@ class DirectoryBackend:
 
     @property
     def is_of_one_space(self) -> bool:
-        """Two spaces may have been made with one directory."""
-        return False
+        """Earlier releases may have made two spaces with one directory."""
+        return self._share is not None
+
+    def claim(self, space: str) -> None:
+        """Leave a file of this name."""
+
+        def make() -> None:
+            path = self._directory / _CLAIMS / space
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+                sync(path.parent)
+
+        self._now(make)
+
+    def claims(self) -> set[str]:
+        """The files that were left."""
+
+        def look() -> set[str]:
+            self._check_there()
+            folder = self._directory / _CLAIMS
+            return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+        return self._now(look)
 
     def close(self) -> None:
         """Nothing to release."""
 
     def _check_there(self) -> None:
         # A share that is not mounted looks like an empty one: its blobs are not lost.
-        if not self._directory.is_dir():
-            raise BlobsUnavailable(f"the folder of shared blobs {self._directory} is not there; mount it")
+        share = self._share or self._directory
+        if not share.is_dir():
+            raise BlobsUnavailable(f"the folder of shared blobs {share} is not there; mount it")
 
     def _now(self, do: Callable[[], T]) -> T:
         try:
@@ -190,8 +238,11 @@ class DirectoryBackend:
 class ObjectStoreBackend:
     """A bucket of an object store, through fsspec. An object appears whole or not at all."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, is_of_one_space: bool = False) -> None:
+        """``is_of_one_space``: whether the prefix was made for this space."""
         import fsspec
+
+        self._is_of_one_space = is_of_one_space
 
         parts = urlsplit(url)
         self._url = url.split("?", maxsplit=1)[0].rstrip("/")
@@ -294,7 +345,7 @@ class ObjectStoreBackend:
 
         for key in self._patiently(f"listed in {self._url}", look):
             folder, _, name = key.rpartition("/")
-            if folder.rpartition("/")[2] == name[:2]:
+            if folder.endswith(f"{self._root}/{name[:2]}"):  # not those of a space whose prefix is below
                 yield name
 
     def stored_at(self, name: str) -> float | None:
@@ -321,8 +372,25 @@ class ObjectStoreBackend:
 
     @property
     def is_of_one_space(self) -> bool:
-        """Two spaces may have been made with one prefix."""
-        return False
+        """Earlier releases may have made two spaces with one prefix."""
+        return self._is_of_one_space
+
+    def claim(self, space: str) -> None:
+        """Leave an object of this name."""
+        key = f"{self._root}/{_CLAIMS}/{space}"
+        if not self._is_there(key):
+            self._patiently(f"stored in {self._url}", lambda: self._fs.pipe_file(key, b"1"))
+
+    def claims(self) -> set[str]:
+        """The objects that were left."""
+
+        def look() -> set[str]:
+            try:
+                return {str(key).rpartition("/")[2] for key in self._fs.find(f"{self._root}/{_CLAIMS}")}
+            except FileNotFoundError:
+                return set()
+
+        return self._patiently(f"looked for in {self._url}", look)
 
     def _found_aside(self, name: str) -> bool:
         """Put back any copy of a hidden object; whether there was one. It stays aside, as in ``BlobStore.unhide``."""

@@ -175,6 +175,13 @@ class JetStreamBackend:
         """The bucket is the space's."""
         return True
 
+    def claim(self, space: str) -> None:
+        """The stream is named after the space."""
+
+    def claims(self) -> set[str]:
+        """None: nobody shares it."""
+        return set()
+
     def _purge(self, what: dict[str, Any]) -> None:
         def purge() -> None:
             answer = self._link.request(

@@ -32,10 +32,12 @@ def store_of(shard: Shard) -> BlobStore | None:
 def backend_of(link: Link, info: SpaceInfo) -> Backend:
     """The place itself where the blobs of a cluster's space are. The link stays its owner's. Raises InvalidArgument when this
     program cannot reach it."""
-    from onefold.compute.blobs.backends import JETSTREAM, open_backend
+    from onefold.compute.blobs.backends import JETSTREAM, named_place, open_backend
     from onefold.compute.blobs.jetstream import JetStreamBackend
 
-    return JetStreamBackend(link, info.space) if info.blobs == JETSTREAM else open_backend(info.blobs)
+    if info.blobs == JETSTREAM:
+        return JetStreamBackend(link, info.space)
+    return open_backend(info.blobs, named_place(info.blobs, info.space, info.incarnation))
 
 
 def fetch_base(link: Link, info: SpaceInfo, shard: int, path: Path) -> bool:
@@ -58,4 +60,4 @@ def shared_store(link: Link, info: SpaceInfo, directory: Path) -> BlobStore:
     """The blobs of a cluster's space, with a cache in ``directory``. The link stays its owner's."""
     from onefold.compute.blobs.shared import SharedBlobs
 
-    return SharedBlobs(directory, backend_of(link, info))
+    return SharedBlobs(directory, backend_of(link, info), space=info.incarnation)

@@ -84,9 +84,45 @@ class Backend(Protocol):
         """Whether no other space can have blobs in the place."""
         ...
 
+    def claim(self, space: str) -> None:
+        """Note in a place that several may have that this space has blobs in it."""
+        ...
+
+    def claims(self) -> set[str]:
+        """The spaces that have noted so."""
+        ...
+
     def close(self) -> None:
         """Release what belongs to this process."""
         ...
+
+
+class Claim:
+    """What a space leaves in a place that it may have in common with others, before it stores or removes anything there.
+
+    The names of blobs are hashes of their content, so two spaces may name one blob, and each knows only of itself. Both note that
+    they are there before they store, and a sweeper looks for others after it has noted so itself: then it removes nothing that
+    another one may name. Places of one space need none of this.
+    """
+
+    def __init__(self, backend: Backend, space: str | None) -> None:
+        """``space``: its incarnation; None: nobody shares the place."""
+        self._backend = backend
+        self._space = None if backend.is_of_one_space else space
+        self._is_made = False
+
+    def make(self) -> None:
+        """Once in a process. Raises BlobsUnavailable."""
+        if self._space is not None and not self._is_made:
+            self._backend.claim(self._space)
+            self._is_made = True
+
+    def others(self) -> frozenset[str]:
+        """The other spaces in the place. Raises BlobsUnavailable."""
+        if self._space is None:
+            return frozenset()
+        self.make()
+        return frozenset(self._backend.claims() - {self._space})
 
 
 class CachedBlobs(BlobStore, ABC):
@@ -142,10 +178,17 @@ class SharedBlobs(CachedBlobs):
     """A cache of a backend. Thread-safe; processes of a machine may share the directory."""
 
     def __init__(
-        self, directory: Path, backend: Backend, *, cache_bytes_max: int = config.BLOB_CACHE_BYTES_MAX
+        self,
+        directory: Path,
+        backend: Backend,
+        *,
+        space: str | None = None,
+        cache_bytes_max: int = config.BLOB_CACHE_BYTES_MAX,
     ) -> None:
+        """``space``: the incarnation of the space whose blobs these are."""
         super().__init__(directory)
         self.backend = backend
+        self._claim = Claim(backend, space)
         self._cache_bytes_max = cache_bytes_max
         self._came_in = 0
         self._fetching: dict[str, threading.Lock] = {}
@@ -180,6 +223,7 @@ class SharedBlobs(CachedBlobs):
         path = self.path(name)
         if not path.exists():
             return False
+        self._claim.make()
         self.backend.put(name, path)
         return True
 
@@ -227,6 +271,10 @@ class SharedBlobs(CachedBlobs):
         """Whether no other space can have blobs in that place."""
         return self.backend.is_of_one_space
 
+    def other_spaces(self) -> frozenset[str]:
+        """Other spaces that have blobs in that place. Raises BlobsUnavailable."""
+        return self._claim.others()
+
     def close(self) -> None:
         """Release what belongs to this process."""
         with self._lock:
@@ -259,6 +307,7 @@ class SharedBlobs(CachedBlobs):
     def _upload(self, name: str) -> None:
         path = self.path(name)
         self._grew(path)
+        self._claim.make()
         self.backend.put(name, path)
 
     def _download(self, name: str) -> None:

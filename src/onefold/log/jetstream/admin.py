@@ -77,14 +77,14 @@ def make_space(
     shards: int = 1,
     replicas: int = 3,
     *,
-    blobs: str = "jetstream",
+    blobs: str | Callable[[str], str] = "jetstream",
     env: Env = SYSTEM,
     beginning: Beginning | None = None,
     first: bytes | None = None,
 ) -> SpaceInfo:
-    """Make a space, or find the one that is there already, whatever shards it has. ``blobs``: where results of jobs are kept.
-    ``beginning``: what it holds from the first moment on; then SpaceError when there is one already. ``first``: the record with
-    which each log begins, published where only nodes may publish.
+    """Make a space, or find the one that is there already, whatever shards it has. ``blobs``: where results of jobs are kept, or
+    what says that for an incarnation. ``beginning``: what it holds from the first moment on; then SpaceError when there is one
+    already. ``first``: the record with which each log begins, published where only nodes may publish.
 
     Raises InvalidArgument; SpaceError (the credential may not create streams, too few servers); Unavailable and Timeout: it may
     be half made, so make it again.
@@ -99,7 +99,9 @@ def make_space(
         if beginning is not None:
             raise taken(link)
         return found
-    made = SpaceInfo(space, new_id("i", env), shards, replicas, env.wall_ms(), blobs=blobs)
+    incarnation = new_id("i", env)
+    place = blobs if isinstance(blobs, str) else blobs(incarnation)
+    made = SpaceInfo(space, incarnation, shards, replicas, env.wall_ms(), blobs=place)
     _create(link, _record_stream(space, replicas))
     make_blobs(link, made)
     try:
