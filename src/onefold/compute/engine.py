@@ -45,15 +45,17 @@ class Engine(JobClient):
         blobs: BlobStore | None = None,
         code: Code = "pickle",
         owns_space: bool = True,
+        tidies: bool = True,
     ) -> None:
         """``blobs``: instead of the space's own. ``code``: which functions of jobs this process runs (``functions.load``).
-        ``owns_space``: whether closing closes the space too."""
+        ``owns_space``: whether closing closes the space too. ``tidies``: whether it removes files that dead processes left."""
         self._owns_space, self._owns_blobs = owns_space, blobs is None
         self._scratch: Path | None = None
         super().__init__(
             shard, env=env, code=code, blobs=blobs if blobs is not None else self._own_blobs(shard)
         )
-        self.blobs.sweep_temporary()
+        if tidies and not getattr(shard, "read_only", False):
+            self.blobs.sweep_temporary()
         self.results = Results(self)
         self.garbage = Garbage(self)
         self._runners: dict[str, Runner] = {}
@@ -73,7 +75,7 @@ class Engine(JobClient):
         if blobs is not None:
             return blobs
         if shard.directory is not None:
-            return BlobStore(shard.directory / "blobs")
+            return BlobStore(shard.directory / "blobs", read_only=bool(getattr(shard, "read_only", False)))
         import tempfile
 
         self._scratch = Path(tempfile.mkdtemp(prefix="onefold-"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
@@ -14,13 +16,14 @@ from onefold.database.jobs import DatabaseJobs
 from onefold.database.sources import DatabaseSources
 from onefold.database.sweeping import Sweeping
 from onefold.errors import InvalidArgument
-from onefold.folds import folds, has_live_jobs
+from onefold.folds import folds, has_live_jobs, is_named
 from onefold.machine import forks
 from onefold.machine.first_use import first_use
 from onefold.machine.undisturbed import undisturbed, wait_until_mended
 from onefold.state.encoding.names import check_text
 
 if TYPE_CHECKING:
+    from onefold.compute.blobs.store import BlobStore
     from onefold.compute.bounded.stream_ranges import StreamRanges
     from onefold.compute.engine import Engine
     from onefold.compute.live_starting import LiveHost
@@ -61,6 +64,8 @@ class Database(DatabaseJobs, DatabaseSources):
         self._lock = threading.Lock()
         self._sweeping = Sweeping(self._shards, lambda: self._state, lambda: self._engine.blobs)
         self._pid = forks.process
+        self._present: Database | None = None
+        """Of a database as it was: the one that it is the past of."""
         if token is not None:
             _ = self._state  # a wrong token is reported at once
 
@@ -90,7 +95,10 @@ class Database(DatabaseJobs, DatabaseSources):
                 with first_use:
                     from onefold.compute.engine import Engine
 
-                self._jobs = Engine(self._shard)
+                blobs = None if self._present is None else self._present._past_blobs()
+                self._jobs = Engine(
+                    self._shard, blobs=blobs, tidies=blobs is None and not self._sweeping.is_left
+                )
                 self._jobs.streams = self._stream_ranges
                 self._jobs.check_name = self._check_no_live_job
                 self._jobs.free_name = self._free_name
@@ -296,14 +304,17 @@ class Database(DatabaseJobs, DatabaseSources):
 
         Raises:
             InvalidArgument, TokenError: definite; a moment in the future; a malformed token, or one of another space.
-            TooOld: definite; the log no longer goes back so far. The message names the oldest moment.
+            TooOld: definite; the log no longer goes back so far. The message names the oldest moment. Reading raises it too, for
+                records of a stream that retention has removed since, and for data of a table that a later run has replaced:
+                what is in blobs is kept for some minutes only.
         """
         from onefold.state.past import PastClient, past_shards
 
         self._check_process()
         past = Database(past_shards(self._shards, folds, when))
+        past._present = self
         past._client = PastClient(past._shards)
-        past._client.large_frames = self._large_frames
+        past._client.large_frames = past._large_frames
         return past
 
     def collections(self) -> list[Collection]:
@@ -321,7 +332,18 @@ class Database(DatabaseJobs, DatabaseSources):
         with first_use:
             from onefold.compute.live.inputs.stream_blobs import large_frames
 
-        return large_frames(self._shard, lambda: self._engine.blobs, self._sweeping.keep)
+        if self._present is None:
+            return large_frames(self._shard, lambda: self._engine.blobs, self._sweeping.keep)
+        frames = large_frames(self._present._shard, lambda: self._engine.blobs)
+        return frames and dataclasses.replace(frames, present=self._present._state)
+
+    def _past_blobs(self) -> BlobStore:
+        """The blobs, for the past of this database."""
+        with first_use:
+            from onefold.compute.blobs.past import PastBlobs
+        from onefold.space.kept_log import reach_of
+
+        return PastBlobs(self._engine.blobs, partial(is_named, self._shards), partial(reach_of, self._shards))
 
     def _stream_ranges(self) -> StreamRanges:
         with first_use:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from onefold.shard.api import Shard
 from onefold.shard.embedded import EmbeddedShard
 from onefold.shard.log_keep import KEEP_ALL
-from onefold.space.log_prefix import time_at
+from onefold.space.log_prefix import as_time, time_at
 from onefold.store.tables import oldest_readable
 
 
@@ -49,3 +49,12 @@ def kept_log(shards: Sequence[Shard]) -> KeptLog | None:
         if (first := shard.log.first) > 1
     ]
     return KeptLog(bound, bool(reaches), max(reaches, default=0))
+
+
+def reach_of(shards: Sequence[Shard]) -> str:
+    """A sentence that says how far back ``db.at`` reaches, with a space behind it; empty where that is the beginning, or the log
+    is not in a folder."""
+    kept = kept_log(shards)
+    if kept is None or not kept.trimmed:
+        return ""
+    return f"The log was cut (`log_keep`), and db.at reaches back to {as_time(kept.at_from_ms)} at most. "

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from onefold.compute.blobs.past import BlobFreed
 from onefold.compute.blobs.store import BlobMissing, BlobStore, blob_name
 from onefold.compute.frames import data_types
 from onefold.compute.plan.stages import PartialOutput
@@ -111,6 +112,8 @@ def read(blobs: BlobStore, plan: str) -> Description:
     """
     try:
         data = blobs.get(plan)
+    except BlobFreed:
+        raise
     except BlobMissing:
         raise PlanMissing(plan) from None
     if blob_name(data) != plan:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 from onefold import config
-from onefold.errors import AppendUnknown, InvalidValue, OnefoldError, SpaceError, Unavailable
+from onefold.errors import AppendUnknown, InvalidValue, OnefoldError, SpaceError, TooOld, Unavailable
 from onefold.machine.undisturbed import best_effort, is_interrupt, let_pass
 from onefold.state.core.consistency import STRONG
 from onefold.state.fold import blobs as named_blobs
@@ -66,6 +66,8 @@ class LargeFrames:
     """Frames of this size together fit into one record."""
     stored: Callable[[], None] = lambda: None
     """Called when something was stored."""
+    present: StateClient | None = None
+    """Where the client reads the past: one that reads the present of the same space."""
     _ready: set[int] = field(default_factory=set)
     """Shards that are known to apply records with blobs."""
 
@@ -261,17 +263,17 @@ def with_frames(layout: Layout, partition: int, runs: Sequence[Run]) -> Iterator
     blobs = frames.blobs()
     blobs.prefetch(names)
     for run in runs:
-        yield run._replace(frame=_frame(blobs, layout, partition, run)) if run.blob else run
+        yield run._replace(frame=_frame(frames, layout, partition, run)) if run.blob else run
 
 
-def _frame(blobs: Blobs, layout: Layout, partition: int, run: Run) -> bytes:
+def _frame(frames: LargeFrames, layout: Layout, partition: int, run: Run) -> bytes:
     behind = run.offset + run.count
     where = (
         f"stream {layout.name!r}, partition {partition}: the records from {run.offset} to {behind - 1} are in "
         f"blob {run.blob[:16]}…"
     )
     try:
-        data = blobs.find(run.blob)
+        data = frames.blobs().find(run.blob)
     except Unavailable as error:
         let_pass(error)
         raise _placed(
@@ -279,8 +281,14 @@ def _frame(blobs: Blobs, layout: Layout, partition: int, run: Run) -> bytes:
         ) from error
     if data is not None and hashlib.blake2b(data, digest_size=32).hexdigest() == run.blob and is_frame(data):
         return data[_HEAD_BYTES:]
-    with layout.client.shards[layout.shard(partition)].view() as view:
+    with (frames.present or layout.client).shards[layout.shard(partition)].view() as view:
         head = stream_rows.head_of(view, layout.name, partition)
+    if frames.present is not None and run.offset < head.first:
+        raise TooOld(
+            f"{where}, which was removed with them: retention has removed all before offset {head.first} since. The content of "
+            "large records is kept for some minutes after that, however long the log is kept. Restore a backup of that time, or "
+            f"read on from offset {behind}"
+        )
     check_offset(head, layout.name, partition, run.offset)
     advice = (
         f"`onefold doctor` says what else is; restore a backup that has it, or read on from offset {behind} (a consumer does "
