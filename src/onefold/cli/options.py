@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -55,17 +55,40 @@ class Place:
     json: bool = False
 
     def open(self, *, create: bool = False, weakly: bool = False) -> Database:
-        """Connect. A command that reads makes nothing: SpaceError when there is no space. Ends with wrong usage for a URL that
-        cannot be one. ``weakly``: for reading only what can be read without waiting for servers that are away."""
+        """Connect, for a command that may write. SpaceError when there is no space. Ends with wrong usage for a URL that cannot
+        be one. ``weakly``: for reading only what can be read without waiting for servers that are away."""
+        if weakly:
+            return self._connect(
+                create=False, read_only=True, consistency="eventual", timeout=_WEAK_TIMEOUT_S
+            )
+        return self._connect(create=create)
+
+    def looking(self) -> Database:
+        """Connect for a command that says what there is, and changes nothing. A space in a folder is opened read-only, and shows
+        all that was committed at any level; none waits for a transaction that a dead program left. On a cluster a look appends a
+        record to each log, as any strong read does."""
+        from onefold.db import target_of
+        from onefold.errors import InvalidArgument
+
+        try:
+            here = not target_of(self.url).startswith(("memory:", "nats:", "tls:"))
+        except InvalidArgument as error:
+            raise typer.BadParameter(str(error), param_hint="--url") from None
+        return self._connect(create=False, read_only=True, consistency="eventual") if here else self.reading()
+
+    def reading(self) -> Database:
+        """Connect for a command that reads data. A read may have to end a transaction that a dead program left, so it may write;
+        but nothing is removed or trimmed on the way."""
+        db = self._connect(create=False)
+        db._sweeping.leave_to_others()
+        return db
+
+    def _connect(self, **options: Any) -> Database:
         from onefold.db import connect
         from onefold.errors import InvalidArgument
 
         try:
-            if weakly:
-                return connect(
-                    self.url, create=False, read_only=True, consistency="eventual", timeout=_WEAK_TIMEOUT_S
-                )
-            return connect(self.url, create=create)
+            return connect(self.url, **options)
         except InvalidArgument as error:
             raise typer.BadParameter(str(error), param_hint="--url") from None
 

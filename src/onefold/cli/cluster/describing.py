@@ -206,7 +206,7 @@ def checks(where: Place, url: str, *, deep: bool, fix: bool) -> Iterator[Check]:
         )
         return
     try:
-        with where.open() as db:
+        with where.open() if fix else where.looking() as db:
             yield _nodes(db)
             yield _nodes_only(db)
             yield from check_state(db._state)
@@ -214,7 +214,7 @@ def checks(where: Place, url: str, *, deep: bool, fix: bool) -> Iterator[Check]:
                 yield check_named(db._state, db._engine.blobs)
             else:
                 yield Check("blobs", "skipped", "not looked at (use --deep)")
-            yield check_garbage(db._state, db._engine.blobs, fix=fix)
+            yield check_garbage(db._state, db._engine.blobs, fix=fix, deep=deep)
     except OnefoldError as error:
         yield Check("state", "problem", str(error), "See the checks above; then run the doctor again")
 

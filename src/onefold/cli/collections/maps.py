@@ -42,7 +42,7 @@ def _version(text: str | None) -> Version | None:
 
 @contextlib.contextmanager
 def _opened(where: Place, at: str | None) -> Iterator[Database]:
-    with where.open() as db:
+    with where.reading() as db:
         if at is None:
             yield db
             return
@@ -228,7 +228,7 @@ def watch(
     text = key if key is not None else prefix
     wanted = None if text is None else keys.parse_key(text, as_json=json_key)
     timeout_s = duration(timeout, "--timeout")
-    with where.open() as db:
+    with where.reading() as db:
         changes = db.map(name).watch(wanted, start=start, initial=initial, timeout=timeout_s)
         with ended_from_outside(changes.close):
             _print_changes(changes, where, only=wanted if key is not None else None)

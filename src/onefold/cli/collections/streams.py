@@ -51,7 +51,7 @@ def list_streams(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption 
     """
     where = place(ctx, url, as_json)
     found: list[dict[str, Any]] = []
-    with where.open() as db:
+    with where.looking() as db:
         for one in db.collections():
             if one.kind == "stream":
                 stream: Stream[Any] = db.stream(one.name)
@@ -96,7 +96,7 @@ def show(ctx: typer.Context, name: NameArgument, url: UrlOption = None, as_json:
     from onefold.state.streams.groups import groups_of
 
     where = place(ctx, url, as_json)
-    with where.open() as db:
+    with where.looking() as db:
         stream = _there(db, name)
         positions = stream.positions()
         heads, _ = stream.layout.heads(positions)
@@ -164,7 +164,7 @@ def groups(
     from onefold.state.streams.groups import groups_of
 
     where = place(ctx, url, as_json)
-    with where.open() as db:
+    with where.looking() as db:
         found = groups_of(_there(db, name))
     if where.json:
         output.emit([_group(one) for one in found])
@@ -224,7 +224,7 @@ def tail(
     if timeout is not None and not follow:
         raise typer.BadParameter("only with --follow, which waits", param_hint="--timeout")
     begin, timeout_s = None if start is None else _start(start), duration(timeout, "--timeout")
-    with where.open() as db:
+    with where.reading() as db:
         stream: Stream[Any] = db.stream(name) if follow else _there(db, name)
         if partition is not None and partition >= stream.partitions:
             raise typer.BadParameter(

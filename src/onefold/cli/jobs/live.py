@@ -51,7 +51,7 @@ def live(
     from onefold.display.text import ACTIVE
 
     where = place(ctx, url, as_json)
-    with where.open() as db:
+    with where.looking() as db:
         if watch:
             _watch(db, name, where)
             return
@@ -198,7 +198,7 @@ def late(
     JSON: {name, count, rows: [{the event's columns ..., _partition, _offset, _time, reason}]}.
     """
     where = place(ctx, url, as_json)
-    with where.open() as db:
+    with where.looking() as db:
         frame = open_live(db, name).result().late()
     shown = frame.tail(limit)
     if where.json:

@@ -42,7 +42,7 @@ def runs(
     where = ctx.obj = place(ctx, url, as_json)
     if ctx.invoked_subcommand is not None:
         return
-    with where.open() as db:
+    with where.looking() as db:
         found = db.runs(state=cast("RunState | None", state), table=table)[:limit]
         if where.json:
             output.emit([output.run_object(run, errors=True) for run in found])
@@ -109,7 +109,7 @@ def errors(ctx: typer.Context, run: RunArgument, url: UrlOption = None, as_json:
     from onefold.display import words
 
     where = place(ctx, url, as_json)
-    with where.open() as db:
+    with where.looking() as db:
         opened = db.open_run(run)
         found, state = opened.errors(), opened.state
     if where.json:

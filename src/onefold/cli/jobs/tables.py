@@ -35,7 +35,7 @@ def tables(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
     and how far it is; its done and total count records.
     """
     where = place(ctx, url, as_json)
-    with where.open() as db:
+    with where.looking() as db:
         found = db.tables()
         if where.json:
             output.emit([_head(table) for table in found])
@@ -93,7 +93,7 @@ def table(
     where = place(ctx, url, as_json)
     if not 0 < level < 1:
         raise typer.BadParameter("must be between 0 and 1, for example 0.95", param_hint="--level")
-    with where.open() as db:
+    with where.looking() as db:
         found = db.table(name)
         if where.json:
             if watch:

@@ -29,7 +29,7 @@ def doctor(
         bool,
         typer.Option(
             "--fix",
-            help="Remove blobs that nothing refers to any more, and such as are of no job and older than a day.",
+            help="Do what is due: remove blobs that nothing refers to any more, and such as are of no job and older than a day.",
             show_default=False,
         ),
     ] = False,
@@ -40,6 +40,8 @@ def doctor(
 
     On a cluster: servers, streams, the records of every copy, nodes. What only the servers' system user can see (disks, sync)
     needs its seed's file in ONEFOLD_NATS_SYSTEM_NKEY; a cluster of `onefold up` has it.
+
+    Changes nothing without --fix.
 
     Exit code 1 when there is a problem (not for a warning). JSON: {url, problems, warnings, checks: [{name, status, found,
     advice}]} with status ok, warn, problem or skipped.
@@ -83,7 +85,7 @@ def _checks(where: Place, *, deep: bool, fix: bool) -> Iterator[Check]:
     from onefold.errors import LogCorrupt
 
     try:
-        db = where.open()
+        db = where.open() if fix else where.looking()
     except LogCorrupt as error:
         yield Check("open", "problem", str(error), "Keep a copy of the folder, then do as it says")
         return

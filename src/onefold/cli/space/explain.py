@@ -75,7 +75,7 @@ def _found(where: Place, name: str, facts: ClusterFacts | None) -> dict[str, Any
     """What there is. Raises Unavailable when the log does not answer."""
     from onefold.errors import InvalidArgument
 
-    with where.open() as db:
+    with where.looking() as db:
         found: dict[str, Any] = {"name": name, "unread": None}
         there = [collection for collection in db.collections() if collection.name == name]
         others = [collection for collection in there if collection.kind != "table"]

@@ -40,7 +40,7 @@ def backup(
     from onefold.space.log_prefix import as_time
 
     where = place(ctx, url, as_json)
-    with where.open() as db:
+    with where.reading() as db:
         made = make(db._shards, directory, blob_tables=blob_tables(), fetch=_fetching(db))
         lost = what_is_lost(db._shards, made.missing_blobs)
     size = sum(file.bytes for file in made.files.values())
@@ -174,7 +174,7 @@ def export(
     from onefold.state.export.exporting import export as write
 
     where = place(ctx, url, as_json)
-    with where.open() as db, _writing(file) as out:
+    with where.reading() as db, _writing(file) as out:
         counts = write(db._state, out.write)
     if where.json and file != "-":
         output.emit(counts._asdict())

@@ -45,7 +45,7 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
         outside = describing.servers_and_streams(target)
         if not where.json:
             describing.print_cluster(outside)  # also when the state cannot be read
-    with where.open() as db:
+    with where.looking() as db:
         runs = db.runs()
         states: Counter[str] = Counter(run.state for run in runs)
         live = live_ones(runs)
