@@ -126,7 +126,7 @@ def test_a_question_that_gets_no_answer_is_asked_again_of_others(make):
     space.answer(space.names().ask_region("eu"), lambda data: asked.append("near"))
     asking = LinkAsking(space.app, space.names(), "eu")
     with pytest.raises(of.Unavailable):  # nobody but the silent one: the second question finds nobody
-        asking(b"x", SOON_S, hedge_s=0.05)
+        asking(b"x", 5.0, hedge_s=0.05)
     space.answer(space.names().ask, lambda data: asked.append("far") or b"answer to " + data)
     assert asking(b"x", SOON_S, hedge_s=0.05) == b"answer to x"
     assert asked[asked.index("far") - 1] == "near"  # a slow machine may have asked further ones since

@@ -61,7 +61,7 @@ def test_what_explain_says_of_lost_servers_is_true(tmp_path: Path, monkeypatch: 
         # Only from here on: what is asked above must not run into them on a busy machine.
         for limit in ("APPEND_RETRY_S", "APPEND_ACK_TIMEOUT_S", "READ_TIMEOUT_S"):
             monkeypatch.setattr(f"onefold.config.{limit}", 1.0)
-        with of.connect(servers.url("main"), timeout=15) as db:
+        with of.connect(servers.url("main"), timeout=10) as db:
             leader = next(one.leader for one in facts(servers.url("main")).streams if one.log is not None)
             follower, other = [at for at, one in enumerate(servers.servers) if one.name != leader]
             servers.kill(follower)

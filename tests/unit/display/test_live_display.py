@@ -141,7 +141,7 @@ def test_rows_of_windows_have_their_keys_and_all_their_values() -> None:
             [{"at": NOON + timedelta(seconds=s), "page": "ab"[s % 2], "s": s} for s in range(100)]
         )
         live = db.read_stream("clicks", follow=True, event_time="at").window(of.window.tumbling("1m"))
-        live.group_by("page").agg(n=agg.count(), last=agg.max("s")).into("t").start().catch_up("30s")
+        live.group_by("page").agg(n=agg.count(), last=agg.max("s")).into("t").start().catch_up("120s")
         rows = Reader(db.table("t"), values_max=4).read()
         assert (rows.keys, rows.values) == (("window_start", "page"), ("n", "last"))
         shown = [(row.key[1], *(cell.text for cell in row.cells)) for row in rows.rows]
