@@ -388,6 +388,12 @@ RECONNECT_WAIT_S: Final = 0.1
 """The pause after all servers were tried without success, which doubles ..."""
 RECONNECT_WAIT_S_MAX: Final = 2.0
 """... up to this. It is tried for ever."""
+HOME_LOOK_S: Final = 5.0
+"""How often a program that is connected to a server of another region looks for one of its own."""
+LEADER_LOOK_S: Final = 10.0
+"""How often a node looks whether a consistent log is led from a place that is none of the space's regions."""
+LEADER_MOVE_S: Final = 60.0
+"""How long after such a log was asked to be led from a region it may be asked again."""
 LINK_PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
 """What may wait to be sent to a server that takes it slowly; beyond it sending fails."""
 ENGINE_DISK_SHARE_WARN: Final = 0.7

@@ -162,7 +162,9 @@ def test_another_shape_than_that_of_the_directory(tmp_path: Path) -> None:
     assert not servers.running
 
 
-@pytest.mark.parametrize(("count", "regions"), [(0, 1), (2, 1), (4, 1), (1, 2), (3, 0), (3, 9)])
+@pytest.mark.parametrize(
+    ("count", "regions"), [(0, 1), (2, 1), (4, 1), (1, 2), (3, 0), (3, 9), (2, 2), (6, 2), (27, 2)]
+)
 def test_counts_that_are_no_cluster(tmp_path: Path, count: int, regions: int) -> None:
     with pytest.raises(InvalidArgument):
         LocalServers.start(tmp_path, count, regions=regions)
@@ -221,12 +223,13 @@ def test_a_pid_that_belongs_to_another_process_by_now_gets_no_signal(tmp_path: P
     assert daemons.end([mine], 0.1) == []
 
 
-def test_regions_are_tags_and_copies_are_in_different_ones(tmp_path: Path) -> None:
+def test_servers_over_regions_say_where_they_are_by_names_and_tags(tmp_path: Path) -> None:
     servers = LocalServers.start(tmp_path, 3, regions=2, spaces=["main"])
     try:
         assert [server.region for server in servers.servers] == ["dc1", "dc2", "witness"]
-        assert servers.regions == ["dc1", "dc2"]
+        assert servers.regions == servers.space_regions == ["dc1", "dc2"] and servers.copies == 3
         config = json.loads((servers.servers[2].dir / "nats.conf").read_text())
-        assert config["server_tags"] == ["az:witness"] and config["jetstream"]["unique_tag"] == "az:"
+        assert config["server_name"] == "witness-1" and config["server_tags"] == ["region:witness", "cp"]
+        assert "unique_tag" not in config["jetstream"], "a region may have several copies"
     finally:
         servers.stop()

@@ -247,6 +247,9 @@ def test_the_command_line(tmp_path: Path) -> None:
     nothing = command("down", "--dir", directory)
     assert nothing.returncode == 1 and "holds no cluster" in nothing.stderr
     assert command("up", "--servers", "2", "--dir", directory).returncode == 2
+    uneven = command("up", "--servers", "6", "--regions", "2", "--dir", directory)
+    assert uneven.returncode == 2 and "must survive the loss" in uneven.stderr.replace("\n", " ")
+    assert not running(directory)
 
 
 def test_a_cluster_from_a_backup(tmp_path: Path) -> None:
@@ -276,20 +279,20 @@ def test_a_cluster_from_a_backup(tmp_path: Path) -> None:
 
 
 def test_two_regions(tmp_path: Path) -> None:
-    cluster = LocalCluster.up(tmp_path, nodes=0, regions=2)
+    cluster = LocalCluster.up(tmp_path, nodes=0, regions=2, servers=3)
     try:
         assert [server.region for server in cluster.servers.servers] == ["dc1", "dc2", "witness"]
         link = Link(parse_address(cluster.url("admin")))
         info = admin.read_space(link)
         link.close()
-        assert info.replicas == 3  # one copy in each place
+        assert info.replicas == 3 and info.regions == ("dc1", "dc2")  # one copy in each place
     finally:
         cluster.down()
 
 
 def test_nodes_are_ready_and_come_back_and_more_can_be_added(tmp_path: Path) -> None:
     try:
-        cluster = LocalCluster.up(tmp_path, nodes=2, regions=2)
+        cluster = LocalCluster.up(tmp_path, nodes=2, regions=2, servers=3)
         assert [(node.name, node.region) for node in cluster.nodes] == [("n1", "dc1"), ("n2", "dc2")]
         first, second = (node.pid for node in cluster.nodes)
         assert first is not None and second is not None
@@ -303,7 +306,7 @@ def test_nodes_are_ready_and_come_back_and_more_can_be_added(tmp_path: Path) -> 
             LocalCluster.up(tmp_path, nodes=1)
     finally:
         ended = LocalCluster.open(tmp_path).down()
-    assert ended == ["n1", "n2", "n3", "s1", "s2", "s3"]
+    assert ended == ["n1", "n2", "n3", "dc1-1", "dc2-1", "witness-1"]
     assert not mentioning(tmp_path)
     last = (tmp_path / "nodes" / "n3" / "node.log").read_text().splitlines()[-1]
     assert json.loads(last)["event"] == "ended"  # it left, it was not killed

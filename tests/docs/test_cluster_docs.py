@@ -132,6 +132,7 @@ def test_events() -> None:
     assert len(said) > 30
     parts = {
         "authority_stalled",
+        "leaders_stalled",
         "snapshots_stalled",
         "divergence_check_stalled",
         "trimming_stalled",

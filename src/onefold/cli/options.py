@@ -34,6 +34,15 @@ ReplicasOption = Annotated[
         "--replicas", metavar="N", help="On a cluster: copies of everything, 1, 3 or 5 (default 3)."
     ),
 ]
+RegionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--regions",
+        metavar="NAME,NAME",
+        help="On a cluster of several regions: their names, with which the servers' names begin; cannot be changed later.",
+        show_default=False,
+    ),
+]
 BlobsOption = Annotated[
     str | None,
     typer.Option(
@@ -91,6 +100,13 @@ class Place:
             return connect(self.url, **options)
         except InvalidArgument as error:
             raise typer.BadParameter(str(error), param_hint="--url") from None
+
+
+def region_names(text: str | None) -> list[str] | None:
+    """The regions that were given. Raises InvalidArgument for names that cannot be those of a space."""
+    from onefold.log.jetstream.regions import check_regions
+
+    return None if text is None else list(check_regions([name.strip() for name in text.split(",")]))
 
 
 def duration(text: str | None, name: str) -> float | None:

@@ -26,7 +26,7 @@ import msgspec
 
 from onefold.backoff import Deadline, wait_until
 from onefold.backup.manifest import read_manifest
-from onefold.cluster import daemons, server_plan
+from onefold.cluster import daemons, server_plan, shapes
 from onefold.cluster.daemons import Daemon
 from onefold.cluster.server_config import LOOPBACK
 from onefold.cluster.servers import LocalServers
@@ -99,10 +99,10 @@ class LocalCluster:
     ) -> LocalCluster:
         """Start whatever of the cluster does not run, and wait until all of it is ready; so a second call changes nothing.
 
-        What the directory holds decides; arguments are for a new cluster (3 nodes, 3 servers, or 1 server for 1 node), except
-        that a larger ``nodes`` adds some. ``restore``: a backup that the space of a new cluster is made from. Raises SpaceError
-        when they contradict it or it is not a backup, LogCorrupt, InvalidArgument, Timeout; then what this call started is ended,
-        and nothing else.
+        What the directory holds decides; arguments are for a new cluster (3 nodes, 3 servers, or 1 server for 1 node; with two
+        or more ``regions`` 3 servers in each and an odd number in all), except that a larger ``nodes`` adds some. ``restore``: a
+        backup that the space of a new cluster is made from. Raises SpaceError when they contradict it or it is not a backup,
+        LogCorrupt, InvalidArgument, Timeout; then what this call started is ended, and nothing else.
         """
         directory = Path(directory).absolute()
         if nodes is not None and not 0 <= nodes <= NODES_MAX:
@@ -142,15 +142,19 @@ class LocalCluster:
             )
         name = kept.space if kept is not None else space or DEFAULT_SPACE
         running = _servers(directory, nodes, regions, servers, name)
-        replicas = min(3, len(running.servers))
+        replicas, of_space = running.copies, running.space_regions
         if restore is not None:
             from onefold.cluster.restore_cluster import (
                 restore_space,
             )  # which is much to import for who restores nothing
 
-            restore_space(restore, running.url(name, "admin"), replicas=replicas, blobs=blobs)
+            restore_space(
+                restore, running.url(name, "admin"), replicas=replicas, blobs=blobs, regions=of_space
+            )
         else:
-            set_up_space(running.url(name, "admin"), shards=shards, replicas=replicas, blobs=blobs)
+            set_up_space(
+                running.url(name, "admin"), shards=shards, replicas=replicas, blobs=blobs, regions=of_space
+            )
         plan = NodesPlan(name, _nodes(directory, kept, nodes, running.regions))
         _write_plan(directory, plan)
         cluster = cls(running, plan)
@@ -265,8 +269,10 @@ def _servers(
 ) -> LocalServers:
     """The servers, all running."""
     if not server_plan.exists(directory):
-        count = servers if servers is not None else 1 if nodes == 1 and (regions or 1) == 1 else 3
-        return LocalServers.start(directory, count, regions=regions or 1, spaces=[space])
+        wanted = regions if regions is not None else 1
+        usual = shapes.default_servers(wanted) if wanted > 1 else 1 if nodes == 1 else 3
+        count = servers if servers is not None else usual
+        return LocalServers.start(directory, count, regions=wanted, spaces=[space])
     found = LocalServers.open(directory)
     has = len(found.regions) or 1
     if (servers or len(found.servers)) != len(found.servers) or (regions or has) != has:

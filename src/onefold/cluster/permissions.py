@@ -3,8 +3,8 @@
 A space is one account, so wildcards over stream names reach no other space. The users are:
 
 - ``app``: programs. They append to logs, read them, ask nodes, and put blobs. They make, trim and delete nothing.
-- ``node``: nodes. The same, and they answer questions, trim (purge) logs whose records say so, and publish on a subject of their
-  own what only nodes may append (see ``fold.authority``).
+- ``node``: nodes. The same, and they answer questions, trim (purge) logs whose records say so, ask leaders of logs to step down,
+  and publish on a subject of their own what only nodes may append (see ``fold.authority``).
 - ``admin``: ``onefold init``, ``doctor`` and people. Makes, inspects, repairs and deletes streams; begins new logs on the nodes'
   subject.
 """
@@ -42,8 +42,17 @@ def permissions(space: str, user: User) -> dict[str, Any]:
         case "node":
             return {
                 "publish": {
-                    "allow": [*data, log.node_subject, *reading, f"{names.STREAM_PURGE}*"],
-                    "deny": [names.STREAM_PURGE + names.space_stream(space)],
+                    "allow": [
+                        *data,
+                        log.node_subject,
+                        *reading,
+                        f"{names.STREAM_PURGE}*",
+                        f"{names.STREAM_STEPDOWN}*",
+                    ],
+                    "deny": [
+                        call + names.space_stream(space)
+                        for call in (names.STREAM_PURGE, names.STREAM_STEPDOWN)
+                    ],
                 },
                 "subscribe": {"allow": heard + asked},
                 "allow_responses": {"max": RESPONSES_MAX, "expires": RESPONSES_EXPIRE},

@@ -59,13 +59,14 @@ def restore_space(
     to_ms: int | None = None,
     replicas: int | None = None,
     blobs: str | None = None,
+    regions: Sequence[str] = (),
     lost: Lost | None = None,
 ) -> tuple[SpaceInfo, Restored]:
     """Make the space of a URL from the backup in ``source``; needs a credential that may create streams, and room for the backup
     in the folder for temporary files.
 
-    ``to_ms``, ``lost``: as ``backup.backup.restore``. ``replicas``, ``blobs``: as ``setup.set_up_space``; shards are those
-    of the backup. Raises as both, and SpaceError when there is a space of that name.
+    ``to_ms``, ``lost``: as ``backup.backup.restore``. ``replicas``, ``blobs``, ``regions``: as ``setup.set_up_space``; shards
+    are those of the backup. Raises as both, and SpaceError when there is a space of that name.
     """
     from onefold.compute.blobs.backends import JETSTREAM, check_place, own_place
     from onefold.log.jetstream.client.address import parse_address
@@ -77,7 +78,7 @@ def restore_space(
     link = Link(parse_address(url), name="onefold-restore")
     try:
         with setup.speaking_of_accounts(link):
-            setup.check_servers(link, replicas if replicas is not None else 3)
+            copies = setup.copies_on(link, replicas, regions)
             if setup.patiently(lambda: admin.find_space(link, link.address.space)) is not None:
                 raise admin.taken(link)
             with scratch_folder("onefold-restore") as folder:
@@ -89,9 +90,10 @@ def restore_space(
                     link,
                     link.address.space,
                     len(manifest.shards),
-                    replicas if replicas is not None else 3,
+                    copies,
                     blobs=partial(own_place, blobs or JETSTREAM, link.address.space),
                     beginning=beginning,
+                    regions=regions,
                 )
         return info, made
     finally:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from onefold.cluster.permissions import USERS, permissions
+from onefold.log.jetstream.regions import CP_TAG, region_tag
 
 LOOPBACK: Final = "127.0.0.1"
 SYSTEM_ACCOUNT: Final = "$SYS"
@@ -30,7 +31,8 @@ LOG_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
 class ServerPlan(msgspec.Struct, frozen=True):
-    """One server. ``region`` is None where all are in one place; ``prefix`` comes before its command."""
+    """One server. ``region`` is None where all are in one place; ``cp``: it holds copies of consistent logs; ``prefix`` comes
+    before its command."""
 
     name: str
     port: int
@@ -38,6 +40,7 @@ class ServerPlan(msgspec.Struct, frozen=True):
     region: str | None = None
     address: str = LOOPBACK
     prefix: list[str] = []
+    cp: bool = False
 
 
 class TlsFiles(msgspec.Struct, frozen=True):
@@ -61,6 +64,12 @@ class ClusterPlan(msgspec.Struct, frozen=True):
     secure: bool = True
     spaces: list[str] = []
     tls: TlsFiles | None = None
+
+    @property
+    def by_tags(self) -> bool:
+        """Whether copies are placed by tags. Those of a cluster over regions that an earlier release made are not: each is in
+        another place."""
+        return any(server.cp for server in self.servers)
 
 
 class Secrets(msgspec.Struct, frozen=True):
@@ -92,7 +101,9 @@ def server_config(plan: ClusterPlan, server: ServerPlan, folder: Path, secrets: 
         "system_account": SYSTEM_ACCOUNT,
         "accounts": _accounts(plan, secrets),
     }
-    if server.region is not None:
+    if server.region is not None and plan.by_tags:
+        found["server_tags"] = [region_tag(server.region), *([CP_TAG] if server.cp else [])]
+    elif server.region is not None:
         found["server_tags"] = [f"az:{server.region}"]
     if len(plan.servers) > 1:
         found["cluster"] = _cluster(plan, server, secrets)
@@ -110,7 +121,7 @@ def _jetstream(plan: ClusterPlan, server: ServerPlan, folder: Path) -> dict[str,
         "max_file": plan.max_file_bytes,
         "max_mem": MAX_MEMORY_BYTES,
     }
-    if server.region is not None:
+    if server.region is not None and not plan.by_tags:
         found["unique_tag"] = "az:"  # the copies of a stream are in different places
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from onefold.cluster import certificates
+from onefold.cluster import certificates, shapes
 from onefold.cluster.server_config import LOOPBACK, ClusterPlan, ServerPlan
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.files import write_whole
@@ -20,10 +21,10 @@ from onefold.files import write_whole
 DISK_SHARE: Final = 0.7
 """The share of the free disk that all servers of this machine may use together."""
 REGIONS: Final = ("dc1", "dc2", "dc3", "dc4", "dc5")
-WITNESS: Final = "witness"
-"""The third place of a cluster over two regions: it votes and holds copies, and nodes are elsewhere."""
 COUNTS: Final = (1, 3, 5)
-"""How many servers a cluster may have: an even number survives no more than one less."""
+"""How many servers a cluster of one region may have: an even number survives no more than one less."""
+SERVERS_MAX: Final = 25
+"""More servers on one machine than this are a mistake."""
 _FILE: Final = "cluster.json"
 _PORTS: Final = range(20_000, 32_000)
 """Below the ports that the kernel hands out by itself, so that a stopped server's stays free."""
@@ -65,8 +66,9 @@ def new(directory: Path, shape: Shape, spaces: Sequence[str]) -> ClusterPlan:
 
 def check_shape(directory: Path, plan: ClusterPlan, shape: Shape) -> None:
     """Raises SpaceError when the cluster of the directory was made with another shape."""
-    regions = [server.region for server in plan.servers]
-    if (regions, plan.secure, plan.tls is not None) != (_regions(shape), shape.secure, shape.tls):
+    regions = Counter(server.region for server in plan.servers)
+    asked = Counter(place.region for place in _places(shape))
+    if (regions, plan.secure, plan.tls is not None) != (asked, shape.secure, shape.tls):
         raise SpaceError(
             f"{directory} holds a cluster of {len(plan.servers)} servers that was made otherwise. "
             "Start it as it was made, or use another directory"
@@ -95,33 +97,45 @@ def remove(directory: Path) -> None:
     (directory / _FILE).unlink(missing_ok=True)
 
 
-def _regions(shape: Shape) -> list[str | None]:
-    """The region of each server."""
+class _Place(NamedTuple):
+    name: str
+    region: str | None = None
+    cp: bool = False
+
+
+def _places(shape: Shape) -> list[_Place]:
+    """Each server: its name, its region, and whether it holds copies of consistent logs."""
     count, regions = shape.count, shape.regions
-    if count not in COUNTS:
-        raise InvalidArgument(f"{count} servers: a cluster has 1, 3 or 5")
-    if not 1 <= regions <= len(REGIONS) or (regions > 1 and count < 3) or regions > count:
-        raise InvalidArgument(
-            f"{regions} regions with {count} servers: 1 to {len(REGIONS)} regions, each with a server, and 3 servers for several"
-        )
+    if not 1 <= regions <= len(REGIONS):
+        raise InvalidArgument(f"{regions} regions: 1 to {len(REGIONS)} run on one machine")
     if regions == 1:
-        return [None] * count
-    names = [*REGIONS[:regions], *([WITNESS] if regions == 2 else [])]
-    return [names[index % len(names)] for index in range(count)]
+        if count not in COUNTS:
+            raise InvalidArgument(f"{count} servers: a cluster has 1, 3 or 5")
+        return [_Place(f"s{index + 1}") for index in range(count)]
+    if not 1 <= count <= SERVERS_MAX:
+        raise InvalidArgument(f"{count} servers: 1 to {SERVERS_MAX} run on one machine")
+    sizes = shapes.spread(count, REGIONS[:regions])
+    copies = shapes.cp_counts(sizes, shapes.copies_for(sizes)) or {}
+    return [
+        _Place(f"{region}-{index + 1}", region, index < copies[region])
+        for region, size in sizes.items()
+        for index in range(size)
+    ]
 
 
 def _servers(shape: Shape) -> list[ServerPlan]:
-    regions = _regions(shape)
+    servers = _places(shape)
     places = shape.places or [Place(LOOPBACK)] * shape.count
     if len(places) != shape.count:
         raise InvalidArgument(f"{len(places)} places for {shape.count} servers")
     ports = free_ports(2 * shape.count)
     return [
         ServerPlan(
-            f"s{index + 1}", ports[2 * index], ports[2 * index + 1], region, place.address, list(place.prefix)
+            server.name, ports[2 * index], ports[2 * index + 1], server.region, place.address, list(place.prefix),
+            server.cp,
         )
-        for index, (region, place) in enumerate(zip(regions, places, strict=True))
-    ]
+        for index, (server, place) in enumerate(zip(servers, places, strict=True))
+    ]  # fmt: skip
 
 
 def free_ports(count: int) -> list[int]:

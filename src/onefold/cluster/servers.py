@@ -28,12 +28,13 @@ from onefold.cluster.daemons import Daemon
 from onefold.cluster.permissions import USERS, inbox_prefix
 from onefold.cluster.server_binary import server_program
 from onefold.cluster.server_config import SYSTEM_USER, ClusterPlan, ServerPlan, server_config
-from onefold.cluster.server_plan import WITNESS, Place, Shape
+from onefold.cluster.server_plan import Place, Shape
 from onefold.cluster.server_states import ServerStates
 from onefold.errors import InvalidArgument, SpaceError, Timeout
 from onefold.files import write_whole
 from onefold.log.jetstream.client.address import Address
 from onefold.log.jetstream.names import check_space
+from onefold.log.jetstream.regions import WITNESS
 
 START_TIMEOUT_S: Final = 60.0
 """How long servers may take until all know each other and a leader (an election takes up to 9 s)."""
@@ -80,10 +81,10 @@ class LocalServers:
     ) -> LocalServers:
         """Start ``count`` (1, 3 or 5) servers, or those that the directory holds, and wait until they have a leader.
 
-        With ``regions`` of two or more each server is in a region and a stream has its copies in different ones; of two
-        regions, the third server is ``witness``. ``spaces`` get an account each at once; ``url`` makes others when asked.
-        ``tls``: with certificates of their own. ``secure=False``: anybody of this machine may do anything (tests).
-        ``places``: addresses other than loopback (tests).
+        With ``regions`` of two or more each server is in a region and says so by tags; of two regions, the last server is
+        ``witness``. ``count`` is then an odd number that survives the loss of a region. ``spaces`` get an account each at once;
+        ``url`` makes others when asked. ``tls``: with certificates of their own. ``secure=False``: anybody of this machine may do
+        anything (tests). ``places``: addresses other than loopback (tests).
 
         Raises InvalidArgument, SpaceError (already running, made otherwise, a server that ends at once), Timeout; then none is
         left running.
@@ -123,9 +124,20 @@ class LocalServers:
 
     @property
     def regions(self) -> list[str]:
-        """The regions for nodes, in order; empty when all servers are in one server."""
+        """The regions for nodes, in order; empty when all servers are in one."""
         found = dict.fromkeys(server.region for server in self._plan.servers)
         return [region for region in found if region is not None and region != WITNESS]
+
+    @property
+    def space_regions(self) -> list[str]:
+        """The regions of a new space on these servers; none where an earlier release made them."""
+        return self.regions if self._plan.by_tags else []
+
+    @property
+    def copies(self) -> int:
+        """How many copies a log of a new space has."""
+        placed = sum(server.cp for server in self._plan.servers)
+        return placed or min(3, len(self._plan.servers))
 
     @property
     def running(self) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from onefold import config
 from onefold.backoff import Backoff, retried
+from onefold.cluster import shapes
 from onefold.env import SYSTEM
-from onefold.errors import SpaceError, Timeout, Unavailable
+from onefold.errors import InvalidArgument, OnefoldError, SpaceError, Timeout, Unavailable
 
 if TYPE_CHECKING:
     from onefold.log.jetstream.admin import SpaceInfo
@@ -25,24 +28,35 @@ _PAUSE_S: Final = 0.1
 
 
 def set_up_space(
-    url: str, *, shards: int | None = None, replicas: int | None = None, blobs: str | None = None
+    url: str,
+    *,
+    shards: int | None = None,
+    replicas: int | None = None,
+    blobs: str | None = None,
+    regions: Sequence[str] | None = None,
 ) -> SpaceInfo:
     """Make the space of a URL, or complete the one that is there; needs a credential that may create streams. One of an earlier
     release gets the nodes' subject: its nodes then bring in force that some operations count only there
     (``node.versions``).
 
     ``shards``, ``replicas``, ``blobs`` (a place of ``compute.blobs.backends``): for a new space (1, 3, jetstream); one that is
-    there must have them. Raises InvalidArgument; SpaceError (wrong credential, no JetStream, too few servers, made otherwise);
-    Unavailable, Timeout: it may be half made, do it again.
+    there must have them. ``regions``: likewise, the names with which the servers' begin; ``replicas`` are then 5 where there are
+    servers for that, else 3.
+
+    Raises InvalidArgument; SpaceError (wrong credential, no JetStream, too few servers, made otherwise); Unavailable, Timeout: it
+    may be half made, do it again.
     """
     from onefold.compute.blobs.backends import JETSTREAM, check_place, own_place
     from onefold.fold import authority
     from onefold.log.jetstream import admin, names
     from onefold.log.jetstream.client.address import parse_address
     from onefold.log.jetstream.client.link import Link
+    from onefold.log.jetstream.regions import check_regions
 
     if blobs is not None:
         check_place(blobs)
+    if regions:
+        check_regions(regions)
     link = Link(parse_address(url), name="onefold-init")
     space = link.address.space
     try:
@@ -50,19 +64,20 @@ def set_up_space(
             check_servers(link, 1)
             found = patiently(lambda: admin.find_space(link, space))
             if found is None:
-                check_servers(link, replicas if replicas is not None else 3)
+                copies = copies_on(link, replicas, regions or ())
                 # Tried again, since another maker may just have made the record's stream, which then has no leader yet.
                 found = patiently(
                     lambda: admin.make_space(
                         link,
                         space,
                         shards or 1,
-                        3 if replicas is None else replicas,
+                        copies,
                         blobs=partial(own_place, blobs or JETSTREAM, space),
                         first=authority.first_record(SYSTEM),
+                        regions=regions or (),
                     )
                 )
-            _check_same(link, found, shards, replicas, blobs)  # also when another maker was faster
+            _check_same(link, found, shards, replicas, blobs, regions)  # also when another maker was faster
             admin.make_blobs(link, found)
             for shard in range(found.shards):
                 admin.let_nodes_publish(link, found, shard)  # of an earlier release
@@ -102,21 +117,83 @@ def check_servers(link: Link, replicas: int) -> None:
         )
 
 
+def copies_on(link: Link, replicas: int | None, regions: Sequence[str]) -> int:
+    """How many copies a new space has on these servers: ``replicas``, unless that is None. Raises InvalidArgument and SpaceError
+    where they cannot keep it, Unavailable when a server whose region must be known does not answer."""
+    copies = 3 if replicas is None else replicas
+    check_servers(link, copies)
+    return shapes.copies_for(_servers_by_region(link, regions), replicas) if regions else copies
+
+
+def _servers_by_region(link: Link, regions: Sequence[str]) -> dict[str, int]:
+    """How many servers each region has, and the witness. Raises InvalidArgument for a shape that survives no loss of a region."""
+    from onefold.log.jetstream.regions import WITNESS, region_of
+
+    names = link.run(lambda: _server_names(link), None)
+    strangers = [name for name in sorted(names) if region_of(name) not in (*regions, WITNESS)]
+    if strangers:
+        raise InvalidArgument(
+            f"server {strangers[0]} of {link.address} is in none of the regions {', '.join(regions)}: a server's name is its "
+            f"region, a dash and more, such as {regions[0]}-1; that of one that only votes begins with {WITNESS}-"
+        )
+    found = Counter(region_of(name) for name in names)
+    sizes = {region: found[region] for region in regions}
+    if found[WITNESS]:
+        sizes[WITNESS] = found[WITNESS]
+    shapes.check_survives(sizes)
+    return sizes
+
+
+async def _server_names(link: Link) -> set[str]:
+    """The names of all servers. Raises Unavailable when one that is known does not answer."""
+    from onefold.log.jetstream.client.connection import Connection
+
+    async def name(server: str) -> str:
+        try:
+            found = await Connection.open(
+                link.address,
+                server,
+                name="onefold-init",
+                env=link.env,
+                timeout=config.CONNECT_SERVER_TIMEOUT_S,
+            )
+        except OnefoldError as error:
+            raise Unavailable(
+                f"a new space over regions needs all servers, and one does not answer: {error}. Start it"
+            ) from error
+        found.close()
+        return found.server_name
+
+    return set(await asyncio.gather(*(name(server) for server in link.servers)))
+
+
 def _check_same(
-    link: Link, found: SpaceInfo, shards: int | None, replicas: int | None, blobs: str | None
+    link: Link,
+    found: SpaceInfo,
+    shards: int | None,
+    replicas: int | None,
+    blobs: str | None,
+    regions: Sequence[str] | None,
 ) -> None:
     from onefold.compute.blobs.backends import named_place
 
     named = named_place(found.blobs, found.space, found.incarnation)
+
+    if regions is not None and tuple(regions) != found.regions:
+        lies = f"the regions {', '.join(found.regions)}" if found.regions else "one region"
+        raise SpaceError(
+            f"{link.address}: there is a space already, over {lies} and not {', '.join(regions) or 'one'}, which is fixed. "
+            "Use it as it is, or make one of another name"
+        )
     if blobs is not None and blobs not in (named, found.blobs):
         raise SpaceError(
             f"{link.address}: there is a space already, with its blobs in {named} and not {blobs}, which is fixed. "
             "Use it as it is, or make one of another name"
         )
-    for what, asked, has in (("shards", shards, found.shards), ("copies", replicas, found.replicas)):
-        if asked is not None and asked != has:
+    for what, wanted, has in (("shards", shards, found.shards), ("copies", replicas, found.replicas)):
+        if wanted is not None and wanted != has:
             raise SpaceError(
-                f"{link.address}: there is a space already, with {has} {what} and not {asked}, which is fixed. "
+                f"{link.address}: there is a space already, with {has} {what} and not {wanted}, which is fixed. "
                 "Use it as it is, or make one of another name"
             )
 

@@ -12,6 +12,8 @@ from typing import Any, Final
 from onefold import config
 from onefold.doctor.embedded import Check
 from onefold.doctor.facts import SYSTEM_VARIABLE, ClusterFacts, CopyFacts, ServerFacts, StreamFacts
+from onefold.log.jetstream.regions import CP_TAG, WITNESS, badly_placed, region_tag
+from onefold.log.jetstream.spaces import SpaceInfo
 
 SERVER_VERSION_MIN: Final = (2, 15, 1)
 """What this was measured with; older servers have known faults of replication."""
@@ -160,7 +162,9 @@ def _configurations(facts: ClusterFacts) -> Check:
     wrong = []
     for stream in facts.streams:
         if stream.log is not None and stream.info is not None and facts.space is not None:
-            wrong += [f"{stream.name}: {text}" for text in wrong_settings(stream, facts.space.replicas)]
+            placed = bool(facts.space.regions)
+            found = wrong_settings(stream, facts.space.replicas, placed=placed)
+            wrong += [f"{stream.name}: {text}" for text in found]
     asked = [stream for stream in facts.streams if stream.log is not None]
     if wrong:
         advice = (
@@ -178,8 +182,8 @@ def _configurations(facts: ClusterFacts) -> Check:
     return Check("streams", "ok", f"{len(asked)} logs, made so that they have no holes")
 
 
-def wrong_settings(stream: StreamFacts, replicas: int) -> list[str]:
-    """What in a log's configuration is not as it must be."""
+def wrong_settings(stream: StreamFacts, replicas: int, *, placed: bool = False) -> list[str]:
+    """What in a log's configuration is not as it must be. ``placed``: its copies are on servers with a tag."""
     settings = (stream.info or {}).get("config") or {}
     wanted: dict[str, Any] = {
         "retention": "limits",
@@ -211,6 +215,9 @@ def wrong_settings(stream: StreamFacts, replicas: int) -> list[str]:
     ]
     found += [f"{name} is {settings[name]}" for name in unlimited if settings.get(name, -1) > 0]
     found += [f"{name} is {settings[name]!r}" for name in forbidden if settings.get(name)]
+    tags = (settings.get("placement") or {}).get("tags")
+    if placed and tags != [CP_TAG]:
+        found.append(f"placement.tags is {tags!r}, not {[CP_TAG]!r}")
     again = settings.get("republish") or {}
     if log is not None:
         from_ = log.subject if earlier else log.both_subjects
@@ -250,7 +257,9 @@ def _replicas(facts: ClusterFacts) -> Check:
 
 
 def _places(facts: ClusterFacts) -> Check:
-    """Where servers say in which place they are, copies must be in different ones."""
+    """Where servers say in which place they are, copies must be in different ones, or so that any place may be lost."""
+    if facts.space is not None and facts.space.regions:
+        return _regions(facts, facts.space)
     regions = {server.name: server.region for server in facts.servers if server.region is not None}
     if not regions:
         return Check("places", "skipped", "no server is known to have a tag az:…")
@@ -269,6 +278,34 @@ def _places(facts: ClusterFacts) -> Check:
         "ok",
         f"copies are in different places: {', '.join(sorted({str(region) for region in regions.values()}))}",
     )
+
+
+def _regions(facts: ClusterFacts, space: SpaceInfo) -> Check:
+    """Whether a space of several regions survives the loss of each: by the servers' names, their tags where those are known, and
+    the servers that hold copies."""
+    wrong = [text for stream in facts.streams if (text := _misplaced(stream, space)) is not None]
+    for server in facts.servers:
+        if server.name is not None and server.region not in (*space.regions, WITNESS):
+            wrong.append(f"server {server.name} is in none of the space's regions, by its name")
+        elif server.tags is not None and region_tag(server.region or "").lower() not in _lower(server.tags):
+            wrong.append(f"server {server.name} has no tag {region_tag(server.region or '')}")
+    known = [server for server in facts.servers if server.tags is not None]
+    placed = sum(CP_TAG in (server.tags or ()) for server in known)
+    if len(known) == len(facts.servers) and placed != space.replicas:
+        wrong.append(f"{placed} servers have the tag {CP_TAG}, not {space.replicas}")
+    if wrong:
+        advice = "Give the servers their names and tags, see docs/cluster.md, and move copies: a region that is lost may take all"
+        return Check("places", "warn", "; ".join(wrong), advice)
+    return Check("places", "ok", f"copies survive the loss of any of {', '.join(space.regions)}")
+
+
+def _misplaced(stream: StreamFacts, space: SpaceInfo) -> str | None:
+    wrong = badly_placed(stream.servers, space.replicas)
+    return None if wrong is None else f"{stream.name}: {wrong}"
+
+
+def _lower(tags: list[str]) -> set[str]:
+    return {tag.lower() for tag in tags}
 
 
 def _copies(facts: ClusterFacts) -> Check:

@@ -25,6 +25,7 @@ from onefold.log.jetstream.client.address import Address
 from onefold.log.jetstream.client.connection import Connection
 from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.names import LogNames
+from onefold.log.jetstream.regions import region_of
 from onefold.log.jetstream.spaces import SpaceInfo
 from onefold.log.jetstream.streams import ask_api
 
@@ -49,12 +50,23 @@ class ServerFacts(NamedTuple):
     ahead_s: float | None = None
     """How far its clock is ahead of this machine's, at least; 0 where the time that its answer took hides it."""
 
+    place: str | None = None
+    """Where it is by its name, in a space of several regions."""
+
+    @property
+    def tags(self) -> list[str] | None:
+        """Its tags, as the system user knows them."""
+        return None if self.details is None else [str(tag) for tag in self.details.get("tags") or ()]
+
     @property
     def region(self) -> str | None:
-        """From its tag ``az:…``."""
-        for tag in (self.details or {}).get("tags") or ():
-            if str(tag).startswith("az:"):
-                return str(tag).removeprefix("az:")
+        """From its name, else from its tag ``region:…`` or ``az:…``."""
+        if self.place is not None:
+            return self.place
+        for tag in self.tags or ():
+            kind, _, region = tag.partition(":")
+            if kind in ("region", "az"):
+                return region
         return None
 
 
@@ -163,6 +175,8 @@ def look(link: Link) -> ClusterFacts:
         space = admin.read_space(link)
     except OnefoldError as error:
         problem = str(error)
+    if space is not None and space.regions:
+        servers = [server._replace(place=region_of(server.name or "")) for server in servers]
     streams = link.run(lambda: _streams(link, space, copies), None) if space is not None else []
     return ClusterFacts(link.address, servers, space, problem, streams, details is not None, earlier)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import re
 import signal
 import socket
 import threading
@@ -18,9 +18,11 @@ from onefold.env import SYSTEM
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.ids import new_id
 from onefold.log.jetstream.client.address import parse_address
+from onefold.log.jetstream.regions import PLACE_NAME, check_region_of
 from onefold.node.all_shards import AllShards
 from onefold.node.divergence import DivergenceCheck
 from onefold.node.job_workers import JobWorkers
+from onefold.node.leaders import Leaders
 from onefold.node.maintenance import Maintenance, Part
 from onefold.node.members.membership import Identity
 from onefold.node.metrics import NodeMetrics
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from onefold.log.jetstream.client.link import Link
     from onefold.shard.api import Shard
 
-_WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 REGION: Final = "local"
 """The region of nodes that name none."""
 
@@ -90,7 +91,8 @@ def run_node(settings: Settings) -> None:
 def _connect(stack: ExitStack, settings: Settings) -> Link:
     from onefold.log.jetstream.client.link import Link
 
-    link = Link(parse_address(settings.url), name=f"onefold-node-{settings.name}")
+    address = dataclasses.replace(parse_address(settings.url), region=settings.region)
+    link = Link(address, name=f"onefold-node-{settings.name}")
     stack.callback(link.close)
     return link
 
@@ -121,6 +123,9 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     from onefold.node.nats_runtime import ClusterGround
 
     info = admin.read_space(link)
+    if info.regions:
+        check_region_of(info.space, info.regions, settings.region)
+        link.stay_in_region()
     identity = Identity(
         settings.name, settings.region, settings.zone, settings.workers, _fold_version_max(info.shards)
     )
@@ -155,6 +160,7 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
         "snapshots": snapshots,
         "divergence_check": divergence_check,
         "trimming": trimming,
+        "leaders": Leaders(settings.name, link, info, log),
     }
     node.duties = maintenance = Maintenance(lambda: node.hosting, duties, log, SYSTEM)
     ground.first = lambda: node.hosting.replica(0)
@@ -232,6 +238,6 @@ def check_settings(settings: Settings) -> Settings:
     wrong = malformed(Join(settings.name, "i", settings.region, settings.zone, "", "", 1, settings.workers))
     if wrong:
         raise InvalidArgument(wrong)
-    if not _WORD.fullmatch(settings.region):  # it is part of the subject on which questions come
+    if not PLACE_NAME.fullmatch(settings.region):  # it is part of the subject on which questions come
         raise InvalidArgument(f"--region has 1 to 64 letters, digits, - and _; got {settings.region!r}")
     return settings

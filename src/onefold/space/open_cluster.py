@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from onefold.log.jetstream import admin
 from onefold.log.jetstream.client.address import Address, parse_address
 from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
+from onefold.log.jetstream.regions import check_region_of
 from onefold.log.jetstream.spaces import SpaceInfo
 from onefold.shard.api import Shard
 from onefold.shard.remote import snapshot_fetch
@@ -47,18 +49,24 @@ def open_cluster(
     Where there is no space it is made with ``shards`` logs (default 1) if ``create`` and the credential may; ``onefold init``
     makes it with more say. ``replicas="local"``: a replica of each shard in ``cache_directory()``, shared by the processes of
     this machine, brought up to what the log has now before this returns; ``timeout``: how long nothing may happen meanwhile.
-    ``"remote"``: none; nodes are asked, those of ``region`` first. ``base``: fetches what the logs of a restored space continue
-    from.
+    ``"remote"``: none; nodes are asked, those of ``region`` first. In a space of several regions it is one of them, and its
+    servers are preferred. ``base``: fetches what the logs of a restored space continue from.
 
     Raises Unavailable (no server, no progress), SpaceError (credential, no space, folder, newer program), InvalidArgument,
     LogCorrupt.
     """
     address = parse_address(url)
+    if region is not None:
+        check_region_of(address.space, (), region)  # before anybody is asked
+        address = dataclasses.replace(address, region=region)
     # Each shard has a share of the connection, and gives it back when it is closed.
     link = Link.shared(address, env=env)
     shards: list[Shard] = []
     try:
         info = _space_at(link, shard_count, env, create=create and not read_only)
+        if region is not None and info.regions:
+            check_region_of(info.space, info.regions, region)
+            link.stay_in_region()
         for shard_id in range(info.shards):
             mine = folds(shard_id, info.shards)
             if replicas == "remote":

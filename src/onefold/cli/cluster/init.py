@@ -7,13 +7,23 @@ import shlex
 import typer
 
 from onefold.cli import output
-from onefold.cli.options import BlobsOption, JsonOption, ReplicasOption, ShardsOption, UrlOption, place
+from onefold.cli.options import (
+    BlobsOption,
+    JsonOption,
+    RegionsOption,
+    ReplicasOption,
+    ShardsOption,
+    UrlOption,
+    place,
+    region_names,
+)
 
 
 def init(
     ctx: typer.Context,
     shards: ShardsOption = None,
     replicas: ReplicasOption = None,
+    regions: RegionsOption = None,
     blobs: BlobsOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -21,8 +31,8 @@ def init(
     """Make a space on a NATS cluster that others run, with a credential that may create streams. Again: a space that an
     earlier release made gets what is missing, and nothing else changes.
 
-    JSON: {url, space, incarnation, shards, replicas, blobs, blobs_at}; blobs: as --blobs names the place; blobs_at: where in it
-    those of this space are.
+    JSON: {url, space, incarnation, shards, replicas, regions, blobs, blobs_at}; blobs: as --blobs names the place; blobs_at: where
+    in it those of this space are.
     """
     import os
 
@@ -39,9 +49,13 @@ def init(
                 "give nats://host:port/SPACE or tls://…; spaces in a folder are made when they are first used"
             )
         shown = parse_address(target).url
-        info = set_up_space(target, shards=shards, replicas=replicas, blobs=blobs)
     except InvalidArgument as error:
         raise typer.BadParameter(str(error), param_hint="--url") from None
+    try:
+        names = region_names(regions)
+        info = set_up_space(target, shards=shards, replicas=replicas, blobs=blobs, regions=names)
+    except InvalidArgument as error:
+        raise typer.BadParameter(str(error)) from None
     if where.json:
         output.emit(
             {
@@ -50,11 +64,17 @@ def init(
                 "incarnation": info.incarnation,
                 "shards": info.shards,
                 "replicas": info.replicas,
+                "regions": list(info.regions),
                 "blobs": named_place(info.blobs, info.space, info.incarnation),
                 "blobs_at": info.blobs,
             }
         )
         return
     print(f"space    {info.space}  ({info.shards:,} shards, {info.replicas} copies, {info.incarnation})")
+    if info.regions:
+        print(f"regions  {', '.join(info.regions)}")
     print(f"url      {shown}")
-    print(f"next     onefold node --url {shlex.quote(shown)} on each machine, with a node's credential")
+    named = " --region NAME" if info.regions else ""
+    print(
+        f"next     onefold node --url {shlex.quote(shown)}{named} on each machine, with a node's credential"
+    )

@@ -41,12 +41,16 @@ def up(
             "--regions",
             min=1,
             metavar="N",
-            help="Regions over which servers and nodes are spread (default 1).",
+            help="Regions over which servers and nodes are spread (default 1); two have a witness, which is a server alone.",
         ),
     ] = None,
     servers: Annotated[
         int | None,
-        typer.Option("--servers", metavar="N", help="NATS servers: 1, 3 or 5 (default 3; 1 for one node)."),
+        typer.Option(
+            "--servers",
+            metavar="N",
+            help="NATS servers: 1, 3 or 5 (default 3; 1 for one node). With regions an odd number (default 3 each: 7 for two).",
+        ),
     ] = None,
     shards: ShardsOption = None,
     space: Annotated[

@@ -14,7 +14,15 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from onefold.cli import keys, output
-from onefold.cli.options import BlobsOption, JsonOption, ReplicasOption, UrlOption, place
+from onefold.cli.options import (
+    BlobsOption,
+    JsonOption,
+    RegionsOption,
+    ReplicasOption,
+    UrlOption,
+    place,
+    region_names,
+)
 
 if TYPE_CHECKING:
     from onefold.db import Database
@@ -73,6 +81,7 @@ def restore(
         ),
     ] = None,
     replicas: ReplicasOption = None,
+    regions: RegionsOption = None,
     blobs: BlobsOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -100,13 +109,19 @@ def restore(
 
         place_ = parse_address(target).url
         _, made = restore_space(
-            directory, target, to_ms=to_ms, replicas=replicas, blobs=blobs, lost=what_is_lost
+            directory,
+            target,
+            to_ms=to_ms,
+            replicas=replicas,
+            blobs=blobs,
+            regions=region_names(regions) or (),
+            lost=what_is_lost,
         )
     else:
         from onefold.backup.backup import restore as make
         from onefold.folds import blob_tables, folds
 
-        for name, given in (("--replicas", replicas), ("--blobs", blobs)):
+        for name, given in (("--replicas", replicas), ("--regions", regions), ("--blobs", blobs)):
             if given is not None:
                 raise typer.BadParameter("it is for a space on a cluster (nats://…)", param_hint=name)
         folder = directory_of(target)

@@ -7,7 +7,7 @@ record lets one win; so what a record names is there, and a maker that died leav
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -30,6 +30,7 @@ from onefold.log.jetstream import acks, names
 from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.client.message import EXPECTED_LAST_SUBJECT_SEQUENCE, EXPECTED_STREAM
 from onefold.log.jetstream.names import LogNames
+from onefold.log.jetstream.regions import CP_TAG, badly_placed, check_regions
 from onefold.log.jetstream.spaces import FORMAT, Base, SpaceInfo
 from onefold.log.jetstream.streams import NOT_FOUND, Refused, ask_api, stream_state, takes_node_records
 
@@ -81,10 +82,13 @@ def make_space(
     env: Env = SYSTEM,
     beginning: Beginning | None = None,
     first: bytes | None = None,
+    regions: Sequence[str] = (),
 ) -> SpaceInfo:
     """Make a space, or find the one that is there already, whatever shards it has. ``blobs``: where results of jobs are kept, or
     what says that for an incarnation. ``beginning``: what it holds from the first moment on; then SpaceError when there is one
-    already. ``first``: the record with which each log begins, published where only nodes may publish.
+    already. ``first``: the record with which each log begins, published where only nodes may publish. ``regions``: over which it
+    lies; then its copies are on the servers with the tag ``cp``, and SpaceError when those are so placed that it would not survive
+    the loss of a region.
 
     Raises InvalidArgument; SpaceError (the credential may not create streams, too few servers); Unavailable and Timeout: it may
     be half made, so make it again.
@@ -102,9 +106,11 @@ def make_space(
     incarnation = new_id("i", env)
     place = blobs if isinstance(blobs, str) else blobs(incarnation)
     made = SpaceInfo(space, incarnation, shards, replicas, env.wall_ms(), blobs=place)
-    _create(link, _record_stream(space, replicas))
-    make_blobs(link, made)
+    if regions:
+        made = msgspec.structs.replace(made, regions=check_regions(regions), format=FORMAT)
     try:
+        _make(link, made, _stream(made, names.space_stream(space), names.space_subject(space)))
+        make_blobs(link, made)
         if beginning is not None:
             made = msgspec.structs.replace(made, base=beginning.store(made))
         for shard in range(shards):
@@ -113,10 +119,12 @@ def make_space(
                 _begin_log(link, LogNames(space, made.incarnation, shard), first)
         if beginning is not None:
             beginning.begin(made)
-    except BaseException:
-        if beginning is not None:  # its next try makes other logs
-            with contextlib.suppress(OnefoldError):
+    except BaseException as error:
+        with contextlib.suppress(OnefoldError):
+            if beginning is not None:  # its next try makes other logs
                 _delete_logs(link, made)
+            if isinstance(error, _Misplaced) and find_space(link, space) is None:
+                _delete_all(link, made)  # else the next try would find them
         raise
     kept = _write_record(link, made)
     if kept != made:
@@ -129,11 +137,11 @@ def make_space(
 def make_log(link: Link, info: SpaceInfo, shard: int) -> None:
     """Make the stream of a shard's log; nothing happens when it is there. Raises as ``make_space``."""
     log = LogNames(info.space, info.incarnation, shard)
-    stream = _stream(log.stream, log.subject, info.replicas) | _for_both(log)
+    stream = _stream(info, log.stream, log.subject) | _for_both(log)
     base = info.base_of(shard)
     if base is not None:
         stream["first_seq"] = base.offset + 1
-    _create(link, stream)
+    _make(link, info, stream)
 
 
 def _for_both(log: LogNames) -> dict[str, object]:
@@ -179,9 +187,9 @@ def _begin_log(link: Link, log: LogNames, record: bytes) -> None:
 
 def make_blobs(link: Link, info: SpaceInfo) -> None:
     """Make the stream of the space's blobs; nothing happens when it is there. Raises as ``make_space``."""
-    stream = _stream(names.blobs_stream(info.space), f"$O.{names.blobs_bucket(info.space)}.>", info.replicas)
+    stream = _stream(info, names.blobs_stream(info.space), f"$O.{names.blobs_bucket(info.space)}.>")
     # A blob's subject is its hash: what is stored again replaces the same bytes.
-    _create(link, stream | {"max_msgs_per_subject": 1, "deny_delete": False})
+    _make(link, info, stream | {"max_msgs_per_subject": 1, "deny_delete": False})
 
 
 def find_space(link: Link, space: str) -> SpaceInfo | None:
@@ -245,9 +253,7 @@ def leftover_streams(link: Link) -> list[str]:
 
 def delete_space(link: Link, info: SpaceInfo) -> None:
     """Delete the record, then the logs, then the blobs. Raises as ``make_space``; then delete it again."""
-    _delete(link, names.space_stream(info.space))
-    _delete_logs(link, info)
-    _delete(link, names.blobs_stream(info.space))
+    _delete_all(link, info)
 
 
 def taken(link: Link) -> SpaceError:
@@ -260,18 +266,28 @@ def taken(link: Link) -> SpaceError:
 # -- inside
 
 
+class _Misplaced(SpaceError):
+    """A stream's copies are on servers that would not survive the loss of a region together."""
+
+
+def _delete_all(link: Link, info: SpaceInfo) -> None:
+    _delete(link, names.space_stream(info.space))
+    _delete_logs(link, info)
+    _delete(link, names.blobs_stream(info.space))
+
+
 def _delete_logs(link: Link, info: SpaceInfo) -> None:
     for shard in range(info.shards):
         _delete(link, LogNames(info.space, info.incarnation, shard).stream)
 
 
-def _stream(stream: str, subject: str, replicas: int) -> dict[str, object]:
+def _stream(info: SpaceInfo, stream: str, subject: str) -> dict[str, object]:
     """The configuration that leaves no holes and removes nothing by itself."""
-    return {
+    return ({"placement": {"tags": [CP_TAG]}} if info.regions else {}) | {
         "name": stream,
         "subjects": [subject],
         "storage": "file",
-        "num_replicas": replicas,
+        "num_replicas": info.replicas,
         "retention": "limits",
         "discard": "new",
         "max_msgs": -1,
@@ -286,8 +302,26 @@ def _stream(stream: str, subject: str, replicas: int) -> dict[str, object]:
     }
 
 
-def _record_stream(space: str, replicas: int) -> dict[str, object]:
-    return _stream(names.space_stream(space), names.space_subject(space), replicas)
+def _make(link: Link, info: SpaceInfo, stream: Mapping[str, object]) -> None:
+    """Make a stream of the space. Where there are regions, see that its copies are where it survives the loss of one."""
+    name = str(stream["name"])
+    _create(link, stream)
+    if not info.regions:
+        return
+
+    def servers() -> Sequence[str]:
+        found = link.run(lambda: stream_state(link, name), config.ENGINE_REQUEST_TIMEOUT_S).servers
+        if len(found) < info.replicas:
+            raise Unavailable(f"{link.address}: stream {name} has no leader that names its copies. Try again")
+        return found
+
+    held = _patiently(servers)
+    wrong = badly_placed(held, info.replicas)
+    if wrong is not None:
+        raise _Misplaced(
+            f"{link.address}: stream {name} is on {', '.join(sorted(held))}: {wrong}. Give the tag {CP_TAG} to exactly "
+            f"{info.replicas} servers, at most {(info.replicas - 1) // 2} of them in one region"
+        )
 
 
 def _create(link: Link, stream: Mapping[str, object]) -> None:
@@ -301,7 +335,11 @@ def _create(link: Link, stream: Mapping[str, object]) -> None:
                 return  # with another configuration, such as more copies: it was made before
             if error.code != _NO_PEERS:
                 raise
-            said = f"{link.address} has too few servers for {stream['num_replicas']} copies, or they are full ({error})"
+            tagged = f" with the tag {CP_TAG}" if "placement" in stream else ""
+            copies = stream["num_replicas"]
+            said = (
+                f"{link.address} has too few servers{tagged} for {copies} copies, or they are full ({error})"
+            )
             if _OFFLINE in str(error):
                 raise Unavailable(said) from error  # one that has just begun gets this answer for a moment
             raise SpaceError(said) from error

@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple, Protocol
 from onefold import config
 from onefold.errors import SpaceError, Unavailable
 from onefold.log.jetstream.client.message import Msg
-from onefold.log.jetstream.names import STREAM_INFO, STREAM_PURGE, LogNames
+from onefold.log.jetstream.names import STREAM_INFO, STREAM_PURGE, STREAM_STEPDOWN, LogNames
+from onefold.log.jetstream.regions import region_tag
 
 NOT_FOUND: Final = 10059
 REPLICA_SILENT_S: Final = 2.5
@@ -115,6 +116,12 @@ def takes_node_records(config: Mapping[str, object], log: LogNames) -> bool:
     """Whether a stream of this configuration takes what nodes publish for themselves, as one of an earlier release does not."""
     subjects = config.get("subjects")
     return isinstance(subjects, list) and log.node_subject in subjects
+
+
+async def lead_from(asker: Asker, stream: str, region: str) -> None:
+    """Ask the stream's leader to give way to a server of a region, which has a current copy. Raises as ``ask_api``."""
+    body = {"placement": {"tags": [region_tag(region)]}}
+    await ask_api(asker, STREAM_STEPDOWN + stream, body, f"having {stream} led from {region}")
 
 
 async def purge(asker: Asker, stream: str, before: int) -> None:

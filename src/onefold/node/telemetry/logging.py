@@ -42,13 +42,15 @@ _FORMER_EVENTS: Final = {
 }
 _OVER: Final = "_over"
 _STALLED: Final = "_stalled"
+_NEW_EVENTS: Final = frozenset({"leaders_stalled"})
+"""Those that the previous release did not have."""
 
 
 def former_event(event: str) -> str | None:
     """The name that an event had before it was renamed; None when it is the same."""
     name = event.removesuffix(_OVER)
     former = _FORMER_EVENTS.get(name)
-    if former is None and name.endswith(_STALLED):
+    if former is None and name.endswith(_STALLED) and name not in _NEW_EVENTS:
         former = f"{name.removesuffix(_STALLED)}_waits"
     return None if former is None else former + event[len(name) :]
 

@@ -44,6 +44,8 @@ class Address:
     cert: str | None = None
     key: str | None = None
     inbox: str = INBOX_PREFIX
+    region: str | None = None
+    """Of the program, which a URL does not say."""
     url: str = field(default="", compare=False)
     """The URL as it may be shown: without user information."""
 

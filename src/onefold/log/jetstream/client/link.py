@@ -8,8 +8,6 @@ kept to be sent later.
 from __future__ import annotations
 
 import asyncio
-import random
-import threading
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeVar, cast
@@ -22,8 +20,10 @@ from onefold.log.jetstream.client import loop as loops
 from onefold.log.jetstream.client.address import Address
 from onefold.log.jetstream.client.call import Call
 from onefold.log.jetstream.client.connection import Connection, Waiter
+from onefold.log.jetstream.client.home import Home, answered, stay
 from onefold.log.jetstream.client.message import Msg, header_block, parse_headers
 from onefold.log.jetstream.client.pending import Pending
+from onefold.log.jetstream.client.shared_links import SharedLinks
 from onefold.log.jetstream.client.subscription import RawHandler, Subscription
 from onefold.machine import forks
 from onefold.machine.undisturbed import in_main_thread
@@ -60,7 +60,9 @@ class Link:
         self._problem: OnefoldError | None = None
         self._suspecting = False
         self._broken: asyncio.Event
-        self._keeper: asyncio.Task[None] | None = None
+        self._adopting: asyncio.Lock
+        self._tasks: list[asyncio.Task[None]] = []
+        self._home = Home(address.region, env)
         self._closed = False
         self._users = 1
         self._shared = False
@@ -95,6 +97,10 @@ class Link:
     def servers(self) -> list[str]:
         """``host:port`` of every server that is configured or announced."""
         return list(self._known)
+
+    def stay_in_region(self) -> None:
+        """From here on prefer servers whose names begin with the address's region, and go back to them after a time elsewhere."""
+        self.post(self._stay)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -337,8 +343,9 @@ class Link:
 
     async def _begin(self) -> None:
         self._broken = asyncio.Event()
+        self._adopting = asyncio.Lock()
         await self._connect_once()
-        self._keeper = self._loop.create_task(self._keep())
+        self._tasks.append(self._loop.create_task(self._keep()))
 
     async def _keep(self) -> None:
         """Connect again whenever the connection broke."""
@@ -346,27 +353,20 @@ class Link:
         while True:
             await self._broken.wait()
             try:
-                await self._connect_once()
+                async with self._adopting:
+                    if self._connection is None:  # else it moved meanwhile
+                        await self._connect_once()
                 backoff.reset()
             except Exception as error:  # whatever it was: nobody else would ever connect again
                 self._problem = error if isinstance(error, OnefoldError) else Unavailable(repr(error))
                 await asyncio.sleep(backoff.pause_s())
 
     async def _connect_once(self) -> None:
-        """Try all servers, in random order. Raises what the most telling one of them said."""
+        """Try all servers, those of its region first. Raises what the most telling one of them said."""
         problem: OnefoldError | None = None
-        servers = list(self._known)
-        random.shuffle(servers)
-        for server in servers:
+        for server in self._home.attempts(self._known):
             try:
-                connection = await Connection.open(
-                    self.address,
-                    server,
-                    name=self._name,
-                    env=self.env,
-                    timeout=config.CONNECT_SERVER_TIMEOUT_S,
-                    lost=self._on_lost,
-                )
+                connection = await self._open(server)
             except SpaceError as error:
                 problem = error
                 continue
@@ -377,11 +377,40 @@ class Link:
                 return
         raise problem or Unavailable(f"no server of {self.address} can be reached")
 
+    async def _open(self, server: str) -> Connection:
+        return await Connection.open(
+            self.address,
+            server,
+            name=self._name,
+            env=self.env,
+            timeout=config.CONNECT_SERVER_TIMEOUT_S,
+            lost=self._on_lost,
+        )
+
+    def _stay(self) -> None:
+        """Begin to look for servers of the region whenever it is elsewhere."""
+        if not self._closed and self._home.prefer():
+            work = stay(self._home, lambda: self._connection, lambda: self._known, self._open, self._move)
+            self._tasks.append(self._loop.create_task(work))
+
+    async def _move(self, old: Connection, new: Connection) -> bool:
+        """Make ``new`` the connection instead of ``old``. False when that is over, or broke at once."""
+        async with self._adopting:
+            if self._connection is not old:
+                return False
+            if await self._adopt(new):
+                return True
+            old.lose("subscriptions were moved to a connection that broke")  # all begin on the next one
+            return False
+
     async def _adopt(self, connection: Connection) -> bool:
         """Make it the connection, with all subscriptions on it. False when it broke at once."""
+        begun: set[Subscription] = set()
         try:
-            for subscription in list(self._subscriptions):
-                await subscription._begin(connection)
+            while left := self._subscriptions - begun:  # others may begin meanwhile
+                begun |= left
+                for subscription in left:
+                    await subscription._begin(connection)
         except (Unavailable, Timeout):
             connection.close()
             return False
@@ -390,6 +419,7 @@ class Link:
         if connection.over:  # since the last answer: who lost it was not told, as it was nobody's yet
             connection.close()
             return False
+        self._home.note(connection)
         self._known.update(dict.fromkeys(connection.others))
         self._max_payload = connection.max_payload
         connection.left = lambda: self._leave(connection)
@@ -405,10 +435,7 @@ class Link:
         """The server is about to stop: go elsewhere once what is under way is answered."""
 
         async def leave() -> None:
-            for _ in range(50):
-                if not connection.open_questions:
-                    break
-                await asyncio.sleep(0.02)
+            await answered(connection)
             connection.lose("the server is about to stop")
 
         self._loop.create_task(leave())
@@ -451,46 +478,15 @@ class Link:
             self.post(self._shut)
 
     def _shut(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
+        for task in self._tasks:
+            task.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
             self._tell(False)
 
 
-class _Shared:
-    """The links of this process by address."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.links: dict[Address, Link] = {}
-
-    def get(self, address: Address, name: str, env: Env) -> Link:
-        with self.lock:
-            forks.track(self)
-            link = self.links.get(address)
-            if link is not None:
-                link._users += 1
-                return link
-            link = Link(address, name=name, env=env)
-            link._shared = True
-            self.links[address] = link
-            return link
-
-    def release(self, link: Link) -> None:
-        with self.lock:
-            link._users -= 1
-            if link._users == 0:
-                del self.links[link.address]
-                link._end()
-
-    def drop_after_fork(self) -> None:
-        self.lock = threading.Lock()
-        self.links = {}
-
-
-_shared = _Shared()
+_shared = SharedLinks(lambda address, name, env: Link(address, name=name, env=env))
 
 
 def _publish(connection: Connection, subject: str, payload: bytes, reply: str, headers: bytes) -> None:
