@@ -23,11 +23,17 @@ class Subscription:
         self._link = link
         self._handler = handler
         self._queue = queue
-        self._at: tuple[Connection, int] | None = None
+        self._at: list[tuple[Connection, int]] = []
+        """Where it is known: on one connection, and while a link moves to another one on both."""
+        self._ended = False
 
     async def _begin(self, connection: Connection) -> None:
-        if self._at is None or self._at[0] is not connection:
-            self._at = (connection, await connection.listen(self.subject, self._handler, self._queue))
+        if any(at is connection for at, _ in self._at):
+            return
+        sid = await connection.listen(self.subject, self._handler, self._queue)
+        if self._ended:  # meanwhile
+            connection.unlisten(sid)
+        self._at = [(at, number) for at, number in self._at if not at.over] + [(connection, sid)]
 
     def close(self) -> None:
         """Receive no more. Does not wait."""
@@ -36,6 +42,7 @@ class Subscription:
             link.post(self._end)
 
     def _end(self) -> None:
+        self._ended = True
         self._link._subscriptions.discard(self)
-        if self._at is not None:
-            self._at[0].unlisten(self._at[1])
+        for connection, sid in self._at:
+            connection.unlisten(sid)
