@@ -285,9 +285,9 @@ def _regions(facts: ClusterFacts, space: SpaceInfo) -> Check:
     the servers that hold copies."""
     wrong = [text for stream in facts.streams if (text := _misplaced(stream, space)) is not None]
     for server in facts.servers:
-        if server.name is not None and server.region not in (*space.regions, WITNESS):
+        if server.name is not None and server.place not in (*space.regions, WITNESS):
             wrong.append(f"server {server.name} is in none of the space's regions, by its name")
-        elif server.tags is not None and region_tag(server.region or "").lower() not in _lower(server.tags):
+        elif server.tags is not None and region_tag(server.place or "").lower() not in _lower(server.tags):
             wrong.append(f"server {server.name} has no tag {region_tag(server.region or '')}")
     known = [server for server in facts.servers if server.tags is not None]
     placed = sum(CP_TAG in (server.tags or ()) for server in known)

@@ -14,6 +14,7 @@ from onefold.doctor.facts import ClusterFacts, CopyFacts, ServerFacts, StreamFac
 from onefold.doctor.records import Finding, last_server, ranges, said
 from onefold.log.jetstream.client.address import parse_address
 from onefold.log.jetstream.names import LogNames
+from onefold.log.jetstream.regions import region_of
 from onefold.log.jetstream.spaces import SpaceInfo
 
 LOG = LogNames("s", "i_1", 0)
@@ -161,6 +162,64 @@ def test_copies_in_one_place() -> None:
     assert told(replace(WELL, servers=tagged)) == {"places": "warn"}
     apart = [server(name, details=details(tags=[f"az:{name}"])) for name in ("s1", "s2", "s3")]
     assert told(replace(WELL, servers=apart)) == {}
+
+
+REGIONAL = {
+    "eu-1": ["region:eu", "cp"],
+    "us-1": ["region:us", "cp"],
+    "us-2": ["region:us"],
+    "eu-2": ["region:eu"],
+    "witness-1": ["region:witness", "cp"],
+}
+OVER_REGIONS = replace(
+    WELL,
+    servers=[
+        server(name, details=details(tags=tags), place=region_of(name)) for name, tags in REGIONAL.items()
+    ],
+    space=SpaceInfo("s", "i_1", 1, 3, regions=("eu", "us"), format=2),
+)
+
+
+def over_regions(
+    *holders: str, tags: Mapping[str, list[str]] = REGIONAL, placed: bool = True
+) -> ClusterFacts:
+    settings = {**SETTINGS, **({"placement": {"tags": ["cp"]}} if placed else {})}
+    replicas = [{"name": name, "current": True, "active": 1} for name in holders[1:]]
+    made = replace(stream(settings, leader=holders[0], replicas=replicas), copies={})
+    servers = [
+        server(name, details=details(tags=found), place=region_of(name)) for name, found in tags.items()
+    ]
+    return replace(OVER_REGIONS, servers=servers, streams=[made])
+
+
+def test_copies_over_regions() -> None:
+    assert told(over_regions("eu-1", "us-1", "witness-1")) == {}
+    assert told(over_regions("us-1", "us-2", "witness-1")) == {"places": "warn"}
+    assert told(over_regions("eu-1", "us-1", "witness-1", placed=False)) == {"streams": "problem"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"us-2": ["region:us", "cp"]}, "4 servers have the tag cp, not 3"),
+        ({"us-1": ["region:us"]}, "2 servers have the tag cp, not 3"),
+        ({"us-2": ["region:eu"]}, "server us-2 has no tag region:us"),
+        ({"us-2": []}, "server us-2 has no tag region:us"),
+        ({"asia-1": ["region:asia"]}, "server asia-1 is in none of the space's regions"),
+        ({"s9": ["region:us"]}, "server s9 is in none of the space's regions"),
+    ],
+)
+def test_servers_whose_names_and_tags_do_not_agree(changed: dict[str, list[str]], said: str) -> None:
+    facts = over_regions("eu-1", "us-1", "witness-1", tags={**REGIONAL, **changed})
+    (check,) = [check for check in judge(facts) if check.name == "places"]
+    assert check.status == "warn" and said in check.found and check.advice
+
+
+def test_without_the_system_user_regions_are_known_from_names() -> None:
+    seen = over_regions("us-1", "us-2", "witness-1")
+    blind = replace(seen, servers=[one._replace(details=None) for one in seen.servers], system=False)
+    (check,) = [check for check in judge(blind) if check.name == "places"]
+    assert check.status == "warn" and "2 of 3 copies are in us" in check.found and "tag" not in check.found
 
 
 def test_without_the_system_user_what_is_not_seen_is_not_claimed() -> None:

@@ -417,4 +417,11 @@ def _decode(space: str, data: bytes) -> SpaceInfo:
         raise LogCorrupt(
             f"the record of space {space} is of {info.space} with {info.shards} shards. Restore it"
         )
+    try:
+        if info.regions:
+            check_regions(info.regions)
+    except InvalidArgument as error:
+        raise LogCorrupt(
+            f"the record of space {space} names regions that none has ({error}). Restore it"
+        ) from error
     return info
