@@ -7,6 +7,7 @@ first server that answers is taken, and the region's are looked for while that o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final
@@ -85,10 +86,11 @@ async def stay(
     """Until it is cancelled: whenever ``current`` is elsewhere, look for a server of the region and ``move`` there."""
     while True:
         connection = current()
-        if connection is not None and not home.is_here(connection):
-            found = await _find(home, servers(), open_)
-            if found is not None:
-                await _move(connection, found, move)
+        with contextlib.suppress(Exception):  # whatever it was: nobody else would ever look again
+            if connection is not None and not home.is_here(connection):
+                found = await _find(home, servers(), open_)
+                if found is not None:
+                    await _move(connection, found, move)
         await asyncio.sleep(jittered(config.HOME_LOOK_S))
 
 
