@@ -131,6 +131,26 @@ def test_a_space_of_others_is_made_over_regions_and_stays_so(cluster: LocalClust
     )
 
 
+def test_a_backup_becomes_a_space_over_regions(cluster: LocalCluster, tmp_path: Path) -> None:
+    with of.connect(tmp_path / "space") as db:
+        db.map("m")["k"] = "kept"
+    assert onefold("backup", tmp_path / "b", "--url", tmp_path / "space").returncode == 0
+    in_a_folder = onefold("restore", tmp_path / "b", "--url", tmp_path / "other", "--regions", "dc1,dc2")
+    assert in_a_folder.returncode == 2 and not (tmp_path / "other").exists()
+    url = cluster.servers.url("restored", "admin")
+    done = onefold("restore", tmp_path / "b", "--url", url, "--regions", "dc1,dc2")
+    assert done.returncode == 0, done.stderr
+    with of.connect(cluster.servers.url("restored"), region="dc1", timeout=WAIT_S) as db:
+        assert dict(db.map("m")) == {"k": "kept"}
+    link = Link(parse_address(url))
+    try:
+        facts = look(link)
+        assert facts.space is not None and facts.space.regions == ("dc1", "dc2")
+        assert all(Counter(map(region_of, stream.servers))["witness"] == 1 for stream in facts.streams)
+    finally:
+        link.close()
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
