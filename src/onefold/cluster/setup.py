@@ -178,7 +178,6 @@ def _check_same(
     from onefold.compute.blobs.backends import named_place
 
     named = named_place(found.blobs, found.space, found.incarnation)
-
     if regions is not None and tuple(regions) != found.regions:
         lies = f"the regions {', '.join(found.regions)}" if found.regions else "one region"
         raise SpaceError(

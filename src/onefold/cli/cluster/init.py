@@ -31,8 +31,8 @@ def init(
     """Make a space on a NATS cluster that others run, with a credential that may create streams. Again: a space that an
     earlier release made gets what is missing, and nothing else changes.
 
-    JSON: {url, space, incarnation, shards, replicas, regions, blobs, blobs_at}; blobs: as --blobs names the place; blobs_at: where
-    in it those of this space are.
+    JSON: {url, space, incarnation, shards, replicas, regions, blobs, blobs_at}; blobs: as --blobs names the place; blobs_at:
+    where in it those of this space are.
     """
     import os
 
