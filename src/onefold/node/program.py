@@ -29,7 +29,7 @@ from onefold.node.metrics import NodeMetrics
 from onefold.node.process import Node
 from onefold.node.snapshots.server import SnapshotServer
 from onefold.node.snapshots.snapshots import Snapshots
-from onefold.node.snapshots.store import open_vault
+from onefold.node.snapshots.store import Vault, open_vault
 from onefold.node.snapshots.trimming import Trimming
 from onefold.node.telemetry.http import HttpSide
 from onefold.node.telemetry.logging import JsonLog
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from onefold.compute.blobs.store import BlobStore
     from onefold.compute.code.functions import Code
     from onefold.log.jetstream.client.link import Link
+    from onefold.log.jetstream.spaces import SpaceInfo
     from onefold.shard.api import Shard
 
 REGION: Final = "local"
@@ -118,6 +119,14 @@ def _job_workers(
     )
 
 
+def _vault(stack: ExitStack, settings: Settings, link: Link, info: SpaceInfo) -> Vault | None:
+    if settings.snapshots is None:
+        return None
+    vault = open_vault(settings.snapshots, settings.directory / "scratch", link, info.space, info.incarnation)
+    stack.callback(vault.close)
+    return vault
+
+
 def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) -> Node:
     from onefold.log.jetstream import admin
     from onefold.node.nats_runtime import ClusterGround
@@ -130,11 +139,7 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
         settings.name, settings.region, settings.zone, settings.workers, _fold_version_max(info.shards)
     )
     _make_directory(settings.directory)
-    vault = None
-    if settings.snapshots is not None:
-        scratch = settings.directory / "scratch"
-        vault = open_vault(settings.snapshots, scratch, link, info.space, info.incarnation)
-        stack.callback(vault.close)
+    vault = _vault(stack, settings, link, info)
     tracing = start_tracing(settings.name, info.space, settings.region)
     stack.callback(tracing.close)
     ground = ClusterGround(link, info, identity, settings.directory, log, vault=vault)

@@ -87,8 +87,8 @@ def make_space(
     """Make a space, or find the one that is there already, whatever shards it has. ``blobs``: where results of jobs are kept, or
     what says that for an incarnation. ``beginning``: what it holds from the first moment on; then SpaceError when there is one
     already. ``first``: the record with which each log begins, published where only nodes may publish. ``regions``: over which
-    it lies; then its copies are on the servers with the tag ``cp``, and SpaceError when those are so placed that it would not survive
-    the loss of a region.
+    it lies; then its copies are on the servers with the tag ``cp``, and SpaceError when those are so placed that it would not
+    survive the loss of a region.
 
     Raises InvalidArgument; SpaceError (the credential may not create streams, too few servers); Unavailable and Timeout: it may
     be half made, so make it again.
