@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from onefold import config
+from onefold.arguments import check_flag
 from onefold.errors import ASK_LATER, Conflict, InvalidArgument, OnefoldError, TransactionError
-from onefold.flags import check_flag
 from onefold.machine.undisturbed import is_interrupt, let_pass
 from onefold.state.core import guard
 from onefold.state.core.client import rejection
@@ -239,6 +239,8 @@ class Transaction:
 
                 validate_cut(client, _shard_parts(parts))
             return
+        for make in self._core.to_make:
+            make()
         before: Mapping[int, int] = {}
         if self._request_id is not None:
             parts.setdefault(client.shard_of(encode_key(self._request_id)), _NO_PART)

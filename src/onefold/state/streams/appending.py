@@ -73,7 +73,8 @@ class Appending:
         """What has no key goes to partitions in turn, from a random one on; with a ``request_id`` from the same one on each
         time, so that what is tried again goes where it went."""
         self._stream = stream
-        self._partitions = partitions
+        self.partitions = partitions
+        """How many there are to choose from."""
         self._codec = codec
         seed = (
             int.from_bytes(client.env.token(4), "big") if request_id is None else crc32c(request_id.encode())
@@ -104,7 +105,7 @@ class Appending:
         stream_frames.check_frame(frame, key)
         self._codec.check_rows(frame)
         writes: list[Append] = []
-        split = stream_frames.split_frame(frame, key, self._partitions, self._turn)
+        split = stream_frames.split_frame(frame, key, self.partitions, self._turn)
         for partition, rows in split:
             for count, data in stream_frames.cut_frame(rows, key):
                 place = self._next() if key is None else partition
@@ -134,11 +135,11 @@ class Appending:
         return writes
 
     def _place(self, key: bytes | None) -> int:
-        return self._next() if key is None else stream_frames.partition_of(key, self._partitions)
+        return self._next() if key is None else stream_frames.partition_of(key, self.partitions)
 
     def _next(self) -> int:
         turn = self._turn
-        self._turn = (turn + 1) % self._partitions
+        self._turn = (turn + 1) % self.partitions
         return turn
 
 

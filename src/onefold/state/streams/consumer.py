@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from onefold import config
-from onefold.durations import Duration, seconds
+from onefold.durations import Duration, wait_seconds
 from onefold.errors import Conflict, InvalidArgument, InvalidValue, SpaceError, TransactionError, Unavailable
 from onefold.machine.undisturbed import let_pass
 from onefold.state.core import guard
@@ -66,7 +66,7 @@ class Consumer(Looking, Generic[T]):
         self._group = check_name("consumer group", group)
         if start not in ("earliest", "latest"):
             raise InvalidArgument(f"a group starts at 'earliest' or 'latest'; got start={start!r:.80}")
-        self._timeout = None if timeout is None else seconds(timeout, "timeout")
+        self._timeout = None if timeout is None else wait_seconds(timeout)
         self._members = Membership(self._layout, self._group)
         self._new_group_start: str = start
         self._closed = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from onefold import config
+from onefold.arguments import check_whole
 from onefold.codec import crc32c
 from onefold.errors import InvalidArgument, SpaceError, TooOld
 from onefold.machine.undisturbed import let_pass
@@ -70,10 +71,13 @@ class Layout:
     def make(self, default: int | None = None, retention_ms: int | None = None) -> StreamRow:
         """What the stream is like; made now if it is not there, with ``default`` partitions unless another number is wanted, and
         with this retention. Raises as ``find``."""
+        return self.known() or self._made(MakeStream(self.name, self.wanted or default or 1, retention_ms))
+
+    def known(self) -> StreamRow | None:
+        """What the stream is like as far as is known here, without waiting. Raises as ``find``."""
         # The number of partitions never changes, so a copy of any age will do.
         data, _ = self.client.shards[self.home].peek(stream_rows.STREAMS, self.name.encode())
-        known = self._checked(stream_rows.read_stream(data))
-        return known or self._made(MakeStream(self.name, self.wanted or default or 1, retention_ms))
+        return self._checked(stream_rows.read_stream(data))
 
     def set_retention(self, retention_ms: int | None) -> StreamRow:
         """Make the stream or change its retention, in every shard."""
@@ -161,11 +165,7 @@ def check_partitions(partitions: object) -> int | None:
     """The number of partitions, None when none is given. Raises InvalidArgument."""
     if partitions is None:
         return None
-    whole = isinstance(partitions, int) and not isinstance(partitions, bool)
-    if not whole or not 1 <= partitions <= config.STREAM_PARTITIONS_MAX:  # type: ignore[operator]
-        raise InvalidArgument(
-            f"partitions must be a whole number from 1 to {config.STREAM_PARTITIONS_MAX}; got {partitions!r:.60}"
-        )
+    check_whole("partitions", partitions, least=1, most=config.STREAM_PARTITIONS_MAX)
     return partitions  # type: ignore[return-value]
 
 

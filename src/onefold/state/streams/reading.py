@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from onefold import config
+from onefold.arguments import shown
 from onefold.errors import InvalidArgument, InvalidValue
 from onefold.state.core.client import StateClient
 from onefold.state.core.waiting import Looking, Pause, wait_any
@@ -76,13 +77,17 @@ def _at_time(layout: Layout, heads: Mapping[int, Head], time_ms: int) -> dict[in
 
 def time_ms_of(when: datetime) -> int:
     """The first millisecond that is not before the moment. One without a time zone is local time, as for ``Database.at``."""
-    try:
-        aware = when.astimezone(UTC)
-    except (OverflowError, ValueError):  # too near the ends of the calendar to be moved to another zone
-        aware = when.replace(tzinfo=UTC)
-    delta = aware - datetime(1970, 1, 1, tzinfo=UTC)
+    delta = utc_of(when) - datetime(1970, 1, 1, tzinfo=UTC)
     micros = (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
     return -(-micros // 1000)
+
+
+def utc_of(when: datetime) -> datetime:
+    """The moment in UTC. One without a time zone is local time."""
+    try:
+        return when.astimezone(UTC)
+    except (OverflowError, ValueError):  # too near the ends of the calendar to be moved to another zone
+        return when.replace(tzinfo=UTC)
 
 
 def check_start(start: object, stream: str | None = None) -> Start:
@@ -98,7 +103,7 @@ def check_start(start: object, stream: str | None = None) -> Start:
             Position.of(position, stream_tag(stream), config.STREAM_PARTITIONS_MAX)
         return start
     raise InvalidArgument(
-        f"start must be 'earliest', 'latest', a Position or a datetime; got {start!r:.80} ({type(start).__name__})"
+        f"start must be 'earliest', 'latest', a Position or a datetime; got {shown(start)} ({type(start).__name__})"
     )
 
 

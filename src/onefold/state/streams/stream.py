@@ -6,17 +6,18 @@ append. How long it is kept (``retention``) has nothing to do with the trimming 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from onefold import config
-from onefold.durations import Duration, seconds
+from onefold.arguments import check_flag, check_whole, shown
+from onefold.durations import Duration, seconds, wait_seconds
 from onefold.errors import Conflict, InvalidArgument
-from onefold.flags import check_flag
 from onefold.state.core import guard
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import Consistency, Level, parse_level
+from onefold.state.core.outcomes import outcome
 from onefold.state.core.time_limits import limited, one_call
 from onefold.state.encoding.names import check_request_id
 from onefold.state.encoding.positions import Position
@@ -144,9 +145,8 @@ class Stream(Generic[T]):
             return self._append(value, key, request_id)
 
     def _append(self, value: T, key: object, request_id: str | None) -> Position:
-        row = self._made()
-        write = Appending(self.client, self.name, row.partitions, self._codec, request_id).one(value, key)
-        return self._commit([write], row, request_id)
+        writes, row = self._prepared(lambda appending: [appending.one(value, key)], request_id)
+        return self._commit(writes, row, request_id)
 
     @one_call
     def append_many(self, records: object, key: str | None = None, request_id: str | None = None) -> Position:
@@ -170,8 +170,9 @@ class Stream(Generic[T]):
         """
         self._check("append_many")
         check_request_id(request_id)
-        row = self._made()
-        writes = Appending(self.client, self.name, row.partitions, self._codec, request_id).many(records, key)
+        if isinstance(records, Iterator):
+            records = list(records)  # they may be needed twice
+        writes, row = self._prepared(lambda appending: appending.many(records, key), request_id)
         if not writes:
             heads, _ = self._layout.heads(range(row.partitions))
             return Position(self._layout.tag, {partition: head.next for partition, head in heads.items()})
@@ -206,7 +207,7 @@ class Stream(Generic[T]):
         check_flag("follow", follow)
         wanted = _check_wanted(partitions)
         level = None if consistency is None else parse_level(consistency)
-        wait_s = None if timeout is None else seconds(timeout, "timeout")
+        wait_s = None if timeout is None else wait_seconds(timeout)
         start = check_start(start)
         at = self._opened(start, wanted, level)
         if follow:
@@ -329,6 +330,35 @@ class Stream(Generic[T]):
             self._row = row
         return self._row
 
+    def _prepared(
+        self, encode: Callable[[Appending], list[Append]], request_id: str | None
+    ) -> tuple[list[Append], StreamRow]:
+        """What is to be appended, and the stream. It is made after all has been encoded: what is refused leaves nothing."""
+        row = self._row or self._layout.known()
+        count = (self._layout.wanted or 1) if row is None else row.partitions
+        writes = encode(Appending(self.client, self.name, count, self._codec, request_id))
+        if row is None and request_id is not None:
+            self._check_request(request_id)
+        row = self._made()
+        if row.partitions != count:  # another program has made it meanwhile
+            writes = encode(Appending(self.client, self.name, row.partitions, self._codec, request_id))
+        return writes, row
+
+    def _check_request(self, request_id: str) -> None:
+        """Raises Conflict, before the stream is made, when the request was something else, or was rejected."""
+        if self._layout.find() is not None:
+            return
+        kept = outcome(self.client, request_id)
+        # Looked for again: an append under this request may have made it in between.
+        if kept is not None and self._layout.find() is None:
+            raise self._other_request(request_id, kept)
+
+    def _other_request(self, request_id: str, kept: str = "committed") -> Conflict:
+        return Conflict(
+            f"the request {request_id!r} was {kept} before and was no append to {self.name!r}; nothing was appended. "
+            "Use another request_id"
+        )
+
     def _commit(self, writes: Sequence[Append], row: StreamRow, request_id: str | None) -> Position:
         parts: dict[int, list[Write]] = {}
         for write in writes:
@@ -372,10 +402,7 @@ class Stream(Generic[T]):
                 return [one for committed in done.values() for one in committed.results if one is not None]
         found = [result for committed in done.values() for result in committed.results]
         if not all(isinstance(one, list | tuple) and len(one) == 3 for one in found):
-            raise Conflict(
-                f"the request {request_id!r} was committed before and was no append to {self.name!r}; nothing was appended. "
-                "Use another request_id"
-            )
+            raise self._other_request(str(request_id))
         return found
 
     def _opened(
@@ -423,7 +450,7 @@ class _Opening:
 def _retention_ms(retention: Duration) -> int:
     found = seconds(retention, "retention")
     if found <= 0:
-        raise InvalidArgument(f"retention must be longer than nothing; got {retention!r}")
+        raise InvalidArgument(f"retention must be longer than nothing; got {shown(retention)}")
     return min(max(1, round(found * 1000)), 1 << 50)
 
 
@@ -432,10 +459,9 @@ def _check_wanted(partitions: int | Collection[int] | None) -> list[int] | None:
         return None
     given = [partitions] if isinstance(partitions, int) else partitions
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Collection):
-        raise InvalidArgument(f"partitions must be a number or a list of numbers; got {partitions!r:.80}")
+        raise InvalidArgument(f"partitions must be a number or a list of numbers; got {shown(partitions)}")
     for partition in given:
-        if isinstance(partition, bool) or not isinstance(partition, int) or partition < 0:
-            raise InvalidArgument(f"a partition is a whole number from 0; got {partition!r:.80}")
+        check_whole("a partition", partition, least=0, most=config.STREAM_PARTITIONS_MAX - 1)
     return sorted(set(given))
 
 

@@ -3,7 +3,7 @@ that goes to which shard."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from onefold import config
@@ -44,6 +44,10 @@ class TransactionCore:
         self._meter = meter
         self.to_tell: list[Callable[[bool], None]] = []
         """Called once the transaction is known to have committed."""
+        self.to_make: list[Callable[[], None]] = []
+        """Called before it commits something."""
+        self.partitions: dict[str, int] = {}
+        """Of the streams to which it appends: among how many partitions it chooses."""
         self._extra: list[tuple[int, Write]] = []
         self._began_s = 0.0
         self._owner: tuple[int, object] | None = None
@@ -110,9 +114,13 @@ class TransactionCore:
 
         Raises TransactionError, TooLarge (definite).
         """
+        self.add_writes([(shard, write)], size)
+
+    def add_writes(self, writes: Sequence[tuple[int, Write]], size: int) -> None:
+        """The same for several, all of them or none. ``size``: of all together."""
         self.check_writable()
-        self._meter.add(1, size + OPERATION_BYTES)
-        self._extra.append((shard, write))
+        self._meter.add(len(writes), size + len(writes) * OPERATION_BYTES)
+        self._extra += writes
 
     def when_committed(self, tell: Callable[[bool], None]) -> None:
         """Have this called once the transaction has committed, with whether it is certain that it was this one, and not an
