@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
+from onefold import config
+from onefold.arguments import check_flag, check_whole
+from onefold.arguments import shown as shown_value
 from onefold.database import Database
 from onefold.errors import InvalidArgument
-from onefold.flags import check_flag
 from onefold.folds import folds
-from onefold.state.encoding.names import check_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +68,7 @@ def connect(
         UnsupportedConsistency: definite; the engine cannot serve the level.
         TokenError: definite; the token is malformed or of another space.
     """
-    from onefold.durations import seconds
+    from onefold.durations import wait_seconds
     from onefold.machine.undisturbed import undisturbed
     from onefold.space.open_space import open_shards
     from onefold.state.core.consistency import parse_level
@@ -76,15 +78,22 @@ def connect(
     check_flag("create", create)
     check_flag("read_only", read_only)
     if replicas not in ("local", "remote"):
-        raise InvalidArgument(f"replicas must be 'local' or 'remote'; got {replicas!r}")
+        raise InvalidArgument(f"replicas must be 'local' or 'remote'; got {shown_value(replicas)}")
     if replicas == "remote" and not target.startswith(_CLUSTER):
         raise InvalidArgument(
             "replicas='remote' reads from the nodes of a cluster (nats://host:port/SPACE), and the space is "
             f"{_place_of(target)}: leave replicas out"
         )
     if region is not None:
-        check_text("region", region)
-    timeout_s = seconds(timeout, "timeout") if timeout is not None else None
+        from onefold.log.jetstream.names import check_region
+
+        check_region("region", region)
+    check_whole("shards", shards, least=1, most=config.SHARDS_MAX, or_none=True)
+    if session is not None:
+        from onefold.state.core.tokens import decode_token
+
+        decode_token(session)
+    timeout_s = wait_seconds(timeout) if timeout is not None else None
     keep = None if log_keep is _AS_IT_IS else _checked_log_keep(log_keep, target, read_only=read_only)
 
     def opened() -> Database:
@@ -98,6 +107,7 @@ def connect(
             replicas=replicas,
             region=region,
             base=_fetch_base,
+            check=None if session is None else partial(_check_session, session),
         )
         try:
             if keep is not None:
@@ -135,6 +145,13 @@ def _checked_log_keep(given: object, target: str, *, read_only: bool) -> int:
     return keep
 
 
+def _check_session(token: str, incarnation: str | None, shards: int | None) -> None:
+    """Raises TokenError before the space is opened, or made: a token is never of a space that is not there."""
+    from onefold.state.core.tokens import decode_token
+
+    decode_token(token, incarnation or "", shards)
+
+
 def _fetch_base(link: Link, info: SpaceInfo, shard: int, path: Path) -> bool:
     from onefold.compute.blobs.places import fetch_base
 
@@ -146,19 +163,23 @@ def target_of(url: str | os.PathLike[str] | None) -> str:
     given = url if url is not None else os.environ.get("ONEFOLD_URL") or DEFAULT_SPACE
     target = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(target, str):
-        raise InvalidArgument(f"url must be {_PLACES}; got {given!r}")
+        raise InvalidArgument(f"url must be {_PLACES}; got {shown_value(given)}")
     shown = target.rpartition("@")[2]  # what stands before it may be a secret
     if "\0" in target:
-        raise InvalidArgument(f"url must be {_PLACES}; got {shown!r}")
+        raise InvalidArgument(f"url must be {_PLACES}; got {shown[:200]!r}")
     try:
         target.encode()
     except UnicodeEncodeError:
         raise InvalidArgument(
-            f"url must be text that UTF-8 can encode, also where it is a folder; got {shown!r}"
+            f"url must be text that UTF-8 can encode, also where it is a folder; got {shown[:200]!r}"
         ) from None
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", target)
     if scheme is not None and scheme.group(1) not in ("memory", "sqlite", "nats", "tls"):
-        raise InvalidArgument(f"unknown engine {scheme.group(1)!r} in {shown!r}; use {_PLACES}")
+        raise InvalidArgument(f"unknown engine {scheme.group(1)[:60]!r} in {shown[:200]!r}; use {_PLACES}")
+    if not target.startswith(_CLUSTER):
+        from onefold.space.open_shard import check_memory, directory_of
+
+        (check_memory if target.startswith("memory:") else directory_of)(target)
     return target
 
 

@@ -271,6 +271,23 @@ def test_another_number_of_shards_and_a_space_that_is_not_there(servers, cache):
         of.connect(app, shards=3)
 
 
+def test_a_session_of_another_space_makes_no_space_and_no_replica(servers, cache, tmp_path):
+    with of.connect(tmp_path / "elsewhere") as db:
+        db.map("m")["k"] = 1
+        token = db.session.token
+    admin = servers.url(f"connect{next(_numbers)}", user="admin")
+    for problem in ("junk", token):
+        with pytest.raises(of.TokenError):
+            of.connect(admin, session=problem, shards=2)
+    with pytest.raises(of.SpaceError, match="onefold init"):
+        of.connect(admin, create=False)
+    of.connect(admin, shards=2).close()
+    made = sorted(cache.rglob("*"))
+    with pytest.raises(of.TokenError):
+        of.connect(admin.replace(".admin.nk", ".app.nk").replace("_INBOX_admin", "_INBOX_app"), session=token)
+    assert sorted(cache.rglob("*")) == made
+
+
 def test_the_connection_is_released(single):
     before = threading.active_count()
     for _ in range(3):

@@ -18,7 +18,8 @@ from onefold.env import SYSTEM
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.ids import new_id
 from onefold.log.jetstream.client.address import parse_address
-from onefold.log.jetstream.regions import PLACE_NAME, check_region_of
+from onefold.log.jetstream.names import check_region
+from onefold.log.jetstream.regions import check_region_of
 from onefold.node.all_shards import AllShards
 from onefold.node.divergence import DivergenceCheck
 from onefold.node.job_workers import JobWorkers
@@ -243,6 +244,5 @@ def check_settings(settings: Settings) -> Settings:
     wrong = malformed(Join(settings.name, "i", settings.region, settings.zone, "", "", 1, settings.workers))
     if wrong:
         raise InvalidArgument(wrong)
-    if not PLACE_NAME.fullmatch(settings.region):  # it is part of the subject on which questions come
-        raise InvalidArgument(f"--region has 1 to 64 letters, digits, - and _; got {settings.region!r}")
+    check_region("--region", settings.region)
     return settings

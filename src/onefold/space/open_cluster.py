@@ -29,6 +29,8 @@ from onefold.shard.replica.shard import LocalReplica
 
 Folds = Callable[[int, int], Sequence[Fold]]
 Replicas = Literal["local", "remote"]
+Check = Callable[[str | None, int | None], None]
+"""See ``open_space.Check``."""
 
 
 def open_cluster(
@@ -43,6 +45,7 @@ def open_cluster(
     replicas: Replicas = "local",
     region: str | None = None,
     base: BaseFetch | None = None,
+    check: Check | None = None,
 ) -> list[Shard]:
     """Open every shard of the space at ``url`` (``nats://`` or ``tls://``), in order.
 
@@ -50,7 +53,7 @@ def open_cluster(
     makes it with more say. ``replicas="local"``: a replica of each shard in ``cache_directory()``, shared by the processes of
     this machine, brought up to what the log has now before this returns; ``timeout``: how long nothing may happen meanwhile.
     ``"remote"``: none; nodes are asked, those of ``region`` first. In a space of several regions it is one of them, and its
-    servers are preferred. ``base``: fetches what the logs of a restored space continue from.
+    servers are preferred. ``base``: fetches what the logs of a restored space continue from. ``check``: see ``Check``.
 
     Raises Unavailable (no server, no progress), SpaceError (credential, no space, folder, newer program), InvalidArgument,
     LogCorrupt.
@@ -63,7 +66,7 @@ def open_cluster(
     link = Link.shared(address, env=env)
     shards: list[Shard] = []
     try:
-        info = _space_at(link, shard_count, env, create=create and not read_only)
+        info = _space_at(link, shard_count, env, create=create and not read_only, check=check)
         if region is not None and info.regions:
             check_region_of(info.space, info.regions, region)
             link.stay_in_region()
@@ -102,9 +105,13 @@ def replica_directory(info: SpaceInfo, shard: int) -> Path:
     return cache_directory() / f"{info.space}-{info.incarnation}" / str(shard)
 
 
-def _space_at(link: Link, shards: int | None, env: Env, *, create: bool) -> SpaceInfo:
+def _space_at(
+    link: Link, shards: int | None, env: Env, *, create: bool, check: Check | None = None
+) -> SpaceInfo:
     space = link.address.space
     info = admin.find_space(link, space)
+    if check is not None and (info is not None or create):
+        check(*((None, None) if info is None else (info.incarnation, info.shards)))
     if info is None and create:
         copies = 3 if len(link.servers) >= 3 else 1
         try:

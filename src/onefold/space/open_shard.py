@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from onefold.env import SYSTEM, Env
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.fold.api import Fold
 from onefold.shard.api import Shard
+
+_LIKE_URL: Final = re.compile(r"(?i:nats|tls|memory|sqlite):|[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How a URL begins of which something was left out, or that ``pathlib`` has changed."""
 
 
 def open_shard(
@@ -30,8 +36,7 @@ def open_shard(
     """
     text = str(url)
     if isinstance(url, str) and text.startswith("memory:"):
-        if text not in ("memory:", "memory://"):
-            raise InvalidArgument(f"{text}: a space in memory has no name; use memory://")
+        check_memory(text)
         from onefold.log.memory import MemoryLog
         from onefold.shard.memory import MemoryShard
 
@@ -41,14 +46,18 @@ def open_shard(
     return EmbeddedShard(directory_of(url), folds, env, create=create, read_only=read_only, timeout=timeout)
 
 
+def check_memory(url: str) -> None:
+    """Raises InvalidArgument for a ``memory:`` URL with more in it."""
+    if url not in ("memory:", "memory://"):
+        raise InvalidArgument(f"{url[:100]}: a space in memory has no name; use memory://")
+
+
 def directory_of(url: str | Path) -> Path:
     """The directory that a path or ``sqlite:`` URL names."""
     if isinstance(url, Path):
         return url
     if "://" not in url and not url.startswith("sqlite:"):
-        if not url:
-            raise InvalidArgument("an empty URL names no space; give a directory, sqlite:///dir or memory://")
-        return Path(url)
+        return _folder(url)
     from urllib.parse import unquote, urlsplit
 
     parts = urlsplit(url)
@@ -61,4 +70,42 @@ def directory_of(url: str | Path) -> Path:
         raise SpaceError(f"{url}: no engine for {scheme}://; this version has memory:// and sqlite:///dir")
     if parts.netloc or not parts.path:
         raise InvalidArgument(f"{url}: write sqlite:///absolute/dir, or give the directory alone")
-    return Path(unquote(parts.path))
+    if parts.query or parts.fragment:
+        raise InvalidArgument(
+            f"{url}: a sqlite: URL takes no options; write ? and # in a folder's name as %3F and %23, or give the directory alone"
+        )
+    path = unquote(parts.path)
+    if not path.strip("/"):
+        raise InvalidArgument(
+            f"{url} names no folder: write sqlite:///absolute/dir, or give the directory alone"
+        )
+    if "\0" in path:
+        raise InvalidArgument(f"{url}: a folder's name cannot hold a zero byte")
+    if path.startswith(("/./", "/../", "/~")):
+        raise InvalidArgument(
+            f"{url}: what follows sqlite:// is the whole path from / on; for another one give the directory alone"
+        )
+    return _folder(path)
+
+
+def _folder(text: str) -> Path:
+    """The folder of that name, unless it looks like something else. A folder that is there is what is meant."""
+    folder = Path(text)
+    if not text:
+        raise InvalidArgument("an empty URL names no space; give a directory, sqlite:///dir or memory://")
+    if text.strip() and os.path.isdir(text):  # noqa: PTH112 - a name that is too long is not there
+        return folder
+    shown = repr(text.rpartition("@")[2][:100])  # what stands before it may be a secret
+    if text != text.strip():
+        raise InvalidArgument(f"url {shown} begins or ends with a space or a line break; leave that out")
+    if text.startswith("~"):
+        raise InvalidArgument(
+            f"url {shown}: only a shell replaces ~ by a home folder; give os.path.expanduser({shown}), or put ./ in front for a "
+            "folder of that name"
+        )
+    if _LIKE_URL.match(text):
+        raise InvalidArgument(
+            f"url {shown} is not a folder, and not the URL of a space. Write a folder, sqlite:///folder, memory:// or "
+            "nats://host:port/SPACE"
+        )
+    return folder

@@ -8,16 +8,18 @@ that is missing is lost.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from onefold import config
+from onefold.arguments import check_whole
 from onefold.env import SYSTEM, Env
-from onefold.errors import InvalidArgument, SpaceError
+from onefold.errors import InvalidArgument, OnefoldError, SpaceError
 from onefold.files import sync
 from onefold.fold.api import Fold
-from onefold.machine.undisturbed import undisturbed
+from onefold.machine.undisturbed import let_pass, undisturbed
 from onefold.shard.api import Shard
 from onefold.space.open_shard import directory_of, open_shard
 
@@ -29,6 +31,9 @@ Folds = Callable[[int, int], Sequence[Fold]]
 """Given a shard's number and how many there are, its folds."""
 CLUSTER_SCHEMES: Final = ("nats://", "tls://")
 """What the URLs of spaces on clusters begin with."""
+Check = Callable[[str | None, int | None], None]
+"""Given a space's incarnation and how many shards it has, before anything is made or written: raises what speaks against opening
+it. None, None: the space is not there and would be made."""
 _FOLDER = "shards"
 
 
@@ -44,11 +49,13 @@ def open_shards(
     replicas: Literal["local", "remote"] = "local",
     region: str | None = None,
     base: BaseFetch | None = None,
+    check: Check | None = None,
 ) -> list[Shard]:
     """Open every shard of the space at ``url``, and make it with ``shards`` of them (default 1) if it is not there.
 
     ``shards`` must agree with a space that is there (InvalidArgument). ``replicas``, ``region``, ``base``: of a space on a
-    cluster, see ``open_cluster``. Other arguments and errors as ``open_shard``; SpaceError also when a shard is lost.
+    cluster, see ``open_cluster``. ``check``: see ``Check``. Other arguments and errors as ``open_shard``; SpaceError also when
+    a shard is lost.
     """
     _check_shards(shards)
 
@@ -64,6 +71,7 @@ def open_shards(
             replicas=replicas,
             region=region,
             base=base,
+            check=check,
         )
 
     return undisturbed(opened, _close_all)
@@ -86,6 +94,7 @@ def _open_all(
     replicas: Literal["local", "remote"],
     region: str | None,
     base: BaseFetch | None,
+    check: Check | None,
 ) -> list[Shard]:
     if isinstance(url, str) and url.startswith(CLUSTER_SCHEMES):
         from onefold.space.open_cluster import open_cluster
@@ -101,6 +110,7 @@ def _open_all(
             replicas=replicas,
             region=region,
             base=base,
+            check=check,
         )
     if isinstance(url, str) and url.startswith("memory:"):
         count = shard_count or 1
@@ -111,6 +121,8 @@ def _open_all(
     from onefold.shard.embedded import EmbeddedShard
 
     directory = directory_of(url)
+    if not read_only and (shard_count is not None or check is not None):
+        _check_first(directory, shard_count, check, create=create)
     shards: list[Shard] = []
     try:
         first = EmbeddedShard(
@@ -124,17 +136,49 @@ def _open_all(
         )
         shards.append(first)
         made = first.log.file.shard_count
-        if shard_count is not None and shard_count != made:
-            raise InvalidArgument(
-                f"the space in {directory} was made with {made} shard(s), which is fixed; got shards={shard_count}. "
-                "Leave shards out, or use another directory"
-            )
+        _check_count(directory, shard_count, made)
         if made > 1:
             _open_others(shards, first.log.file, folds, env, timeout)
     except BaseException:
         _close_all(shards)
         raise
     return shards
+
+
+def _check_first(directory: Path, asked: int | None, check: Check | None, *, create: bool) -> None:
+    """Raise what speaks against opening the space, before that writes to it or makes it. What this cannot see, opening does."""
+    from onefold.log.sqlite.file import SqliteFile
+
+    if not is_there(directory):
+        if create and check is not None:
+            check(None, None)
+        return
+    try:
+        file = SqliteFile(directory, (), SYSTEM, create=False, read_only=True)
+    except OnefoldError as error:
+        let_pass(error)
+        return  # opening says why, or completes what is being made
+    try:
+        _check_count(directory, asked, file.shard_count)
+        if check is not None:
+            check(file.incarnation, file.shard_count)
+    finally:
+        file.close()
+
+
+def is_there(url: str | Path) -> bool:
+    """Whether there is a space in a folder, or what was begun of one."""
+    from onefold.log.sqlite.file import FILE_NAME
+
+    return os.path.exists(directory_of(url) / FILE_NAME)  # noqa: PTH110 - a name that is too long is not there
+
+
+def _check_count(directory: Path, asked: int | None, made: int) -> None:
+    if asked is not None and asked != made:
+        raise InvalidArgument(
+            f"the space in {directory} was made with {made} shard(s), which is fixed; got shards={asked}. "
+            "Leave shards out, or use another directory"
+        )
 
 
 def _open_others(
@@ -178,10 +222,7 @@ def shard_directory(directory: str | Path, shard: int) -> Path:
 
 
 def _check_shards(shards: object) -> None:
-    if shards is None:
-        return
-    if isinstance(shards, bool) or not isinstance(shards, int) or not 1 <= shards <= config.SHARDS_MAX:
-        raise InvalidArgument(f"shards must be an int from 1 to {config.SHARDS_MAX}; got {shards!r}")
+    check_whole("shards", shards, least=1, most=config.SHARDS_MAX, or_none=True)
 
 
 def _make_folder(folder: Path) -> None:
