@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onefold.arguments import shown
+
 if TYPE_CHECKING:
     from onefold.state.encoding.keys import Key
 
@@ -43,7 +45,7 @@ def parse_key(text: str, *, as_json: bool = False, name: str = "KEY") -> Key:
         return key_from_json(json.loads(text))
     except (ValueError, RecursionError, InvalidValue) as error:
         raise typer.BadParameter(
-            f"{text!r} is not a key: {error}. Text is taken as it is; a tuple is a JSON array such as '[\"eu\", 7]'",
+            f"{shown(text)} is not a key: {error}. Text is taken as it is; a tuple is a JSON array such as '[\"eu\", 7]'",
             param_hint=name,
         ) from None
 
@@ -72,14 +74,26 @@ def parse_time(text: str, name: str = "TIME") -> datetime:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError, InvalidArgument):
         raise typer.BadParameter(
-            f"{text!r} is not a moment; write an ISO 8601 time such as 2026-05-01T12:00 or `2h ago`",
+            f"{shown(text)} is not a moment; write an ISO 8601 time such as 2026-05-01T12:00 or `2h ago`",
             param_hint=name,
         ) from None
 
 
 def parse_when(text: str) -> datetime | str:
     """A moment, or a session token."""
-    return text if text.startswith("of1.") else parse_time(text, "--at")
+    return parse_token(text, "--at") if text.startswith("of1.") else parse_time(text, "--at")
+
+
+def parse_token(text: str, name: str) -> str:
+    """A session token; ends with wrong usage for what is none."""
+    from onefold.errors import TokenError
+    from onefold.state.core.tokens import decode_token
+
+    try:
+        decode_token(text)
+    except TokenError as error:
+        raise typer.BadParameter(str(error), param_hint=name) from None
+    return text
 
 
 def shown_key(key: Key) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+
+from onefold import config
 
 if TYPE_CHECKING:
     from onefold.db import Database
@@ -25,13 +28,21 @@ JsonOption = Annotated[
 ShardsOption = Annotated[
     int | None,
     typer.Option(
-        "--shards", min=1, metavar="N", help="Shards of the space (default 1); cannot be changed later."
+        "--shards",
+        min=1,
+        max=config.SHARDS_MAX,
+        metavar="N",
+        help="Shards of the space (default 1); cannot be changed later.",
     ),
 ]
 ReplicasOption = Annotated[
     int | None,
     typer.Option(
-        "--replicas", metavar="N", help="On a cluster: copies of everything, 1, 3 or 5 (default 3)."
+        "--replicas",
+        min=1,
+        max=5,
+        metavar="N",
+        help="On a cluster: copies of everything, 1, 3 or 5 (default 3).",
     ),
 ]
 RegionsOption = Annotated[
@@ -54,6 +65,8 @@ BlobsOption = Annotated[
 
 
 _WEAK_TIMEOUT_S: Final = 5.0
+ROWS_MAX: Final = 1_000_000_000
+"""The largest number of rows, items or records that a command can be asked for."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,38 @@ class Place:
             return connect(self.url, **options)
         except InvalidArgument as error:
             raise typer.BadParameter(str(error), param_hint="--url") from None
+
+    def rehearse(self, use: Callable[[Database], object]) -> None:
+        """For a command that makes the space: where a folder has none, do it in memory first, so that what is refused makes
+        none either. Raises what ``use`` raises."""
+        from onefold.db import connect, target_of
+        from onefold.errors import InvalidArgument
+        from onefold.log.jetstream.client.address import is_nats
+        from onefold.space.open_space import is_there
+
+        try:
+            target = target_of(self.url)
+        except InvalidArgument as error:
+            raise typer.BadParameter(str(error), param_hint="--url") from None
+        if target.startswith("memory:") or is_nats(target) or is_there(target):
+            return
+        with connect("memory://") as db:
+            use(db)
+
+
+def checked_name(kind: str) -> Callable[[str | None], str | None]:
+    """For an argument that is the name of a collection: ends with wrong usage for what cannot be one."""
+
+    def check(name: str | None) -> str | None:
+        from onefold.errors import InvalidArgument
+        from onefold.state.encoding.names import check_name
+
+        try:
+            return None if name is None else check_name(kind, name)
+        except InvalidArgument as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return check
 
 
 def region_names(text: str | None) -> list[str] | None:

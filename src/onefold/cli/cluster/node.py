@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from onefold import config
+from onefold.arguments import shown
 from onefold.cli.options import UrlOption, place
 
 if TYPE_CHECKING:
@@ -39,7 +41,13 @@ def node(
     http: Annotated[str, typer.Option("--http", metavar="HOST:PORT", help=_HTTP)] = "127.0.0.1:0",
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=0, metavar="N", help="Tasks at a time (default: processors)."),
+        typer.Option(
+            "--workers",
+            min=0,
+            max=config.JOB_WORKERS_MAX,
+            metavar="N",
+            help="Tasks at a time (default: processors).",
+        ),
     ] = None,
     snapshots: Annotated[str, typer.Option("--snapshots", metavar="PLACE", help=_SNAPSHOTS)] = "jetstream",
     code: Annotated[
@@ -69,7 +77,7 @@ def node(
         if not is_nats(target):
             raise InvalidArgument("a node needs a cluster: give --url nats://host:port/SPACE or tls://…")
         if code not in ("pickle", "reference"):
-            raise InvalidArgument(f"--code is pickle or reference; got {code!r}")
+            raise InvalidArgument(f"--code is pickle or reference; got {shown(code)}")
         settings = check_settings(
             Settings(
                 target,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onefold import config
 from onefold.cli import output
 from onefold.cli.options import BlobsOption, JsonOption, ShardsOption, place
 
@@ -32,7 +33,11 @@ def up(
     nodes: Annotated[
         int | None,
         typer.Option(
-            "--nodes", min=0, metavar="N", help="Nodes (default 3); a larger number than before adds some."
+            "--nodes",
+            min=0,
+            max=config.NODES_MAX,
+            metavar="N",
+            help="Nodes (default 3); a larger number than before adds some.",
         ),
     ] = None,
     regions: Annotated[
@@ -40,6 +45,7 @@ def up(
         typer.Option(
             "--regions",
             min=1,
+            max=5,
             metavar="N",
             help="Regions over which servers and nodes are spread (default 1); two have a witness, which is a server alone.",
         ),
@@ -48,6 +54,8 @@ def up(
         int | None,
         typer.Option(
             "--servers",
+            min=1,
+            max=config.NODES_MAX,
             metavar="N",
             help="NATS servers: 1, 3 or 5 (default 3; 1 for one node). With regions an odd number (default 3 each: 7 for two).",
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from onefold import config
@@ -19,19 +19,23 @@ _LINE_BYTES_MAX: Final = 16 * config.VALUE_BYTES_MAX
 """A longer line is not read to its end: no value takes that much, however it is written."""
 
 
-def append_lines(stream: Stream[Any], source: Any, key: str | None) -> int:
-    """Append a record for each line of a binary stream; how many there were.
+Batch = list[tuple[int, Any]]
+"""Values, with the numbers of their lines."""
+
+
+def append_lines(stream: Stream[Any], batches: Iterable[Batch], key: str | None) -> int:
+    """Append a record for each line; how many there were.
 
     Raises InvalidValue, with the number of the line: those before it are appended. Definite.
     """
     count = 0
-    for batch in _batches(source, key):
+    for batch in batches:
         _append(stream, batch, key)
         count += len(batch)
     return count
 
 
-def _append(stream: Stream[Any], batch: list[tuple[int, Any]], key: str | None) -> None:
+def _append(stream: Stream[Any], batch: Batch, key: str | None) -> None:
     """Append these values, with the numbers of their lines; all of those before the first that cannot be a record."""
     try:
         if len(batch) > 1:
@@ -47,11 +51,11 @@ def _append(stream: Stream[Any], batch: list[tuple[int, Any]], key: str | None) 
         _append(stream, batch[half:], key)
 
 
-def _batches(source: Any, key: str | None) -> Iterator[list[tuple[int, Any]]]:
-    """Values with the numbers of their lines: as many at a time as are there. A bad line raises, after those before it."""
+def read_batches(source: Any, key: str | None) -> Iterator[Batch]:
+    """The lines of a binary stream, as many at a time as are there. A bad line raises InvalidValue, after those before it."""
     number = 0
     for lines in _lines(source):
-        batch: list[tuple[int, Any]] = []
+        batch: Batch = []
         for line in lines:
             number += 1
             if line is not None and not line.strip():

@@ -11,14 +11,16 @@ import typer
 from onefold.cli import keys, output
 from onefold.cli.endings import ended_from_outside, until_nobody_reads
 from onefold.cli.keys import AtOption, JsonKeyOption
-from onefold.cli.options import JsonOption, Place, UrlOption, duration, place
+from onefold.cli.options import ROWS_MAX, JsonOption, Place, UrlOption, checked_name, duration, place
 
 if TYPE_CHECKING:
     from onefold.db import Database
     from onefold.state.encoding.items import Change, Version
     from onefold.state.maps.watch import Watch
 
-MapArgument = Annotated[str, typer.Argument(metavar="MAP", help="The map's name.")]
+MapArgument = Annotated[
+    str, typer.Argument(metavar="MAP", help="The map's name.", callback=checked_name("map"))
+]
 KeyArgument = Annotated[
     str,
     typer.Argument(metavar="KEY", help="Text, or a tuple as a JSON array: '[\"eu\", 7]'. See --json-key."),
@@ -42,11 +44,12 @@ def _version(text: str | None) -> Version | None:
 
 @contextlib.contextmanager
 def _opened(where: Place, at: str | None) -> Iterator[Database]:
+    when = None if at is None else keys.parse_when(at)  # before there need be a space
     with where.reading() as db:
-        if at is None:
+        if when is None:
             yield db
             return
-        with db.at(keys.parse_when(at)) as past:
+        with db.at(when) as past:
             yield past
 
 
@@ -105,9 +108,16 @@ def put(
         raise typer.BadParameter("cannot go together with --if-absent", param_hint="--if-version")
     where, wanted = place(ctx, url, as_json), keys.parse_key(key, as_json=json_key)
     ttl_s, given = duration(ttl, "--ttl"), _version(if_version)
+    if ttl_s is not None and ttl_s <= 0:
+        raise typer.BadParameter("must be more than zero", param_hint="--ttl")
     found = keys.parse_value(value)
+
+    def write(db: Database) -> Version:
+        return db.map(name).put(wanted, found, ttl=ttl_s, if_absent=if_absent, if_version=given)
+
+    where.rehearse(write)
     with where.open(create=True) as db:
-        version = db.map(name).put(wanted, found, ttl=ttl_s, if_absent=if_absent, if_version=given)
+        version = write(db)
     if where.json:
         output.emit({"version": str(version)})
     else:
@@ -148,7 +158,7 @@ def ls(
         str | None,
         typer.Option(metavar="KEY", help="Only keys that begin with these elements.", show_default=False),
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many items.")] = 100,
+    limit: Annotated[int, typer.Option(min=0, max=ROWS_MAX, help="At most so many items.")] = 100,
     json_key: JsonKeyOption = False,
     at: AtOption = None,
     url: UrlOption = None,
@@ -228,6 +238,8 @@ def watch(
     text = key if key is not None else prefix
     wanted = None if text is None else keys.parse_key(text, as_json=json_key)
     timeout_s = duration(timeout, "--timeout")
+    if start is not None:
+        keys.parse_token(start, "--from")
     with where.reading() as db:
         changes = db.map(name).watch(wanted, start=start, initial=initial, timeout=timeout_s)
         with ended_from_outside(changes.close):

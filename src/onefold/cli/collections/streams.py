@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import deque
 from collections.abc import Iterable
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onefold import config
 from onefold.cli import keys, output
 from onefold.cli.endings import ended_from_outside, until_nobody_reads
-from onefold.cli.options import JsonOption, Place, UrlOption, duration, place
+from onefold.cli.options import ROWS_MAX, JsonOption, Place, UrlOption, checked_name, duration, place
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
     from onefold.state.streams.pages import StreamRecord
     from onefold.state.streams.stream import Stream
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The stream's name.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The stream's name.", callback=checked_name("stream"))
+]
 
 app = typer.Typer(
     help="Streams: list and show them, follow one, append to it, say how long its records are kept.",
@@ -195,7 +199,9 @@ def tail(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Wait for more, until it is interrupted (exit code 0).")
     ] = False,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last records.")] = 10,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", min=0, max=ROWS_MAX, help="How many of the last records.")
+    ] = 10,
     start: Annotated[
         str | None,
         typer.Option(
@@ -206,7 +212,10 @@ def tail(
         ),
     ] = None,
     partition: Annotated[
-        int | None, typer.Option(min=0, help="Only this partition.", show_default=False)
+        int | None,
+        typer.Option(
+            min=0, max=config.STREAM_PARTITIONS_MAX - 1, help="Only this partition.", show_default=False
+        ),
     ] = None,
     timeout: Annotated[
         str | None,
@@ -303,7 +312,12 @@ def append(
     ] = None,
     partitions: Annotated[
         int | None,
-        typer.Option(min=1, help="How many partitions a new stream gets (default 1).", show_default=False),
+        typer.Option(
+            min=1,
+            max=config.STREAM_PARTITIONS_MAX,
+            help="How many partitions a new stream gets (default 1).",
+            show_default=False,
+        ),
     ] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -313,12 +327,15 @@ def append(
     Bytes, times and the like are written as in `onefold export`. A line that cannot be a record ends it with exit code 1: the
     message says which line it is, and that those before it are appended. JSON: {appended}.
     """
-    from onefold.cli.collections.json_lines import append_lines
+    from onefold.cli.collections.json_lines import append_lines, read_batches
 
     where = place(ctx, url, as_json)
     stdin: Any = sys.stdin.buffer
+    batches = read_batches(stdin, key)
+    first = next(batches, [])
+    where.rehearse(lambda new: append_lines(new.stream(name, partitions=partitions), [first[:1]], key))
     with where.open(create=True) as db:
-        count = append_lines(db.stream(name, partitions=partitions), stdin, key)
+        count = append_lines(db.stream(name, partitions=partitions), itertools.chain([first], batches), key)
     if where.json:
         output.emit({"appended": count})
     else:

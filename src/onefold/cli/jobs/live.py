@@ -11,7 +11,7 @@ import typer
 
 from onefold.cli import output
 from onefold.cli.endings import until_nobody_reads
-from onefold.cli.options import JsonOption, Place, UrlOption, place
+from onefold.cli.options import ROWS_MAX, JsonOption, Place, UrlOption, place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,7 +189,7 @@ def _print_again_and_again(db: Database, name: str | None, where: Place) -> None
 def late(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The live job.")],
-    limit: Annotated[int, typer.Option(min=0, help="At most so many, the last ones.")] = 100,
+    limit: Annotated[int, typer.Option(min=0, max=ROWS_MAX, help="At most so many, the last ones.")] = 100,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onefold import config
 from onefold.cli import output
 from onefold.cli.jobs import attaching
 from onefold.cli.options import JsonOption, Place, UrlOption, place
@@ -47,7 +48,10 @@ def run(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Worker processes of jobs that do not say. Default: cores.", show_default=False
+            min=1,
+            max=config.JOB_WORKERS_MAX,
+            help="Worker processes of jobs that do not say. Default: cores.",
+            show_default=False,
         ),
     ] = None,
     detach: Annotated[

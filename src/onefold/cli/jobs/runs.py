@@ -9,7 +9,7 @@ import typer
 
 from onefold.cli import output
 from onefold.cli.jobs import attaching
-from onefold.cli.options import JsonOption, UrlOption, place
+from onefold.cli.options import ROWS_MAX, JsonOption, UrlOption, place
 
 if TYPE_CHECKING:
     from onefold.compute.runs import RunState
@@ -28,7 +28,7 @@ def runs(
         ),
     ] = None,
     table: Annotated[str | None, typer.Option(help="Only those of this table.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=ROWS_MAX, help="At most this many.")] = 50,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onefold.cli import output
-from onefold.cli.options import JsonOption, UrlOption, place
+from onefold.cli.options import ROWS_MAX, JsonOption, UrlOption, place
 from onefold.errors import OnefoldError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def tables(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
 def table(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The table, as in `onefold tables`.")],
-    top: Annotated[int, typer.Option(min=0, help="How many rows.")] = 20,
+    top: Annotated[int, typer.Option(min=0, max=ROWS_MAX, help="How many rows.")] = 20,
     by: Annotated[
         str | None,
         typer.Option(

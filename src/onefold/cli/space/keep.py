@@ -239,13 +239,15 @@ def import_(
     The whole file is checked before anything is written. Cut short, it can be run again with `--on-conflict replace`:
     messages and records are not added twice. JSON: {items, messages, records, skipped, ended}.
     """
-    from onefold.state.export.importing import import_file
+    from onefold.state.export.importing import check_file, import_file
 
     where = place(ctx, url, as_json)
     if on_conflict not in ("error", "replace", "skip"):
         raise typer.BadParameter("must be error, replace or skip", param_hint="--on-conflict")
-    with _reading(file) as lines, where.open(create=True) as db:
-        done = import_file(db._state, lines, on_conflict)  # type: ignore[arg-type]  # checked above
+    with _reading(file) as lines:
+        where.rehearse(lambda new: check_file(new._state, lines))
+        with where.open(create=True) as db:
+            done = import_file(db._state, lines, on_conflict)  # type: ignore[arg-type]  # checked above
     if where.json:
         output.emit(done._asdict())
         return

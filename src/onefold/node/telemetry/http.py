@@ -20,6 +20,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from onefold.arguments import shown
 from onefold.errors import InvalidArgument, SpaceError
 
 TOKEN_VARIABLE: Final = "ONEFOLD_HTTP_TOKEN"
@@ -39,8 +40,8 @@ def parse_listen(text: str) -> tuple[str, int]:
     """
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or LOOPBACK
-    if not port.isascii() or not port.isdigit() or not int(port) < 65536:
-        raise InvalidArgument(f"--http takes HOST:PORT or PORT; got {text!r}")
+    if not port.isascii() or not port.isdigit() or len(port) > 5 or not int(port) < 65536:
+        raise InvalidArgument(f"--http takes HOST:PORT or PORT; got {shown(text)}")
     return host, int(port)
 
 

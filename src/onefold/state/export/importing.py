@@ -49,9 +49,20 @@ def import_file(client: StateClient, file: IO[str], on_conflict: OnConflict = "e
     ``on_conflict``, when a map's key is there already: ``"error"``: nothing is imported, and Conflict is raised (also when a
     queue or stream of the file holds anything); ``"replace"`` it; ``"skip"`` the line. Queues and streams are added to otherwise.
 
-    Raises, before anything was written: InvalidValue (with the line's number), InvalidArgument, Conflict, TooLarge. While writing
-    what writing raises; run it again with ``"replace"`` then.
+    Raises, before anything was written, what ``check_file`` raises. While writing what writing raises; run it again with
+    ``"replace"`` then.
     """
+    check_file(client, file, on_conflict)
+    file.seek(0)
+    writer = _Writer(client, on_conflict, read_head(file.readline())["id"])
+    file.seek(0)
+    for number, line in parsed(file):
+        writer.add(number, line)
+    return writer.finish()
+
+
+def check_file(client: StateClient, file: IO[str], on_conflict: OnConflict = "error") -> None:
+    """Whether the file can be imported. Raises InvalidValue (with the line's number), InvalidArgument, Conflict, TooLarge."""
     if on_conflict not in ("error", "replace", "skip"):
         raise InvalidArgument(f"on_conflict must be 'error', 'replace' or 'skip'; got {on_conflict!r}")
     for shard in range(client.shard_count):
@@ -61,12 +72,6 @@ def import_file(client: StateClient, file: IO[str], on_conflict: OnConflict = "e
     for number, line in parsed(file):
         checker.add(number, line)
     checker.finish()
-    file.seek(0)
-    writer = _Writer(client, on_conflict, read_head(file.readline())["id"])
-    file.seek(0)
-    for number, line in parsed(file):
-        writer.add(number, line)
-    return writer.finish()
 
 
 # -- checking
