@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from onefold import config
+from onefold.arguments import check_whole, shown
 from onefold.compute.aggregates import kll, simple
 from onefold.compute.aggregates.base import Aggregate, as_expr
 from onefold.compute.aggregates.distinct import ApproxNUnique
@@ -76,12 +78,12 @@ def max(col: str | pl.Expr) -> Aggregate:
 
 def std(col: str | pl.Expr, ddof: int = 1) -> Aggregate:
     """The standard deviation, with n - ``ddof`` in the divisor; null for ``ddof`` values or fewer."""
-    return Std(_expr(col), _whole("ddof", ddof, 0))
+    return Std(_expr(col), _whole("ddof", ddof, 0, config.DDOF_MAX))
 
 
 def var(col: str | pl.Expr, ddof: int = 1) -> Aggregate:
     """The variance, with n - ``ddof`` in the divisor; null for ``ddof`` values or fewer."""
-    return Var(_expr(col), _whole("ddof", ddof, 0))
+    return Var(_expr(col), _whole("ddof", ddof, 0, config.DDOF_MAX))
 
 
 def first(col: str | pl.Expr, by: str | pl.Expr | None = None) -> Aggregate:
@@ -102,8 +104,8 @@ def approx_n_unique(col: str | pl.Expr) -> Aggregate:
 def approx_quantile(col: str | pl.Expr, q: float, *, k: int = kll.K) -> Aggregate:
     """The value at quantile ``q`` (0 to 1), nearest rank. Exact up to ``k`` values a group, then a rank error below 1 %."""
     if isinstance(q, bool) or not isinstance(q, int | float) or not 0 <= q <= 1:
-        raise InvalidArgument(f"q={q!r}: a quantile is a number from 0 to 1, such as 0.5 for the median")
-    return ApproxQuantile(_expr(col), float(q), _whole("k", k, 8))
+        raise InvalidArgument(f"q={shown(q)}: a quantile is a number from 0 to 1, such as 0.5 for the median")
+    return ApproxQuantile(_expr(col), float(q), _whole("k", k, 8, config.AGGREGATE_K_MAX))
 
 
 def most_frequent(col: str | pl.Expr, k: int) -> Aggregate:
@@ -111,7 +113,7 @@ def most_frequent(col: str | pl.Expr, k: int) -> Aggregate:
 
     Exact up to 1024 (or 16 ``k``) different values a group; beyond, counts are never too low.
     """
-    return MostFrequent(_expr(col), _whole("k", k, 1))
+    return MostFrequent(_expr(col), _whole("k", k, 1, config.AGGREGATE_K_MAX))
 
 
 def fold(
@@ -156,7 +158,6 @@ def __getattr__(name: str) -> Any:
     )
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidArgument(f"{name}={value!r}: give a whole number from {least} on")
+def _whole(name: str, value: int, least: int, most: int) -> int:
+    check_whole(name, value, least=least, most=most)
     return value

@@ -95,7 +95,7 @@ def test_nodes_work_on_a_live_job_and_take_over_from_one_that_is_killed(stand: S
     stream = stand.db.stream("clicks")
     stream.append_many(events(0, 300))
     run = per_minute(stand.db).into("t").start(workers=0)
-    run.catch_up(timeout=150)
+    run.catch_up(timeout=60)
     stand.until(lambda: one.events("live_job_joined") and two.events("live_job_joined"), "both nodes")
     stand.until(lambda: run.status().workers == 2, "both nodes' workers")
     check_metrics(stand, http)
@@ -103,18 +103,18 @@ def test_nodes_work_on_a_live_job_and_take_over_from_one_that_is_killed(stand: S
     killed, two = (one, two) if member(run) in one.members else (two, one)
     killed.end(signal.SIGKILL)
     stream.append_many(events(300, 300))
-    run.catch_up(timeout=150)
+    run.catch_up(timeout=60)
     stand.until(lambda: run.status().workers == 1, "the end of the dead one's lease")
     assert member(run) in two.members
     stream.append_many(events(600, 120))
-    run.stop(drain=True, timeout=150)
+    run.stop(drain=True, timeout=60)
     table = stand.db.table("t").to_polars()
     assert (table["n"].sum(), table["total"].sum()) == (720, sum(range(720)))
     assert table.height == 36
     stand.until(lambda: two.events("live_job_left"), "the node's leaving")
     rows = stand.db.read_stream("clicks", event_time="at").map(lambda row: {**row, "v": row["v"] + 1})
     over = rows.group_by("page").agg(n=agg.count(), total=agg.sum("v")).into("over").start(workers=0)
-    found = over.wait(timeout=150).result().to_polars()  # by the node, whose worker process has no state
+    found = over.wait(timeout=60).result().to_polars()  # by the node, whose worker process has no state
     assert (found["n"].sum(), found["total"].sum()) == (720, sum(range(720)) + 720)
     assert two.end() == 0
 
@@ -131,7 +131,7 @@ def test_nodes_that_host_some_shards_work_on_jobs_over_all(servers: LocalServers
         counted = rows.group_by("v").agg(n=agg.count())
         run = stand.until(lambda: begun(counted.into_map("counts", key="v")), "the fold version")
         stand.until(lambda: run.status().workers == 3, "all nodes' workers")
-        run.catch_up(timeout=150)
+        run.catch_up(timeout=60)
         assert any(len(shards) < 4 for shards in hosted(nodes).values())
         counts = stand.db.map("counts")
         stand.until(lambda: len(counts) == 200, "the rows in other shards")
@@ -165,10 +165,10 @@ def test_a_node_that_runs_no_code_of_jobs_leaves_such_a_job(stand: Stand) -> Non
     node = stand.start("careful", 1, "--code", "reference")
     stand.db.stream("clicks").append_many(events(0, 100))
     plain = per_minute(stand.db).into("plain").start(workers=0)
-    plain.catch_up(timeout=150)
+    plain.catch_up(timeout=60)
     rows = stand.db.read_stream("clicks", follow=True, event_time="at", idle=None).map(lambda row: row)
     coded = rows.group_by("page").agg(n=agg.count()).into("coded").start(workers=0)
     stand.until(lambda: node.events("live_job_refused"), "the refusal")
     assert coded.status().workers == 0
     assert "no worker" in coded.status().held_by
-    coded.resume(workers=1).catch_up(timeout=150)
+    coded.resume(workers=1).catch_up(timeout=60)

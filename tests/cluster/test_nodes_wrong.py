@@ -13,7 +13,7 @@ from support.node_stand import (
     PATIENCE_S,
     Process,
     Stand,
-    alike,
+    hashes,
     node_stand,  # noqa: F401
     small,  # noqa: F401
 )
@@ -70,7 +70,10 @@ def test_a_state_that_went_wrong_is_found_named_and_halted(stand: Stand) -> None
     # Without shard 0 it is no node any more; started again, it makes its copy anew, and is sound.
     stand.nodes["n2"].end(signal.SIGTERM)
     stand.start("n2")
-    alike(stand, 0, "n1", "n2", "n3")
+    at = (stand.shards[0].applied // EVERY + 1) * EVERY
+    stand.ticks(0, at + 1)
+    stand.wait(lambda: set(hashes(stand, 0, at)) == {"n1", "n2", "n3"}, "they have not said their hashes")
+    assert len(set(hashes(stand, 0, at).values())) == 1
 
 
 def test_of_two_who_differ_the_one_who_cannot_reproduce_its_word_halts(stand: Stand) -> None:

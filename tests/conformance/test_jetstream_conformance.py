@@ -5,7 +5,6 @@ import threading
 
 import pytest
 
-from onefold import config
 from onefold.cluster.servers import LocalServers
 from onefold.log.jetstream import admin
 from onefold.log.jetstream.client.address import parse_address
@@ -58,13 +57,6 @@ def servers(tmp_path_factory):
     CLUSTER.servers = LocalServers.start(tmp_path_factory.mktemp("servers"), 3, secure=False)
     yield
     CLUSTER.servers.stop(delete=True)
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch):
-    """The checks ask once: a busy machine may take longer than others would wait before they ask again."""
-    for limit in ("PING_TIMEOUT_S", "ENGINE_REQUEST_TIMEOUT_S", "APPEND_ACK_TIMEOUT_S"):
-        monkeypatch.setattr(config, limit, 60.0)
 
 
 CHECKS = check_log(CLUSTER.open, shared=True, durable=True, record_bytes_max=RECORD_BYTES_MAX, delayed=True)

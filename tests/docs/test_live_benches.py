@@ -18,7 +18,7 @@ def ran(script: str, *options: str, folder: Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=800,
+        timeout=300,
         env={"PATH": "/usr/bin:/bin", "ONEFOLD_BENCH_DIR": str(folder), "HOME": str(folder)},
     )
     assert done.returncode in (0, 1), done.stderr[-3000:]

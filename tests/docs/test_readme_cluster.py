@@ -76,7 +76,7 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=800,
+            timeout=300,
             check=False,
         )
         parts = re.split(rf"^{MARK.format('(.*)')}\n", done.stdout, flags=re.MULTILINE)

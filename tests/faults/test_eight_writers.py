@@ -30,8 +30,7 @@ STALL_S = 0.1
 TURNS_P99 = 5 * WRITERS
 TRIES = 10
 """While other programs keep all processors busy, who has the lock writes on before the woken one runs (138 turns with three such
-programs), whatever the lock does. So one try of these without such company is enough; a lock that is not fair fails in each. When
-the writers waited for a processor longer than they had one in every try, nothing is shown, and the test says so."""
+programs), whatever the lock does. So one try of these without such company is enough; a lock that is not fair fails in each."""
 SHARE_MIN = 0.33
 
 
@@ -84,37 +83,18 @@ def run(processes):
     return lambda: [json.loads(process.stdout.readline()) for process in processes]
 
 
-def processor_ns(tasks):
-    """(had a processor, waited for one) of these threads, in nanoseconds, as far as the system says it."""
-    found = [0, 0]
-    for task in tasks:
-        with suppress(OSError):
-            used, waited, _ = Path(task, "schedstat").read_text().split()
-            found[0] += int(used)
-            found[1] += int(waited)
-    return found
-
-
-def tasks_of(process):
-    return Path(f"/proc/{process.pid}/task").iterdir()
-
-
 def checked(attempt):
-    """``attempt(n)`` gives what the checks take, and how long the writers had a processor and waited for one."""
-    problem = None
+    """``attempt(n)`` gives what the checks take."""
     for n in range(TRIES):
-        writers, took, synced, (used, waited) = attempt(n)
+        writers, took, synced = attempt(n)
         try:
             check_fairness(writers)
             check_stalls(took, synced)
-        except AssertionError as error:
-            if waited <= used:
-                problem = error
+        except AssertionError:
+            if n == TRIES - 1:
+                raise
         else:
             return
-    if problem is not None:
-        raise problem
-    pytest.skip("not shown here: other programs kept the processors busy in each try")
 
 
 def test_eight_processes(tmp_path):
@@ -124,16 +104,14 @@ def test_eight_processes(tmp_path):
         jobs = [("put", space, f"w{n}", str(SECONDS)) for n in range(WRITERS)]
         with started(("sync", tmp_path / "synced", "", str(SECONDS)), *jobs) as processes:
             disk, *said = run(processes)()
-            times = processor_ns([task for process in processes[1:] for task in tasks_of(process)])
-        took = [took for one in said for took in one["took"]]
-        return [one["offsets"] for one in said], took, disk["took"], times
+        return [one["offsets"] for one in said], [took for one in said for took in one["took"]], disk["took"]
 
     checked(attempt)
 
 
 def test_eight_threads(tmp_path):
     def attempt(turn):
-        found, times = [None] * WRITERS, [(0, 0)] * WRITERS
+        found = [None] * WRITERS
         together = threading.Barrier(WRITERS)
         with (
             of.connect(tmp_path / f"space{turn}") as db,
@@ -145,7 +123,6 @@ def test_eight_threads(tmp_path):
                 step = program.put_step(db, f"w{n}")
                 together.wait()
                 found[n] = program.timed(step, SECONDS)
-                times[n] = processor_ns(["/proc/thread-self"])
 
             threads = [threading.Thread(target=write, args=(n,)) for n in range(WRITERS)]
             for thread in threads:
@@ -153,13 +130,7 @@ def test_eight_threads(tmp_path):
             for thread in threads:
                 thread.join()
             (disk,) = answers()
-        took = [one for took, _ in found for one in took]
-        return (
-            [offsets for _, offsets in found],
-            took,
-            disk["took"],
-            [sum(ns) for ns in zip(*times, strict=True)],
-        )
+        return [offsets for _, offsets in found], [one for took, _ in found for one in took], disk["took"]
 
     checked(attempt)
 
@@ -177,15 +148,11 @@ def test_the_checks_notice_who_starves_and_who_stalls():
 
     def unfair(n):
         tries.append(n)
-        return in_bursts, [0.02], [0.001], (2, 1)
+        return in_bursts, [0.02], [0.001]
 
     with pytest.raises(AssertionError, match="overtaken"):
         checked(unfair)
     assert tries == list(range(TRIES))
-    checked(lambda n: (fair if n == 2 else in_bursts, [0.02], [0.001], (2, 1)))
-    with pytest.raises(pytest.skip.Exception, match="processors busy"):
-        checked(lambda n: (in_bursts, [0.02], [0.001], (1, 2)))
-    with pytest.raises(AssertionError, match="overtaken"):
-        checked(lambda n: (in_bursts, [0.02], [0.001], (2, 1) if n == 2 else (1, 2)))
+    checked(lambda n: (fair if n == 2 else in_bursts, [0.02], [0.001]))
     with pytest.raises(AssertionError, match="stall"):
         check_stalls([0.02] * 900 + [0.53] * 100, [0.001] * 1000)

@@ -24,10 +24,7 @@ from support import guardian
 
 guardian.watch()
 endless = [sys.executable, "-S", "-c", "import time; print(flush=True); time.sleep(600)"]
-parent = (
-    "import subprocess, sys, time; child = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE); "
-    "child.stdout.readline(); print(child.pid, flush=True); time.sleep(600)"
-)
+parent = "import subprocess, sys, time; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); time.sleep(600)"
 pids = []
 for options in ({}, {"start_new_session": True}, {"env": {}}):
     program = subprocess.Popen(endless, stdout=subprocess.PIPE, **options)

@@ -412,7 +412,7 @@ def run_storm(url, seed, wanted, cache):
         if line:
             with closing(of.connect(url)) as db:
                 db.map("m")["other"] = 1
-        _, errors = program.communicate("x", timeout=600)
+        _, errors = program.communicate("x", timeout=300)
         assert program.returncode == 0, f"seed {seed}: {errors[-3000:]}"
         return json.loads(line)["hits"]
     finally:

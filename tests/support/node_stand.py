@@ -47,16 +47,11 @@ SMALL = {
     "NODE_LOOK_S": scaled(0.05),
     "SNAPSHOT_EVERY_OFFSETS": 128,
     "DIGEST_EVERY_OFFSETS": 32,
-    "DIGESTS_KEPT": 64,  # heartbeats move the log while a node starts: what it says then is still compared
     "UPKEEP_LOOK_S": scaled(0.3),
 }
 EVERY = int(SMALL["SNAPSHOT_EVERY_OFFSETS"])
 SHARDS = 4
-PATIENCE_S = 120.0
-LOOK_S = 0.5
-"""How often the log is asked for what is newest while something is waited for."""
-NEXT_S = 20.0
-"""How long all nodes have to say what their state is at a boundary, before the next one is tried."""
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -148,9 +143,6 @@ class Stand:
         self._servers = servers
         self._shard = space
         self.nodes: dict[str, Process] = {}
-        self.paused_s = 0.0
-        self._waits = False
-        self._looked_s = 0.0
         if source is None:
             self.info = set_up_space(self.url("admin"), shards=SHARDS)
         else:
@@ -192,10 +184,7 @@ class Stand:
     # -- what there is
 
     def rows(self) -> dict[str, Node]:
-        """As of now; within ``wait`` as of a moment ago, since each look would be one more record in the log."""
-        if not self._waits or time.monotonic() - self._looked_s > LOOK_S:
-            self.shards[0].barrier(PATIENCE_S)
-            self._looked_s = time.monotonic()
+        self.shards[0].barrier(PATIENCE_S)
         with self.shards[0].view() as view:
             return {node.name: node for node in state.read_nodes(view)}
 
@@ -221,7 +210,7 @@ class Stand:
 
     def wait(self, what: Callable[[], Any], problem: str, seconds: float = PATIENCE_S) -> Any:
         deadline = time.monotonic() + seconds
-        while not (found := self._look(what)):
+        while not (found := what()):
             for node in self.nodes.values():
                 code = node.process.poll()
                 assert code in (None, 0, -signal.SIGKILL), (
@@ -230,13 +219,6 @@ class Stand:
             assert time.monotonic() < deadline, f"{problem}:\n{self._said()}"
             time.sleep(0.05)
         return found
-
-    def _look(self, what: Callable[[], Any]) -> Any:
-        self._waits = True
-        try:
-            return what()
-        finally:
-            self._waits = False
 
     def _said(self) -> str:
         return "\n".join(f"{n.name}: {n.get('/ready')} {n.events()[-5:]}" for n in self.nodes.values())
@@ -275,12 +257,8 @@ class Stand:
 
     @contextmanager
     def asking(self) -> Iterator[list[float]]:
-        """Asks all shards all the time, as a client that hedges; yields the longest time without an answer, by shard.
-
-        Meanwhile ``paused_s`` becomes the longest time for which this process itself stood still.
-        """
+        """Asks all shards all the time, as a client that hedges; yields the longest time without an answer, by shard."""
         longest = [0.0] * SHARDS
-        self.paused_s = 0.0
         done = threading.Event()
 
         def run(shard: int) -> None:
@@ -297,14 +275,7 @@ class Stand:
                 done.wait(0.01)
             longest[shard] = max(longest[shard], time.monotonic() - since_s)
 
-        def breathe() -> None:
-            since_s = time.monotonic()
-            while not done.wait(0.01):
-                self.paused_s = max(self.paused_s, time.monotonic() - since_s)
-                since_s = time.monotonic()
-
         threads = [threading.Thread(target=run, args=(shard,)) for shard in range(SHARDS)]
-        threads.append(threading.Thread(target=breathe))
         for thread in threads:
             thread.start()
         try:
@@ -322,25 +293,7 @@ def node_stand(servers: LocalServers, tmp_path: Path, request: pytest.FixtureReq
     made.close()
 
 
-def alike(stand: Stand, shard: int, *names: str) -> None:
-    """Wait until these nodes have said the hash of their state at one boundary that is still to come; it is the same.
-
-    A boundary that comes while a node still reads its state at an earlier one is missed there. So another one makes up for it.
-    """
-    begin, tried_s = stand.shards[shard].applied, float("-inf")
-
-    def said() -> dict[str, str]:
-        nonlocal tried_s
-        if time.monotonic() - tried_s > NEXT_S:
-            stand.ticks(shard, (stand.shards[shard].applied // EVERY + 1) * EVERY + 1)
-            tried_s = time.monotonic()
-        stand.rows()
-        with stand.shards[0].view() as view:
-            reported = state.hashes(view)
-        whole = [
-            at for at in reported if at[0] == shard and at[1] > begin and set(reported[at]) == set(names)
-        ]
-        return reported[max(whole)] if whole else {}
-
-    found = stand.wait(said, "they have not said their hashes")
-    assert len(set(found.values())) == 1, found
+def hashes(stand: Stand, shard: int, offset: int) -> dict[str, str]:
+    stand.shards[0].barrier(PATIENCE_S)
+    with stand.shards[0].view() as view:
+        return state.hashes(view).get((shard, offset), {})

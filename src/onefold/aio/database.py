@@ -19,7 +19,7 @@ from onefold.aio.transactions import AsyncTransaction
 from onefold.database.sources import StreamSources
 from onefold.db import Database
 from onefold.db import connect as connect_plain
-from onefold.durations import seconds
+from onefold.durations import wait_seconds
 from onefold.errors import SpaceError
 from onefold.state.core.consistency import Consistency
 from onefold.state.core.tokens import Session
@@ -153,7 +153,7 @@ class AsyncDatabase(StreamSources):
 
     def lock(self, name: str, *, ttl: Duration = "30s", timeout: Duration | None = None) -> AsyncLock:
         """A lock; see ``Database.lock``."""
-        timeout_s = None if timeout is None else seconds(timeout, "timeout")
+        timeout_s = None if timeout is None else wait_seconds(timeout)
         return AsyncLock(self._bridge, self.sync._state, self.sync.lock(name, ttl=ttl), timeout_s)
 
     def stream(

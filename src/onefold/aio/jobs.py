@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from onefold.aio.bridge import Bridge
+from onefold.arguments import check_flag
 from onefold.backoff import Backoff, Deadline
 from onefold.compute import arguments
 from onefold.errors import InvalidArgument, Timeout
-from onefold.flags import check_flag
 from onefold.machine.undisturbed import let_pass
 from onefold.state.core.time_limits import limited_step
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from onefold.aio.bridge import Bridge
 from onefold.aio.iterators import Fed, Pulled
-from onefold.flags import check_flag
+from onefold.arguments import check_flag
 from onefold.state.core.consistency import Consistency
 from onefold.state.encoding.items import Change, Item, Version
 from onefold.state.maps.map import Map

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from onefold.aio.bridge import Bridge, kept
-from onefold.durations import seconds
+from onefold.arguments import check_flag
+from onefold.durations import wait_seconds
 from onefold.errors import InvalidArgument, OnefoldError
-from onefold.flags import check_flag
 from onefold.machine.undisturbed import if_possible, is_interrupt
 from onefold.state.core.cancelling import Gate
 from onefold.state.core.client import StateClient
@@ -92,7 +92,7 @@ class AsyncQueue(Generic[T]):
         self._bridge.check(self.sync.client, f"queue({self.name!r})")
         check_flag("renew", renew)
         return AsyncDelivery(
-            self._bridge, self.sync, None if timeout is None else seconds(timeout, "timeout"), renew
+            self._bridge, self.sync, None if timeout is None else wait_seconds(timeout), renew
         )
 
     async def count(self) -> int:

@@ -9,8 +9,8 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from onefold.aio.bridge import Bridge
 from onefold.aio.iterators import Fed, Pulled
+from onefold.arguments import check_flag
 from onefold.errors import InvalidArgument
-from onefold.flags import check_flag
 from onefold.state.core.consistency import Consistency
 from onefold.state.encoding.positions import Position
 from onefold.state.streams.consumer import Consumer

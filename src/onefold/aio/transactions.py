@@ -18,8 +18,8 @@ from onefold import config
 from onefold.aio.bridge import Bridge, ended
 from onefold.aio.maps import AsyncMap
 from onefold.aio.queues import AsyncQueue
+from onefold.arguments import check_flag
 from onefold.errors import Conflict, TransactionError
-from onefold.flags import check_flag
 from onefold.machine.undisturbed import let_pass
 from onefold.state.core import guard
 from onefold.state.encoding.items import Item, Version

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from onefold.arguments import shown as shown_value
 from onefold.compute.plan import schemas
 from onefold.compute.plan.nodes import HISTORY, INTO_MAP, INTO_STREAM, WITHOUT_TABLE
 from onefold.errors import InvalidArgument, InvalidPlan
@@ -284,25 +285,11 @@ def one_of(name: str, value: Any, choices: Sequence[str]) -> None:
         raise InvalidArgument(f"{name} must be one of {', '.join(map(repr, choices))}; got {shown(value)}")
 
 
-def positive(name: str, value: Any) -> None:
-    """A whole number above zero, or None."""
-    if value is not None:
-        whole(name, value, at_least=1)
-
-
-def whole(name: str, value: Any, *, at_least: int, at_most: int | None = None) -> None:
-    """A whole number of at least this, and at most that."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise InvalidArgument(f"{name} must be a whole number of at least {at_least}; got {shown(value)}")
-    if at_most is not None and value > at_most:
-        raise InvalidArgument(f"{name} must be at most {at_most}; got {shown(value)}")
-
-
 def timeout(given: Any) -> float | None:
     """How long to wait in seconds; None is for ever."""
-    from onefold.durations import seconds
+    from onefold.durations import wait_seconds
 
-    return None if given is None else seconds(given, "timeout")
+    return None if given is None else wait_seconds(given)
 
 
 def _text(name: str, value: Any) -> None:
@@ -402,4 +389,4 @@ def shown(value: Any) -> str:
     """A value as messages quote it: short, with its type."""
     if isinstance(value, Callable):  # type: ignore[arg-type]
         return f"{getattr(value, '__qualname__', None) or repr(value)[:80]}"
-    return f"{value!r:.80} ({type(value).__name__})"
+    return f"{shown_value(value, 80)} ({type(value).__name__})"

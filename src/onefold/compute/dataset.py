@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
 
 from onefold import config
+from onefold.arguments import check_flag, check_whole
 from onefold.compute import arguments
 from onefold.compute.plan.nodes import (
     Explode,
@@ -33,7 +34,6 @@ from onefold.compute.plan.nodes import (
 )
 from onefold.compute.plan.windows import WindowSpec
 from onefold.errors import InvalidArgument, InvalidPlan
-from onefold.flags import check_flag
 
 if TYPE_CHECKING:
     import polars as pl
@@ -146,7 +146,7 @@ class Dataset:
         the next.
         """
         arguments.batch_function("map_batches", fn)
-        arguments.positive("batch_rows", batch_rows)
+        check_whole("batch_rows", batch_rows, least=1, most=config.BATCH_ROWS_MAX, or_none=True)
         return self._then(
             MapBatches(self._rows("map_batches"), fn, arguments.schema("map_batches", schema), batch_rows)
         )
@@ -169,7 +169,7 @@ class Dataset:
         arguments.reduce_function("reduce", reduce)
         if combine is not None:
             arguments.reduce_function("combine", combine)
-        arguments.positive("partitions", partitions)
+        check_whole("partitions", partitions, least=1, most=config.TASKS_PER_JOB_MAX, or_none=True)
         return self._then(MapReduce(self._rows("map_reduce"), map, reduce, combine, partitions))
 
     # -- groups and other datasets ---------------------------------------------------------------------------
@@ -442,12 +442,11 @@ class PreparedJob:
 def _options(
     workers: int | None, seed: int, target_splits: int | None, on_error: str, max_attempts: int
 ) -> Mapping[str, Any]:
-    if workers is not None:
-        arguments.whole("workers", workers, at_least=0)
-    arguments.whole("seed", seed, at_least=0, at_most=2**63 - 1)
-    arguments.positive("target_splits", target_splits)
+    check_whole("workers", workers, least=0, most=config.JOB_WORKERS_MAX, or_none=True)
+    check_whole("seed", seed, least=0)
+    check_whole("target_splits", target_splits, least=1, most=config.TARGET_SPLITS_MAX, or_none=True)
     arguments.one_of("on_error", on_error, ("fail", "skip"))
-    arguments.whole("max_attempts", max_attempts, at_least=1, at_most=1000)
+    check_whole("max_attempts", max_attempts, least=1, most=config.JOB_ATTEMPTS_MAX)
     return {
         "workers": workers,
         "seed": seed,

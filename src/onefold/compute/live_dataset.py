@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from onefold import config
+from onefold.arguments import check_whole
 from onefold.compute import arguments
 from onefold.compute.aggregates.base import Aggregate
 from onefold.compute.dataset import Dataset, GroupBy
@@ -124,8 +126,7 @@ class LiveDataset(Dataset):
         arguments.table_name(name)
         if key is not None:
             arguments.column_name("into_stream", key)
-        if partitions is not None:
-            arguments.whole("partitions", partitions, at_least=1)
+        check_whole("partitions", partitions, least=1, most=config.STREAM_PARTITIONS_MAX, or_none=True)
         if emit is None and not isinstance(self.node, GroupAggregate):
             emit = "final"  # a row that no group changes
         return self._job(f"{INTO_STREAM}{name}", StreamSink(name, key, self._emit(emit), partitions))
@@ -146,7 +147,7 @@ class LiveDataset(Dataset):
             InvalidArgument: definite; what cannot be called, or a name that cannot be.
         """
         arguments.batch_function("for_each", fn)
-        arguments.positive("batch_rows", batch_rows)
+        check_whole("batch_rows", batch_rows, least=1, most=config.BATCH_ROWS_MAX)
         job = f"{EACH}{arguments.own_name('for_each', fn)}" if name is None else name
         arguments.each_job(job)
         return self._job(job, CallbackSink(fn, batch_rows))
@@ -275,11 +276,9 @@ class PreparedLiveJob:
         on_error: Literal["fail", "skip"],
     ) -> LivePlan:
         """What is stored. Raises InvalidArgument, InvalidPlan."""
-        if lanes is not None:
-            arguments.whole("lanes", lanes, at_least=1, at_most=LANES_MAX)
+        check_whole("lanes", lanes, least=1, most=LANES_MAX, or_none=True)
         arguments.one_of("on_error", on_error, ("fail", "skip"))
-        if workers is not None:
-            arguments.whole("workers", workers, at_least=0, at_most=64)
+        check_whole("workers", workers, least=0, most=config.LIVE_WORKERS_HERE_MAX, or_none=True)
         latency_us = (
             self.starter.latency_us() if latency is None else micros(latency, "latency", LATENCY_US_MAX)
         )

@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
+from onefold import config
+from onefold.arguments import check_flag, check_whole
 from onefold.compute import arguments
 from onefold.compute.live.client import Ends, Found
 from onefold.compute.live.inputs.reading import Inputs
@@ -20,7 +22,6 @@ from onefold.compute.live.tables import LiveTable
 from onefold.compute.live.worker import endings
 from onefold.compute.runs import Progress, Refusal, Run, RunError, RunErrors, RunState, about_to_wait
 from onefold.errors import Conflict, InvalidArgument, JobFailed, OnefoldError, Timeout, Unavailable
-from onefold.flags import check_flag
 from onefold.machine.undisturbed import if_possible, let_pass
 from onefold.state.core.afterwards import Happened
 from onefold.state.core.time_limits import limited_call
@@ -343,7 +344,7 @@ class LiveRun(Run):
             InvalidValue: definite; this process cannot load its functions (another Python).
         """
         if workers is not None:
-            arguments.whole("workers", workers, at_least=0, at_most=64)
+            check_whole("workers", workers, least=0, most=config.LIVE_WORKERS_HERE_MAX)
         row = self._generation_row()
         if row.state == "done":
             return self

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from onefold import config
+from onefold.arguments import check_whole, shown
 from onefold.compute import arguments
 from onefold.compute.blobs.sweeping import Remembered
 from onefold.compute.bounded import histories
@@ -44,7 +45,7 @@ from onefold.state.encoding.positions import Position
 from onefold.state.fold.live import rows as live_rows
 from onefold.state.fold.live.ops import PartSpec
 from onefold.state.streams.layout import check_stream_name
-from onefold.state.streams.reading import check_start
+from onefold.state.streams.reading import check_start, utc_of
 
 if TYPE_CHECKING:
     from onefold.compute.dataset import Dataset
@@ -382,11 +383,11 @@ def _partitions(given: object) -> tuple[int, ...] | None:
     """Raises InvalidArgument. Definite."""
     if given is None:
         return None
-    chosen = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise InvalidArgument(f"partitions must name each partition once; got {given!r:.80}")
+    chosen = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str | bytes) else (given,)
     for one in chosen:
-        arguments.whole("partitions", one, at_least=0)
+        check_whole("partitions", one, least=0, most=config.STREAM_PARTITIONS_MAX - 1)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InvalidArgument(f"partitions must name each partition once; got {shown(given)}")
     return chosen
 
 
@@ -428,7 +429,7 @@ def bounded_source(
         "partitions": _partitions(partitions),
         "schema": arguments.schema("read_stream", schema),
         # A moment as text, since a job is called by what it is made of.
-        "start": begins.astimezone(UTC) if isinstance(begins, datetime) else str(begins),
+        "start": utc_of(begins) if isinstance(begins, datetime) else str(begins),
     }
     return Source(
         "stream",
@@ -453,7 +454,7 @@ def concat(history: Dataset, live: LiveDataset, at: datetime | Position) -> Live
         )
     if not isinstance(at, datetime | Position):
         raise InvalidArgument(
-            f"concat: at= is a datetime, the event time of the seam, or a position of the stream; got {at!r:.60}"
+            f"concat: at= is a datetime, the event time of the seam, or a position of the stream; got {shown(at)}"
         )
     sources = sources_of(live.node)
     times = {source.event_time for source in sources}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from onefold.flags import check_flag
+from onefold.arguments import check_flag
 from onefold.machine.first_use import first_use
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from onefold import config
+from onefold.arguments import shown
 from onefold.errors import InvalidArgument, OnefoldError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def log_keep_bytes(given: object) -> int:
     if found is None or not config.LOG_KEEP_BYTES_MIN <= found < 1 << 62:
         raise InvalidArgument(
             f"log_keep must be bytes or text like '500MB', at least {config.LOG_KEEP_BYTES_MIN:,} bytes, or None to keep the "
-            f"whole log; got {given!r:.60}"
+            f"whole log; got {shown(given)}"
         )
     return int(found)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import cast
 
+from onefold.arguments import shown
 from onefold.errors import InvalidArgument, SpaceError, TokenAhead, TokenError, TooOld
 from onefold.fold.api import Fold
 from onefold.shard.api import Shard
@@ -35,7 +36,7 @@ def past_shards(
     elif isinstance(when, datetime):
         offsets = [_at_moment(shard, when) for shard in logged]
     else:
-        raise InvalidArgument(f"when must be a datetime or the text of a session token; got {when!r:.80}")
+        raise InvalidArgument(f"when must be a datetime or the text of a session token; got {shown(when)}")
     # With several shards a transaction may be decided in one and not yet carried out in another. That can be seen, and mended,
     # in a fold of the logs only.
     alone = len(logged) == 1

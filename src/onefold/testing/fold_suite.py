@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from onefold.arguments import WHOLE_MAX, check_whole
 from onefold.codec import Op, Record, encode_record
 from onefold.env import SeededEnv
 from onefold.fold.api import Fold
@@ -30,6 +31,8 @@ def check_fold(fold: Fold, operations: Sequence[bytes], *, seed: int = 0, fold_v
     ``operations``: bodies, in an order that makes sense; the more of the fold they reach, the better the check.
     ``fold_version``: the one by which the log is folded.
     """
+    check_whole("seed", seed, least=-WHOLE_MAX)
+    check_whole("fold_version", fold_version, least=1)
     rng = random.Random(seed)
     bodies = [*operations, *_garbage(operations, rng)]
     log = _log_of(fold.name, bodies, rng, seed, fold_version)

@@ -19,6 +19,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onefold.arguments import check_whole
 from onefold.testing.history import VALID, Operation, Verdict, indented, invalid, unknown, worst
 from onefold.testing.models import Model, freeze
 
@@ -36,6 +37,7 @@ def check_linearizable(
     is UNKNOWN: it shows nothing. The explanation of an INVALID verdict shows the longest part that can be explained
     and the operations that cannot come next.
     """
+    check_whole("budget_steps", budget_steps, least=0)
     by_key: dict[Hashable, list[Operation]] = defaultdict(list)
     for op in operations:
         if op.status != "fail":

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from onefold.flags import check_flag
+from onefold.arguments import check_flag
 from onefold.testing.cycles import Graph, Step, find_cycle
 from onefold.testing.history import Operation, Verdict, invalid, unknown
 from onefold.testing.list_append_reads import Parsed, Transaction, parse, unreadable

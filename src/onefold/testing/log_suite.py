@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onefold import config
+from onefold.arguments import check_flag, check_whole
 from onefold.errors import LogCorrupt, SpaceError, TooLarge, TooOld
-from onefold.flags import check_flag
 from onefold.log.api import Entry, Log
 
 _SOON_S = 20.0
@@ -73,6 +73,7 @@ def check_log(
     check_flag("shared", shared)
     check_flag("durable", durable)
     check_flag("delayed", delayed)
+    check_whole("record_bytes_max", record_bytes_max, least=1)
     engine = _Engine(open_log, damage, lose, record_bytes_max, delayed)
     runs = list(_ALWAYS)
     if shared:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from onefold.db import Database
 from onefold.durations import Duration, seconds
 from onefold.errors import InvalidArgument, OnefoldError
+from onefold.state.streams.layout import check_partitions
 from onefold.testing.clock import FakeClock
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class ScriptedSource:
         """``script``: (when, value) or (when, value, key), with ``when`` from the beginning on: seconds, a timedelta or text
         (``"5s"``), never less than the one before. ``partitions``: of the stream, if this makes it. ``name``: tells several
         sources of one stream apart. Raises InvalidArgument."""
+        check_partitions(partitions)
         self.stream = stream
         self.name = name
         self.events = _events(script)

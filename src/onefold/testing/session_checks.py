@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onefold.flags import check_flag
+from onefold.arguments import check_flag
 from onefold.testing.history import Operation, Verdict, indented, invalid, unknown
 from onefold.testing.models import freeze
 

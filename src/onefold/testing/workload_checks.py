@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
-from onefold.flags import check_flag
+from onefold.arguments import check_flag
 from onefold.testing.history import Operation, Verdict, completed_ok, indented, invalid, unknown
 from onefold.testing.models import freeze
 

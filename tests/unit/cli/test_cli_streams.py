@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 
 import onefold as of
-from onefold.cli.collections.json_lines import append_lines
+from onefold.cli.collections.json_lines import append_lines, read_batches
 from support.command_line import ONEFOLD, Result, ask, document
 
 
@@ -151,7 +151,7 @@ def test_a_long_line_costs_by_its_length_and_is_not_read_to_its_end(tmp_path: Pa
         of.connect(tmp_path) as db,
         pytest.raises(of.InvalidValue, match=r"line 2 of stdin .* is longer than"),
     ):
-        append_lines(db.stream("s"), Endless(), None)
+        append_lines(db.stream("s"), read_batches(Endless(), None), None)
     with of.connect(tmp_path) as db:
         assert len(db.stream("s")) == 1
 

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from onefold import config
+from onefold.arguments import shown
 from onefold.backoff import Backoff, retried
 from onefold.compute.blobs.shared import Backend
 from onefold.compute.blobs.store import BlobStore, BlobsUnavailable
@@ -64,7 +65,7 @@ def check_place(place: str) -> str:
             raise InvalidArgument(f"{place}: unknown option {min(unknown)!r}; there are {sorted(_OPTIONS)}")
         return place
     raise InvalidArgument(
-        f"blobs cannot be kept in {place!r}; use jetstream, s3://bucket/prefix or dir:/shared/path"
+        f"blobs cannot be kept in {shown(place)}; use jetstream, s3://bucket/prefix or dir:/shared/path"
     )
 
 

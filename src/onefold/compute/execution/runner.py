@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from onefold import config
+from onefold.arguments import check_whole, shown
 from onefold.backoff import Deadline
-from onefold.compute import arguments
 from onefold.compute.execution.attempts import Attempts
 from onefold.compute.execution.lease_keeper import ClaimKey, LeaseKeeper
 from onefold.compute.execution.slots import Host
@@ -45,9 +45,12 @@ def default_workers() -> int:
     """Cores that this process may use, or ONEFOLD_WORKERS."""
     asked = os.environ.get("ONEFOLD_WORKERS")
     if asked:
-        if not (asked.isascii() and asked.isdigit() and int(asked)):
-            raise InvalidArgument(f"ONEFOLD_WORKERS must be a whole number of 1 or more; it is {asked!r}")
-        return int(asked)
+        count = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else 0
+        if not 1 <= count <= config.JOB_WORKERS_MAX:
+            raise InvalidArgument(
+                f"ONEFOLD_WORKERS must be a whole number from 1 to {config.JOB_WORKERS_MAX:,}; it is {shown(asked)}"
+            )
+        return count
     return cores()
 
 
@@ -60,7 +63,7 @@ def worker_count(asked: int | None) -> int:
     """The number asked for, else the default. Raises InvalidArgument."""
     if asked is None:
         return default_workers()
-    arguments.whole("workers", asked, at_least=0)
+    check_whole("workers", asked, least=0, most=config.JOB_WORKERS_MAX)
     return asked
 
 

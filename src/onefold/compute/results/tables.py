@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from onefold.arguments import check_flag, check_whole, shown
 from onefold.compute import arguments
 from onefold.compute.blobs.store import BlobMissing
 from onefold.compute.jobs import state
@@ -20,7 +21,6 @@ from onefold.compute.plan.stages import Result
 from onefold.compute.plan.windows import END, START
 from onefold.compute.results import estimates
 from onefold.errors import InvalidArgument, InvalidValue, Unavailable
-from onefold.flags import check_flag
 
 if TYPE_CHECKING:
     import polars as pl
@@ -256,7 +256,7 @@ class Table:
 
     def top(self, n: int = 20, by: str | None = None) -> pl.DataFrame:
         """The ``n`` rows with the largest ``by`` (default: the first aggregate), largest first; nulls last."""
-        arguments.whole("n", n, at_least=0)
+        check_whole("n", n, least=0)
         frame = self.to_polars()
         if by is None:
             values = self.value_columns or tuple(frame.columns[-1:])
@@ -265,7 +265,7 @@ class Table:
             return frame
         if by not in frame.columns:
             raise InvalidArgument(
-                f"table {self.name!r} has no column {by!r}; there are: {', '.join(frame.columns)}"
+                f"table {self.name!r} has no column {shown(by)}; there are: {', '.join(frame.columns)}"
             )
         ties = [name for name in self.key_columns if name != by]
         return frame.sort([by, *ties], descending=[True, *(False for _ in ties)], nulls_last=True).head(n)

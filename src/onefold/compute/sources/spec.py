@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 from urllib.parse import unquote, urlsplit
 
+from onefold.arguments import check_flag, check_whole
 from onefold.compute.plan import schemas
 from onefold.compute.plan.nodes import Source, SourceKind
 from onefold.compute.sources import listing, remote
 from onefold.errors import InvalidArgument
-from onefold.flags import check_flag
 
 _COMMON = ("include_file_paths", "storage_options")
 _OPTIONS: dict[str, tuple[str, ...]] = {
@@ -104,9 +104,8 @@ def _flag(what: str, value: Any) -> bool:
 
 
 def _count(what: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidArgument(f"{what} takes a number from 0, not {value!r}")
-    return value
+    check_whole(what, value, least=0)
+    return int(value)
 
 
 def _rows(what: str, value: Any) -> int | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeVar
 
+from onefold.arguments import shown
 from onefold.errors import InvalidArgument
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ class Version:
         except (AttributeError, TypeError, ValueError):
             pass
         raise InvalidArgument(
-            f"{version!r} is not a version. Use what `put` returned, an item's `.version`, or the text of one"
+            f"{shown(version)} is not a version. Use what `put` returned, an item's `.version`, or the text of one"
         )
 
     def in_shard(self, shard: int) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from onefold.durations import seconds
+from onefold.durations import seconds, wait_seconds
 from onefold.errors import Conflict, InvalidArgument, OnefoldError, TransactionError
 from onefold.machine import undisturbed
 from onefold.machine.undisturbed import Held, if_possible
@@ -74,7 +74,7 @@ class Lock:
         self._ttl_s = seconds(ttl, "ttl")
         if self._ttl_s < 0.001:
             raise InvalidArgument(f"ttl must be a millisecond at least; got {ttl!r}")
-        self._timeout_s = None if timeout is None else seconds(timeout, "timeout")
+        self._timeout_s = None if timeout is None else wait_seconds(timeout)
         self._renew = renew
         self._shard = client.shard_of(encode_key(name))
         self._user = Held()
@@ -163,7 +163,7 @@ class Lock:
             raise
 
     def _acquire_for(self, hold: Hold, timeout: _Duration | None) -> None:
-        limit_s = self._timeout_s if timeout is None else seconds(timeout, "timeout")
+        limit_s = self._timeout_s if timeout is None else wait_seconds(timeout)
         try:
             guard.check_plain(self._client, f"lock({self._name!r})")
         except TransactionError:
@@ -234,7 +234,7 @@ class Lock:
 
     def acquisition(self, timeout: _Duration | None) -> Acquisition:
         """``acquire`` in steps, for callers that wait without a thread."""
-        return Acquisition(self, self._timeout_s if timeout is None else seconds(timeout, "timeout"))
+        return Acquisition(self, self._timeout_s if timeout is None else wait_seconds(timeout))
 
     def release(self) -> None:
         """Give it up. Leaving the ``with`` block does this.

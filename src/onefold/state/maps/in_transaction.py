@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
+from onefold.arguments import check_flag
 from onefold.errors import InvalidArgument, InvalidValue, TransactionError
-from onefold.flags import check_flag
 from onefold.state.encoding.items import Item, Version, utc
 from onefold.state.encoding.keys import decode_key, encode_key
 from onefold.state.encoding.lifetimes import ttl_ms as to_ttl_ms

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar, overload
 
 from onefold import config
+from onefold.arguments import check_flag
 from onefold.backoff import jittered
 from onefold.errors import Conflict, InvalidArgument
-from onefold.flags import check_flag
 from onefold.machine.undisturbed import let_pass
 from onefold.state.core.consistency import STRONG
 from onefold.state.core.time_limits import limited, one_call

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from onefold.arguments import check_whole
 from onefold.errors import InvalidArgument, InvalidValue
 from onefold.state.encoding.keys import decode_key, encode_key, encode_prefix
 from onefold.state.maps.scans import MapScan, unreadable
@@ -129,8 +130,7 @@ def encoded_range(prefix: Any, start: Any, stop: Any) -> tuple[bytes, bytes]:
 
 def check_limit(limit: object) -> None:
     """Raises InvalidArgument for what cannot be the limit of a scan."""
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise InvalidArgument(f"limit must be a whole number of zero or more; got {limit!r:.100}")
+    check_whole("limit", limit, least=0, or_none=True)
 
 
 def check_function(fn: object) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Generic, TypeVar, cast, overload
 
-from onefold.durations import seconds
+from onefold.arguments import check_flag
+from onefold.durations import wait_seconds
 from onefold.errors import InvalidArgument, InvalidValue
-from onefold.flags import check_flag
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import Consistency, Level, parse_level
 from onefold.state.core.guard import check_plain
@@ -199,7 +199,7 @@ class MapReader(ReadMethods[T], Generic[T]):
         """``begun``: of ``watch.moment_of``, when the watch is opened later than it was asked for."""
         self._check()
         check_flag("initial", initial)
-        timeout_s = None if timeout is None else seconds(timeout, "timeout")
+        timeout_s = None if timeout is None else wait_seconds(timeout)
         if start is not None and initial:
             raise InvalidArgument(
                 "a watch begins at a token (start=) or with the present state (initial=True), not both"

@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from onefold import config
-from onefold.durations import seconds
+from onefold.arguments import check_flag, check_whole
+from onefold.durations import seconds, wait_seconds
 from onefold.errors import InvalidArgument, SpaceError
-from onefold.flags import check_flag
 from onefold.machine import undisturbed
 from onefold.machine.undisturbed import best_effort, if_possible
 from onefold.shard.receipts import Receipt
@@ -81,8 +81,7 @@ class Queue(Generic[T]):
         self._name = check_name("queue", name)
         self._lease_s = _positive(lease, "lease")
         self._lease_ms = max(1, duration_ms(self._lease_s))
-        if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or max_attempts < 1:
-            raise InvalidArgument(f"max_attempts must be a whole number from 1 on; got {max_attempts!r}")
+        check_whole("max_attempts", max_attempts, least=1)
         self._max_attempts = min(max_attempts, 1 << 50)
         self._dead_letter = None if dead_letter is None else check_name("queue", dead_letter)
         if dead_letter == name:
@@ -176,7 +175,7 @@ class Queue(Generic[T]):
             Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
         """
         check_flag("renew", renew)
-        return Delivery(self, None if timeout is None else seconds(timeout, "timeout"), renew=renew)
+        return Delivery(self, None if timeout is None else wait_seconds(timeout), renew=renew)
 
     def take(self, timeout: _Duration | None = None) -> Message[T] | None:
         """The next message, to be ended by ``msg.ack()`` or ``msg.nack()``; None when none came in time. ``get`` is safer.
@@ -190,7 +189,7 @@ class Queue(Generic[T]):
         """
         handover = self.handover()
         try:
-            self.take_for(handover, None if timeout is None else seconds(timeout, "timeout"))
+            self.take_for(handover, None if timeout is None else wait_seconds(timeout))
             return handover.result
         except BaseException:
             handover.unwanted = True
@@ -284,8 +283,7 @@ class Queue(Generic[T]):
             Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
         """
         guard.check_plain(self.client, f"queue({self._name!r})")
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise InvalidArgument(f"limit must be a whole number from 1 on; got {limit!r}")
+        check_whole("limit", limit, least=1)
         self._observe()
         with self.client.view(self.shard) as view:
             found = [

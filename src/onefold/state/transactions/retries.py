@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onefold import config
+from onefold.arguments import check_whole
 from onefold.backoff import Backoff, Deadline
-from onefold.errors import Conflict, InvalidArgument
+from onefold.errors import Conflict
 from onefold.state.core.outcomes import outcome
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ class Retries:
     def __init__(self, client: StateClient, attempts: int, request_id: str | None) -> None:
         """``attempts``: how many tries there are at most. On a connection with a time limit none begins after it. Raises
         InvalidArgument."""
-        if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-            raise InvalidArgument(f"attempts must be a whole number of 1 or more; got {attempts!r}")
+        check_whole("attempts", attempts, least=1)
         self._client = client
         self._left = attempts
         self._request_id = request_id

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from onefold import config
+from onefold.arguments import WHOLE_MAX, check_flag, check_whole
 from onefold.db import Database
 from onefold.env import SeededEnv
 from onefold.errors import OnefoldError
-from onefold.flags import check_flag
 from onefold.log.memory import MemoryLog
 from onefold.state.core.consistency import Consistency, parse_level
 from onefold.testing.history import History
@@ -23,6 +24,7 @@ from onefold.testing.sim.process import Process, Program
 from onefold.testing.sim.scheduler import Scheduler
 
 _LINES_SHOWN = 60
+_CLIENTS_MAX = 10_000
 _PROBE_TIMEOUT_S = 60.0
 _PROBES_MAX = 100
 
@@ -78,6 +80,9 @@ class Simulation:
     ) -> None:
         """``rerun``: what failures say about how to run this seed again."""
         check_flag("syncs", syncs)
+        check_whole("seed", seed, least=-WHOLE_MAX)
+        check_whole("shards", shards, least=1, most=config.SHARDS_MAX)
+        check_whole("nodes", nodes, least=0, most=config.NODES_MAX)
         self.seed = seed
         self.scheduler = Scheduler(seed)
         self.random = random.Random(f"simulation {seed}")
@@ -131,6 +136,7 @@ class Simulation:
 
     def clients(self, count: int, program: Program, *more: Program, **options: Any) -> list[Process]:
         """So many processes that each run the program; see ``client``."""
+        check_whole("count", count, least=0, most=_CLIENTS_MAX)
         return [self.client(program, *more, **options) for _ in range(count)]
 
     # -- the run

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from onefold.arguments import check_flag
 from onefold.compute.blobs.store import BlobMissing
 from onefold.compute.live.event_time import time_of
 from onefold.compute.live.history import History
@@ -23,7 +24,6 @@ from onefold.compute.live.tables.contents import contents_of
 from onefold.compute.live.tables.keyed import KeyedRuns
 from onefold.compute.results.tables import Table, TableSnapshot, TableStatus, literal
 from onefold.errors import InvalidArgument, InvalidValue, OnefoldError, Unavailable
-from onefold.flags import check_flag
 from onefold.machine.undisturbed import let_pass
 
 if TYPE_CHECKING:
