@@ -14,7 +14,7 @@ name or a row-local ``pl.Expr``. Nulls, dtypes and overflow are as in Polars.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from onefold import config
 from onefold.arguments import check_whole, shown
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 S = TypeVar("S")
+_DDOF_MAX: Final = 1_000_000
 
 __all__ = [
     "Aggregate",
@@ -78,12 +79,12 @@ def max(col: str | pl.Expr) -> Aggregate:
 
 def std(col: str | pl.Expr, ddof: int = 1) -> Aggregate:
     """The standard deviation, with n - ``ddof`` in the divisor; null for ``ddof`` values or fewer."""
-    return Std(_expr(col), _whole("ddof", ddof, 0, config.DDOF_MAX))
+    return Std(_expr(col), _whole("ddof", ddof, 0, _DDOF_MAX))
 
 
 def var(col: str | pl.Expr, ddof: int = 1) -> Aggregate:
     """The variance, with n - ``ddof`` in the divisor; null for ``ddof`` values or fewer."""
-    return Var(_expr(col), _whole("ddof", ddof, 0, config.DDOF_MAX))
+    return Var(_expr(col), _whole("ddof", ddof, 0, _DDOF_MAX))
 
 
 def first(col: str | pl.Expr, by: str | pl.Expr | None = None) -> Aggregate:

@@ -53,17 +53,9 @@ LEASE_S: Final = 15.0
 MERGE_AT_ONCE_BYTES_MAX: Final = 256 * 1024 * 1024
 """Packed partials up to this size are merged all at once; more of them pair by pair, with few in memory."""
 JOB_WORKERS_MAX: Final = 1024
-"""Most workers of a job in one process."""
 BATCH_ROWS_MAX: Final = 1_000_000_000
-"""The largest ``batch_rows=`` of ``map_batches`` and ``for_each``."""
 TARGET_SPLITS_MAX: Final = 1_000_000_000
-"""The largest ``target_splits=``: more than there is to cut, for as many as there can be."""
-JOB_ATTEMPTS_MAX: Final = 1000
-"""The largest ``max_attempts=`` of a job."""
 AGGREGATE_K_MAX: Final = 1_000_000
-"""The largest ``k`` of ``agg.most_frequent`` and ``agg.approx_quantile``: a group's state has a multiple of it in memory."""
-DDOF_MAX: Final = 1_000_000
-"""The largest ``ddof`` of ``agg.std`` and ``agg.var``."""
 MAX_ATTEMPTS: Final = 4
 """How often a task is tried before it is isolated down to the record that breaks it."""
 PROCESS_DEATHS_MAX: Final = 2
@@ -232,7 +224,6 @@ LIVE_POSITIONS_MAX: Final = 4096
 LIVE_WORKERS_MAX: Final = 1024
 """Most workers of a live job at a time."""
 LIVE_WORKERS_HERE_MAX: Final = 64
-"""Most of them that one call begins in one process."""
 LIVE_INLINE_BYTES_MAX: Final = 64 * 1024
 """A run up to this size is in the record of its commit, a larger one is a blob."""
 LIVE_RUNS_PER_COMMIT_MAX: Final = 1000

@@ -85,9 +85,9 @@ def connect(
             f"{_place_of(target)}: leave replicas out"
         )
     if region is not None:
-        from onefold.log.jetstream.names import check_region
+        from onefold.log.jetstream.regions import check_place
 
-        check_region("region", region)
+        check_place("region", region)
     check_whole("shards", shards, least=1, most=config.SHARDS_MAX, or_none=True)
     if session is not None:
         from onefold.state.core.tokens import decode_token

@@ -446,7 +446,7 @@ def _options(
     check_whole("seed", seed, least=0)
     check_whole("target_splits", target_splits, least=1, most=config.TARGET_SPLITS_MAX, or_none=True)
     arguments.one_of("on_error", on_error, ("fail", "skip"))
-    check_whole("max_attempts", max_attempts, least=1, most=config.JOB_ATTEMPTS_MAX)
+    check_whole("max_attempts", max_attempts, least=1, most=1000)
     return {
         "workers": workers,
         "seed": seed,

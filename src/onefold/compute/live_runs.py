@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from onefold import config
 from onefold.arguments import check_flag, check_whole
-from onefold.compute import arguments
 from onefold.compute.live.client import Ends, Found
 from onefold.compute.live.inputs.reading import Inputs
 from onefold.compute.live.job import letters, points

@@ -18,8 +18,7 @@ from onefold.env import SYSTEM
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.ids import new_id
 from onefold.log.jetstream.client.address import parse_address
-from onefold.log.jetstream.names import check_region
-from onefold.log.jetstream.regions import check_region_of
+from onefold.log.jetstream.regions import check_place, check_region_of
 from onefold.node.all_shards import AllShards
 from onefold.node.divergence import DivergenceCheck
 from onefold.node.job_workers import JobWorkers
@@ -244,5 +243,5 @@ def check_settings(settings: Settings) -> Settings:
     wrong = malformed(Join(settings.name, "i", settings.region, settings.zone, "", "", 1, settings.workers))
     if wrong:
         raise InvalidArgument(wrong)
-    check_region("--region", settings.region)
+    check_place("--region", settings.region)
     return settings

@@ -357,7 +357,7 @@ def test_watch_prints_what_is_there_and_what_comes(space):
     assert json.loads(prefix)["key"] == ["eu", 7]
     assert ask("watch", "m", "text", "--prefix", "eu", url=space).returncode == 2
     assert ask("watch", "m", "--initial", "--from", "x", url=space).returncode == 2
-    assert ask("watch", "m", "--from", "x", url=space).returncode == 1
+    assert ask("watch", "m", "--from", "x", url=space).returncode == 2
 
 
 def test_watch_goes_on_after_a_token(space):

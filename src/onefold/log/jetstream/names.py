@@ -12,8 +12,6 @@ from onefold.arguments import shown
 from onefold.errors import InvalidArgument
 
 SPACE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
-REGION_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""It is part of the subject on which questions come."""
 INBOX_PREFIX: Final = "_INBOX.of"
 """What inboxes begin with unless the URL says otherwise."""
 NODES_QUEUE: Final = "nodes"
@@ -36,14 +34,6 @@ def check_space(space: str) -> str:
             f"{shown(space)} cannot be the name of a space: 1 to 32 letters, digits, _ and -"
         )
     return space
-
-
-def check_region(what: str, region: object) -> None:
-    """Raises InvalidArgument for what cannot be the region of a node. ``what``: the argument."""
-    if not isinstance(region, str):
-        raise InvalidArgument(f"{what} must be text; got {shown(region)} ({type(region).__name__})")
-    if not REGION_NAME.fullmatch(region):
-        raise InvalidArgument(f"{what} must be 1 to 64 letters, digits, - and _; got {shown(region)}")
 
 
 def space_stream(space: str) -> str:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from onefold.arguments import shown
 from onefold.errors import InvalidArgument
 
 REGION_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -50,11 +51,18 @@ def check_regions(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def check_place(what: str, region: object) -> None:
+    """Raises InvalidArgument for what cannot be the region of a node. ``what``: the argument."""
+    if not isinstance(region, str):
+        raise InvalidArgument(f"{what} must be text; got {shown(region)} ({type(region).__name__})")
+    if not PLACE_NAME.fullmatch(region):
+        raise InvalidArgument(f"{what} has 1 to 64 letters, digits, - and _; got {shown(region)}")
+
+
 def check_region_of(space: str, regions: Sequence[str], region: str) -> None:
     """Raises InvalidArgument when a node or a program cannot be in this region of the space. In a space of one region any name
     is only a place, whose nodes are asked first."""
-    if not PLACE_NAME.fullmatch(region):
-        raise InvalidArgument(f"a region has 1 to 64 letters, digits, - and _; got {region!r}")
+    check_place("a region", region)
     if regions and region not in regions:
         raise InvalidArgument(
             f"space {space} has the regions {', '.join(regions)}, which are fixed; got {region!r}. Give one of them"
