@@ -15,12 +15,14 @@ import pytest
 
 import onefold
 from onefold import config
+from onefold.available.fold import AvailableFold
 from onefold.compute.jobs.fold import JobsFold
 from onefold.fold.nodes.fold import NodesFold
 from onefold.state.fold.machine import StateFold
 
 SOURCE = Path(onefold.__file__).parent.parent
 ROOTS = (
+    "onefold.available.fold",
     "onefold.compute.jobs.fold",
     "onefold.state.fold.machine",
     "onefold.fold.nodes.fold",
@@ -35,7 +37,7 @@ HOW_ROWS_ARE_STORED = (
     "onefold.store.tables",
 )
 """Their own numbers say how rows are read and written, not which."""
-VERSIONS = {"jobs": 4, "state": 4, "nodes": 4}
+VERSIONS = {"ap": 4, "jobs": 4, "state": 4, "nodes": 4}
 CONFIG = {
     "ARCHIVES_KEPT": 1000,
     "BLOCKERS_TOLD_MAX": 16,
@@ -87,8 +89,31 @@ CONFIG = {
     "TASKS_AVOIDED_MAX": 1000,
     "TASKS_PER_JOB_MAX": 200000,
     "TOMBSTONE_OFFSETS": 10000,
+    "TRANSACTION_OPERATIONS_MAX": 100000,
 }
 OWN = {
+    "available.applying.CONFLICTS_BYTES_MAX": 67108864,
+    "available.applying.CONFLICTS_KEPT": 10000,
+    "available.applying.CONFLICTS_KEPT_MS": 604800000,
+    "available.deciding.NAME_CHARS_MAX": 32,
+    "available.out.DROPPED_PER_OPERATION_MAX": 1000,
+    "available.out.KEPT_MS": 604800000,
+    "available.out.OUT_BYTES_MAX": 10000000000,
+    "available.out.OUT_EFFECTS_MAX": 20000000,
+    "available.stamps.CLOCK_AHEAD_MAX_MS": 60000,
+    "available.effects.CHAIN_BYTES": 16,
+    "available.full_sync._CHUNK": 1000,
+    "available.home._ENDS_MAX": 4611686018427387903,
+    "available.kinds.shares.FIRST_OWNER": 1,
+    "available.ops.INT_MAX": 9223372036854775807,
+    "available.ops.NATURAL_MAX": 9007199254740991,
+    "available.out._NONE": 9223372036854775808,
+    "available.rows._HASH_BYTES": 16,
+    "available.rows._HASH_MASK": 340282366920938463463374607431768211455,
+    "available.stamps.COUNT_BITS": 16,
+    "available.stamps.HLC_MAX": 4611686018427387903,
+    "available.stamps.NUMBER_MAX": 65535,
+    "available.stamps.SEQ_MAX": 9007199254740991,
     "codec.RECORD_FORMAT": 1,
     "compute.jobs.edit._CONTENT_MASK": 340282366920938463463374607431768211455,
     "compute.jobs.retention.ALL_LETTERS_VERSION": 2,
@@ -234,7 +259,7 @@ def own_numbers() -> dict[str, object]:
 
 def test_the_folds_are_of_these_versions() -> None:
     """One that is raised gives its new numbers a line of their own below, beside the earlier ones."""
-    folds = (JobsFold(), StateFold(), NodesFold())
+    folds = (AvailableFold(), JobsFold(), StateFold(), NodesFold())
     assert {fold.name: fold.version for fold in folds} == VERSIONS
 
 

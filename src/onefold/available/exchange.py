@@ -1,0 +1,156 @@
+"""What regions ask of each other, and what they answer: the same for every transport.
+
+A region *asks* with all that it knows. The answer has what it lacks, of all origins, in causal order, up to a size. Both are
+pure. Who asks whom, over which link, and how often, is decided elsewhere. An answer is appended as one ``Import``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import msgspec
+
+from onefold.available import effects, regions
+from onefold.available.ops import AvailableOp, Import, SyncBegin, SyncEnd, SyncRows
+from onefold.available.regions import Dropped
+from onefold.available.rows import OUT, all_places, out_key, table_of
+from onefold.available.stamps import Number, Vector
+from onefold.fold.api import StoreView
+
+EXCHANGE_BYTES_MAX: Final = 1_000_000
+"""About how much one answer of a region to another holds."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True):
+    """What a region knows."""
+
+    number: int
+    have: Vector
+    chains: dict[Number, bytes]
+    """The chain digest of each origin up to there."""
+    content: bytes
+    """Its content hash; empty in a question that is asked before earlier answers are in the log."""
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True):
+    """What another region has for it."""
+
+    number: int
+    """The answering region's."""
+    state: Literal["effects", "same", "sync", "lost", "diverged", "differs"]
+    """``effects``: some follow. ``same``: nothing is missing. ``sync``: some are not kept any more, so it needs a full sync.
+    ``lost``: it knows effects of the answering region which that one does not have. ``diverged``: other effects under the same
+    numbers. ``differs``: the same effects and other rows. The last three are never repaired in silence."""
+    origin: int = 0
+    """Of ``sync``, ``lost`` and ``diverged``: whose effects."""
+    have: Vector = msgspec.field(default_factory=dict)
+    """What the answering region knows."""
+    effects: tuple[bytes, ...] = ()
+    chains: dict[Number, bytes] = msgspec.field(default_factory=dict)
+
+    def as_import(self) -> Import:
+        """What is appended to the log of the region that asked."""
+        return Import(self.number, self.effects, self.chains)
+
+
+def ask(view: StoreView) -> Ask:
+    """What this region asks."""
+    me = regions.read_self(view)
+    chains = {number: origin.chain for number, origin in me.origins.items() if origin.seq}
+    return Ask(me.number, me.have(), chains, me.content)
+
+
+def answer(view: StoreView, asked: Ask, bytes_max: int = EXCHANGE_BYTES_MAX) -> Reply:
+    """What this region answers. At least one effect, if there is any, however large it is."""
+    me = regions.read_self(view)
+    have = me.have()
+    if asked.have.get(me.number, 0) > have.get(me.number, 0):
+        return Reply(me.number, "lost", me.number, have)
+    for number, seq in asked.have.items():
+        chain = chain_at(view, me, number, seq)
+        if chain is not None and number in asked.chains and chain != asked.chains[number]:
+            return Reply(me.number, "diverged", number, have)
+    missing = [number for number, seq in have.items() if seq > asked.have.get(number, 0)]
+    for number in missing:
+        if asked.have.get(number, 0) < me.dropped.get(number, Dropped()).seq:
+            return Reply(me.number, "sync", number, have)
+    if not missing:
+        differs = asked.have == have and asked.content not in (b"", me.content)
+        return Reply(me.number, "differs" if differs else "same", have=have)
+    found = _in_order(view, asked.have, {number: have[number] for number in missing}, bytes_max)
+    return Reply(
+        me.number,
+        "effects",
+        have=have,
+        effects=tuple(found),
+        chains={number: chain for number, chain in asked.chains.items() if number in missing},
+    )
+
+
+def chain_at(view: StoreView, me: regions.Self, number: int, seq: int) -> bytes | None:
+    """The chain digest of an origin's effects up to one of them; None when it is not known any more, or not yet."""
+    origin = me.origins.get(number)
+    if origin is not None and origin.seq == seq:
+        return origin.chain
+    dropped = me.dropped.get(number)
+    if dropped is not None and dropped.seq == seq:
+        return dropped.chain
+    data = view.get(OUT, out_key(number, seq))
+    return None if data is None else data[: effects.CHAIN_BYTES]
+
+
+def _in_order(view: StoreView, have: dict[int, int], until: dict[int, int], bytes_max: int) -> list[bytes]:
+    """Effects in the order of their clocks, which is a causal one: an effect is stamped above all that its region knew."""
+    found: list[bytes] = []
+    size = 0
+    heads: dict[int, tuple[int, int, bytes]] = {}
+    places = {number: have.get(number, 0) for number in until}
+    while True:
+        for number, last in until.items():
+            if number not in heads and places[number] < last:
+                data = view.get(OUT, out_key(number, places[number] + 1))
+                effect = None if data is None else effects.decode_effect(data[effects.CHAIN_BYTES :])
+                if data is not None and effect is not None:
+                    heads[number] = effect.hlc, number, data[effects.CHAIN_BYTES :]
+        if not heads:
+            return found
+        _, number, data = min(heads.values())
+        size += len(data)
+        if found and size > bytes_max:
+            return found
+        found.append(data)
+        places[number] += 1
+        del heads[number]
+
+
+def sync_ops(view: StoreView, id: str) -> Iterator[AvailableOp]:
+    """What a region that has nothing needs, in the order in which it is appended there. ``id``: a new one each time.
+
+    The view shows one offset for as long as this is iterated over.
+    """
+    me = regions.read_self(view)
+    yield SyncBegin(id, me.number, me.hlc, _encode(me.origins))
+    count, size = 0, 0
+    page: list[tuple[str, bytes, bytes]] = []
+    for place in all_places(view):
+        for key, data in view.scan(table_of(place)):
+            page.append((place, key, data))
+            count += 1
+            size += len(key) + len(data)
+            if size > EXCHANGE_BYTES_MAX:
+                yield SyncRows(id, tuple(page))
+                page, size = [], 0
+    if page:
+        yield SyncRows(id, tuple(page))
+    yield SyncEnd(id, count)
+
+
+def unseen(view: StoreView, final: int) -> list[effects.Effect]:
+    """In an evicted region's log: its own effects beyond the last one that counts, which no other region takes."""
+    me = regions.read_self(view)
+    found = view.scan(OUT, out_key(me.number, final + 1), out_key(me.number, me.origin(me.number).seq + 1))
+    decoded = (effects.decode_effect(data[effects.CHAIN_BYTES :]) for _, data in found)
+    return [effect for effect in decoded if effect is not None]

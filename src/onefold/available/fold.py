@@ -1,0 +1,63 @@
+"""The fold ``ap``: one region's collections that every region can write, from that region's log alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from onefold.available import deciding, following, full_sync, home, imports, ops
+from onefold.available.ops import (
+    AVAILABLE_FOLD,
+    Do,
+    Outcome,
+    Rejected,
+    decode_op,
+    encode_outcome,
+)
+from onefold.available.rows import ROWS, Working
+from onefold.fold.api import NEWEST_VERSION, PASSING, Context, Store
+
+MALFORMED: Final = encode_outcome(Rejected("malformed"))
+UNTRUSTED: Final = encode_outcome(Rejected("untrusted"))
+OPERATIONS: Final[dict[type, Callable[[Working, Any], Outcome]]] = {
+    ops.Do: home.do,
+    ops.Import: imports.take_in,
+    ops.Beat: deciding.beat,
+    ops.Admit: deciding.admit,
+    ops.Evict: deciding.evict,
+    ops.Retire: deciding.retire,
+    ops.Reclaim: deciding.reclaim,
+    ops.Accept: deciding.accept,
+    ops.Cap: deciding.cap,
+    ops.SyncBegin: full_sync.begin,
+    ops.SyncRows: full_sync.rows,
+    ops.SyncEnd: full_sync.end,
+}
+
+
+class AvailableFold:
+    """See ``onefold.fold.api.TimedFold``. All but ``Do`` counts in trusted records only: else a program could forge what another
+    region did."""
+
+    name = AVAILABLE_FOLD
+    version = NEWEST_VERSION
+    history = frozenset({ROWS})
+
+    def advance(self, store: Store, context: Context) -> int:
+        """What fold time brings: values end."""
+        return following.expire(Working(store, context))
+
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:  # noqa: ARG002
+        """Apply one operation. Garbage is ``Rejected("malformed")``."""
+        op = decode_op(body)
+        if op is None:
+            return MALFORMED
+        if not (context.trusted or isinstance(op, Do)):
+            return UNTRUSTED
+        work = Working(store, context)
+        outcome = OPERATIONS[type(op)](work, op)
+        if isinstance(outcome, Rejected):
+            data = encode_outcome(outcome)
+            return data if not isinstance(op, Do) or op.last_try else PASSING + data
+        following.follow(work)
+        return encode_outcome(outcome)

@@ -1,0 +1,147 @@
+"""Own effects, and the effects that are kept for other regions.
+
+Imported effects are kept like own ones, so any region passes on any other's: what only one of them has heard of a region that
+burnt reaches all. An effect is dropped once it is stable, or beyond bounds of age, size and number. A region that needs dropped
+ones gets a full sync.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from onefold import config
+from onefold.available import effects, regions
+from onefold.available.applying import Source, apply_write
+from onefold.available.effects import AnyWrite, Effect
+from onefold.available.kinds.row import encode
+from onefold.available.regions import Dropped
+from onefold.available.rows import OUT, REQUESTS, REQUESTS_DUE, Requested, Working, number_key, out_key
+from onefold.available.stamps import CLOCK_AHEAD_MAX_MS, clock_at, ms_of
+
+KEPT_MS: Final = 7 * 86_400_000
+"""Effects that some region is not known to know are kept for so long in fold time ..."""
+OUT_BYTES_MAX: Final = 10 * 1000**3
+"""... up to this many bytes ..."""
+OUT_EFFECTS_MAX: Final = 20_000_000
+"""... and up to so many. A region that was away for longer gets the rows instead."""
+DROPPED_PER_OPERATION_MAX: Final = 1000
+"""One operation drops at most so many effects that all know, and collects at most so many gone rows."""
+
+
+def next_source(work: Working, session_hlc: int = 0) -> Source:
+    """The stamp of the next own effect: above all that was seen here or by the session, unless that clock is far ahead."""
+    me = work.me
+    now_ms = work.now_ms
+    if now_ms < me.cap_until_ms:
+        now_ms = min(now_ms, me.cap_ms)
+    hlc = max(me.hlc + 1, clock_at(now_ms))
+    if ms_of(session_hlc) <= work.now_ms + CLOCK_AHEAD_MAX_MS:
+        hlc = max(hlc, session_hlc + 1)
+    have = me.have()
+    seq = have.get(me.number, 0) + 1
+    return Source(me.number, seq, hlc, {**have, me.number: seq})
+
+
+def finish(
+    work: Working,
+    source: Source,
+    writes: tuple[AnyWrite, ...],
+    request_id: str | None = None,
+    results: tuple[Any, ...] = (),
+) -> None:
+    """The own effect is whole; its writes are applied already. With a request id its results travel with it."""
+    deps = {number: seq for number, seq in source.past.items() if number != source.origin}
+    effect = Effect(
+        source.origin, source.seq, deps, source.hlc, writes, request_id, results if request_id else ()
+    )
+    record(work, effect, effects.encode_effect(effect))
+    work.me.owes = False
+
+
+def emit(work: Working, writes: tuple[AnyWrite, ...]) -> None:
+    """An own effect that nobody has asked for: a beat, grants, or what is decided on regions."""
+    source = next_source(work)
+    for write in writes:
+        apply_write(work, source, write)
+    finish(work, source, writes)
+
+
+def record(work: Working, effect: Effect, data: bytes) -> None:
+    """An effect, own or imported, has been applied: it is known from now on, and kept for others."""
+    me, store = work.me, work.store
+    origin = me.origin(effect.origin)
+    origin.seq, origin.hlc, origin.seen = effect.seq, effect.hlc, effect.deps
+    origin.chain = effects.next_chain(origin.chain, data)
+    me.hlc = max(me.hlc, effect.hlc)
+    store.put(OUT, out_key(effect.origin, effect.seq), origin.chain + data)
+    me.out_count += 1
+    me.out_bytes += len(data)
+    if effect.request_id is not None:
+        until_ms = work.now_ms + int(config.REQUEST_ID_RETENTION_S * 1000)
+        kept = Requested(effect.origin, effect.seq, effect.hlc, until_ms, effect.results)
+        name = effect.request_id.encode()
+        store.put(REQUESTS, name, encode(kept))
+        store.put(REQUESTS_DUE, number_key(until_ms) + name, b"")
+
+
+def drop_known(work: Working) -> None:
+    """Drop effects that all live regions know, and the oldest beyond the bounds."""
+    me = work.me
+    left = DROPPED_PER_OPERATION_MAX
+    for number, seq in me.stable().items():
+        dropped = me.dropped.get(number, Dropped())
+        while dropped.seq < seq and left:
+            dropped = drop_next(work, number)
+            left -= 1
+    oldest = clock_at(work.now_ms - KEPT_MS)
+    while left and (me.out_count > OUT_EFFECTS_MAX or me.out_bytes > OUT_BYTES_MAX):
+        drop_next(work, min(_heads(work))[1])
+        left -= 1
+    if me.out_count and work.context.offset % config.HISTORY_PRUNE_EVERY_OFFSETS == 0:
+        for hlc, number in sorted(_heads(work)):
+            while left and hlc < oldest:
+                drop_next(work, number)
+                left -= 1
+                hlc = _head(work, number)
+
+
+def drop_next(work: Working, number: int) -> Dropped:
+    """Drop the first effect of an origin that is kept. Where its effects end there, the digest is remembered."""
+    me = work.me
+    seq = me.dropped.get(number, Dropped()).seq + 1
+    data = work.store.get(OUT, out_key(number, seq))
+    chain = b"" if data is None else data[: effects.CHAIN_BYTES]
+    if data is not None:
+        work.store.delete(OUT, out_key(number, seq))
+        me.out_count -= 1
+        me.out_bytes -= len(data) - effects.CHAIN_BYTES
+    found = me.dropped[number] = Dropped(seq, chain)
+    return found
+
+
+def drop_all(work: Working, number: int, origin: regions.Origin) -> None:
+    """A full sync has passed over effects of an origin: none of it is kept up to there."""
+    me = work.me
+    for seq in range(me.dropped.get(number, Dropped()).seq + 1, me.origin(number).seq + 1):
+        data = work.store.get(OUT, out_key(number, seq))
+        if data is not None:
+            work.store.delete(OUT, out_key(number, seq))
+            me.out_count -= 1
+            me.out_bytes -= len(data) - effects.CHAIN_BYTES
+    me.dropped[number] = Dropped(origin.seq, origin.chain)
+
+
+def _heads(work: Working) -> list[tuple[int, int]]:
+    """(clock, origin) of the first effect that is kept of each origin."""
+    found = [(_head(work, number), number) for number in work.me.origins]
+    return [one for one in found if one[0] < _NONE]
+
+
+_NONE = 1 << 63
+
+
+def _head(work: Working, number: int) -> int:
+    seq = work.me.dropped.get(number, Dropped()).seq + 1
+    data = work.store.get(OUT, out_key(number, seq))
+    effect = None if data is None else effects.decode_effect(data[effects.CHAIN_BYTES :])
+    return _NONE if effect is None else effect.hlc
