@@ -1,0 +1,1 @@
+"""Simulated regions, and a model of what they must agree on."""

@@ -1,0 +1,158 @@
+"""Planted errors: mistakes that somebody could make in the fold of regions, each of which the simulation must notice.
+
+``planted(name)`` patches the product inside a ``with`` block; for tests of the tests only. Gives the options of the world that
+belong to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from onefold.available import following, full_sync, home, imports, out, regions
+from onefold.available.applying import Source
+from onefold.available.effects import AnyWrite
+from onefold.available.kinds.counts import Counter
+from onefold.available.kinds.shares import Shares
+from onefold.available.ops import Do, Rejected
+from onefold.available.out import finish
+from onefold.available.regions import Self
+from onefold.available.rows import Working
+
+Patch = Callable[[ExitStack], None]
+
+
+@contextmanager
+def planted(name: str | None) -> Iterator[dict[str, Any]]:
+    """The error is there inside the block. Raises KeyError for one that is not in ``BUGS``."""
+    with ExitStack() as stack:
+        if name is not None and name != "old_number":
+            BUGS[name](stack)
+        yield {"old_number": True} if name == "old_number" else {}
+
+
+def _by_age(stack: ExitStack) -> None:
+    """Tombstones are collected when they are old enough, whoever knows them."""
+    original = Working.write_rows
+
+    def write_rows(self: Working) -> None:
+        stable = self.me.stable
+        old = {
+            number: origin.seq
+            for number, origin in self.me.origins.items()
+            if (origin.hlc >> 16) < self.now_ms - 3000
+        }
+        with patch.object(Self, "stable", lambda _: {**stable(), **old}):
+            original(self)
+
+    stack.enter_context(patch.object(Working, "write_rows", write_rows))
+
+
+def _gaps(stack: ExitStack) -> None:
+    """An import takes what comes behind a gap."""
+    original = imports.why_not
+
+    def why_not(work: Working, effect: Any) -> str | None:
+        reason = original(work, effect)
+        return None if reason == "gap" else reason
+
+    stack.enter_context(patch.object(imports, "why_not", why_not))
+
+
+def _no_dependencies(stack: ExitStack) -> None:
+    """An import does not wait for what an effect was made from."""
+    stack.enter_context(patch.object(imports, "covers", lambda have, deps: True))
+
+
+def _looks_at_value(stack: ExitStack) -> None:
+    """A bounded counter compares its value with the floor."""
+
+    def rights(self: Shares, region: int, floor: int, heirs: Any) -> int:
+        return self.value() - floor
+
+    stack.enter_context(patch.object(Shares, "rights", rights))
+
+
+def _grants_all(stack: ExitStack) -> None:
+    """What is missing is granted, whether it is there or not."""
+    stack.enter_context(patch.object(following, "amount", lambda here, missing: missing))
+
+
+def _union(stack: ExitStack) -> None:
+    """A full sync takes and keeps whatever either side has."""
+    original = full_sync._join_rows
+
+    def join_rows(work: Working, mine: Any, theirs: Any) -> None:
+        original(work, {}, {})
+
+    stack.enter_context(patch.object(full_sync, "_join_rows", join_rows))
+
+
+def _no_session(stack: ExitStack) -> None:
+    """What a session has seen is not looked at."""
+
+    def behind(work: Working, op: Do) -> Rejected | None:
+        return None
+
+    stack.enter_context(patch.object(home, "_behind", behind))
+
+
+def _split(stack: ExitStack) -> None:
+    """The writes of one transaction travel as two effects."""
+
+    def half(
+        work: Working, source: Source, writes: tuple[AnyWrite, ...], request_id: Any = None, results: Any = ()
+    ) -> None:
+        finish(work, source, writes[:1], request_id, results)
+        if writes[1:]:
+            second = out.next_source(work)
+            finish(work, second, writes[1:])
+
+    stack.enter_context(patch.object(home, "finish", half))
+
+
+def _evicted_alone(stack: ExitStack) -> None:
+    """Each region decides by itself how far an evicted one counts."""
+
+    def settle(me: Self) -> bool:
+        changed = False
+        for number, region in me.evicted():
+            if not region.out:
+                region.limit = me.origin(number).seq
+                region.final = region.out = changed = True
+        return original(me) or changed
+
+    original = regions.settle
+    stack.enter_context(patch.object(regions, "settle", settle))
+
+
+def _not_admitted(stack: ExitStack) -> None:
+    """A region that comes again writes at once."""
+    stack.enter_context(patch.object(regions, "_admits", lambda me, number: True))
+
+
+def _no_births(stack: ExitStack) -> None:
+    """A counter's part is continued after a delete that has seen all of it."""
+
+    def birth(self: Counter, region: int, seq: int) -> int:
+        part = self.regions.get(region)
+        return seq if part is None else part.birth
+
+    stack.enter_context(patch.object(Counter, "birth", birth))
+
+
+BUGS: dict[str, Patch] = {
+    "tombstones_by_age": _by_age,
+    "gaps": _gaps,
+    "no_dependencies": _no_dependencies,
+    "looks_at_value": _looks_at_value,
+    "grants_all": _grants_all,
+    "union": _union,
+    "no_session": _no_session,
+    "split": _split,
+    "evicted_alone": _evicted_alone,
+    "not_admitted": _not_admitted,
+    "no_births": _no_births,
+}

@@ -1,0 +1,107 @@
+"""One simulated region: a log, and the fold of it over a store in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from onefold.available import exchange, ops, reading, regions
+from onefold.available.fold import AvailableFold
+from onefold.available.kinds import places
+from onefold.available.kinds.places import split_key
+from onefold.available.ops import AvailableOp, available_op, decode_outcome
+from onefold.available.rows import ROWS
+from onefold.fold.api import Context
+from onefold.testing.memory_store import MemoryStore
+
+
+class Violation(Exception):
+    """Regions do not do what they promise."""
+
+
+class Entry(NamedTuple):
+    """A record of the log; all of them have one operation."""
+
+    now_ms: int
+    body: bytes
+    request_id: str | None
+    trusted: bool
+    decided: int
+    """How many of the decisions on regions the log had with it."""
+
+
+@dataclass
+class SimRegion:
+    """See above. ``skew_ms``: how far its clock is off."""
+
+    number: int
+    name: str
+    skew_ms: int = 0
+    log: list[Entry] = field(default_factory=list)
+    store: MemoryStore = field(default_factory=MemoryStore)
+    now_ms: int = 0
+    decided: int = 0
+    """How many of the decisions on regions are in its log."""
+
+    def append(self, op: AvailableOp, clock_ms: int, request_id: str | None = None) -> Any:
+        """Append an operation and apply it. Returns the outcome."""
+        self.now_ms = max(self.now_ms, clock_ms + self.skew_ms)
+        trusted = not isinstance(op, ops.Do)
+        entry = Entry(self.now_ms, available_op(op).body, request_id, trusted, self.decided)
+        self.log.append(entry)
+        return decode_outcome(self._apply(self.store, len(self.log), entry))
+
+    def _apply(self, store: MemoryStore, offset: int, entry: Entry) -> bytes:
+        fold = AvailableFold()
+        if offset == 1 or entry.now_ms > self.log[offset - 2].now_ms:
+            fold.advance(store, Context(offset, -1, entry.now_ms, "c0-x", None))
+        context = Context(offset, 0, entry.now_ms, "c0-x", entry.request_id, entry.trusted)
+        return fold.apply(store, context, entry.body, fold.version)
+
+    def restart(self) -> None:
+        """Fold the log again: the state must be the same."""
+        store = MemoryStore()
+        for offset, entry in enumerate(self.log, 1):
+            self._apply(store, offset, entry)
+        if store.digest() != self.store.digest():
+            raise Violation(f"region {self.number} has another state after a restart")
+        self.store = store
+
+    def back_to(self, offset: int) -> None:
+        """Lose what came after an offset: a log that was restored from a backup."""
+        del self.log[offset:]
+        self.store = MemoryStore()
+        for at, entry in enumerate(self.log, 1):
+            self._apply(self.store, at, entry)
+        self.now_ms, self.decided = self.log[-1].now_ms, self.log[-1].decided
+
+    @property
+    def me(self) -> regions.Self:
+        """What its log knows of regions."""
+        return regions.read_self(self.store)
+
+    def have(self) -> dict[int, int]:
+        """Its vector."""
+        return self.me.have()
+
+    def ask(self) -> exchange.Ask:
+        """What it asks another one."""
+        return exchange.ask(self.store)
+
+    def shown(self) -> dict[tuple[str, bytes], Any]:
+        """All that a reader sees, by place and key."""
+        found: dict[tuple[str, bytes], Any] = {}
+        for _, at in reading.names(self.store):
+            for place in at:
+                if place[0] == places.SET:
+                    found.update(self._sets(place))
+                else:
+                    found.update({(place, key): value for key, value in reading.items(self.store, place)})
+        return found
+
+    def _sets(self, place: str) -> dict[tuple[str, bytes], set[bytes]]:
+        found: dict[tuple[str, bytes], set[bytes]] = {}
+        for at, _ in self.store.scan(ROWS + place):
+            key, element = split_key(at)
+            found.setdefault((place, key), set()).add(element)
+        return found
