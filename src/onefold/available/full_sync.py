@@ -15,7 +15,6 @@ import struct
 
 import msgspec
 
-from onefold import config
 from onefold.available.imports import is_ahead
 from onefold.available.kinds import places
 from onefold.available.ops import Answer, Rejected, SyncBegin, SyncEnd, SyncRows
@@ -55,7 +54,7 @@ def rows(work: Working, op: SyncRows) -> Answer | Rejected:
         return Answer(False)
     count, head = staged
     for place, key, data in op.rows:
-        if not places.is_place(place) or len(place.encode()) > config.NAME_BYTES_MAX:
+        if not places.is_place(place):
             return Rejected("malformed", place[:100])
         try:
             places.read_row(place, data)

@@ -164,7 +164,7 @@ def _short(work: Working, request: ops.Change | ops.Move, place: str, by: int) -
     shares = cast(Shares, work.row(place, request.key))
     rights = shares.rights(work.me.number, request.floor, work.me.heirs())
     if by < 0 and rights + by < 0:
-        return Rejected("below_floor", place, request.key, _clamped(shares.value()), _clamped(rights))
+        return Rejected("below_floor", place, request.key, shares.value(), rights)
     share = shares.regions.get(work.me.number)
     if abs((share.net if share else 0) + by) > INT_MAX or rights + by > INT_MAX:
         return Rejected("too_large", place, request.key)
@@ -173,11 +173,6 @@ def _short(work: Working, request: ops.Change | ops.Move, place: str, by: int) -
 
 def _ends(work: Working, ttl_ms: int | None) -> int | None:
     return None if ttl_ms is None else min(work.now_ms + ttl_ms, _ENDS_MAX)
-
-
-def _clamped(value: int) -> int:
-    """Sums over regions may be longer than what a record holds."""
-    return max(-INT_MAX, min(value, INT_MAX))
 
 
 Made = tuple[list[AnyWrite], Any]
@@ -236,7 +231,7 @@ def _add(work: Working, source: Source, request: ops.Add) -> Made:
     place = place_of_request(request)
     birth = cast(Counter, work.row(place, request.key)).birth(source.origin, source.seq)
     made, _ = _applied(work, source, [Count(place, request.key, birth, request.by)], None)
-    return made, _clamped(cast(Counter, work.row(place, request.key)).value())
+    return made, cast(Counter, work.row(place, request.key)).value()
 
 
 def _reset(work: Working, source: Source, request: ops.Reset) -> Made:
@@ -253,7 +248,7 @@ def _reset(work: Working, source: Source, request: ops.Reset) -> Made:
 def _change(work: Working, source: Source, request: ops.Change) -> Made:
     place = place_of_request(request)
     made, _ = _applied(work, source, [Spend(place, request.key, request.by)], None)
-    return made, _clamped(cast(Shares, work.row(place, request.key)).value())
+    return made, cast(Shares, work.row(place, request.key)).value()
 
 
 def _move(work: Working, source: Source, request: ops.Move) -> Made:
@@ -271,7 +266,7 @@ def _wish(work: Working, source: Source, request: ops.Wish) -> Made:
 
 def _rights(work: Working, place: str, request: ops.Move | ops.Wish) -> int:
     shares = cast(Shares, work.row(place, request.key))
-    return _clamped(shares.rights(work.me.number, request.floor, work.me.heirs()))
+    return shares.rights(work.me.number, request.floor, work.me.heirs())
 
 
 def _applied(work: Working, source: Source, writes: list[AnyWrite], result: Any) -> Made:

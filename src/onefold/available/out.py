@@ -16,7 +16,7 @@ from onefold.available.effects import AnyWrite, Effect
 from onefold.available.kinds.row import encode
 from onefold.available.regions import Dropped
 from onefold.available.rows import OUT, REQUESTS, REQUESTS_DUE, Requested, Working, number_key, out_key
-from onefold.available.stamps import CLOCK_AHEAD_MAX_MS, clock_at, ms_of
+from onefold.available.stamps import CLOCK_AHEAD_MAX_MS, HLC_MAX, clock_at, ms_of
 
 KEPT_MS: Final = 7 * 86_400_000
 """Effects that some region is not known to know are kept for so long in fold time ..."""
@@ -37,6 +37,7 @@ def next_source(work: Working, session_hlc: int = 0) -> Source:
     hlc = max(me.hlc + 1, clock_at(now_ms))
     if ms_of(session_hlc) <= work.now_ms + CLOCK_AHEAD_MAX_MS:
         hlc = max(hlc, session_hlc + 1)
+    hlc = min(hlc, HLC_MAX)
     have = me.have()
     seq = have.get(me.number, 0) + 1
     return Source(me.number, seq, hlc, {**have, me.number: seq})

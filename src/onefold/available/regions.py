@@ -14,12 +14,14 @@ round, in which all vote again on all that are evicted. Else a vote that only so
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
 
 from onefold.available.stamps import Hlc, Number, Seq, Vector, common, knows
 from onefold.fold.api import StoreView
 
+Chain = Annotated[bytes, msgspec.Meta(max_length=16)]
 SELF = "ap/self"
 """One row, with the key ``b""``: ``Self``."""
 
@@ -30,7 +32,7 @@ class Origin(msgspec.Struct, array_like=True):
     seq: Seq = 0
     """The last one that is known; all before it are known."""
     hlc: Hlc = 0
-    chain: bytes = b""
+    chain: Chain = b""
     """The chain digest up to there."""
     seen: Vector = msgspec.field(default_factory=dict)
     """What that region knew of others with it."""

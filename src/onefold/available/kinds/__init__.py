@@ -9,5 +9,5 @@
 ``shares``  bounded counters
 ========== =====================================================================
 
-Pure. May import ``effects``, ``stamps`` and the ground.
+Pure. May import ``ops``, ``stamps`` and the ground.
 """

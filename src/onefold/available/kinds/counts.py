@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from onefold.available.kinds.row import encode, joined_part
+from onefold.available.kinds.row import clamped, encode, joined_part
 from onefold.available.stamps import Dot, Number, Seq, knows
 
 T = TypeVar("T")
@@ -55,11 +55,12 @@ class Counter(msgspec.Struct, frozen=True, array_like=True):
         if not self.counts(region):
             return 0
         part, base = self.regions[region], self.bases.get(region)
-        return part.total - (base.total if base is not None and base.birth == part.birth else 0)
+        seen = base.total if base is not None and base.birth == part.birth else 0
+        return clamped(part.total - seen)
 
     def value(self) -> int:
         """The sum."""
-        return sum(map(self.net, self.regions))
+        return clamped(sum(map(self.net, self.regions)))
 
     def birth(self, region: int, seq: int) -> int:
         """The birth of the part to which the next effect of a region adds."""
@@ -69,7 +70,7 @@ class Counter(msgspec.Struct, frozen=True, array_like=True):
         """After an effect of a region."""
         part = self.regions.get(region)
         before = part.total if part is not None and part.birth == birth else 0
-        return Counter(_sorted({**self.regions, region: Part(birth, seq, before + by)}), self.bases)
+        return Counter(_sorted({**self.regions, region: Part(birth, seq, clamped(before + by))}), self.bases)
 
     def deleted(self, seen: Mapping[int, tuple[int, int, int]], by: int, at: int) -> Counter:
         """After a delete that had seen this."""

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from onefold import config
 from onefold.available.kinds.cells import Cells
 from onefold.available.kinds.counts import Counter
 from onefold.available.kinds.dots import Dots
@@ -51,7 +52,7 @@ def split_place(place: str) -> tuple[str, str, int | None]:
 def is_place(place: str) -> bool:
     """Whether there can be a collection there."""
     kind, slash, name = place.partition("/")
-    if not slash or not name or kind[:1] not in ROWS:
+    if not slash or not name or kind[:1] not in ROWS or len(place.encode()) > config.NAME_BYTES_MAX:
         return False
     if kind[:1] != BOUNDED:
         return len(kind) == 1

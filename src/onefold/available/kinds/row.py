@@ -7,10 +7,16 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from onefold.available.ops import INT_MAX
 from onefold.available.stamps import Dot, Hlc, Number, Seq, knows
 
 T = TypeVar("T")
 encode = msgspec.msgpack.Encoder().encode
+
+
+def clamped(value: int) -> int:
+    """As it can be stored. Sums over regions, and what forged effects add, may be longer."""
+    return max(-INT_MAX, min(value, INT_MAX))
 
 
 class Row(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from onefold.available.kinds.row import encode
+from onefold.available.kinds.row import clamped, encode
 from onefold.available.stamps import Dot, Hlc, Number, Seq, ms_of
 
 FIRST_OWNER = 1
@@ -46,7 +46,7 @@ class Shares(msgspec.Struct, frozen=True, array_like=True):
 
     def value(self) -> int:
         """The sum."""
-        return sum(share.net for share in self.regions.values())
+        return clamped(sum(share.net for share in self.regions.values()))
 
     def rights(self, region: int, floor: int, heirs: Mapping[int, int]) -> int:
         """What a region may take; with the rights of evicted regions whose heir it is."""
@@ -58,7 +58,7 @@ class Shares(msgspec.Struct, frozen=True, array_like=True):
             if number in owners:
                 found += share.net - sum(share.sent.values())
             found += sum(share.sent.get(owner, 0) for owner in owners)
-        return found
+        return clamped(found)
 
     def wishes(self, now_ms: int) -> list[tuple[int, int, int]]:
         """The open ones, the oldest first: (clock, region, need)."""
@@ -72,12 +72,14 @@ class Shares(msgspec.Struct, frozen=True, array_like=True):
         """After a region has added. A wish ends when it is used."""
         share = self.regions.get(region, _NONE)
         used = share.wish is not None and -by >= share.wish.need
-        return self._with(region, Share(seq, share.net + by, share.sent, None if used else share.wish))
+        return self._with(
+            region, Share(seq, clamped(share.net + by), share.sent, None if used else share.wish)
+        )
 
     def sent(self, region: int, seq: int, to: int, by: int) -> Shares:
         """After a region has given rights away."""
         share = self.regions.get(region, _NONE)
-        sent = dict(sorted({**share.sent, to: share.sent.get(to, 0) + by}.items()))
+        sent = dict(sorted({**share.sent, to: clamped(share.sent.get(to, 0) + by)}.items()))
         return self._with(region, Share(seq, share.net, sent, share.wish))
 
     def wished(self, region: int, seq: int, wish: Wanted | None) -> Shares:

@@ -1,0 +1,102 @@
+"""Rows of two regions are joined in any order and grouping, as often as one likes, to what the model says of their effects."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kit.regions.clients import Requests
+from kit.regions.desk import Desk
+from kit.regions.model import Did, Model
+from onefold.available import ops, reading
+from onefold.available.kinds import places
+from onefold.available.rows import ROWS, all_places
+from onefold.available.stamps import merged
+
+KINDS = "rfksnb"
+
+
+def history(seed, kinds, steps):
+    """Three regions that did things and heard of each other, and the model of that. Without lifetimes: those end by clocks."""
+    rng = random.Random(seed)
+    desk, model, requests = Desk(3), Model(), Requests(rng, kinds)
+    requests.ttl_ms = lambda: None
+    for _ in range(steps):
+        desk.now_ms += rng.randrange(5)
+        number = rng.randrange(1, 4)
+        chance = rng.random()
+        if chance < 0.6:
+            before = desk[number].have()
+            asked = requests.some([other for other in (1, 2, 3) if other != number])
+            outcome = desk.do(number, *asked)
+            if isinstance(outcome, ops.Committed):
+                past = {**before, number: outcome.seq}
+                model.add(Did(number, outcome.seq, past, outcome.hlc, desk[number].now_ms, asked))
+        elif chance < 0.7:
+            desk.append(number, ops.Beat())
+        else:
+            other = rng.choice([one for one in (1, 2, 3) if one != number])
+            if desk.reply(number, other).effects:
+                desk.pull(number, other)
+    return desk, model
+
+
+def rows_of(region):
+    return {
+        (place, key): places.read_row(place, data)
+        for place in all_places(region.store)
+        for key, data in region.store.scan(ROWS + place)
+    }, region.have()
+
+
+def joined(one, other):
+    """All rows of two states, as a full sync joins them."""
+    (rows, mine), (others, theirs) = one, other
+    found = {}
+    for place, key in sorted({*rows, *others}):
+        empty = places.empty(place)
+        row = rows.get((place, key), empty).joined(others.get((place, key), empty), mine, theirs)
+        if not row.is_empty():
+            found[place, key] = row
+    return found, merged(mine, theirs)
+
+
+def shown(state):
+    found = {}
+    for (place, key), row in state[0].items():
+        value = reading.visible(row, place)
+        if value is None:
+            continue
+        if place[0] == places.SET:
+            name, element = places.split_key(key)
+            found.setdefault((place, name), set()).add(element)
+        else:
+            found[place, key] = value
+    return found
+
+
+@pytest.mark.parametrize("kinds", [*KINDS, KINDS])
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32), steps=st.integers(5, 60))
+def test_the_laws_of_joins(kinds, seed, steps):
+    desk, model = history(seed, kinds, steps)
+    a, b, c = map(rows_of, desk.regions.values())
+    assert joined(a, a) == a
+    assert joined(a, b) == joined(b, a)
+    assert joined(joined(a, b), b) == joined(a, b)
+    assert joined(joined(a, b), c) == joined(a, joined(b, c))
+    for state in (a, b, c, joined(a, b), joined(joined(a, b), c)):
+        assert shown(state) == model.state(state[1], desk.now_ms)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32), steps=st.integers(5, 60))
+def test_a_full_sync_ends_where_imports_end(seed, steps):
+    desk, _ = history(seed, KINDS, steps)
+    by_rows, by_effects = history(seed, KINDS, steps)[0], desk
+    by_rows.sync(1, 2)
+    if by_effects.reply(1, 2).effects:
+        by_effects.pull(1, 2)
+    assert by_rows[1].shown() == by_effects[1].shown()
+    assert by_rows[1].me.content == by_effects[1].me.content
