@@ -15,7 +15,17 @@ from onefold.available.applying import Source, apply_write
 from onefold.available.effects import AnyWrite, Effect
 from onefold.available.kinds.row import encode
 from onefold.available.regions import Dropped
-from onefold.available.rows import OUT, REQUESTS, REQUESTS_DUE, Requested, Working, number_key, out_key
+from onefold.available.rows import (
+    OUT,
+    REQUESTS,
+    REQUESTS_DUE,
+    Conflict,
+    Requested,
+    Working,
+    number_key,
+    out_key,
+    requested_decoder,
+)
 from onefold.available.stamps import CLOCK_AHEAD_MAX_MS, HLC_MAX, clock_at, ms_of
 
 KEPT_MS: Final = 7 * 86_400_000
@@ -78,11 +88,38 @@ def record(work: Working, effect: Effect, data: bytes) -> None:
     me.out_count += 1
     me.out_bytes += len(data)
     if effect.request_id is not None:
-        until_ms = work.now_ms + int(config.REQUEST_ID_RETENTION_S * 1000)
-        kept = Requested(effect.origin, effect.seq, effect.hlc, until_ms, effect.results)
-        name = effect.request_id.encode()
-        store.put(REQUESTS, name, encode(kept))
-        store.put(REQUESTS_DUE, number_key(until_ms) + name, b"")
+        _keep_request(work, effect, effect.request_id)
+
+
+def _keep_request(work: Working, effect: Effect, request_id: str) -> None:
+    """For a retry here. A request that was done in two regions, which a cut allows, is a conflict; the earlier one is kept."""
+    store, name = work.store, request_id.encode()
+    until_ms = work.now_ms + int(config.REQUEST_ID_RETENTION_S * 1000)
+    kept = Requested(effect.origin, effect.seq, effect.hlc, until_ms, effect.results)
+    data = store.get(REQUESTS, name)
+    if data is not None:
+        other = requested_decoder.decode(data)
+        if (other.hlc, other.origin) < (kept.hlc, kept.origin):
+            kept, dropped = other, kept
+        else:
+            dropped = other
+        work.conflicts.append(
+            Conflict(
+                "",
+                name,
+                "",
+                None,
+                None,
+                (kept.origin, kept.seq),
+                (dropped.origin, dropped.seq),
+                work.now_ms,
+            )
+        )
+        if kept is other:
+            return
+        store.delete(REQUESTS_DUE, number_key(other.until_ms) + name)
+    store.put(REQUESTS, name, encode(kept))
+    store.put(REQUESTS_DUE, number_key(until_ms) + name, b"")
 
 
 def drop_known(work: Working) -> None:

@@ -54,6 +54,7 @@ class Conflict(msgspec.Struct, frozen=True, array_like=True):
     """Two effects that did not know each other wrote the same thing. The pair of dots names it, the same in all regions."""
 
     place: str
+    """Empty: a request that was done in two regions; the key is its id."""
     key: bytes
     field: str
     """Of a map by fields; empty: the whole item."""
