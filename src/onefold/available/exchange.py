@@ -14,7 +14,7 @@ import msgspec
 from onefold.available import effects, regions
 from onefold.available.ops import AvailableOp, Import, SyncBegin, SyncEnd, SyncRows
 from onefold.available.regions import Dropped
-from onefold.available.rows import OUT, all_places, out_key, table_of
+from onefold.available.rows import OUT, REQUESTS, all_places, out_key, table_of
 from onefold.available.stamps import Number, Vector
 from onefold.fold.api import StoreView
 
@@ -135,17 +135,24 @@ def sync_ops(view: StoreView, id: str) -> Iterator[AvailableOp]:
     yield SyncBegin(id, me.number, me.hlc, _encode(me.origins))
     count, size = 0, 0
     page: list[tuple[str, bytes, bytes]] = []
-    for place in all_places(view):
-        for key, data in view.scan(table_of(place)):
-            page.append((place, key, data))
-            count += 1
-            size += len(key) + len(data)
-            if size > EXCHANGE_BYTES_MAX:
-                yield SyncRows(id, tuple(page))
-                page, size = [], 0
+    for row in _all_rows(view):
+        page.append(row)
+        count += 1
+        size += len(row[1]) + len(row[2])
+        if size > EXCHANGE_BYTES_MAX:
+            yield SyncRows(id, tuple(page))
+            page, size = [], 0
     if page:
         yield SyncRows(id, tuple(page))
     yield SyncEnd(id, count)
+
+
+def _all_rows(view: StoreView) -> Iterator[tuple[str, bytes, bytes]]:
+    for key, data in view.scan(REQUESTS):
+        yield "", key, data
+    for place in all_places(view):
+        for key, data in view.scan(table_of(place)):
+            yield place, key, data
 
 
 def unseen(view: StoreView, final: int) -> list[effects.Effect]:

@@ -18,9 +18,9 @@ import msgspec
 from onefold.available.imports import is_ahead
 from onefold.available.kinds import places
 from onefold.available.ops import Answer, Rejected, SyncBegin, SyncEnd, SyncRows
-from onefold.available.out import drop_all
+from onefold.available.out import drop_all, keep_request
 from onefold.available.regions import Origin
-from onefold.available.rows import ROWS, SYNC, Working, all_places, read_row_key, row_key
+from onefold.available.rows import ROWS, SYNC, Working, all_places, read_row_key, requested_decoder, row_key
 
 _origins = msgspec.msgpack.Decoder(dict[int, Origin])
 _begin = msgspec.msgpack.Decoder(SyncBegin)
@@ -54,10 +54,13 @@ def rows(work: Working, op: SyncRows) -> Answer | Rejected:
         return Answer(False)
     count, head = staged
     for place, key, data in op.rows:
-        if not places.is_place(place):
+        if place and not places.is_place(place):
             return Rejected("malformed", place[:100])
         try:
-            places.read_row(place, data)
+            if place:
+                places.read_row(place, data)
+            else:
+                requested_decoder.decode(data)
         except (msgspec.MsgspecError, ValueError):
             return Rejected("malformed", place, key)
     for place, key, data in op.rows:
@@ -97,6 +100,9 @@ def _join_rows(work: Working, mine: dict[int, int], theirs: dict[int, int]) -> N
     while page := list(work.store.scan(SYNC, start, limit=_CHUNK)):
         for at, data in page:
             place, key = read_row_key(at[1:])
+            if not place:
+                keep_request(work, key, requested_decoder.decode(data))
+                continue
             work.note_place(place)
             joined = work.row(place, key).joined(places.read_row(place, data), mine, theirs)
             work.set_row(place, key, joined.expired(work.now_ms))

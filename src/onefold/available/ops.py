@@ -242,7 +242,9 @@ class SyncBegin(msgspec.Struct, frozen=True, array_like=True, tag="sb"):
 
 
 class SyncRows(msgspec.Struct, frozen=True, array_like=True, tag="sr"):
-    """Some of the rows: (place, key, row). Answer: ``Answer``: whether they belong to the sync that has begun."""
+    """Some of the rows: (place, key, row); without a place, a request: its id, and ``rows.Requested``.
+
+    Answer: ``Answer``: whether they belong to the sync that has begun."""
 
     id: str
     rows: tuple[tuple[str, bytes, bytes], ...]

@@ -88,38 +88,30 @@ def record(work: Working, effect: Effect, data: bytes) -> None:
     me.out_count += 1
     me.out_bytes += len(data)
     if effect.request_id is not None:
-        _keep_request(work, effect, effect.request_id)
+        until_ms = work.now_ms + int(config.REQUEST_ID_RETENTION_S * 1000)
+        kept = Requested(effect.origin, effect.seq, effect.hlc, until_ms, effect.results)
+        keep_request(work, effect.request_id.encode(), kept)
 
 
-def _keep_request(work: Working, effect: Effect, request_id: str) -> None:
+def keep_request(work: Working, name: bytes, kept: Requested) -> None:
     """For a retry here. A request that was done in two regions, which a cut allows, is a conflict; the earlier one is kept."""
-    store, name = work.store, request_id.encode()
-    until_ms = work.now_ms + int(config.REQUEST_ID_RETENTION_S * 1000)
-    kept = Requested(effect.origin, effect.seq, effect.hlc, until_ms, effect.results)
+    store = work.store
     data = store.get(REQUESTS, name)
     if data is not None:
-        other = requested_decoder.decode(data)
+        other, dropped = requested_decoder.decode(data), kept
+        if (other.origin, other.seq) == (kept.origin, kept.seq):
+            return
         if (other.hlc, other.origin) < (kept.hlc, kept.origin):
-            kept, dropped = other, kept
+            kept = other
         else:
             dropped = other
-        work.conflicts.append(
-            Conflict(
-                "",
-                name,
-                "",
-                None,
-                None,
-                (kept.origin, kept.seq),
-                (dropped.origin, dropped.seq),
-                work.now_ms,
-            )
-        )
+        dots = (kept.origin, kept.seq), (dropped.origin, dropped.seq)
+        work.conflicts.append(Conflict("", name, "", None, None, *dots, work.now_ms))
         if kept is other:
             return
         store.delete(REQUESTS_DUE, number_key(other.until_ms) + name)
     store.put(REQUESTS, name, encode(kept))
-    store.put(REQUESTS_DUE, number_key(until_ms) + name, b"")
+    store.put(REQUESTS_DUE, number_key(kept.until_ms) + name, b"")
 
 
 def drop_known(work: Working) -> None:

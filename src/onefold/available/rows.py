@@ -21,7 +21,8 @@ import msgspec
 from onefold.available import regions
 from onefold.available.kinds import places
 from onefold.available.kinds.row import Row, encode
-from onefold.available.stamps import Dot
+from onefold.available.ops import Natural
+from onefold.available.stamps import Dot, Hlc
 from onefold.fold.api import Context, Store, StoreView
 
 ROWS: Final = "ap/c/"
@@ -71,8 +72,8 @@ class Requested(msgspec.Struct, frozen=True, array_like=True):
 
     origin: int
     seq: int
-    hlc: int
-    until_ms: int
+    hlc: Hlc
+    until_ms: Natural
     results: tuple[Any, ...] = ()
 
 

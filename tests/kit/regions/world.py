@@ -43,6 +43,9 @@ class World:
         self.asked: dict[tuple[int, int], exchange.Ask] = {}
         """(who asks, whom) -> its next question, as if all answers had arrived: several are on their way at a time."""
         self.sessions = [Session() for _ in range(3)]
+        self.asked_for: list[tuple[str, Any]] = []
+        self.named: dict[tuple[int, int], str | None] = {}
+        """The request id of each effect."""
         self.decisions: list[AvailableOp] = []
         """Decided once for all regions, in this order."""
         self.gone: dict[int, SimRegion] = {}
@@ -99,11 +102,21 @@ class World:
         numbers = [number for number in self.regions if number != region.number]
         op = ops.Do(self.requests.some(numbers), session=dict(session.vector), hlc=session.hlc)
         before = region.have()
-        outcome = self.append(region, op)
+        request_id, again = None, False
+        if self.asked_for and self.random.random() < 0.1:
+            request_id, requests = self.random.choice(self.asked_for)
+            op, again = ops.Do(requests, session=op.session, hlc=op.hlc), True
+        elif self.random.random() < 0.1:
+            request_id = f"q{self.step_number}"
+            self.asked_for.append((request_id, op.requests))
+        outcome = self.append(region, op, request_id)
+        if isinstance(outcome, Committed) and again and self.was_done(region, outcome, request_id, before):
+            return
         if isinstance(outcome, Committed):
             if not covers(before, session.vector):
                 raise Violation(f"region {region.number} wrote before it knew what the session had seen")
             self.did(region, outcome, op, before)
+            self.named[outcome.region, outcome.seq] = request_id
             session.vector = merged(session.vector, {**before, region.number: outcome.seq})
             session.hlc = max(session.hlc, outcome.hlc)
         elif outcome.reason == "behind":
@@ -113,6 +126,19 @@ class World:
                 session.vector, session.hlc = {}, 0
         elif outcome.reason not in ("below_floor", "malformed", "evicted", "not_admitted", "unknown_region"):
             raise Violation(f"unexpected: {outcome}")
+
+    def was_done(
+        self, region: SimRegion, outcome: Committed, request_id: Any, before: dict[int, int]
+    ) -> bool:
+        """A retry: done again only where nobody has heard of the first time."""
+        known = [
+            dot for dot, name in self.named.items() if name == request_id and before.get(dot[0], 0) >= dot[1]
+        ]
+        if not known:
+            return False
+        if (outcome.region, outcome.seq) not in known:
+            raise Violation(f"region {region.number} did {request_id} again")
+        return (outcome.region, outcome.seq) in known
 
     def did(self, region: SimRegion, outcome: Committed, op: ops.Do, before: dict[int, int]) -> None:
         """The model learns of an effect."""
