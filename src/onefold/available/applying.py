@@ -5,13 +5,14 @@ An effect that meets a row with a dot that is not in its past is concurrent with
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, NamedTuple, cast
 
 from onefold import config
 from onefold.available import effects
 from onefold.available.effects import AnyWrite, Effect
 from onefold.available.kinds import places
-from onefold.available.kinds.cells import Cells
+from onefold.available.kinds.cells import Cells, Register
 from onefold.available.kinds.counts import Counter
 from onefold.available.kinds.dots import Dots
 from onefold.available.kinds.row import Cell, encode
@@ -51,6 +52,15 @@ def is_sound(effect: Effect) -> bool:
         or (places.is_place(write.place) and write.place[0] in _LETTERS[type(write)])
         for write in effect.writes
     )
+
+
+def rows_of(effect: Effect) -> Iterator[tuple[str, bytes]]:
+    """The rows that its writes touch, as far as they name them."""
+    for write in effect.writes:
+        if isinstance(write, effects.Mark):
+            yield write.place, places.joined_key(write.key, write.element)
+        elif not isinstance(write, (effects.MarkNone, *effects.CONTROL)):
+            yield write.place, write.key
 
 
 def apply_write(work: Working, source: Source, write: AnyWrite) -> None:
@@ -118,7 +128,7 @@ def _control(work: Working, source: Source, write: effects.Admitted | effects.Vo
 
 
 def _set_register(work: Working, source: Source, place: str, key: bytes, cell: Cell) -> None:
-    row = cast(Cells, work.row(place, key))
+    row = cast(Register, work.row(place, key))
     if row.base is not None and not row.base.is_in(source.past):
         _note(work, place, key, "", row.base, cell)
     work.set_row(place, key, row.with_base(cell))

@@ -36,9 +36,10 @@ def follow(work: Working) -> None:
     while regions.settle(work.me):
         pass
     grant(work)
-    work.write_rows()
-    collect(work)
-    drop_known(work)
+    stable = work.me.stable()
+    work.write_rows(stable)
+    collect(work, stable)
+    drop_known(work, stable)
     write_conflicts(work)
     work.save()
 
@@ -50,7 +51,7 @@ def grant(work: Working) -> None:
     have for ever. A wish ends when it is used, not when it is met, so that nobody takes away what has just arrived.
     """
     me = work.me
-    if not me.may_write():
+    if not work.shares or not me.may_write():
         return
     heirs, voters = me.heirs(), me.voters()
     sends: list[Send] = []
@@ -77,26 +78,20 @@ def amount(here: int, missing: int) -> int:
     return min(here, max(missing, here // 2))
 
 
-def collect(work: Working) -> None:
+def collect(work: Working, stable: dict[int, int]) -> None:
     """Drop what is gone and stable, up to a bound for each operation."""
     me = work.me
-    stable = me.stable()
     if not me.gone_rows or stable == me.collected:
         return
     left = DROPPED_PER_OPERATION_MAX
     for number, seq in stable.items():
         for entry, _ in list(work.store.scan(GONE, out_key(number, 0), out_key(number, seq + 1), limit=left)):
             left -= 1
-            touch(work, *gone_row(entry))
-    work.write_rows()
+            place, key = gone_row(entry)
+            work.set_row(place, key, work.row(place, key).collected(stable))
+    work.write_rows(stable)
     if left > 0:
         me.collected = stable
-
-
-def touch(work: Working, place: str, key: bytes) -> None:
-    """Have a row written again, without what is over."""
-    row = work.row(place, key)
-    work.set_row(place, key, row.collected(work.me.stable()))
 
 
 def expire(work: Working) -> int:
@@ -114,6 +109,6 @@ def expire(work: Working) -> int:
     for entry, _ in list(store.scan(DUE, stop=stop, limit=left)):
         place, key = due_row(entry)
         work.set_row(place, key, work.row(place, key).expired(work.now_ms))
-    work.write_rows()
+    work.write_rows(work.me.stable())
     work.save()
     return work.now_ms  # perhaps there was more of it than one record ends

@@ -106,7 +106,7 @@ def _join_rows(work: Working, mine: dict[int, int], theirs: dict[int, int]) -> N
             work.note_place(place)
             joined = work.row(place, key).joined(places.read_row(place, data), mine, theirs)
             work.set_row(place, key, joined.expired(work.now_ms))
-        work.write_rows()
+        work.write_rows(work.me.stable())
         start = page[-1][0] + b"\x00"
     for place in all_places(work.store):
         start = b""
@@ -115,7 +115,7 @@ def _join_rows(work: Working, mine: dict[int, int], theirs: dict[int, int]) -> N
                 if work.store.get(SYNC, _ROW + row_key(place, key)) is None:
                     row = work.row(place, key)
                     work.set_row(place, key, row.joined(places.empty(place), mine, theirs))
-            work.write_rows()
+            work.write_rows(work.me.stable())
             start = page[-1][0] + b"\x00"
 
 

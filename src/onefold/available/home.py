@@ -76,6 +76,8 @@ def _requested(work: Working) -> Committed | None:
 
 
 def _behind(work: Working, op: Do) -> Rejected | None:
+    if not op.session:
+        return None
     have = work.me.have()
     if covers(have, op.session):
         return None

@@ -6,13 +6,15 @@ So repeats and several importers at once are harmless, and one region's effects 
 
 from __future__ import annotations
 
-from onefold.available.applying import apply_write, is_sound, source_of
+from collections.abc import Mapping
+
+from onefold.available.applying import apply_write, is_sound, rows_of, source_of
 from onefold.available.effects import Effect, decode_effect
 from onefold.available.ops import Import, Imported, Rejected
 from onefold.available.out import record
-from onefold.available.regions import Region
+from onefold.available.regions import Region, Self
 from onefold.available.rows import Working
-from onefold.available.stamps import CLOCK_AHEAD_MAX_MS, covers, ms_of
+from onefold.available.stamps import CLOCK_AHEAD_MAX_MS, ms_of
 
 KNOWN = "known"
 
@@ -32,6 +34,9 @@ def take_in(work: Working, op: Import) -> Imported | Rejected:
     differ = _other_chain(work, sound, op)
     if differ:
         return Rejected("diverged", here=differ)
+    have = me.have()
+    new = [effect for effect in sound if effect.seq > have.get(effect.origin, 0)]
+    work.fetch(row for effect in new for row in rows_of(effect))
     taken = 0
     waiting: dict[int, str] = {}
     for effect, data in zip(sound, op.effects, strict=True):
@@ -63,21 +68,28 @@ def _other_chain(work: Working, effects: list[Effect], op: Import) -> int:
 def why_not(work: Working, effect: Effect) -> str | None:
     """Why an effect is not taken now; None: it is."""
     me, number = work.me, effect.origin
-    have = me.have()
-    if effect.seq <= have.get(number, 0):
+    origins = me.origins
+    seq = origins[number].seq if number in origins else 0
+    if effect.seq <= seq:
         return KNOWN
     if number == me.number:
         return "unknown"  # an own effect that this log does not have: it lost its end
     region = me.regions.get(number)
     if region is None:
         return "unknown"
-    if effect.seq > have.get(number, 0) + 1:
+    if effect.seq > seq + 1:
         return "gap"
-    if not covers(have, effect.deps):
+    if not has(me, effect.deps):
         return "deps"
     if region.final and effect.seq > region.limit:
         return "evicted"
     return "held" if is_ahead(work, region, effect.hlc) else None
+
+
+def has(me: Self, deps: Mapping[int, int]) -> bool:
+    """Whether all of this is known here."""
+    origins = me.origins
+    return all(number in origins and origins[number].seq >= seq for number, seq in deps.items())
 
 
 def is_ahead(work: Working, region: Region, hlc: int) -> bool:

@@ -45,7 +45,7 @@ def next_source(work: Working, session_hlc: int = 0) -> Source:
     if now_ms < me.cap_until_ms:
         now_ms = min(now_ms, me.cap_ms)
     hlc = max(me.hlc + 1, clock_at(now_ms))
-    if ms_of(session_hlc) <= work.now_ms + CLOCK_AHEAD_MAX_MS:
+    if session_hlc and ms_of(session_hlc) <= work.now_ms + CLOCK_AHEAD_MAX_MS:
         hlc = max(hlc, session_hlc + 1)
     hlc = min(hlc, HLC_MAX)
     have = me.have()
@@ -114,11 +114,11 @@ def keep_request(work: Working, name: bytes, kept: Requested) -> None:
     store.put(REQUESTS_DUE, number_key(kept.until_ms) + name, b"")
 
 
-def drop_known(work: Working) -> None:
+def drop_known(work: Working, stable: dict[int, int]) -> None:
     """Drop effects that all live regions know, and the oldest beyond the bounds."""
     me = work.me
     left = DROPPED_PER_OPERATION_MAX
-    for number, seq in me.stable().items():
+    for number, seq in stable.items():
         dropped = me.dropped.get(number, Dropped())
         while dropped.seq < seq and left:
             dropped = drop_next(work, number)

@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 
 from onefold.available import regions
 from onefold.available.kinds import places
-from onefold.available.kinds.cells import Cells
+from onefold.available.kinds.cells import Cells, Register
 from onefold.available.kinds.counts import Counter
 from onefold.available.kinds.dots import Dots
 from onefold.available.kinds.places import key_range, place_of, split_key
@@ -70,9 +70,9 @@ def visible(row: Row, place: str) -> Value | None:
     if not row.is_live():
         return None
     match row:
-        case Cells() if place[0] == places.FIELDS:
-            return {name: cell.value for name, cell in row.fields.items() if cell.value is not None}
         case Cells():
+            return {name: cell.value for name, cell in row.fields.items() if cell.value is not None}
+        case Register():
             return None if row.base is None else row.base.value
         case Dots() if place[0] == places.KEEP_BOTH:
             return [cell.value or b"" for cell in row.cells]
@@ -91,6 +91,8 @@ def signature(row: Row) -> bytes:
         return _digest(encode([(region, share.seq) for region, share in row.regions.items()]))
     if isinstance(row, Counter):
         return _digest(b"".join(row.parts()))
+    if isinstance(row, Register):
+        return _digest(encode(row.base.stamp)) if row.base is not None else b""
     cells = row.cells if isinstance(row, Dots) else cast(Cells, row).all()
     names = row.fields if isinstance(row, Cells) else ()
     return _digest(encode([*names, *(cell.stamp for cell in cells if cell.value is not None)]))

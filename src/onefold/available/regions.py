@@ -151,6 +151,8 @@ class Self(msgspec.Struct, array_like=True):
 
 def settle(me: Self) -> bool:
     """Draw conclusions from what is known of votes and admissions. Whether anything changed."""
+    if me.writing and not me.round:
+        return False
     changed = False
     voters = me.voters()
     voted = [me.origins.get(number) for number in voters]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -142,6 +142,7 @@ class Working:
         self._before: dict[tuple[str, bytes], tuple[Row, int]] = {}
         self._rows: dict[tuple[str, bytes], Row] = {}
         self._places: set[str] = set()
+        self._prefixes: dict[str, bytes] = {}
 
     @property
     def now_ms(self) -> int:
@@ -156,6 +157,19 @@ class Working:
             found = self._rows[place, key] = places.read_row(place, data)
             self._before[place, key] = found, 0 if data is None else len(key) + len(data)
         return found
+
+    def fetch(self, wanted: Iterable[tuple[str, bytes]]) -> None:
+        """Read many rows at once, which are about to be asked for."""
+        keys: dict[str, dict[bytes, None]] = {}
+        for place, key in wanted:
+            if (place, key) not in self._rows:
+                keys.setdefault(place, {})[key] = None
+        for place, some in keys.items():
+            found = self.store.get_many(table_of(place), some)
+            for key in some:
+                data = found.get(key)
+                row = self._rows[place, key] = places.read_row(place, data)
+                self._before[place, key] = row, 0 if data is None else len(key) + len(data)
 
     def set_row(self, place: str, key: bytes, row: Row) -> None:
         """Change a row that was read."""
@@ -186,9 +200,8 @@ class Working:
         if place not in known:
             self.store.put(NAMES, name.encode(), encode(sorted([*known, place])))
 
-    def write_rows(self) -> None:
-        """Bring the changed rows into the store, with what is derived from them."""
-        stable = self.me.stable()
+    def write_rows(self, stable: Mapping[int, int]) -> None:
+        """Bring the changed rows into the store, with what is derived from them. Without what is gone and ``stable``."""
         changed = [at for at, row in self._rows.items() if row is not self._before[at][0]]
         content = int.from_bytes(self.me.content)
         for at in changed:
@@ -204,35 +217,45 @@ class Working:
         self._before.clear()
 
     def _write(self, place: str, key: bytes, before: Row, size: int, after: Row) -> int:
+        """Write one row. By how much the content hash changes."""
         store, me, table = self.store, self.me, table_of(place)
-        if not before.is_empty() and not before.is_live():
+        lives, at = after.is_live(), self._prefix(place) + key
+        if size and not before.is_live():
             me.gone_bytes -= size
-        if after.is_empty():
+        if not lives and after.is_empty():
             store.delete(table, key)
         else:
             data = encode(after)
             store.put(table, key, data)
-            if not after.is_live():
+            if not lives:
                 me.gone_bytes += len(key) + len(data)
         ends, end = before.ends_ms(), after.ends_ms()
         if ends != end:
             if ends is not None:
-                store.delete(DUE, number_key(ends) + row_key(place, key))
+                store.delete(DUE, number_key(ends) + at)
             if end is not None:
-                store.put(DUE, number_key(end) + row_key(place, key), b"")
+                store.put(DUE, number_key(end) + at, b"")
         waited, waits = before.waits(), after.waits()
         if waited != waits:
             if waited is not None:
-                store.delete(GONE, out_key(*waited) + row_key(place, key))
+                store.delete(GONE, out_key(*waited) + at)
                 me.gone_rows -= 1
             if waits is not None:
-                store.put(GONE, out_key(*waits) + row_key(place, key), b"")
+                store.put(GONE, out_key(*waits) + at, b"")
                 me.gone_rows += 1
-        here, now = set(before.parts()), set(after.parts())
-        prefix = row_key(place, key)
-        return sum(_hash(prefix, part) for part in now - here) - sum(
-            _hash(prefix, part) for part in here - now
+        was, now = before.parts(), after.parts()
+        if was == now:
+            return 0
+        here, there = set(was), set(now)
+        return sum([_hash(at, part) for part in there - here]) - sum(
+            [_hash(at, part) for part in here - there]
         )
+
+    def _prefix(self, place: str) -> bytes:
+        found = self._prefixes.get(place)
+        if found is None:
+            found = self._prefixes[place] = row_key(place, b"")
+        return found
 
     def save(self) -> None:
         """Write the region's own row."""
@@ -240,6 +263,5 @@ class Working:
 
 
 def _hash(prefix: bytes, part: bytes) -> int:
-    digest = hashlib.blake2b(prefix, digest_size=_HASH_BYTES)
-    digest.update(len(prefix).to_bytes(4) + part)
-    return int.from_bytes(digest.digest())
+    data = b"".join((_LENGTH.pack(len(prefix) & 0xFFFF), prefix, part))
+    return int.from_bytes(hashlib.blake2b(data, digest_size=_HASH_BYTES).digest())

@@ -6,7 +6,7 @@ belong to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -20,6 +20,7 @@ from onefold.available.ops import Do, Rejected
 from onefold.available.out import finish
 from onefold.available.regions import Self
 from onefold.available.rows import Working
+from onefold.available.stamps import ms_of
 
 Patch = Callable[[ExitStack], None]
 
@@ -37,15 +38,10 @@ def _by_age(stack: ExitStack) -> None:
     """Tombstones are collected when they are old enough, whoever knows them."""
     original = Working.write_rows
 
-    def write_rows(self: Working) -> None:
-        stable = self.me.stable
-        old = {
-            number: origin.seq
-            for number, origin in self.me.origins.items()
-            if (origin.hlc >> 16) < self.now_ms - 3000
-        }
-        with patch.object(Self, "stable", lambda _: {**stable(), **old}):
-            original(self)
+    def write_rows(self: Working, stable: Mapping[int, int]) -> None:
+        limit_ms = self.now_ms - 3000
+        old = {number: one.seq for number, one in self.me.origins.items() if ms_of(one.hlc) < limit_ms}
+        original(self, {**stable, **old})
 
     stack.enter_context(patch.object(Working, "write_rows", write_rows))
 
@@ -63,7 +59,7 @@ def _gaps(stack: ExitStack) -> None:
 
 def _no_dependencies(stack: ExitStack) -> None:
     """An import does not wait for what an effect was made from."""
-    stack.enter_context(patch.object(imports, "covers", lambda have, deps: True))
+    stack.enter_context(patch.object(imports, "has", lambda me, deps: True))
 
 
 def _looks_at_value(stack: ExitStack) -> None:

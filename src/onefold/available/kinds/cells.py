@@ -1,17 +1,57 @@
 """Registers, where the last writer wins, and maps whose top-level fields are registers of their own.
 
-A register is a base cell. With fields there is a base for the whole item and a cell for each field, which counts if its stamp is
-not below that of the base. What is deleted stays as a tombstone until all regions know it: see ``collecting``.
+A register is a base cell, a version of the whole item. With fields there is a base for the whole item, and a cell for each
+field, which counts if its stamp is not below that of the base. What is deleted stays as a tombstone until all regions know it:
+see ``following``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from onefold.available.kinds.row import Cell, encode, joined_part
 from onefold.available.stamps import Dot
+
+
+class Register(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The row of one key of a register: a base without fields."""
+
+    base: Cell | None = None
+
+    def with_base(self, cell: Cell) -> Register:
+        """With another value, unless the one that is there is later."""
+        return self if self.base is not None and self.base.stamp > cell.stamp else Register(cell)
+
+    def is_empty(self) -> bool:
+        return self.base is None
+
+    def is_live(self) -> bool:
+        return self.base is not None and self.base.value is not None
+
+    def ends_ms(self) -> int | None:
+        return None if self.base is None else self.base.ends_ms
+
+    def expired(self, now_ms: int) -> Register:
+        return Register(self.base.gone()) if self.base is not None and self.base.is_over(now_ms) else self
+
+    def waits(self) -> Dot | None:
+        base = self.base
+        return None if base is None or base.value is not None else (base.region, base.seq)
+
+    def collected(self, stable: Mapping[int, int]) -> Register:
+        base = self.base
+        return Register() if base is not None and base.value is None and base.is_in(stable) else self
+
+    def parts(self) -> Iterable[bytes]:
+        base = self.base
+        if base is None or base.value is None or base.ends_ms is not None:
+            return ()
+        return (encode((base.hlc, base.region, base.seq, base.value)),)
+
+    def joined(self, other: Register, mine: Mapping[int, int], theirs: Mapping[int, int]) -> Register:
+        return Register(_joined(self.base, other.base, mine, theirs))
 
 
 class Cells(msgspec.Struct, frozen=True, array_like=True):

@@ -6,12 +6,13 @@ different floors, have two places, which do not touch each other.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from onefold import config
-from onefold.available.kinds.cells import Cells
+from onefold.available.kinds.cells import Cells, Register
 from onefold.available.kinds.counts import Counter
 from onefold.available.kinds.dots import Dots
 from onefold.available.kinds.row import Row
@@ -24,7 +25,7 @@ SET: Final = "s"
 COUNTER: Final = "n"
 BOUNDED: Final = "b"
 ROWS: Final[dict[str, type]] = {
-    REGISTER: Cells,
+    REGISTER: Register,
     FIELDS: Cells,
     KEEP_BOTH: Dots,
     SET: Dots,
@@ -49,6 +50,7 @@ def split_place(place: str) -> tuple[str, str, int | None]:
     return kind[:1], name, int(kind[1:]) if kind[1:] else None
 
 
+@lru_cache(maxsize=1024)
 def is_place(place: str) -> bool:
     """Whether there can be a collection there."""
     kind, slash, name = place.partition("/")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -46,7 +46,7 @@ class Row(Protocol):
         """Without the gone parts that all regions know."""
         ...
 
-    def parts(self) -> Iterator[bytes]:
+    def parts(self) -> Iterable[bytes]:
         """What readers see, part by part, the same in all regions that know the same effects. Without what has an end, which is
         reached at different times."""
         ...
