@@ -229,6 +229,17 @@ def test_a_deleted_item_does_not_come_back_by_a_full_sync():
     assert desk[3].shown() == {("r/carts", b"other"): b"y"}
 
 
+def test_what_is_written_after_a_full_sync_is_later_than_what_came_with_it():
+    desk = Desk()
+    desk[1].skew_ms = 30_000
+    desk.ok(1, put(b"fast"))
+    desk.sync(2, 1)
+    desk.ok(2, put(b"after"))
+    desk.round()
+    desk.round()
+    assert desk.shown() == [{("r/carts", b"k"): b"after"}] * 2
+
+
 def test_conflicts_are_listed_in_both_regions_with_the_same_dots():
     desk = Desk()
     desk.ok(1, put(b"one"))

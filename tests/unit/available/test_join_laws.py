@@ -11,6 +11,10 @@ from kit.regions.desk import Desk
 from kit.regions.model import Did, Model
 from onefold.available import ops, reading
 from onefold.available.kinds import places
+from onefold.available.kinds.cells import Cells, Register
+from onefold.available.kinds.counts import Base, Counter, Part
+from onefold.available.kinds.dots import Dots
+from onefold.available.kinds.row import Cell
 from onefold.available.rows import ROWS, all_places
 from onefold.available.stamps import merged
 
@@ -33,8 +37,10 @@ def history(seed, kinds, steps):
             if isinstance(outcome, ops.Committed):
                 past = {**before, number: outcome.seq}
                 model.add(Did(number, outcome.seq, past, outcome.hlc, desk[number].now_ms, asked))
-        elif chance < 0.7:
+        elif chance < 0.65:
             desk.append(number, ops.Beat())
+        elif chance < 0.72:
+            desk.round()  # so that what is gone is collected in some of them
         else:
             other = rng.choice([one for one in (1, 2, 3) if one != number])
             if desk.reply(number, other).effects:
@@ -100,3 +106,26 @@ def test_a_full_sync_ends_where_imports_end(seed, steps):
         by_effects.pull(1, 2)
     assert by_rows[1].shown() == by_effects[1].shown()
     assert by_rows[1].me.content == by_effects[1].me.content
+
+
+LIVE = Cell(9, 1, 5, b"v")
+GONE = Cell(9, 1, 5)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Register(LIVE),
+        Register(GONE),
+        Cells(LIVE),
+        Cells(GONE, {"a": Cell(9, 1, 5, b"x")}),
+        Cells(None, {"a": LIVE, "b": GONE}),
+        Dots((LIVE,)),
+        Counter({1: Part(5, 5, 3)}),
+        Counter({}, {2: Base(3, 4, 2, 1, 5)}),
+    ],
+)
+def test_a_part_that_one_side_lacks_is_taken_only_if_it_cannot_know_it(row):
+    empty = type(row)()
+    assert row.joined(empty, {1: 5}, {1: 4}) == row == empty.joined(row, {1: 4}, {1: 5})
+    assert row.joined(empty, {1: 5}, {1: 5}).is_empty() and empty.joined(row, {1: 5}, {1: 5}).is_empty()

@@ -118,6 +118,22 @@ def test_an_evicted_region_counts_until_all_that_it_said_is_known():
     assert (region.final, region.limit) == (True, 1)
 
 
+def test_what_is_beyond_the_final_number_is_taken_from_nobody():
+    desk = Desk(3)
+    desk.ok(3, put(b"a"))
+    desk.pull(1, 3)
+    for number in (1, 2):
+        desk.append(number, ops.Evict(3, 1))
+    gone = desk.regions.pop(3)
+    for _ in range(3):
+        desk.round()
+    desk.regions[3] = gone
+    desk.ok(3, put(b"b"))
+    late = desk.reply(1, 3).effects
+    assert len(late) == 1
+    assert desk.append(1, ops.Import(2, late)).waiting == {3: "evicted"}
+
+
 def test_another_eviction_begins_another_round_of_votes():
     desk = Desk(4)
     desk.ok(4, put(b"a"))
