@@ -52,6 +52,8 @@ def evict(work: Working, op: Evict) -> Answer | Rejected:
         return Rejected("unknown_region", here=op.number)
     if region.round or len(me.voters()) < 2:
         return Answer(False)
+    if op.round <= me.round:
+        return Rejected("malformed", "round")  # an earlier eviction was left out
     region.round = op.round
     me.round = max(me.round, op.round)
     votes: dict[int, int] = {}

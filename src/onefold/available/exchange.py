@@ -7,14 +7,29 @@ pure. Who asks whom, over which link, and how often, is decided elsewhere. An an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import msgspec
 
 from onefold.available import effects, regions
-from onefold.available.ops import AvailableOp, Import, SyncBegin, SyncEnd, SyncRows
+from onefold.available.kinds import places
+from onefold.available.kinds.cells import Register
+from onefold.available.ops import (
+    Add,
+    AnyRequest,
+    AvailableOp,
+    Do,
+    Import,
+    Include,
+    Put,
+    Read,
+    SyncBegin,
+    SyncEnd,
+    SyncRows,
+)
+from onefold.available.reading import signature
 from onefold.available.regions import Dropped
-from onefold.available.rows import OUT, REQUESTS, all_places, out_key, table_of
+from onefold.available.rows import OUT, REQUESTS, all_places, load_row, out_key, table_of
 from onefold.available.stamps import Number, Vector
 from onefold.fold.api import StoreView
 
@@ -107,11 +122,11 @@ def _in_order(view: StoreView, have: dict[int, int], until: dict[int, int], byte
     found: list[bytes] = []
     size = 0
     heads: dict[int, tuple[int, int, bytes]] = {}
-    places = {number: have.get(number, 0) for number in until}
+    reached = {number: have.get(number, 0) for number in until}
     while True:
         for number, last in until.items():
-            if number not in heads and places[number] < last:
-                data = view.get(OUT, out_key(number, places[number] + 1))
+            if number not in heads and reached[number] < last:
+                data = view.get(OUT, out_key(number, reached[number] + 1))
                 effect = None if data is None else effects.decode_effect(data[effects.CHAIN_BYTES :])
                 if data is not None and effect is not None:
                     heads[number] = effect.hlc, number, data[effects.CHAIN_BYTES :]
@@ -122,7 +137,7 @@ def _in_order(view: StoreView, have: dict[int, int], until: dict[int, int], byte
         if found and size > bytes_max:
             return found
         found.append(data)
-        places[number] += 1
+        reached[number] += 1
         del heads[number]
 
 
@@ -156,8 +171,61 @@ def _all_rows(view: StoreView) -> Iterator[tuple[str, bytes, bytes]]:
 
 
 def unseen(view: StoreView, final: int) -> list[effects.Effect]:
-    """In an evicted region's log: its own effects beyond the last one that counts, which no other region takes."""
+    """In an evicted region's log: its own effects beyond the last one that counts, which no other region takes.
+
+    Fewer than ``Retire`` has answered if some are not kept any more (``out``)."""
     me = regions.read_self(view)
     found = view.scan(OUT, out_key(me.number, final + 1), out_key(me.number, me.origin(me.number).seq + 1))
     decoded = (effects.decode_effect(data[effects.CHAIN_BYTES :]) for _, data in found)
     return [effect for effect in decoded if effect is not None]
+
+
+class Again(msgspec.Struct, frozen=True, array_like=True):
+    """What of an effect that nobody took can be done again, by its region under a new number."""
+
+    effect: effects.Effect
+    op: Do | None
+    """What is appended, under the effect's request id; None: nothing."""
+    left: tuple[effects.AnyWrite, ...]
+    """Writes that a person has to decide on."""
+
+
+def again(view: StoreView, effect: effects.Effect, now_ms: int) -> Again:
+    """Additions to counters and sets are done again, and puts into registers where nothing was written that they did not know.
+
+    Everything else could undo what happened since: deletes, fields, siblings, and what was taken from bounded counters.
+    """
+    past = effect.past()
+    requests: list[AnyRequest] = []
+    reads: list[Read] = []
+    left: list[effects.AnyWrite] = []
+    for write in effect.writes:
+        match write:
+            case effects.Count(place, key, _, by):
+                requests.append(Add(places.split_place(place)[1], key, by))
+            case effects.Mark(place, key, element, True, ends_ms) if _lasts(ends_ms, now_ms):
+                requests.append(Include(places.split_place(place)[1], key, (element,), _ttl(ends_ms, now_ms)))
+            case effects.SetCell(place, key, bytes(value), ends_ms) if place[0] == places.REGISTER and _lasts(
+                ends_ms, now_ms
+            ):
+                row = cast(Register, load_row(view, place, key))
+                if row.base is not None and not row.base.is_in(past):
+                    left.append(write)
+                    continue
+                name = places.split_place(place)[1]
+                requests.append(Put(places.REGISTER, name, ((key, value),), _ttl(ends_ms, now_ms)))
+                reads.append(Read(place, key, signature(row)))
+            case effects.Admitted() | effects.Votes():
+                pass
+            case _:
+                left.append(write)
+    op = Do(tuple(requests), tuple(reads)) if requests else None
+    return Again(effect, op, tuple(left))
+
+
+def _lasts(ends_ms: int | None, now_ms: int) -> bool:
+    return ends_ms is None or ends_ms > now_ms
+
+
+def _ttl(ends_ms: int | None, now_ms: int) -> int | None:
+    return None if ends_ms is None else ends_ms - now_ms

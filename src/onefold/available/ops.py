@@ -200,7 +200,7 @@ class Evict(msgspec.Struct, frozen=True, array_like=True, tag="evi"):
 
     number: Number
     round: Positive
-    """Evictions are counted from 1: the same in all regions."""
+    """Evictions are counted from 1. All regions have them in this order."""
 
 
 class Retire(msgspec.Struct, frozen=True, array_like=True, tag="ret"):

@@ -127,7 +127,7 @@ def drop_known(work: Working, stable: dict[int, int]) -> None:
     while left and (me.out_count > OUT_EFFECTS_MAX or me.out_bytes > OUT_BYTES_MAX):
         drop_next(work, min(_heads(work))[1])
         left -= 1
-    if me.out_count and work.context.offset % config.HISTORY_PRUNE_EVERY_OFFSETS == 0:
+    if me.out_count and not me.retired and work.context.offset % config.HISTORY_PRUNE_EVERY_OFFSETS == 0:
         for hlc, number in sorted(_heads(work)):
             while left and hlc < oldest:
                 drop_next(work, number)

@@ -105,6 +105,48 @@ def test_nothing_is_taken_from_an_evicted_region_but_from_others_that_know_it():
     assert [effect.seq for effect in exchange.unseen(gone.store, 2)] == [3]
 
 
+def test_what_nobody_took_is_done_again_where_that_undoes_nothing():
+    desk = Desk(3)
+    desk.ok(3, put(b"old", b"a"), put(b"old", b"b"), ops.Change("stock", 0, b"k", 5))
+    for _ in range(3):
+        desk.round()
+    gone = desk.regions.pop(3)
+    for number in (1, 2):
+        desk.append(number, ops.Evict(3, 1))
+    for _ in range(3):
+        desk.round()
+    gone.append(ops.Do((put(b"new", b"a"), put(b"new", b"b"), put(b"over", b"c"))), desk.now_ms)
+    gone.append(
+        ops.Do((ops.Add("likes", b"k", 3), ops.Include("tags", b"k", (b"x",), 9000))), desk.now_ms, "r"
+    )
+    gone.append(ops.Do((ops.Change("stock", 0, b"k", -2), ops.Delete("r", "carts", (b"a",)))), desk.now_ms)
+    final = desk[1].me.regions[3].limit
+    assert gone.append(ops.Retire(final), desk.now_ms).value == 3
+    desk.ok(1, put(b"since", b"b"))
+    desk.now_ms += 1000
+    store = desk[1].store
+    first, second, third = (
+        exchange.again(store, one, desk.now_ms) for one in exchange.unseen(gone.store, final)
+    )
+    assert [one.key for one in first.left] == [b"b"]
+    desk.append(1, first.op)
+    assert (second.effect.request_id, second.left) == ("r", ())
+    desk.append(1, second.op, second.effect.request_id)
+    assert third.op is None and len(third.left) == 2
+    assert desk[1].shown() == {
+        ("r/carts", b"a"): b"new",
+        ("r/carts", b"b"): b"since",
+        ("r/carts", b"c"): b"over",
+        ("n/likes", b"k"): 3,
+        ("s/tags", b"k"): {b"x"},
+        ("b0/stock", b"k"): 5,
+    }
+    desk.now_ms += 8000
+    desk.append(1, ops.Accept(1, 0))
+    assert ("s/tags", b"k") not in desk[1].shown()
+    assert exchange.again(store, second.effect, desk.now_ms).left == second.effect.writes[1:]
+
+
 def test_an_evicted_region_counts_until_all_that_it_said_is_known():
     desk = Desk(3)
     desk.ok(3, put(b"a"))
@@ -161,6 +203,9 @@ def test_the_last_region_and_the_own_one_are_not_evicted():
     desk = Desk()
     assert desk.append(1, ops.Evict(1, 1)).reason == "unknown_region"
     assert desk.append(1, ops.Evict(7, 1)).reason == "unknown_region"
+    three = Desk(3)
+    three.append(1, ops.Evict(3, 2))
+    assert three.append(1, ops.Evict(2, 1)) == ops.Rejected("malformed", "round")
     assert desk.append(1, ops.Evict(2, 1)).value is True
     assert desk[1].me.live() == [1]
     desk.ok(1, put(b"v"), ops.Delete("r", "carts", (b"k",)))
