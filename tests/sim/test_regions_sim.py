@@ -19,16 +19,17 @@ BATCH = 20
 PLANTED_SEEDS = 100
 ALL = "rfksnb"
 CAUGHT_BY = [
-    ("tombstones_by_age", "rf", 5),
+    ("tombstones_by_age", "rf", 13),
     ("gaps", ALL, 0),
-    ("no_dependencies", "rf", 3),
+    ("no_dependencies", "rf", 9),
     ("looks_at_value", ALL, 0),
-    ("grants_all", "b", 0),
+    ("grants_all", "b", 7),
     ("union", ALL, 0),
     ("no_session", ALL, 0),
     ("split", ALL, 0),
-    ("evicted_alone", ALL, 1),
-    ("not_admitted", "rf", 20),
+    ("evicted_alone", ALL, 11),
+    ("one_round", ALL, 33),
+    ("not_admitted", "rf", 54),
     ("no_births", "n", 0),
     ("old_number", ALL, 1),
 ]

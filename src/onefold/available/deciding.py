@@ -56,11 +56,7 @@ def evict(work: Working, op: Evict) -> Answer | Rejected:
         return Rejected("malformed", "round")  # an earlier eviction was left out
     region.round = op.round
     me.round = max(me.round, op.round)
-    votes: dict[int, int] = {}
-    for number, one in me.evicted():
-        votes[number] = me.origin(number).seq
-        if not one.out:
-            one.limit, one.final = 0, False
+    votes = {number: me.origin(number).seq for number, _ in me.evicted()}
     if me.number and not me.retired:
         emit(work, (Votes(me.round, votes),))
     return Answer(True)

@@ -9,6 +9,7 @@ dropped: effects that are kept for others, tombstones, deleted parts of counters
 pass on is taken: it came from somebody who had not voted yet, and who will vote for no less. The highest vote is the *final*
 number. Once all are known to have the effects up to there, the evicted region counts no more. Another eviction begins another
 round, in which all vote again on all that are evicted. Else a vote that only some have heard of would lead to different finals.
+A final number that is known stays: who knows it has all effects up to it, since a vote depends on what it names.
 """
 
 from __future__ import annotations

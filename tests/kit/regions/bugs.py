@@ -124,6 +124,22 @@ def _evicted_alone(stack: ExitStack) -> None:
     stack.enter_context(patch.object(regions, "settle", settle))
 
 
+def _one_round(stack: ExitStack) -> None:
+    """A vote of an earlier round counts for a later eviction."""
+
+    def settle(me: Self) -> bool:
+        rounds = {number: origin.round for number, origin in me.origins.items()}
+        for origin in me.origins.values():
+            origin.round = me.round if origin.round else 0
+        changed = original(me)
+        for number, round in rounds.items():
+            me.origins[number].round = round
+        return changed
+
+    original = regions.settle
+    stack.enter_context(patch.object(regions, "settle", settle))
+
+
 def _not_admitted(stack: ExitStack) -> None:
     """A region that comes again writes at once."""
     stack.enter_context(patch.object(regions, "_admits", lambda me, number: True))
@@ -149,6 +165,7 @@ BUGS: dict[str, Patch] = {
     "no_session": _no_session,
     "split": _split,
     "evicted_alone": _evicted_alone,
+    "one_round": _one_round,
     "not_admitted": _not_admitted,
     "no_births": _no_births,
 }
