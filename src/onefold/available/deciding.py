@@ -25,6 +25,8 @@ def admit(work: Working, op: Admit) -> Answer | Rejected:
         return Rejected("malformed", op.name[:100])
     if op.here and me.number and op.number <= max(me.regions):
         return Answer(False)
+    if op.here and me.retired:
+        return Rejected("evicted")  # it has effects that do not count: the region begins again with a new log
     if op.here and not op.founder and not me.regions:
         return Rejected("unknown_region", op.name)  # it could not know who has to admit it
     known = op.number in me.regions
@@ -32,7 +34,7 @@ def admit(work: Working, op: Admit) -> Answer | Rejected:
         me.regions[op.number] = Region(op.name, op.founder)
     if op.here:
         # In a log that was restored, the earlier number becomes a region like others, whose later effects others may have.
-        me.number, me.writing, me.retired = op.number, False, False
+        me.number, me.writing = op.number, False
         me.origin(op.number)
         if not op.founder:
             for region in me.regions.values():

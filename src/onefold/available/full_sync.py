@@ -88,6 +88,8 @@ def end(work: Working, op: SyncEnd) -> Answer | Rejected:
         if origin.seq > mine.get(number, 0):
             drop_all(work, number, origin)
             me.origins[number] = origin
+            if number in me.regions:
+                me.regions[number].held = 0
     me.hlc = max(me.hlc, head.hlc)
     me.owes = True
     work.store.delete_range(SYNC, b"", None)

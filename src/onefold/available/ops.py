@@ -190,7 +190,8 @@ class Admit(msgspec.Struct, frozen=True, array_like=True, tag="adm"):
     name: str
     here: bool = False
     """The region of this log. In that of a region that comes again: after all others. In one that was restored: its new number,
-    before anything else is appended, since effects under the old one would have numbers that others know already."""
+    before anything else is appended, since effects under the old one would have numbers that others know already. Not for a
+    region that is evicted: it begins again with an empty log."""
     founder: bool = False
     """Begun together with the region of this log, before anything was written: neither has to be asked."""
 

@@ -31,7 +31,7 @@ def planted(name: str | None) -> Iterator[dict[str, Any]]:
     with ExitStack() as stack:
         if name is not None and name != "old_number":
             BUGS[name](stack)
-        yield {"old_number": True} if name == "old_number" else {}
+        yield OPTIONS.get(name or "", {})
 
 
 def _by_age(stack: ExitStack) -> None:
@@ -154,6 +154,14 @@ def _no_births(stack: ExitStack) -> None:
 
     stack.enter_context(patch.object(Counter, "birth", birth))
 
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "old_number": {"old_number": True},
+    "no_dependencies": {"count": 3},
+    "one_round": {"count": 4, "turnover": 4},
+    "not_admitted": {"turnover": 4},
+}
+"""What the world needs in addition, so that they are noticed soon."""
 
 BUGS: dict[str, Patch] = {
     "tombstones_by_age": _by_age,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from onefold.available import exchange, ops, reading, regions
+from onefold.available.effects import decode_effect, next_chain
 from onefold.available.fold import AvailableFold
 from onefold.available.kinds import places
 from onefold.available.kinds.places import split_key
@@ -105,3 +106,14 @@ class SimRegion:
             key, element = split_key(at)
             found.setdefault((place, key), set()).add(element)
         return found
+
+
+def after(ask: exchange.Ask, reply: exchange.Reply) -> exchange.Ask:
+    """What is asked next, before the answer has arrived."""
+    have, chains = dict(ask.have), dict(ask.chains)
+    for data in reply.effects:
+        effect = decode_effect(data)
+        assert effect is not None
+        have[effect.origin] = effect.seq
+        chains[effect.origin] = next_chain(chains.get(effect.origin, b""), data)
+    return exchange.Ask(ask.number, have, chains, b"")

@@ -14,9 +14,8 @@ from typing import Any
 
 from kit.regions.clients import FLOORS, KEYS, Requests, Session
 from kit.regions.model import Did, Model
-from kit.regions.region import SimRegion, Violation
+from kit.regions.region import SimRegion, Violation, after
 from onefold.available import exchange, ops, reading
-from onefold.available.effects import decode_effect, next_chain
 from onefold.available.home import place_of_request
 from onefold.available.ops import AvailableOp, Committed, Imported, Rejected
 from onefold.available.stamps import covers, merged
@@ -28,9 +27,12 @@ HOUR_MS = 3_600_000
 class World:
     """See above. ``count``: how many regions there are at first."""
 
-    def __init__(self, seed: int, count: int, *, kinds: str = "rfksnb", old_number: bool = False) -> None:
-        """``kinds``: of collections that are written. ``old_number``: a planted error: a log that is restored continues under its
-        number."""
+    def __init__(
+        self, seed: int, count: int, *, kinds: str = "rfksnb", turnover: float = 1, old_number: bool = False
+    ) -> None:
+        """``kinds``: of collections that are written. ``turnover``: how often regions go and come, compared with other things.
+        ``old_number``: a planted error: a log that is restored continues under its number."""
+        self.turnover = turnover
         self.random = random.Random(seed)
         self.clock_ms = START_MS
         self.model = Model()
@@ -78,9 +80,10 @@ class World:
             (2, self.begin_sync),
             (6, self.continue_sync),
             (10, self.decide),
-            (0.4, self.evict),
-            (0.3, self.restore),
-            (2, self.come_again),
+            (0.4 * self.turnover, self.evict),
+            (0.3 * self.turnover, self.restore),
+            (2 * self.turnover, self.come_again),
+            (3, self.gone_does),
         ]
         weights = [weight for weight, _ in actions]
         self.random.choices([action for _, action in actions], weights)[0]()
@@ -287,12 +290,27 @@ class World:
             self.reclaims = True
             self.decisions.append(ops.Reclaim(region.number, min(self.regions)))
 
+    def gone_does(self) -> None:
+        """An evicted region that is alive writes on, and is asked by one that may not have heard of it."""
+        alive = [region for region in self.gone.values() if region.log]
+        if not alive:
+            return
+        region, asks = self.random.choice(alive), self.any()
+        op, before = ops.Do(self.requests.some(list(self.regions))), region.have()
+        outcome = self.append(region, op)
+        if isinstance(outcome, Committed):
+            self.did(region, outcome, op, before)
+        for one, other in ((asks, region), (region, asks)):
+            reply = exchange.answer(other.store, one.ask())
+            if reply.effects and self.random.random() < 0.7:
+                self.append(one, reply.as_import())
+
     def come_again(self) -> None:
         """An evicted one comes again under a new number, with nothing."""
         if not self.gone or len(self.regions) + 1 > 3 or self.random.random() < 0.5:
             return
         number = self.new_number()
-        region = SimRegion(number, f"r{number}", self.random.randrange(-5000, 5000))
+        region = SimRegion(number, f"r{number}", self.random.randrange(-20_000, 5000))
         for first in range(1, number):
             if first <= self.founders():
                 self.append(region, ops.Admit(first, f"r{first}"))
@@ -323,7 +341,11 @@ class World:
         del self.regions[old]
         self.gone[old] = SimRegion(old, region.name)
         self.round += 1
-        region.number, region.name = number, f"r{number}"
+        region.number, region.name, region.skew_ms = (
+            number,
+            f"r{number}",
+            self.random.randrange(-20_000, 5000),
+        )
         self.decisions += [ops.Admit(number, region.name), ops.Evict(old, self.round)]
         self.append(
             region, ops.Admit(number, region.name, here=True)
@@ -461,20 +483,9 @@ class World:
                     raise Violation(f"{left} of {name} are left and cannot be sold: {outcome}")
 
 
-def after(ask: exchange.Ask, reply: exchange.Reply) -> exchange.Ask:
-    """What is asked next, before the answer has arrived."""
-    have, chains = dict(ask.have), dict(ask.chains)
-    for data in reply.effects:
-        effect = decode_effect(data)
-        assert effect is not None
-        have[effect.origin] = effect.seq
-        chains[effect.origin] = next_chain(chains.get(effect.origin, b""), data)
-    return exchange.Ask(ask.number, have, chains, b"")
-
-
-def run(seed: int, *, steps: int = 200, **planted: Any) -> World:
-    """A whole run; raises Violation. The number of regions follows from the seed."""
-    world = World(seed, 2 + seed % 2, **planted)
+def run(seed: int, *, steps: int = 200, count: int = 0, **options: Any) -> World:
+    """A whole run; raises Violation. ``count`` of regions; by default it follows from the seed."""
+    world = World(seed, count or 2 + seed % 2, **options)
     for _ in range(steps):
         world.step()
     world.heal()

@@ -102,6 +102,7 @@ def test_nothing_is_taken_from_an_evicted_region_but_from_others_that_know_it():
     desk.ok(3, put(b"c"))
     assert desk.append(3, ops.Retire(2)).value == 1
     assert desk.do(3, put(b"d")).reason == "evicted"
+    assert desk.append(3, ops.Admit(4, "r4", here=True)).reason == "evicted"
     assert [effect.seq for effect in exchange.unseen(gone.store, 2)] == [3]
 
 
@@ -273,6 +274,13 @@ def test_effects_that_are_far_ahead_wait_or_are_accepted():
     held = reading.status(desk[2].store, desk.now_ms).regions[0]
     assert (held.state, held.ahead_ms) == ("held", 3_600_000)
     assert desk.sync(2, 1).value is False  # nor as rows
+    by_rows = Desk()
+    by_rows[1].skew_ms = 3_600_000
+    by_rows.ok(1, put(b"fast"))
+    by_rows.pull(2, 1)
+    by_rows.append(2, ops.Accept(1, by_rows[1].me.hlc))
+    assert by_rows.sync(2, 1).value is True
+    assert reading.status(by_rows[2].store, by_rows.now_ms).regions[0].state == "live"
     desk.append(2, ops.Accept(1, desk[2].me.regions[1].held))
     assert desk.pull(2, 1).taken == 1
     assert reading.status(desk[2].store, desk.now_ms).regions[0].state == "live"
