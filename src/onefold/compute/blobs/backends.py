@@ -2,7 +2,7 @@
 
 Chosen by text that is kept in the space (``onefold init --blobs``):
 
-A space has a folder of its own there (``own_place``); those that releases up to 0.5.0 made have the place itself.
+A space has a folder of its own there (``own_place``); those that releases before 0.5.0 made have the place itself.
 
 - ``dir:/shared/path``: a directory that every machine has under this path.
 - ``s3://bucket/prefix`` or another fsspec URL; ``?endpoint_url=...&region_name=...`` for stores other than Amazon's. Keys come

@@ -110,7 +110,7 @@ def new_ticket(kind: str = TASKS, space: str | None = None) -> str:
 
 
 def is_of_space(ticket: str, space: str) -> bool:
-    """Whether a ticket is of a space, or does not tell: releases up to 0.5.0 made such."""
+    """Whether a ticket is of a space, or does not tell: releases before 0.5.0 made such."""
     found = _TICKET.fullmatch(ticket)
     return found is not None and found[3] in (None, _mark(space))
 

@@ -35,7 +35,7 @@ class Program:
 
     def place(self, given: str | None) -> str:
         if given is not None:
-            return given  # as releases up to 0.5.0 make a space
+            return given  # as releases before 0.5.0 make a space
         return own_place(f"dir:{self.folder}/shared", self.space, self.db._shard.incarnation)
 
     def run(self) -> None:
