@@ -5,7 +5,7 @@ Each is imported when its first operation is applied: connecting and reading nee
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from onefold.fold.api import NEWEST_VERSION
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from onefold.fold.api import Context, Fold, Store
     from onefold.shard.api import Shard
     from onefold.state.fold.machine import StateFold
+
+_LIVE_JOBS: Final = "state/l/jobs"
+"""The table of ``state.fold.live.rows``, which a job over files that has nothing to do is not to import."""
 
 
 def folds(shard: int, shards: int) -> list[Fold]:
@@ -65,10 +68,8 @@ def has_live_jobs(shard: Shard) -> bool:
     """Whether a shard has, or had, a live job, as far as it is known here. Asked before what they are made of is imported.
 
     Raises as ``Shard.view``."""
-    from onefold.state.fold.blobs import LIVE_JOBS
-
     with shard.view() as view:
-        return next(view.scan(LIVE_JOBS), None) is not None
+        return next(view.scan(_LIVE_JOBS), None) is not None
 
 
 def names_blobs(shard: Shard) -> bool:
@@ -76,12 +77,12 @@ def names_blobs(shard: Shard) -> bool:
     known here.
 
     Raises as ``Shard.view``."""
-    from onefold.state.fold.blobs import BLOBS, GARBAGE_SINCE, LIVE_JOBS
+    from onefold.state.fold.blobs import BLOBS, GARBAGE_SINCE
 
     with shard.view() as view:
         return any(
             next(iter(view.scan(table, limit=1)), None) is not None
-            for table in (LIVE_JOBS, BLOBS, GARBAGE_SINCE)
+            for table in (_LIVE_JOBS, BLOBS, GARBAGE_SINCE)
         )
 
 

@@ -103,7 +103,7 @@ def test_what_does_not_fit_into_a_record_is_a_blob(
             assert reader.stream("s").to_polars().select("v").equals(pl.concat(parts))
         assert check_named(db._state, db._engine.blobs).status == "ok"
         if place == "dir":
-            file = max(shared.glob("??/*"), key=lambda path: path.stat().st_size)
+            file = max(shared.glob("**/??/*"), key=lambda path: path.stat().st_size)
             file.rename(tmp_path / "away")
             found = check_named(db._state, db._engine.blobs)
             assert found.status == "problem" and file.name[:16] in found.found

@@ -105,7 +105,7 @@ def answer(view: StoreView, asked: Ask, bytes_max: int = EXCHANGE_BYTES_MAX) -> 
     )
 
 
-def chain_at(view: StoreView, me: regions.Self, number: int, seq: int) -> bytes | None:
+def chain_at(view: StoreView, me: regions.Known, number: int, seq: int) -> bytes | None:
     """The chain digest of an origin's effects up to one of them; None when it is not known any more, or not yet."""
     origin = me.origins.get(number)
     if origin is not None and origin.seq == seq:

@@ -12,7 +12,7 @@ from onefold.available.applying import apply_write, is_sound, rows_of, source_of
 from onefold.available.effects import Effect, decode_effect
 from onefold.available.ops import Import, Imported, Rejected
 from onefold.available.out import record
-from onefold.available.regions import Region, Self
+from onefold.available.regions import Known, Region
 from onefold.available.rows import Working
 from onefold.available.stamps import CLOCK_AHEAD_MAX_MS, ms_of
 
@@ -86,7 +86,7 @@ def why_not(work: Working, effect: Effect) -> str | None:
     return "held" if is_ahead(work, region, effect.hlc) else None
 
 
-def has(me: Self, deps: Mapping[int, int]) -> bool:
+def has(me: Known, deps: Mapping[int, int]) -> bool:
     """Whether all of this is known here."""
     origins = me.origins
     return all(number in origins and origins[number].seq >= seq for number, seq in deps.items())

@@ -213,7 +213,7 @@ def status(view: StoreView, now_ms: int) -> Status:
     )
 
 
-def _state(me: regions.Self, number: int, region: regions.Region) -> str:
+def _state(me: regions.Known, number: int, region: regions.Region) -> str:
     if number == me.number:
         return "evicted" if me.retired else "here"
     if region.round:

@@ -24,7 +24,7 @@ from onefold.fold.api import StoreView
 
 Chain = Annotated[bytes, msgspec.Meta(max_length=16)]
 SELF = "ap/self"
-"""One row, with the key ``b""``: ``Self``."""
+"""One row, with the key ``b""``: ``Known``."""
 
 
 class Origin(msgspec.Struct, array_like=True):
@@ -71,7 +71,7 @@ class Dropped(msgspec.Struct, frozen=True, array_like=True):
     chain: bytes = b""
 
 
-class Self(msgspec.Struct, array_like=True):
+class Known(msgspec.Struct, array_like=True):
     """See above."""
 
     number: int = 0
@@ -150,7 +150,7 @@ class Self(msgspec.Struct, array_like=True):
         return self.owes or self.gone_rows > 0 or any(not region.out for _, region in self.evicted())
 
 
-def settle(me: Self) -> bool:
+def settle(me: Known) -> bool:
     """Draw conclusions from what is known of votes and admissions. Whether anything changed."""
     if me.writing and not me.round:
         return False
@@ -172,16 +172,16 @@ def settle(me: Self) -> bool:
     return changed
 
 
-def _admits(me: Self, number: int) -> bool:
+def _admits(me: Known, number: int) -> bool:
     region, origin = me.regions[number], me.origins.get(number)
     return region.founder or (origin is not None and me.number in origin.admits)
 
 
-_decoder = msgspec.msgpack.Decoder(Self)
+_decoder = msgspec.msgpack.Decoder(Known)
 encode_self = msgspec.msgpack.Encoder().encode
 
 
-def read_self(store: StoreView) -> Self:
+def read_self(store: StoreView) -> Known:
     """The row as it is in the store; a new one when there is none."""
     data = store.get(SELF, b"")
-    return Self() if data is None else _decoder.decode(data)
+    return Known() if data is None else _decoder.decode(data)

@@ -18,7 +18,7 @@ from onefold.available.kinds.counts import Counter
 from onefold.available.kinds.shares import Shares
 from onefold.available.ops import Do, Rejected
 from onefold.available.out import finish
-from onefold.available.regions import Self
+from onefold.available.regions import Known
 from onefold.available.rows import Working
 from onefold.available.stamps import ms_of
 
@@ -112,7 +112,7 @@ def _split(stack: ExitStack) -> None:
 def _evicted_alone(stack: ExitStack) -> None:
     """Each region decides by itself how far an evicted one counts."""
 
-    def settle(me: Self) -> bool:
+    def settle(me: Known) -> bool:
         changed = False
         for number, region in me.evicted():
             if not region.out:
@@ -127,7 +127,7 @@ def _evicted_alone(stack: ExitStack) -> None:
 def _one_round(stack: ExitStack) -> None:
     """A vote of an earlier round counts for a later eviction."""
 
-    def settle(me: Self) -> bool:
+    def settle(me: Known) -> bool:
         rounds = {number: origin.round for number, origin in me.origins.items()}
         for origin in me.origins.values():
             origin.round = me.round if origin.round else 0

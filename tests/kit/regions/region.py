@@ -77,7 +77,7 @@ class SimRegion:
         self.now_ms, self.decided = self.log[-1].now_ms, self.log[-1].decided
 
     @property
-    def me(self) -> regions.Self:
+    def me(self) -> regions.Known:
         """What its log knows of regions."""
         return regions.read_self(self.store)
 
