@@ -27,7 +27,7 @@ sys.path.insert(0, str(PROGRAM.parent))
 from interrupted_program import INTERRUPTS, SoftLimit  # noqa: E402
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
-HANDLES = ("/onefold/state/", "/contextlib.py")
+HANDLES = ("/onefold/state/",)
 QUEUES = (
     "/state/queues/queue.py",
     "/state/queues/messages.py",
@@ -36,7 +36,7 @@ QUEUES = (
 )
 LIMITS = ("/state/core/time_limits.py", "/state/maps/map.py")
 BELOW = ("machine", "log", "fold", "store", "shard", "space")
-EVERYTHING = (*library_files(*BELOW, "codec.py"), *HANDLES)
+EVERYTHING = (*library_files(*BELOW, "codec.py"), *HANDLES, "/contextlib.py")
 WAIT_S = 60
 OTHER = """
 import sys, onefold as of
