@@ -317,6 +317,12 @@ def _expr(step: str, item: Any) -> pl.Expr:
     except Exception as error:
         if is_interrupt(error):
             raise
+        from onefold.compute.plan.windows import WindowSpec
+
+        if isinstance(item, WindowSpec):
+            raise InvalidArgument(
+                f"{step} takes no window: write .window(...), and then .group_by(...)"
+            ) from error
         raise InvalidArgument(f"{step} takes expressions and column names; got {shown(item)}") from error
 
 

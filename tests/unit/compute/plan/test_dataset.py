@@ -13,7 +13,7 @@ import polars as pl
 import polars.selectors as cs
 import pytest
 
-from onefold import agg
+from onefold import agg, window
 from onefold.compute.dataset import SEED_DEFAULT, Dataset
 from onefold.compute.plan.nodes import (
     Explode,
@@ -307,6 +307,11 @@ MISTAKES: list[Mistake] = [
     (lambda d: d.group_by(cs.string()), InvalidPlan, "name each key"),
     (lambda d: d.group_by(pl.lit(1)), InvalidPlan, "constant"),
     (lambda d: d.group_by("a", "a"), InvalidPlan, "made twice"),
+    (
+        lambda d: d.group_by(window.tumbling("1m"), "a"),
+        InvalidArgument,
+        r"write \.window\(\.\.\.\), and then",
+    ),
     (lambda d: d.group_by("a").agg(), InvalidArgument, "agg needs at least one aggregate"),
     (lambda d: d.group_by("a").agg("x"), InvalidArgument, r"not an aggregate; use onefold\.agg \(count, sum"),
     (lambda d: d.group_by("a").agg(n="x"), InvalidArgument, "n='x'.*not an aggregate"),
