@@ -12,6 +12,7 @@ from onefold.fold.api import NEWEST_VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from onefold.available.fold import AvailableFold
     from onefold.fold.api import Context, Fold, Store
     from onefold.shard.api import Shard
     from onefold.state.fold.machine import StateFold
@@ -25,6 +26,13 @@ def folds(shard: int, shards: int) -> list[Fold]:
     if shard > 0:
         return [_LazyStateFold(shards)]
     return [_LazyFold("jobs", _jobs_fold), _LazyStateFold(shards), _LazyFold("nodes", _nodes_fold)]
+
+
+def region_folds(shard: int, shards: int) -> list[Fold]:  # noqa: ARG001 - as ``folds``
+    """The folds of one of the logs of a region, in which everything arrives that is merged later."""
+    if shard > 0:
+        return [_LazyAvailableFold()]
+    return [_LazyAvailableFold(), _LazyFold("nodes", _nodes_fold)]
 
 
 class BlobTable(NamedTuple):
@@ -130,6 +138,29 @@ class _LazyStateFold:
         from onefold.state.fold.machine import StateFold
 
         fold = self._fold = StateFold(self._shard_count)
+        return fold
+
+    def advance(self, store: Store, context: Context) -> int:
+        return (self._fold or self._loaded()).advance(store, context)
+
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
+        return (self._fold or self._loaded()).apply(store, context, body, fold_version)
+
+
+class _LazyAvailableFold:
+    """The fold of collections that every region can write."""
+
+    name = "ap"
+    version = NEWEST_VERSION
+    history = frozenset({"ap/c/"})
+
+    def __init__(self) -> None:
+        self._fold: AvailableFold | None = None
+
+    def _loaded(self) -> AvailableFold:
+        from onefold.available.fold import AvailableFold
+
+        fold = self._fold = AvailableFold()
         return fold
 
     def advance(self, store: Store, context: Context) -> int:

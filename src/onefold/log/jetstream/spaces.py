@@ -19,10 +19,19 @@ class Base(msgspec.Struct, frozen=True):
     bytes: int = 0
 
 
+class RegionLogs(msgspec.Struct, frozen=True):
+    """The logs that a region has of its own, for what every region can write: one for each shard of the space."""
+
+    name: str
+    incarnation: str
+    """Of these logs: other ones after the region was lost and came again."""
+    replicas: int
+
+
 class SpaceInfo(msgspec.Struct, frozen=True):
     """What a space's record says. ``made_ms``: when, by the clock of its maker. ``blobs``: where results of jobs are
     kept (see ``compute.blobs.backends``). ``base``: by shard, of a space that was restored. ``regions``: their names, fixed when
-    the space is made; none where all is one region."""
+    the space is made; none where all is one region. ``region_logs``: of each of them, in the same order."""
 
     space: str
     incarnation: str
@@ -33,6 +42,22 @@ class SpaceInfo(msgspec.Struct, frozen=True):
     blobs: str = "jetstream"
     base: tuple[Base, ...] = ()
     regions: tuple[str, ...] = ()
+    region_logs: tuple[RegionLogs, ...] = ()
+
+    def of_region(self, name: str) -> SpaceInfo:
+        """The logs of a region, as a space by itself. Raises KeyError for a region that the space has not."""
+        for logs in self.region_logs:
+            if logs.name == name:
+                return msgspec.structs.replace(
+                    self,
+                    incarnation=logs.incarnation,
+                    replicas=logs.replicas,
+                    blobs="jetstream",
+                    base=(),
+                    regions=(),
+                    region_logs=(),
+                )
+        raise KeyError(name)
 
     def base_of(self, shard: int) -> Base | None:
         """The snapshot that a shard's log continues from; None when it begins with the space."""
