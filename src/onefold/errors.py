@@ -42,7 +42,10 @@ class Unavailable(OnefoldError):
 
 
 class TooStale(Unavailable):
-    """No copy fresh enough for the asked bound can be reached."""
+    """No copy fresh enough for the asked bound can be reached, or what this session has seen in another region is not here."""
+
+    regions: tuple[str, ...] = ()
+    """The regions from which something is missing, if it is about regions."""
 
 
 class TooOld(OnefoldError):
@@ -124,7 +127,23 @@ class TransactionError(OnefoldError):
 
 
 class BelowFloor(OnefoldError):
-    """A write at or below a floor that its region has already promised."""
+    """More would be taken from a bounded counter than this region may take; nothing was. Other regions may have more."""
+
+    value: int | None = None
+    """The counter's value in all regions, as far as it is known here ..."""
+    here: int | None = None
+    """... and how much of it this region may take."""
+
+
+class MergeFailed(OnefoldError):
+    """A merge function raised, or is no function of what it gets. What is stored is as it was."""
+
+    siblings: list[Any]
+    """The values as they are kept, in the order in which they were written."""
+
+    def __init__(self, message: str, siblings: list[Any] | None = None) -> None:
+        super().__init__(message)
+        self.siblings = siblings or []
 
 
 class TokenError(OnefoldError):

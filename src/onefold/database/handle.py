@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from onefold.compute.engine import Engine
     from onefold.compute.live_starting import LiveHost
     from onefold.shard.api import Shard
+    from onefold.state.available.client import Region, RegionClient
     from onefold.state.catalog import Collection
     from onefold.state.core.client import StateClient
     from onefold.state.core.consistency import Consistency, Level
@@ -53,8 +54,10 @@ class Database(DatabaseJobs, DatabaseSources):
         level: Level | None = None,
         token: str | None = None,
         timeout: float | None = None,
+        open_region: Callable[[], Region] | None = None,
     ) -> None:
-        """Programs call ``connect``. ``shards``: those of the space, open, in order."""
+        """Programs call ``connect``. ``shards``: those of the space, open, in order. ``open_region``: opens the region in which
+        available collections are used; called when the first is."""
         self._shards = tuple(shards)
         self._shard = self._shards[0]
         self._jobs: Engine | None = None
@@ -64,6 +67,8 @@ class Database(DatabaseJobs, DatabaseSources):
         self._lock = threading.Lock()
         self._sweeping = Sweeping(self._shards, lambda: self._state, lambda: self._engine.blobs)
         self._pid = forks.process
+        self._open_region = open_region
+        self._region_client: RegionClient | None = None
         self._present: Database | None = None
         """Of a database as it was: the one that it is the past of."""
         if token is not None:
@@ -82,9 +87,33 @@ class Database(DatabaseJobs, DatabaseSources):
                 if self._client is None:
                     client = StateClient(self._shards, level=level or STRONG, token=token, timeout=timeout)
                     client.large_frames = self._large_frames
+                    client.session.open_region = lambda: self._available
                     self._client = client
             self._sweeping.look()
         return self._client
+
+    @property
+    def _available(self) -> RegionClient:
+        """Collections for every region, in this connection's; the region is opened when the first is used.
+
+        Raises InvalidArgument (which region is not clear), SpaceError, Unavailable, TokenError: all definite.
+        """
+        space = self._state
+        if self._region_client is None:
+            if self._open_region is None:
+                raise InvalidArgument(
+                    "this space has no collections for every region: it is read as it was, or its engine has none"
+                )
+            with first_use:
+                from onefold.state.available.client import RegionClient
+
+            with self._lock:
+                if self._region_client is None:
+                    region = self._open_region()
+                    client = RegionClient(space, region)
+                    space.session.in_region(client)
+                    self._region_client = client
+        return self._region_client
 
     @property
     def _engine(self) -> Engine:
@@ -127,6 +156,8 @@ class Database(DatabaseJobs, DatabaseSources):
         if self._jobs is not None:
             self._jobs.close()
         wait_until_mended()  # what was interrupted is given back while that is possible
+        if self._region_client is not None:
+            self._region_client.region.close()
         for shard in self._shards:
             shard.close()
 

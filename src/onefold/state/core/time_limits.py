@@ -23,14 +23,14 @@ from onefold import config
 
 if TYPE_CHECKING:
     from onefold.backoff import Deadline
-    from onefold.state.core.client import StateClient
+    from onefold.state.core.shards_client import ShardsClient
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class _Limit(NamedTuple):
-    client: weakref.ref[StateClient]
+    client: weakref.ref[ShardsClient]
     end_s: float
     under_way: _thread.LockType
     """Locked while its block runs. A lock enters and leaves the block: it is of C, so an interrupt leaves no limit in force."""
@@ -46,7 +46,7 @@ class HasClient(Protocol):
     """A handle."""
 
     @property
-    def client(self) -> StateClient:
+    def client(self) -> ShardsClient:
         """The core under it."""
         ...
 
@@ -62,13 +62,13 @@ def _in_force() -> _Limit | None:
     return limit
 
 
-def end_of(client: StateClient) -> float | None:
+def end_of(client: ShardsClient) -> float | None:
     """The moment of the boot clock at which the call that is under way must end; None: no call that has steps is."""
     limit = _in_force()
     return limit.end_s if limit is not None and limit.client() is client else None
 
 
-def deadline_of(client: StateClient) -> float:
+def deadline_of(client: ShardsClient) -> float:
     """The moment of the boot clock until which a write that begins now may be tried."""
     if _latest.get() is not None:
         limit = _in_force()
@@ -78,7 +78,7 @@ def deadline_of(client: StateClient) -> float:
 
 
 def limited(
-    client: StateClient, end_s: float | None = None, *, own: bool = False
+    client: ShardsClient, end_s: float | None = None, *, own: bool = False
 ) -> AbstractContextManager[object]:
     """A ``with`` block whose steps have one deadline, unless a call around it has set one. ``end_s``: a moment of the boot clock;
     default: what a write of this connection has, from now. ``own``: also inside another call."""
@@ -91,7 +91,7 @@ def limited(
     return under_way
 
 
-def limited_step(client: StateClient, wait: Deadline) -> AbstractContextManager[object]:
+def limited_step(client: ShardsClient, wait: Deadline) -> AbstractContextManager[object]:
     """A ``with`` block for one step of a wait that ends then. The step has what a write has, but at most
     ``config.STEP_OVERTIME_S`` beyond the end of the wait: a step that begins when the time is over, or nearly, can still do
     something."""
@@ -99,7 +99,7 @@ def limited_step(client: StateClient, wait: Deadline) -> AbstractContextManager[
     return limited(client, end_s if wait.at_s is None else min(end_s, wait.at_s + config.STEP_OVERTIME_S))
 
 
-def limited_call(client: StateClient) -> AbstractContextManager[object]:
+def limited_call(client: ShardsClient) -> AbstractContextManager[object]:
     """A ``with`` block for a call of many steps: together they have what the connection gives a call, if it was given a time
     limit (``timeout=`` of ``connect``), and a little more for the last of them. Without one each step has its own."""
     if not client.limited:
@@ -107,7 +107,7 @@ def limited_call(client: StateClient) -> AbstractContextManager[object]:
     return limited(client, client.env.boot_s() + client.write_timeout + config.STEP_OVERTIME_S)
 
 
-def wait_s(client: StateClient, longest_s: float) -> float:
+def wait_s(client: ShardsClient, longest_s: float) -> float:
     """For how many seconds something may be waited for within the call that is under way: so long at most, and so that there is
     time for a step after it."""
     end_s = end_of(client)
@@ -116,7 +116,7 @@ def wait_s(client: StateClient, longest_s: float) -> float:
     return max(0.0, min(longest_s, end_s - config.STEP_OVERTIME_S - client.env.boot_s()))
 
 
-def cleaning_up(client: StateClient) -> AbstractContextManager[object]:
+def cleaning_up(client: ShardsClient) -> AbstractContextManager[object]:
     """A ``with`` block for what must be undone also when the time of the call around it is over. It has what a write has."""
     return limited(client, own=True)
 

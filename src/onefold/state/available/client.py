@@ -1,0 +1,241 @@
+"""The core under all handles of collections for every region: operations go out here, and views come in at their level.
+
+One for each open database, once such a collection is used. It has the logs of one region, and a session of its own: offsets of
+those logs, which say nothing elsewhere, and vectors of other regions' effects, which travel in tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from onefold.available import regions
+from onefold.available.ops import (
+    AnyRequest,
+    Committed,
+    Do,
+    Read,
+    Rejected,
+    Span,
+    available_op,
+    decode_outcome,
+)
+from onefold.available.stamps import covers, merged
+from onefold.backoff import Backoff
+from onefold.errors import InvalidArgument, TokenError, UnsupportedConsistency
+from onefold.shard.requirements import ReadRequirement
+from onefold.state.available import levels
+from onefold.state.available.refusals import refusal
+from onefold.state.core.consistency import SESSION, Level
+from onefold.state.core.shards_client import ShardsClient
+from onefold.state.core.tokens import RegionPart, Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onefold.shard.api import Shard, View
+    from onefold.state.core.client import StateClient
+
+_PAUSE_S, _PAUSE_S_MAX = 0.005, 0.25
+_UNSUPPORTED = (
+    "a collection for every region cannot be read with consistency='strong': no region knows what others write at this moment. "
+    "Leave it out ('session'), use 'bounded:5s', or a consistent collection (mode='consistent')"
+)
+
+
+class Peers(Protocol):
+    """The other regions, as far as they can be asked."""
+
+    def silent_s(self) -> Mapping[str, float]:
+        """By name of the other regions, how many seconds ago something was last heard of them; without those never heard of."""
+        ...
+
+    def latest(self, timeout_s: float) -> Mapping[int, Mapping[int, int]]:
+        """By region number, of those that answered: by shard, the number of its last own effect as of a moment after the call
+        began."""
+        ...
+
+
+class Region(Protocol):
+    """A region that is open: see ``onefold.regions``."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shards(self) -> Sequence[Shard]: ...
+
+    @property
+    def peers(self) -> Peers | None:
+        """None: there is no other region."""
+        ...
+
+    def close(self) -> None:
+        """Stop what this process does for regions, and release the logs."""
+        ...
+
+
+class RegionClient(ShardsClient):
+    """Thread-safe."""
+
+    def __init__(self, space: StateClient, region: Region, level: Level | None = None) -> None:
+        """``space``: of the same connection, whose time limits and session it has. ``level``: of reads that name none."""
+        super().__init__(
+            region.shards, level=level or SESSION, timeout=space.timeout if space.limited else None
+        )
+        self.space = space
+        self.region = region
+        self.session = Seen()
+        self.incarnation = self.shards[0].incarnation
+        self._demanded: dict[int, dict[int, int]] = {}
+        """By shard, vectors that tokens have seen and that are not known to be here yet."""
+        self._hlc = 0
+        self.levels = levels.Levels(self)
+
+    # -- what is known
+
+    def known(self, shard: int) -> regions.Known:
+        """What the shard's log knows of regions, as it is here now."""
+        with self.shards[shard].view(need=ReadRequirement()) as view:
+            return regions.read_self(view)
+
+    def region_names(self) -> dict[int, str]:
+        """Names of regions by their numbers; one that came again has several."""
+        return {number: region.name for number, region in self.known(0).regions.items()}
+
+    def silent_s(self) -> Mapping[str, float]:
+        """See ``Peers``."""
+        return {} if self.region.peers is None else self.region.peers.silent_s()
+
+    # -- the session
+
+    def seen(self) -> RegionPart:
+        """See ``tokens.OpenRegion``. What is here now: that is at least what was seen."""
+        offsets, vectors, hlc = {}, {}, self._hlc
+        for number, shard in enumerate(self.shards):
+            with shard.view(
+                need=ReadRequirement(self.session.floor(number), timeout=self.read_time())
+            ) as view:
+                me = regions.read_self(view)
+                offsets[number] = max(self.session.floor(number), view.offset)
+            vectors[number] = merged(me.have(), self._demanded.get(number, {}))
+            hlc = max(hlc, me.hlc)
+        return RegionPart(self.region.name, self.incarnation, offsets, {}, vectors, hlc)
+
+    def demand(self, part: RegionPart) -> None:
+        """See ``tokens.OpenRegion``."""
+        if any(not 0 <= shard < self.shard_count for shard in (*part.offsets, *part.vectors)):
+            raise TokenError("the session token names shards that this space does not have. Start without it")
+        names = self.region_names()
+        unknown = [number for vector in part.vectors.values() for number in vector if number not in names]
+        if unknown:
+            raise TokenError(
+                f"the session token has seen a region (number {unknown[0]}) that is not known here yet. Wait until this region "
+                "has heard of it, or start without the token"
+            )
+        self._hlc = max(self._hlc, part.hlc)
+        for shard, vector in part.vectors.items():
+            self._demanded[shard] = merged(self._demanded.get(shard, {}), vector)
+        if part.incarnation == self.incarnation:
+            self.session.demand(part.offsets)
+
+    def forget(self, name: str) -> None:
+        """See ``tokens.OpenRegion``."""
+        numbers = {number for number, known in self.region_names().items() if known == name}
+        if not numbers:
+            raise InvalidArgument(
+                f"there is no region {name!r:.60}; there are {', '.join(sorted(set(self.region_names().values())))}"
+            )
+        for shard, vector in self._demanded.items():
+            self._demanded[shard] = {number: seq for number, seq in vector.items() if number not in numbers}
+
+    def demanded(self, shard: int) -> Mapping[int, int]:
+        """What the session's tokens have seen and this region may not know yet."""
+        return self._demanded.get(shard, {})
+
+    def met(self, shard: int, vector: Mapping[int, int]) -> None:
+        """This is here. What a log knows it knows for ever."""
+        if covers(vector, self._demanded.get(shard, {})):
+            self._demanded.pop(shard, None)
+
+    # -- writing
+
+    def do(
+        self,
+        shard: int,
+        requests: tuple[AnyRequest, ...],
+        reads: tuple[Read, ...] = (),
+        spans: tuple[Span, ...] = (),
+        request_id: str | None = None,
+        *,
+        last_try: bool = True,
+    ) -> Committed:
+        """Do it in this region, as one effect. Waits for what the session has seen elsewhere, and for the region to be admitted.
+
+        Raises, definite: TooStale (that is not here yet), Conflict, TooOld, BelowFloor, InvalidArgument, InvalidValue,
+        Unavailable (the region is evicted); and what ``Shard.submit`` raises.
+        """
+        deadline = self.deadline()
+        backoff = Backoff(_PAUSE_S, _PAUSE_S_MAX, self.env)
+        while True:
+            demanded = self.demanded(shard)
+            if demanded:
+                self.levels.reach(shard, max(0.0, deadline - self.env.boot_s()))
+            op = available_op(Do(requests, reads, spans, dict(demanded), self._hlc, last_try), request_id)
+            outcome = decode_outcome(self.shards[shard].submit([op], deadline, self.receipt(shard))[0])
+            if isinstance(outcome, Committed):
+                self.session.observe(shard, self.shards[shard].applied)
+                return outcome
+            passes = isinstance(outcome, Rejected) and outcome.reason in ("not_admitted", "no_region")
+            if not passes or self.env.boot_s() >= deadline:
+                raise refusal(outcome, self.region.name)
+            self.shards[shard].pause(min(backoff.pause_s(), max(0.0, deadline - self.env.boot_s())))
+
+    # -- reading
+
+    def view(
+        self, shard_id: int, level: Level | None = None, timeout: float | None = None
+    ) -> AbstractContextManager[View]:
+        """A view of the region's shard that meets the level (default: the connection's).
+
+        Raises, all definite: TooStale (``session``, ``bounded``), Unavailable, TokenAhead, UnsupportedConsistency (``strong``).
+        """
+        level = self.level if level is None else level
+        return self._met(shard_id, level, timeout)
+
+    @contextmanager
+    def _met(self, shard_id: int, level: Level, timeout: float | None) -> Iterator[View]:
+        self.meet(shard_id, level, timeout)
+        with self._plain(shard_id, level, timeout) as view:
+            yield view
+
+    def peek(
+        self, shard: int, table: str, key: bytes, level: Level | None = None, timeout: float | None = None
+    ) -> bytes | None:
+        """One key's row at the level: the cheapest read. Raises as ``view``."""
+        level = self.level if level is None else level
+        self.meet(shard, level, timeout)
+        need = None if self.shows_all else self._requirement(shard, level, timeout)
+        found = self.shards[shard].peek(table, key, need)
+        self.session.observe(shard, found[1])
+        return found[0]
+
+    def meet(self, shard: int, level: Level, timeout: float | None = None) -> None:
+        """Wait until this region knows what the level demands of others.
+
+        Raises TooStale and UnsupportedConsistency (definite)."""
+        if level.kind == "session":
+            if shard in self._demanded:
+                self.levels.reach(shard, self.read_time(timeout))
+        elif level.kind == "bounded":
+            self.levels.fresh(shard, level.seconds, self.read_time(timeout))
+        elif level.kind == "strong":
+            raise UnsupportedConsistency(_UNSUPPORTED)
+
+
+def check_level(level: Level) -> Level:
+    """The level itself. Raises UnsupportedConsistency for ``strong``."""
+    if level.kind == "strong":
+        raise UnsupportedConsistency(_UNSUPPORTED)
+    return level

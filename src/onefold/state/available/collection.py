@@ -1,0 +1,49 @@
+"""What all handles of collections for every region share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onefold.available.ops import AnyRequest, Committed, Read
+from onefold.state.available.client import RegionClient, check_level
+from onefold.state.core.consistency import Consistency, Level, parse_level
+from onefold.state.core.guard import check_plain
+from onefold.state.encoding.names import check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Collection:
+    """A handle. Any number of them may be open, in any threads and processes."""
+
+    def __init__(self, client: RegionClient, what: str, name: str, level: Level | None = None) -> None:
+        """``what``: as it is called on a database (``map``, ``counters``, ``sets``). ``level``: of reads that name none (None:
+        ``session``).
+
+        Raises InvalidArgument for a name that cannot be, UnsupportedConsistency for ``strong``.
+        """
+        self.name = check_name(what, name)
+        self.client = client
+        self.level = client.level if level is None else check_level(level)
+        self._what = f"{what}({name!r})"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} in {self.client.region.name}>"
+
+    def _check(self) -> None:
+        check_plain(self.client.space, self._what)
+
+    def _level(self, consistency: Consistency | None) -> Level:
+        return self.level if consistency is None else check_level(parse_level(consistency))
+
+    def _do(
+        self,
+        key: bytes,
+        requests: Sequence[AnyRequest],
+        reads: Sequence[Read] = (),
+        request_id: str | None = None,
+    ) -> Committed:
+        """``key``: an encoded one, of all of them."""
+        shard = self.client.shard_of(key)
+        return self.client.do(shard, tuple(requests), tuple(reads), request_id=request_id)

@@ -1,0 +1,118 @@
+"""What a consistency level demands of other regions, and waiting for it.
+
+``session``: what the session's tokens have seen is here. ``bounded``: each live region was asked, at a moment that is not longer
+ago than the bound by the boot clock of this process, what its last effect was, and that is here. Clocks of other machines prove
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from onefold.available.stamps import covers
+from onefold.errors import TokenError, TooStale
+
+if TYPE_CHECKING:
+    from onefold.available.regions import Known
+    from onefold.state.available.client import RegionClient
+
+
+class Levels:
+    """Of one client. Thread-safe: what is noted only grows."""
+
+    def __init__(self, client: RegionClient) -> None:
+        self._client = client
+        self._fresh_s: dict[tuple[int, int], float] = {}
+        """By shard and region: everything that region had done at this moment of the boot clock is here."""
+
+    def reach(self, shard: int, timeout_s: float) -> None:
+        """Wait until what the session has seen elsewhere is here. Raises TooStale, TokenError (definite)."""
+        client = self._client
+        wanted = client.demanded(shard)
+        me = self._wait_for(shard, wanted, timeout_s)
+        if covers(me.have(), wanted):
+            client.met(shard, me.have())
+            return
+        have = me.have()
+        missing = {number: seq for number, seq in wanted.items() if have.get(number, 0) < seq}
+        for number, seq in missing.items():
+            region = me.regions.get(number)
+            if number == me.number or (region is not None and region.out and seq > region.limit):
+                name = region.name if region is not None else str(number)
+                what = "the region was evicted before" if number != me.number else "its log lost its end"
+                raise TokenError(
+                    f"the session has seen effect {seq} of region {name}, which counts nowhere: {what}. Continue without: "
+                    f"db.session.forget({name!r})"
+                )
+        raise self._stale(
+            me, missing, have, f"what this session has seen did not come within {timeout_s:g} s"
+        )
+
+    def fresh(self, shard: int, bound_s: float, timeout_s: float) -> None:
+        """Wait until everything is here that any live region did more than ``bound_s`` seconds ago.
+
+        Raises TooStale (definite)."""
+        client = self._client
+        peers = client.region.peers
+        me = client.known(shard)
+        others = [number for number in me.live() if number != me.number]
+        if peers is None or not others:
+            return
+        began_s = client.env.boot_s()
+        old = [n for n in others if self._fresh_s.get((shard, n), float("-inf")) < began_s - bound_s]
+        if old:
+            self.catch_up(old, [shard], timeout_s)
+
+    def catch_up(self, numbers: list[int], shards: list[int], timeout_s: float) -> None:
+        """Ask these regions what their last effects are, and wait until those are here. Raises TooStale (definite)."""
+        client = self._client
+        peers = client.region.peers
+        if peers is None:
+            return
+        asked_s = client.env.boot_s()
+        latest = peers.latest(timeout_s)
+        for shard in shards:
+            silent = [number for number in numbers if number not in latest]
+            wanted = {number: latest[number].get(shard, 0) for number in numbers if number in latest}
+            left_s = max(0.0, asked_s + timeout_s - client.env.boot_s())
+            me = self._wait_for(shard, wanted, 0.0 if silent else left_s)
+            have = me.have()
+            missing = {number: seq for number, seq in wanted.items() if have.get(number, 0) < seq}
+            if silent or missing:
+                missing |= dict.fromkeys(silent, 0)
+                raise self._stale(me, missing, have, f"not everything came within {timeout_s:g} s")
+            for number in numbers:
+                self._fresh_s[shard, number] = max(asked_s, self._fresh_s.get((shard, number), asked_s))
+
+    def _wait_for(self, shard_id: int, wanted: Mapping[int, int], timeout_s: float) -> Known:
+        client = self._client
+        shard = client.shards[shard_id]
+        end_s = client.env.boot_s() + timeout_s
+        while True:
+            applied = shard.applied
+            me = client.known(shard_id)
+            left_s = end_s - client.env.boot_s()
+            if covers(me.have(), wanted) or left_s <= 0:
+                return me
+            shard.wait(applied, min(left_s, 1.0))
+
+    def _stale(self, me: Known, missing: Mapping[int, int], have: Mapping[int, int], why: str) -> TooStale:
+        parts, names = [], []
+        for number, seq in sorted(missing.items()):
+            name = me.regions[number].name if number in me.regions else str(number)
+            names.append(name)
+            behind = seq - have.get(number, 0)
+            parts.append(f"{behind} effects of {name} are not here" if seq else f"{name} does not answer")
+        silent = self._client.silent_s()
+        since = "".join(
+            f"; {name} was last heard of {silent[name]:.0f} s ago"
+            for name in names
+            if silent.get(name) is not None
+        )
+        error = TooStale(
+            f"{why}: {', '.join(parts)}{since}. Wait (timeout=), read with consistency='eventual', or continue without what this "
+            f"session saw there: db.session.forget({names[0]!r})"
+        )
+        error.regions = tuple(names)
+        return error
