@@ -136,7 +136,7 @@ class BelowFloor(OnefoldError):
 
 
 class MergeFailed(OnefoldError):
-    """A merge function raised, or is no function of what it gets. What is stored is as it was."""
+    """A merge function raised. What is stored is as it was."""
 
     siblings: list[Any]
     """The values as they are kept, in the order in which they were written."""

@@ -139,6 +139,7 @@ ERRORS = [
     "TooOld",
     "Timeout",
     "LogCorrupt",
+    "MergeFailed",
     "InvalidKey",
     "InvalidValue",
     "InvalidPlan",

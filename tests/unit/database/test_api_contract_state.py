@@ -170,6 +170,7 @@ ERRORS = {
     "Timeout": False,
     "AppendUnknown": False,
     "LogCorrupt": True,
+    "MergeFailed": True,
     "InvalidKey": True,
     "InvalidValue": True,
     "InvalidArgument": True,
