@@ -29,6 +29,10 @@ process_*                                   memory, processor time, open files
 
 Every node reports the live jobs as far as it has seen the log: take the maximum over nodes, not the sum.
 
+In a space of several regions, a node hosts its region's logs too. What it does there has the same names, with ``onefold_region_``
+in place of ``onefold_``: ``onefold_region_node_ready``, ``onefold_region_shard_applied_offset{shard}`` and so on. Nothing about
+jobs is among them.
+
 A metric that was renamed is exported under its former name as well, until 1.0.
 """
 
@@ -36,7 +40,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -53,6 +57,9 @@ if TYPE_CHECKING:
     from onefold.node.snapshots.snapshots import Snapshots
     from onefold.node.snapshots.trimming import Trimming
 
+SPACE_PREFIX: Final = "onefold_"
+REGION_PREFIX: Final = "onefold_region_"
+"""Of the same metrics about the logs of a region."""
 _STATES = ("live", "draining", "left", "expired")
 _FORMER_NAMES = {
     "onefold_divergences": "onefold_nodes_differ",
@@ -60,6 +67,15 @@ _FORMER_NAMES = {
     "onefold_shard_lag_offsets": "onefold_shard_behind_offsets",
     "onefold_tasks_running": "onefold_tasks_busy",
 }
+
+
+def registry_of(*collectors: NodeMetrics) -> CollectorRegistry:
+    """A registry with these and the process's own numbers."""
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    ProcessCollector(registry=registry)
+    return registry
 
 
 class NodeMetrics:
@@ -73,19 +89,15 @@ class NodeMetrics:
         snapshots: Snapshots | None = None,
         trimming: Trimming | None = None,
         divergence_check: DivergenceCheck | None = None,
+        prefix: str = SPACE_PREFIX,
     ) -> None:
+        """``prefix``: what the names begin with."""
+        self._prefix = prefix
         self._node = node
         self._space = space
         self._snapshots = snapshots
         self._trimming = trimming
         self._divergence_check = divergence_check
-
-    def registry(self) -> CollectorRegistry:
-        """A registry with these and the process's own numbers."""
-        registry = CollectorRegistry()
-        registry.register(self)
-        ProcessCollector(registry=registry)
-        return registry
 
     def describe(self) -> Iterable[Metric]:
         """Nothing in advance, so that registering asks nothing."""
@@ -100,6 +112,9 @@ class NodeMetrics:
             self._about_live_jobs(),
         ):
             for metric in part:
+                if self._prefix != SPACE_PREFIX:
+                    yield _renamed(metric, self._prefix + metric.name.removeprefix(SPACE_PREFIX))
+                    continue
                 yield metric
                 if metric.name in _FORMER_NAMES:
                     yield _under_former_name(metric)
@@ -122,6 +137,8 @@ class NodeMetrics:
         for state in _STATES:
             nodes.add_metric([state], states.get(state, 0))
         yield nodes
+        if self._prefix != SPACE_PREFIX:
+            return
         busy = 0 if node.workers is None else node.workers.busy
         yield GaugeMetricFamily("onefold_tasks_running", "Tasks that are running now.", value=busy)
 
@@ -160,6 +177,8 @@ class NodeMetrics:
         yield from found.values()
 
     def _about_live_jobs(self) -> Iterator[Metric]:
+        if self._prefix != SPACE_PREFIX:
+            return
         gauges = {
             name: GaugeMetricFamily(f"onefold_live_{name}", text, labels=["job"])
             for name, text in (
@@ -244,9 +263,14 @@ def _live_counts(status: LiveStatus) -> Iterator[tuple[str, int]]:
 
 
 def _under_former_name(metric: Metric) -> Metric:
-    former = _FORMER_NAMES[metric.name]
-    copy = Metric(former, f"Deprecated: use {metric.name}.", metric.type)
+    copy = _renamed(metric, _FORMER_NAMES[metric.name])
+    copy.documentation = f"Deprecated: use {metric.name}."
+    return copy
+
+
+def _renamed(metric: Metric, name: str) -> Metric:
+    copy = Metric(name, metric.documentation, metric.type)
     copy.samples = [
-        sample._replace(name=former + sample.name.removeprefix(metric.name)) for sample in metric.samples
+        sample._replace(name=name + sample.name.removeprefix(metric.name)) for sample in metric.samples
     ]
     return copy

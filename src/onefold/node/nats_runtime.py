@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from onefold import config
 from onefold.compute.blobs.places import fetch_base
 from onefold.env import SYSTEM, Env
 from onefold.errors import OnefoldError, SpaceError, Unavailable
+from onefold.fold.api import Fold
 from onefold.fold.nodes import state
 from onefold.fold.nodes.state import SnapshotAt
 from onefold.folds import folds
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
     from onefold.shard.api import Shard
 
+Folds = Callable[[int, int], Sequence[Fold]]
+"""Given a shard and how many there are: its folds."""
 Boundary = Callable[[int, int, "apsw.Connection"], None]
 """Given a shard, an offset and a connection that shows the state there."""
 _REFOLD_S = 600.0
@@ -62,10 +65,12 @@ class ClusterGround:
         directory: Path,
         log: JsonLog,
         *,
+        folds: Folds = folds,
         vault: Vault | None = None,
         env: Env = SYSTEM,
     ) -> None:
         self.info = info
+        self._folds = folds
         self.first: Callable[[], Shard | None] = lambda: None
         """This node's replica of shard 0, in which it reads which snapshots there are."""
         self.at_boundary: Boundary | None = None
@@ -99,7 +104,7 @@ class ClusterGround:
             with self._starting(log, shard) as start:
                 return LocalReplica(
                     log,
-                    folds(shard, self.shard_count),
+                    self._folds(shard, self.shard_count),
                     self._env,
                     directory=self._place(shard),
                     url=self._link.address.url,
@@ -116,7 +121,9 @@ class ClusterGround:
         """A shard that is not hosted here: other nodes are asked, those of this region first. Asks nobody yet."""
         log = JetStreamLog(self._link, self.info, shard, self._env)
         asking = LinkAsking(self._link, log.names, self._identity.region)
-        return RemoteShard(log, asking, folds(shard, self.shard_count), self._env, url=self._link.address.url)
+        return RemoteShard(
+            log, asking, self._folds(shard, self.shard_count), self._env, url=self._link.address.url
+        )
 
     def serve(self, shard: int, replica: Replica) -> Closing:
         if not isinstance(replica, LocalReplica):
@@ -177,7 +184,7 @@ class ClusterGround:
             raise Unavailable(f"the log of shard {shard} was not delivered up to offset {offset}")
         return LocalReplica(
             LogPrefix(log, offset, self._env),
-            folds(shard, self.shard_count),
+            self._folds(shard, self.shard_count),
             self._env,
             directory=aside,
             url=self._link.address.url,

@@ -22,7 +22,7 @@ from onefold.compute.live.job.status import standings
 from onefold.env import SeededEnv
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.node.members.membership import Identity
-from onefold.node.metrics import NodeMetrics
+from onefold.node.metrics import NodeMetrics, registry_of
 from onefold.node.telemetry.http import HttpSide, parse_listen
 from onefold.node.telemetry.logging import JsonLog
 from onefold.node.telemetry.tracing import NoTracing, OtelTracing, start_tracing
@@ -166,7 +166,7 @@ class LoneNode:
 def test_renamed_metrics_are_exported_under_both_names() -> None:
     check: Any = SimpleNamespace(open=["a", "b"])
     lone: Any = LoneNode()
-    text = generate_latest(NodeMetrics(lone, "main", divergence_check=check).registry()).decode()
+    text = generate_latest(registry_of(NodeMetrics(lone, "main", divergence_check=check))).decode()
     found = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     for name, former, value in (
         ("onefold_divergences", "onefold_nodes_differ", "2.0"),
@@ -199,7 +199,7 @@ def test_live_jobs_are_reported_as_their_status_says(tmp_path: Path) -> None:
         run.catch_up("120s").stop()
         stream.append_many([{"at": noon}] * 3)
         lone.workers = SimpleNamespace(busy=0, live_jobs=lambda: list(standings(db._live_starter().jobs)))
-        text = generate_latest(NodeMetrics(lone, "main").registry()).decode()
+        text = generate_latest(registry_of(NodeMetrics(lone, "main"))).decode()
         status = run.status()
     found = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("onefold_live_"))
     values = {

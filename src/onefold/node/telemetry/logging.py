@@ -59,15 +59,30 @@ class JsonLog:
     """Writes events. Thread-safe. Never raises: a node does not stop because its log cannot be written."""
 
     def __init__(
-        self, node: str, *, stream: TextIO | None = None, env: Env = SYSTEM, secrets: Iterable[str] = ()
+        self,
+        node: str,
+        *,
+        stream: TextIO | None = None,
+        env: Env = SYSTEM,
+        secrets: Iterable[str] = (),
+        more: Mapping[str, str] | None = None,
     ) -> None:
-        """``secrets``: texts that must not appear, such as the password of the connection."""
+        """``secrets``: texts that must not appear, such as the password of the connection. ``more``: fields of every line."""
         self._node = node
+        self._more = dict(more or {})
         self._stream = stream
         self._env = env
         self._secrets = tuple(sorted({secret for secret in secrets if secret}, key=len, reverse=True))
         self._lock = threading.Lock()
         self._lasting: dict[str, str] = {}
+
+    def about(self, **more: str) -> JsonLog:
+        """Another log to the same stream whose lines have these fields too, and which has lasting conditions of its own."""
+        made = JsonLog(
+            self._node, stream=self._stream, env=self._env, secrets=self._secrets, more={**self._more, **more}
+        )
+        made._lock = self._lock  # lines stay whole
+        return made
 
     def info(self, event: str, **fields: object) -> None:
         """Something happened."""
@@ -116,6 +131,7 @@ class JsonLog:
         former = former_event(event)
         if former is not None:
             line["was"] = former
+        line.update(self._more)
         line.update({name: self._plain(value) for name, value in fields.items()})
         text = json.dumps(line, ensure_ascii=False) + "\n"
         stream = self._stream if self._stream is not None else sys.stderr

@@ -38,6 +38,20 @@ class NoTracing:
         """Nothing is left."""
 
 
+class Labelled:
+    """Spans of another tracing, each with these attributes too. Its owner closes that one."""
+
+    def __init__(self, tracing: Tracing, **attributes: Any) -> None:
+        self._tracing = tracing
+        self._attributes = attributes
+
+    def span(self, name: str, **attributes: Any) -> Any:
+        return self._tracing.span(name, **self._attributes, **attributes)
+
+    def close(self) -> None:
+        """Nothing is left here."""
+
+
 class OtelTracing:
     """Records spans with a tracer of OpenTelemetry."""
 
