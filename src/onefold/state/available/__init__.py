@@ -7,6 +7,7 @@ one ``Do`` in the log of a shard; reads are views of the region's replica, which
 ``client``     the core under all of them: operations, views, the session over regions
 ``levels``     what a level demands of other regions, and waiting for it
 ``refusals``   errors for what the fold refuses
+``places``     a name is one thing
 ``collection`` what all handles share
 ============== =====================================================================
 

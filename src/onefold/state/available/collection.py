@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from onefold.available.ops import AnyRequest, Committed, Read
 from onefold.state.available.client import RegionClient, check_level
+from onefold.state.available.places import check_place
 from onefold.state.core.consistency import Consistency, Level, parse_level
 from onefold.state.core.guard import check_plain
 from onefold.state.encoding.names import check_name
@@ -17,22 +18,30 @@ if TYPE_CHECKING:
 class Collection:
     """A handle. Any number of them may be open, in any threads and processes."""
 
-    def __init__(self, client: RegionClient, what: str, name: str, level: Level | None = None) -> None:
-        """``what``: as it is called on a database (``map``, ``counters``, ``sets``). ``level``: of reads that name none (None:
-        ``session``).
+    def __init__(
+        self, client: RegionClient, what: str, name: str, place: str, level: Level | None = None
+    ) -> None:
+        """``what``: as it is called on a database (``map``, ``counters``, ``sets``). ``place``: see ``available.kinds.places``.
+        ``level``: of reads that name none (None: ``session``).
 
         Raises InvalidArgument for a name that cannot be, UnsupportedConsistency for ``strong``.
         """
         self.name = check_name(what, name)
         self.client = client
+        self.place = place
         self.level = client.level if level is None else check_level(level)
         self._what = f"{what}({name!r})"
+        self._is_checked = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} in {self.client.region.name}>"
 
     def _check(self) -> None:
+        """Before each use. Raises TransactionError, SpaceError; at the first one InvalidArgument if the name is another thing."""
         check_plain(self.client.space, self._what)
+        if not self._is_checked:
+            check_place(self.client, self.place)
+            self._is_checked = True
 
     def _level(self, consistency: Consistency | None) -> Level:
         return self.level if consistency is None else check_level(parse_level(consistency))

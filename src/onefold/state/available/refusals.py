@@ -30,7 +30,14 @@ KINDS = {
 def described(place: str) -> str:
     """What stands at a place, for people."""
     letter, _, floor = places.split_place(place)
-    return f"{KINDS[letter]}" if floor is None else f"counters with floor={floor}"
+    return KINDS[letter] if floor is None else f"a collection of counters with floor={floor}"
+
+
+def other_kind(name: str, place: str) -> InvalidArgument:
+    """The error for a name that stands for what is at that place."""
+    return InvalidArgument(
+        f"{name!r} is {described(place)} already, and a name is one thing. Open it as that, or take another name"
+    )
 
 
 def refusal(outcome: ops.Outcome, region: str) -> OnefoldError:
@@ -58,9 +65,7 @@ def refusal(outcome: ops.Outcome, region: str) -> OnefoldError:
             error.value, error.here = outcome.value, outcome.here
             return error
         case "other_kind":
-            return InvalidArgument(
-                f"{name!r} is {described(detail)} already, and a name is one thing. Open it as that, or take another name"
-            )
+            return other_kind(name, detail)
         case "too_large":
             return InvalidValue(
                 f"{shown_key(outcome.key)}{where} would leave the integers of 64 bit; nothing was added"
