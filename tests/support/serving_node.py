@@ -1,5 +1,7 @@
 """A node's server over a shard in memory, and questions to it."""
 
+import threading
+
 import msgspec
 
 from kit.remote_world import Delivered
@@ -59,3 +61,30 @@ def refused(reply, match, *, kind="InvalidArgument", elsewhere=False):
     assert isinstance(reply, Refusal), reply
     assert match in reply.message, reply
     assert (reply.kind, reply.elsewhere, reply.error().definite) == (kind, elsewhere, True)
+
+
+class Replies:
+    """Collects replies."""
+
+    def __init__(self):
+        self.changed = threading.Condition()
+        self.got = []
+
+    def take(self, data, deadline=None):
+        with self.changed:
+            self.got.append(protocol.decode_reply(data))
+            self.changed.notify_all()
+
+    def wait(self, count):
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.got) >= count, SOON_S), (len(self.got), count)
+            return list(self.got)
+
+
+def until(condition):
+    waited = threading.Event()
+    for _ in range(int(SOON_S / 0.005)):
+        if condition():
+            return
+        waited.wait(0.005)
+    raise AssertionError("it did not come")

@@ -110,8 +110,15 @@ class Written(msgspec.Struct, frozen=True, array_like=True, tag="written"):
     number: Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
+class Exchange(msgspec.Struct, frozen=True, array_like=True, tag="exchange"):
+    """What a region asks of another one. The fold of regions' logs decides what it means. Result: bytes, as soon as there is
+    something to tell, at the latest when the time to wait is over."""
+
+    question: Annotated[bytes, Meta(max_length=config.ASK_REQUEST_BYTES_MAX)]
+
+
 What = (
-    Applied | Beyond | Get | Scan | Count | Changes | Tables | HeadOf | Requested | Known | Written
+    Applied | Beyond | Get | Scan | Count | Changes | Tables | HeadOf | Requested | Known | Written | Exchange
 )  # a union of tagged structs
 
 
@@ -209,6 +216,7 @@ _RESULTS: dict[type, msgspec.msgpack.Decoder[Any]] = {
     Requested: _bytes,
     Known: _standing,
     Written: _standing,
+    Exchange: _bytes,
 }
 
 

@@ -15,11 +15,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+
 from onefold import config
 from onefold.errors import OnefoldError, SpaceError, Unavailable
 from onefold.shard.remote import protocol
 from onefold.shard.remote.protocol import Ask
-from onefold.shard.remote.server import Server, TellsWritten
+from onefold.shard.remote.server import NothingYet, Server, TellsWritten
 from onefold.store.replica import Applied
 
 Reply = Callable[[bytes], None]
@@ -187,7 +189,7 @@ class RequestQueue:
         server = self._server
         needed = server.offset_of(waiting.ask)
         if not needed or server.shard.reach(needed, 0):
-            waiting.reply(server.run(waiting.ask))
+            self._answer(waiting)
         else:
             self._park(waiting, self._parked, self._something_parked)
 
@@ -242,16 +244,27 @@ class RequestQueue:
                     self._parked.append(waiting)
         told = server.offset_answer(applied)  # one for all: a record may end the waiting of thousands
         for waiting in ready:
-            if server.is_patient(waiting.ask):
+            if isinstance(waiting.ask.what, protocol.Beyond):
                 waiting.reply(told)
             else:
                 self._release(waiting, self._answer)
         for waiting in late:
-            late_told = server.is_patient(waiting.ask)
-            waiting.reply(told if late_told else server.refusal(server.behind(waiting.ask, applied)))
+            if isinstance(waiting.ask.what, protocol.Beyond):
+                waiting.reply(told)
+            elif server.is_patient(waiting.ask):
+                self._release(waiting, self._answer)
+            else:
+                waiting.reply(server.refusal(server.behind(waiting.ask, applied)))
 
     def _answer(self, waiting: _Waiting) -> None:
-        waiting.reply(self._server.run(waiting.ask))
+        late = waiting.deadline <= self._env.boot_s()
+        try:
+            answer = self._server.run(waiting.ask, late)
+        except NothingYet as found:
+            ask = msgspec.structs.replace(waiting.ask, after=found.offset + 1)
+            self._park(waiting._replace(ask=ask), self._parked, self._something_parked)
+        else:
+            waiting.reply(answer)
 
     def _refuse_parked(self, error: OnefoldError) -> None:
         with self._lock:

@@ -72,6 +72,19 @@ class TellsWritten(Protocol):
         ...
 
 
+Exchanging = Callable[[View, bytes, bool], bytes | None]
+"""Given a view, what another region asks (``protocol.Exchange``), and whether its time is over: the result. None: there is
+nothing to say yet. Raises InvalidArgument."""
+
+
+class NothingYet(Exception):
+    """There is nothing to tell as of this offset."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"nothing to tell as of offset {offset}")
+        self.offset = offset
+
+
 class Server:
     """Answers questions about one shard from a replica. Thread-safe."""
 
@@ -81,10 +94,13 @@ class Server:
         *,
         reply_bytes: int = config.ASK_REPLY_BYTES_MAX,
         tables: Sequence[str] = TABLES,
+        exchanging: Exchanging | None = None,
     ) -> None:
         """``space``: with the history of all tables, since views of several questions are read at one offset. ``reply_bytes``:
-        how long the body of an answer may be."""
+        how long the body of an answer may be. ``exchanging``: what answers other regions; None where the log does not belong to
+        a region."""
         self.shard = shard
+        self._exchanging = exchanging
         self._reply_bytes = reply_bytes
         self._tables = tuple(tables)
         self._reads: dict[type, Callable[[View, Any], object]] = {
@@ -100,8 +116,13 @@ class Server:
         """The reply to a question. Waits in the calling thread until it can be given, up to the question's ``wait_s``."""
         try:
             ask = self.parse(request)
+            deadline = Deadline.after(min(ask.wait_s, config.ASK_WAIT_S_MAX), self.shard.env)
             self._wait_for(ask)
-            return self.run(ask)
+            while True:
+                try:
+                    return self.run(ask, late=deadline.passed)
+                except NothingYet as found:
+                    self.shard.reach(found.offset + 1, deadline.left_s)
         except Exception as error:
             return self.refusal(error)
 
@@ -147,7 +168,7 @@ class Server:
 
     def is_patient(self, ask: Ask) -> bool:
         """Whether it is answered in the end though nothing came."""
-        return isinstance(ask.what, protocol.Beyond)
+        return isinstance(ask.what, protocol.Beyond | protocol.Exchange)
 
     def written(self, ask: Ask, applied: Applied | None) -> bytes:
         """The answer when this was applied."""
@@ -156,8 +177,11 @@ class Server:
         standing = Standing(applied.number, applied.offset, applied.outcomes, None)
         return self._answer(ask, applied.offset, standing)
 
-    def run(self, ask: Ask) -> bytes:
-        """The answer, now. Raises what reading raises."""
+    def run(self, ask: Ask, late: bool = False) -> bytes:
+        """The answer, now. Raises what reading raises, and NothingYet, unless it is ``late``: then the answer says that
+        there is nothing."""
+        if isinstance(ask.what, protocol.Exchange):
+            return self._answer(ask, *self._exchange(ask, ask.what, late))
         return self._answer(ask, *self._result(ask))
 
     def _answer(self, ask: Ask, offset: int, result: object) -> bytes:
@@ -253,6 +277,16 @@ class Server:
                 offset, result = view.offset, read(view, what)
         if offset < ask.after:
             raise self.behind(ask, offset)
+        return offset, result
+
+    def _exchange(self, ask: Ask, what: protocol.Exchange, late: bool) -> tuple[int, bytes]:
+        if self._exchanging is None:
+            raise InvalidArgument("this log does not belong to a region: nothing is exchanged with others")
+        with self.shard.view(ask.at) as view:
+            offset = view.offset
+            result = self._exchanging(view, what.question, late)
+        if result is None:
+            raise NothingYet(offset)
         return offset, result
 
     def _look_up(self, what: protocol.What) -> object:

@@ -233,7 +233,10 @@ class RemoteShard(ReplicatedShard):
                 0.9 * left_s,
                 skip,
             )
-            problem = self._ask_once(ask, left_s + min(_ANSWER_S, 0.1 * timeout_s + 0.1), config.ASK_HEDGE_S)
+            answer_s = left_s + min(_ANSWER_S, 0.1 * timeout_s + 0.1)
+            # Another node would only wait for the same news.
+            hedge_s = answer_s if isinstance(what, protocol.Exchange) else config.ASK_HEDGE_S
+            problem = self._ask_once(ask, answer_s, hedge_s)
             if isinstance(problem, Answer):
                 return problem
             old += isinstance(problem, TooOld)

@@ -9,25 +9,7 @@ from onefold.shard.remote import protocol
 from onefold.shard.remote.protocol import Answer, Refusal
 from onefold.shard.remote.request_queue import RequestQueue, WorkerPool
 from onefold.state.encoding.keys import encode_key
-from support.serving_node import SOON_S, TABLE, refused
-
-
-class Replies:
-    """Collects replies."""
-
-    def __init__(self):
-        self.changed = threading.Condition()
-        self.got = []
-
-    def take(self, data, deadline=None):
-        with self.changed:
-            self.got.append(protocol.decode_reply(data))
-            self.changed.notify_all()
-
-    def wait(self, count):
-        with self.changed:
-            assert self.changed.wait_for(lambda: len(self.got) >= count, SOON_S), (len(self.got), count)
-            return list(self.got)
+from support.serving_node import SOON_S, TABLE, Replies, refused, until
 
 
 @pytest.fixture
@@ -39,15 +21,6 @@ def office(node):
             return stack.enter_context(closing(RequestQueue(node.server, pool, **options)))
 
         yield make
-
-
-def until(condition):
-    waited = threading.Event()
-    for _ in range(int(SOON_S / 0.005)):
-        if condition():
-            return
-        waited.wait(0.005)
-    raise AssertionError("it did not come")
 
 
 def test_a_thousand_waiting_programs_take_no_thread(node, office):
@@ -108,10 +81,10 @@ def test_strong_reads_that_wait_together_share_a_barrier_and_no_later_one_joins_
 def test_who_comes_when_there_is_too_much_to_do_is_sent_elsewhere(node, office, monkeypatch):
     go, busy = threading.Event(), threading.Event()
 
-    def slow(ask):
+    def slow(ask, late):
         busy.set()
         assert go.wait(SOON_S)
-        return original(ask)
+        return original(ask, late)
 
     original = node.server.run
     monkeypatch.setattr(node.server, "run", slow)
