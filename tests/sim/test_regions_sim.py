@@ -11,7 +11,8 @@ import pytest
 
 from kit.regions.bugs import BUGS, planted
 from kit.regions.region import Violation
-from kit.regions.world import World, run
+from kit.regions.runs import run
+from kit.regions.world import World
 from onefold.available import ops
 
 SEEDS = int(os.environ.get("ONEFOLD_REGIONS_SEEDS", "320"))
@@ -25,6 +26,9 @@ CAUGHT_BY = [
     ("looks_at_value", ALL, 1),
     ("grants_all", "b", 7),
     ("union", ALL, 1),
+    ("early_switch", ALL, 2),
+    ("rows_missing", ALL, 26),
+    ("lost_meanwhile", ALL, 8),
     ("no_session", ALL, 0),
     ("split", ALL, 1),
     ("evicted_alone", ALL, 5),

@@ -15,7 +15,7 @@ clock and what they depend on. Effects of other regions come into the log as rec
 ``out``         own effects, and those that are kept for others
 ``home``        from requests to an effect
 ``imports``     effects of others
-``full_sync``   rows of another region, joined in one step
+``sync``        rows of another region, joined in many records, and a switch to them
 ``deciding``    admission, eviction, retirement, reclaimed rights, clocks that are off
 ``following``   what follows from an operation: grants, collection, ends
 ``fold``        the fold itself

@@ -57,6 +57,8 @@ def evict(work: Working, op: Evict) -> Answer | Rejected:
     if op.round <= me.round:
         return Rejected("malformed", "round")  # an earlier eviction was left out
     region.round = op.round
+    if me.sync is not None and me.sync.source == op.number:
+        me.drop_sync()
     me.round = max(me.round, op.round)
     votes = {number: me.origin(number).seq for number, _ in me.evicted()}
     if me.number and not me.retired:

@@ -15,7 +15,10 @@ from onefold.available import effects, regions
 from onefold.available.kinds import places
 from onefold.available.kinds.cells import Register
 from onefold.available.ops import (
+    MORE,
+    SYNC_ROWS_MAX,
     Add,
+    Answer,
     AnyRequest,
     AvailableOp,
     Do,
@@ -29,7 +32,7 @@ from onefold.available.ops import (
 )
 from onefold.available.reading import signature
 from onefold.available.regions import Dropped
-from onefold.available.rows import OUT, REQUESTS, all_places, load_row, out_key, table_of
+from onefold.available.rows import OUT, all_places, load_row, out_key, shown_tables
 from onefold.available.stamps import Number, Vector
 from onefold.fold.api import StoreView
 
@@ -142,7 +145,8 @@ def _in_order(view: StoreView, have: dict[int, int], until: dict[int, int], byte
 
 
 def sync_ops(view: StoreView, id: str) -> Iterator[AvailableOp]:
-    """What a region that has nothing needs, in the order in which it is appended there. ``id``: a new one each time.
+    """What a region that has nothing needs, in the order in which it is appended there: each operation until it does not
+    ``continues``. ``id``: a new one each time.
 
     The view shows one offset for as long as this is iterated over.
     """
@@ -154,7 +158,7 @@ def sync_ops(view: StoreView, id: str) -> Iterator[AvailableOp]:
         page.append(row)
         count += 1
         size += len(row[1]) + len(row[2])
-        if size > EXCHANGE_BYTES_MAX:
+        if size > EXCHANGE_BYTES_MAX or len(page) == SYNC_ROWS_MAX:
             yield SyncRows(id, tuple(page))
             page, size = [], 0
     if page:
@@ -162,11 +166,17 @@ def sync_ops(view: StoreView, id: str) -> Iterator[AvailableOp]:
     yield SyncEnd(id, count)
 
 
+def continues(op: AvailableOp, outcome: object) -> bool:
+    """Whether an operation of a full sync is to be appended again before the next one: it has done a part of its work."""
+    return isinstance(op, SyncEnd) and isinstance(outcome, Answer) and outcome.value == MORE
+
+
 def _all_rows(view: StoreView) -> Iterator[tuple[str, bytes, bytes]]:
-    for key, data in view.scan(REQUESTS):
+    tables = shown_tables(view)
+    for key, data in view.scan(tables.requests):
         yield "", key, data
     for place in all_places(view):
-        for key, data in view.scan(table_of(place)):
+        for key, data in view.scan(tables.rows + place):
             yield place, key, data
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from onefold.available import deciding, following, full_sync, home, imports, ops
+from onefold.available import deciding, following, home, imports, ops
 from onefold.available.ops import (
     AVAILABLE_FOLD,
     Do,
@@ -14,7 +14,8 @@ from onefold.available.ops import (
     decode_op,
     encode_outcome,
 )
-from onefold.available.rows import ROWS, Working
+from onefold.available.rows import NAMES, ROWS, SHOWN, Working
+from onefold.available.sync import staging
 from onefold.fold.api import NEWEST_VERSION, PASSING, Context, Store
 
 MALFORMED: Final = encode_outcome(Rejected("malformed"))
@@ -29,9 +30,9 @@ OPERATIONS: Final[dict[type, Callable[[Working, Any], Outcome]]] = {
     ops.Reclaim: deciding.reclaim,
     ops.Accept: deciding.accept,
     ops.Cap: deciding.cap,
-    ops.SyncBegin: full_sync.begin,
-    ops.SyncRows: full_sync.rows,
-    ops.SyncEnd: full_sync.end,
+    ops.SyncBegin: staging.begin,
+    ops.SyncRows: staging.rows,
+    ops.SyncEnd: staging.end,
 }
 
 
@@ -41,7 +42,7 @@ class AvailableFold:
 
     name = AVAILABLE_FOLD
     version = NEWEST_VERSION
-    history = frozenset({ROWS})
+    history = frozenset({ROWS, NAMES, SHOWN})
 
     def advance(self, store: Store, context: Context) -> int:
         """What fold time brings: values end."""

@@ -18,16 +18,15 @@ from onefold.available.kinds import places
 from onefold.available.kinds.shares import Shares
 from onefold.available.out import DROPPED_PER_OPERATION_MAX, drop_known, emit
 from onefold.available.rows import (
-    DUE,
-    GONE,
-    REQUESTS,
-    REQUESTS_DUE,
+    Tables,
     Working,
     due_row,
     gone_row,
     number_key,
     out_key,
+    tables_of,
 )
+from onefold.available.sync.leaving import do_later, drop_generations
 from onefold.fold.api import NEVER
 
 
@@ -35,11 +34,13 @@ def follow(work: Working) -> None:
     """Bring an operation to its end, and write what it changed."""
     while regions.settle(work.me):
         pass
+    do_later(work)
     grant(work)
     stable = work.me.stable()
     work.write_rows(stable)
     collect(work, stable)
     drop_known(work, stable)
+    drop_generations(work)
     write_conflicts(work)
     work.save()
 
@@ -85,7 +86,9 @@ def collect(work: Working, stable: dict[int, int]) -> None:
         return
     left = DROPPED_PER_OPERATION_MAX
     for number, seq in stable.items():
-        for entry, _ in list(work.store.scan(GONE, out_key(number, 0), out_key(number, seq + 1), limit=left)):
+        for entry, _ in list(
+            work.store.scan(work.tables.gone, out_key(number, 0), out_key(number, seq + 1), limit=left)
+        ):
             left -= 1
             place, key = gone_row(entry)
             work.set_row(place, key, work.row(place, key).collected(stable))
@@ -96,19 +99,38 @@ def collect(work: Working, stable: dict[int, int]) -> None:
 
 def expire(work: Working) -> int:
     """End what fold time has reached, oldest first, up to a bound for each record. When there is something to do next."""
-    store = work.store
-    firsts = [first for first in map(store.first, (DUE, REQUESTS_DUE)) if first is not None]
-    next_ms = min((int.from_bytes(first[:8]) for first in firsts), default=NEVER)
+    me, next_ms = work.me, NEVER
+    shown = [work.tables]
+    if me.sync is not None:
+        shown.append(tables_of(me.sync.generation))
+    for tables in shown:
+        for table in (tables.due, tables.requests_due):
+            first = work.store.first(table)
+            if first is not None:
+                next_ms = min(next_ms, int.from_bytes(first[:8]))
     if next_ms > work.now_ms:
         return next_ms
-    left = config.EXPIRATIONS_PER_RECORD_MAX
-    stop = number_key(work.now_ms + 1)
-    for entry, _ in list(store.scan(REQUESTS_DUE, stop=stop, limit=left)):
-        store.delete(REQUESTS_DUE, entry)
-        store.delete(REQUESTS, entry[8:])
-    for entry, _ in list(store.scan(DUE, stop=stop, limit=left)):
+    left, stable = config.EXPIRATIONS_PER_RECORD_MAX, me.stable()
+    for tables in shown:
+        left = _forget_requests(work, tables, left)
+    for entry, _ in list(work.store.scan(work.tables.due, stop=number_key(work.now_ms + 1), limit=left)):
         place, key = due_row(entry)
         work.set_row(place, key, work.row(place, key).expired(work.now_ms))
-    work.write_rows(work.me.stable())
+        left -= 1
+    work.write_rows(stable)
+    if len(shown) > 1:
+        ended = list(work.store.scan(shown[1].due, stop=number_key(work.now_ms + 1), limit=left))
+        work.join(
+            {(place, key): work.row(place, key) for place, key in (due_row(at) for at, _ in ended)}, stable
+        )
     work.save()
     return work.now_ms  # perhaps there was more of it than one record ends
+
+
+def _forget_requests(work: Working, tables: Tables, left: int) -> int:
+    """How much is left of a bound."""
+    ended = list(work.store.scan(tables.requests_due, stop=number_key(work.now_ms + 1), limit=left))
+    for entry, _ in ended:
+        work.store.delete(tables.requests_due, entry)
+        work.store.delete(tables.requests, entry[8:])
+    return left - len(ended)

@@ -31,7 +31,7 @@ from onefold.available.kinds.shares import Shares
 from onefold.available.ops import INT_MAX, AnyRequest, Committed, Do, Rejected
 from onefold.available.out import finish, next_source
 from onefold.available.reading import signature
-from onefold.available.rows import REQUESTS, Working, requested_decoder, table_of
+from onefold.available.rows import Working, requested_decoder
 from onefold.available.stamps import covers
 from onefold.errors import TooOld
 
@@ -68,7 +68,7 @@ def _requested(work: Working) -> Committed | None:
     """The same request was done, here or in another region."""
     if work.context.request_id is None:
         return None
-    data = work.store.get(REQUESTS, work.context.request_id.encode())
+    data = work.store.get(work.tables.requests, work.context.request_id.encode())
     if data is None:
         return None
     kept = requested_decoder.decode(data)
@@ -95,8 +95,10 @@ def _changed(work: Working, op: Do) -> Rejected | None:
     for span in op.spans:
         if not places.is_place(span.place):
             return Rejected("malformed", span.place[:100])
+        if span.offset < work.me.switched:
+            return Rejected("conflict", span.place, span.start)
         try:
-            if work.store.changed_since(table_of(span.place), span.start, span.stop, span.offset):
+            if work.store.changed_since(work.tables.rows + span.place, span.start, span.stop, span.offset):
                 return Rejected("conflict", span.place, span.start)
         except TooOld:
             return Rejected("too_old", span.place, span.start)

@@ -24,6 +24,10 @@ Natural = Annotated[int, msgspec.Meta(ge=0, le=NATURAL_MAX)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=NATURAL_MAX)]
 Amount = Annotated[int, msgspec.Meta(ge=-INT_MAX, le=INT_MAX)]
 Floor = Annotated[int, msgspec.Meta(ge=-INT_MAX, le=0)]
+MORE: Final = "more"
+"""The answer to an operation that is to be appended again: it has done a part of its work."""
+SYNC_ROWS_MAX: Final = 2000
+"""One operation of a full sync brings at most so many rows."""
 CellKind = Literal["r", "f", "k"]
 """Register (the last writer wins), fields, keep both: see ``kinds``."""
 
@@ -252,7 +256,9 @@ class SyncRows(msgspec.Struct, frozen=True, array_like=True, tag="sr"):
 
 
 class SyncEnd(msgspec.Struct, frozen=True, array_like=True, tag="se"):
-    """All rows are here: joined with those that this region has. Answer: ``Answer``: likewise."""
+    """All rows are here: some of them are joined with those that this region has. To be appended again until it is done.
+
+    Answer: ``Answer``: ``MORE`` while it is not done; then whether it is: not if rows are missing, or another one has begun."""
 
     id: str
     rows: Natural

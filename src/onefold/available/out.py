@@ -17,14 +17,15 @@ from onefold.available.kinds.row import encode
 from onefold.available.regions import Dropped
 from onefold.available.rows import (
     OUT,
-    REQUESTS,
-    REQUESTS_DUE,
     Conflict,
     Requested,
+    Tables,
     Working,
     number_key,
     out_key,
     requested_decoder,
+    row_key,
+    tables_of,
 )
 from onefold.available.stamps import CLOCK_AHEAD_MAX_MS, HLC_MAX, clock_at, ms_of
 
@@ -95,29 +96,50 @@ def record(work: Working, effect: Effect, data: bytes) -> None:
 
 def keep_request(work: Working, name: bytes, kept: Requested) -> None:
     """For a retry here. A request that was done in two regions, which a cut allows, is a conflict; the earlier one is kept."""
-    store = work.store
-    data = store.get(REQUESTS, name)
+    conflict = _keep_request(work, work.tables, name, kept)
+    if conflict is not None:
+        work.conflicts.append(conflict)
+    sync = work.joining
+    if sync is not None:
+        join_request(work, sync, name, kept, conflict)
+
+
+def join_request(
+    work: Working, sync: regions.Sync, name: bytes, kept: Requested, noted: Conflict | None = None
+) -> None:
+    """Keep it in the next generation. A conflict is shown after the switch, unless it was ``noted`` already."""
+    tables = tables_of(sync.generation)
+    conflict = _keep_request(work, tables, name, kept)
+    if conflict is not None and conflict != noted:
+        dots = out_key(*conflict.kept_dot) + out_key(*conflict.dropped_dot)
+        work.store.put(tables.later, row_key("", name + dots), encode(conflict))
+
+
+def _keep_request(work: Working, tables: Tables, name: bytes, kept: Requested) -> Conflict | None:
+    store, conflict = work.store, None
+    data = store.get(tables.requests, name)
     if data is not None:
         other, dropped = requested_decoder.decode(data), kept
         if (other.origin, other.seq) == (kept.origin, kept.seq):
-            return
+            return None
         if (other.hlc, other.origin) < (kept.hlc, kept.origin):
             kept = other
         else:
             dropped = other
         dots = (kept.origin, kept.seq), (dropped.origin, dropped.seq)
-        work.conflicts.append(Conflict("", name, "", None, None, *dots, work.now_ms))
+        conflict = Conflict("", name, "", None, None, *dots, work.now_ms)
         if kept is other:
-            return
-        store.delete(REQUESTS_DUE, number_key(other.until_ms) + name)
-    store.put(REQUESTS, name, encode(kept))
-    store.put(REQUESTS_DUE, number_key(kept.until_ms) + name, b"")
+            return conflict
+        store.delete(tables.requests_due, number_key(other.until_ms) + name)
+    store.put(tables.requests, name, encode(kept))
+    store.put(tables.requests_due, number_key(kept.until_ms) + name, b"")
+    return conflict
 
 
 def drop_known(work: Working, stable: dict[int, int]) -> None:
     """Drop effects that all live regions know, and the oldest beyond the bounds."""
     me = work.me
-    left = DROPPED_PER_OPERATION_MAX
+    left = _drop_passed(work, DROPPED_PER_OPERATION_MAX)
     for number, seq in stable.items():
         dropped = me.dropped.get(number, Dropped())
         while dropped.seq < seq and left:
@@ -149,16 +171,26 @@ def drop_next(work: Working, number: int) -> Dropped:
     return found
 
 
-def drop_all(work: Working, number: int, origin: regions.Origin) -> None:
-    """A full sync has passed over effects of an origin: none of it is kept up to there."""
+def pass_over(work: Working, number: int, origin: regions.Origin) -> None:
+    """A full sync has passed over effects of an origin: none of it is kept up to there. What was kept goes bit by bit."""
     me = work.me
-    for seq in range(me.dropped.get(number, Dropped()).seq + 1, me.origin(number).seq + 1):
-        data = work.store.get(OUT, out_key(number, seq))
-        if data is not None:
-            work.store.delete(OUT, out_key(number, seq))
+    me.passed[number] = me.origin(number).seq
+    me.dropped[number] = Dropped(origin.seq, origin.chain)
+
+
+def _drop_passed(work: Working, left: int) -> int:
+    """How much is left of a bound."""
+    me, store = work.me, work.store
+    for number, seq in list(me.passed.items()):
+        for key, data in list(store.scan(OUT, out_key(number, 0), out_key(number, seq + 1), limit=left)):
+            store.delete(OUT, key)
             me.out_count -= 1
             me.out_bytes -= len(data) - effects.CHAIN_BYTES
-    me.dropped[number] = Dropped(origin.seq, origin.chain)
+            left -= 1
+        if not left:
+            break
+        del me.passed[number]
+    return left
 
 
 def _heads(work: Working) -> list[tuple[int, int]]:

@@ -7,8 +7,11 @@ first, as for other maps.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import msgspec
 
 from onefold.available import regions
 from onefold.available.kinds import places
@@ -20,16 +23,24 @@ from onefold.available.kinds.row import Row, encode
 from onefold.available.kinds.shares import Shares
 from onefold.available.rows import (
     CONFLICTS,
-    NAMES,
+    SHOWN,
     Conflict,
+    Shown,
     conflict_decoder,
     load_row,
     names_decoder,
     number_key,
+    shown_tables,
     table_of,
+    tables_of,
 )
 from onefold.available.stamps import ms_of
+from onefold.errors import TooOld
 from onefold.fold.api import StoreView
+from onefold.store.paged_view import Version
+
+if TYPE_CHECKING:
+    from onefold.shard.api import View
 
 Value = bytes | list[bytes] | dict[str, bytes] | set[bytes] | int
 """Of a register, keep-both map, map by fields, set, counter."""
@@ -120,7 +131,7 @@ def items(
     left = limit
     if left == 0:
         return
-    for key, data in view.scan(table_of(place), start, stop, reverse=reverse):
+    for key, data in view.scan(table_of(view, place), start, stop, reverse=reverse):
         value = visible(places.read_row(place, data), place)
         if value is not None:
             yield key, value
@@ -132,7 +143,7 @@ def items(
 
 def elements(view: StoreView, name: str, key: bytes) -> Iterator[bytes]:
     """The elements of a set, in order."""
-    for at, _ in view.scan(table_of(place_of(places.SET, name)), *key_range(key)):
+    for at, _ in view.scan(table_of(view, place_of(places.SET, name)), *key_range(key)):
         yield split_key(at)[1]
 
 
@@ -146,7 +157,7 @@ def sets(view: StoreView, name: str, start: bytes = b"") -> Iterator[tuple[bytes
     place = place_of(places.SET, name)
     found: list[bytes] = []
     last: bytes | None = None
-    for at, _ in view.scan(table_of(place), key_range(start)[0] if start else b""):
+    for at, _ in view.scan(table_of(view, place), key_range(start)[0] if start else b""):
         key, element = split_key(at)
         if last is not None and key != last:
             yield last, found
@@ -155,6 +166,82 @@ def sets(view: StoreView, name: str, start: bytes = b"") -> Iterator[tuple[bytes
         found.append(element)
     if last is not None:
         yield last, found
+
+
+def changes(
+    view: View,
+    place: str,
+    after: int,
+    *,
+    within: tuple[int, bytes] | None = None,
+    start: bytes = b"",
+    stop: bytes | None = None,
+    limit: int = 1000,
+    at: Callable[[int], AbstractContextManager[StoreView]] | None = None,
+) -> list[Version]:
+    """What changed in the rows of a collection, as ``View.changes`` of its table, which a full sync makes another one.
+
+    ``at`` opens a view of an offset: what changes in the record that ends a full sync is what differs between the states before
+    and after it. Without ``at`` such a record is refused. The values are rows: see ``visible`` and ``kinds.places.read_row``.
+
+    Raises TooOld; InvalidArgument.
+    """
+    found: list[Version] = []
+    switches: dict[int, tuple[int, int, int]] = {}
+    for version in view.changes(SHOWN, after):
+        shown = _shown.decode(version.value or b"")
+        switches[version.offset] = (
+            *switches.get(version.offset, (version.place, shown.before))[:2],
+            shown.generation,
+        )
+    generation = None
+    for offset, (index, before, generation) in switches.items():
+        if after < offset - 1:
+            table = tables_of(before).rows + place
+            left = limit - len(found)
+            for version in view.changes(table, after, within=within, start=start, stop=stop, limit=left):
+                if version.offset >= offset:
+                    break
+                found.append(version)
+            if len(found) == limit:
+                return found
+            within = None
+        if at is None:
+            raise TooOld(f"a full sync has changed {place} at offset {offset}. Read it again")
+        from_key = start if within is None else max(start, within[1] + b"\x00")
+        with at(offset - 1) as old, at(offset) as new:
+            tables = tables_of(before).rows + place, tables_of(generation).rows + place
+            for key, value in _differing(old, new, tables, from_key, stop):
+                found.append(Version(offset, index, key, value))
+                if len(found) == limit:
+                    return found
+        after, within = offset, None
+    table = table_of(view, place) if generation is None else tables_of(generation).rows + place
+    left = limit - len(found)
+    return found + view.changes(table, after, within=within, start=start, stop=stop, limit=left)
+
+
+_shown = msgspec.msgpack.Decoder(Shown)
+
+
+def _differing(
+    old: StoreView, new: StoreView, tables: tuple[str, str], start: bytes, stop: bytes | None
+) -> Iterator[tuple[bytes, bytes | None]]:
+    """Keys in order whose values differ, with what they are in the new one."""
+    before, after = old.scan(tables[0], start, stop), new.scan(tables[1], start, stop)
+    one, other = next(before, None), next(after, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and one[0] < other[0]):
+            assert one is not None
+            yield one[0], None
+            one = next(before, None)
+        elif one is None or other[0] < one[0]:
+            yield other
+            other = next(after, None)
+        else:
+            if one[1] != other[1]:
+                yield other
+            one, other = next(before, None), next(after, None)
 
 
 def here(view: StoreView, name: str, floor: int, key: bytes) -> int:
@@ -166,13 +253,13 @@ def here(view: StoreView, name: str, floor: int, key: bytes) -> int:
 
 def places_of(view: StoreView, name: str) -> list[str]:
     """Where there are collections of this name: more than one if regions have made it as different kinds."""
-    data = view.get(NAMES, name.encode())
+    data = view.get(shown_tables(view).names, name.encode())
     return [] if data is None else names_decoder.decode(data)
 
 
 def names(view: StoreView) -> Iterator[tuple[str, list[str]]]:
     """All collections: name and places."""
-    for name, data in view.scan(NAMES):
+    for name, data in view.scan(shown_tables(view).names):
         yield name.decode(), names_decoder.decode(data)
 
 

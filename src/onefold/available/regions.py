@@ -71,6 +71,30 @@ class Dropped(msgspec.Struct, frozen=True, array_like=True):
     chain: bytes = b""
 
 
+class Sync(msgspec.Struct, array_like=True):
+    """A full sync that has begun: see ``sync``."""
+
+    id: str
+    source: Number
+    hlc: Hlc
+    origins: dict[Number, Origin]
+    """What that region knew."""
+    generation: int
+    """Where the joined rows are written."""
+    staged: int = 0
+    """How many rows have come."""
+    joining: bool = False
+    """Whether all have come: they are joined."""
+    part: int = 0
+    """Which of the parts of ``sync.joining`` is next ..."""
+    after: bytes = b""
+    """... from where on."""
+    content: bytes = bytes(16)
+    gone_rows: int = 0
+    gone_bytes: int = 0
+    """As in ``Known``, of the joined rows."""
+
+
 class Known(msgspec.Struct, array_like=True):
     """See above."""
 
@@ -102,6 +126,35 @@ class Known(msgspec.Struct, array_like=True):
     conflicts_bytes: int = 0
     cap_ms: int = 0
     cap_until_ms: int = 0
+    shown: int = 0
+    """The generation of rows that readers see."""
+    switched: int = 0
+    """The offset since which they see it."""
+    sync: Sync | None = None
+    staged: bool = False
+    """Whether rows that the last full sync has staged are still there."""
+    later: bool = False
+    """Whether it has left something else to be done."""
+    cleared: list[int] = msgspec.field(default_factory=list)
+    """Generations that nobody sees any more, whose rows are dropped bit by bit."""
+    passed: Vector = msgspec.field(default_factory=dict)
+    """Effects of an origin up to this one are kept for nobody, and are dropped bit by bit."""
+
+    def drop_sync(self) -> None:
+        """What has come of a full sync is not needed any more."""
+        if self.sync is not None:
+            self.cleared.append(self.sync.generation)
+            self.sync = None
+
+    def free_generation(self) -> int:
+        """The first one of which there are no rows. They are used again, so that there are few tables."""
+        used = {self.shown, *self.cleared}
+        return next(number for number in range(len(used) + 1) if number not in used)
+
+    def joined_vectors(self) -> tuple[dict[int, int], dict[int, int]]:
+        """What this region knows, and what the one knew whose rows are joined."""
+        origins = self.sync.origins if self.sync is not None else {}
+        return self.have(), {number: origin.seq for number, origin in origins.items()}
 
     def origin(self, number: int) -> Origin:
         """What is known of an origin; made if nothing is."""

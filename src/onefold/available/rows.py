@@ -14,35 +14,29 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from onefold.available import regions
 from onefold.available.kinds import places
 from onefold.available.kinds.row import Row, encode
+from onefold.available.kinds.shares import Shares
 from onefold.available.ops import Natural
 from onefold.available.stamps import Dot, Hlc
 from onefold.fold.api import Context, Store, StoreView
 
 ROWS: Final = "ap/c/"
-"""Each collection is a table below this, by its place: row key -> row. Keeps history."""
-NAMES: Final = "ap/names"
-"""Name -> the places that have it."""
-DUE: Final = "ap/due"
-"""(ends_ms, place, row key) -> nothing."""
-GONE: Final = "ap/gone"
-"""(region, seq, place, row key) -> nothing: something in that row is dropped once all know that dot."""
+"""Each collection is a table below this, by generation and place: row key -> row. Keeps history."""
+NAMES: Final = "ap/names/"
+"""By generation: name -> the places that have it. Keeps history."""
+SHOWN: Final = "ap/shown"
+"""``b""`` -> ``Shown``: the generation that readers see. Keeps history, so that what is read at an earlier offset is found."""
 OUT: Final = "ap/out"
 """(origin, seq) -> chain digest up to it, effect."""
-REQUESTS: Final = "ap/requests"
-"""Request id -> ``Requested``."""
-REQUESTS_DUE: Final = "ap/requests_due"
-"""(until_ms, request id) -> nothing."""
 CONFLICTS: Final = "ap/conflicts"
 """Number -> ``Conflict``."""
-SYNC: Final = "ap/sync"
-"""What has come of a full sync: ``b""`` -> ``SyncBegin``; (place, row key) -> row."""
 
 _DOT = struct.Struct(">HQ")
 _TIME = struct.Struct(">Q")
@@ -77,14 +71,67 @@ class Requested(msgspec.Struct, frozen=True, array_like=True):
     results: tuple[Any, ...] = ()
 
 
+class Shown(msgspec.Struct, frozen=True, array_like=True):
+    """Which generation readers see."""
+
+    generation: int = 0
+    before: int = 0
+    """The one until then."""
+
+
+class Tables(NamedTuple):
+    """Where one generation of a region's rows stands. A full sync makes the next one next to that which readers see."""
+
+    rows: str
+    """The collections' tables are below this."""
+    names: str
+    due: str
+    """(ends_ms, place, row key) -> nothing."""
+    gone: str
+    """(region, seq, place, row key) -> nothing: something in that row is dropped once all know that dot."""
+    requests: str
+    """Request id -> ``Requested``."""
+    requests_due: str
+    """(until_ms, request id) -> nothing."""
+    staged: str
+    """(place, row key) -> the other region's row, or request, as it came."""
+    later: str
+    """What a full sync leaves to be done after its switch: (place, row key) of bounded counters with wishes -> nothing, and (no
+    place, request id and dots) -> ``Conflict``."""
+
+
+@lru_cache(maxsize=64)
+def tables_of(generation: int) -> Tables:
+    """Those of a generation."""
+    kinds = ("due", "gone", "requests", "requests_due", "staged", "later")
+    return Tables(
+        f"{ROWS}{generation}/", f"{NAMES}{generation}", *(f"ap/{kind}/{generation}" for kind in kinds)
+    )
+
+
 names_decoder = msgspec.msgpack.Decoder(list[str])
 conflict_decoder = msgspec.msgpack.Decoder(Conflict)
 requested_decoder = msgspec.msgpack.Decoder(Requested)
+_shown_decoder = msgspec.msgpack.Decoder(Shown)
 
 
-def table_of(place: str) -> str:
-    """The table of a collection."""
-    return ROWS + place
+def read_shown(view: StoreView) -> Shown:
+    """What readers of the view see."""
+    data = view.get(SHOWN, b"")
+    return _FIRST if data is None else _shown_decoder.decode(data)
+
+
+def shown_tables(view: StoreView) -> Tables:
+    """The tables that readers of the view see."""
+    return tables_of(read_shown(view).generation)
+
+
+_FIRST: Final = Shown()
+
+
+def table_of(view: StoreView, place: str) -> str:
+    """The table of a collection that readers of the view see. After a full sync it is another one."""
+    return shown_tables(view).rows + place
 
 
 def out_key(origin: int, seq: int) -> bytes:
@@ -110,23 +157,32 @@ def read_row_key(data: bytes) -> tuple[str, bytes]:
 
 
 def due_row(data: bytes) -> tuple[str, bytes]:
-    """The place and the key in a key of ``DUE``."""
+    """The place and the key in a key of ``Tables.due``."""
     return read_row_key(data[_TIME.size :])
 
 
 def gone_row(data: bytes) -> tuple[str, bytes]:
-    """The place and the key in a key of ``GONE``."""
+    """The place and the key in a key of ``Tables.gone``."""
     return read_row_key(data[_DOT.size :])
 
 
 def load_row(store: StoreView, place: str, key: bytes) -> Row:
     """The row as it is in the store."""
-    return places.read_row(place, store.get(table_of(place), key))
+    return places.read_row(place, store.get(table_of(store, place), key))
 
 
 def all_places(store: StoreView) -> list[str]:
     """The places of all collections."""
-    return sorted({place for _, data in store.scan(NAMES) for place in names_decoder.decode(data)})
+    names = store.scan(shown_tables(store).names)
+    return sorted({place for _, data in names for place in names_decoder.decode(data)})
+
+
+class Tally(Protocol):
+    """What is counted over the rows of one generation: of the one that readers see in ``Known``, of the next one in ``Sync``."""
+
+    content: bytes
+    gone_rows: int
+    gone_bytes: int
 
 
 class Working:
@@ -149,14 +205,29 @@ class Working:
         """Fold time."""
         return self.context.now_ms
 
+    @property
+    def tables(self) -> Tables:
+        """Those that readers see."""
+        return tables_of(self.me.shown)
+
+    @property
+    def joining(self) -> regions.Sync | None:
+        """A full sync whose rows are being joined: all that is written is joined there too, so that nothing is lost."""
+        sync = self.me.sync
+        return sync if sync is not None and sync.joining else None
+
     def row(self, place: str, key: bytes) -> Row:
         """A row as this operation has left it; an empty one where there is none."""
         found = self._rows.get((place, key))
         if found is None:
-            data = self.store.get(table_of(place), key)
+            data = self.store.get(self.tables.rows + place, key)
             found = self._rows[place, key] = places.read_row(place, data)
             self._before[place, key] = found, 0 if data is None else len(key) + len(data)
         return found
+
+    def size(self, place: str, key: bytes) -> int:
+        """How long a row that was read was, with its key; 0: it was not there."""
+        return self._before[place, key][1]
 
     def fetch(self, wanted: Iterable[tuple[str, bytes]]) -> None:
         """Read many rows at once, which are about to be asked for."""
@@ -165,11 +236,16 @@ class Working:
             if (place, key) not in self._rows:
                 keys.setdefault(place, {})[key] = None
         for place, some in keys.items():
-            found = self.store.get_many(table_of(place), some)
+            found = self.store.get_many(self.tables.rows + place, some)
             for key in some:
                 data = found.get(key)
                 row = self._rows[place, key] = places.read_row(place, data)
                 self._before[place, key] = row, 0 if data is None else len(key) + len(data)
+
+    def forget(self) -> None:
+        """Forget what was read: readers see another generation from here on. Nothing of it was changed."""
+        self._rows.clear()
+        self._before.clear()
 
     def set_row(self, place: str, key: bytes, row: Row) -> None:
         """Change a row that was read."""
@@ -179,7 +255,7 @@ class Working:
 
     def keys(self, place: str, start: bytes, stop: bytes | None) -> Iterator[bytes]:
         """The keys of all rows in a range, those that this operation has made too."""
-        found = {key for key, _ in self.store.scan(table_of(place), start, stop)}
+        found = {key for key, _ in self.store.scan(self.tables.rows + place, start, stop)}
         found |= {
             key for at, key in self._rows if at == place and key >= start and (stop is None or key < stop)
         }
@@ -187,7 +263,7 @@ class Working:
 
     def places_of(self, name: str) -> list[str]:
         """Where there are collections of this name."""
-        data = self.store.get(NAMES, name.encode())
+        data = self.store.get(self.tables.names, name.encode())
         return [] if data is None else names_decoder.decode(data)
 
     def note_place(self, place: str) -> None:
@@ -195,60 +271,112 @@ class Working:
         if place in self._places:
             return
         self._places.add(place)
-        name = places.split_place(place)[1]
-        known = self.places_of(name)
+        self._note_place(self.tables, place)
+        if (sync := self.joining) is not None:
+            self._note_place(tables_of(sync.generation), place)
+
+    def _note_place(self, tables: Tables, place: str) -> None:
+        name = places.split_place(place)[1].encode()
+        data = self.store.get(tables.names, name)
+        known = [] if data is None else names_decoder.decode(data)
         if place not in known:
-            self.store.put(NAMES, name.encode(), encode(sorted([*known, place])))
+            self.store.put(tables.names, name, encode(sorted([*known, place])))
 
     def write_rows(self, stable: Mapping[int, int]) -> None:
         """Bring the changed rows into the store, with what is derived from them. Without what is gone and ``stable``."""
-        changed = [at for at, row in self._rows.items() if row is not self._before[at][0]]
-        content = int.from_bytes(self.me.content)
-        for at in changed:
-            before, size = self._before[at]
-            after = self._rows[at]
-            end = after.ends_ms()
-            if end is not None and end <= self.now_ms:
-                after = after.expired(self.now_ms)  # it came in too late to be seen
-            after = after.collected(stable)
-            content += self._write(*at, before, size, after)
-        self.me.content = (content & _HASH_MASK).to_bytes(_HASH_BYTES)
+        changed: dict[tuple[str, bytes], Row] = {}
+        for at, row in self._rows.items():
+            if row is not self._before[at][0]:
+                changed[at] = self._settled(row, stable)
+        if changed:
+            self._write_all(
+                self.tables, self.me, [(*at, *self._before[at], after) for at, after in changed.items()]
+            )
+            if self.joining is not None:
+                self.join(changed, stable)
         self._rows.clear()
         self._before.clear()
 
-    def _write(self, place: str, key: bytes, before: Row, size: int, after: Row) -> int:
+    def join(self, rows: Mapping[tuple[str, bytes], Row], stable: Mapping[int, int]) -> None:
+        """Write what these rows of this region become in the next generation, together with those of the other region.
+
+        A pure function of both, and of what both regions know. So it may be done again whenever this region's row has changed.
+        """
+        sync, store = self.me.sync, self.store
+        if sync is None:
+            return
+        mine, theirs = self.me.joined_vectors()
+        tables = tables_of(sync.generation)
+        keys: dict[str, list[bytes]] = {}
+        for place, key in rows:
+            keys.setdefault(place, []).append(key)
+        changes: list[tuple[str, bytes, Row, int, Row]] = []
+        for place, some in keys.items():
+            self._note_place(tables, place)
+            prefix = self._prefix(place)
+            staged = store.get_many(tables.staged, [prefix + key for key in some])
+            found = store.get_many(tables.rows + place, some)
+            for key in some:
+                other = places.read_row(place, staged.get(prefix + key))
+                after = self._settled(rows[place, key].joined(other, mine, theirs), stable)
+                if isinstance(after, Shares) and after.wishes(self.now_ms):
+                    store.put(tables.later, row_key(place, key), b"")
+                data = found.get(key)
+                before = places.read_row(place, data)
+                if before != after:
+                    changes.append((place, key, before, 0 if data is None else len(key) + len(data), after))
+        self._write_all(tables, sync, changes)
+
+    def _settled(self, row: Row, stable: Mapping[int, int]) -> Row:
+        end = row.ends_ms()
+        if end is not None and end <= self.now_ms:
+            row = row.expired(self.now_ms)  # it came in too late to be seen
+        return row.collected(stable)  # type: ignore[no-any-return]
+
+    def _write_all(
+        self, tables: Tables, tally: Tally, changes: Iterable[tuple[str, bytes, Row, int, Row]]
+    ) -> None:
+        """Write rows of a generation: place, key, the row before and its size, and after."""
+        content = int.from_bytes(tally.content)
+        for change in changes:
+            content += self._write(tables, tally, *change)
+        tally.content = (content & _HASH_MASK).to_bytes(_HASH_BYTES)
+
+    def _write(
+        self, tables: Tables, tally: Tally, place: str, key: bytes, before: Row, size: int, after: Row
+    ) -> int:
         """Write one row. By how much the content hash changes."""
-        store, me, table = self.store, self.me, table_of(place)
+        store, table = self.store, tables.rows + place
         lives, at = after.is_live(), self._prefix(place) + key
         if size and not before.is_live():
-            me.gone_bytes -= size
+            tally.gone_bytes -= size
         if not lives and after.is_empty():
             store.delete(table, key)
         else:
             data = encode(after)
             store.put(table, key, data)
             if not lives:
-                me.gone_bytes += len(key) + len(data)
+                tally.gone_bytes += len(key) + len(data)
         ends, end = before.ends_ms(), after.ends_ms()
         if ends != end:
             if ends is not None:
-                store.delete(DUE, number_key(ends) + at)
+                store.delete(tables.due, number_key(ends) + at)
             if end is not None:
-                store.put(DUE, number_key(end) + at, b"")
+                store.put(tables.due, number_key(end) + at, b"")
         waited, waits = before.waits(), after.waits()
         if waited != waits:
             if waited is not None:
-                store.delete(GONE, out_key(*waited) + at)
-                me.gone_rows -= 1
+                store.delete(tables.gone, out_key(*waited) + at)
+                tally.gone_rows -= 1
             if waits is not None:
-                store.put(GONE, out_key(*waits) + at, b"")
-                me.gone_rows += 1
+                store.put(tables.gone, out_key(*waits) + at, b"")
+                tally.gone_rows += 1
         was, now = before.parts(), after.parts()
         if was == now:
             return 0
         here, there = set(was), set(now)
-        return sum([_hash(at, part) for part in there - here]) - sum(
-            [_hash(at, part) for part in here - there]
+        return sum([part_hash(at, part) for part in there - here]) - sum(
+            [part_hash(at, part) for part in here - there]
         )
 
     def _prefix(self, place: str) -> bytes:
@@ -262,6 +390,7 @@ class Working:
         self.store.put(regions.SELF, b"", regions.encode_self(self.me))
 
 
-def _hash(prefix: bytes, part: bytes) -> int:
+def part_hash(prefix: bytes, part: bytes) -> int:
+    """What a part of a row adds to the content hash."""
     data = b"".join((_LENGTH.pack(len(prefix) & 0xFFFF), prefix, part))
     return int.from_bytes(hashlib.blake2b(data, digest_size=_HASH_BYTES).digest())

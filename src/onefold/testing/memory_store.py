@@ -86,6 +86,10 @@ class MemoryStore:
     def first(self, table: str) -> bytes | None:
         return next(iter(self._keys.get(table, ())), None)
 
+    def tables(self) -> list[str]:
+        """Names of the tables that have keys, in order."""
+        return sorted(table for table, keys in self._keys.items() if keys)
+
     def digest(self) -> bytes:
         """A hash of the whole state: the same on all replicas that applied the same operations."""
         state = hashlib.blake2b(digest_size=16)

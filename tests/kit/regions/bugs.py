@@ -11,16 +11,17 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from onefold.available import following, full_sync, home, imports, out, regions
+from onefold.available import fold, following, home, imports, ops, out, regions
 from onefold.available.applying import Source
 from onefold.available.effects import AnyWrite
 from onefold.available.kinds.counts import Counter
 from onefold.available.kinds.shares import Shares
 from onefold.available.ops import Do, Rejected
 from onefold.available.out import finish
-from onefold.available.regions import Known
+from onefold.available.regions import Known, Sync
 from onefold.available.rows import Working
 from onefold.available.stamps import ms_of
+from onefold.available.sync import joining, staging
 
 Patch = Callable[[ExitStack], None]
 
@@ -78,12 +79,43 @@ def _grants_all(stack: ExitStack) -> None:
 
 def _union(stack: ExitStack) -> None:
     """A full sync takes and keeps whatever either side has."""
-    original = full_sync._join_rows
+    stack.enter_context(patch.object(Known, "joined_vectors", lambda self: ({}, {})))
 
-    def join_rows(work: Working, mine: Any, theirs: Any) -> None:
-        original(work, {}, {})
 
-    stack.enter_context(patch.object(full_sync, "_join_rows", join_rows))
+def _early_switch(stack: ExitStack) -> None:
+    """A full sync ends with the first rows that are joined."""
+    original = joining.join_some
+
+    def join_some(work: Working, sync: Sync) -> bool:
+        original(work, sync)
+        return True
+
+    stack.enter_context(patch.object(staging, "join_some", join_some))
+
+
+def _rows_missing(stack: ExitStack) -> None:
+    """A full sync ends although rows were lost on their way."""
+
+    def end(work: Working, op: ops.SyncEnd) -> Any:
+        sync = work.me.sync
+        return staging.end(work, op if sync is None else ops.SyncEnd(op.id, sync.staged))
+
+    stack.enter_context(patch.dict(fold.OPERATIONS, {ops.SyncEnd: end}))
+
+
+def _lost_meanwhile(stack: ExitStack) -> None:
+    """What is written while rows are joined changes the old ones only."""
+    original = Working.write_rows
+
+    def write_rows(self: Working, stable: Mapping[int, int]) -> None:
+        sync = self.joining
+        if sync is not None:
+            sync.joining = False
+        original(self, stable)
+        if sync is not None:
+            sync.joining = True
+
+    stack.enter_context(patch.object(Working, "write_rows", write_rows))
 
 
 def _no_session(stack: ExitStack) -> None:
@@ -170,6 +202,9 @@ BUGS: dict[str, Patch] = {
     "looks_at_value": _looks_at_value,
     "grants_all": _grants_all,
     "union": _union,
+    "early_switch": _early_switch,
+    "rows_missing": _rows_missing,
+    "lost_meanwhile": _lost_meanwhile,
     "no_session": _no_session,
     "split": _split,
     "evicted_alone": _evicted_alone,

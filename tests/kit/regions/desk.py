@@ -48,7 +48,16 @@ class Desk:
 
     def sync(self, asks: int, answers: int, id: str = "s") -> Any:
         """One region gets the rows of another; the outcome of the last step."""
-        return [self.append(asks, op) for op in exchange.sync_ops(self[answers].store, id)][-1]
+        outcome = None
+        for op in exchange.sync_ops(self[answers].store, id):
+            outcome = self.finish(asks, op)
+        return outcome
+
+    def finish(self, number: int, op: ops.AvailableOp) -> Any:
+        """Append an operation of a full sync, as often as it has more to do."""
+        while exchange.continues(op, outcome := self.append(number, op)):
+            pass
+        return outcome
 
     def round(self) -> None:
         """Each pulls from each other one, and beats if it owes a beat."""

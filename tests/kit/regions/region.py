@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from onefold.available.fold import AvailableFold
 from onefold.available.kinds import places
 from onefold.available.kinds.places import split_key
 from onefold.available.ops import AvailableOp, available_op, decode_outcome
-from onefold.available.rows import ROWS
+from onefold.available.rows import all_places, part_hash, row_key, table_of
 from onefold.fold.api import Context
 from onefold.testing.memory_store import MemoryStore
 
@@ -100,9 +101,38 @@ class SimRegion:
                     found.update({(place, key): value for key, value in reading.items(self.store, place)})
         return found
 
+    def counted(self) -> tuple[bytes, int, int]:
+        """The content hash, gone rows and their bytes, counted over all rows that readers see."""
+        content = gone = size = 0
+        for place in all_places(self.store):
+            for key, data in self.store.scan(table_of(self.store, place)):
+                row = places.read_row(place, data)
+                content += sum(part_hash(row_key(place, key), part) for part in row.parts())
+                gone += row.waits() is not None
+                size += 0 if row.is_live() else len(key) + len(data)
+        return (content % (1 << 128)).to_bytes(16), gone, size
+
+    def unseen_tables(self) -> list[str]:
+        """Tables with rows of generations that readers do not see."""
+        generations = {str(self.me.shown)}
+        if self.me.sync is not None:
+            generations.add(str(self.me.sync.generation))
+        by_generation = re.compile(r"ap/(?:c|names|due|gone|requests|requests_due|staged|later)/(\d+)")
+        found = ((table, by_generation.match(table)) for table in self.store.tables())
+        return [table for table, at in found if at is not None and at[1] not in generations]
+
+    def check_cleared(self, clock_ms: int) -> None:
+        """What full syncs have left goes bit by bit. Raises Violation if something stays."""
+        for _ in range(2000):
+            if not (self.me.cleared or self.me.staged or self.me.later or self.me.passed):
+                break
+            self.append(ops.Accept(self.number, 0), clock_ms)
+        if self.unseen_tables():
+            raise Violation(f"region {self.number} keeps {self.unseen_tables()}")
+
     def _sets(self, place: str) -> dict[tuple[str, bytes], set[bytes]]:
         found: dict[tuple[str, bytes], set[bytes]] = {}
-        for at, _ in self.store.scan(ROWS + place):
+        for at, _ in self.store.scan(table_of(self.store, place)):
             key, element = split_key(at)
             found.setdefault((place, key), set()).add(element)
         return found

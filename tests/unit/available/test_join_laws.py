@@ -15,7 +15,7 @@ from onefold.available.kinds.cells import Cells, Register
 from onefold.available.kinds.counts import Base, Counter, Part
 from onefold.available.kinds.dots import Dots
 from onefold.available.kinds.row import Cell
-from onefold.available.rows import ROWS, all_places
+from onefold.available.rows import all_places, table_of
 from onefold.available.stamps import merged
 
 KINDS = "rfksnb"
@@ -52,7 +52,7 @@ def rows_of(region):
     return {
         (place, key): places.read_row(place, data)
         for place in all_places(region.store)
-        for key, data in region.store.scan(ROWS + place)
+        for key, data in region.store.scan(table_of(region.store, place))
     }, region.have()
 
 

@@ -211,9 +211,9 @@ def test_a_view_of_an_earlier_offset_shows_what_was_there():
     with space.view(at=at) as view:
         assert reading.get(view, CARTS, b"k") == b"old"
         assert list(reading.elements(view, "tags", b"k")) == [b"x"]
-        changes = view.changes("ap/c/" + CARTS, at - 1)
+        changes = reading.changes(view, CARTS, at - 1)
     with space.view() as view:
         assert reading.get(view, CARTS, b"k") == b"new"
         assert list(reading.elements(view, "tags", b"k")) == []
-        changes = view.changes("ap/c/" + CARTS, at)
+        changes = reading.changes(view, CARTS, at)
     assert [reading.visible(places.read_row(CARTS, one.value), CARTS) for one in changes] == [b"new"]
