@@ -25,4 +25,6 @@ than effects may be.
 ``joining`` its rows joined, and the switch
 ``leaving`` what the switch leaves to be done: dropping, conflicts
 =========== ==========================================================
+
+Pure. May import the rest of ``available``, but for ``home``, ``deciding``, ``following`` and ``fold``.
 """
