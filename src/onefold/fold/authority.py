@@ -30,6 +30,10 @@ IN_FORCE_VERSION: Final = 2
 """From this fold version on what is said here holds."""
 NODE_FOLDS: Final = frozenset({"nodes"})
 """Folds all of whose operations are for nodes alone."""
+AVAILABLE_FOLD: Final = "ap"
+"""The fold of regions' own logs. Of its operations only ``Do`` is for programs."""
+_DO: Final = b"\xa2do"
+"""The tag of that one, as it is encoded: the first element of an array."""
 PROGRAM_FOLDS: Final = frozenset({"jobs", "state"})
 """Folds that any program may register. Others could be ones that no program has, and an operation for such a fold stops every
 replica."""
@@ -82,6 +86,9 @@ def needs_trust(ops: Sequence[Op], fold_version: int) -> bool:
     for op in ops:
         if op.fold in NODE_FOLDS:
             if in_force(fold_version):
+                return True
+        elif op.fold == AVAILABLE_FOLD:
+            if not op.body.startswith(_DO, 1):
                 return True
         elif op.fold == system.SYSTEM_FOLD:
             found = system.decode(op.body)
