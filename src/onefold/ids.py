@@ -1,9 +1,18 @@
-"""Identifiers: short, sortable by time where people read them, random where they must not collide."""
+"""Identifiers: short, sortable by time where people read them, random where they must not collide; and names of regions."""
 
 from __future__ import annotations
 
-from onefold.env import Env
+import re
+from typing import Final
 
+from onefold.env import Env
+from onefold.errors import InvalidArgument
+
+REGION_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
+REGIONS_MAX: Final = 16
+"""So many regions has a space at most at a time."""
+WITNESS: Final = "witness"
+"""The third place of a cluster over two regions: it votes and holds copies, and has no nodes."""
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 
 
@@ -40,3 +49,19 @@ def born_at(client: str) -> int:
     if not client.startswith(("c", "n")):
         raise ValueError(f"not a client id: {client!r}")
     return int(client[1 : client.index("-")], 16)
+
+
+def check_region(name: object) -> str:
+    """The name itself. Raises InvalidArgument when it cannot be the name of a region."""
+    if not isinstance(name, str) or not REGION_NAME.fullmatch(name):
+        raise InvalidArgument(f"{name!r} cannot be the name of a region: 1 to 32 letters, digits, _ and -")
+    if name.lower() == WITNESS:
+        raise InvalidArgument(
+            f"{name!r} is the place of servers that only vote. Give the region another name"
+        )
+    return name
+
+
+def is_region(name: str) -> bool:
+    """Whether it can be the name of a region."""
+    return REGION_NAME.fullmatch(name) is not None and name.lower() != WITNESS

@@ -21,6 +21,7 @@ from onefold.env import SYSTEM
 from onefold.errors import SpaceError
 from onefold.fold import authority, system
 from onefold.fold.nodes import ops as nodes_ops
+from onefold.fold.nodes.regions import read_decisions
 from onefold.fold.nodes.state import read_nodes
 from onefold.folds import folds
 from onefold.ids import client_id
@@ -52,6 +53,9 @@ EXAMPLES: dict[str, list[Op]] = {
     "StateHash": [nodes_ops.nodes_op(nodes_ops.StateHash("n", 1, 0, 1, "h"))],
     "Archived": [nodes_ops.nodes_op(nodes_ops.Archived("n", 1, 0, 1, 1, "b", 1))],
     "Swept": [nodes_ops.nodes_op(nodes_ops.Swept("n", 1, ()))],
+    "AddRegion": [nodes_ops.nodes_op(nodes_ops.AddRegion("eu"))],
+    "EvictRegion": [nodes_ops.nodes_op(nodes_ops.EvictRegion("eu"))],
+    "RejoinRegion": [nodes_ops.nodes_op(nodes_ops.RejoinRegion("eu"))],
 }
 """Operations of the folds that are for nodes, in whole or in part."""
 
@@ -80,6 +84,7 @@ class Ground:
         self.info: SpaceInfo = set_up_space(servers.url("main", "admin"), replicas=1)
         self.shards = {user: self.space(user, self.info) for user in USERS}
         self.shards["node"].submit(EXAMPLES["Join"])  # its fold is registered with the first operation
+        self.shards["node"].raise_fold_version(nodes_ops.REGIONS_VERSION)
 
     def space(self, user: str, info: SpaceInfo, **options: Any) -> MemoryShard:
         log = JetStreamLog(self.links[user], info, 0)
@@ -108,6 +113,7 @@ class Ground:
                 head.client_floor,
                 head.log_first,
                 set(view.tables("nodes/")) - {"nodes/untrusted"},
+                read_decisions(view),
             )
 
     def refused(self) -> authority.RefusedOps:
@@ -172,7 +178,7 @@ def test_each_row_with_each_credential(ground: Ground, user: str) -> None:
                     assert not is_untrusted(op, ground.shards[user].submit([op])[0]), (user, name)
                 else:
                     ground.shards[user].submit([op])
-    assert tried == 14
+    assert tried == 17
 
 
 @pytest.mark.parametrize("user", USERS)

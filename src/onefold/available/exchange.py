@@ -33,7 +33,7 @@ from onefold.available.ops import (
 from onefold.available.reading import signature
 from onefold.available.regions import Dropped
 from onefold.available.rows import OUT, all_places, load_row, out_key, shown_tables
-from onefold.available.stamps import Number, Vector
+from onefold.available.stamps import Hlc, Number, Vector
 from onefold.fold.api import StoreView
 
 EXCHANGE_BYTES_MAX: Final = 1_000_000
@@ -68,6 +68,10 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     """What the answering region knows."""
     effects: tuple[bytes, ...] = ()
     chains: dict[Number, bytes] = msgspec.field(default_factory=dict)
+    held: Hlc = 0
+    """The clock of an effect of the asking region that is too far ahead there; 0: none is."""
+    now_ms: int = 0
+    """The answering region's time."""
 
     def as_import(self) -> Import:
         """What is appended to the log of the region that asked."""
@@ -81,9 +85,15 @@ def ask(view: StoreView) -> Ask:
     return Ask(me.number, me.have(), chains, me.content)
 
 
-def answer(view: StoreView, asked: Ask, bytes_max: int = EXCHANGE_BYTES_MAX) -> Reply:
-    """What this region answers. At least one effect, if there is any, however large it is."""
+def answer(view: StoreView, asked: Ask, bytes_max: int = EXCHANGE_BYTES_MAX, now_ms: int = 0) -> Reply:
+    """What this region answers. At least one effect, if there is any, however large it is. ``now_ms``: its time."""
     me = regions.read_self(view)
+    region = me.regions.get(asked.number)
+    reply = _answer(view, me, asked, bytes_max)
+    return msgspec.structs.replace(reply, held=0 if region is None else region.held, now_ms=now_ms)
+
+
+def _answer(view: StoreView, me: regions.Known, asked: Ask, bytes_max: int) -> Reply:
     have = me.have()
     if asked.have.get(me.number, 0) > have.get(me.number, 0):
         return Reply(me.number, "lost", me.number, have)

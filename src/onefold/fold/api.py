@@ -16,7 +16,7 @@ PASSING = b"\x00"
 """An outcome that begins with this byte is *passing*: it is answered, and not kept under the operation's ``request_id``, so the
 same request may be tried again."""
 
-NEWEST_VERSION: Final = 4
+NEWEST_VERSION: Final = 5
 """The fold version that this program's folds know. A fold that a version does not change applies by it as by the one before."""
 
 

@@ -110,9 +110,17 @@ class Listener:
         """Wait for a byte, at most ``timeout`` seconds; True when one came."""
         if not self._poll.poll(timeout * 1000):
             return False
+        self.drain()
+        return True
+
+    def fileno(self) -> int:
+        """What becomes readable when somebody wakes it, for a ``poll`` over several; -1 once it is closed."""
+        return self._reader
+
+    def drain(self) -> None:
+        """Take the bytes that have come, without waiting."""
         with contextlib.suppress(BlockingIOError):
             os.read(self._reader, 1 << 16)
-        return True
 
     def poke(self) -> None:
         """Wake the waiting thread of this process."""

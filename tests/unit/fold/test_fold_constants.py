@@ -37,7 +37,7 @@ HOW_ROWS_ARE_STORED = (
     "onefold.store.tables",
 )
 """Their own numbers say how rows are read and written, not which."""
-VERSIONS = {"ap": 4, "jobs": 4, "state": 4, "nodes": 4}
+VERSIONS = {"ap": 5, "jobs": 5, "state": 4, "nodes": 5}
 CONFIG = {
     "ARCHIVES_KEPT": 1000,
     "BLOCKERS_TOLD_MAX": 16,
@@ -130,7 +130,10 @@ OWN = {
     "fold.authority.IN_FORCE_VERSION": 2,
     "store.exactly_once._CLIENTS_REMEMBERED": 16,
     "fold.nodes.fold._TEXT_CHARS_MAX": 200,
+    "fold.nodes.ops.REGIONS_VERSION": 5,
+    "fold.nodes.regions.NUMBER_MAX": 65535,
     "fold.nodes.rows.NUMBER_MAX": 4611686018427387904,
+    "ids.REGIONS_MAX": 16,
     "store.replica._REFUSED_LISTED_MAX": 1000,
     "state.fold.streams.consumers._ID_CHARS_MAX": 100,
     "state.encoding.extensions.BIG_INT": 1,
@@ -164,7 +167,7 @@ OWN = {
     "state.fold.streams.rows.OFFSET_MAX": 4611686018427387904,
     "state.encoding.value_walk._INT_MAX": 18446744073709551615,
     "state.encoding.value_walk._INT_MIN": -9223372036854775808,
-    "fold.api.NEWEST_VERSION": 4,
+    "fold.api.NEWEST_VERSION": 5,
     "compute.jobs.ops.DROP_VERSION": 3,
     "compute.jobs.ops.NAMES_VERSION": 4,
     "state.fold.kind.NATURAL_MAX": 9007199254740991,

@@ -6,6 +6,8 @@ is notified that it is one, and joins again.
 
 What nodes report: log digests and state hashes at the same offsets. Two nodes with the same hash make a state *agreed*; a
 snapshot of an agreed state is what others start from and what trimming may rely on.
+
+What is decided on regions is in ``regions``.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from __future__ import annotations
 from onefold import config
 from onefold.fold import authority
 from onefold.fold.api import NEWEST_VERSION, Context, Store, prefix_stop
-from onefold.fold.nodes import rows
+from onefold.fold.nodes import regions, rows
 from onefold.fold.nodes.ops import (
     NODES_FOLD,
+    REGIONS_VERSION,
     Accepted,
     Archived,
     Beat,
@@ -23,9 +26,11 @@ from onefold.fold.nodes.ops import (
     Expire,
     Join,
     Leave,
+    NodeOperation,
     Operation,
     Outcome,
     Refused,
+    RegionOperation,
     StateHash,
     Swept,
     decode_op,
@@ -46,6 +51,8 @@ class NodesFold:
     def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
         """Apply one operation."""
         op = decode_op(body)
+        if isinstance(op, RegionOperation) and fold_version < REGIONS_VERSION:
+            op = None
         wrong = "these bytes are no operation of the nodes fold" if op is None else malformed(op)
         if op is None or wrong:
             return encode_outcome(Refused("malformed", wrong))
@@ -55,10 +62,12 @@ class NodesFold:
             return encode_outcome(
                 Refused("untrusted", f"only nodes may append {kind}. Use a node's credential")
             )
+        if isinstance(op, RegionOperation):
+            return encode_outcome(regions.decide(store, op))
         return encode_outcome(_apply(store, context, op, fold_version))
 
 
-def _apply(store: Store, context: Context, op: Operation, fold_version: int) -> Outcome:
+def _apply(store: Store, context: Context, op: NodeOperation, fold_version: int) -> Outcome:
     if isinstance(op, Join):
         return _join(store, context, op, fold_version)
     node = _in_force(store, op.name, op.epoch)
@@ -289,6 +298,8 @@ def _sweep(store: Store, op: Swept) -> Outcome:
 
 def malformed(op: Operation) -> str:
     """Why an operation makes no sense, whatever the state; empty when it does."""
+    if isinstance(op, RegionOperation):
+        return regions.malformed(op)
     if not _is_name(op.name):
         return "a node's name has 1 to 64 characters: letters, digits, '-', '_' and '.'"
     if isinstance(op, Join):

@@ -6,7 +6,7 @@ which snapshots two nodes agree about, how far a log is archived. Nodes and obse
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -103,7 +103,33 @@ class Swept(msgspec.Struct, frozen=True, array_like=True, tag="swept"):
     blobs: tuple[str, ...]
 
 
-Operation = Join | Beat | Drain | Leave | Expire | StateHash | Archived | Swept
+class AddRegion(msgspec.Struct, frozen=True, array_like=True, tag="add_region"):
+    """The space has this region. One that it has already gets the same number again."""
+
+    name: str
+    founder: bool = False
+    """Begun together with the first one, before anything was written in any: on a cluster, the regions that it was made with."""
+
+
+class EvictRegion(msgspec.Struct, frozen=True, array_like=True, tag="evict_region"):
+    """A region is gone: the others agree how far its effects count, and wait for it no longer."""
+
+    name: str
+    heir: str = ""
+    """Who gets its rights in bounded counters; empty: nobody."""
+
+
+class RejoinRegion(msgspec.Struct, frozen=True, array_like=True, tag="rejoin_region"):
+    """An evicted region comes again, under a new number and with an empty log."""
+
+    name: str
+
+
+RegionOperation = AddRegion | EvictRegion | RejoinRegion
+REGIONS_VERSION: Final = 5
+"""From this fold version on there are operations on regions. Before it they are bytes that are no operation."""
+NodeOperation = Join | Beat | Drain | Leave | Expire | StateHash | Archived | Swept
+Operation = NodeOperation | RegionOperation
 
 
 class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="ok"):
@@ -113,6 +139,13 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="ok"):
     """Of a ``Join``: what the node says in all that follows."""
     blobs: tuple[str, ...] = ()
     """Of ``Swept``."""
+
+
+class RegionIs(msgspec.Struct, frozen=True, array_like=True, tag="region"):
+    """An operation on a region took effect, or had before."""
+
+    number: int
+    """Of the region, in the logs of all regions."""
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="no"):
@@ -125,8 +158,10 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag="no"):
 
 
 Outcome = Accepted | Refused
+RegionOutcome = RegionIs | Refused
 
 _ops: msgspec.msgpack.Decoder[Operation] = msgspec.msgpack.Decoder(Operation)
+_region_outcomes: msgspec.msgpack.Decoder[RegionOutcome] = msgspec.msgpack.Decoder(RegionOutcome)
 _outcomes: msgspec.msgpack.Decoder[Outcome] = msgspec.msgpack.Decoder(Outcome)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -144,11 +179,16 @@ def decode_op(body: bytes) -> Operation | None:
         return None
 
 
-def encode_outcome(outcome: Outcome) -> bytes:
+def encode_outcome(outcome: Outcome | RegionOutcome) -> bytes:
     """The outcome's bytes."""
     return _encoder.encode(outcome)
 
 
 def decode_outcome(data: bytes) -> Outcome:
-    """The outcome in these bytes. Raises ValueError for bytes that are none."""
+    """The outcome of an operation of a node in these bytes. Raises ValueError for bytes that are none."""
     return _outcomes.decode(data)
+
+
+def decode_region_outcome(data: bytes) -> RegionOutcome:
+    """The outcome of an operation on a region in these bytes. Raises ValueError for bytes that are none."""
+    return _region_outcomes.decode(data)

@@ -13,6 +13,7 @@ nodes/agreed     shard, offset            AgreedState: two nodes say the same ha
 nodes/archive    shard, start             ArchiveState
 nodes/garbage    blob                     offset at which the last name of the blob went
 nodes/untrusted  kind of operation        authority.Untrusted: what was refused of who is not a node
+nodes/region     number of the decision   regions.Decision: who is a region, from 0 on
 ===============  =======================  =====================================================================
 """
 
@@ -29,6 +30,7 @@ HASH: Final = "nodes/hash"
 AGREED: Final = "nodes/agreed"
 ARCHIVE: Final = "nodes/archive"
 GARBAGE: Final = "nodes/garbage"
+REGION: Final = "nodes/region"
 
 LIVE: Final = "live"
 DRAINING: Final = "draining"

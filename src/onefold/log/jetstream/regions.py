@@ -14,26 +14,17 @@ from typing import Final
 
 from onefold.arguments import shown
 from onefold.errors import InvalidArgument
+from onefold.ids import REGIONS_MAX, WITNESS, check_region
 
-REGION_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
-REGIONS_MAX: Final = 16
+__all__ = [
+    "CP_TAG", "PLACE_NAME", "WITNESS", "badly_placed", "check_place", "check_region", "check_region_of", "check_regions",
+    "region_of", "region_tag",
+]  # fmt: skip
+
 PLACE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What nodes may call the place where they are, in a space of one region: it is part of a subject."""
-WITNESS: Final = "witness"
-"""The third place of a cluster over two regions: it votes and holds copies, and has no nodes."""
 CP_TAG: Final = "cp"
 """Of the servers that hold the copies of consistent logs."""
-
-
-def check_region(name: object) -> str:
-    """The name itself. Raises InvalidArgument when it cannot be the name of a region."""
-    if not isinstance(name, str) or not REGION_NAME.fullmatch(name):
-        raise InvalidArgument(f"{name!r} cannot be the name of a region: 1 to 32 letters, digits, _ and -")
-    if name.lower() == WITNESS:
-        raise InvalidArgument(
-            f"{name!r} is the place of servers that only vote. Give the region another name"
-        )
-    return name
 
 
 def check_regions(names: Sequence[str]) -> tuple[str, ...]:
