@@ -93,8 +93,10 @@ class Runner:
         """Take the other region's rows; whether they are here."""
         with self._transport.sync(self._index, new_id("sync", self._shard.env)) as found:
             for op in found:
-                outcome = None if self._stops() else self._append(op)
-                if not isinstance(outcome, Answer) or not outcome.value:
+                outcome = self._append(op)
+                while exchange.continues(op, outcome) and not self._stops():
+                    outcome = self._append(op)
+                if self._stops() or not isinstance(outcome, Answer) or not outcome.value:
                     return False
         return True
 
