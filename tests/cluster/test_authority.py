@@ -26,7 +26,7 @@ from onefold.fold.nodes.regions import read_decisions
 from onefold.fold.nodes.state import read_nodes
 from onefold.folds import folds
 from onefold.ids import client_id
-from onefold.log.jetstream import admin
+from onefold.log.jetstream import admin, stream_making
 from onefold.log.jetstream.client.address import parse_address
 from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.engine import JetStreamLog
@@ -269,7 +269,7 @@ def test_a_space_of_an_earlier_release_is_protected_after_another_init(tmp_path:
             "allow_direct": True,
             "discard": "new",
         }
-        admin._ask(links["admin"], f"$JS.API.STREAM.UPDATE.{log.stream}", config, "as it was")
+        stream_making.ask(links["admin"], f"$JS.API.STREAM.UPDATE.{log.stream}", config, "as it was")
         spaces = [
             MemoryShard(JetStreamLog(links[user], info, 0), folds(0, 1), SYSTEM, replica=True)
             for user in ("app", "node")

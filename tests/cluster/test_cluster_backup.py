@@ -421,13 +421,13 @@ if what == "after the blobs":
 elif what == "after the logs":
     restoring._FromFolder.begin = die
 elif what == "before the record":
-    admin._write_record = die
+    admin.write_first = die
 elif what == "after the record":
-    real = admin._write_record
+    real = admin.write_first
     def written(*args):
         real(*args)
         die()
-    admin._write_record = written
+    admin.write_first = written
 restore_space(source, url)
 """
 

@@ -18,7 +18,7 @@ from onefold.cluster.servers import LocalServers
 from onefold.cluster.setup import set_up_space
 from onefold.doctor.facts import look
 from onefold.errors import SpaceError, Unavailable
-from onefold.log.jetstream import admin, names
+from onefold.log.jetstream import admin, names, stream_making
 from onefold.log.jetstream.client.address import parse_address
 from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.streams import Refused
@@ -132,7 +132,7 @@ def test_a_server_that_has_just_begun_is_waited_for(
     servers: LocalServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The leader takes it for gone until it has heard of it, and finds no place for the copies. Seen once right after a start."""
-    real, refused = admin._ask, []
+    real, refused = stream_making.ask, []
 
     def ask(link: Link, subject: str, body: Any, what: str) -> Any:
         if subject.startswith(names.STREAM_CREATE) and len(refused) < 3:
@@ -141,7 +141,7 @@ def test_a_server_that_has_just_begun_is_waited_for(
             raise Refused(f"{what}: {said}", 10005)
         return real(link, subject, body, what)
 
-    monkeypatch.setattr(admin, "_ask", ask)
+    monkeypatch.setattr(stream_making, "ask", ask)
     assert set_up_space(servers.url("d", "admin")).space == "d"
     assert len(refused) == 3
 

@@ -28,7 +28,7 @@ from onefold.doctor import cluster as doctor
 from onefold.doctor.embedded import Check
 from onefold.doctor.facts import look
 from onefold.errors import InvalidArgument, SpaceError, Timeout, Unavailable
-from onefold.log.jetstream import admin, names
+from onefold.log.jetstream import admin, names, stream_making
 from onefold.log.jetstream.client.address import parse_address
 from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.regions import region_of
@@ -104,9 +104,16 @@ def test_every_stream_survives_the_loss_of_any_place(cluster: LocalCluster, as_a
     info = admin.read_space(as_admin)
     assert (info.regions, info.replicas, info.format) == (("dc1", "dc2"), 5, 2)
     facts = look(as_admin)
-    assert len(facts.streams) == 3, "the record, a log, the blobs"
-    for stream in facts.streams:
+    of_all = [stream for stream in facts.streams if not stream.region]
+    assert len(of_all) == 3, "the record, a log, the blobs"
+    for stream in of_all:
         assert Counter(map(region_of, stream.servers)) == {"dc1": 2, "dc2": 2, "witness": 1}, stream.name
+    assert [(one.name, one.replicas) for one in info.region_logs] == [("dc1", 3), ("dc2", 3)]
+    for region in info.regions:
+        own = [stream for stream in facts.streams if stream.region == region]
+        assert len(own) == 3, "a copy of the record, a log, the blobs of its snapshots"
+        for stream in own:
+            assert Counter(map(region_of, stream.servers)) == {region: 3}, stream.name
     assert [server.region for server in facts.servers] == [*["dc1"] * 3, *["dc2"] * 3, "witness"]
     await_state(lambda: examined(cluster)["streams"].status == "ok")  # a node may just have moved a leader
     places = examined(cluster)["places"]
@@ -152,7 +159,9 @@ def test_a_backup_becomes_a_space_over_regions(cluster: LocalCluster, tmp_path: 
     try:
         facts = look(link)
         assert facts.space is not None and facts.space.regions == ("dc1", "dc2")
-        assert all(Counter(map(region_of, stream.servers))["witness"] == 1 for stream in facts.streams)
+        for stream in facts.streams:
+            witnesses = 0 if stream.region else 1
+            assert Counter(map(region_of, stream.servers))["witness"] == witnesses, stream.name
     finally:
         link.close()
 
@@ -274,7 +283,7 @@ def test_servers_whose_tags_put_too_many_copies_in_one_place(
         ):
             set_up_space(url, regions=["dc1", "dc2"], replicas=3)
         assert admin.find_space(link, "main") is None
-        assert admin._stream_names(link, ">") == [], "the next try makes them again"
+        assert stream_making.stream_names(link, ">") == [], "the next try makes them again"
         servers.kill(0)
         with pytest.raises(of.Unavailable, match="needs all servers"):
             set_up_space(url, regions=["dc1", "dc2"])

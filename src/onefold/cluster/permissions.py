@@ -4,7 +4,8 @@ A space is one account, so wildcards over stream names reach no other space. The
 
 - ``app``: programs. They append to logs, read them, ask nodes, and put blobs. They make, trim and delete nothing.
 - ``node``: nodes. The same, and they answer questions, trim (purge) logs whose records say so, ask leaders of logs to step down,
-  and publish on a subject of their own what only nodes may append (see ``fold.authority``).
+  store the snapshots of regions' own logs, and publish on a subject of their own what only nodes may append (see
+  ``fold.authority``).
 - ``admin``: ``onefold init``, ``doctor`` and people. Makes, inspects, repairs and deletes streams; begins new logs on the nodes'
   subject.
 """
@@ -33,8 +34,14 @@ def permissions(space: str, user: User) -> dict[str, Any]:
     """The ``permissions`` of a user in the servers' configuration. What is not allowed is refused."""
     log = names.LogNames(space, "*", "*")  # type: ignore[arg-type]  # of any shard
     asked = [f"{log.ask}", log.ask_region("*"), names.node_subject(space, "*", "*")]
+    snapshots = f"{names.region_blobs(space, '*').prefix}.>"  # of regions' own logs: nodes take them
     data = [log.subject, *asked, f"$O.{names.blobs_bucket(space)}.>"]
-    reading = [f"{names.DIRECT_GET}*", f"{names.DIRECT_GET}*.>", f"{_MESSAGE_GET}*", f"{names.STREAM_INFO}*"]
+    reading = [
+        f"{names.DIRECT_GET}*",
+        f"{names.DIRECT_GET}*.>",
+        f"{names.MESSAGE_GET}*",
+        f"{names.STREAM_INFO}*",
+    ]
     heard = [f"{inbox_prefix(user)}.>", log.tail]
     match user:
         case "app":
@@ -45,6 +52,7 @@ def permissions(space: str, user: User) -> dict[str, Any]:
                     "allow": [
                         *data,
                         log.node_subject,
+                        snapshots,
                         *reading,
                         f"{names.STREAM_PURGE}*",
                         f"{names.STREAM_STEPDOWN}*",
@@ -61,13 +69,20 @@ def permissions(space: str, user: User) -> dict[str, Any]:
             traces = f"{trace_prefix(space)}.>"
             return {
                 "publish": {
-                    "allow": [*data, log.node_subject, names.space_subject(space), "$JS.API.>", traces]
+                    "allow": [
+                        *data,
+                        log.node_subject,
+                        snapshots,
+                        names.space_subject(space),
+                        names.region_record(space, "*"),
+                        "$JS.API.>",
+                        traces,
+                    ]
                 },
                 "subscribe": {"allow": [*heard, traces]},
             }
 
 
-_MESSAGE_GET: Final = "$JS.API.STREAM.MSG.GET."
 RESPONSES_MAX: Final = 10_000
 """Messages that a node may send in answer to one question: large answers are paged."""
 RESPONSES_EXPIRE: Final = "2m"

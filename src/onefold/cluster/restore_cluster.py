@@ -78,7 +78,7 @@ def restore_space(
     link = Link(parse_address(url), name="onefold-restore")
     try:
         with setup.speaking_of_accounts(link):
-            copies = setup.copies_on(link, replicas, regions)
+            copies, own = setup.copies_on(link, replicas, regions)
             if setup.patiently(lambda: admin.find_space(link, link.address.space)) is not None:
                 raise admin.taken(link)
             with scratch_folder("onefold-restore") as folder:
@@ -93,7 +93,7 @@ def restore_space(
                     copies,
                     blobs=partial(own_place, blobs or JETSTREAM, link.address.space),
                     beginning=beginning,
-                    regions=regions,
+                    regions=own,
                 )
         return info, made
     finally:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from urllib.parse import quote
 import msgspec
 
 from onefold.backoff import wait_until
-from onefold.cluster import credentials, daemons, server_plan
+from onefold.cluster import credentials, daemons, server_plan, shapes
 from onefold.cluster.daemons import Daemon
 from onefold.cluster.permissions import USERS, inbox_prefix
 from onefold.cluster.server_binary import server_program
@@ -138,6 +139,12 @@ class LocalServers:
         """How many copies a log of a new space has."""
         placed = sum(server.cp for server in self._plan.servers)
         return placed or min(3, len(self._plan.servers))
+
+    @property
+    def region_copies(self) -> dict[str, int]:
+        """How many copies the own logs of each region of a new space have."""
+        counts = Counter(server.region for server in self._plan.servers)
+        return {region: shapes.region_copies(counts[region]) for region in self.space_regions}
 
     @property
     def running(self) -> bool:

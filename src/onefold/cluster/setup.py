@@ -18,6 +18,7 @@ from onefold.errors import InvalidArgument, OnefoldError, SpaceError, Timeout, U
 if TYPE_CHECKING:
     from onefold.log.jetstream.admin import SpaceInfo
     from onefold.log.jetstream.client.link import Link
+    from onefold.log.jetstream.region_logs import RegionPlan
 
 T = TypeVar("T")
 LEADERS_WAIT_S: Final = 30.0
@@ -64,7 +65,7 @@ def set_up_space(
             check_servers(link, 1)
             found = patiently(lambda: admin.find_space(link, space))
             if found is None:
-                copies = copies_on(link, replicas, regions or ())
+                copies, own = copies_on(link, replicas, regions or ())
                 # Tried again, since another maker may just have made the record's stream, which then has no leader yet.
                 found = patiently(
                     lambda: admin.make_space(
@@ -74,11 +75,13 @@ def set_up_space(
                         copies,
                         blobs=partial(own_place, blobs or JETSTREAM, space),
                         first=authority.first_record(SYSTEM),
-                        regions=regions or (),
+                        regions=own,
                     )
                 )
             _check_same(link, found, shards, replicas, blobs, regions)  # also when another maker was faster
             admin.make_blobs(link, found)
+            if found.regions:
+                admin.copy_to_regions(link, space)  # which a maker that died has not done
             for shard in range(found.shards):
                 admin.let_nodes_publish(link, found, shard)  # of an earlier release
                 log = names.LogNames(space, found.incarnation, shard)
@@ -117,12 +120,18 @@ def check_servers(link: Link, replicas: int) -> None:
         )
 
 
-def copies_on(link: Link, replicas: int | None, regions: Sequence[str]) -> int:
-    """How many copies a new space has on these servers: ``replicas``, unless that is None. Raises InvalidArgument and SpaceError
-    where they cannot keep it, Unavailable when a server whose region must be known does not answer."""
+def copies_on(link: Link, replicas: int | None, regions: Sequence[str]) -> tuple[int, list[RegionPlan]]:
+    """How many copies a new space has on these servers, ``replicas`` unless that is None; and the logs of its regions. Raises
+    InvalidArgument and SpaceError where they cannot keep it, Unavailable when a server whose region must be known does not
+    answer."""
     copies = 3 if replicas is None else replicas
     check_servers(link, copies)
-    return shapes.copies_for(_servers_by_region(link, regions), replicas) if regions else copies
+    if not regions:
+        return copies, []
+    from onefold.cluster.region_beginning import founders
+
+    sizes = _servers_by_region(link, regions)
+    return shapes.copies_for(sizes, replicas), founders(sizes, regions)
 
 
 def _servers_by_region(link: Link, regions: Sequence[str]) -> dict[str, int]:

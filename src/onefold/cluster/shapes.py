@@ -17,6 +17,13 @@ COPIES: Final = (5, 3)
 """How many copies a consistent log has where there are regions; the first for which there are servers."""
 SERVERS_A_REGION: Final = 3
 """How many servers a region has unless told otherwise: as many as a log inside it has copies."""
+REGION_COPIES: Final = 3
+"""How many copies a region's own logs have, where it has so many servers; otherwise there is one."""
+
+
+def region_copies(servers: int) -> int:
+    """How many copies the own logs of a region of so many servers have."""
+    return REGION_COPIES if servers >= REGION_COPIES else 1
 
 
 def default_servers(regions: int) -> int:

@@ -12,8 +12,9 @@ from typing import Any, Final
 from onefold import config
 from onefold.doctor.embedded import Check
 from onefold.doctor.facts import SYSTEM_VARIABLE, ClusterFacts, CopyFacts, ServerFacts, StreamFacts
-from onefold.log.jetstream.regions import CP_TAG, WITNESS, badly_placed, region_tag
+from onefold.log.jetstream.regions import CP_TAG, WITNESS, badly_placed, elsewhere, region_tag
 from onefold.log.jetstream.spaces import SpaceInfo
+from onefold.log.jetstream.stream_making import placed_by
 
 SERVER_VERSION_MIN: Final = (2, 15, 1)
 """What this was measured with; older servers have known faults of replication."""
@@ -40,14 +41,24 @@ def judge(facts: ClusterFacts) -> Iterator[Check]:
             "Start what does not run, then try again",
         )
         return
-    found = f"{facts.space.space}, {facts.space.shards} shards, {facts.space.replicas} copies, {facts.space.incarnation}"
-    single = facts.space.replicas == 1
-    advice = "It is lost with its one server: use a cluster of three for what must be kept" if single else ""
-    yield Check("space", "warn" if single else "ok", found, advice)
+    yield _copies_made(facts.space)
     yield _configurations(facts)
     yield _replicas(facts)
     yield _places(facts)
     yield _copies(facts)
+
+
+def _copies_made(space: SpaceInfo) -> Check:
+    """How many copies there are to be."""
+    found = f"{space.space}, {space.shards} shards, {space.replicas} copies, {space.incarnation}"
+    alone = [logs.name for logs in space.region_logs if logs.replicas == 1]
+    if space.replicas == 1:
+        advice = "It is lost with its one server: use a cluster of three for what must be kept"
+        return Check("space", "warn", found, advice)
+    if alone:
+        advice = "A region's own logs are lost with that server: give each region three servers before the space is made"
+        return Check("space", "warn", f"{found}; the own logs of {', '.join(alone)} have one copy", advice)
+    return Check("space", "ok", found)
 
 
 def _reached(facts: ClusterFacts) -> Check:
@@ -162,8 +173,8 @@ def _configurations(facts: ClusterFacts) -> Check:
     wrong = []
     for stream in facts.streams:
         if stream.log is not None and stream.info is not None and facts.space is not None:
-            placed = bool(facts.space.regions)
-            found = wrong_settings(stream, facts.space.replicas, placed=placed)
+            whose = facts.space.of_region(stream.region) if stream.region else facts.space
+            found = wrong_settings(stream, whose.replicas, tag=placed_by(whose))
             wrong += [f"{stream.name}: {text}" for text in found]
     asked = [stream for stream in facts.streams if stream.log is not None]
     if wrong:
@@ -182,8 +193,8 @@ def _configurations(facts: ClusterFacts) -> Check:
     return Check("streams", "ok", f"{len(asked)} logs, made so that they have no holes")
 
 
-def wrong_settings(stream: StreamFacts, replicas: int, *, placed: bool = False) -> list[str]:
-    """What in a log's configuration is not as it must be. ``placed``: its copies are on servers with a tag."""
+def wrong_settings(stream: StreamFacts, replicas: int, *, tag: str | None = None) -> list[str]:
+    """What in a log's configuration is not as it must be. ``tag``: of the servers that its copies are on; None: any."""
     settings = (stream.info or {}).get("config") or {}
     wanted: dict[str, Any] = {
         "retention": "limits",
@@ -216,8 +227,8 @@ def wrong_settings(stream: StreamFacts, replicas: int, *, placed: bool = False) 
     found += [f"{name} is {settings[name]}" for name in unlimited if settings.get(name, -1) > 0]
     found += [f"{name} is {settings[name]!r}" for name in forbidden if settings.get(name)]
     tags = (settings.get("placement") or {}).get("tags")
-    if placed and tags != [CP_TAG]:
-        found.append(f"placement.tags is {tags!r}, not {[CP_TAG]!r}")
+    if tag is not None and tags != [tag]:
+        found.append(f"placement.tags is {tags!r}, not {[tag]!r}")
     again = settings.get("republish") or {}
     if log is not None:
         from_ = log.subject if earlier else log.both_subjects
@@ -300,6 +311,9 @@ def _regions(facts: ClusterFacts, space: SpaceInfo) -> Check:
 
 
 def _misplaced(stream: StreamFacts, space: SpaceInfo) -> str | None:
+    if stream.region:
+        strangers = elsewhere(stream.servers, stream.region)
+        return f"{stream.name} of {stream.region}: a copy is on {', '.join(strangers)}" if strangers else None
     wrong = badly_placed(stream.servers, space.replicas)
     return None if wrong is None else f"{stream.name}: {wrong}"
 

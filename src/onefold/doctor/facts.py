@@ -124,6 +124,8 @@ class StreamFacts:
     problem: str | None = None
     copies: Mapping[str, CopyFacts] = field(default_factory=dict)
     """By the server's name; empty without the system user."""
+    region: str = ""
+    """Of which it is an own log, or has the blobs of those; empty: it is of the whole space."""
 
     @property
     def leader(self) -> str | None:
@@ -293,19 +295,29 @@ async def _server(link: Link, address: str, details: Mapping[str, Mapping[str, A
 
 
 async def _streams(link: Link, space: SpaceInfo, copies: _Copies) -> list[StreamFacts]:
-    """The record, the logs, and the blobs where they are in JetStream."""
+    """The record, the logs, and the blobs where they are in JetStream; then those of each region."""
+    record = await _stream(link, names.space_stream(space.space), None, copies)
+    found = [record, *await _logs(link, space, copies)]
+    for region in space.each_region():
+        of_record = names.region_record_stream(space.space, region.region)
+        found.append(await _stream(link, of_record, None, copies, region.region))
+        found += await _logs(link, region, copies)
+    return found
+
+
+async def _logs(link: Link, space: SpaceInfo, copies: _Copies) -> list[StreamFacts]:
     logs = [LogNames(space.space, space.incarnation, shard) for shard in range(space.shards)]
-    wanted: list[tuple[str, LogNames | None]] = [(names.space_stream(space.space), None)]
-    wanted += [(log.stream, log) for log in logs]
-    found = [await _stream(link, name, log, copies) for name, log in wanted]
-    blobs = await _stream(link, names.blobs_stream(space.space), None, copies)
-    return found if blobs.info is None and not blobs.copies else [*found, blobs]
+    found = [await _stream(link, log.stream, log, copies, space.region) for log in logs]
+    blobs = await _stream(link, space.blob_names.stream, None, copies, space.region)
+    return found if blobs.info is None and not blobs.copies and not space.region else [*found, blobs]
 
 
-async def _stream(link: Link, name: str, log: LogNames | None, copies: _Copies) -> StreamFacts:
+async def _stream(
+    link: Link, name: str, log: LogNames | None, copies: _Copies, region: str = ""
+) -> StreamFacts:
     mine = copies.get(name, {})
     try:
         info = await ask_api(link, names.STREAM_INFO + name, None, f"stream {name}")
     except OnefoldError as error:
-        return StreamFacts(name, log, None, str(error), mine)
-    return StreamFacts(name, log, info, None, mine)
+        return StreamFacts(name, log, None, str(error), mine, region)
+    return StreamFacts(name, log, info, None, mine, region)

@@ -31,7 +31,7 @@ def standing_of(
     blobs = names.blobs_stream(facts.space.space) if with_blobs and facts.space.blobs == "jetstream" else None
     streams = []
     for one in facts.streams:
-        is_log = one.log is not None and one.log.shard in shards
+        is_log = one.log is not None and not one.region and one.log.shard in shards
         if is_log or one.name == blobs:
             streams.append(_stream(one, facts, places, up, is_log=is_log))
     members = [

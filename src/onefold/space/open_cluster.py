@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from onefold import config
 from onefold.env import SYSTEM, Env
@@ -64,22 +64,80 @@ def open_cluster(
         address = dataclasses.replace(address, region=region)
     # Each shard has a share of the connection, and gives it back when it is closed.
     link = Link.shared(address, env=env)
-    shards: list[Shard] = []
     try:
         info = _space_at(link, shard_count, env, create=create and not read_only, check=check)
         if region is not None and info.regions:
             check_region_of(info.space, info.regions, region)
             link.stay_in_region()
-        for shard_id in range(info.shards):
-            mine = folds(shard_id, info.shards)
+        opening = _Opening(address, info, env, read_only, timeout, region, base)
+        return _all_open(opening, folds, replicas)
+    finally:
+        link.close()
+
+
+def open_region(
+    url: str,
+    region: str,
+    folds: Folds,
+    *,
+    env: Env = SYSTEM,
+    read_only: bool = False,
+    timeout: float | None = None,
+    replicas: Replicas = "local",
+) -> list[Shard]:
+    """Open every shard of a region's own logs, in order. ``folds``: such as ``folds.region_folds``. Arguments and errors as
+    ``open_cluster``.
+
+    Nothing of this needs the consistent logs, or a leader of the cluster: the space's record is read from any server that has it.
+    Raises InvalidArgument too for a region that the space has not.
+    """
+    check_region_of("", (), region)
+    address = dataclasses.replace(parse_address(url), region=region)
+    link = Link.shared(address, env=env)
+    try:
+        info = admin.read_space(link)
+        if not info.regions:
+            raise InvalidArgument(
+                f"space {info.space} is one region, which has no logs of its own. A space gets its regions when it is made: "
+                "`onefold init --regions`"
+            )
+        check_region_of(info.space, info.regions, region)
+        link.stay_in_region()
+        opening = _Opening(address, info.of_region(region), env, read_only, timeout, region, None)
+        return _all_open(opening, folds, replicas)
+    finally:
+        link.close()
+
+
+class _Opening(NamedTuple):
+    """What all shards are opened with."""
+
+    @property
+    def url(self) -> str:
+        """For messages."""
+        own = f" (what {self.info.region} has for itself)" if self.info.region else ""
+        return f"{self.address.url}{own}"
+
+    address: Address
+    info: SpaceInfo
+    env: Env
+    read_only: bool
+    timeout: float | None
+    region: str | None
+    base: BaseFetch | None
+
+
+def _all_open(opening: _Opening, folds: Folds, replicas: Replicas) -> list[Shard]:
+    """Every shard, each up to what its log has now. Raises as ``open_cluster``; then none is left open."""
+    shards: list[Shard] = []
+    timeout = opening.timeout
+    try:
+        for shard_id in range(opening.info.shards):
+            mine = folds(shard_id, opening.info.shards)
             if replicas == "remote":
-                shards.append(_remote(address, info, shard_id, mine, env, read_only=read_only, region=region))
+                shards.append(_remote(opening, shard_id, mine))
             else:
-                shards.append(
-                    _local(
-                        address, info, shard_id, mine, env, read_only=read_only, timeout=timeout, base=base
-                    )
-                )
+                shards.append(_local(opening, shard_id, mine))
         for shard in shards:
             if isinstance(shard, LocalReplica):
                 _bring_up(shard, config.APPEND_RETRY_S if timeout is None else timeout)
@@ -87,8 +145,6 @@ def open_cluster(
         for shard in shards:
             shard.close()
         raise
-    finally:
-        link.close()
     return shards
 
 
@@ -133,17 +189,8 @@ def _space_at(
     return info
 
 
-def _local(
-    address: Address,
-    info: SpaceInfo,
-    shard: int,
-    folds: Sequence[Fold],
-    env: Env,
-    *,
-    read_only: bool,
-    timeout: float | None,
-    base: BaseFetch | None,
-) -> LocalReplica:
+def _local(opening: _Opening, shard: int, folds: Sequence[Fold]) -> LocalReplica:
+    address, info, env = opening.address, opening.info, opening.env
     link = Link.shared(address, env=env)
     log = JetStreamLog(link, info, shard, env)
     directory = replica_directory(info, shard)
@@ -153,11 +200,11 @@ def _local(
             folds,
             env,
             directory=directory,
-            url=address.url,
-            timeout=timeout,
-            read_only=read_only,
+            url=opening.url,
+            timeout=opening.timeout,
+            read_only=opening.read_only,
             on_close=link.close,
-            snapshots=snapshot_fetch.finder(link, info, shard, log, directory, base),
+            snapshots=snapshot_fetch.finder(link, info, shard, log, directory, opening.base),
         )
     except BaseException:
         log.close()
@@ -168,23 +215,14 @@ def _local(
             snapshot_fetch.fetched(directory).unlink(missing_ok=True)
 
 
-def _remote(
-    address: Address,
-    info: SpaceInfo,
-    shard: int,
-    folds: Sequence[Fold],
-    env: Env,
-    *,
-    read_only: bool,
-    region: str | None,
-) -> RemoteShard:
+def _remote(opening: _Opening, shard: int, folds: Sequence[Fold]) -> RemoteShard:
     from onefold.shard.remote.asking import LinkAsking
 
-    link = Link.shared(address, env=env)
-    log = _ClosesLink(link, info, shard, env)
-    return RemoteShard(
-        log, LinkAsking(link, log.names, region), folds, env, url=address.url, read_only=read_only
-    )
+    env = opening.env
+    link = Link.shared(opening.address, env=env)
+    log = _ClosesLink(link, opening.info, shard, env)
+    asking = LinkAsking(link, log.names, opening.region)
+    return RemoteShard(log, asking, folds, env, url=opening.url, read_only=opening.read_only)
 
 
 class _ClosesLink(JetStreamLog):

@@ -15,7 +15,7 @@ from onefold.doctor.records import Finding, last_server, ranges, said
 from onefold.log.jetstream.client.address import parse_address
 from onefold.log.jetstream.names import LogNames
 from onefold.log.jetstream.regions import region_of
-from onefold.log.jetstream.spaces import SpaceInfo
+from onefold.log.jetstream.spaces import RegionLogs, SpaceInfo
 
 LOG = LogNames("s", "i_1", 0)
 SETTINGS: dict[str, Any] = {
@@ -176,8 +176,18 @@ OVER_REGIONS = replace(
     servers=[
         server(name, details=details(tags=tags), place=region_of(name)) for name, tags in REGIONAL.items()
     ],
-    space=SpaceInfo("s", "i_1", 1, 3, regions=("eu", "us"), format=2),
+    space=SpaceInfo(
+        "s",
+        "i_1",
+        1,
+        3,
+        regions=("eu", "us"),
+        format=2,
+        region_logs=(RegionLogs("eu", "i_eu", 3), RegionLogs("us", "i_us", 1)),
+    ),
 )
+ONE_COPY = {"space": "warn"}
+"""Of what us has for itself."""
 
 
 def over_regions(
@@ -193,9 +203,39 @@ def over_regions(
 
 
 def test_copies_over_regions() -> None:
-    assert told(over_regions("eu-1", "us-1", "witness-1")) == {}
-    assert told(over_regions("us-1", "us-2", "witness-1")) == {"places": "warn"}
-    assert told(over_regions("eu-1", "us-1", "witness-1", placed=False)) == {"streams": "problem"}
+    assert told(over_regions("eu-1", "us-1", "witness-1")) == ONE_COPY
+    assert told(over_regions("us-1", "us-2", "witness-1")) == ONE_COPY | {"places": "warn"}
+    assert told(over_regions("eu-1", "us-1", "witness-1", placed=False)) == ONE_COPY | {"streams": "problem"}
+
+
+def own_log(region: str, *holders: str, tag: str | None = None, copies: int = 1) -> StreamFacts:
+    """A region's own log, on these servers."""
+    log = LogNames("s", f"i_{region}", 0)
+    settings = SETTINGS | {
+        "num_replicas": copies,
+        "placement": {"tags": [tag or f"region:{region}"]},
+        "subjects": [log.subject, log.node_subject],
+        "republish": {"src": log.both_subjects, "dest": log.tail},
+    }
+    replicas = [{"name": name, "current": True, "active": 1} for name in holders[1:]]
+    found = stream(settings, leader=holders[0], replicas=replicas)
+    return replace(found, name=log.stream, log=log, copies={}, region=region)
+
+
+@pytest.mark.parametrize(
+    ("log", "wrong"),
+    [
+        (own_log("us", "us-1"), {}),
+        (own_log("eu", "eu-1", "eu-2", "eu-3", copies=3), {}),
+        (own_log("us", "eu-1"), {"places": "warn"}),
+        (own_log("eu", "eu-1", "us-1", "eu-2", copies=3), {"places": "warn"}),
+        (own_log("us", "us-1", tag="cp"), {"streams": "problem"}),
+        (own_log("us", "us-1", "us-2", "us-3", copies=3), {"streams": "problem"}),
+    ],
+)
+def test_own_logs_of_a_region_are_in_it(log: StreamFacts, wrong: dict[str, str]) -> None:
+    well = over_regions("eu-1", "us-1", "witness-1")
+    assert told(replace(well, streams=[*well.streams, log])) == ONE_COPY | wrong
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -75,6 +75,7 @@ def _streams(facts: ClusterFacts) -> list[dict[str, Any]]:
         {
             "name": stream.name,
             "shard": None if stream.log is None else stream.log.shard,
+            "region": stream.region or None,
             "leader": stream.leader,
             "first": stream.state.get("first_seq"),
             "last": stream.state.get("last_seq"),
@@ -93,6 +94,17 @@ def _streams(facts: ClusterFacts) -> list[dict[str, Any]]:
         }
         for stream in facts.streams
     ]
+
+
+def print_regions(copies: Mapping[str, int]) -> None:
+    """The regions of a space and how many copies the own logs of each have, for people."""
+    print(f"regions  {', '.join(copies)}")
+    alone = [name for name, count in copies.items() if count == 1]
+    if alone:
+        print(
+            f"         the own logs of {', '.join(alone)} have one copy, and are lost with its server. With three servers in a "
+            "region they have three"
+        )
 
 
 def nodes(db: Database) -> list[dict[str, Any]]:
@@ -156,7 +168,9 @@ def print_cluster(found: dict[str, Any]) -> None:
         region = "" if server["region"] is None else f", region {server['region']}"
         print(f"server   {server['name'] or '?'}  {server['address']}  {told}{region}")
     for stream in found["streams"]:
-        what = stream["name"] if stream["shard"] is None else f"shard {stream['shard']}  {stream['name']}"
+        own = "" if stream["region"] is None else f"{stream['region']}'s own "
+        shard = "" if stream["shard"] is None else f"shard {stream['shard']}  "
+        what = f"{own}{shard}{stream['name']}"
         if stream["problem"] is not None:
             print(f"stream   {what}  {stream['problem']}")
             continue

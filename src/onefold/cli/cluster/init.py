@@ -31,11 +31,12 @@ def init(
     """Make a space on a NATS cluster that others run, with a credential that may create streams. Again: a space that an
     earlier release made gets what is missing, and nothing else changes.
 
-    JSON: {url, space, incarnation, shards, replicas, regions, blobs, blobs_at}; blobs: as --blobs names the place; blobs_at:
-    where in it those of this space are.
+    JSON: {url, space, incarnation, shards, replicas, regions, region_logs: [{name, incarnation, replicas}], blobs, blobs_at};
+    region_logs: what each region has for itself; blobs: as --blobs names the place; blobs_at: where in it this space has its own.
     """
     import os
 
+    from onefold.cli.cluster import describing
     from onefold.cluster.setup import set_up_space
     from onefold.compute.blobs.backends import named_place
     from onefold.errors import InvalidArgument
@@ -65,6 +66,10 @@ def init(
                 "shards": info.shards,
                 "replicas": info.replicas,
                 "regions": list(info.regions),
+                "region_logs": [
+                    {"name": one.name, "incarnation": one.incarnation, "replicas": one.replicas}
+                    for one in info.region_logs
+                ],
                 "blobs": named_place(info.blobs, info.space, info.incarnation),
                 "blobs_at": info.blobs,
             }
@@ -72,7 +77,7 @@ def init(
         return
     print(f"space    {info.space}  ({info.shards:,} shards, {info.replicas} copies, {info.incarnation})")
     if info.regions:
-        print(f"regions  {', '.join(info.regions)}")
+        describing.print_regions({one.name: one.replicas for one in info.region_logs})
     print(f"url      {shown}")
     named = " --region NAME" if info.regions else ""
     print(

@@ -177,6 +177,10 @@ def _tell(cluster: LocalCluster, directory: Path | None) -> None:
         print(f"server   {server.name}  pid {server.pid}, port {server.port}{_of(server.region)}")
     for node in cluster.nodes:
         print(f"node     {node.name}  pid {node.pid}, http://127.0.0.1:{node.port}/metrics{_of(node.region)}")
+    if cluster.servers.space_regions:
+        from onefold.cli.cluster.describing import print_regions
+
+        print_regions(cluster.servers.region_copies)
     print(f"kept in  {cluster.directory}")
     print(f"url      {cluster.url()}")
     print()

@@ -64,7 +64,7 @@ def explain(
 
 def _without_leader(facts: ClusterFacts) -> str | None:
     """Why reading now would only wait: nobody leads a log. None when each has a leader."""
-    away = [one for one in facts.streams if one.log is not None and one.info is None]
+    away = [one for one in facts.streams if one.log is not None and one.info is None and not one.region]
     if not away:
         return None
     shards = ", ".join(str(one.log.shard) for one in away if one.log is not None)

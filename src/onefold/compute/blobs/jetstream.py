@@ -53,20 +53,21 @@ _TRY_AGAIN_S_MAX: Final = 2.0
 
 
 class JetStreamBackend:
-    """The bucket of one space, over a connection that is shared with its logs. Thread-safe."""
+    """The blobs of one space, over a connection that is shared with its logs. Thread-safe."""
 
-    def __init__(self, link: Link, space: str) -> None:
+    def __init__(self, link: Link, space: str, region_incarnation: str | None = None) -> None:
+        """``region_incarnation``: of the logs of a region; then those of their snapshots."""
+        its = region_incarnation
+        blobs = names.space_blobs(space) if its is None else names.region_blobs(space, its)
         self._link = link
-        self._space = space
-        self._stream = names.blobs_stream(space)
-        self._prefix = f"$O.{names.blobs_bucket(space)}"
+        self._place, self._stream, self._prefix = blobs
         self._chunk_bytes = min(config.BLOB_CHUNK_BYTES, link.max_payload - _HEADER_ROOM_BYTES)
         self._closed = threading.Event()
 
     @property
     def place(self) -> str:
         """For messages."""
-        return f"jetstream bucket {names.blobs_bucket(self._space)}"
+        return f"jetstream {self._place}"
 
     def put(self, name: str, path: Path) -> None:
         """Store the file's bytes; returns once a quorum of servers has all of them on disk."""

@@ -36,7 +36,7 @@ def backend_of(link: Link, info: SpaceInfo) -> Backend:
     from onefold.compute.blobs.jetstream import JetStreamBackend
 
     if info.blobs == JETSTREAM:
-        return JetStreamBackend(link, info.space)
+        return JetStreamBackend(link, info.space, info.incarnation if info.region else None)
     return open_backend(info.blobs, named_place(info.blobs, info.space, info.incarnation))
 
 

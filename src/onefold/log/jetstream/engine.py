@@ -53,7 +53,8 @@ class JetStreamLog:
         self._env = env
         self._process = forks.process
         self._headers = {EXPECTED_STREAM: self.names.stream}
-        self._what = f"the log of shard {shard} of {link.address}"
+        whose = f"{space_info.region}'s own log" if space_info.region else "the log"
+        self._what = f"{whose} of shard {shard} of {link.address}"
         self._starting = threading.Lock()
         self._tailer: Tailer | None = None
         self._first = 1

@@ -24,6 +24,7 @@ STREAM_NAMES: Final = "$JS.API.STREAM.NAMES"
 STREAM_PURGE: Final = "$JS.API.STREAM.PURGE."
 STREAM_STEPDOWN: Final = "$JS.API.STREAM.LEADER.STEPDOWN."
 STREAM_UPDATE: Final = "$JS.API.STREAM.UPDATE."
+MESSAGE_GET: Final = "$JS.API.STREAM.MSG.GET."
 DIRECT_GET: Final = "$JS.API.DIRECT.GET."
 
 
@@ -46,6 +47,16 @@ def space_subject(space: str) -> str:
     return f"of.{space}.space"
 
 
+def region_record_stream(space: str, region: str) -> str:
+    """The stream that holds a region's copy of the space's record. Its name cannot be that of another space's stream."""
+    return f"{space_stream(space)}@{region}"
+
+
+def region_record(space: str, region: str) -> str:
+    """The subject of a region's copy of the space's record."""
+    return f"{space_subject(space)}.{region}"
+
+
 def space_of(subject: str) -> str | None:
     """The space whose record has this subject; None when it is not such a subject."""
     parts = subject.split(".")
@@ -62,6 +73,28 @@ def blobs_bucket(space: str) -> str:
 def blobs_stream(space: str) -> str:
     """The stream below that bucket."""
     return f"OBJ_{blobs_bucket(space)}"
+
+
+class BlobNames(NamedTuple):
+    """Where blobs are kept in JetStream."""
+
+    place: str
+    """For messages."""
+    stream: str
+    prefix: str
+    """What the subjects of the stream begin with."""
+
+
+def space_blobs(space: str) -> BlobNames:
+    """Of a space whose blobs are kept in JetStream."""
+    bucket = blobs_bucket(space)
+    return BlobNames(f"bucket {bucket}", blobs_stream(space), f"$O.{bucket}")
+
+
+def region_blobs(space: str, incarnation: str) -> BlobNames:
+    """Of the logs of a region: their snapshots. No bucket: permissions could not name those of all incarnations."""
+    stream = f"OF_{space}_{incarnation}_blobs"
+    return BlobNames(f"stream {stream}", stream, f"of.{space}.{incarnation}.blobs")
 
 
 class LogNames(NamedTuple):

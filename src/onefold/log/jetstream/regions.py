@@ -77,3 +77,8 @@ def badly_placed(servers: Sequence[str], copies: int) -> str | None:
     if most <= (copies - 1) // 2:
         return None
     return f"{most} of {copies} copies are in {place}, and none could be written without it"
+
+
+def elsewhere(servers: Sequence[str], region: str) -> list[str]:
+    """Those of the servers that are not in a region."""
+    return sorted(server for server in servers if region_of(server) != region)

@@ -47,6 +47,11 @@ class StreamState(NamedTuple):
     current: tuple[str, ...]
     """Those that the leader takes for up to date, itself included."""
 
+    @property
+    def led(self) -> bool:
+        """Whether this is what a leader says. Otherwise it is a server's that has just begun, and may know of no record yet."""
+        return self.leader is not None or self.replicas == 1
+
 
 class Refused(SpaceError):
     """The engine refused a question."""

@@ -19,6 +19,7 @@ from onefold.log.jetstream.names import DIRECT_GET, LogNames
 
 _GRACE_S: Final = 0.02
 """How long a gap may last before it is fetched: what is missing is usually on its way."""
+_ASK_AGAIN_S: Final = 0.1
 _TRIES: Final = 5
 """After so many fetches that brought nothing a gap is left to the reader, who asks all servers."""
 
@@ -91,7 +92,8 @@ class Tailer:
     async def _begin(self) -> int:
         """Where the log stands by what its leader and the nearest server say. One of them is enough to begin with."""
         self._nudge = asyncio.Event()
-        state, newest = await asyncio.gather(self._ask_leader(), self._ask_newest(), return_exceptions=True)
+        leader = asyncio.ensure_future(self._ask_leader())
+        state, newest = await asyncio.gather(leader, self._ask_newest(leader), return_exceptions=True)
         if isinstance(state, BaseException) and isinstance(newest, BaseException):
             raise newest
         for problem in (state, newest):
@@ -109,10 +111,20 @@ class Tailer:
         return first
 
     async def _ask_leader(self) -> streams.StreamState:
-        return await streams.stream_state(self._link, self._names.stream)
+        state = await streams.stream_state(self._link, self._names.stream)
+        if not state.led:  # such an answer tells of nothing
+            raise Unavailable(f"{self._names.stream} has no leader now. Try again")
+        return state
 
-    async def _ask_newest(self) -> int:
-        return await newest_offset(self._link, self._names)
+    async def _ask_newest(self, leader: asyncio.Future[streams.StreamState]) -> int:
+        """Ask until a server answers, or the leader has: right after that was lost nobody answers for a moment."""
+        while True:
+            try:
+                return await newest_offset(self._link, self._names)
+            except Unavailable:
+                if leader.done():
+                    raise
+            await asyncio.sleep(_ASK_AGAIN_S)
 
     def _on_delivery(self, _subject: bytes, _reply: bytes, data: bytes, headers: bytes | None) -> None:
         entry = entry_of(headers, data, self._origin)
