@@ -25,6 +25,7 @@ from onefold.cluster.setup import set_up_space
 from onefold.doctor.facts import look
 from onefold.errors import InvalidArgument, OnefoldError, SpaceError
 from onefold.fold.api import NEWEST_VERSION
+from onefold.fold.nodes.regions import Admit, read_decisions
 from onefold.folds import region_folds
 from onefold.log.jetstream import admin, stream_making
 from onefold.log.jetstream.client.address import parse_address
@@ -105,6 +106,12 @@ def test_each_region_has_its_logs_and_blobs_inside_itself(as_admin: Link, info: 
         for stream in own:
             assert Counter(map(region_of, stream.servers)) == {region: 3}, stream.name
     assert admin.leftover_streams(as_admin) == []
+
+
+def test_regions_are_decided_when_the_space_is_made(cluster: LocalCluster) -> None:
+    with of.connect(cluster.url(), timeout=WAIT_S) as db, db._shards[0].view() as view:
+        assert read_decisions(view) == [Admit(1, "dc1", True), Admit(2, "dc2", True)]
+        assert view.head().fold_version == NEWEST_VERSION
 
 
 @pytest.mark.parametrize("replicas", ["local"])

@@ -17,6 +17,7 @@ from onefold.backup.atomic_folder import scratch_folder
 from onefold.backup.backup import Lost, Restored, restore
 from onefold.backup.manifest import read_manifest
 from onefold.cluster import setup
+from onefold.cluster.region_beginning import first_record
 from onefold.compute.blobs.places import backend_of
 from onefold.compute.blobs.store import file_blob_name
 from onefold.env import SYSTEM
@@ -44,6 +45,7 @@ _OF_NODES: Final = (
     rows.AGREED,
     rows.ARCHIVE,
     rows.GARBAGE,
+    rows.REGION,
     *authority.UNTRUSTED_TABLES,
 )
 _FORGET = (
@@ -127,7 +129,7 @@ class _FromFolder:
             log = JetStreamLog(self._link, info, shard)
             try:
                 setup.patiently(lambda log=log: setup.check_led(self._link, log.names.stream))  # type: ignore[misc]
-                record = authority.first_record(SYSTEM, after)
+                record = first_record(info.regions, shard, after)
                 at = setup.patiently(partial(log.append_trusted, record))
             finally:
                 log.close()

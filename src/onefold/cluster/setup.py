@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from onefold import config
 from onefold.backoff import Backoff, retried
 from onefold.cluster import shapes
-from onefold.env import SYSTEM
 from onefold.errors import InvalidArgument, OnefoldError, SpaceError, Timeout, Unavailable
 
 if TYPE_CHECKING:
@@ -47,8 +46,8 @@ def set_up_space(
     Raises InvalidArgument; SpaceError (wrong credential, no JetStream, too few servers, made otherwise); Unavailable, Timeout: it
     may be half made, do it again.
     """
+    from onefold.cluster.region_beginning import first_record
     from onefold.compute.blobs.backends import JETSTREAM, check_place, own_place
-    from onefold.fold import authority
     from onefold.log.jetstream import admin, names
     from onefold.log.jetstream.client.address import parse_address
     from onefold.log.jetstream.client.link import Link
@@ -74,7 +73,7 @@ def set_up_space(
                         shards or 1,
                         copies,
                         blobs=partial(own_place, blobs or JETSTREAM, space),
-                        first=authority.first_record(SYSTEM),
+                        first=partial(first_record, regions or ()),
                         regions=own,
                     )
                 )

@@ -172,7 +172,7 @@ def _space_at(
         copies = 3 if len(link.servers) >= 3 else 1
         try:
             info = admin.make_space(
-                link, space, shards or 1, copies, env=env, first=authority.first_record(env)
+                link, space, shards or 1, copies, env=env, first=lambda _: authority.first_record(env)
             )
         except SpaceError as error:
             raise SpaceError(

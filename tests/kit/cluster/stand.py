@@ -404,7 +404,7 @@ class Stand:
                 self.space,
                 self.shards,
                 min(3, self._server_count),
-                first=authority.first_record(SYSTEM),
+                first=lambda _: authority.first_record(SYSTEM),
             )
 
     @contextmanager

@@ -89,14 +89,15 @@ def make_space(
     blobs: str | Callable[[str], str] = "jetstream",
     env: Env = SYSTEM,
     beginning: Beginning | None = None,
-    first: bytes | None = None,
+    first: Callable[[int], bytes] | None = None,
     regions: Sequence[RegionPlan] = (),
 ) -> SpaceInfo:
-    """Make a space, or find the one that is there already, whatever shards it has. ``blobs``: where results of jobs are kept, or
-    what says that for an incarnation. ``beginning``: what it holds from the first moment on; then SpaceError when there is one
-    already. ``first``: the record with which each log begins, published where only nodes may publish. ``regions``: over which
-    it lies; then its copies are on the servers with the tag ``cp``, and SpaceError when those are so placed that it would not
-    survive the loss of a region. Each region gets logs of its own too, with copies on its own servers.
+    """Make a space, or find the one that is there already, whatever shards it has.
+
+    ``blobs``: where results of jobs are kept, or what says that for an incarnation. ``beginning``: what it holds from the first
+    moment on; then SpaceError when there is one already. ``first``: the record with which the log of a shard begins, published
+    where only nodes may publish. ``regions``: over which it lies. Then its copies are on the servers with the tag ``cp``, and
+    each region gets logs of its own too, with copies on its own servers. SpaceError where servers have put copies elsewhere.
 
     Raises InvalidArgument; SpaceError (the credential may not create streams, too few servers); Unavailable and Timeout: it may
     be half made, so make it again.
@@ -141,7 +142,7 @@ def _make_streams(
     regions: Sequence[RegionPlan],
     env: Env,
     beginning: Beginning | None,
-    first: bytes | None,
+    first: Callable[[int], bytes] | None,
 ) -> SpaceInfo:
     """Make all that is there before the record. What that says then."""
     try:
@@ -152,7 +153,7 @@ def _make_streams(
         for shard in range(made.shards):
             make_log(link, made, shard)
             if first is not None:
-                begin_log(link, LogNames(made.space, made.incarnation, shard), first)
+                begin_log(link, LogNames(made.space, made.incarnation, shard), first(shard))
         if beginning is not None:
             beginning.begin(made)
         for region in regions:

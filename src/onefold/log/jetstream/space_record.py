@@ -21,10 +21,11 @@ from onefold.errors import (
     Timeout,
     Unavailable,
 )
+from onefold.ids import is_region
 from onefold.log.jetstream import acks, names
 from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.client.message import EXPECTED_LAST_SUBJECT_SEQUENCE, EXPECTED_STREAM
-from onefold.log.jetstream.regions import REGION_NAME, check_regions, region_of
+from onefold.log.jetstream.regions import check_regions, region_of
 from onefold.log.jetstream.spaces import FORMAT, SpaceInfo
 from onefold.log.jetstream.stream_making import ask, configuration, make, patiently
 from onefold.log.jetstream.streams import NOT_FOUND, Refused, stream_state
@@ -78,7 +79,7 @@ def _direct(link: Link, space: str, stream: str, subject: str) -> SpaceInfo | No
 def _regions_near(link: Link) -> list[str]:
     """The region of the link's program, and that of the server that it is connected to."""
     found = (link.address.region, region_of(link.server_name or ""))
-    return [region for region in dict.fromkeys(found) if region and REGION_NAME.fullmatch(region)]
+    return [region for region in dict.fromkeys(found) if region is not None and is_region(region)]
 
 
 def write_first(link: Link, made: SpaceInfo) -> SpaceInfo:
