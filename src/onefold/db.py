@@ -13,13 +13,16 @@ from onefold.arguments import check_flag, check_whole
 from onefold.arguments import shown as shown_value
 from onefold.database import Database
 from onefold.errors import InvalidArgument
-from onefold.folds import folds
+from onefold.folds import folds, region_folds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from onefold.log.jetstream.client.link import Link
     from onefold.log.jetstream.spaces import SpaceInfo
+    from onefold.shard.api import Shard
+    from onefold.state.available.client import Region
     from onefold.state.core.consistency import Consistency
 
 DEFAULT_SPACE = ".onefold"
@@ -58,7 +61,11 @@ def connect(
 
     On a cluster: ``replicas="local"`` keeps a replica of every shard on this machine, for fast reads; ``"remote"`` keeps none and
     reads from nodes, those of ``region`` first. A space is made there only by a credential that may. Elsewhere ``"remote"`` is
-    refused, and ``region`` says nothing.
+    refused.
+
+    ``region``: the one in which available collections (``mode="available"``) are read and written: 1 to 32 letters, digits, - and
+    _. In a folder a new name makes it. Without it the only one; where there are several, consistent collections work, and the
+    first use of an available one raises InvalidArgument.
 
     Raises:
         SpaceError: definite; it cannot be opened (read-only folder, newer format, not a space, wrong credential).
@@ -85,9 +92,7 @@ def connect(
             f"{_place_of(target)}: leave replicas out"
         )
     if region is not None:
-        from onefold.log.jetstream.regions import check_place
-
-        check_place("region", region)
+        _check_region(region, target)
     check_whole("shards", shards, least=1, most=config.SHARDS_MAX, or_none=True)
     if session is not None:
         from onefold.state.core.tokens import decode_token
@@ -114,13 +119,65 @@ def connect(
                 from onefold.space.kept_log import say_log_keep
 
                 say_log_keep(all_shards, keep)
-            return Database(all_shards, level=level, token=session, timeout=timeout_s)
+            opener = _region_opener(
+                all_shards, target, region, create=create, read_only=read_only, timeout=timeout_s
+            )
+            made = Database(all_shards, level=level, token=session, timeout=timeout_s, open_region=opener)
+            if region is not None and create and not read_only and not target.startswith(_CLUSTER):
+                made._in_region()  # a new name makes it
+            return made
         except BaseException:
             for shard in all_shards:
                 shard.close()
             raise
 
     return undisturbed(opened, Database.close)  # an interrupt leaves nothing open
+
+
+def _check_region(region: object, target: str) -> None:
+    if target.startswith(_CLUSTER):  # where all is one region, any place of its nodes can be named
+        from onefold.log.jetstream.regions import check_place
+
+        check_place("region", region)
+    else:
+        from onefold.ids import check_region
+
+        check_region(region)
+
+
+def _region_opener(
+    shards: Sequence[Shard],
+    target: str,
+    region: str | None,
+    *,
+    create: bool,
+    read_only: bool,
+    timeout: float | None,
+) -> Callable[[], Region] | None:
+    """What opens the region in which this connection uses available collections."""
+    first = shards[0]
+
+    def opened() -> Region:
+        from onefold.machine.first_use import first_use
+
+        if target.startswith("memory:"):
+            with first_use:
+                from onefold.regions.in_memory import open_in_memory
+            return open_in_memory(len(shards), region, first.env, folds=region_folds)
+        with first_use:
+            from onefold.regions.folder import open_folder
+        return open_folder(
+            shards,
+            first.directory or "",
+            region,
+            first.env,
+            folds=region_folds,
+            create=create,
+            read_only=read_only,
+            timeout=timeout,
+        )
+
+    return None if target.startswith(_CLUSTER) else opened
 
 
 def _place_of(target: str) -> str:

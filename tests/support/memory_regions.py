@@ -13,6 +13,7 @@ from onefold.available import exchange, regions
 from onefold.available.ops import Admit, AvailableOp, Imported, available_op, decode_outcome
 from onefold.database import Database
 from onefold.folds import folds, region_folds
+from onefold.regions.peers import LinkState
 from onefold.shard.api import Shard
 from onefold.space.open_space import open_shards
 from onefold.state.core.consistency import STRONG
@@ -27,6 +28,9 @@ class MemoryRegion:
         self.shards = shards
         self.peers = _Peers(self, of) if len(of.names) > 1 else None
 
+    def look(self) -> None:
+        """Nothing: all are there from the beginning."""
+
     def close(self) -> None:
         """Nothing: other databases of the test may use it."""
 
@@ -35,12 +39,13 @@ class _Peers:
     def __init__(self, mine: MemoryRegion, of: MemoryRegions) -> None:
         self._mine, self._of = mine, of
 
-    def silent_s(self) -> Mapping[str, float]:
-        return {
-            name: 0.0
-            for name in self._of.names
-            if name != self._mine.name and not self._of.is_cut(name, self._mine.name)
-        }
+    def links(self) -> Sequence[LinkState]:
+        mine = self._mine.name
+        return [
+            LinkState(other.number, other.name, 0.0, "cut" if self._of.is_cut(other.name, mine) else "linked")
+            for other in self._of.regions.values()
+            if other is not self._mine
+        ]
 
     def latest(self, timeout_s: float) -> Mapping[int, Mapping[int, int]]:
         self._of.exchange_if_linked()

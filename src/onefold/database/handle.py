@@ -69,6 +69,7 @@ class Database(DatabaseJobs, DatabaseSources):
         self._pid = forks.process
         self._open_region = open_region
         self._region_client: RegionClient | None = None
+        self._region_lock = threading.Lock()
         self._present: Database | None = None
         """Of a database as it was: the one that it is the past of."""
         if token is not None:
@@ -105,15 +106,29 @@ class Database(DatabaseJobs, DatabaseSources):
                     "this space has no collections for every region: it is read as it was, or its engine has none"
                 )
             with first_use:
-                from onefold.state.available.client import RegionClient
+                import onefold.state.available.client  # noqa: F401 - what follows holds a lock
 
-            with self._lock:
+            with self._region_lock:
                 if self._region_client is None:
-                    region = self._open_region()
-                    client = RegionClient(space, region)
-                    space.session.in_region(client)
-                    self._region_client = client
+                    self._region_client = self._opened_region(space)
         return self._region_client
+
+    def _in_region(self) -> None:
+        """Open the region of this connection now, which its first available collection does otherwise. Raises as that does."""
+        _ = self._available
+
+    def _opened_region(self, space: StateClient) -> RegionClient:
+        from onefold.state.available.client import RegionClient
+
+        assert self._open_region is not None
+        region = self._open_region()
+        try:
+            client = RegionClient(space, region)
+            space.session.in_region(client)
+        except BaseException:
+            region.close()
+            raise
+        return client
 
     @property
     def _engine(self) -> Engine:

@@ -34,6 +34,7 @@ from onefold.state.core.tokens import RegionPart, Seen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from onefold.regions.peers import Peers
     from onefold.shard.api import Shard, View
     from onefold.state.core.client import StateClient
 
@@ -42,19 +43,6 @@ _UNSUPPORTED = (
     "a collection for every region cannot be read with consistency='strong': no region knows what others write at this moment. "
     "Leave it out ('session'), use 'bounded:5s', or a consistent collection (mode='consistent')"
 )
-
-
-class Peers(Protocol):
-    """The other regions, as far as they can be asked."""
-
-    def silent_s(self) -> Mapping[str, float]:
-        """By name of the other regions, how many seconds ago something was last heard of them; without those never heard of."""
-        ...
-
-    def latest(self, timeout_s: float) -> Mapping[int, Mapping[int, int]]:
-        """By region number, of those that answered: by shard, the number of its last own effect as of a moment after the call
-        began."""
-        ...
 
 
 class Region(Protocol):
@@ -69,6 +57,10 @@ class Region(Protocol):
     @property
     def peers(self) -> Peers | None:
         """None: there is no other region."""
+        ...
+
+    def look(self) -> None:
+        """Notice other regions that came since; cheap."""
         ...
 
     def close(self) -> None:
@@ -105,8 +97,9 @@ class RegionClient(ShardsClient):
         return {number: region.name for number, region in self.known(0).regions.items()}
 
     def silent_s(self) -> Mapping[str, float]:
-        """See ``Peers``."""
-        return {} if self.region.peers is None else self.region.peers.silent_s()
+        """By name of the other regions, for how many seconds nothing was heard of them."""
+        peers = self.region.peers
+        return {} if peers is None else {link.name: link.silent_s for link in peers.links()}
 
     # -- the session
 
@@ -176,6 +169,7 @@ class RegionClient(ShardsClient):
         Raises, definite: TooStale (that is not here yet), Conflict, TooOld, BelowFloor, InvalidArgument, InvalidValue,
         Unavailable (the region is evicted); and what ``Shard.submit`` raises.
         """
+        self.region.look()
         deadline = self.deadline()
         backoff = Backoff(_PAUSE_S, _PAUSE_S_MAX, self.env)
         while True:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from onefold.fold.api import NEVER, Context, Store
+from typing import Final
+
+from onefold.fold.api import NEVER, NEWEST_VERSION, Context, Store
 from onefold.state.fold.kinds import BY_OPERATION, KINDS, LATER
 from onefold.state.fold.ops import STATE_FOLD, Commit, Decide, Forget, Prepare, Resolve, decode_op
 from onefold.state.fold.outcomes import Blocked, Committed, Outcome, Rejected, encode_outcome
 from onefold.state.fold.shards import fold as shard_fold
 from onefold.state.fold.validation import apply_writes, first_refusal, validate
 
+_COMPLETE: Final = max(kind.version for kind in KINDS)
+"""From this fold version on all operations of all kinds are there."""
 MALFORMED = encode_outcome(Rejected("malformed"))
 
 
@@ -16,7 +20,7 @@ class StateFold:
     """See ``onefold.fold.api.Fold``. ``shards``: of the whole space; with one, no transaction ever holds locks."""
 
     name = STATE_FOLD
-    version = max(kind.version for kind in KINDS)
+    version = NEWEST_VERSION
     history = frozenset(prefix for kind in KINDS for prefix in kind.history)
 
     def __init__(self, shards: int = 1) -> None:
@@ -31,7 +35,7 @@ class StateFold:
     def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
         """Apply one operation. Garbage is ``Rejected("malformed")``."""
         op = decode_op(body)
-        if fold_version < self.version:  # most spaces, so it is done without a call
+        if fold_version < _COMPLETE:  # most spaces, so it is done without a call
             parts = op.writes if isinstance(op, (Commit, Prepare)) else (op,)
             if not LATER[fold_version].isdisjoint(map(type, parts)):
                 return MALFORMED
