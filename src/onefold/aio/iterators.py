@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 from onefold.aio.bridge import Bridge, kept
 from onefold.aio.waiting import Waiter
 from onefold.shard.waiters import Interest
-from onefold.state.core.client import StateClient
+from onefold.state.core.shards_client import ShardsClient
 from onefold.state.core.waiting import Pause
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class Feed(Protocol[T_co]):
     """An iterator of the core that waits for what is to come."""
 
     @property
-    def client(self) -> StateClient:
+    def client(self) -> ShardsClient:
         """The core under it."""
         ...
 

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from onefold.shard.waiters import EVERYONE, Group, Interest, Notice, Waiters
-from onefold.state.core.client import StateClient
+from onefold.state.core.shards_client import ShardsClient
 from onefold.state.core.waiting import Awaited, Pause
 
 _LATE_S: Final = 0.5
@@ -44,12 +44,14 @@ class Waits:
         """For one who waits, as a context manager."""
         return Waiter(self, self._loop)
 
-    def group(self, client: StateClient, awaited: Awaited) -> tuple[_LoopGroup, bool]:
+    def group(self, client: ShardsClient, awaited: Awaited) -> tuple[_LoopGroup, bool]:
         """The group of those who wait for that, and whether a new member has to look again."""
-        waiters = self._waiters.get(awaited.shard)
+        shard = client.shards[awaited.shard]
+        log = id(shard)  # a space and a region of it have shards of the same numbers
+        waiters = self._waiters.get(log)
         if waiters is None:
-            waiters = self._waiters[awaited.shard] = Waiters(client.shards[awaited.shard])
-        key = (awaited.shard, awaited.interest.key)
+            waiters = self._waiters[log] = Waiters(shard)
+        key = (log, awaited.interest.key)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = _LoopGroup(self._loop, self, key, waiters, awaited)
@@ -123,7 +125,7 @@ class Waiter:
         if not self.woken:  # else there was news while it looked, and what it found may be older
             self._chosen = None
 
-    async def wait(self, client: StateClient, pause: Pause, left_s: float | None) -> None:
+    async def wait(self, client: ShardsClient, pause: Pause, left_s: float | None) -> None:
         """Return when it is time to look again, at the latest after ``left_s`` seconds. ``pause``: what the look has said."""
         if not self.woken:
             self._chosen = None  # it has looked

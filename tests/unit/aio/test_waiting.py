@@ -66,7 +66,7 @@ def test_nobody_looks_while_nothing_that_matters_is_written(tmp_path, monkeypatc
                 for number in range(50):
                     await db.map("other").put(number, number)
                     await db.queue("others").put(number)
-                looking = db._bridge._waits._waiters[0]
+                looking = db._bridge._waits._waiters[id(db.sync._shards[0])]
                 await until(lambda: looking.seen >= db.sync._state.shards[0].applied)
                 await db.map("n0").put("a", 1)  # what comes last has been seen when this arrives
                 await until(lambda: got == [1])

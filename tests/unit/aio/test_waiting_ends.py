@@ -86,7 +86,7 @@ def test_a_watch_outlives_more_records_of_others_than_are_kept(tmp_path, monkeyp
             got = []
             async with running(watch(db, "m", got) for _ in range(3)):
                 await until(lambda: sleeping(db) == 3)
-                looking = db._bridge._waits._waiters[0]
+                looking = db._bridge._waits._waiters[id(db.sync._shards[0])]
                 for number in range(250):
                     await db.map("other").put("a", number)
                     if number % 5 == 0:  # the thread that looks keeps up
@@ -115,7 +115,7 @@ def test_a_watch_of_two_shards_looks_before_either_forgets(tmp_path, monkeypatch
                 await until(lambda: sleeping(db) == 3)
                 await db.map("m").put(first, 0)
                 await until(lambda: got == [0] * 3 and sleeping(db) == 3)
-                looking = db._bridge._waits._waiters[1]
+                looking = db._bridge._waits._waiters[id(db.sync._shards[1])]
                 for number in range(250):
                     await db.map("other").put(second, number)
                     if number % 5 == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from onefold import config
@@ -110,6 +110,12 @@ class ShardsClient:
         return reach_version(self.shards[shard], version)
 
     # -- reading
+
+    def view(
+        self, shard_id: int, level: Level | None = None, timeout: float | None = None
+    ) -> AbstractContextManager[View]:
+        """A view of the shard that meets the level (default: the connection's)."""
+        raise NotImplementedError
 
     def _requirement(
         self,

@@ -14,7 +14,7 @@ from onefold.shard.api import View
 from onefold.shard.waiters import ALL, Group, Interest, Notice, Waiters
 
 if TYPE_CHECKING:
-    from onefold.state.core.client import StateClient
+    from onefold.state.core.shards_client import ShardsClient
 
 
 class Awaited(NamedTuple):
@@ -51,7 +51,7 @@ class Looking:
         return None
 
 
-def wait_any(client: StateClient, seen: Mapping[int, int], timeout: float | None) -> None:
+def wait_any(client: ShardsClient, seen: Mapping[int, int], timeout: float | None) -> None:
     """Wait until something beyond what was seen is applied in any of the shards, or the timeout (seconds)."""
     if len(seen) == 1:
         ((shard, offset),) = seen.items()
@@ -99,7 +99,7 @@ class _OneThread(Group):
         """There is nothing to be done."""
 
 
-def _wait_for_news(client: StateClient, seen: Mapping[int, int], timeout: float | None) -> None:
+def _wait_for_news(client: ShardsClient, seen: Mapping[int, int], timeout: float | None) -> None:
     """One thread can wait for one shard only: so others do, one for each shard, for all that wait in this way."""
     shared: dict[int, Waiters] = client.shared.setdefault("waiters", {})
     news, groups = _News(), []
@@ -116,7 +116,7 @@ def _wait_for_news(client: StateClient, seen: Mapping[int, int], timeout: float 
             looking.remove(group)
 
 
-def _wait_in_turns(client: StateClient, seen: Mapping[int, int], timeout: float | None) -> None:
+def _wait_in_turns(client: ShardsClient, seen: Mapping[int, int], timeout: float | None) -> None:
     """Under a simulator, which has no threads."""
     deadline = None if timeout is None else client.env.boot_s() + timeout
     slice_s = max(0.002, 0.05 / len(seen))

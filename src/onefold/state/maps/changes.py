@@ -55,6 +55,10 @@ class MapChanges:
     def members(self) -> Collection[str]:
         return ()
 
+    def changes(self, view: View, after: int, bounds: Bounds, limit: int) -> Sequence[Version]:
+        """What changed beyond an offset."""
+        return view.changes(self._table, after, start=bounds.start, stop=bounds.stop, limit=limit)
+
     def check(self, view: View, after: int) -> Notice:
         """See ``Interest``."""
         if self._looked_at is None:
@@ -62,7 +66,7 @@ class MapChanges:
         # A watch reads the history from where it has looked last, so it looks before that is too old, whatever was written.
         lags = view.offset - self._looked_at >= config.HISTORY_WINDOW_OFFSETS // 4
         bounds, limit = self._bounds, config.WATCH_SHARED_CHANGES + 1
-        changes = view.changes(self._table, after, start=bounds.start, stop=bounds.stop, limit=limit)
+        changes = self.changes(view, after, bounds, limit)
         if not changes and not lags:
             return NOTHING
         size = sum(len(change.key) + len(change.value or b"") for change in changes)

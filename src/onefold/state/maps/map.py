@@ -216,7 +216,7 @@ class Map(MapReader[T], WriteMethods[T], Generic[T]):
         self._check()
         for attempt in range(config.MAP_ATTEMPTS):
             bounds = map_reading.bounds_of(self.client, None)
-            first = next(map_reading.scan(self.client, self._table, bounds, STRONG, limit=1), None)
+            first = next(map_reading.scan(self.client, self._rows, bounds, STRONG, limit=1), None)
             if first is None:
                 raise KeyError("popitem(): the map is empty")
             encoded, row = first

@@ -16,12 +16,13 @@ from onefold.state.encoding.items import Item, Version, utc
 from onefold.state.encoding.keys import decode_key, encode_key
 from onefold.state.encoding.names import check_name
 from onefold.state.encoding.values import ValueCodec, encode_value
-from onefold.state.fold.rows import Row, map_table
+from onefold.state.fold.rows import Row
 from onefold.state.maps import cache as map_cache
 from onefold.state.maps import reading as map_reading
 from onefold.state.maps.methods import ReadMethods, check_limit, encoded_range
 from onefold.state.maps.scans import MapScan, unreadable
 from onefold.state.maps.watch import Watch, open_watch
+from onefold.state.maps.watched import WatchedMap
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -46,7 +47,8 @@ class MapReader(ReadMethods[T], Generic[T]):
         self._encode: Callable[[Any], bytes] = encode_value if type is None else self.codec.encode
         self._decode: Callable[[bytes], T] = self.codec.decode
         self._what = f"map({name!r})"
-        self._table = map_table(name)
+        self._rows = map_reading.StateRows(client, name)
+        self._table = self._rows.table
         self._cache = map_cache.cache_of(client)
         self._slot = map_cache.Slot() if self._cache is None else self._cache.slot(name)
 
@@ -205,17 +207,8 @@ class MapReader(ReadMethods[T], Generic[T]):
                 "a watch begins at a token (start=) or with the present state (initial=True), not both"
             )
         bounds = map_reading.bounds_of(self.client, prefix)
-        return open_watch(
-            self.client,
-            self.name,
-            self.codec,
-            bounds,
-            self.level,
-            start,
-            initial=initial,
-            timeout=timeout_s,
-            begun=begun,
-        )
+        of = WatchedMap(self.client, self.name, self.codec)
+        return open_watch(of, bounds, self.level, start, initial=initial, timeout=timeout_s, begun=begun)
 
     # -- shared
 
@@ -262,7 +255,7 @@ class MapReader(ReadMethods[T], Generic[T]):
                 left = bounds._replace(stop=after) if reverse else bounds._replace(start=after + b"\x00")
             return map_reading.scan(
                 self.client,
-                self._table,
+                self._rows,
                 left,
                 level,
                 limit=None if limit is None else limit - given,

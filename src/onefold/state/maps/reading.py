@@ -9,14 +9,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from onefold import config
 from onefold.errors import SpaceError, TooOld, Unavailable
+from onefold.fold.api import StoreView
 from onefold.machine.undisturbed import let_pass
 from onefold.shard.api import View
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import STRONG, Level
+from onefold.state.core.shards_client import ShardsClient
 from onefold.state.encoding.keys import encode_prefix, first_element
 from onefold.state.fold import rows
 from onefold.state.fold.ops import Read
@@ -25,6 +27,46 @@ from onefold.state.fold.rows import MAPS, Row, read_row
 _TICKS_MAX = 8
 _WEAK = ("prefix", "eventual", "session", "bounded")
 _FIRST_PAGE_ROWS = 32
+
+R = TypeVar("R")
+
+
+class Rows(Generic[R]):
+    """What the rows of a map are, as far as scans and watches ask."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def table_in(self, view: StoreView) -> str:
+        """The table that they are in, as of a view."""
+        raise NotImplementedError
+
+    def shown(self, data: bytes, wall_ms: int) -> R | None:
+        """The row in these bytes; None if nothing of it is there by that clock."""
+        raise NotImplementedError
+
+    def settle(self, shard: int, level: Level) -> None:
+        """Let end whatever is due in the shard, as far as that can be done."""
+        raise NotImplementedError
+
+
+class StateRows(Rows[Row]):
+    """Those of a consistent map."""
+
+    def __init__(self, client: StateClient, name: str) -> None:
+        super().__init__(name)
+        self.table = rows.map_table(name)
+        self._client = client
+
+    def table_in(self, view: StoreView) -> str:  # noqa: ARG002
+        return self.table
+
+    def shown(self, data: bytes, wall_ms: int) -> Row | None:
+        row = read_row(data)
+        return None if row.expires_ms is not None and row.expires_ms <= wall_ms else row
+
+    def settle(self, shard: int, level: Level) -> None:
+        settle(self._client, shard, level)
 
 
 class Bounds(NamedTuple):
@@ -35,18 +77,18 @@ class Bounds(NamedTuple):
     shards: Sequence[int]
 
 
-def bounds_of(client: StateClient, prefix: object) -> Bounds:
+def bounds_of(client: ShardsClient, prefix: object) -> Bounds:
     """The range of a prefix (None: everything). Errors are those of encode_key."""
     return bounds_between(client, *encode_prefix(() if prefix is None else prefix))
 
 
-def bounds_between(client: StateClient, start: bytes, stop: bytes) -> Bounds:
+def bounds_between(client: ShardsClient, start: bytes, stop: bytes) -> Bounds:
     """This range of encoded keys. Keys with the same first element are in one shard."""
     one = start and client.shard_count > 1 and stop <= first_element(start) + b"\xff"
     return Bounds(start, stop, (client.shard_of(start),) if one else range(client.shard_count))
 
 
-def tick(client: StateClient, shard: int, level: Level) -> bool:
+def tick(client: ShardsClient, shard: int, level: Level) -> bool:
     """Let end what is due. False when the space is read-only, and for weak levels when the log does not answer."""
     try:
         client.tick(shard)
@@ -176,20 +218,20 @@ def _read_at_one_moment(
 
 
 def scan(
-    client: StateClient,
-    table: str,
+    client: ShardsClient,
+    of: Rows[R],
     bounds: Bounds,
     level: Level,
     *,
     limit: int | None = None,
     reverse: bool = False,
     pins: dict[int, int] | None = None,
-) -> Iterator[tuple[bytes, Row]]:
+) -> Iterator[tuple[bytes, R]]:
     """The items in key order. Each shard is read at one offset: that in ``pins``, or that of its first page, which is noted
     there. Raises TooOld, and as ``StateClient.view``."""
     pins = {} if pins is None else pins
     parts = [
-        _scan_shard(client, shard, table, bounds, level, pins, limit=limit, reverse=reverse)
+        _scan_shard(client, shard, of, bounds, level, pins, limit=limit, reverse=reverse)
         for shard in bounds.shards
     ]
     if len(parts) == 1:
@@ -199,38 +241,39 @@ def scan(
 
 
 def _scan_shard(
-    client: StateClient,
+    client: ShardsClient,
     shard: int,
-    table: str,
+    of: Rows[R],
     bounds: Bounds,
     level: Level,
     pins: dict[int, int],
     *,
     limit: int | None,
     reverse: bool,
-) -> Iterator[tuple[bytes, Row]]:
+) -> Iterator[tuple[bytes, R]]:
     start, stop, _ = bounds
     left = limit
     if left == 0 or start >= stop:
         return
-    settle(client, shard, level)
+    of.settle(shard, level)
     wall_ms = client.env.wall_ms()
     offset = pins.get(shard)
     size = _FIRST_PAGE_ROWS
+    shown = of.shown
     while left is None or left > 0:
         want = size if left is None else min(left, size)
         if offset is None:
             with client.view(shard, level) as view:
                 offset = view.offset
-                page = list(view.scan(table, start, stop, limit=want, reverse=reverse))
+                page = list(view.scan(of.table_in(view), start, stop, limit=want, reverse=reverse))
             pins[shard] = offset
         else:
-            page = read_page(client, shard, table, start, stop, at=offset, limit=want, reverse=reverse)
+            page = read_page(client, shard, of, start, stop, at=offset, limit=want, reverse=reverse)
         page_bytes = 1
         for key, data in page:
             page_bytes += len(data)
-            row = read_row(data)
-            if not is_due(row, wall_ms):
+            row = shown(data, wall_ms)
+            if row is not None:
                 yield key, row
                 if left is not None:
                     left -= 1
@@ -244,9 +287,9 @@ def _scan_shard(
 
 
 def read_page(
-    client: StateClient,
+    client: ShardsClient,
     shard_id: int,
-    table: str,
+    of: Rows[R],
     start: bytes,
     stop: bytes,
     *,
@@ -257,10 +300,10 @@ def read_page(
     """Rows of the range as they were at an offset. Raises TooOld, which says what to do."""
     try:
         with client.shards[shard_id].view(at) as past:
-            return list(past.scan(table, start, stop, limit=limit, reverse=reverse))
+            return list(past.scan(of.table_in(past), start, stop, limit=limit, reverse=reverse))
     except TooOld as error:
         raise TooOld(
-            f"this iterator reads {table.removeprefix(rows.MAPS)!r} as it was at offset {at}, and the space has moved on by more "
+            f"this iterator reads {of.name!r} as it was at offset {at}, and the space has moved on by more "
             f"than the history that is kept ({config.HISTORY_WINDOW_OFFSETS} offsets). Start a new scan behind the last key "
             "(start=), or read faster"
         ) from error

@@ -12,57 +12,30 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Final, Generic, NamedTuple, Self, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 from onefold import config
 from onefold.backoff import Backoff
-from onefold.errors import InvalidValue, SpaceError, TokenAhead, TokenError, TooOld, Unavailable
+from onefold.errors import SpaceError, TokenAhead, TokenError, TooOld, Unavailable
 from onefold.machine.undisturbed import let_pass
 from onefold.shard.waiters import Interest
-from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import Level
-from onefold.state.core.tokens import Token, decode_token, encode_token
+from onefold.state.core.shards_client import ShardsClient
 from onefold.state.core.waiting import Awaited, Looking, Pause, wait_any
-from onefold.state.encoding.items import Change, ChangeKind
-from onefold.state.encoding.items import Version as Stamp
-from onefold.state.encoding.keys import decode_key
-from onefold.state.encoding.values import ValueCodec
-from onefold.state.fold import rows
-from onefold.state.fold.rows import read_row
+from onefold.state.encoding.items import Change
 from onefold.state.maps import reading as map_reading
-from onefold.state.maps.changes import Known, MapChanges, Read, first_due
+from onefold.state.maps.changes import Known, MapChanges, Read
 from onefold.state.maps.reading import Bounds
-from onefold.state.maps.scans import unreadable
+from onefold.state.maps.watched import Found, Position, Watched
 from onefold.store.paged_view import Version
 
 T = TypeVar("T")
 _INITIAL: Final = -2
-_EXPIRED: Final = -1
 _PLACE_MAX: Final = 1 << 32
 
 
-class Position(NamedTuple):
-    """How far a shard was given."""
-
-    offset: int
-    within: tuple[int, bytes] | None = None
-
-
-class _Found(NamedTuple):
-    """A change that was read and not yet given."""
-
-    shard: int
-    offset: int
-    place: int
-    key: bytes
-    row: bytes | None
-    after: Position
-
-
 def open_watch(
-    client: StateClient,
-    name: str,
-    codec: ValueCodec[T],
+    of: Watched[T],
     bounds: Bounds,
     level: Level,
     start: str | None,
@@ -73,22 +46,23 @@ def open_watch(
 ) -> Watch[T]:
     """See ``Map.watch``. ``begun``: what ``moment_of`` gave when the program asked for the watch, where that was earlier."""
     if start is not None:
-        positions = _positions_of(client, name, bounds, start)
+        positions = _positions_of(of, bounds, start)
     else:
         positions = {}
         for shard in bounds.shards:
             if initial:
-                map_reading.settle(client, shard, level)
-            with client.view(shard, level) as view:
+                of.rows.settle(shard, level)
+            with of.client.view(shard, level) as view:
+                of.saw(shard, view)
                 if initial:
                     positions[shard] = Position(view.offset, (_INITIAL, b""))
                 else:
                     offset = view.offset if begun is None else begun.get(shard, view.offset)
                     positions[shard] = Position(min(offset, view.offset))
-    return Watch(client, name, codec, bounds, positions, timeout)
+    return Watch(of, bounds, positions, timeout)
 
 
-def moment_of(client: StateClient) -> dict[int, int]:
+def moment_of(client: ShardsClient) -> dict[int, int]:
     """How far each shard is known here, without waiting for anything: what is acknowledged later is beyond it. Shards of which
     this process keeps no state are left out."""
     return {
@@ -98,11 +72,12 @@ def moment_of(client: StateClient) -> dict[int, int]:
     }
 
 
-def _positions_of(client: StateClient, name: str, bounds: Bounds, text: str) -> dict[int, Position]:
-    token = decode_token(text, client.shards[0].incarnation, client.shard_count)
+def _positions_of(of: Watched[T], bounds: Bounds, text: str) -> dict[int, Position]:
+    client = of.client
+    offsets, places = of.read_token(text)
     positions: dict[int, Position] = {}
     for shard_id in bounds.shards:
-        offset, within = token.offsets.get(shard_id, 0), token.within.get(shard_id)
+        offset, within = offsets.get(shard_id, 0), places.get(shard_id)
         if within is not None and not _INITIAL <= within[0] < _PLACE_MAX:
             raise TokenError("the token's place in its record cannot be. Pass a change's `token`, unchanged")
         known = offset + (within is not None and within[0] != _INITIAL)
@@ -113,15 +88,17 @@ def _positions_of(client: StateClient, name: str, bounds: Bounds, text: str) -> 
                 f"{client.timeout:g} s. Wait longer (timeout= of connect), or watch without it"
             )
         with shard.view() as view:
+            of.saw(shard_id, view)
             try:
-                view.changes(rows.map_table(name), offset, limit=1)
+                of.changes(shard_id, view, offset, None, bounds, 1)
             except TooOld as error:
-                raise _too_old(name, offset) from error
+                raise too_old(of.name, offset) from error
         positions[shard_id] = Position(offset, within)
     return positions
 
 
-def _too_old(name: str, offset: int) -> TooOld:
+def too_old(name: str, offset: int) -> TooOld:
+    """The error for a position that has left the history."""
     return TooOld(
         f"what followed offset {offset} in map {name!r} is no longer kept (the history has "
         f"{config.HISTORY_WINDOW_OFFSETS} offsets). Watch with initial=True: the present state, and the changes from then on"
@@ -132,22 +109,15 @@ class Watch(Looking, Generic[T]):
     """An iterator of changes; see ``Map.watch``. One thread iterates, any may close."""
 
     def __init__(
-        self,
-        client: StateClient,
-        name: str,
-        codec: ValueCodec[T],
-        bounds: Bounds,
-        positions: dict[int, Position],
-        timeout: float | None,
+        self, of: Watched[T], bounds: Bounds, positions: dict[int, Position], timeout: float | None
     ) -> None:
-        self._client = client
-        self._name = name
-        self._codec = codec
-        self._table = rows.map_table(name)
+        self._of = of
+        self._client = of.client
+        self._name = of.name
         self._bounds = bounds
         self._positions = positions
         self._timeout = timeout
-        self._found: deque[_Found] = deque()
+        self._found: deque[Found] = deque()
         self._known: Known | None = None
         """Of what was found last."""
         self._turn = 0
@@ -161,13 +131,7 @@ class Watch(Looking, Generic[T]):
     @property
     def token(self) -> str:
         """Where it stands: a watch that starts here gives what this one would give next."""
-        within = {
-            shard: position.within
-            for shard, position in sorted(self._positions.items())
-            if position.within is not None
-        }
-        offsets = {shard: position.offset for shard, position in sorted(self._positions.items())}
-        return encode_token(Token(self._client.shards[0].incarnation, offsets, within))
+        return self._of.token(self._positions)
 
     def close(self) -> None:
         """End it; a thread that waits in it stops within ``config.WATCH_LOOK_S``."""
@@ -222,7 +186,7 @@ class Watch(Looking, Generic[T]):
 
     def handed(self, interests: Sequence[Interest]) -> bool:
         for interest in interests if not self._found else ():
-            read = interest.read if isinstance(interest, MapChanges) else None
+            read = interest.read if isinstance(interest, MapChanges) and self._of.shares_reads else None
             if read is not None and not self._closed:
                 self._use(read)
         return bool(self._found)
@@ -251,31 +215,17 @@ class Watch(Looking, Generic[T]):
 
     def _awaited(self, shard: int, offset: int) -> Awaited:
         # Each wait has an interest of its own: one that has been asked says what has changed since, without a gap.
-        return Awaited(shard, MapChanges(self._table, self._bounds, shard), offset)
+        return Awaited(shard, self._of.interest(self._bounds, shard), offset)
 
     def give(self) -> Change[T]:
         """The change that ``poll`` or ``look`` has found."""
         found = self._found.popleft()
         self._positions[found.shard] = found.after
         self._client.session.observe(found.shard, found.offset)
-        kind: ChangeKind
-        key = decode_key(found.key)
-        value: T | None = None
-        if found.row is None:
-            kind = "expire" if found.place == _EXPIRED else "delete"
-            version = Stamp(((found.shard, found.offset, found.place),))
-        else:
-            kind = "put"
-            row = read_row(found.row)
-            try:
-                value = self._codec.decode(row.value)
-            except InvalidValue as error:
-                raise unreadable(error, self._name, key) from None
-            version = Stamp(((found.shard, row.offset, row.index),))
-        return Change(key, value, version, kind, self.token)
+        return self._of.change(found, self.token)
 
     @property
-    def client(self) -> StateClient:
+    def client(self) -> ShardsClient:
         """The core under it."""
         return self._client
 
@@ -315,36 +265,49 @@ class Watch(Looking, Generic[T]):
 
     def _fetch(self, shard: int) -> None:
         """Read the next changes of a shard."""
+        more = True
+        while more and not self._found and not self._closed:
+            more = self._fetch_page(shard)
+
+    def _fetch_page(self, shard: int) -> bool:
+        """Whether there are more behind it."""
         position = self._positions[shard]
         with self._client.shards[shard].view() as view:
             try:
-                changes = view.changes(
-                    self._table,
-                    position.offset,
-                    within=position.within,
-                    start=self._bounds.start,
-                    stop=self._bounds.stop,
-                    limit=config.WATCH_PAGE_CHANGES + 1,
+                changes = self._of.changes(
+                    shard, view, *position, self._bounds, config.WATCH_PAGE_CHANGES + 1
                 )
             except TooOld as error:
-                raise _too_old(self._name, position.offset) from error
+                raise too_old(self._name, position.offset) from error
             end = view.offset
-            due_ms = first_due(view) if changes and self._client.shards[shard].reads_here else None
+            due_ms = self._of.first_due(view) if changes and self._client.shards[shard].reads_here else None
+            if changes:
+                self._of.saw(shard, view)
         if not changes:
             self._positions[shard] = Position(max(position.offset, end))
-            return
+            return False
         self._dues.pop(shard, None)
         self._note(shard, changes)
-        whole = len(changes) <= config.WATCH_PAGE_CHANGES and self._client.shards[shard].reads_here
+        more = len(changes) > config.WATCH_PAGE_CHANGES
+        whole = not more and self._client.shards[shard].reads_here
         self._known = Known(end, due_ms) if whole else None
+        return more
 
     def _note(self, shard: int, changes: Sequence[Version]) -> None:
         """These come next."""
-        for at, change in enumerate(changes[: config.WATCH_PAGE_CHANGES]):
+        page = changes[: config.WATCH_PAGE_CHANGES]
+        for at, (change, what) in enumerate(
+            zip(page, self._of.select(shard, self._positions[shard], page), strict=True)
+        ):
             after = Position(change.offset)
             if at + 1 < len(changes) and changes[at + 1].offset == change.offset:
                 after = Position(change.offset - 1, (change.place, change.key))
-            self._found.append(_Found(shard, change.offset, change.place, change.key, change.value, after))
+            if what is not None:
+                self._found.append(Found(shard, change.offset, change.place, change.key, what, after))
+            elif self._found:
+                self._found[-1] = self._found[-1]._replace(after=after)
+            else:
+                self._positions[shard] = after
 
     def _fetch_initial(self, shard: int) -> None:
         """Read more of the present state of a shard; its position says when that was all."""
@@ -355,21 +318,21 @@ class Watch(Looking, Generic[T]):
             page = map_reading.read_page(
                 self._client,
                 shard,
-                self._table,
+                self._of.rows,
                 start,
                 self._bounds.stop,
                 at=offset,
                 limit=config.WATCH_PAGE_CHANGES,
             )
         except TooOld as error:
-            raise _too_old(self._name, offset) from error
+            raise too_old(self._name, offset) from error
         wall_ms = self._client.env.wall_ms()
         last = len(page) < config.WATCH_PAGE_CHANGES
         for at, (found, row) in enumerate(page):
             end = last and at + 1 == len(page)
             after = Position(offset) if end else Position(offset, (_INITIAL, found))
-            if not map_reading.is_due(read_row(row), wall_ms):
-                self._found.append(_Found(shard, offset, _INITIAL, found, row, after))
+            if self._of.rows.shown(row, wall_ms) is not None:
+                self._found.append(Found(shard, offset, _INITIAL, found, self._of.initial(row), after))
         if not self._found:
             self._positions[shard] = Position(offset, None if last else (_INITIAL, page[-1][0]))
 
@@ -407,7 +370,7 @@ class Watch(Looking, Generic[T]):
         else:
             shard = self._client.shards[shard_id]
             with shard.view() as view:
-                due_ms = first_due(view)
+                due_ms = self._of.first_due(view)
             if not shard.reads_here:
                 self._dues[shard_id] = due_ms
         return None if due_ms is None else (due_ms - self._client.env.wall_ms()) / 1000

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from onefold import config
 from onefold.env import SystemEnv
 from onefold.errors import InvalidArgument, InvalidValue, OnefoldError, TooLarge
 from onefold.state.core.client import StateClient
+from onefold.state.core.shards_client import ShardsClient
 from onefold.state.encoding.items import Version
 from onefold.state.encoding.keys import encode_key
 from onefold.state.fold.maps.ops import Put
@@ -18,6 +19,7 @@ from onefold.state.fold.outcomes import Committed
 
 Pairs = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
 Encoded = tuple[bytes, bytes]
+C = TypeVar("C")
 _CHUNK = 1000
 
 
@@ -59,17 +61,7 @@ def put_all(
     request_id: str | None,
 ) -> Version:
     """Put everything or nothing. Raises TooLarge before anything is written."""
-    shards: dict[int, list[Encoded]] = {}
-    sizes: dict[int, int] = {}
-    for chunk in chunks:
-        for shard, items in _by_shard(client, chunk).items():
-            sizes[shard] = sizes.get(shard, 0) + _size(items)
-            if sizes[shard] > config.PUT_MANY_RECORD_BYTES:
-                raise TooLarge(
-                    f"more than {config.PUT_MANY_RECORD_BYTES} bytes of keys and values do not fit into one record; nothing was "
-                    "written. Use put_many(..., atomic=False), or several calls"
-                )
-            shards.setdefault(shard, []).extend(items)
+    shards = gathered(client, chunks)
     if not shards:
         return Version(())
     if len(shards) == 1:
@@ -87,6 +79,22 @@ def put_all(
     return Version(tuple((shard, done[shard].offset, done[shard].index) for shard in sorted(done)))
 
 
+def gathered(client: ShardsClient, chunks: Iterable[list[Encoded]]) -> dict[int, list[Encoded]]:
+    """By shard, what one record each will hold. Raises TooLarge."""
+    shards: dict[int, list[Encoded]] = {}
+    sizes: dict[int, int] = {}
+    for chunk in chunks:
+        for shard, items in _by_shard(client, chunk).items():
+            sizes[shard] = sizes.get(shard, 0) + _size(items)
+            if sizes[shard] > config.PUT_MANY_RECORD_BYTES:
+                raise TooLarge(
+                    f"more than {config.PUT_MANY_RECORD_BYTES} bytes of keys and values do not fit into one record; nothing was "
+                    "written. Use put_many(..., atomic=False), or several calls"
+                )
+            shards.setdefault(shard, []).extend(items)
+    return shards
+
+
 def put_in_parts(
     client: StateClient,
     name: str,
@@ -94,19 +102,34 @@ def put_in_parts(
     ttl_ms: int | None,
     request_id: str | None,
 ) -> Version:
+    """Put part after part: see ``in_parts``."""
+
+    def put(shard: int, items: Sequence[Encoded], own_id: str | None) -> Committed:
+        return client.commit(shard, (Put(name, tuple(items), ttl_ms),), request_id=own_id)
+
+    newest = in_parts(client, chunks, put, request_id)
+    return Version(tuple((shard, newest[shard].offset, newest[shard].index) for shard in sorted(newest)))
+
+
+def in_parts(
+    client: ShardsClient,
+    chunks: Iterable[list[Encoded]],
+    put_items: Callable[[int, Sequence[Encoded], str | None], C],
+    request_id: str | None,
+) -> dict[int, C]:
     """Put part after part; those of different shards at the same time. With a request id each part has its own, made from it, and
     the last one has it itself: so its outcome is that of the whole. A part that the log does not take whole (servers may be set
-    to take less) is put in halves."""
-    newest: dict[int, Committed] = {}
+    to take less) is put in halves. By shard, what the last part of it has answered."""
+    newest: dict[int, C] = {}
 
-    def put(part: _Part, own_id: str | None) -> tuple[int, Committed]:
+    def put(part: _Part, own_id: str | None) -> tuple[int, C]:
         return part.shard, put_some(part, own_id, 0, len(part.items))
 
-    def put_some(part: _Part, own_id: str | None, start: int, stop: int) -> Committed:
+    def put_some(part: _Part, own_id: str | None, start: int, stop: int) -> C:
         # Each piece is known by where it ends, so that a repetition knows it again.
         its_id = own_id if stop == len(part.items) else own_id and f"{own_id}/to-{stop}"
         try:
-            return client.commit(part.shard, (Put(name, part.items[start:stop], ttl_ms),), request_id=its_id)
+            return put_items(part.shard, part.items[start:stop], its_id)
         except TooLarge:
             if stop - start == 1:
                 raise
@@ -127,7 +150,7 @@ def put_in_parts(
             newest.update(map(put, parts, ids))
         if last is not None:
             newest.update([put(last, request_id)])
-    return Version(tuple((shard, newest[shard].offset, newest[shard].index) for shard in sorted(newest)))
+    return newest
 
 
 def version_of(shard: int, done: Committed) -> Version:
@@ -135,7 +158,7 @@ def version_of(shard: int, done: Committed) -> Version:
     return Version(((shard, done.offset, done.index),))
 
 
-def _rounds(client: StateClient, chunks: Iterable[list[Encoded]]) -> Iterator[list[_Part]]:
+def _rounds(client: ShardsClient, chunks: Iterable[list[Encoded]]) -> Iterator[list[_Part]]:
     """Parts in rounds; no two of a round are of one shard, so the later of two puts of a key wins. Never an empty round."""
     open_parts: dict[int, list[Encoded]] = {}
     sizes: dict[int, int] = {}
@@ -175,7 +198,7 @@ def _pieces(items: list[Encoded]) -> Iterator[list[Encoded]]:
         yield from ([item] for item in items)
 
 
-def _by_shard(client: StateClient, items: list[Encoded]) -> Mapping[int, list[Encoded]]:
+def _by_shard(client: ShardsClient, items: list[Encoded]) -> Mapping[int, list[Encoded]]:
     if client.shard_count == 1:
         return {0: items}
     shards: dict[int, list[Encoded]] = {}
