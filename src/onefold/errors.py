@@ -139,7 +139,11 @@ class MergeFailed(OnefoldError):
     """A merge function raised. What is stored is as it was."""
 
     siblings: list[Any]
-    """The values as they are kept, in the order in which they were written."""
+    """The values as they are kept, in the order in which they were written ..."""
+    map: str | None = None
+    """... of this map ..."""
+    key: Any = None
+    """... and key."""
 
     def __init__(self, message: str, siblings: list[Any] | None = None) -> None:
         super().__init__(message)

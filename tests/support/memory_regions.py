@@ -121,6 +121,12 @@ class MemoryRegions:
                 log.close()
 
 
+def give_region(database: Database) -> None:
+    """Let a database that was opened otherwise have a region in memory, which is the only one."""
+    region = MemoryRegions("eu", shards=len(database._shards)).regions["eu"]
+    database._open_region = lambda: region
+
+
 def submit(shard: Shard, op: AvailableOp) -> object:
     """Append one operation as a node does; its outcome."""
     return decode_outcome(shard.submit([available_op(op)])[0])

@@ -16,6 +16,7 @@ import onefold.testing
 from onefold import agg
 from onefold.arguments import shown
 from onefold.state.maps.map import Map
+from support.memory_regions import give_region
 from support.public_arguments import Argument
 
 WITHIN_S = 60.0
@@ -45,11 +46,14 @@ class Things:
         self.clock = clock
         self.rows, self.live = rows, live
         self.simulation = onefold.testing.Simulation(1)
+        give_region(db)
         self.by_name: dict[str, Any] = {
             "Database": db,
             "AsyncDatabase": adb,
             "Map": db.map("m"),
             "AsyncMap": adb.map("m"),
+            "AvailableMap": db.map("available", mode="available", merge="fields"),
+            "AsyncAvailableMap": adb.map("available", mode="available", merge="fields"),
             "Queue": db.queue("q"),
             "AsyncQueue": adb.queue("q"),
             "Message": message,
@@ -156,7 +160,8 @@ def method(things: Things, handle: Any, name: str, given: str, value: object) ->
     options = dict(things.arguments(name))
     is_map = isinstance(handle, Map) or type(handle).__name__.endswith("Map")
     if is_map and name in ("put", "put_many"):
-        options = {"key": "k", "value": 1} if name == "put" else {"items": {"k": 1}}
+        item = {"n": 1} if "Available" in type(handle).__name__ else 1
+        options = {"key": "k", "value": item} if name == "put" else {"items": {"k": item}}
     if isinstance(handle, of.FakeClock if hasattr(of, "FakeClock") else onefold.testing.FakeClock):
         options.pop("url", None)
     if isinstance(handle, of.aio.AsyncDatabase) and name == "run_transaction":

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from onefold import config
 from onefold.aio import transactions
 from onefold.aio.bridge import Bridge
+from onefold.aio.database_maps import AsyncDatabaseMaps
 from onefold.aio.jobs import AsyncRun, AsyncTable
-from onefold.aio.maps import AsyncMap
 from onefold.aio.queues import AsyncLock, AsyncQueue
 from onefold.aio.streams import AsyncStream
 from onefold.aio.transactions import AsyncTransaction
@@ -21,7 +21,6 @@ from onefold.db import Database
 from onefold.db import connect as connect_plain
 from onefold.durations import wait_seconds
 from onefold.errors import SpaceError
-from onefold.state.core.consistency import Consistency
 from onefold.state.core.tokens import Session
 from onefold.state.transaction import Transaction
 
@@ -45,7 +44,7 @@ def connect(url: str | os.PathLike[str] | None = None, **options: Any) -> AsyncD
     return AsyncDatabase(lambda: connect_plain(url, **options))
 
 
-class AsyncDatabase(StreamSources):
+class AsyncDatabase(AsyncDatabaseMaps, StreamSources):
     """An open space, for one event loop. Close it, or use it in ``async with``."""
 
     def __init__(self, connect: Callable[[], Database]) -> None:
@@ -105,20 +104,6 @@ class AsyncDatabase(StreamSources):
     def session(self) -> Session:
         """What this connection has seen; ``session.token`` is text that another process can continue with."""
         return self.sync.session
-
-    @overload
-    def map(self, name: str, *, consistency: Consistency | None = None) -> AsyncMap[Any]: ...
-
-    @overload
-    def map(self, name: str, *, type: type[T], consistency: Consistency | None = None) -> AsyncMap[T]: ...
-
-    def map(
-        self, name: str, *, type: type[Any] | None = None, consistency: Consistency | None = None
-    ) -> AsyncMap[Any]:
-        """A shared map; see ``Database.map``."""
-        if type is None:
-            return AsyncMap(self._bridge, self.sync.map(name, consistency=consistency))
-        return AsyncMap(self._bridge, self.sync.map(name, type=type, consistency=consistency))
 
     @overload
     def queue(

@@ -104,9 +104,12 @@ def signature(row: Row) -> bytes:
         return _digest(b"".join(row.parts()))
     if isinstance(row, Register):
         return _digest(encode(row.base.stamp)) if row.base is not None else b""
-    cells = row.cells if isinstance(row, Dots) else cast(Cells, row).all()
-    names = row.fields if isinstance(row, Cells) else ()
-    return _digest(encode([*names, *(cell.stamp for cell in cells if cell.value is not None)]))
+    if isinstance(row, Dots):
+        return _digest(encode([cell.stamp for cell in row.cells]))
+    fields = cast(Cells, row)
+    # Tombstones are collected at some time, which changes nothing for those who read.
+    names = [name for name, cell in fields.fields.items() if cell.value is not None]
+    return _digest(encode([*names, *(cell.stamp for cell in fields.all() if cell.value is not None)]))
 
 
 def _digest(data: bytes) -> bytes:

@@ -117,7 +117,11 @@ _shown_decoder = msgspec.msgpack.Decoder(Shown)
 
 def read_shown(view: StoreView) -> Shown:
     """What readers of the view see."""
-    data = view.get(SHOWN, b"")
+    return decode_shown(view.get(SHOWN, b""))
+
+
+def decode_shown(data: bytes | None) -> Shown:
+    """What stands in ``SHOWN``."""
     return _FIRST if data is None else _shown_decoder.decode(data)
 
 

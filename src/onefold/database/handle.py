@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from onefold import config
 from onefold.backoff import Deadline
 from onefold.database.jobs import DatabaseJobs
+from onefold.database.maps import DatabaseMaps
 from onefold.database.sources import DatabaseSources
 from onefold.database.sweeping import Sweeping
 from onefold.errors import InvalidArgument
@@ -31,10 +32,9 @@ if TYPE_CHECKING:
     from onefold.state.available.client import Region, RegionClient
     from onefold.state.catalog import Collection
     from onefold.state.core.client import StateClient
-    from onefold.state.core.consistency import Consistency, Level
+    from onefold.state.core.consistency import Level
     from onefold.state.core.tokens import Session
     from onefold.state.locks.lock import Lock
-    from onefold.state.maps.map import Map
     from onefold.state.queues.queue import Queue
     from onefold.state.streams.large_frames import LargeFrames
     from onefold.state.streams.stream import Stream
@@ -44,7 +44,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Database(DatabaseJobs, DatabaseSources):
+class Database(DatabaseMaps, DatabaseJobs, DatabaseSources):
     """An open space. Thread-safe; close it, or use it as a context manager."""
 
     def __init__(
@@ -194,26 +194,6 @@ class Database(DatabaseJobs, DatabaseSources):
         return f"<Database {self.url}>"
 
     # -- shared state -----------------------------------------------------------------------------------------------
-
-    @overload
-    def map(self, name: str, *, consistency: Consistency | None = None) -> Map[Any]: ...
-
-    @overload
-    def map(self, name: str, *, type: type[T], consistency: Consistency | None = None) -> Map[T]: ...
-
-    def map(
-        self, name: str, *, type: type[Any] | None = None, consistency: Consistency | None = None
-    ) -> Map[Any]:
-        """A shared map: a ``MutableMapping`` whose keys are str, int, bytes, bool, None or tuples of those.
-
-        ``type``: a msgspec Struct, dataclass or other type of its values; new fields of it need defaults. ``consistency``: of its
-        reads, instead of the connection's. The map need not exist: it is empty until something is put.
-        """
-        from onefold.state.core.consistency import parse_level
-        from onefold.state.maps.map import Map
-
-        level = None if consistency is None else parse_level(consistency)
-        return Map(self._state, name, type=type, level=level)
 
     @overload
     def queue(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from onefold.aio import database, jobs, maps, queues, streams, transactions
+from onefold.aio import available_maps, database, jobs, maps, queues, streams, transactions
 from onefold.compute.live.tables import LiveTable
 from onefold.compute.live_runs import LiveRun
 from onefold.database import Database
+from onefold.state.available.maps.map import AvailableMap
 from onefold.state.locks.lock import Lock
 from onefold.state.maps.in_transaction import TxMap
 from onefold.state.maps.map import Map
@@ -26,6 +27,7 @@ TWINS = {
     jobs.AsyncTable: LiveTable,
     jobs.AsyncRun: LiveRun,
     maps.AsyncMap: Map,
+    available_maps.AsyncAvailableMap: AvailableMap,
     queues.AsyncQueue: Queue,
     queues.AsyncMessage: Message,
     queues.AsyncLock: Lock,
@@ -66,6 +68,7 @@ NOT_THERE = {
         "worker_pids",
     },
     "Map": {"popitem"},
+    "AvailableMap": {"popitem"},
     "Queue": {"drop_dead", "retry_dead", "take"},
     "Message": {"attempt", "ended", "errors", "id", "key", "queue", "value"},
     "Lock": {"acquire", "holder", "release", "renew"},
@@ -104,7 +107,7 @@ INTERNAL = {
     "Consumer": {"add_commit_to", "check_settled", "client", "give", "handed", "look", "quiet"},
     "Transaction": {"client"},
 }
-OTHER_PARAMETERS = {("AsyncMap", "pop"), ("AsyncTxMap", "pop")}
+OTHER_PARAMETERS = {("AsyncMap", "pop"), ("AsyncAvailableMap", "pop"), ("AsyncTxMap", "pop")}
 """Whose default is an object that nobody can pass."""
 
 

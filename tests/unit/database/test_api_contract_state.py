@@ -103,7 +103,7 @@ def test_a_map_is_a_mapping_and_an_asynchronous_one_is_not():
 
 
 def test_what_maps_give():
-    names = ["key", "value", "version", "expires_at"]
+    names = ["key", "value", "version", "expires_at", "siblings", "region"]
     assert [field.name for field in dataclasses.fields(of.Item)] == names
     with of.connect("memory://") as db:
         m = db.map("m")

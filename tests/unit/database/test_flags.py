@@ -14,6 +14,7 @@ import pytest
 import onefold as of
 import onefold.testing
 from onefold import agg
+from support.memory_regions import give_region
 from support.public_arguments import Argument, public_arguments
 
 Flag = Argument
@@ -36,6 +37,8 @@ class Kit:
         self.table = self.job.run(progress=False).result()
         (self.snapshot,) = self.table.watch(timeout=0)
         self.m, self.am = db.map("m"), adb.map("m")
+        give_region(db)
+        self.v, self.av = db.map("v", mode="available"), adb.map("v", mode="available")
 
     def in_transaction(self, call: Callable[[Any], object]) -> None:
         with self.db.transaction() as tx:
@@ -65,6 +68,10 @@ CALLS: dict[Flag, Call] = {
     ("Map", "put_many", "atomic"): lambda kit, bad: kit.m.put_many({"k": 1}, atomic=bad),
     ("Map", "scan", "reverse"): lambda kit, bad: kit.m.scan(reverse=bad),
     ("Map", "watch", "initial"): lambda kit, bad: kit.m.watch(initial=bad),
+    ("AvailableMap", "put", "if_absent"): lambda kit, bad: kit.v.put("k", 1, if_absent=bad),
+    ("AvailableMap", "put_many", "atomic"): lambda kit, bad: kit.v.put_many({"k": 1}, atomic=bad),
+    ("AvailableMap", "scan", "reverse"): lambda kit, bad: kit.v.scan(reverse=bad),
+    ("AvailableMap", "watch", "initial"): lambda kit, bad: kit.v.watch(initial=bad),
     ("TxMap", "put", "if_absent"): lambda kit, bad: kit.in_transaction(
         lambda m: m.put("k", 1, if_absent=bad)
     ),
@@ -86,6 +93,10 @@ CALLS: dict[Flag, Call] = {
     ("AsyncMap", "put_many", "atomic"): lambda kit, bad: kit.am.put_many({"k": 1}, atomic=bad),
     ("AsyncMap", "scan", "reverse"): lambda kit, bad: kit.am.scan(reverse=bad),
     ("AsyncMap", "watch", "initial"): lambda kit, bad: kit.am.watch(initial=bad),
+    ("AsyncAvailableMap", "put", "if_absent"): lambda kit, bad: kit.av.put("k", 1, if_absent=bad),
+    ("AsyncAvailableMap", "put_many", "atomic"): lambda kit, bad: kit.av.put_many({"k": 1}, atomic=bad),
+    ("AsyncAvailableMap", "scan", "reverse"): lambda kit, bad: kit.av.scan(reverse=bad),
+    ("AsyncAvailableMap", "watch", "initial"): lambda kit, bad: kit.av.watch(initial=bad),
     ("AsyncTxMap", "put", "if_absent"): lambda kit, bad: kit.in_atransaction(
         lambda m: m.put("k", 1, if_absent=bad)
     ),
@@ -136,6 +147,7 @@ def test_every_flag_takes_true_or_false_only(tmp_path: Path) -> None:
                             wrong.append(f"{flag}: {error}")
             assert kit.run.state == "running"
             assert "k" not in kit.m
+            assert "k" not in kit.v
         return wrong
 
     assert asyncio.run(refusals()) == []

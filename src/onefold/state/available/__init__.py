@@ -9,6 +9,8 @@ one ``Do`` in the log of a shard; reads are views of the region's replica, which
 ``refusals``   errors for what the fold refuses
 ``places``     a name is one thing
 ``collection`` what all handles share
+``settling``   lifetimes end although nobody writes
+``maps``       maps
 ============== =====================================================================
 
 May import all parts of shared state but ``transaction`` and what is above it, and ``available``.

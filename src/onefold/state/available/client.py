@@ -21,10 +21,11 @@ from onefold.available.ops import (
     available_op,
     decode_outcome,
 )
+from onefold.available.rows import SHOWN, decode_shown, tables_of
 from onefold.available.stamps import covers, merged
 from onefold.backoff import Backoff
 from onefold.errors import InvalidArgument, TokenError, UnsupportedConsistency
-from onefold.shard.requirements import ReadRequirement
+from onefold.shard.requirements import Behind, ReadRequirement
 from onefold.state.available import levels
 from onefold.state.available.refusals import refusal
 from onefold.state.core.consistency import SESSION, Level
@@ -83,6 +84,9 @@ class RegionClient(ShardsClient):
         self._demanded: dict[int, dict[int, int]] = {}
         """By shard, vectors that tokens have seen and that are not known to be here yet."""
         self._hlc = 0
+        self._names: dict[int, str] = {}
+        self._generations: dict[int, tuple[int, int]] = {}
+        """By shard, which tables readers see, and up to which offset that is known."""
         self.levels = levels.Levels(self)
 
     # -- what is known
@@ -95,6 +99,19 @@ class RegionClient(ShardsClient):
     def region_names(self) -> dict[int, str]:
         """Names of regions by their numbers; one that came again has several."""
         return {number: region.name for number, region in self.known(0).regions.items()}
+
+    def name_of(self, number: int) -> str | None:
+        """The name of the region with this number; None: it is not known."""
+        name = self._names.get(number)
+        if name is None and number:
+            self._names = self.region_names()
+            name = self._names.get(number)
+        return name
+
+    def only_region(self) -> int:
+        """The number of this region if there is no other one; else 0."""
+        known = self.known(0)
+        return known.number if len(known.regions) == 1 else 0
 
     def silent_s(self) -> Mapping[str, float]:
         """By name of the other regions, for how many seconds nothing was heard of them."""
@@ -178,8 +195,8 @@ class RegionClient(ShardsClient):
                 self.levels.reach(shard, max(0.0, deadline - self.env.boot_s()))
             op = available_op(Do(requests, reads, spans, dict(demanded), self._hlc, last_try), request_id)
             outcome = decode_outcome(self.shards[shard].submit([op], deadline, self.receipt(shard))[0])
+            self.session.observe(shard, self.shards[shard].applied)  # what has refused it is seen too
             if isinstance(outcome, Committed):
-                self.session.observe(shard, self.shards[shard].applied)
                 return outcome
             passes = isinstance(outcome, Rejected) and outcome.reason in ("not_admitted", "no_region")
             if not passes or self.env.boot_s() >= deadline:
@@ -207,13 +224,55 @@ class RegionClient(ShardsClient):
     def peek(
         self, shard: int, table: str, key: bytes, level: Level | None = None, timeout: float | None = None
     ) -> bytes | None:
-        """One key's row at the level: the cheapest read. Raises as ``view``."""
+        """One key's row in a table at the level. Raises as ``view``."""
+        return self._peek(shard, table, key, self.level if level is None else level, timeout)[0]
+
+    def peek_row(
+        self, shard_id: int, place: str, key: bytes, level: Level | None = None, timeout: float | None = None
+    ) -> bytes | None:
+        """The row of one key of a collection at the level: the cheapest read. Raises as ``view``.
+
+        A full sync alone changes in which table it is, and always to a later one. So what was found in a table counts if that
+        table is still the latest one after it was read.
+        """
         level = self.level if level is None else level
+        while True:
+            generation, known_at = self._generations.get(shard_id, (0, -1))
+            data, offset = self._peek(shard_id, tables_of(generation).rows + place, key, level, timeout)
+            if offset == known_at:
+                return data
+            at = None if offset > known_at else offset
+            shown, seen_at = self.shards[shard_id].peek(SHOWN, b"", at=at)
+            found = decode_shown(shown).generation
+            if found == generation:
+                self._generations[shard_id] = found, max(seen_at, known_at)
+                return data
+            if at is not None:  # it is behind what was read before
+                return self._peek_in(shard_id, tables_of(found).rows + place, key, offset)
+            self._generations[shard_id] = found, seen_at
+
+    def _peek_in(self, shard: int, table: str, key: bytes, at: int) -> bytes | None:
+        return self.shards[shard].peek(table, key, at=at)[0]
+
+    def _peek(
+        self, shard: int, table: str, key: bytes, level: Level, timeout: float | None
+    ) -> tuple[bytes | None, int]:
         self.meet(shard, level, timeout)
-        need = None if self.shows_all else self._requirement(shard, level, timeout)
-        found = self.shards[shard].peek(table, key, need)
+        if self.shows_all:
+            found = self.shards[shard].peek(table, key)
+        else:
+            need = self._requirement(shard, level, timeout)
+            try:
+                found = self.shards[shard].peek(table, key, need)
+            except Behind as error:
+                self._explain(shard, need, error)
+                raise
         self.session.observe(shard, found[1])
-        return found[0]
+        return found
+
+    def refresh(self, shard: int) -> None:
+        """Wait until all that this region's log has acknowledged before the call is here. Raises Unavailable (definite)."""
+        self.session.observe(shard, self.shards[shard].barrier(self.read_time()))
 
     def meet(self, shard: int, level: Level, timeout: float | None = None) -> None:
         """Wait until this region knows what the level demands of others.

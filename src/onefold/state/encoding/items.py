@@ -29,6 +29,11 @@ class Version:
         Raises:
             InvalidArgument: definite; an argument is not valid.
         """
+        if isinstance(version, RegionVersion) or _is_of_region(version):
+            raise InvalidArgument(
+                f"{shown(str(version))} is the version of a region's write, in an available map. A consistent map takes what its "
+                "own `put` returned, or an item's `.version`"
+            )
         if isinstance(version, Version):
             return version
         try:
@@ -50,7 +55,7 @@ class Version:
         return None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Version) and self._parts == other._parts
+        return type(other) is Version and self._parts == other._parts
 
     def __hash__(self) -> int:
         return hash(self._parts)
@@ -60,6 +65,56 @@ class Version:
 
     def __repr__(self) -> str:
         return f"<Version {self}>"
+
+
+class RegionVersion(Version):
+    """Which writes of regions an item of an available map consists of: the same in all regions. Its text begins with ``@``.
+
+    Each part is (shard, region number, seq). Of a map by fields it is the latest write of each region, and a digest says of
+    which fields. A change that no write stands for (a lifetime has ended) has the region number 0 and an offset of the log of the
+    region where it was watched.
+    """
+
+    __slots__ = ("_digest",)
+
+    def __init__(self, parts: tuple[tuple[int, int, int], ...], digest: str = "") -> None:
+        super().__init__(parts)
+        self._digest = digest
+
+    @classmethod
+    def of(cls, version: Version | str) -> RegionVersion:
+        """As ``Version.of``.
+
+        Raises:
+            InvalidArgument: definite; an argument is not valid.
+        """
+        if isinstance(version, RegionVersion):
+            return version
+        if isinstance(version, Version):
+            raise InvalidArgument(
+                f"{shown(str(version))} is the version of a consistent map. An available map takes what its own `put` returned, "
+                "or an item's `.version`"
+            )
+        try:
+            text, _, digest = version.removeprefix("W/").strip('"').removeprefix("@").partition("_")
+            parts = tuple(tuple(_number(number) for number in part.split("-")) for part in text.split("."))
+            if _is_of_region(version) and parts and all(len(part) == 3 for part in parts):
+                return cls(tuple((shard, region, seq) for shard, region, seq in parts), digest)
+        except (AttributeError, TypeError, ValueError):
+            pass
+        raise InvalidArgument(
+            f"{shown(version)} is not a version of an available map. Use what `put` returned, an item's `.version`, or the text "
+            "of one"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is RegionVersion and self._parts == other._parts and self._digest == other._digest
+
+    def __hash__(self) -> int:
+        return hash((self._parts, self._digest))
+
+    def __str__(self) -> str:
+        return "@" + super().__str__() + ("_" + self._digest if self._digest else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +127,10 @@ class Item(Generic[T]):
     version: Version
     expires_at: datetime | None
     """When it ends, UTC; None: it stays."""
+    siblings: list[Any] | None = None
+    """Of an available map that keeps both: the values as they are kept, in the order in which they were written."""
+    region: str | None = None
+    """Of an available map: the region of the latest write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +144,8 @@ class Change(Generic[T]):
     version: Version
     kind: ChangeKind
     token: str
+    region: str | None = None
+    """Of an available map: where the write was made, if that is known."""
 
 
 def utc(ms: int | None) -> datetime | None:
@@ -95,6 +156,10 @@ def utc(ms: int | None) -> datetime | None:
         return datetime.fromtimestamp(ms / 1000, UTC)
     except (ValueError, OverflowError, OSError):
         return datetime.max.replace(tzinfo=UTC)
+
+
+def _is_of_region(version: object) -> bool:
+    return isinstance(version, str) and version.removeprefix("W/").strip('"').startswith("@")
 
 
 def _number(text: str) -> int:

@@ -112,6 +112,11 @@ class ValueCodec(Generic[T]):
             if not any(isinstance(kind, _SPECIAL_KINDS) for kind in kinds):
                 self._direct = msgspec.msgpack.Decoder(type, ext_hook=unpack_extension)
 
+    @property
+    def typed(self) -> bool:
+        """Whether it is of a type, and not of any value."""
+        return self._type is not None
+
     def encode(self, value: T) -> bytes:
         """The value's encoding. Raises InvalidValue when the value is not of the type: what is stored can be read.
 
