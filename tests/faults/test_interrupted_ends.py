@@ -89,6 +89,10 @@ IN_THE_MAIN_THREAD = (
     "shard/embedded.py",
     "shard/over_log.py",
     "shard/fold_version.py",
+    "regions/folder.py",
+    "regions/links.py",
+    "regions/neighbours.py",
+    "testing/links.py",
 )
 LIVE_JOBS_IN_THE_MAIN_THREAD = (
     "database",

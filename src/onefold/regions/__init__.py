@@ -14,6 +14,7 @@ of every decision, and that what one region did comes into the logs of all other
 ``neighbours``       the regions of a folder as one process has them open
 ``folder_exchange``  the thread that has the regions of a folder pull from each other
 ``in_memory``        the region of a space in memory
+``turns``            waiting for one's turn to make a region, or to change links
 ``links``            links that tests have cut, and clocks that they have shifted
 ==================== ===============================================================================
 

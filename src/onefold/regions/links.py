@@ -7,6 +7,7 @@ folder. Without the file nothing is cut.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,8 @@ import msgspec
 
 from onefold.env import Env
 from onefold.errors import SpaceError
+from onefold.files import write_whole
+from onefold.regions.turns import waited_turn
 
 LINKS_NAME: Final = "links.json"
 _LOOK_S: Final = 0.2
@@ -34,6 +37,40 @@ class Links(msgspec.Struct, frozen=True):
 
 
 NO_LINKS: Final = Links()
+Change = Callable[[Links], Links]
+
+
+def cut(links: Links, source: str, target: str, now_ms: int) -> Links:
+    """Likewise, and what one region writes does not reach another one. Since when stays where that was so before."""
+    found = {name: dict(others) for name, others in links.cut.items()}
+    found.setdefault(source, {}).setdefault(target, now_ms)
+    return msgspec.structs.replace(links, cut=found)
+
+
+def healed(links: Links, source: str, target: str) -> Links:
+    """Likewise, and what one region writes reaches another one."""
+    found = {
+        name: {to: ms for to, ms in others.items() if (name, to) != (source, target)}
+        for name, others in links.cut.items()
+    }
+    return msgspec.structs.replace(links, cut={name: others for name, others in found.items() if others})
+
+
+def shifted(links: Links, region: str, ahead_ms: int) -> Links:
+    """Likewise, and the clocks of a region are so far ahead."""
+    found = {**links.ahead_ms, region: ahead_ms}
+    return msgspec.structs.replace(links, ahead_ms={name: ms for name, ms in found.items() if ms})
+
+
+def change_links(regions: Path, change: Change, timeout_s: float = 30.0) -> None:
+    """Change the file, one at a time. Raises SpaceError, Timeout."""
+    path = regions / LINKS_NAME
+    with waited_turn(regions / "links.lock", timeout_s, "changing links"):
+        found = change(read_links(regions))
+        if found == NO_LINKS:
+            path.unlink(missing_ok=True)
+        else:
+            write_whole(path, msgspec.json.encode(found), 0o644)
 
 
 def read_links(regions: Path) -> Links:

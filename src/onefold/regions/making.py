@@ -13,30 +13,26 @@ One at a time makes regions: it has the lock of ``regions/making.lock``.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from onefold import config
 from onefold.available.regions import read_self
-from onefold.backoff import Backoff, Deadline
 from onefold.env import Env
-from onefold.errors import InvalidArgument, SpaceError, Timeout
+from onefold.errors import InvalidArgument, SpaceError
 from onefold.files import sync, sync_tree
 from onefold.fold.nodes.ops import REGIONS_VERSION, AddRegion, RegionIs, decode_region_outcome, nodes_op
 from onefold.fold.nodes.regions import Decision, Region, read_decisions, regions_of
 from onefold.machine import members
-from onefold.machine.turn import Turn
 from onefold.regions.beginning import first_ops
+from onefold.regions.turns import waited_turn
 from onefold.shard.embedded import EmbeddedShard
 from onefold.shard.fold_version import reach_version
 from onefold.space.open_space import Folds, is_there, open_shards
 
 FOLDER: Final = "regions"
 _NOTE: Final = "region/"
-_PAUSE_S: Final = (0.005, 0.1)
 
 
 def decisions_of(first: EmbeddedShard) -> list[Decision]:
@@ -72,7 +68,18 @@ def make(
     as ``Shard.submit``."""
     regions = first.directory / FOLDER
     place = regions / region.name
-    with making(regions, timeout, env):
+    try:
+        regions.mkdir(exist_ok=True)
+        sync(regions.parent)
+    except OSError as error:
+        raise SpaceError(
+            f"{regions} cannot be made: {error.strerror}. Choose a place you may write to"
+        ) from error
+    with waited_turn(
+        regions / "making.lock",
+        config.WRITE_LOCK_TIMEOUT_S if timeout is None else timeout,
+        "making a region",
+    ):
         decisions = decisions_of(first)
         found = number_in(place, folds, env) if is_there(place) else None
         if found is not None and found != region.number:
@@ -86,32 +93,6 @@ def make(
             _build(regions, place, shard_count, decisions, region, folds, env, timeout)
         if noted(first, region.number) is None:
             _note(first, region.number, place, env)
-
-
-@contextlib.contextmanager
-def making(regions: Path, timeout: float | None, env: Env) -> Iterator[None]:
-    """Be the only one that makes regions of this folder. Raises SpaceError, Timeout."""
-    try:
-        regions.mkdir(exist_ok=True)
-        sync(regions.parent)
-        turn = Turn(regions / "making.lock")
-    except OSError as error:
-        raise SpaceError(
-            f"{regions} cannot be made: {error.strerror}. Choose a place you may write to"
-        ) from error
-    deadline, backoff = Deadline.after(30.0 if timeout is None else timeout, env), Backoff(*_PAUSE_S)
-    try:
-        while not turn.take():
-            if deadline.passed:
-                raise Timeout(
-                    f"another process has been making a region in {regions} for too long; nothing was written. Look for a "
-                    "stopped process that uses this space, then try again",
-                    definite=True,
-                )
-            time.sleep(deadline.within(backoff.pause_s()))
-        yield
-    finally:
-        turn.close()
 
 
 def number_in(place: Path, folds: Folds, env: Env) -> int:

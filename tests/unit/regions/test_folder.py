@@ -1,81 +1,43 @@
-"""Regions of a folder in one process: made, opened, and what they learn of each other."""
+"""Regions of a folder in one process: made, opened, closed, and what they learn of each other."""
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from onefold.available import reading
-from onefold.available.kinds.places import REGISTER, place_of
-from onefold.available.ops import Committed, Do, Put, available_op, decode_outcome
-from onefold.available.regions import Known, read_self
-from onefold.env import SYSTEM
-from onefold.folds import folds, region_folds
-from onefold.regions.folder import OpenRegion, open_folder
-from onefold.shard.api import Shard
-from onefold.space.open_space import open_shards
-
-WAIT_S = 60.0
+from onefold.errors import InvalidArgument, SpaceError
+from onefold.fold.nodes.ops import EvictRegion, RegionIs, RejoinRegion, decode_region_outcome, nodes_op
+from onefold.ids import REGIONS_MAX
+from support.region_folder import Folder, converged, delete, do, get, known, put, until
 
 
-class Folder:
-    """A space in a folder, and its regions as they are opened."""
-
-    def __init__(self, path: Path, shards: int = 1) -> None:
-        self.path = path
-        self.shards = open_shards(path, folds, shards=shards)
-        self.regions: list[OpenRegion] = []
-
-    def open(self, region: str | None, **options: Any) -> OpenRegion:
-        found = open_folder(self.shards, self.path, region, SYSTEM, folds=region_folds, **options)
-        self.regions.append(found)
-        return found
-
-    def close(self) -> None:
-        for region in self.regions:
-            region.close()
-        for shard in self.shards:
-            shard.close()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Folder]:
-    made = Folder(tmp_path / "space")
+@pytest.fixture(params=[1, 3], ids=["one shard", "three shards"])
+def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Folder]:
+    made = Folder(tmp_path / "space", request.param)
     yield made
     made.close()
 
 
-def until(found: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_S
-    while not (value := found()):
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.005)
-    return value
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Folder]:
+    made = Folder(tmp_path / "space", 1)
+    yield made
+    made.close()
 
 
-def do(shard: Shard, *requests: Any, request_id: str | None = None) -> Any:
-    return decode_outcome(shard.submit([available_op(Do(requests), request_id)])[0])
+def exchanges() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "onefold-exchange"]
 
 
-def put(region: OpenRegion, key: str, value: str, shard: int = 0) -> Committed:
-    outcome = do(region.shards[shard], Put("r", "m", ((key.encode(), value.encode()),)))
-    assert isinstance(outcome, Committed), outcome
-    return outcome
-
-
-def get(region: OpenRegion, key: str, shard: int = 0) -> Any:
-    with region.shards[shard].view() as view:
-        return reading.get(view, place_of(REGISTER, "m"), key.encode())
-
-
-def known(region: OpenRegion, shard: int = 0) -> Known:
-    with region.shards[shard].view() as view:
-        return read_self(view)
+def files(folder: Path) -> dict[Path, bytes]:
+    """All files but those in which SQLite notes who reads."""
+    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("-shm"))
+    return {path: path.read_bytes() for path in found}
 
 
 def test_a_folder_without_regions_gets_a_local_one(folder: Folder) -> None:
@@ -83,7 +45,7 @@ def test_a_folder_without_regions_gets_a_local_one(folder: Folder) -> None:
     assert (region.name, region.number) == ("local", 1)
     assert put(region, "k", "v").region == 1
     assert region.peers is None
-    assert not [thread for thread in threading.enumerate() if thread.name == "onefold-exchange"]
+    assert exchanges() == [], "nothing runs where there is one region"
     assert folder.open(None).name == "local"
 
 
@@ -92,18 +54,29 @@ def test_effects_reach_the_other_region(folder: Folder) -> None:
     put(eu, "before", "1")
     us = folder.open("us")
     assert (eu.number, us.number) == (1, 2)
-    until(lambda: get(us, "before") == b"1")
-    put(eu, "a", "eu")
-    put(us, "b", "us")
-    until(lambda: get(us, "a") == b"eu" and get(eu, "b") == b"us")
-    until(lambda: known(eu).have() == known(us).have() and known(eu).content == known(us).content)
+    until(lambda: get(us, "before") == "1")
+    for shard in range(len(folder.shards)):
+        put(eu, "a", "eu", shard)
+        put(us, "b", "us", shard)
+        until(lambda shard=shard: get(us, "a", shard) == "eu" and get(eu, "b", shard) == "us")
+    until(lambda: converged(eu, us))
 
 
-def test_an_idle_region_hears_of_an_effect_soon(folder: Folder) -> None:
-    eu, us = folder.open("eu"), folder.open("us")
+def test_three_regions_converge_and_collect_what_is_gone(folder: Folder) -> None:
+    regions = [folder.open(name) for name in ("eu", "us", "asia")]
+    for number, region in enumerate(regions):
+        put(region, f"k{number}", "v")
+    until(lambda: converged(*regions) and get(regions[0], "k2") == "v")
+    delete(regions[1], "k0")
+    until(lambda: get(regions[2], "k0") is None)
+    until(lambda: not any(known(region).gone_rows for region in regions), "gone rows are collected")
+
+
+def test_an_idle_region_hears_of_an_effect_soon(one: Folder) -> None:
+    eu, us = one.open("eu"), one.open("us")
     delays = []
     for number in range(15):
-        time.sleep(0.02)
+        time.sleep(0.02)  # idle, not a wait for a state
         began = time.monotonic()
         seq = put(eu, "k", str(number)).seq
         until(lambda seq=seq: known(us).have().get(1) == seq)
@@ -111,14 +84,170 @@ def test_an_idle_region_hears_of_an_effect_soon(folder: Folder) -> None:
     assert sorted(delays)[len(delays) // 2] < 0.5, delays
 
 
-def test_closing_leaves_no_thread(folder: Folder) -> None:
+def test_closing_leaves_no_thread_file_or_lock(folder: Folder) -> None:
     eu, us = folder.open("eu"), folder.open("us")
     put(us, "k", "v")
-    began = time.monotonic()
     eu.close()
     us.close()
-    assert time.monotonic() - began < 10
-    assert not [thread for thread in threading.enumerate() if thread.name == "onefold-exchange"]
+    us.close()
+    assert exchanges() == []
     for region in ("eu", "us"):
-        place = folder.path / "regions" / region
-        assert list((place / "wake").iterdir()) == [] and list((place / "members").iterdir()) == []
+        for shard in range(len(folder.shards)):
+            place = folder.path / "regions" / region
+            place = place if shard == 0 else place / "shards" / str(shard)
+            assert list((place / "wake").iterdir()) == [] and list((place / "members").iterdir()) == []
+    assert list((folder.path / "regions" / "wake").iterdir()) == []
+    again = folder.open("eu")
+    assert until(lambda: get(again, "k")) == "v"
+
+
+def test_a_region_that_was_alone_notices_the_second_one(one: Folder) -> None:
+    eu = one.open("eu")
+    put(eu, "a", "1")
+    other = Folder(one.path)
+    us = other.open("us")
+    put(us, "b", "2")
+    other.close()
+    assert exchanges() == []
+
+    def heard() -> bool:
+        eu.look()
+        return get(eu, "b") == "2"
+
+    until(heard)
+    assert eu.peers is not None
+
+
+def test_names_that_are_refused_make_nothing(one: Folder) -> None:
+    for name in ("", "a/b", "x" * 33, "witness", "..", "ü"):
+        with pytest.raises(InvalidArgument, match="region"):
+            one.open(name)
+    assert not (one.path / "regions").exists()
+    one.open("eu")
+    with pytest.raises(InvalidArgument, match="apart from case"):
+        one.open("EU")
+
+
+def test_several_regions_have_to_be_named(one: Folder) -> None:
+    one.open("eu")
+    assert one.open(None).name == "eu"
+    one.open("us")
+    with pytest.raises(InvalidArgument, match="eu, us"):
+        one.open(None)
+
+
+def test_no_more_regions_than_a_space_may_have(one: Folder) -> None:
+    from onefold.fold.nodes.ops import AddRegion
+
+    one.open("r0")
+    for number in range(1, REGIONS_MAX):
+        one.shards[0].submit([nodes_op(AddRegion(f"r{number}"))])
+    with pytest.raises(InvalidArgument, match=f"{REGIONS_MAX} regions at most"):
+        one.open("more")
+    assert not (one.path / "regions" / "more").exists()
+
+
+def test_what_may_make_nothing_makes_nothing(one: Folder) -> None:
+    for options in ({"create": False}, {"read_only": True}):
+        for name in (None, "eu"):
+            with pytest.raises(SpaceError, match="there is no region"):
+                one.open(name, **options)
+    assert not (one.path / "regions").exists()
+    with one.shards[0].view() as view:
+        assert view.head().applied == 0
+
+
+def test_a_read_only_region_is_read_and_writes_nothing(one: Folder) -> None:
+    eu = one.open("eu")
+    put(eu, "k", "v")
+    one.open("us").close()
+    eu.close()
+    before = files(one.path / "regions")
+    reader = one.open("eu", read_only=True)
+    assert get(reader, "k") == "v"
+    peers = reader.peers
+    assert peers is not None and [link.name for link in peers.links()] == ["us"]
+    assert peers.latest(10.0).keys() == {2}
+    assert exchanges() == []
+    assert files(one.path / "regions") == before
+
+
+def test_a_region_that_is_lost_is_not_made_again(one: Folder) -> None:
+    one.open("eu").close()
+    shutil.rmtree(one.path / "regions" / "eu")
+    for options in ({}, {"create": False}, {"read_only": True}):
+        with pytest.raises(SpaceError, match="was lost"):
+            one.open("eu", **options)
+    assert not (one.path / "regions" / "eu").exists()
+
+
+def test_the_folder_of_another_region_is_refused(one: Folder, tmp_path: Path) -> None:
+    one.open("eu").close()
+    other = Folder(tmp_path / "other")
+    other.open("eu").close()
+    other.close()
+    shutil.rmtree(one.path / "regions" / "eu")
+    shutil.copytree(tmp_path / "other" / "regions" / "eu", one.path / "regions" / "eu")
+    with pytest.raises(SpaceError, match="another one was put there"):
+        one.open("eu")
+
+
+def test_a_space_without_regions_stays_as_it_was(one: Folder) -> None:
+    with one.shards[0].view() as view:
+        assert view.head().fold_version == 1
+    one.open("eu")
+    with one.shards[0].view() as view:
+        assert view.head().fold_version == 5
+
+
+def test_peers_say_how_far_they_are(folder: Folder) -> None:
+    eu, us = folder.open("eu"), folder.open("us")
+    last = len(folder.shards) - 1
+    seq = put(us, "k", "v", last).seq
+    peers = eu.peers
+    assert peers is not None
+    assert peers.latest(60.0)[2][last] == seq
+    assert [(link.number, link.name, link.state) for link in peers.links()] == [(2, "us", "linked")]
+
+
+def decide(folder: Folder, op: EvictRegion | RejoinRegion) -> int:
+    outcome = decode_region_outcome(folder.shards[0].submit([nodes_op(op)])[0])
+    assert isinstance(outcome, RegionIs), outcome
+    return outcome.number
+
+
+def test_an_evicted_region_is_read_only_and_comes_again(folder: Folder) -> None:
+    eu, us = folder.open("eu"), folder.open("us")
+    put(us, "k", "before")
+    until(lambda: get(eu, "k") == "before")
+    decide(folder, EvictRegion("us"))
+    until(lambda: all(known(us, shard).retired for shard in range(len(folder.shards))))
+    until(lambda: known(eu).regions[2].out, "it counts no more")
+    assert do(us.shards[0]).reason == "evicted"
+    assert eu.peers is None
+    us.close()
+    us = folder.open("us", create=False)
+    assert us.number == 2 and get(us, "k") == "before", "it can still be read"
+    us.close()
+    assert decide(folder, RejoinRegion("us")) == 3
+    with pytest.raises(SpaceError, match="not complete yet"):
+        folder.open("us", create=False)
+    us = folder.open("us")
+    assert us.number == 3 and (folder.path / "regions" / "us.2").is_dir()
+    until(lambda: get(us, "k") == "before")
+    put(us, "k", "after")
+    until(lambda: get(eu, "k") == "after")
+    until(lambda: converged(eu, us))
+
+
+def test_a_region_that_is_in_use_does_not_come_again(one: Folder) -> None:
+    one.open("eu")
+    us = one.open("us")
+    decide(one, EvictRegion("us"))
+    until(lambda: known(us).retired)
+    decide(one, RejoinRegion("us"))
+    with pytest.raises(SpaceError, match="still have it open"):
+        one.open("us")
+    us.close()
+    until(lambda: not list((one.path / "regions" / "us" / "members").iterdir()), "the exchange leaves it")
+    assert one.open("us").number == 3
