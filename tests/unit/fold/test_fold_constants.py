@@ -37,7 +37,7 @@ HOW_ROWS_ARE_STORED = (
     "onefold.store.tables",
 )
 """Their own numbers say how rows are read and written, not which."""
-VERSIONS = {"ap": 5, "jobs": 5, "state": 4, "nodes": 5}
+VERSIONS = {"ap": 5, "jobs": 5, "state": 5, "nodes": 5}
 CONFIG = {
     "ARCHIVES_KEPT": 1000,
     "BLOCKERS_TOLD_MAX": 16,
