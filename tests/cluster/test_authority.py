@@ -13,6 +13,7 @@ import pytest
 
 import onefold as of
 from kit.cluster.log_ground import until
+from onefold.available import ops as available_ops
 from onefold.backup.backup import backup, restore
 from onefold.cluster.servers import LocalServers
 from onefold.cluster.setup import set_up_space
@@ -150,6 +151,7 @@ def test_the_table_has_every_operation_of_every_fold() -> None:
         "nodes": names(nodes_ops.Operation),
         "jobs": names(jobs_ops.Operation),
         "state": names(state_ops.StateOp),
+        "ap": names(available_ops.AvailableOp),
     }
     assert set(EXAMPLES) == listed["onefold"] | listed["nodes"], "an operation is not tried"
 

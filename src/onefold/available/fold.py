@@ -16,6 +16,7 @@ from onefold.available.ops import (
 )
 from onefold.available.rows import NAMES, ROWS, SHOWN, Working
 from onefold.available.sync import staging
+from onefold.fold import authority
 from onefold.fold.api import NEWEST_VERSION, PASSING, Context, Store
 
 MALFORMED: Final = encode_outcome(Rejected("malformed"))
@@ -54,6 +55,7 @@ class AvailableFold:
         if op is None:
             return MALFORMED
         if not (context.trusted or isinstance(op, Do)):
+            authority.count_refusal(store, AVAILABLE_FOLD, type(op).__name__, context.offset, context.client)
             return UNTRUSTED
         work = Working(store, context)
         outcome = OPERATIONS[type(op)](work, op)

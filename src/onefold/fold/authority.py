@@ -36,10 +36,11 @@ _DO: Final = b"\xa2do"
 """The tag of that one, as it is encoded: the first element of an array."""
 PROGRAM_FOLDS: Final = frozenset({"jobs", "state"})
 """Folds that any program may register. Others could be ones that no program has, and an operation for such a fold stops every
-replica."""
+replica. In a region's own log that holds of all: its replicas have no others than its first record names."""
 _SYSTEM_TABLE: Final = f"{system.SYSTEM_FOLD}/untrusted"
 _NODES_TABLE: Final = "nodes/untrusted"
-UNTRUSTED_TABLES: Final = (_SYSTEM_TABLE, _NODES_TABLE)
+_AVAILABLE_TABLE: Final = f"{AVAILABLE_FOLD}/untrusted"
+UNTRUSTED_TABLES: Final = (_SYSTEM_TABLE, _NODES_TABLE, _AVAILABLE_TABLE)
 """What was refused, of kind ``Untrusted``."""
 
 
@@ -66,8 +67,11 @@ def in_force(fold_version: int) -> bool:
     return fold_version >= IN_FORCE_VERSION
 
 
-def system_op_allowed(op: system.SystemOp, *, trusted: bool, fold_version: int) -> bool:
-    """Whether an operation of the space itself counts in such a record."""
+def system_op_allowed(
+    op: system.SystemOp, *, trusted: bool, fold_version: int, of_region: bool = False
+) -> bool:
+    """Whether an operation of the space itself counts in such a record. ``of_region``: of a region's own log, as the folds that
+    are registered there say."""
     if trusted:
         return True
     match op:
@@ -76,7 +80,7 @@ def system_op_allowed(op: system.SystemOp, *, trusted: bool, fold_version: int) 
         case system.Trim() | system.ExpireClients():
             return not in_force(fold_version)
         case system.Register(names):
-            return not in_force(fold_version) or PROGRAM_FOLDS.issuperset(names)
+            return not in_force(fold_version) or (not of_region and PROGRAM_FOLDS.issuperset(names))
         case system.Tick():
             return True
 
@@ -99,7 +103,9 @@ def needs_trust(ops: Sequence[Op], fold_version: int) -> bool:
 
 def count_refusal(store: Store, fold: str, kind: str, offset: int, client: str) -> None:
     """Note that an operation was refused. ``fold``: whose turn it is."""
-    table = _NODES_TABLE if fold in NODE_FOLDS else _SYSTEM_TABLE
+    table = (
+        _NODES_TABLE if fold in NODE_FOLDS else _AVAILABLE_TABLE if fold == AVAILABLE_FOLD else _SYSTEM_TABLE
+    )
     data = store.get(table, kind.encode())
     before = Untrusted() if data is None else _decoder.decode(data)
     store.put(table, kind.encode(), msgspec.msgpack.encode(Untrusted(before.count + 1, offset, client[:64])))

@@ -288,7 +288,10 @@ class Replica:
     def _apply_system(self, record: Record, index: int, body: bytes, *, trusted: bool) -> bytes:
         head, op = self._head, system.decode(body)
         if op is not None and not authority.system_op_allowed(
-            op, trusted=trusted, fold_version=head.fold_version
+            op,
+            trusted=trusted,
+            fold_version=head.fold_version,
+            of_region=not trusted and self._is_registered(authority.AVAILABLE_FOLD),
         ):
             if authority.in_force(head.fold_version):
                 # Before, programs of earlier releases fold the same log; they refuse it too, and write nothing.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -129,9 +131,9 @@ def _node(node: Node) -> dict[str, Any]:
     }
 
 
-def nodes_only(db: Database) -> dict[str, Any]:
+def nodes_only(db: Database, url: str | None = None) -> dict[str, Any]:
     """``nodes_only`` for `status --json`: whether what only nodes may append counts where nodes publish alone, and what of others
-    was refused."""
+    was refused. ``url``: of the space, to ask nodes for its regions' own logs."""
     from onefold.fold import authority
 
     open_, refused = [], []
@@ -140,17 +142,39 @@ def nodes_only(db: Database) -> dict[str, Any]:
             if not authority.in_force(view.head().fold_version):
                 open_.append(shard_id)
             refused.append(authority.refused_ops(view))
-    kinds: dict[str, int] = {}
-    for one in refused:
-        for kind, count in one.kinds.items():
-            kinds[kind] = kinds.get(kind, 0) + count
+    kinds = dict(sum((Counter(one.kinds) for one in refused), Counter[str]()))
     return {
         "in_force": not open_,
         "open": open_,
         "refused": sum(one.total for one in refused),
         "kinds": kinds,
         "last": [one.offset for one in refused],
+        "regions": {} if url is None else _refused_in_regions(db, url),
     }
+
+
+def _refused_in_regions(db: Database, url: str) -> dict[str, Any]:
+    """What was refused in each region's own logs, as a node there says; None where none answers."""
+    from onefold.errors import OnefoldError
+    from onefold.fold import authority
+    from onefold.folds import region_folds
+    from onefold.space.open_cluster import open_region
+
+    info = getattr(getattr(db._shards[0], "log", None), "space_info", None)
+    found: dict[str, Any] = {}
+    for region in () if info is None else info.regions:
+        found[region] = None
+        with contextlib.suppress(OnefoldError), contextlib.ExitStack() as stack:
+            refused = []
+            for shard in open_region(url, region, region_folds, replicas="remote", read_only=True):
+                stack.callback(shard.close)
+                with shard.view() as view:
+                    refused.append(authority.refused_ops(view))
+            found[region] = {
+                "refused": sum(one.total for one in refused),
+                "kinds": dict(sum((Counter(one.kinds) for one in refused), Counter[str]())),
+            }
+    return found
 
 
 _OPEN_ADVICE = (
@@ -190,6 +214,9 @@ def print_cluster(found: dict[str, Any]) -> None:
         print(f"nodes    anybody who can write passes for a node in shard {shards}. {_OPEN_ADVICE}")
     if only is not None and only["refused"]:
         print(f"nodes    {only['refused']:,} operations of programs were refused that only nodes may append")
+    for region, said in (only or {}).get("regions", {}).items():
+        if said is not None and said["refused"]:
+            print(f"nodes    {said['refused']:,} operations of programs were refused in {region}'s own logs")
 
 
 def _copy(other: dict[str, Any]) -> str:
@@ -222,7 +249,7 @@ def checks(where: Place, url: str, *, deep: bool, fix: bool) -> Iterator[Check]:
     try:
         with where.open() if fix else where.looking() as db:
             yield _nodes(db)
-            yield _nodes_only(db)
+            yield _nodes_only(db, url)
             yield from check_state(db._state)
             if deep:
                 yield check_named(db._state, db._engine.blobs)
@@ -271,17 +298,26 @@ def _nodes(db: Database) -> Check:
     )
 
 
-def _nodes_only(db: Database) -> Check:
+def _kinds(kinds: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
+
+
+def _nodes_only(db: Database, url: str | None = None) -> Check:
     from onefold.doctor.embedded import Check
 
-    found = nodes_only(db)
+    found = nodes_only(db, url)
+    said = []
     if found["refused"]:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(found["kinds"].items()))
         places = ", ".join(f"{last:,} of shard {shard}" for shard, last in enumerate(found["last"]) if last)
+        said.append(f"{_kinds(found['kinds'])}; the last at offset {places}")
+    for region, there in found["regions"].items():
+        if there is not None and there["refused"]:
+            said.append(f"in {region}'s own logs {_kinds(there['kinds'])}")
+    if said:
         return Check(
             "nodes only",
             "warn",
-            f"operations that only nodes may append were refused: {kinds}; the last at offset {places}",
+            f"operations that only nodes may append were refused: {'; '.join(said)}",
             "They had no effect. A program with an app's credential appended them: find it, and give the app another credential",
         )
     if not found["in_force"]:

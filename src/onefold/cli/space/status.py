@@ -28,10 +28,11 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
     stopped and draining too when there are any; bytes is the size of its folder, null when it has none; offsets: the last record
     of each shard; processes: how many others have it open; log: {keep, trimmed, at_from}: the bytes of its logs that are kept
     (null: all), whether something was trimmed, and then the earliest time that db.at reaches; null on a cluster. On a cluster
-    also {servers: [{name, address, up, version, region, problem}], streams: [{name, shard, leader, first, last, bytes,
-    replicas: [{server, current, away, lag, silent}], problem}], nodes: [{name, state, region, zone, program, shards, halted,
-    busy, slots}], nodes_only: {in_force, open, refused, kinds, last}}: whether what only nodes may append counts from nodes
-    alone, the shards where not yet, and what was refused.
+    also {servers: [{name, address, up, version, region, problem}], streams: [{name, shard, region, leader, first, last,
+    bytes, replicas: [{server, current, away, lag, silent}], problem}], nodes: [{name, state, region, zone, program, shards,
+    halted, busy, slots}], nodes_only: {in_force, open, refused, kinds, last, regions: {region: {refused, kinds}}}}: whether what
+    only nodes may append counts from nodes alone, the shards where not yet, and what was refused. A stream's region: of which it
+    is an own log; null where it is of the whole space.
     """
     from onefold._version import __version__
     from onefold.cli.cluster import describing
@@ -69,7 +70,7 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
         }
         if target is not None:
             found["nodes"] = describing.nodes(db)
-            found["nodes_only"] = describing.nodes_only(db)
+            found["nodes_only"] = describing.nodes_only(db, target)
         if where.json:
             output.emit(found)
             return

@@ -31,7 +31,7 @@ from onefold.shard.requirements import Behind
 from onefold.store import exactly_once
 from onefold.store.replica import Applied
 
-TABLES = ("state/", "jobs/", "nodes/", "ap/")
+TABLES = ("state/", "jobs/", "nodes/", "ap/", "onefold/")
 """Beginnings of the names of the tables that can be asked for."""
 _FIRST_ROWS = 16
 """So many rows are read at first, before it is known how long they are."""

@@ -128,7 +128,9 @@ def test_the_doctor_of_a_cluster_says_that_it_did_not_look_at_blobs(
     monkeypatch.setattr("onefold.cli.cluster.describing.cluster_url", lambda _: "nats://here")
     monkeypatch.setattr("onefold.doctor.cluster.examine", lambda *_, **__: iter(()))
     for check in ("_nodes", "_nodes_only"):
-        monkeypatch.setattr(f"onefold.cli.cluster.describing.{check}", lambda _: Check("nodes", "ok", "well"))
+        monkeypatch.setattr(
+            f"onefold.cli.cluster.describing.{check}", lambda *_: Check("nodes", "ok", "well")
+        )
     with of.connect(tmp_path) as db:
         db.stream("s").append_many(noise())
         (name,) = db._engine.blobs.names()
