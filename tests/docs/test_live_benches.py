@@ -1,4 +1,4 @@
-"""The benchmarks of live jobs run: with tiny sizes, and what they compare is equal. What they measure is not looked at."""
+"""The benchmarks of live jobs and regions run: with tiny sizes, and what they compare is equal. What they measure is not looked at."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def ran(script: str, *options: str, folder: Path) -> str:
     [
         ("live_speed.py", "--only counts,append --events 20000 --keys 100 --runs 1", 2),
         ("live_state.py", "--only commit --keys 3000 --runs 1", 1),
+        ("regions_fold.py", "--keys 2000 --rounds 1 --only registers,sets", 2),
         ("live_latency.py", "--seconds 0.4 --rate 500 --frame 20 --warm 0", 2),
     ],
 )

@@ -5,7 +5,7 @@ An effect that meets a row with a dot that is not in its past is concurrent with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Final, NamedTuple, cast
 
 from onefold import config
@@ -47,35 +47,40 @@ def source_of(effect: Effect) -> Source:
 
 def is_sound(effect: Effect) -> bool:
     """Whether all of its writes can be done; others are malformed."""
-    return all(
-        isinstance(write, effects.CONTROL)
-        or (places.is_place(write.place) and write.place[0] in _LETTERS[type(write)])
-        for write in effect.writes
-    )
-
-
-def rows_of(effect: Effect) -> Iterator[tuple[str, bytes]]:
-    """The rows that its writes touch, as far as they name them."""
     for write in effect.writes:
-        if isinstance(write, effects.Mark):
-            yield write.place, places.joined_key(write.key, write.element)
-        elif not isinstance(write, (effects.MarkNone, *effects.CONTROL)):
-            yield write.place, write.key
+        letters = _LETTERS.get(type(write))
+        if letters is not None and not (places.is_place(write.place) and write.place[0] in letters):  # type: ignore[union-attr]
+            return False
+    return True
+
+
+def rows_of(some: Iterable[Effect]) -> list[tuple[str, bytes]]:
+    """The rows that their writes touch, as far as they name them."""
+    found: list[tuple[str, bytes]] = []
+    for effect in some:
+        for write in effect.writes:
+            if type(write) is effects.SetCell:
+                found.append((write.place, write.key))
+            elif isinstance(write, effects.Mark):
+                found.append((write.place, places.joined_key(write.key, write.element)))
+            elif not isinstance(write, (effects.MarkNone, *effects.CONTROL)):
+                found.append((write.place, write.key))
+    return found
 
 
 def apply_write(work: Working, source: Source, write: AnyWrite) -> None:
     """Do it. Rows are in ``work`` until it writes them."""
+    if type(write) is effects.SetCell and write.place[0] == places.REGISTER:  # first, since most are
+        work.note_place(write.place)
+        _set_register(work, source, write.place, write.key, source.cell(write.value, write.ends_ms))
+        return
     if isinstance(write, effects.CONTROL):
         _control(work, source, write)
         return
     work.note_place(write.place)
     match write:
         case effects.SetCell(place, key, value, ends_ms):
-            cell = source.cell(value, ends_ms)
-            if place[0] == places.REGISTER:
-                _set_register(work, source, place, key, cell)
-            else:
-                _set_sibling(work, source, place, key, cell)
+            _set_sibling(work, source, place, key, source.cell(value, ends_ms))
         case effects.SetFields():
             _set_fields(work, source, write)
         case effects.Mark(place, key, element, present, ends_ms):

@@ -18,11 +18,11 @@ Ends = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62) - 1)] | None
 CHAIN_BYTES = 16
 
 
-class Write(msgspec.Struct, frozen=True, array_like=True):
+class Write(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A part of an effect."""
 
 
-class SetCell(Write, frozen=True, array_like=True, tag="c"):
+class SetCell(Write, frozen=True, array_like=True, tag="c", gc=False):
     """A register or keep-both value; None: deleted."""
 
     place: str
@@ -31,7 +31,7 @@ class SetCell(Write, frozen=True, array_like=True, tag="c"):
     ends_ms: Ends = None
 
 
-class SetFields(Write, frozen=True, array_like=True, tag="f"):
+class SetFields(Write, frozen=True, array_like=True, tag="f", gc=False):
     """Fields of a key; None: removed. ``base``: 0 of what is there, 1 all that there is, 2 the key is deleted."""
 
     place: str
@@ -41,7 +41,7 @@ class SetFields(Write, frozen=True, array_like=True, tag="f"):
     ends_ms: Ends = None
 
 
-class Mark(Write, frozen=True, array_like=True, tag="m"):
+class Mark(Write, frozen=True, array_like=True, tag="m", gc=False):
     """An element of a set is in it, or not."""
 
     place: str
@@ -51,14 +51,14 @@ class Mark(Write, frozen=True, array_like=True, tag="m"):
     ends_ms: Ends = None
 
 
-class MarkNone(Write, frozen=True, array_like=True, tag="e"):
+class MarkNone(Write, frozen=True, array_like=True, tag="e", gc=False):
     """None of the elements of the past is in the set."""
 
     place: str
     key: bytes
 
 
-class Count(Write, frozen=True, array_like=True, tag="n"):
+class Count(Write, frozen=True, array_like=True, tag="n", gc=False):
     """Adds to the origin's part of a counter."""
 
     place: str
@@ -68,7 +68,7 @@ class Count(Write, frozen=True, array_like=True, tag="n"):
     by: Amount
 
 
-class Uncount(Write, frozen=True, array_like=True, tag="u"):
+class Uncount(Write, frozen=True, array_like=True, tag="u", gc=False):
     """What a deleted counter had counted: by region (birth, seq, total). That is no longer counted."""
 
     place: str
@@ -76,7 +76,7 @@ class Uncount(Write, frozen=True, array_like=True, tag="u"):
     seen: dict[Number, tuple[Seq, Seq, int]]
 
 
-class Spend(Write, frozen=True, array_like=True, tag="b"):
+class Spend(Write, frozen=True, array_like=True, tag="b", gc=False):
     """Adds to the origin's share of a bounded counter."""
 
     place: str
@@ -84,7 +84,7 @@ class Spend(Write, frozen=True, array_like=True, tag="b"):
     by: Amount
 
 
-class Send(Write, frozen=True, array_like=True, tag="s"):
+class Send(Write, frozen=True, array_like=True, tag="s", gc=False):
     """Rights of the origin become those of another region. That they arrive is the receipt."""
 
     place: str
@@ -93,7 +93,7 @@ class Send(Write, frozen=True, array_like=True, tag="s"):
     by: Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 
 
-class Want(Write, frozen=True, array_like=True, tag="w"):
+class Want(Write, frozen=True, array_like=True, tag="w", gc=False):
     """The origin wishes to have so many rights, until then. 0: no longer."""
 
     place: str
@@ -102,13 +102,13 @@ class Want(Write, frozen=True, array_like=True, tag="w"):
     until_ms: Natural
 
 
-class Admitted(Write, frozen=True, array_like=True, tag="a"):
+class Admitted(Write, frozen=True, array_like=True, tag="a", gc=False):
     """The origin counts this region among those that it waits for."""
 
     number: Number
 
 
-class Votes(Write, frozen=True, array_like=True, tag="v"):
+class Votes(Write, frozen=True, array_like=True, tag="v", gc=False):
     """How far the origin knows each evicted region. From here on it takes nothing from them."""
 
     round: Natural
@@ -120,7 +120,7 @@ CONTROL = (Admitted, Votes)
 """Writes that change no collection."""
 
 
-class Effect(msgspec.Struct, frozen=True, array_like=True):
+class Effect(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """See above."""
 
     origin: Number

@@ -16,7 +16,7 @@ from onefold.available.applying import write_conflicts
 from onefold.available.effects import Send
 from onefold.available.kinds import places
 from onefold.available.kinds.shares import Shares
-from onefold.available.out import DROPPED_PER_OPERATION_MAX, drop_known, emit
+from onefold.available.out import DROPPED_PER_OPERATION_MAX, drop_known, emit, write_kept
 from onefold.available.rows import (
     Tables,
     Working,
@@ -39,6 +39,7 @@ def follow(work: Working) -> None:
     stable = work.me.stable()
     work.write_rows(stable)
     collect(work, stable)
+    write_kept(work)
     drop_known(work, stable)
     drop_generations(work)
     write_conflicts(work)

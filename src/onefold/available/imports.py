@@ -14,7 +14,7 @@ from onefold.available.ops import Import, Imported, Rejected
 from onefold.available.out import record
 from onefold.available.regions import Known, Region
 from onefold.available.rows import Working
-from onefold.available.stamps import CLOCK_AHEAD_MAX_MS, ms_of
+from onefold.available.stamps import CLOCK_AHEAD_MAX_MS, COUNT_BITS
 
 KNOWN = "known"
 
@@ -36,7 +36,7 @@ def take_in(work: Working, op: Import) -> Imported | Rejected:
         return Rejected("diverged", here=differ)
     have = me.have()
     new = [effect for effect in sound if effect.seq > have.get(effect.origin, 0)]
-    work.fetch(row for effect in new for row in rows_of(effect))
+    work.fetch(rows_of(new))
     taken = 0
     waiting: dict[int, str] = {}
     for effect, data in zip(sound, op.effects, strict=True):
@@ -44,7 +44,8 @@ def take_in(work: Working, op: Import) -> Imported | Rejected:
         if reason is None:
             take(work, effect, data)
             taken += 1
-            waiting.pop(effect.origin, None)
+            if waiting:
+                waiting.pop(effect.origin, None)
         elif reason != KNOWN:
             waiting.setdefault(effect.origin, reason)
             if reason == "held":
@@ -68,8 +69,8 @@ def _other_chain(work: Working, effects: list[Effect], op: Import) -> int:
 def why_not(work: Working, effect: Effect) -> str | None:
     """Why an effect is not taken now; None: it is."""
     me, number = work.me, effect.origin
-    origins = me.origins
-    seq = origins[number].seq if number in origins else 0
+    origin = me.origins.get(number)
+    seq = 0 if origin is None else origin.seq
     if effect.seq <= seq:
         return KNOWN
     if number == me.number:
@@ -89,20 +90,23 @@ def why_not(work: Working, effect: Effect) -> str | None:
 def has(me: Known, deps: Mapping[int, int]) -> bool:
     """Whether all of this is known here."""
     origins = me.origins
-    return all(number in origins and origins[number].seq >= seq for number, seq in deps.items())
+    for number, seq in deps.items():
+        origin = origins.get(number)
+        if origin is None or origin.seq < seq:
+            return False
+    return True
 
 
 def is_ahead(work: Working, region: Region, hlc: int) -> bool:
     """Whether a clock of that region is so far ahead that what has it waits: its stamps would win everywhere for so long."""
-    return ms_of(hlc) > work.now_ms + CLOCK_AHEAD_MAX_MS and hlc > region.accepted
+    return hlc >> COUNT_BITS > work.now_ms + CLOCK_AHEAD_MAX_MS and hlc > region.accepted
 
 
 def take(work: Working, effect: Effect, data: bytes) -> None:
     """Apply an effect of another region, whole."""
-    source = source_of(effect)
+    me, source = work.me, source_of(effect)
     for write in effect.writes:
         apply_write(work, source, write)
+        me.owes = True
     record(work, effect, data)
-    me = work.me
     me.regions[effect.origin].held = 0
-    me.owes = me.owes or bool(effect.writes)

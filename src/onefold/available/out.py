@@ -80,18 +80,25 @@ def emit(work: Working, writes: tuple[AnyWrite, ...]) -> None:
 
 def record(work: Working, effect: Effect, data: bytes) -> None:
     """An effect, own or imported, has been applied: it is known from now on, and kept for others."""
-    me, store = work.me, work.store
+    me, hlc = work.me, effect.hlc
     origin = me.origin(effect.origin)
-    origin.seq, origin.hlc, origin.seen = effect.seq, effect.hlc, effect.deps
-    origin.chain = effects.next_chain(origin.chain, data)
-    me.hlc = max(me.hlc, effect.hlc)
-    store.put(OUT, out_key(effect.origin, effect.seq), origin.chain + data)
+    origin.seq, origin.hlc, origin.seen = effect.seq, hlc, effect.deps
+    origin.chain = chain = effects.next_chain(origin.chain, data)
+    me.hlc = max(me.hlc, hlc)
+    work.kept.append((out_key(effect.origin, effect.seq), chain + data))
     me.out_count += 1
     me.out_bytes += len(data)
     if effect.request_id is not None:
         until_ms = work.now_ms + int(config.REQUEST_ID_RETENTION_S * 1000)
         kept = Requested(effect.origin, effect.seq, effect.hlc, until_ms, effect.results)
         keep_request(work, effect.request_id.encode(), kept)
+
+
+def write_kept(work: Working) -> None:
+    """Write the effects that are to be kept, before any is looked for."""
+    if work.kept:
+        work.store.put_many(OUT, work.kept)
+        work.kept = []
 
 
 def keep_request(work: Working, name: bytes, kept: Requested) -> None:

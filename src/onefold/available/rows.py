@@ -11,16 +11,18 @@ the same one; anything else is a bug, or damage.
 
 from __future__ import annotations
 
-import hashlib
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from onefold.available import regions
 from onefold.available.kinds import places
+from onefold.available.kinds.cells import Register
 from onefold.available.kinds.row import Row, encode
 from onefold.available.kinds.shares import Shares
 from onefold.available.ops import Natural
@@ -181,6 +183,23 @@ def all_places(store: StoreView) -> list[str]:
     return sorted({place for _, data in names for place in names_decoder.decode(data)})
 
 
+class Read:
+    """A row that was read."""
+
+    __slots__ = ("before", "data", "now")
+
+    def __init__(self, before: Row, now: Row, data: bytes | None) -> None:
+        self.before = before
+        self.now = now
+        """As the operation has left it."""
+        self.data = data
+        """As it is in the store."""
+
+
+Change = tuple[str, bytes, Row, bytes | None, Row]
+"""Place, key, the row before, its bytes, and the row after."""
+
+
 class Tally(Protocol):
     """What is counted over the rows of one generation: of the one that readers see in ``Known``, of the next one in ``Sync``."""
 
@@ -199,15 +218,13 @@ class Working:
         self.shares: dict[tuple[str, bytes], None] = {}
         """Rows of bounded counters that were changed: perhaps a wish can be met."""
         self.conflicts: list[Conflict] = []
-        self._before: dict[tuple[str, bytes], tuple[Row, int]] = {}
-        self._rows: dict[tuple[str, bytes], Row] = {}
+        self.now_ms = context.now_ms
+        """Fold time."""
+        self.kept: list[tuple[bytes, bytes]] = []
+        """Effects that are about to be kept for others: rows of ``OUT``."""
+        self._rows: dict[tuple[str, bytes], Read] = {}
         self._places: set[str] = set()
         self._prefixes: dict[str, bytes] = {}
-
-    @property
-    def now_ms(self) -> int:
-        """Fold time."""
-        return self.context.now_ms
 
     @property
     def tables(self) -> Tables:
@@ -225,35 +242,35 @@ class Working:
         found = self._rows.get((place, key))
         if found is None:
             data = self.store.get(self.tables.rows + place, key)
-            found = self._rows[place, key] = places.read_row(place, data)
-            self._before[place, key] = found, 0 if data is None else len(key) + len(data)
-        return found
+            row = places.read_row(place, data)
+            found = self._rows[place, key] = Read(row, row, data)
+        return found.now
 
     def size(self, place: str, key: bytes) -> int:
         """How long a row that was read was, with its key; 0: it was not there."""
-        return self._before[place, key][1]
+        data = self._rows[place, key].data
+        return 0 if data is None else len(key) + len(data)
 
     def fetch(self, wanted: Iterable[tuple[str, bytes]]) -> None:
         """Read many rows at once, which are about to be asked for."""
         keys: dict[str, dict[bytes, None]] = {}
-        for place, key in wanted:
-            if (place, key) not in self._rows:
-                keys.setdefault(place, {})[key] = None
+        for at in wanted:
+            if at not in self._rows:
+                keys.setdefault(at[0], {})[at[1]] = None
         for place, some in keys.items():
-            found = self.store.get_many(self.tables.rows + place, some)
+            found, empty = self.store.get_many(self.tables.rows + place, some), places.empty(place)
             for key in some:
                 data = found.get(key)
-                row = self._rows[place, key] = places.read_row(place, data)
-                self._before[place, key] = row, 0 if data is None else len(key) + len(data)
+                row = empty if data is None else places.read_row(place, data)
+                self._rows[place, key] = Read(row, row, data)
 
     def forget(self) -> None:
         """Forget what was read: readers see another generation from here on. Nothing of it was changed."""
         self._rows.clear()
-        self._before.clear()
 
     def set_row(self, place: str, key: bytes, row: Row) -> None:
         """Change a row that was read."""
-        self._rows[place, key] = row
+        self._rows[place, key].now = row
         if place[0] == places.BOUNDED:
             self.shares[place, key] = None
 
@@ -288,18 +305,16 @@ class Working:
 
     def write_rows(self, stable: Mapping[int, int]) -> None:
         """Bring the changed rows into the store, with what is derived from them. Without what is gone and ``stable``."""
-        changed: dict[tuple[str, bytes], Row] = {}
-        for at, row in self._rows.items():
-            if row is not self._before[at][0]:
-                changed[at] = self._settled(row, stable)
-        if changed:
-            self._write_all(
-                self.tables, self.me, [(*at, *self._before[at], after) for at, after in changed.items()]
-            )
+        changes = [
+            (*at, read.before, read.data, self._settled(read.now, stable))
+            for at, read in self._rows.items()
+            if read.now is not read.before
+        ]
+        if changes:
+            self._write_all(self.tables, self.me, changes)
             if self.joining is not None:
-                self.join(changed, stable)
+                self.join({(place, key): after for place, key, _, _, after in changes}, stable)
         self._rows.clear()
-        self._before.clear()
 
     def join(self, rows: Mapping[tuple[str, bytes], Row], stable: Mapping[int, int]) -> None:
         """Write what these rows of this region become in the next generation, together with those of the other region.
@@ -314,7 +329,7 @@ class Working:
         keys: dict[str, list[bytes]] = {}
         for place, key in rows:
             keys.setdefault(place, []).append(key)
-        changes: list[tuple[str, bytes, Row, int, Row]] = []
+        changes: list[Change] = []
         for place, some in keys.items():
             self._note_place(tables, place)
             prefix = self._prefix(place)
@@ -328,7 +343,7 @@ class Working:
                 data = found.get(key)
                 before = places.read_row(place, data)
                 if before != after:
-                    changes.append((place, key, before, 0 if data is None else len(key) + len(data), after))
+                    changes.append((place, key, before, data, after))
         self._write_all(tables, sync, changes)
 
     def _settled(self, row: Row, stable: Mapping[int, int]) -> Row:
@@ -337,47 +352,54 @@ class Working:
             row = row.expired(self.now_ms)  # it came in too late to be seen
         return row.collected(stable)  # type: ignore[no-any-return]
 
-    def _write_all(
-        self, tables: Tables, tally: Tally, changes: Iterable[tuple[str, bytes, Row, int, Row]]
-    ) -> None:
-        """Write rows of a generation: place, key, the row before and its size, and after."""
+    def _write_all(self, tables: Tables, tally: Tally, changes: Iterable[Change]) -> None:
+        """Write rows of a generation, and what is derived from them."""
         content = int.from_bytes(tally.content)
-        for change in changes:
-            content += self._write(tables, tally, *change)
+        found: defaultdict[str, list[tuple[bytes, bytes]]] = defaultdict(list)
+        for place, key, before, old, after in changes:
+            new = None if after.is_empty() else encode(after)
+            if new is not None:
+                found[place].append((key, new))
+                if old is None and type(after) is Register and after.is_live() and after.ends_ms() is None:
+                    content += part_hash(self._prefix(place) + key, new)  # nothing else is derived from it
+                    continue
+            elif old is not None:
+                self.store.delete(tables.rows + place, key)
+            content += self._derive(tables, tally, (place, key, before, old, after), new)
+        for place, items in found.items():
+            self.store.put_many(tables.rows + place, items)
         tally.content = (content & _HASH_MASK).to_bytes(_HASH_BYTES)
 
-    def _write(
-        self, tables: Tables, tally: Tally, place: str, key: bytes, before: Row, size: int, after: Row
-    ) -> int:
-        """Write one row. By how much the content hash changes."""
-        store, table = self.store, tables.rows + place
-        lives, at = after.is_live(), self._prefix(place) + key
-        if size and not before.is_live():
-            tally.gone_bytes -= size
-        if not lives and after.is_empty():
-            store.delete(table, key)
-        else:
-            data = encode(after)
-            store.put(table, key, data)
-            if not lives:
-                tally.gone_bytes += len(key) + len(data)
-        ends, end = before.ends_ms(), after.ends_ms()
-        if ends != end:
-            if ends is not None:
-                store.delete(tables.due, number_key(ends) + at)
+    def _derive(self, tables: Tables, tally: Tally, change: Change, new: bytes | None) -> int:
+        """Write what is derived from a row. By how much the content hash changes."""
+        place, key, before, old, after = change
+        at = self._prefix(place) + key
+        ended: int | None = None
+        waited: Dot | None = None
+        was: Collection[bytes] = ()
+        now: Collection[bytes] = ()
+        if old is not None:
+            if not before.is_live():
+                tally.gone_bytes -= len(key) + len(old)
+            ended, waited, was = before.ends_ms(), before.waits(), before.parts(old)
+        end, waits = after.ends_ms(), after.waits()
+        if new is not None:
+            if not after.is_live():
+                tally.gone_bytes += len(key) + len(new)
+            now = after.parts(new)
+        if ended != end:
+            if ended is not None:
+                self.store.delete(tables.due, number_key(ended) + at)
             if end is not None:
-                store.put(tables.due, number_key(end) + at, b"")
-        waited, waits = before.waits(), after.waits()
+                self.store.put(tables.due, number_key(end) + at, b"")
         if waited != waits:
+            tally.gone_rows += (waits is not None) - (waited is not None)
             if waited is not None:
-                store.delete(tables.gone, out_key(*waited) + at)
-                tally.gone_rows -= 1
+                self.store.delete(tables.gone, out_key(*waited) + at)
             if waits is not None:
-                store.put(tables.gone, out_key(*waits) + at, b"")
-                tally.gone_rows += 1
-        was, now = before.parts(), after.parts()
-        if was == now:
-            return 0
+                self.store.put(tables.gone, out_key(*waits) + at, b"")
+        if not was:
+            return sum([part_hash(at, part) for part in now])
         here, there = set(was), set(now)
         return sum([part_hash(at, part) for part in there - here]) - sum(
             [part_hash(at, part) for part in here - there]
@@ -396,5 +418,5 @@ class Working:
 
 def part_hash(prefix: bytes, part: bytes) -> int:
     """What a part of a row adds to the content hash."""
-    data = b"".join((_LENGTH.pack(len(prefix) & 0xFFFF), prefix, part))
-    return int.from_bytes(hashlib.blake2b(data, digest_size=_HASH_BYTES).digest())
+    data = _LENGTH.pack(len(prefix) & 0xFFFF) + prefix + part
+    return int.from_bytes(blake2b(data, digest_size=_HASH_BYTES).digest())

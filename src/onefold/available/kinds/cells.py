@@ -7,7 +7,7 @@ see ``following``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 
@@ -44,11 +44,11 @@ class Register(msgspec.Struct, frozen=True, array_like=True, gc=False):
         base = self.base
         return Register() if base is not None and base.value is None and base.is_in(stable) else self
 
-    def parts(self) -> Iterable[bytes]:
+    def parts(self, data: bytes = b"") -> Collection[bytes]:
         base = self.base
         if base is None or base.value is None or base.ends_ms is not None:
             return ()
-        return (encode((base.hlc, base.region, base.seq, base.value)),)
+        return (data or encode(self),)
 
     def joined(self, other: Register, mine: Mapping[int, int], theirs: Mapping[int, int]) -> Register:
         return Register(_joined(self.base, other.base, mine, theirs))
@@ -109,10 +109,12 @@ class Cells(msgspec.Struct, frozen=True, array_like=True):
         fields = {name: cell for name, cell in self.fields.items() if stays(cell)}
         return Cells(self.base if stays(self.base) else None, fields)
 
-    def parts(self) -> Iterator[bytes]:
-        for name, cell in (("", self.base), *self.fields.items()):
-            if cell is not None and cell.value is not None and cell.ends_ms is None:
-                yield encode((cell is self.base, name, *cell.stamp, cell.value))
+    def parts(self, data: bytes = b"") -> Collection[bytes]:  # noqa: ARG002
+        return [
+            encode((cell is self.base, name, *cell.stamp, cell.value))
+            for name, cell in (("", self.base), *self.fields.items())
+            if cell is not None and cell.value is not None and cell.ends_ms is None
+        ]
 
     def joined(self, other: Cells, mine: Mapping[int, int], theirs: Mapping[int, int]) -> Cells:
         base = _joined(self.base, other.base, mine, theirs)

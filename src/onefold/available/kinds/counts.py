@@ -7,7 +7,7 @@ begins a new one, so that it is never taken for the earlier part that others hav
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -115,10 +115,12 @@ class Counter(msgspec.Struct, frozen=True, array_like=True):
             {region: base for region, base in self.bases.items() if region not in over},
         )
 
-    def parts(self) -> Iterator[bytes]:
-        for region, part in self.regions.items():
-            if self.counts(region):
-                yield encode((region, part.birth, part.seq, self.net(region)))
+    def parts(self, data: bytes = b"") -> Collection[bytes]:  # noqa: ARG002
+        return [
+            encode((region, part.birth, part.seq, self.net(region)))
+            for region, part in self.regions.items()
+            if self.counts(region)
+        ]
 
     def joined(self, other: Counter, mine: Mapping[int, int], theirs: Mapping[int, int]) -> Counter:
         regions: dict[int, Part] = {}

@@ -7,7 +7,7 @@ replicated set", INRIA RR-8083, 2012).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -49,10 +49,8 @@ class Dots(msgspec.Struct, frozen=True, array_like=True):
     def collected(self, stable: Mapping[int, int]) -> Dots:  # noqa: ARG002
         return self
 
-    def parts(self) -> Iterator[bytes]:
-        for cell in self.cells:
-            if cell.ends_ms is None:
-                yield encode((*cell.stamp, cell.value))
+    def parts(self, data: bytes = b"") -> Collection[bytes]:  # noqa: ARG002
+        return [encode((*cell.stamp, cell.value)) for cell in self.cells if cell.ends_ms is None]
 
     def joined(self, other: Dots, mine: Mapping[int, int], theirs: Mapping[int, int]) -> Dots:
         here = {cell.stamp: cell for cell in self.cells}

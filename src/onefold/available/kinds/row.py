@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -46,9 +46,9 @@ class Row(Protocol):
         """Without the gone parts that all regions know."""
         ...
 
-    def parts(self) -> Iterable[bytes]:
+    def parts(self, data: bytes = b"") -> Collection[bytes]:
         """What readers see, part by part, the same in all regions that know the same effects. Without what has an end, which is
-        reached at different times."""
+        reached at different times. ``data``: the row's bytes, if they are at hand."""
         ...
 
     def joined(self, other: Any, mine: Mapping[int, int], theirs: Mapping[int, int]) -> Any:

@@ -8,7 +8,7 @@ those of region 1 at first. Rights move by an effect of their owner alone, and c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -110,9 +110,8 @@ class Shares(msgspec.Struct, frozen=True, array_like=True):
     def collected(self, stable: Mapping[int, int]) -> Shares:  # noqa: ARG002
         return self
 
-    def parts(self) -> Iterator[bytes]:
-        for region, share in self.regions.items():
-            yield encode((region, share.seq, share.net, share.sent))
+    def parts(self, data: bytes = b"") -> Collection[bytes]:  # noqa: ARG002
+        return [encode((region, share.seq, share.net, share.sent)) for region, share in self.regions.items()]
 
     def joined(self, other: Shares, mine: Mapping[int, int], theirs: Mapping[int, int]) -> Shares:  # noqa: ARG002
         found = dict(self.regions)
