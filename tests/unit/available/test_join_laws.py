@@ -21,11 +21,12 @@ from onefold.available.stamps import merged
 KINDS = "rfksnb"
 
 
-def history(seed, kinds, steps):
-    """Three regions that did things and heard of each other, and the model of that. Without lifetimes: those end by clocks."""
+def history(seed, kinds, steps, *, lifetimes=False):
+    """Three regions that did things and heard of each other, and the model of that. ``lifetimes``: values end, in each region
+    when it does something."""
     rng = random.Random(seed)
     desk, model, requests = Desk(3), Model(), Requests(rng, kinds)
-    requests.ttl_ms = lambda: None
+    requests.ttl_ms = lambda: rng.choice((None, rng.randrange(1, 60))) if lifetimes else None
     for _ in range(steps):
         desk.now_ms += rng.randrange(5)
         number = rng.randrange(1, 4)
@@ -94,6 +95,18 @@ def test_the_laws_of_joins(kinds, seed, steps):
     assert joined(joined(a, b), c) == joined(a, joined(b, c))
     for state in (a, b, c, joined(a, b), joined(joined(a, b), c)):
         assert shown(state) == model.state(state[1], desk.now_ms)
+
+
+@pytest.mark.parametrize("kinds", ["r", "f", "k", "s", KINDS])
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32), steps=st.integers(5, 60))
+def test_the_laws_hold_where_values_have_ended_in_some_regions(kinds, seed, steps):
+    desk, _ = history(seed, kinds, steps, lifetimes=True)
+    a, b, c = map(rows_of, desk.regions.values())
+    assert joined(a, a) == a
+    assert joined(a, b) == joined(b, a)
+    assert joined(joined(a, b), b) == joined(a, b)
+    assert joined(joined(a, b), c) == joined(a, joined(b, c))
 
 
 @settings(deadline=None, max_examples=60)
