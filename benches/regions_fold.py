@@ -7,6 +7,8 @@ bring 1,000 effects of another region each, which puts one key, or changes one c
 replica keeps it: in memory, and SQLite in WAL with ``synchronous=FULL``, a commit for each record. The history of all tables is
 kept in memory, as it is there, and that of collections on disk. Processor time counts, since both are one core's work; wall
 time is printed too. Target: registers at least 0.5 of the rate of puts.
+
+With ``--sync 100000`` instead how long each record of a full sync takes: whatever the number of rows, about the same.
 """
 
 from __future__ import annotations
@@ -19,19 +21,23 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import apsw
 
 from common import data_dir
-from onefold.available import effects, ops
+from onefold.available import effects, exchange, ops
 from onefold.available.effects import AnyWrite, Effect
 from onefold.available.fold import AvailableFold
 from onefold.available.ops import AVAILABLE_FOLD, available_op
+from onefold.available.rows import table_of
 from onefold.available.stamps import clock_at
 from onefold.codec import Op, Record, encode_record
+from onefold.env import SYSTEM
 from onefold.fold.system import Register, system_op
 from onefold.log.api import Entry
+from onefold.shard.embedded import EmbeddedShard
 from onefold.state.encoding.keys import encode_key
 from onefold.state.encoding.values import encode_value
 from onefold.state.fold.machine import StateFold
@@ -134,6 +140,54 @@ def took(folder: Path | None, fold: StateFold | AvailableFold, log: Sequence[Ent
     return found
 
 
+def region(folder: Path, number: int, keys: list[bytes]) -> EmbeddedShard:
+    """A region's log with these keys. It and another one were begun together."""
+    shard = EmbeddedShard(folder, [AvailableFold()], SYSTEM)
+    for other in (1, 2):
+        append(shard, ops.Admit(other, f"r{other}", here=number == other, founder=True))
+    for at in range(0, len(keys), PER_RECORD):
+        items = tuple((key, VALUE) for key in keys[at : at + PER_RECORD])
+        append(shard, ops.Do((ops.Put("r", "m", items),)))
+    return shard
+
+
+def append(shard: EmbeddedShard, op: ops.AvailableOp) -> ops.Outcome:
+    return ops.decode_outcome(shard.submit([available_op(op)])[0])
+
+
+def full_sync(folder: Path, rows: int) -> None:
+    """Time each record of a full sync between two regions that have so many rows each, half of them with the same keys."""
+    keys = keys_in_random_order(rows + rows // 2)
+    seconds: dict[str, list[float]] = {"staged": [], "joined": [], "dropped": []}
+
+    def timed(phase: str, op: ops.AvailableOp) -> ops.Outcome:
+        began = time.perf_counter()
+        outcome = append(here, op)
+        seconds[phase].append(time.perf_counter() - began)
+        return outcome
+
+    with (
+        closing(region(folder / "a", 2, keys[:rows])) as there,
+        closing(region(folder / "b", 1, keys[-rows:])) as here,
+    ):
+        with there.view() as view:
+            for op in exchange.sync_ops(view, "s"):
+                phase = "joined" if isinstance(op, ops.SyncEnd) else "staged"
+                while exchange.continues(op, timed(phase, op)):
+                    pass
+        for _ in range(len(seconds["joined"])):
+            timed("dropped", ops.Accept(1, 0))
+        with here.view() as view:
+            found = view.count(table_of(view, "r/m"))
+        if found != len(keys):
+            raise SystemExit(f"{found} rows are there, not {len(keys)}")
+    for phase, took in seconds.items():
+        print(
+            f"full sync, 2 x {rows} rows, {phase:8} {len(took):5} records, median {1000 * statistics.median(took):6.1f} ms,"
+            f" longest {1000 * max(took):6.1f} ms, {sum(took):6.1f} s in all"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--keys", type=int, default=100_000)
@@ -141,7 +195,14 @@ def main() -> None:
     parser.add_argument(
         "--only", default=",".join(WRITES), help="kinds of collections, with commas between them"
     )
+    parser.add_argument(
+        "--sync", type=int, default=0, help="time the records of a full sync of so many rows instead"
+    )
     options = parser.parse_args()
+    if options.sync:
+        with tempfile.TemporaryDirectory(dir=data_dir()) as scratch:
+            full_sync(Path(scratch), options.sync)
+        return
     keys = keys_in_random_order(options.keys)
     logs = {"puts": puts(keys), **{kind: imports(keys, WRITES[kind]) for kind in options.only.split(",")}}
     folder = Path(tempfile.mkdtemp(dir=data_dir()))

@@ -1,4 +1,4 @@
-"""The benchmarks of live jobs and regions run: with tiny sizes, and what they compare is equal. What they measure is not looked at."""
+"""Benchmarks of live jobs and regions run, with tiny sizes, and what they compare is equal. Their figures are not looked at."""
 
 from __future__ import annotations
 
