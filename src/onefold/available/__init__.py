@@ -17,6 +17,7 @@ clock and what they depend on. Effects of other regions come into the log as rec
 ``imports``     effects of others
 ``sync``        rows of another region, joined in many records, and a switch to them
 ``deciding``    admission, eviction, retirement, reclaimed rights, clocks that are off
+``unseen``      what nobody took of an evicted region, listed as conflicts
 ``following``   what follows from an operation: grants, collection, ends
 ``fold``        the fold itself
 ``reading``     rows as readers see them, conflicts, status

@@ -140,6 +140,7 @@ class Effect(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _effects: msgspec.msgpack.Decoder[Effect] = msgspec.msgpack.Decoder(Effect)
+_writes: msgspec.msgpack.Decoder[AnyWrite] = msgspec.msgpack.Decoder(AnyWrite)
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -154,6 +155,16 @@ def decode_effect(data: bytes) -> Effect | None:
         return _effects.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
+
+
+def encode_write(write: AnyWrite) -> bytes:
+    """Its bytes, as a conflict has them."""
+    return _encode(write)
+
+
+def decode_write(data: bytes) -> AnyWrite:
+    """The write in these bytes. Raises msgspec.MsgspecError for others."""
+    return _writes.decode(data)
 
 
 def next_chain(chain: bytes, data: bytes) -> bytes:

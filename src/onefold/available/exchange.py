@@ -29,6 +29,7 @@ from onefold.available.ops import (
     SyncBegin,
     SyncEnd,
     SyncRows,
+    Unseen,
 )
 from onefold.available.reading import signature
 from onefold.available.regions import Dropped
@@ -38,6 +39,9 @@ from onefold.fold.api import StoreView
 
 EXCHANGE_BYTES_MAX: Final = 1_000_000
 """About how much one answer of a region to another holds."""
+
+UNSEEN_EFFECTS_MAX: Final = 1000
+"""One operation lists the writes of at most so many effects that nobody took."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -200,14 +204,31 @@ def unseen(view: StoreView, final: int) -> list[effects.Effect]:
     return [effect for effect in decoded if effect is not None]
 
 
+def unseen_ops(view: StoreView, final: int) -> Iterator[Unseen]:
+    """The same, as it is appended to the log of the region under its new number: there each write is listed as a conflict."""
+    page: list[bytes] = []
+    size = 0
+    number = regions.read_self(view).number
+    for effect in unseen(view, final):
+        page.append(effects.encode_effect(effect))
+        size += len(page[-1])
+        if size > EXCHANGE_BYTES_MAX or len(page) == UNSEEN_EFFECTS_MAX:
+            yield Unseen(number, tuple(page))
+            page, size = [], 0
+    if page:
+        yield Unseen(number, tuple(page))
+
+
 class Again(msgspec.Struct, frozen=True, array_like=True):
     """What of an effect that nobody took can be done again, by its region under a new number."""
 
     effect: effects.Effect
     op: Do | None
-    """What is appended, under the effect's request id; None: nothing."""
+    """What is appended, under ``request_id``; None: nothing."""
     left: tuple[effects.AnyWrite, ...]
     """Writes that a person has to decide on."""
+    request_id: str = ""
+    """Under which it is appended, so that it is done once: that of the effect, or one that follows from its number."""
 
 
 def again(view: StoreView, effect: effects.Effect, now_ms: int) -> Again:
@@ -240,7 +261,8 @@ def again(view: StoreView, effect: effects.Effect, now_ms: int) -> Again:
             case _:
                 left.append(write)
     op = Do(tuple(requests), tuple(reads)) if requests else None
-    return Again(effect, op, tuple(left))
+    name = effect.request_id or f"again:{effect.origin}:{effect.seq}"
+    return Again(effect, op, tuple(left), name)
 
 
 def _lasts(ends_ms: int | None, now_ms: int) -> bool:

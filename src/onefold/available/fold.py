@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from onefold.available import deciding, following, home, imports, ops
+from onefold.available import deciding, following, home, imports, ops, unseen
 from onefold.available.ops import (
     AVAILABLE_FOLD,
     Do,
@@ -34,6 +34,7 @@ OPERATIONS: Final[dict[type, Callable[[Working, Any], Outcome]]] = {
     ops.SyncBegin: staging.begin,
     ops.SyncRows: staging.rows,
     ops.SyncEnd: staging.end,
+    ops.Unseen: unseen.note,
 }
 
 

@@ -265,8 +265,31 @@ class SyncEnd(msgspec.Struct, frozen=True, array_like=True, tag="se"):
     """How many there are."""
 
 
+class Unseen(msgspec.Struct, frozen=True, array_like=True, tag="uns"):
+    """Effects of an evicted region beyond the last one that counts, which nobody takes: each of their writes is listed as a
+    conflict, once. Answer: ``Answer``: how many are new in the list; ``Rejected`` (``not_final``) while votes are missing.
+
+    Before what of them can be done again is (``exchange.again``): a conflict has what is here at that moment."""
+
+    origin: Number
+    effects: tuple[bytes, ...]
+    """In their order. What is not kept any more is left out."""
+
+
 AvailableOp = (
-    Do | Import | Beat | Admit | Evict | Retire | Reclaim | Accept | Cap | SyncBegin | SyncRows | SyncEnd
+    Do
+    | Import
+    | Beat
+    | Admit
+    | Evict
+    | Retire
+    | Reclaim
+    | Accept
+    | Cap
+    | SyncBegin
+    | SyncRows
+    | SyncEnd
+    | Unseen
 )
 
 
@@ -284,7 +307,7 @@ class Rejected(msgspec.Struct, frozen=True, array_like=True, tag="no"):
 
     reason: str
     """``malformed``, ``untrusted``, ``no_region``, ``evicted``, ``not_admitted``, ``behind``, ``conflict``, ``too_old``,
-    ``other_kind``, ``too_large``, ``below_floor``, ``diverged``, ``held`` or ``unknown_region``."""
+    ``other_kind``, ``too_large``, ``below_floor``, ``diverged``, ``held``, ``not_final`` or ``unknown_region``."""
     detail: str = ""
     """Of a conflict: the place."""
     key: bytes = b""

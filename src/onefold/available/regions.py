@@ -62,6 +62,8 @@ class Region(msgspec.Struct, array_like=True):
     """Its effects are taken up to this clock, however far ahead that is."""
     held: Hlc = 0
     """The clock of the effect of its that is too far ahead; 0: none is."""
+    listed: Seq = 0
+    """Of an evicted one: up to here, effects that nobody takes were listed as conflicts."""
 
 
 class Dropped(msgspec.Struct, frozen=True, array_like=True):

@@ -61,6 +61,9 @@ class Conflict(msgspec.Struct, frozen=True, array_like=True):
     kept_dot: Dot
     dropped_dot: Dot
     time_ms: int
+    write: bytes = b""
+    """Of what nobody took of an evicted region: the write, see ``effects.decode_write``. Then ``dropped`` is its value, if it is
+    one of a register or a keep-both map, and ``kept`` what was here when it was listed (dot 0, 0: nothing)."""
 
 
 class Requested(msgspec.Struct, frozen=True, array_like=True):

@@ -24,6 +24,7 @@ EXAMPLES = {
     ops.SyncBegin: ops.SyncBegin("do", 1, 2, b""),
     ops.SyncRows: ops.SyncRows("do", ()),
     ops.SyncEnd: ops.SyncEnd("do", 1),
+    ops.Unseen: ops.Unseen(1, ()),
 }
 
 
