@@ -102,6 +102,22 @@ def test_a_maker_that_is_killed_is_continued(space: Path, start: Start, place: s
         folder.close()
 
 
+@pytest.mark.parametrize("place", ["making.decide:after", "making._build:before", "making._build:after"])
+def test_a_region_that_is_half_made_holds_up_no_other(space: Path, start: Start, place: str) -> None:
+    folder = Folder(space)
+    try:
+        put(folder.open("eu"), "k", "v")
+        assert start("us", place).process.wait(60) == -9
+        asia = folder.open("asia")
+        until(lambda: get(asia, "k") == "v")
+        put(asia, "l", "w")
+        us = folder.open("us", create=False)
+        until(lambda: converged(*folder.regions) and get(us, "l") == "w")
+        assert [region.number for region in folder.regions] == [1, 3, 2]
+    finally:
+        folder.close()
+
+
 def test_many_make_regions_at_once(space: Path, start: Start) -> None:
     names = ["eu", "us", "eu", "asia", "us", "eu"]
     workers = [start(name) for name in names]

@@ -161,6 +161,8 @@ def _open(
             )
         making.make(first, shard_count, region, folds, region_env, timeout)
         wake_others(regions)
+    if create:
+        _complete(first, shard_count, folds, env, timeout)
     place = regions / region.name
     shards = open_shards(place, folds, env=region_env, create=False, read_only=read_only, timeout=timeout)
     opened = OpenedRegion(region, shards, writable=not read_only)
@@ -183,6 +185,20 @@ def _open(
         result.close()
         raise
     return result
+
+
+def _complete(first: EmbeddedShard, shard_count: int, folds: Folds, env: Env, timeout: float | None) -> None:
+    """Make what is not there of other regions that were decided: their makers were killed, or the space was restored. A later one
+    could not write before they admit it."""
+    regions = first.directory / making.FOLDER
+    for region in living(making.decisions_of(first)):
+        try:
+            if not making.check_made(first, region):
+                region_env = RegionEnv(env, LinksFile(regions, env), region.name)
+                making.make(first, shard_count, region, folds, region_env, timeout)
+                wake_others(regions)
+        except SpaceError as error:
+            let_pass(error)  # it is lost, which is reported where it is opened
 
 
 def _named(first: EmbeddedShard, name: str | None, *, create: bool) -> Region | str:

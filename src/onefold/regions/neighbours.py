@@ -19,6 +19,7 @@ from onefold.machine.undisturbed import let_pass
 from onefold.regions.links import LinksFile, RegionEnv
 from onefold.regions.making import FOLDER, decisions_of
 from onefold.regions.peers import LinkIs, LinkState
+from onefold.regions.pulling import says_lost
 from onefold.shard.api import Shard
 from onefold.shard.embedded import EmbeddedShard
 from onefold.space.open_space import Folds, open_shards
@@ -166,10 +167,14 @@ class Neighbours:
             for index, shard in enumerate(self.own.shards):
                 with shard.view() as view:
                     asked = exchange.ask(view)
-                told = self.reply(other, self.own.name, index, asked, 1).state
-                if told in ("lost", "diverged", "differs"):
-                    return LinkState(region.number, region.name, 0.0, told)
-                if told == "sync":
+                reply = self.reply(other, self.own.name, index, asked, 1)
+                with shard.view() as view:
+                    lost = says_lost(read_self(view), reply)
+                if lost or reply.state == "lost":
+                    return LinkState(region.number, region.name, 0.0, "lost")
+                if reply.state in ("diverged", "differs"):
+                    return LinkState(region.number, region.name, 0.0, reply.state)
+                if reply.state == "sync":
                     state = "behind"
         except OnefoldError as error:
             let_pass(error)

@@ -17,8 +17,8 @@ class LinkState(NamedTuple):
     """For how long it has not answered; 0 when it does."""
     state: LinkIs
     """``linked``: it answers. ``cut``: it does not. ``behind``: this region needs a full sync from it. The others are alarms:
-    ``lost``: this region knows effects of it that it does not have itself; ``diverged``: other effects under the same numbers;
-    ``differs``: the same effects and other rows. Nobody repairs those in silence."""
+    ``lost``: one of the two knows effects of the other one that are missing there, whose log has lost its end; ``diverged``: they
+    have other effects under the same numbers; ``differs``: the same effects and other rows. Nobody repairs those in silence."""
 
 
 class Peers(Protocol):

@@ -67,9 +67,15 @@ class Pull:
             return None
         return ops.Cap(limit_ms, now_ms + 2 * CAP_RENEW_MS)
 
-    def heard(self, me: Known, reply: Reply, now_s: float, now_ms: int) -> ops.Import | None:
-        """What to append of an answer. ``state`` is ``behind`` when a full sync is needed instead."""
+    def heard(
+        self, me: Known, reply: Reply, now_s: float, now_ms: int, *, lost: bool = False
+    ) -> ops.Import | None:
+        """What to append of an answer. ``state`` is ``behind`` when a full sync is needed instead. ``lost``: this region has
+        certainly lost effects of its own (``says_lost``)."""
         self.again_s = None
+        if lost:
+            self.state = "lost"
+            return None
         if reply.held and now_ms > reply.now_ms + CLOCK_AHEAD_MAX_MS:
             self.again_s = now_s + CAP_RENEW_MS / 1000
         if reply.state == "sync":
@@ -130,6 +136,12 @@ def _takeable(me: Known, reply: Reply, now_ms: int) -> tuple[bytes, ...]:
             continue
         found.append(data)
     return tuple(found)
+
+
+def says_lost(me: Known, reply: Reply) -> bool:
+    """Whether the other region knows more effects of this one than are known here. If all that was acknowledged here is known,
+    this region's log has lost its end."""
+    return reply.have.get(me.number, 0) > me.have().get(me.number, 0)
 
 
 class Beats:

@@ -16,7 +16,7 @@ from onefold.available.ops import Answer, AvailableOp, Beat, Outcome, available_
 from onefold.available.regions import read_self
 from onefold.env import Env
 from onefold.ids import new_id
-from onefold.regions.pulling import Beats, Pull
+from onefold.regions.pulling import Beats, Pull, says_lost
 from onefold.shard.api import Shard
 
 APPEND_S: Final = 2.0
@@ -77,7 +77,8 @@ class Runner:
             cap = pull.cap(me, reply, now_ms)
             if cap is not None:
                 self._append(cap)
-            found = pull.heard(me, reply, now_s, now_ms)
+            lost = says_lost(me, reply) and self._has_lost(reply)
+            found = pull.heard(me, reply, now_s, now_ms, lost=lost)
             if found is not None:
                 pull.imported(self._append(found), env.boot_s())
             elif pull.state == "behind" and self._sync():
@@ -88,6 +89,14 @@ class Runner:
             pull.failed(env.boot_s())
             raise
         return pull.again_s
+
+    def _has_lost(self, reply: Reply) -> bool:
+        """Whether that is so now, with all that was acknowledged here. A replica that may be behind its log cannot know: there
+        the other region finds that out, when it asks."""
+        if not self._shard.strong_reads:
+            return False
+        with self._shard.view() as view:
+            return says_lost(read_self(view), reply)
 
     def _sync(self) -> bool:
         """Take the other region's rows; whether they are here."""

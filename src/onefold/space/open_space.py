@@ -25,6 +25,7 @@ from onefold.space.open_shard import directory_of, open_shard
 
 if TYPE_CHECKING:
     from onefold.log.sqlite.file import SqliteFile
+    from onefold.shard.embedded import EmbeddedShard
     from onefold.shard.remote.snapshot_fetch import BaseFetch
 
 Folds = Callable[[int, int], Sequence[Fold]]
@@ -35,6 +36,8 @@ Check = Callable[[str | None, int | None], None]
 """Given a space's incarnation and how many shards it has, before anything is made or written: raises what speaks against opening
 it. None, None: the space is not there and would be made."""
 _FOLDER = "shards"
+REGION_FOLD: Final = "ap"
+"""The fold that only the logs of regions have (``available.ops.AVAILABLE_FOLD``)."""
 
 
 def open_shards(
@@ -135,6 +138,7 @@ def _open_all(
             shards=shard_count or 1,
         )
         shards.append(first)
+        _check_kind(first, folds)
         made = first.log.file.shard_count
         _check_count(directory, shard_count, made)
         if made > 1:
@@ -143,6 +147,20 @@ def _open_all(
         _close_all(shards)
         raise
     return shards
+
+
+def _check_kind(first: EmbeddedShard, folds: Folds) -> None:
+    """Raises SpaceError for the folder of a region where a space is to be opened: what a space's folds append would stop all
+    others that have the region."""
+    file = first.log.file
+    with file.reading() as con:
+        is_region = con.execute("SELECT EXISTS(SELECT 1 FROM folds WHERE name = ?)", (REGION_FOLD,)).get
+    if is_region and all(fold.name != REGION_FOLD for fold in folds(0, file.shard_count)):
+        place = file.directory.absolute()
+        raise SpaceError(
+            f"{place} is the folder of a region, not of a space. Open the space in {place.parent.parent}, with "
+            f"region={place.name!r}"
+        )
 
 
 def _check_first(directory: Path, asked: int | None, check: Check | None, *, create: bool) -> None:

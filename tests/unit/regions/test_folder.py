@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 
+import onefold as of
+from onefold.backup.backup import backup, restore
+from onefold.doctor.embedded import check_space
 from onefold.errors import InvalidArgument, SpaceError
 from onefold.fold.nodes.ops import EvictRegion, RegionIs, RejoinRegion, decode_region_outcome, nodes_op
+from onefold.folds import folds
 from onefold.ids import REGIONS_MAX
+from onefold.regions.folder import OpenRegion
 from support.region_folder import Folder, converged, delete, do, get, known, put, until
 
 
@@ -192,6 +197,38 @@ def test_the_folder_of_another_region_is_refused(one: Folder, tmp_path: Path) ->
         one.open("eu")
 
 
+def test_the_folder_of_a_region_is_not_opened_as_a_space(one: Folder) -> None:
+    one.open("eu").close()
+    place = one.path / "regions" / "eu"
+    for options in ({}, {"read_only": True}):
+        with pytest.raises(SpaceError, match=r"folder of a region.*region='eu'"):
+            of.connect(place, **options)
+    eu = one.open("eu")
+    put(eu, "k", "v")
+
+
+def test_backup_and_doctor_leave_regions_out(one: Folder, tmp_path: Path) -> None:
+    eu = one.open("eu")
+    put(eu, "k", "v")
+    one.open("us")
+    with of.connect(one.path) as db:
+        db.map("m")["k"] = 1
+        checks = check_space(db._shards, folds)
+        assert {check.status for check in checks} <= {"ok", "warn"}, checks
+        backup(db._shards, tmp_path / "backup")
+    restore(tmp_path / "backup", tmp_path / "again", folds)
+    again = Folder(tmp_path / "again")
+    try:
+        assert not (tmp_path / "again" / "regions").exists()
+        us = again.open("us")
+        assert us.number == 2 and get(us, "k") is None, "a restored space makes its regions again"
+        put(us, "l", "v")
+        eu = again.open("eu")
+        until(lambda: get(eu, "l") == "v" and converged(eu, us))
+    finally:
+        again.close()
+
+
 def test_a_space_without_regions_stays_as_it_was(one: Folder) -> None:
     with one.shards[0].view() as view:
         assert view.head().fold_version == 1
@@ -208,6 +245,65 @@ def test_peers_say_how_far_they_are(folder: Folder) -> None:
     assert peers is not None
     assert peers.latest(60.0)[2][last] == seq
     assert [(link.number, link.name, link.state) for link in peers.links()] == [(2, "us", "linked")]
+
+
+def lose_the_end(one: Folder) -> tuple[OpenRegion, OpenRegion]:
+    """The log of us loses two effects that eu knows: an older copy of its folder is put there."""
+    us_folder, kept = one.path / "regions" / "us", one.path.parent / "kept"
+    eu, us = one.open("eu"), one.open("us")
+    put(us, "k", "1")
+    until(lambda: converged(eu, us) and get(eu, "k") == "1")
+    us.close()
+    eu.close()
+    shutil.copytree(us_folder, kept)
+    eu, us = one.open("eu"), one.open("us")
+    put(us, "k", "2")
+    put(us, "l", "2")
+    until(lambda: get(eu, "l") == "2")
+    us.close()
+    eu.close()
+    shutil.rmtree(us_folder)
+    kept.rename(us_folder)
+    return one.open("eu"), one.open("us")
+
+
+def link_states(region: OpenRegion) -> set[str]:
+    assert region.peers is not None
+    return {link.state for link in region.peers.links()}
+
+
+def test_a_region_that_lost_its_end_is_an_alarm_and_both_serve(one: Folder) -> None:
+    eu, us = lose_the_end(one)
+    assert link_states(eu) == link_states(us) == {"lost"}
+    put(eu, "e", "v")
+    before = known(us).have()
+    time.sleep(2.5)  # as long as the longest pause between tries
+    assert known(us).have() == before and get(us, "e") is None, "nothing is repaired in silence"
+    assert get(us, "k") == "1" and get(eu, "k") == "2", "both serve what they have"
+
+
+def test_other_effects_under_the_same_numbers_are_an_alarm(one: Folder) -> None:
+    eu, us = lose_the_end(one)
+    while known(us).have()[2] < known(eu).have()[2]:
+        put(us, "m", "other")
+    until(lambda: link_states(eu) == link_states(us) == {"diverged"})
+    put(us, "n", "other")
+    time.sleep(1)
+    assert get(eu, "m") is None and get(eu, "n") is None
+
+
+def test_a_region_that_lost_its_end_is_evicted_and_rejoins(one: Folder) -> None:
+    eu, us = lose_the_end(one)
+    put(us, "m", "unseen")
+    decide(one, EvictRegion("us"))
+    until(lambda: known(us).retired and known(eu).regions[2].out)
+    us.close()
+    decide(one, RejoinRegion("us"))
+    until(lambda: not list((one.path / "regions" / "us" / "members").iterdir()))
+    us = one.open("us")
+    put(us, "n", "v")
+    until(lambda: converged(eu, us) and get(eu, "n") == "v")
+    assert get(us, "k") == get(us, "l") == "2"
 
 
 def decide(folder: Folder, op: EvictRegion | RejoinRegion) -> int:
