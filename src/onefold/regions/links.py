@@ -20,7 +20,7 @@ from onefold.regions.turns import waited_turn
 
 LINKS_NAME: Final = "links.json"
 _LOOK_S: Final = 0.2
-"""How old what was read of the file may be."""
+"""How old what was read of the clocks in the file may be."""
 
 
 class Links(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ def read_links(regions: Path) -> Links:
 
 
 class LinksFile:
-    """The file, read again when it has changed; looked at no more often than every 0.2 s."""
+    """The file, read again when it has changed; looked at no more often than every 0.2 s, unless that is asked for."""
 
     def __init__(self, regions: Path, env: Env) -> None:
         self._regions = regions

@@ -117,17 +117,19 @@ class Neighbours:
         self.keep(())
 
     def cut_since_ms(self, source: str, target: str) -> int | None:
-        """Since when a link is cut, in ms since 1970; None: it is not. Raises SpaceError."""
-        return self.links.read().cut_since(source, target)
+        """Since when a link is cut, in ms since 1970; None: it is not, at this moment. Raises SpaceError."""
+        return self.links.read(now=True).cut_since(source, target)
 
     def reply(self, source: OpenedRegion, target: str, shard: int, asked: Ask, bytes_max: int) -> Reply:
         """What one region answers another one. Raises Unavailable where the link is cut, and as ``Shard.view``."""
-        self._check_link(source.name, target)
         now_ms = source.shards[shard].env.wall_ms()
         with source.shards[shard].view() as view:
+            self.check_link(source.name, target)
             return exchange.answer(view, asked, bytes_max, now_ms)
 
-    def _check_link(self, source: str, target: str) -> None:
+    def check_link(self, source: str, target: str) -> None:
+        """Raises Unavailable where the link is cut. Called while a view is open, so that nothing passes of what is written after
+        the cut."""
         if self.cut_since_ms(source, target) is not None:
             raise Unavailable(f"the link from region {source} to {target} is cut", definite=True)
 
@@ -139,11 +141,11 @@ class Neighbours:
         found: dict[int, Mapping[int, int]] = {}
         for region in self.others():
             try:
-                self._check_link(region.name, self.own.name)
                 other = self.opened(region)
                 seqs: dict[int, int] = {}
                 for index, shard in enumerate(other.shards):
                     with shard.view() as view:
+                        self.check_link(region.name, self.own.name)
                         seqs[index] = read_self(view).have().get(region.number, 0)
                 found[region.number] = seqs
             except OnefoldError as error:
@@ -198,4 +200,5 @@ class FolderTransport:
     def sync(self, shard: int, id: str) -> Iterator[Iterator[AvailableOp]]:
         """See ``Transport``."""
         with self._source.shards[shard].view() as view:
+            self._neighbours.check_link(self._source.name, self._target.name)
             yield exchange.sync_ops(view, id)

@@ -1,4 +1,6 @@
-"""Links between the regions of a folder, for tests: cut and healed, and clocks that are off, in all processes within a second.
+"""Links between the regions of a folder, for tests: cut and healed, and clocks that are off, for all processes.
+
+Nothing passes that is written after a cut. What is healed or set takes effect within a second.
 
 ```python
 from onefold.testing import links

@@ -74,6 +74,21 @@ def test_a_link_that_is_cut_one_way_lets_the_other_one_pass(
     until(lambda: get(us, "a") == "eu" and converged(eu, us))
 
 
+def test_nothing_passes_that_is_written_after_a_cut(
+    folder: Folder, two: tuple[OpenRegion, OpenRegion]
+) -> None:
+    eu, us = two
+    for number in range(20):
+        links.cut(folder.path, "eu", "us", one_way=True)
+        put(eu, f"a{number}", "eu")
+        put(us, f"b{number}", "us")
+        until(lambda number=number: get(eu, f"b{number}") == "us", "the exchange has run since")
+        assert get(us, f"a{number}") is None
+        assert us.peers is not None and us.peers.latest(10.0) == {}
+        links.heal(folder.path)
+        until(lambda: converged(eu, us))
+
+
 def test_effects_go_round_a_link_that_is_cut(folder: Folder) -> None:
     eu, us, asia = (folder.open(name) for name in ("eu", "us", "asia"))
     links.cut(folder.path, "eu", "us")
