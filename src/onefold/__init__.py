@@ -59,6 +59,10 @@ if TYPE_CHECKING:
     from onefold.compute.results.tables import Table, TableStatus
     from onefold.compute.runs import Progress, Run, RunError
     from onefold.db import Database, connect
+    from onefold.state.available.conflicts import ConflictEntry
+    from onefold.state.available.counters import Counters
+    from onefold.state.available.sets import Sets
+    from onefold.state.available.status import Region
     from onefold.state.core.consistency import bounded
     from onefold.state.encoding.items import Change, Item, Version
     from onefold.state.encoding.positions import Position
@@ -78,6 +82,10 @@ _LAZY = {
     "Run": "onefold.compute.runs",
     "RunError": "onefold.compute.runs",
     "Progress": "onefold.compute.runs",
+    "ConflictEntry": "onefold.state.available.conflicts",
+    "Counters": "onefold.state.available.counters",
+    "Region": "onefold.state.available.status",
+    "Sets": "onefold.state.available.sets",
     "Change": "onefold.state.encoding.items",
     "Item": "onefold.state.encoding.items",
     "Map": "onefold.state.maps.map",
@@ -114,6 +122,8 @@ __all__ = [
     "BelowFloor",
     "Change",
     "Conflict",
+    "ConflictEntry",
+    "Counters",
     "Database",
     "Dataset",
     "Expired",
@@ -135,8 +145,10 @@ __all__ = [
     "Position",
     "PreparedJob",
     "Progress",
+    "Region",
     "Run",
     "RunError",
+    "Sets",
     "SpaceError",
     "Table",
     "TableStatus",

@@ -28,6 +28,7 @@ GIVEN = {
         "def send(value: object) -> None: ...\ndef write_report(*, fencing_token: int) -> None: ...\n"
         "frame = pl.DataFrame({'user': ['u1', 'u2'], 'price': [1, 2]})"
     ),
+    "docs/regions.md": "",
     "docs/testing.md": (
         "def teller(db: of.Database) -> None: ...\ndef auditor(db: of.Database) -> None: ..."
     ),
@@ -116,6 +117,7 @@ def test_the_programs_of_the_front_page_run_twice_in_one_folder(tmp_path: Path) 
         "docs/jobs.md",
         "docs/maps.md",
         "docs/queues.md",
+        "docs/regions.md",
         "docs/transactions.md",
     ],
 )

@@ -76,9 +76,15 @@ class MemoryRegions:
                     submit(log, Admit(of, other, here=other == name, founder=True))
         self.databases: list[Database] = []
 
-    def database(self, name: str, token: str | None = None) -> Database:
+    def database(self, name: str, token: str | None = None, timeout: float | None = None) -> Database:
         """A connection in that region."""
-        made = Database(self.space, level=STRONG, token=token, open_region=lambda: self.regions[name])
+        made = Database(
+            self.space,
+            level=STRONG,
+            token=token,
+            timeout=timeout,
+            open_region=lambda: self.regions[name],
+        )
         self.databases.append(made)
         return made
 

@@ -17,7 +17,7 @@ import onefold.testing
 
 NOT_PUBLIC = {"contents", "ends", "frame_of", "look", "__init__"}
 """Methods of handles that only Onefold calls, and objects that only Onefold makes."""
-INTERNAL = {"Layout", "RegionClient", "ShardsClient", "StateClient", "View"}
+INTERNAL = {"Env", "Known", "Layout", "RegionClient", "Shard", "ShardsClient", "StateClient", "View"}
 """Classes that only handles of Onefold's own give."""
 MADE_BY_PROGRAMS = {"Simulation", "ScriptedSource", "FakeClock"}
 """Classes that a program calls itself."""

@@ -23,20 +23,24 @@ May import everything but ``cli`` and ``testing``.
 
 from __future__ import annotations
 
+from onefold.aio.counters import AsyncCounters
 from onefold.aio.database import AsyncDatabase, connect
 from onefold.aio.jobs import AsyncRun, AsyncTable
 from onefold.aio.maps import AsyncMap
 from onefold.aio.queues import AsyncLock, AsyncQueue
+from onefold.aio.sets import AsyncSets
 from onefold.aio.streams import AsyncConsumer, AsyncStream
 from onefold.aio.transactions import AsyncTransaction, AsyncTxMap
 
 __all__ = [
     "AsyncConsumer",
+    "AsyncCounters",
     "AsyncDatabase",
     "AsyncLock",
     "AsyncMap",
     "AsyncQueue",
     "AsyncRun",
+    "AsyncSets",
     "AsyncStream",
     "AsyncTable",
     "AsyncTransaction",

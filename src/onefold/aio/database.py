@@ -14,6 +14,7 @@ from onefold.aio.bridge import Bridge
 from onefold.aio.database_maps import AsyncDatabaseMaps
 from onefold.aio.jobs import AsyncRun, AsyncTable
 from onefold.aio.queues import AsyncLock, AsyncQueue
+from onefold.aio.regions import AsyncRegions
 from onefold.aio.streams import AsyncStream
 from onefold.aio.transactions import AsyncTransaction
 from onefold.database.sources import StreamSources
@@ -44,7 +45,7 @@ def connect(url: str | os.PathLike[str] | None = None, **options: Any) -> AsyncD
     return AsyncDatabase(lambda: connect_plain(url, **options))
 
 
-class AsyncDatabase(AsyncDatabaseMaps, StreamSources):
+class AsyncDatabase(AsyncDatabaseMaps, StreamSources, AsyncRegions):
     """An open space, for one event loop. Close it, or use it in ``async with``."""
 
     def __init__(self, connect: Callable[[], Database]) -> None:
@@ -84,7 +85,8 @@ class AsyncDatabase(AsyncDatabaseMaps, StreamSources):
 
     @property
     def sync(self) -> Database:
-        """The synchronous database, for what has no asynchronous form. Its calls block."""
+        """The synchronous database, for what has no asynchronous form. Its calls block. (``Database.sync`` is ``sync_regions``
+        here.)"""
         if self._plain is None:
             raise SpaceError("this connection is not open yet: async with onefold.aio.connect(...) as db")
         return self._plain

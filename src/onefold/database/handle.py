@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from onefold import config
 from onefold.backoff import Deadline
+from onefold.database.available import DatabaseAvailable
 from onefold.database.jobs import DatabaseJobs
 from onefold.database.maps import DatabaseMaps
 from onefold.database.sources import DatabaseSources
@@ -44,7 +45,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Database(DatabaseMaps, DatabaseJobs, DatabaseSources):
+class Database(DatabaseMaps, DatabaseJobs, DatabaseSources, DatabaseAvailable):
     """An open space. Thread-safe; close it, or use it as a context manager."""
 
     def __init__(

@@ -9,8 +9,19 @@ import time
 import pytest
 
 import onefold as of
-from onefold.aio import database, iterators, jobs, maps, queues, streams, transactions
-from support import parts
+from onefold.aio import (
+    counters,
+    database,
+    iterators,
+    jobs,
+    maps,
+    queues,
+    regions,
+    sets,
+    streams,
+    transactions,
+)
+from support import cancelled_regions, parts
 from support.cancelled_calls import COVERED, SCENARIOS, World
 from support.cancelling import HOW
 
@@ -22,7 +33,18 @@ SEED = 9 + parts.part_of_day(PARTS)
 def asynchronous_methods():
     """Names of all public methods of the asynchronous API that wait, or that give something which waits."""
     names = set()
-    for module in (database, iterators, jobs, maps, queues, streams, transactions):
+    for module in (
+        counters,
+        database,
+        iterators,
+        jobs,
+        maps,
+        queues,
+        regions,
+        sets,
+        streams,
+        transactions,
+    ):
         for kind in vars(module).values():
             if (
                 not inspect.isclass(kind)
@@ -44,6 +66,7 @@ def asynchronous_methods():
 def test_every_asynchronous_method_is_cancelled_in_a_test():
     methods = asynchronous_methods()
     assert len(methods) > 60
+    assert cancelled_regions.of.__name__ == "onefold"  # its scenarios are listed
     assert methods - COVERED == set()
     assert COVERED - methods == set()
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from onefold.aio import available_maps, database, jobs, maps, queues, streams, transactions
+from onefold.aio import available_maps, counters, database, jobs, maps, queues, sets, streams, transactions
 from onefold.compute.live.tables import LiveTable
 from onefold.compute.live_runs import LiveRun
 from onefold.database import Database
+from onefold.state.available.counters import Counters
 from onefold.state.available.maps.map import AvailableMap
+from onefold.state.available.sets import Sets
 from onefold.state.locks.lock import Lock
 from onefold.state.maps.in_transaction import TxMap
 from onefold.state.maps.map import Map
@@ -28,6 +30,8 @@ TWINS = {
     jobs.AsyncRun: LiveRun,
     maps.AsyncMap: Map,
     available_maps.AsyncAvailableMap: AvailableMap,
+    counters.AsyncCounters: Counters,
+    sets.AsyncSets: Sets,
     queues.AsyncQueue: Queue,
     queues.AsyncMessage: Message,
     queues.AsyncLock: Lock,
@@ -39,8 +43,9 @@ TWINS = {
     transactions.AsyncTxStream: TxStream,
 }
 ITS_OWN = {"sync", "aclose", "contains", "count", "check", "run", "name", "start", "replay"}
+ITS_OWN.add("sync_regions")
 """What stands for a dunder or a ``with`` statement, is a method of what has no asynchronous form (prepared jobs), or has no
-meaning elsewhere."""
+meaning elsewhere; and ``Database.sync``, a name that is taken."""
 NOT_THERE = {
     "Database": {
         "collections",
@@ -80,6 +85,9 @@ NOT_THERE = {
 """Plans over files, which wait for nothing; details of runs and tables, which ``sync`` has; what ``async with`` and ``async for``
 do; and what ``sync`` gives. To be added here deliberately."""
 INTERNAL = {
+    "AvailableMap": {"client"},
+    "Counters": {"client"},
+    "Sets": {"client"},
     "LiveTable": {"contents", "dead", "estimate_of", "frame_of", "known_columns", "problem"},
     "LiveRun": {"ends"},
     "Queue": {

@@ -60,6 +60,7 @@ CALLS: dict[Flag, Call] = {
     ("onefold.db", "connect", "create"): lambda kit, bad: of.connect(kit.path / "new", create=bad),
     ("onefold.db", "connect", "read_only"): lambda kit, bad: of.connect(kit.path / "new", read_only=bad),
     ("Database", "read_stream", "follow"): lambda kit, bad: kit.db.read_stream("s", follow=bad),
+    ("Database", "conflicts", "follow"): lambda kit, bad: kit.db.conflicts(follow=bad),
     ("Database", "transaction", "read_only"): lambda kit, bad: kit.db.transaction(read_only=bad),
     ("Database", "run_transaction", "read_only"): lambda kit, bad: kit.db.run_transaction(
         print, read_only=bad
@@ -85,6 +86,7 @@ CALLS: dict[Flag, Call] = {
     ("LiveRun", "stop", "drain"): lambda kit, bad: kit.run.stop(bad),
     ("LiveRun", "swap", "force"): lambda kit, bad: kit.run.swap(bad),
     ("AsyncDatabase", "read_stream", "follow"): lambda kit, bad: kit.adb.read_stream("s", follow=bad),
+    ("AsyncDatabase", "conflicts", "follow"): lambda kit, bad: kit.adb.conflicts(follow=bad),
     ("AsyncDatabase", "transaction", "read_only"): lambda kit, bad: kit.adb.transaction(read_only=bad),
     ("AsyncDatabase", "run_transaction", "read_only"): lambda kit, bad: kit.adb.run_transaction(
         nothing, read_only=bad

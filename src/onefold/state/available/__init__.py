@@ -11,6 +11,11 @@ one ``Do`` in the log of a shard; reads are views of the region's replica, which
 ``collection`` what all handles share
 ``settling``   lifetimes end although nobody writes
 ``maps``       maps
+``counters``   counters, with or without a floor
+``bounded``    taking from those with a floor, and moving rights
+``sets``       sets
+``conflicts``  the conflict feed
+``status``     which regions there are
 ============== =====================================================================
 
 May import all parts of shared state but ``transaction`` and what is above it, and ``available``.

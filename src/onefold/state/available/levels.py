@@ -8,14 +8,28 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from onefold.available.stamps import covers
+from onefold.durations import wait_seconds
 from onefold.errors import TokenError, TooStale
+from onefold.state.core.guard import check_plain
 
 if TYPE_CHECKING:
     from onefold.available.regions import Known
     from onefold.state.available.client import RegionClient
+
+
+def sync(client: RegionClient, timeout: float | timedelta | str | None) -> None:
+    """See ``Database.sync``."""
+    check_plain(client.space, "sync()")
+    timeout_s = client.read_time() if timeout is None else wait_seconds(timeout)
+    me = client.known(0)
+    shards = list(range(client.shard_count))
+    client.levels.catch_up([number for number in me.live() if number != me.number], shards, timeout_s)
+    for shard in shards:
+        client.session.observe(shard, client.shards[shard].applied)
 
 
 class Levels:

@@ -70,7 +70,7 @@ class _News:
         self.waiting = undisturbed.Waiters()
 
 
-class _Anything:
+class Anything:
     """Any record is news."""
 
     key: Hashable = "anything"
@@ -84,7 +84,7 @@ class _OneThread(Group):
     """One thread, in one of the shards that it waits for."""
 
     def __init__(self, news: _News, offset: int) -> None:
-        super().__init__(_Anything(), offset)
+        super().__init__(Anything(), offset)
         self._news = weakref.ref(news)
         """An interrupted wait may leave the group behind; its thread finds that nobody waits."""
 
