@@ -26,6 +26,8 @@ from onefold.node.members.witness import unsaid
 from onefold.node.telemetry.logging import JsonLog
 from onefold.node.telemetry.tracing import NoTracing, Tracing
 
+_BEAT_TOGETHER_MAX = 50
+"""Nodes of a space beat at the same time unless they are more: then a beat of all at once would hold up writers."""
 _PASSING = (Unavailable, Timeout, AppendUnknown)
 
 
@@ -112,6 +114,9 @@ class Node:
         """By shard: when it was first seen that it halted here, by the boot clock."""
         self._looked_s = env.boot_s()
         self._heard_s: float | None = None
+        self._others: dict[str, int] = {}
+        """How often each other member has beaten, and whether any has since the look before."""
+        self._heard_others = False
         self.beats = 0
         self.nodes: list[NodeRow] = []
         self.placement: Placement = {}
@@ -187,6 +192,8 @@ class Node:
         if self._beat_now or self._env.boot_s() >= self._next_beat_s:
             self._beat(membership)
         self._see()
+        if self._heard_others and self._env.boot_s() >= self._next_beat_s - config.NODE_BEAT_S / 2:
+            self._beat(membership)  # nearly due: what comes together costs every node one look
         if not membership.epoch:
             self.kick()
             return
@@ -201,6 +208,13 @@ class Node:
         """What the nodes fold says now."""
         with self._first.view() as view:
             self.nodes = read_nodes(view)
+        others = {
+            node.name: node.state.beats
+            for node in self.nodes
+            if node.member and node.name != self.identity.name
+        }
+        self._heard_others = len(others) < _BEAT_TOGETHER_MAX and others != self._others
+        self._others = others
         self.placement = placement_of(self._ground.shard_count, self.nodes)
 
     def _join(self, membership: Membership) -> None:

@@ -11,12 +11,13 @@ import pytest
 
 from onefold import config
 from onefold.codec import Op
+from onefold.env import SYSTEM
 from onefold.errors import LogCorrupt, SpaceError, Unavailable
 from onefold.fold.nodes import ops, rows
 from onefold.fold.nodes.state import Node as NodeRow
 from onefold.log.memory import MemoryLog
 from onefold.node.hosting import Hosting, Plan, handed_over, placement_of, plan
-from onefold.node.members.membership import NodeReplaced
+from onefold.node.members.membership import Identity, Membership, NodeReplaced
 from onefold.node.members.placement import place
 from onefold.node.process import Phase
 from onefold.node.telemetry.logging import JsonLog
@@ -293,3 +294,43 @@ def test_garbage_for_the_nodes_fold_harms_nobody(world: World) -> None:
     world.space.submit([Op(ops.NODES_FOLD, b"\xc1garbage")])
     beats = world.rows()["n1"].state.beats
     wait_for(lambda: world.rows()["n1"].state.beats > beats)
+
+
+# -- beats
+
+
+class Ahead:
+    """The system's clocks; the boot clock is ahead."""
+
+    ahead_s = 0.0
+    wall_ms = staticmethod(SYSTEM.wall_ms)
+    token = staticmethod(SYSTEM.token)
+
+    def boot_s(self) -> float:
+        return SYSTEM.boot_s() + self.ahead_s
+
+
+def test_a_beat_that_is_nearly_due_comes_with_those_of_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Ahead()
+    monkeypatch.setattr(config, "NODE_BEAT_S", 1000.0)
+    monkeypatch.setattr(config, "NODE_LEASE_S", 100_000.0)
+    node = world.start("n1", env=clock).node
+    other = Membership(world.space, Identity("n2", "eu", "a"))
+    other.join()
+    wait_for(lambda: "n2" in node._others and node.beats)
+    world.space.catch_up()
+
+    def beat() -> None:
+        seen = node._others["n2"]
+        assert other.beat({0: 1}, [], {}, 0)
+        wait_for(lambda: node._others["n2"] > seen)
+
+    beat()  # whatever comes before is over: what n2 answers for changes nothing any more
+    before = node.beats
+    beat()
+    assert node.beats == before, "its own is not due for long"
+    clock.ahead_s = 600.0
+    beat()
+    wait_for(lambda: node.beats == before + 1)
