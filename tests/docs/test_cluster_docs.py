@@ -137,6 +137,10 @@ def test_events() -> None:
         "divergence_check_stalled",
         "trimming_stalled",
         "shard_N_stalled",
+        "decisions_stalled",
+        "region_R_shard_N_unreachable",
+        "region_R_shard_N_alarm",
+        "region_beats_N_failed",
     }
     assert told == said | parts
     former = {

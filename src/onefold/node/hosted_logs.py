@@ -17,11 +17,13 @@ from onefold.folds import folds, region_folds
 from onefold.ids import new_id
 from onefold.node.divergence import DivergenceCheck
 from onefold.node.leaders import Leaders
-from onefold.node.maintenance import Maintenance, Part
+from onefold.node.maintenance import Maintenance, Part, SeveralDuties
 from onefold.node.members.membership import Identity
 from onefold.node.metrics import REGION_PREFIX, SPACE_PREFIX, NodeMetrics
 from onefold.node.nats_runtime import ClusterGround, Folds
 from onefold.node.process import Node
+from onefold.node.regions.decisions import Decisions
+from onefold.node.regions.exchange import Exchange
 from onefold.node.snapshots.server import SnapshotServer
 from onefold.node.snapshots.snapshots import Snapshots
 from onefold.node.snapshots.store import Vault, open_vault
@@ -29,12 +31,16 @@ from onefold.node.snapshots.trimming import Trimming
 from onefold.node.telemetry.logging import JsonLog
 from onefold.node.telemetry.tracing import Labelled, Tracing
 from onefold.node.versions import Authority, NewestVersion
+from onefold.regions import questions
+from onefold.regions.cluster import ClusterNeighbours
+from onefold.shard.remote.server import Exchanging
 
 if TYPE_CHECKING:
     import apsw
 
     from onefold.log.jetstream.client.link import Link
     from onefold.log.jetstream.spaces import SpaceInfo
+    from onefold.shard.api import Shard, View
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,14 @@ class HostedLogs:
 
 def host_space(around: Surroundings, info: SpaceInfo) -> HostedLogs:
     """Those of the space."""
-    leaders = {"leaders": Leaders(around.identity.name, around.link, info, around.log)}
-    return _host(around, info, folds, leaders, SPACE_PREFIX)
+    name, log = around.identity.name, around.log
+    duties = {"leaders": Leaders(name, around.link, info, log)}
+    return _host(around, info, folds, duties, SPACE_PREFIX)
 
 
-def host_region(around: Surroundings, info: SpaceInfo) -> HostedLogs | None:
-    """Those of the node's region; None where it has none of its own."""
+def host_region(around: Surroundings, info: SpaceInfo, space: HostedLogs) -> HostedLogs | None:
+    """Those of the node's region; None where it has none of its own. ``space``: those of the space, in which regions are decided
+    on."""
     region = around.identity.region
     if region not in (logs.name for logs in info.region_logs):
         return None
@@ -78,17 +86,45 @@ def host_region(around: Surroundings, info: SpaceInfo) -> HostedLogs | None:
         log=around.log.about(logs=region),
         tracing=Labelled(around.tracing, logs=region),
     )
-    return _host(apart, info.of_region(region), region_folds, {}, REGION_PREFIX)
+    begun: list[Node] = []
+
+    def own() -> Shard | None:
+        return begun[0].hosting.ready().get(0) if begun else None
+
+    neighbours = ClusterNeighbours(around.link, info, own, region_folds, SYSTEM)
+    decided = Decisions(around.identity.name, lambda: space.node.hosting.ready().get(0), neighbours)
+    hosted = _host(
+        apart, info.of_region(region), region_folds, {"decisions": decided}, REGION_PREFIX, _exchanging
+    )
+    node = hosted.node
+    begun.append(node)
+    exchange = Exchange(around.identity.name, node.hosting.ready, neighbours, apart.log, SYSTEM)
+    assert node.duties is not None
+    node.duties = SeveralDuties(node.duties, exchange)
+    hosted.metrics.links = exchange.states
+    return hosted
+
+
+def _exchanging(view: View, question: bytes, late: bool) -> bytes | None:
+    """See ``shard.remote.server.Exchanging``."""
+    return questions.answer(view, question, SYSTEM.wall_ms(), late=late)
 
 
 def _host(
-    around: Surroundings, info: SpaceInfo, folds: Folds, duties: Mapping[str, Part], prefix: str
+    around: Surroundings,
+    info: SpaceInfo,
+    folds: Folds,
+    duties: Mapping[str, Part],
+    prefix: str,
+    exchanging: Exchanging | None = None,
 ) -> HostedLogs:
     stack, link, log, tracing = around.stack, around.link, around.log, around.tracing
     identity = replace(around.identity, fold_version_max=_fold_version_max(folds, info.shards))
     name = identity.name
     vault = _vault(around, info)
-    ground = ClusterGround(link, info, identity, around.directory, log, folds=folds, vault=vault)
+    ground = ClusterGround(
+        link, info, identity, around.directory, log, folds=folds, exchanging=exchanging, vault=vault
+    )
     stack.callback(ground.close)
     node = Node(ground, identity, log, tracing=tracing)
     snapshots = Snapshots(name, vault, log, tracing, SYSTEM)
@@ -132,7 +168,9 @@ def _vault(around: Surroundings, info: SpaceInfo) -> Vault | None:
     if around.snapshots is None:
         return None
     scratch = around.directory / "scratch"
-    vault = open_vault(around.snapshots, scratch, around.link, info.space, info.incarnation)
+    vault = open_vault(
+        around.snapshots, scratch, around.link, info.space, info.incarnation, of_region=bool(info.region)
+    )
     around.stack.callback(vault.close)
     return vault
 

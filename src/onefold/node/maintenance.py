@@ -44,6 +44,35 @@ class Part(Protocol):
         ...
 
 
+class Duty(Protocol):
+    """As ``process.Duties``."""
+
+    def look(self, membership: Membership, nodes: Sequence[Node], placement: Placement) -> None:
+        """Who is there, as of now. Must not block."""
+        ...
+
+    def close(self) -> None:
+        """End."""
+        ...
+
+
+class SeveralDuties:
+    """Duties with threads of their own, as one. See ``process.Duties``."""
+
+    def __init__(self, *duties: Duty) -> None:
+        self._duties = duties
+
+    def look(self, membership: Membership, nodes: Sequence[Node], placement: Placement) -> None:
+        """All of them look."""
+        for duty in self._duties:
+            duty.look(membership, nodes, placement)
+
+    def close(self) -> None:
+        """End them all."""
+        for duty in self._duties:
+            duty.close()
+
+
 class Maintenance:
     """Runs the parts. See ``process.Duties``."""
 

@@ -31,7 +31,8 @@ Every node reports the live jobs as far as it has seen the log: take the maximum
 
 In a space of several regions, a node hosts its region's logs too. What it does there has the same names, with ``onefold_region_``
 in place of ``onefold_``: ``onefold_region_node_ready``, ``onefold_region_shard_applied_offset{shard}`` and so on. Nothing about
-jobs is among them.
+jobs is among them. onefold_region_link_silent_seconds{region, shard} and onefold_region_link_alarm{region, shard} are about what
+this node pulls from other regions: for how long it got no answer, and 1 where the two have diverged.
 
 A metric that was renamed is exported under its former name as well, until 1.0.
 """
@@ -39,7 +40,7 @@ A metric that was renamed is exported under its former name as well, until 1.0.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -48,6 +49,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from onefold._version import __version__
 from onefold.errors import OnefoldError
 from onefold.fold import authority
+from onefold.node.regions.exchange import ALARMS
 from onefold.state.fold.live.rows import ACTIVE
 
 if TYPE_CHECKING:
@@ -92,6 +94,8 @@ class NodeMetrics:
         prefix: str = SPACE_PREFIX,
     ) -> None:
         """``prefix``: what the names begin with."""
+        self.links: Callable[[], Mapping[tuple[int, str, int], tuple[str, float]]] | None = None
+        """See ``regions.exchange.Exchange.states``."""
         self._prefix = prefix
         self._node = node
         self._space = space
@@ -110,9 +114,10 @@ class NodeMetrics:
             self._about_shards(),
             self._about_duties(),
             self._about_live_jobs(),
+            self._about_links(),
         ):
             for metric in part:
-                if self._prefix != SPACE_PREFIX:
+                if not metric.name.startswith(self._prefix):
                     yield _renamed(metric, self._prefix + metric.name.removeprefix(SPACE_PREFIX))
                     continue
                 yield metric
@@ -175,6 +180,23 @@ class NodeMetrics:
             for name, number in numbers:
                 found[name].add_metric([str(shard)], number)
         yield from found.values()
+
+    def _about_links(self) -> Iterator[Metric]:
+        if self.links is None:
+            return
+        labels = ["region", "shard"]
+        silent = GaugeMetricFamily(
+            "onefold_region_link_silent_seconds",
+            "For how long another region has not answered.",
+            labels=labels,
+        )
+        alarm = GaugeMetricFamily(
+            "onefold_region_link_alarm", "1: it has diverged from this region.", labels=labels
+        )
+        for (_, region, shard), (state, silent_s) in self.links().items():
+            silent.add_metric([region, str(shard)], silent_s)
+            alarm.add_metric([region, str(shard)], int(state in ALARMS))
+        yield from (silent, alarm)
 
     def _about_live_jobs(self) -> Iterator[Metric]:
         if self._prefix != SPACE_PREFIX:

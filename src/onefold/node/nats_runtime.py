@@ -34,7 +34,7 @@ from onefold.node.snapshots.store import Vault
 from onefold.node.telemetry.logging import JsonLog
 from onefold.shard.remote.asking import LinkAsking
 from onefold.shard.remote.request_queue import RequestQueue, WorkerPool
-from onefold.shard.remote.server import Server
+from onefold.shard.remote.server import Exchanging, Server
 from onefold.shard.remote.shard import RemoteShard
 from onefold.shard.replica.copies import Copies
 from onefold.shard.replica.shard import LocalReplica
@@ -66,11 +66,14 @@ class ClusterGround:
         log: JsonLog,
         *,
         folds: Folds = folds,
+        exchanging: Exchanging | None = None,
         vault: Vault | None = None,
         env: Env = SYSTEM,
     ) -> None:
+        """``exchanging``: answers other regions, where these are the logs of a region."""
         self.info = info
         self._folds = folds
+        self._exchanging = exchanging
         self.first: Callable[[], Shard | None] = lambda: None
         """This node's replica of shard 0, in which it reads which snapshots there are."""
         self.at_boundary: Boundary | None = None
@@ -128,7 +131,12 @@ class ClusterGround:
     def serve(self, shard: int, replica: Replica) -> Closing:
         if not isinstance(replica, LocalReplica):
             raise SpaceError(f"shard {shard} is hosted by a {type(replica).__name__}, which answers nobody")
-        return _Serving(self._link, self.info, shard, self._identity.region, replica, self._pool, self._log)
+        room = max(_REPLY_ROOM_BYTES, self._link.max_payload - _REPLY_ROOM_BYTES)
+        server = Server(
+            replica, reply_bytes=min(config.ASK_REPLY_BYTES_MAX, room), exchanging=self._exchanging
+        )
+        names = LogNames(self.info.space, self.info.incarnation, shard)
+        return _Serving(self._link, names, self._identity.region, server, self._pool, self._log)
 
     def condemn(self, shard: int, why: str) -> None:
         copies = Copies(self._place(shard), self._env)
@@ -234,19 +242,15 @@ class _Serving:
     def __init__(
         self,
         link: Link,
-        info: SpaceInfo,
-        shard: int,
+        names: LogNames,
         region: str,
-        replica: LocalReplica,
+        server: Server,
         pool: WorkerPool,
         log: JsonLog,
     ) -> None:
         self._link = link
         self._log = log
-        room = max(_REPLY_ROOM_BYTES, link.max_payload - _REPLY_ROOM_BYTES)
-        server = Server(replica, reply_bytes=min(config.ASK_REPLY_BYTES_MAX, room))
-        self._queue = RequestQueue(server, pool, name=f"-{shard}")
-        names = LogNames(info.space, info.incarnation, shard)
+        self._queue = RequestQueue(server, pool, name=f"-{names.shard}")
         self._subscriptions = []
         try:
             for subject in (names.ask, names.ask_region(region)):

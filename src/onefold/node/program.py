@@ -121,7 +121,7 @@ def _assemble(stack: ExitStack, settings: Settings, link: Link, log: JsonLog) ->
     stack.callback(tracing.close)
     around = Surroundings(stack, link, identity, settings.directory, settings.snapshots, log, tracing)
     space = host_space(around, info)
-    region = host_region(around, info)
+    region = host_region(around, info, space)
     if settings.workers:
         blobs = shared_store(link, info, settings.directory / "blobs")
         space.node.workers = _job_workers(space.node, settings, blobs, log, space.ground.open_remote)

@@ -15,6 +15,8 @@ of every decision, and that what one region did comes into the logs of all other
 ``folder_exchange``  the thread that has the regions of a folder pull from each other
 ``in_memory``        the region of a space in memory
 ``turns``            waiting for one's turn to make a region, or to change links
+``cluster``          the other regions of a cluster, as their nodes answer; ``ClusterPeers``
+``questions``        what nodes of regions ask each other, as bytes: pure
 ``links``            links that tests have cut, and clocks that they have shifted
 ==================== ===============================================================================
 

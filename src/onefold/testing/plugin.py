@@ -13,7 +13,6 @@ Onefold itself is imported when a test uses one of them.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -92,7 +91,7 @@ def onefold_db(request: pytest.FixtureRequest) -> Iterator[Database]:
         from onefold.db import connect
 
         database = connect("memory://")
-    with database, pure_merges():
+    with database:
         yield database
 
 
@@ -107,23 +106,9 @@ def onefold_sim(request: pytest.FixtureRequest) -> Iterator[Simulation]:
     test = request.node.nodeid.partition("[")[0]
     simulation = Simulation(seed, rerun=f"pytest '{test}' --onefold-seed {seed}", **options)
     try:
-        with pure_merges():
-            yield simulation
+        yield simulation
     finally:
         simulation.close()
-
-
-@contextmanager
-def pure_merges() -> Iterator[None]:
-    """A ``with`` block in which merge functions of available maps are called twice for each read. MergeFailed is raised for one
-    that then makes two different values."""
-    from onefold.state.available.maps.merges import KeepBoth
-
-    before, KeepBoth.calls_twice = KeepBoth.calls_twice, True
-    try:
-        yield
-    finally:
-        KeepBoth.calls_twice = before
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -121,8 +121,11 @@ def place_of(text: str) -> str:
     return check_place(text)
 
 
-def open_vault(place: str, scratch: Path, link: Link | None, space: str, incarnation: str) -> Vault:
-    """The vault of a space at a place that ``place_of`` gave. Raises InvalidArgument."""
+def open_vault(
+    place: str, scratch: Path, link: Link | None, space: str, incarnation: str, *, of_region: bool = False
+) -> Vault:
+    """The vault of a space at a place that ``place_of`` gave. ``of_region``: of a region's own logs, which have a stream of their
+    own for it. Raises InvalidArgument."""
     if place != JETSTREAM:
         return Vault(open_backend(place), scratch, apart=True, space=incarnation)
     if link is None:
@@ -130,4 +133,5 @@ def open_vault(place: str, scratch: Path, link: Link | None, space: str, incarna
     with first_use:
         from onefold.compute.blobs.jetstream import JetStreamBackend
 
-    return Vault(JetStreamBackend(link, space), scratch, apart=False, space=incarnation)
+    backend = JetStreamBackend(link, space, incarnation if of_region else None)
+    return Vault(backend, scratch, apart=False, space=incarnation)

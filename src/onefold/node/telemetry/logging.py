@@ -42,7 +42,7 @@ _FORMER_EVENTS: Final = {
 }
 _OVER: Final = "_over"
 _STALLED: Final = "_stalled"
-_NEW_EVENTS: Final = frozenset({"leaders_stalled"})
+_NEW_EVENTS: Final = frozenset({"leaders_stalled", "decisions_stalled"})
 """Those that the previous release did not have."""
 
 
