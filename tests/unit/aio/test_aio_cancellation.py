@@ -10,6 +10,7 @@ import pytest
 
 import onefold as of
 from onefold.aio import (
+    available_maps,
     counters,
     database,
     iterators,
@@ -21,7 +22,7 @@ from onefold.aio import (
     streams,
     transactions,
 )
-from support import cancelled_regions, parts
+from support import cancelled_maps, cancelled_regions, parts
 from support.cancelled_calls import COVERED, SCENARIOS, World
 from support.cancelling import HOW
 
@@ -34,6 +35,7 @@ def asynchronous_methods():
     """Names of all public methods of the asynchronous API that wait, or that give something which waits."""
     names = set()
     for module in (
+        available_maps,
         counters,
         database,
         iterators,
@@ -66,7 +68,7 @@ def asynchronous_methods():
 def test_every_asynchronous_method_is_cancelled_in_a_test():
     methods = asynchronous_methods()
     assert len(methods) > 60
-    assert cancelled_regions.of.__name__ == "onefold"  # its scenarios are listed
+    assert cancelled_regions.of.__name__ == "onefold" and cancelled_maps.covers  # their scenarios are listed
     assert methods - COVERED == set()
     assert COVERED - methods == set()
 
