@@ -120,7 +120,13 @@ def connect(
 
                 say_log_keep(all_shards, keep)
             opener = _region_opener(
-                all_shards, target, region, create=create, read_only=read_only, timeout=timeout_s
+                all_shards,
+                target,
+                region,
+                create=create,
+                read_only=read_only,
+                timeout=timeout_s,
+                replicas=replicas,
             )
             made = Database(all_shards, level=level, token=session, timeout=timeout_s, open_region=opener)
             if region is not None and create and not read_only and not target.startswith(_CLUSTER):
@@ -153,7 +159,8 @@ def _region_opener(
     create: bool,
     read_only: bool,
     timeout: float | None,
-) -> Callable[[], Region] | None:
+    replicas: Literal["local", "remote"],
+) -> Callable[[], Region]:
     """What opens the region in which this connection uses available collections."""
     first = shards[0]
 
@@ -164,6 +171,18 @@ def _region_opener(
             with first_use:
                 from onefold.regions.in_memory import open_in_memory
             return open_in_memory(len(shards), region, first.env, folds=region_folds)
+        if target.startswith(_CLUSTER):
+            with first_use:
+                from onefold.regions.open_cluster import open_in_cluster
+            return open_in_cluster(
+                target,
+                region,
+                first.env,
+                folds=region_folds,
+                read_only=read_only,
+                timeout=timeout,
+                replicas=replicas,
+            )
         with first_use:
             from onefold.regions.folder import open_folder
         return open_folder(
@@ -177,7 +196,7 @@ def _region_opener(
             timeout=timeout,
         )
 
-    return None if target.startswith(_CLUSTER) else opened
+    return opened
 
 
 def _place_of(target: str) -> str:

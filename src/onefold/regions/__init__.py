@@ -17,6 +17,7 @@ of every decision, and that what one region did comes into the logs of all other
 ``turns``            waiting for one's turn to make a region, or to change links
 ``cluster``          the other regions of a cluster, as their nodes answer; ``ClusterPeers``
 ``questions``        what nodes of regions ask each other, as bytes: pure
+``open_cluster``     opening a region of a cluster, for a program
 ``links``            links that tests have cut, and clocks that they have shifted
 ==================== ===============================================================================
 
