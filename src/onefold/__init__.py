@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from onefold.db import Database, connect
     from onefold.state.available.conflicts import ConflictEntry
     from onefold.state.available.counters import Counters
+    from onefold.state.available.maps.map import AvailableMap
     from onefold.state.available.sets import Sets
     from onefold.state.available.status import Region
     from onefold.state.core.consistency import bounded
@@ -82,6 +83,7 @@ _LAZY = {
     "Run": "onefold.compute.runs",
     "RunError": "onefold.compute.runs",
     "Progress": "onefold.compute.runs",
+    "AvailableMap": "onefold.state.available.maps.map",
     "ConflictEntry": "onefold.state.available.conflicts",
     "Counters": "onefold.state.available.counters",
     "Region": "onefold.state.available.status",
@@ -119,6 +121,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "AppendUnknown",
+    "AvailableMap",
     "BelowFloor",
     "Change",
     "Conflict",

@@ -23,6 +23,7 @@ May import everything but ``cli`` and ``testing``.
 
 from __future__ import annotations
 
+from onefold.aio.available_maps import AsyncAvailableMap
 from onefold.aio.counters import AsyncCounters
 from onefold.aio.database import AsyncDatabase, connect
 from onefold.aio.jobs import AsyncRun, AsyncTable
@@ -33,6 +34,7 @@ from onefold.aio.streams import AsyncConsumer, AsyncStream
 from onefold.aio.transactions import AsyncTransaction, AsyncTxMap
 
 __all__ = [
+    "AsyncAvailableMap",
     "AsyncConsumer",
     "AsyncCounters",
     "AsyncDatabase",
