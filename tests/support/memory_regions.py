@@ -105,7 +105,17 @@ class MemoryRegions:
                 outcome = submit(mine, reply.as_import())
                 assert isinstance(outcome, Imported), outcome
                 taken += outcome.taken
+        if taken:
+            self._note(to)
         return taken
+
+    def _note(self, region: str) -> None:
+        """Session reads see it at once, as after ``db.sync``. Else a program may read what it has in memory for some moments."""
+        for database in self.databases:
+            client = database._region_client
+            if client is not None and client.region.name == region:
+                for number, shard in enumerate(client.shards):
+                    client.session.observe(number, shard.applied)
 
     def exchange(self) -> None:
         """Everything goes everywhere that is not cut."""

@@ -13,6 +13,7 @@ Onefold itself is imported when a test uses one of them.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -91,7 +92,7 @@ def onefold_db(request: pytest.FixtureRequest) -> Iterator[Database]:
         from onefold.db import connect
 
         database = connect("memory://")
-    with database:
+    with database, pure_merges():
         yield database
 
 
@@ -106,9 +107,23 @@ def onefold_sim(request: pytest.FixtureRequest) -> Iterator[Simulation]:
     test = request.node.nodeid.partition("[")[0]
     simulation = Simulation(seed, rerun=f"pytest '{test}' --onefold-seed {seed}", **options)
     try:
-        yield simulation
+        with pure_merges():
+            yield simulation
     finally:
         simulation.close()
+
+
+@contextmanager
+def pure_merges() -> Iterator[None]:
+    """A ``with`` block in which merge functions of available maps are called twice for each read. MergeFailed is raised for one
+    that then makes two different values."""
+    from onefold.state.available.maps.merges import KeepBoth
+
+    before, KeepBoth.calls_twice = KeepBoth.calls_twice, True
+    try:
+        yield
+    finally:
+        KeepBoth.calls_twice = before
 
 
 @pytest.hookimpl(hookwrapper=True)

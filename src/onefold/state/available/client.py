@@ -164,6 +164,11 @@ class RegionClient(ShardsClient):
         """What the session's tokens have seen and this region may not know yet."""
         return self._demanded.get(shard, {})
 
+    @property
+    def waits(self) -> bool:
+        """Whether tokens have seen what is not known to be here yet."""
+        return bool(self._demanded)
+
     def met(self, shard: int, vector: Mapping[int, int]) -> None:
         """This is here. What a log knows it knows for ever."""
         if covers(vector, self._demanded.get(shard, {})):
@@ -229,8 +234,8 @@ class RegionClient(ShardsClient):
 
     def peek_row(
         self, shard_id: int, place: str, key: bytes, level: Level | None = None, timeout: float | None = None
-    ) -> bytes | None:
-        """The row of one key of a collection at the level: the cheapest read. Raises as ``view``.
+    ) -> tuple[bytes | None, int]:
+        """The row of one key of a collection at the level, and the offset that it is of: the cheapest read. Raises as ``view``.
 
         A full sync alone changes in which table it is, and always to a later one. So what was found in a table counts if that
         table is still the latest one after it was read.
@@ -240,19 +245,16 @@ class RegionClient(ShardsClient):
             generation, known_at = self._generations.get(shard_id, (0, -1))
             data, offset = self._peek(shard_id, tables_of(generation).rows + place, key, level, timeout)
             if offset == known_at:
-                return data
+                return data, offset
             at = None if offset > known_at else offset
             shown, seen_at = self.shards[shard_id].peek(SHOWN, b"", at=at)
             found = decode_shown(shown).generation
             if found == generation:
                 self._generations[shard_id] = found, max(seen_at, known_at)
-                return data
+                return data, offset
             if at is not None:  # it is behind what was read before
-                return self._peek_in(shard_id, tables_of(found).rows + place, key, offset)
+                return self.shards[shard_id].peek(tables_of(found).rows + place, key, at=offset)
             self._generations[shard_id] = found, seen_at
-
-    def _peek_in(self, shard: int, table: str, key: bytes, at: int) -> bytes | None:
-        return self.shards[shard].peek(table, key, at=at)[0]
 
     def _peek(
         self, shard: int, table: str, key: bytes, level: Level, timeout: float | None

@@ -108,6 +108,9 @@ class Levels:
             me = client.known(shard_id)
             left_s = end_s - client.env.boot_s()
             if covers(me.have(), wanted) or left_s <= 0:
+                client.session.observe(
+                    shard_id, shard.applied
+                )  # later reads of the session see at least this
                 return me
             shard.wait(applied, min(left_s, 1.0))
 

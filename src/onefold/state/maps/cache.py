@@ -17,8 +17,8 @@ Only spaces of one shard have a cache: a transaction over several is seen in all
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
-from typing import Final
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from onefold import config
@@ -26,39 +26,102 @@ from onefold.errors import InvalidArgument, InvalidKey, TooOld
 from onefold.shard.api import View
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import SESSION
+from onefold.state.core.shards_client import ShardsClient
 from onefold.state.encoding.keys import decode_key
 from onefold.state.fold.rows import Row, map_table, read_row
 from onefold.state.maps import reading as map_reading
+from onefold.store.paged_view import Version
 
-MISS: Final = Row(-1, 0, None, b"")
-"""Stands for: not in the cache."""
+R = TypeVar("R", bound="Cached")
+R_co = TypeVar("R_co", bound="Cached", covariant=True)
+
+
+class Cached(Protocol):
+    """An item as a handle reads it."""
+
+    @property
+    def expires_ms(self) -> int | None:
+        """When it ends, or the first part of it."""
+        ...
+
+
+class Miss:
+    """Stands for: not in the cache."""
+
+    expires_ms = None
+
+
+MISS: Final = Miss()
 _MAPS_COMPARED_MAX = 32
 _ENTRY_BYTES = 200
 _NAME = "map_cache"
 
 
-class Slot(dict[Hashable, Row | None]):
+class Source(Protocol[R_co]):
+    """Where rows come from. Maps are called by any text of their own."""
+
+    @property
+    def client(self) -> ShardsClient: ...
+
+    def peek(self, name: str, key: bytes) -> tuple[bytes | None, int]:
+        """One row as a session read sees it, and the offset that it is of."""
+        ...
+
+    def read(self, name: str, data: bytes) -> R_co | None:
+        """The row in these bytes; None: nothing is there."""
+        ...
+
+    def ended(self, name: str, key: bytes) -> R_co | None:
+        """The row of an item whose time is over, read again when that is done."""
+        ...
+
+    def changes(self, view: View, name: str, after: int, limit: int) -> Sequence[Version]:
+        """What changed beyond an offset. Raises TooOld, InvalidArgument."""
+        ...
+
+
+class StateSource:
+    """Consistent maps, by their names."""
+
+    def __init__(self, client: StateClient) -> None:
+        self.client = client
+
+    def peek(self, name: str, key: bytes) -> tuple[bytes | None, int]:
+        return self.client.peek_with_offset(0, map_table(name), key, SESSION)
+
+    def read(self, name: str, data: bytes) -> Row | None:  # noqa: ARG002
+        return read_row(data)
+
+    def ended(self, name: str, key: bytes) -> Row | None:
+        return map_reading.read_item(self.client, map_table(name), key, SESSION)
+
+    def changes(self, view: View, name: str, after: int, limit: int) -> Sequence[Version]:
+        return view.changes(map_table(name), after, limit=limit)
+
+
+class Slot(dict[Hashable, Any]):
     """The cached rows of one map, None for keys that are not there. A key that is a str is itself, others are encoded."""
 
     __slots__ = ("__weakref__",)
 
 
-def cache_of(client: StateClient) -> SessionCache | None:
-    """The cache that all maps of the client share; None where there is none."""
+def cache_of(client: ShardsClient, source: Callable[[], Source[R]]) -> SessionCache[R] | None:
+    """The cache that all maps of the client share, over a source; None where there is none."""
     if client.shard_count > 1 or not (client.always_strong or client.shards[0].reads_here):
         return None
     cache = client.shared.get(_NAME)
     if cache is None:
-        cache = client.shared.setdefault(_NAME, SessionCache(client))
+        cache = client.shared.setdefault(_NAME, SessionCache(source()))
     return cache if isinstance(cache, SessionCache) else None
 
 
-class SessionCache:
+class SessionCache(Generic[R]):
     """Thread-safe. Readers take no lock: they look at the offset first and at the entry second, writers change them in the other
     order, so what is read is at least as new as the offset that was looked at."""
 
-    def __init__(self, client: StateClient) -> None:
-        self._client = client
+    def __init__(self, source: Source[R]) -> None:
+        self._source = source
+        self._client = client = source.client
         self._shard = shard = client.shards[0]
         self._check = shard.check_usable
         self._floor = client.session.floor
@@ -79,7 +142,7 @@ class SessionCache:
                 slot = self._slots[name] = Slot()
             return slot
 
-    def lookup(self, slot: Slot, key: Hashable) -> Row | None:
+    def lookup(self, slot: Slot, key: Hashable) -> R | Miss | None:
         """The row, None when the cache knows that there is none, or MISS. Raises what says that the space is closed or has
         halted, and as ``StateClient.view``."""
         self._check()
@@ -88,26 +151,26 @@ class SessionCache:
             if key not in slot:
                 return MISS
             self._compare()
-        row = slot.get(key, MISS)
+        row: R | Miss | None = slot.get(key, MISS)
         if row is None or row.expires_ms is None or row.expires_ms > self._client.env.wall_ms():
             return row
         return MISS
 
-    def load(self, name: str, slot: Slot, key: Hashable, encoded: bytes) -> Row | None:
+    def load(self, name: str, slot: Slot, key: Hashable, encoded: bytes) -> R | None:
         """Read the row from the space and keep it."""
-        client = self._client
-        table = map_table(name)
+        source = self._source
         now_s = self._boot_s()
-        data, offset = client.peek_with_offset(0, table, encoded, SESSION)
-        row = None if data is None else read_row(data)
-        if row is not None and map_reading.is_due(row, client.env.wall_ms()):
-            return map_reading.read_item(client, table, encoded, SESSION)
+        data, offset = source.peek(name, encoded)
+        row = None if data is None else source.read(name, data)
+        ends_ms = None if row is None else row.expires_ms
+        if ends_ms is not None and ends_ms <= self._client.env.wall_ms():
+            return source.ended(name, encoded)
         size = len(data or b"")
         if size <= config.SESSION_CACHE_ROW_BYTES_MAX:
             self._keep(slot, key, row, size + len(encoded) + _ENTRY_BYTES, offset, now_s)
         return row
 
-    def _keep(self, slot: Slot, key: Hashable, row: Row | None, size: int, offset: int, now_s: float) -> None:
+    def _keep(self, slot: Slot, key: Hashable, row: R | None, size: int, offset: int, now_s: float) -> None:
         with self._lock:
             if offset < self._state[0]:
                 return  # the cache has moved on: whether this changed since is no longer looked at
@@ -140,7 +203,7 @@ class SessionCache:
             return
         for name, slot in slots:
             try:
-                changes = view.changes(map_table(name), valid, limit=config.SESSION_CACHE_CHANGES_MAX)
+                changes = self._source.changes(view, name, valid, config.SESSION_CACHE_CHANGES_MAX)
             except (TooOld, InvalidArgument):  # too long ago, or the space was replaced by an older one
                 slot.clear()
                 continue

@@ -49,7 +49,9 @@ class MapReader(ReadMethods[T], Generic[T]):
         self._what = f"map({name!r})"
         self._rows = map_reading.StateRows(client, name)
         self._table = self._rows.table
-        self._cache = map_cache.cache_of(client)
+        self._cache: map_cache.SessionCache[Row] | None = map_cache.cache_of(
+            client, lambda: map_cache.StateSource(client)
+        )
         self._slot = map_cache.Slot() if self._cache is None else self._cache.slot(name)
 
     # -- reading
@@ -233,7 +235,7 @@ class MapReader(ReadMethods[T], Generic[T]):
         if row is map_cache.MISS:
             encoded = encode_key(key) if known is key else cast(bytes, known)
             row = cache.load(self.name, self._slot, known, encoded)
-        return row
+        return cast("Row | None", row)
 
     def _scan_rows(
         self,

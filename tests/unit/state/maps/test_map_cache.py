@@ -12,7 +12,6 @@ from onefold.space.open_shard import open_shard
 from onefold.state.core.client import StateClient
 from onefold.state.core.consistency import SESSION
 from onefold.state.fold.machine import StateFold
-from onefold.state.maps import cache as map_cache
 from onefold.state.maps.map import Map
 from onefold.store.tables import Tables
 
@@ -178,7 +177,7 @@ def test_what_fell_out_of_the_history_is_dropped(worlds, mine, theirs, monkeypat
 
 
 def test_the_cache_is_bounded(mine, monkeypatch):
-    cache = map_cache.cache_of(mine.client)
+    cache = mine._cache
     monkeypatch.setattr(config, "SESSION_CACHE_ENTRIES_MAX", 10)
     mine.put_many({number: number for number in range(100)})
     for number in range(100):
@@ -197,7 +196,7 @@ def test_the_cache_is_bounded(mine, monkeypatch):
 def test_maps_that_nobody_holds_leave_nothing(mine):
     for number in range(100):
         Map(mine.client, f"m{number}").get("k", consistency="session")
-    assert len(map_cache.cache_of(mine.client)._slots) <= 2
+    assert len(mine._cache._slots) <= 2
 
 
 def test_keys_that_python_takes_for_equal_are_apart(mine):
@@ -262,7 +261,7 @@ def test_only_spaces_of_one_shard_in_one_file_have_a_cache(tmp_path):
     env = SeededEnv(1)
     spaces = [open_shard("memory://", [StateFold(2)], env=env) for _ in range(2)]
     with closing(StateClient(spaces)) as client:
-        assert map_cache.cache_of(client) is None
+        assert Map(client, "m")._cache is None
         m = Map(client, "m", level=SESSION)
         m["k"] = 1
         assert m["k"] == 1

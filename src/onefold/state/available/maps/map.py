@@ -393,7 +393,7 @@ class AvailableMap(AvailableReader[R, T], WriteMethods[R], Generic[R, T]):
 
     def _present(self, encoded: bytes) -> Row | None:
         """As the session sees it: with its own writes, whatever the level of this map's reads."""
-        return map_reading.read_item(self.client, self.kind, encoded, SESSION)
+        return map_reading.read_item(self.client, self.place, encoded, SESSION)
 
     def _put(
         self,

@@ -152,6 +152,8 @@ class ByFields(Kind[T, T]):
 class KeepBoth(Kind[R, T]):
     letter = places.KEEP_BOTH
     keeps_siblings = True
+    calls_twice: ClassVar[bool] = False
+    """Whether merge functions are called twice, to find those that are not pure. In tests only: see ``onefold.testing``."""
 
     def __init__(self, name: str, codec: ValueCodec[T], merge: Callable[[list[T]], R] | None = None) -> None:
         """``merge``: what makes one value of the siblings; None: they are given as they are."""
@@ -165,20 +167,25 @@ class KeepBoth(Kind[R, T]):
         return Dots((_cell(data),))
 
     def value(self, row: Dots) -> R:
-        return self.merged(self.siblings(row))
-
-    def merged(self, siblings: list[T]) -> R:
-        """What is read where these values are kept. The function gets copies of its own."""
+        siblings = self.siblings(row)  # copies: the function may do with them what it likes
         if self._merge is None:
             return cast(R, siblings)
+        value = self._merged(self._merge, siblings)
+        if self.calls_twice and self._merged(self._merge, self.siblings(row)) != value:
+            raise MergeFailed(
+                f"the merge function {_named(self._merge)} of map {self.name!r} made two different values of the same siblings. "
+                "It is called whenever the key is read, so it must not depend on anything else"
+            )
+        return value
+
+    def _merged(self, merge: Callable[[list[T]], R], siblings: list[T]) -> R:
         try:
-            return self._merge(siblings)
+            return merge(siblings)
         except Exception as error:
             let_pass(error)
-            name = getattr(self._merge, "__qualname__", repr(self._merge))
             raise MergeFailed(
-                f"the merge function {name} of map {self.name!r} raised {type(error).__name__}: {error}. What is stored is as it "
-                "was: see .siblings, read it with merge='keep_both', or put a value that replaces them"
+                f"the merge function {_named(merge)} of map {self.name!r} raised {type(error).__name__}: {error}. What is stored "
+                "is as it was: see .siblings, read it with merge='keep_both', or put a value that replaces them"
             ) from error
 
     def siblings(self, row: Dots) -> list[T]:
@@ -205,6 +212,10 @@ def kind_of(name: str, merge: object, codec: ValueCodec[T]) -> Kind[Any, T]:
             "a merge function is called while reading, so it cannot be asynchronous. Pass a plain function"
         )
     return KeepBoth(name, codec, cast("Callable[[list[T]], Any]", merge))
+
+
+def _named(merge: object) -> str:
+    return str(getattr(merge, "__qualname__", repr(merge)))
 
 
 def split_fields(data: bytes, value: object = None) -> tuple[tuple[str, bytes], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from onefold import config
 from onefold.arguments import check_flag
@@ -15,12 +15,14 @@ from onefold.state.available.client import check_level
 from onefold.state.available.collection import Collection
 from onefold.state.available.maps import merges
 from onefold.state.available.maps import reading as map_reading
+from onefold.state.available.maps.caching import Kept, RegionSource
 from onefold.state.available.maps.watching import WatchedAvailableMap
 from onefold.state.core.consistency import Consistency, Level, parse_level
 from onefold.state.encoding.items import Item, utc
 from onefold.state.encoding.keys import decode_key, encode_key
 from onefold.state.encoding.names import check_name
 from onefold.state.encoding.values import ValueCodec
+from onefold.state.maps import cache as map_cache
 from onefold.state.maps import reading as rows_reading
 from onefold.state.maps.methods import ReadMethods, check_limit, encoded_range
 from onefold.state.maps.scans import MapScan, unreadable
@@ -69,6 +71,10 @@ class AvailableReader(Collection, ReadMethods[R], Generic[R, T]):
         self.kind: merges.Kind[R, T] = merges.kind_of(name, merge, self.codec)
         super().__init__(client, "map", name, self.kind.place, level)
         self._rows = map_reading.RegionRows(client, self.kind)
+        self._cache: map_cache.SessionCache[Kept] | None = map_cache.cache_of(
+            client, lambda: RegionSource(client)
+        )
+        self._slot = map_cache.Slot() if self._cache is None else self._cache.slot(self.place)
 
     # -- reading
 
@@ -255,7 +261,15 @@ class AvailableReader(Collection, ReadMethods[R], Generic[R, T]):
     def _row(self, key: object, consistency: Consistency | None) -> Row | None:
         self._check()
         level = self.level if consistency is None else self._level(consistency)
-        return map_reading.read_item(self.client, self.kind, encode_key(key), level)
+        cache = self._cache
+        if cache is None or level.kind != "session" or self.client.waits:
+            return map_reading.read_item(self.client, self.place, encode_key(key), level)
+        known = key if type(key) is str else encode_key(key)
+        kept = cache.lookup(self._slot, known)
+        if kept is map_cache.MISS:
+            encoded = encode_key(key) if known is key else cast(bytes, known)
+            kept = cache.load(self.place, self._slot, known, encoded)
+        return None if kept is None else cast("Kept", kept).row
 
     def _scan_rows(
         self,

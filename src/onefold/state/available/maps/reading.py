@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from onefold.available.kinds.places import read_row
 from onefold.available.kinds.row import Row
 from onefold.available.rows import number_key, shown_tables, table_of
 from onefold.errors import SpaceError, Unavailable
@@ -51,27 +52,25 @@ class RegionRows(Rows[Row]):
             )  # read-only, or the log does not answer; a closed one says so to the read that follows
 
 
-def read_item(client: RegionClient, kind: Kind[Any, Any], key: bytes, level: Level) -> Row | None:
+def read_item(client: RegionClient, place: str, key: bytes, level: Level) -> Row | None:
     """What is there of one item; None: nothing. Raises as ``RegionClient.view``."""
     shard = client.shard_of(key) if client.shard_count > 1 else 0
-    data = client.peek_row(shard, kind.place, key, level)
+    data, _ = client.peek_row(shard, place, key, level)
     if data is None:
         return None
-    row = kind.read(data)
+    row = read_row(place, data)
     ends_ms = row.ends_ms()
     if ends_ms is not None and ends_ms <= client.env.wall_ms():
-        row = _settled(client, shard, kind, key, level, row)
+        row = _settled(client, shard, place, key, level, row)
     return row if row.is_live() else None
 
 
-def _settled(
-    client: RegionClient, shard: int, kind: Kind[Any, Any], key: bytes, level: Level, row: Row
-) -> Row:
+def _settled(client: RegionClient, shard: int, place: str, key: bytes, level: Level, row: Row) -> Row:
     for _ in range(_TICKS_MAX):
         if not tick(client, shard, level):
             break
-        data = client.peek_row(shard, kind.place, key, level)
-        row = kind.read_or_empty(data)
+        data, _ = client.peek_row(shard, place, key, level)
+        row = read_row(place, data)
         ends_ms = row.ends_ms()
         if ends_ms is None or ends_ms > client.env.wall_ms():
             return row
