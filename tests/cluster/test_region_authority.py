@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
@@ -33,6 +34,8 @@ from onefold.log.jetstream.engine import JetStreamLog
 from onefold.log.jetstream.stream_making import ask
 from onefold.log.jetstream.streams import Refused
 from onefold.shard.memory import MemoryShard
+from onefold.shard.requirements import ReadRequirement
+from onefold.space.open_cluster import open_region
 
 USERS = ("app", "node", "admin")
 REGION = "dc2"
@@ -177,6 +180,17 @@ def test_status_and_doctor_say_what_was_refused(ground: Ground) -> None:
         f"in {REGION}'s own logs" in checks["nodes only"]["found"]
         and "ap.Import" in checks["nodes only"]["found"]
     )
+
+
+def test_a_program_without_a_replica_writes_and_reads(ground: Ground) -> None:
+    done = ops.Do((ops.Put("r", "carts", ((b"remote", b"v"),)),))
+    (shard,) = open_region(ground.cluster.url(), REGION, region_folds, replicas="remote")
+    with closing(shard):
+        outcome = ops.decode_outcome(shard.submit([ops.available_op(done)])[0])
+        assert isinstance(outcome, ops.Committed) and outcome.region == 2
+        with shard.view(need=ReadRequirement(barrier=True, timeout=60)) as view:
+            (table,) = view.tables("ap/c/")
+            assert b"remote" in dict(view.scan(table))
 
 
 # -- their streams

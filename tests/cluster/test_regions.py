@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 
 import onefold as of
 from onefold import config
+from onefold.available.regions import read_self
 from onefold.cluster import daemons, server_plan, shapes
 from onefold.cluster.local import LocalCluster
 from onefold.cluster.server_config import ClusterPlan, ServerPlan
@@ -28,11 +30,14 @@ from onefold.doctor import cluster as doctor
 from onefold.doctor.embedded import Check
 from onefold.doctor.facts import look
 from onefold.errors import InvalidArgument, SpaceError, Timeout, Unavailable
+from onefold.fold.nodes.regions import Admit, read_decisions
+from onefold.folds import region_folds
 from onefold.log.jetstream import admin, names, stream_making
 from onefold.log.jetstream.client.address import parse_address
 from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.regions import region_of
 from onefold.log.jetstream.streams import Refused, lead_from
+from onefold.space.open_cluster import open_region
 
 WAIT_S = 120.0
 
@@ -145,7 +150,9 @@ def test_a_space_of_others_is_made_over_regions_and_stays_so(cluster: LocalClust
 
 
 def test_a_backup_becomes_a_space_over_regions(cluster: LocalCluster, tmp_path: Path) -> None:
-    with of.connect(tmp_path / "space") as db:
+    with of.connect(
+        tmp_path / "space", region="eu"
+    ) as db:  # which is decided there, and not in the new space
         db.map("m")["k"] = "kept"
     assert onefold("backup", tmp_path / "b", "--url", tmp_path / "space").returncode == 0
     in_a_folder = onefold("restore", tmp_path / "b", "--url", tmp_path / "other", "--regions", "dc1,dc2")
@@ -155,6 +162,11 @@ def test_a_backup_becomes_a_space_over_regions(cluster: LocalCluster, tmp_path: 
     assert done.returncode == 0, done.stderr
     with of.connect(cluster.servers.url("restored"), region="dc1", timeout=WAIT_S) as db:
         assert dict(db.map("m")) == {"k": "kept"}
+        with db._shards[0].view() as view:
+            assert read_decisions(view) == [Admit(1, "dc1", True), Admit(2, "dc2", True)]
+    (shard,) = open_region(cluster.servers.url("restored"), "dc2", region_folds)
+    with closing(shard), shard.view() as view:
+        assert read_self(view).number == 2 and view.tables("ap/c/") == [], "its own logs begin empty"
     link = Link(parse_address(url))
     try:
         facts = look(link)

@@ -27,7 +27,7 @@ from onefold.log.jetstream.client.link import Link
 from onefold.log.jetstream.names import LogNames
 from onefold.log.jetstream.regions import region_of
 from onefold.log.jetstream.spaces import SpaceInfo
-from onefold.log.jetstream.streams import ask_api
+from onefold.log.jetstream.streams import ask_api, each_once
 
 SYSTEM_VARIABLE: Final = "ONEFOLD_NATS_SYSTEM_NKEY"
 """Names the file of the system user's seed; a cluster that `onefold up` made has it next to the others."""
@@ -137,7 +137,8 @@ class StreamFacts:
     @property
     def replicas(self) -> list[ReplicaFacts]:
         """The other servers' copies as the leader sees them."""
-        return [_replica(other) for other in ((self.info or {}).get("cluster") or {}).get("replicas") or ()]
+        said = ((self.info or {}).get("cluster") or {}).get("replicas") or ()
+        return [found for found in map(_replica, said) if found.server != self.leader]
 
     @property
     def state(self) -> Mapping[str, Any]:
@@ -146,8 +147,8 @@ class StreamFacts:
 
     @property
     def servers(self) -> list[str]:
-        """All servers that keep a copy, the leader first."""
-        return [*([self.leader] if self.leader else []), *(other.server for other in self.replicas)]
+        """All servers that keep a copy, the leader first, each once."""
+        return list(each_once(self.leader, (other.server for other in self.replicas)))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from onefold import config
@@ -41,7 +41,7 @@ class StreamState(NamedTuple):
     replicas: int
     leader: str | None
     servers: tuple[str, ...]
-    """Names of all servers that keep a copy, the leader first; empty when they are not told."""
+    """Names of all servers that keep a copy, the leader first, each once; empty when they are not told."""
     behind: Mapping[str, int]
     """How many operations each other server is behind the leader."""
     current: tuple[str, ...]
@@ -102,13 +102,15 @@ def state_of(stream: str, info: Mapping[str, Any]) -> StreamState:
         int(state.get("bytes", 0)),
         int((info.get("config") or {}).get("num_replicas", 1)),
         leader,
-        (*([leader] if leader else []), *(str(other["name"]) for other in others)),
+        each_once(leader, (str(other["name"]) for other in others)),
         {str(other["name"]): int(other.get("lag", 0)) for other in others},
-        (
-            *([leader] if leader else []),
-            *(str(other["name"]) for other in others if _is_current(other)),
-        ),
+        each_once(leader, (str(other["name"]) for other in others if _is_current(other))),
     )
+
+
+def each_once(leader: str | None, others: Iterable[str]) -> tuple[str, ...]:
+    """The servers of a stream, the leader first. While that moves, a server may name it among the others too."""
+    return tuple(dict.fromkeys([*([leader] if leader else []), *others]))
 
 
 def _is_current(replica: Mapping[str, Any]) -> bool:
