@@ -151,8 +151,8 @@ def test_nodes_host_the_logs_of_their_region(cluster: LocalCluster, both: dict[s
     for node in cluster.nodes:
         ready = asked(node, "/ready")
         assert ready["ok"] and ready["region"]["ok"] and ready["region"]["shards"] == [0, 1], ready
-        for metric in ('onefold_region_nodes{state="live"} 2.0', 'onefold_nodes{state="live"} 4.0'):
-            await_state(lambda: metric in asked(node, "/metrics"), metric)  # noqa: B023
+        for line in ('onefold_region_nodes{state="live"} 2.0', 'onefold_nodes{state="live"} 4.0'):
+            await_state(lambda: line in asked(node, "/metrics"), line)  # noqa: B023
         assert {line["region"] for line in log_lines(node, "joined") if line.get("logs")} == {node.region}
     for region, number in (("dc1", 1), ("dc2", 2)):
         with both[region][0].view() as view:
@@ -252,14 +252,16 @@ def test_a_region_goes_on_alone_and_its_nodes_restart_meanwhile(
         for at in range(SHARDS):
             for number in range(150):
                 during = put(both["dc2"][at], f"alone-{number}", b"v")
-        for event in ("snapshot_stored", "log_trimmed"):
-            await_state(lambda: both_shards(log_lines(first, event) + log_lines(second, event)), event)  # noqa: B023
+        for event in ("snapshot_stored", "trimming_stalled"):
+            await_state(lambda: told(log_lines(first, event) + log_lines(second, event), event), event)  # noqa: B023
         begun[second.name].kill()
         more = put(both["dc2"][1], "alone", b"w")
         assert "alone-149" in held(both["dc2"][0]) and knows(both["dc2"][1], 2, more)
         beats = heartbeats(first)
         await_state(lambda: heartbeats(first) > beats + 1)
     LocalCluster.up(cluster.directory)
+    for at in range(SHARDS):  # which servers do for nobody while most of them are away
+        await_state(lambda: any(first_offset(node, at) > 1 for node in nodes_of(cluster, "dc2")), "trimmed")  # noqa: B023
     await_state(lambda: knows(both["dc1"][0], 2, during))
     await_state(lambda: same_everywhere(both))
 
@@ -282,16 +284,24 @@ def test_a_node_of_the_previous_release_is_refused(cluster: LocalCluster, tmp_pa
     assert asked(node, "/ready")["ok"]
 
 
-def both_shards(lines: list[dict[str, Any]]) -> bool:
-    """Whether these are about both logs of the region."""
-    return {line["shard"] for line in lines if line.get("logs") == "dc2"} == set(range(SHARDS))
+def told(lines: list[dict[str, Any]], event: str) -> bool:
+    """Whether the region's nodes have said it, of both logs where it is about one."""
+    found = {line.get("shard") for line in lines if line.get("logs") == "dc2"}
+    return found == ({None} if event == "trimming_stalled" else set(range(SHARDS)))
 
 
 def heartbeats(node: LocalNode) -> float:
+    return metric(node, "onefold_region_node_heartbeats_total")
+
+
+def first_offset(node: LocalNode, shard: int) -> float:
+    """The first record of a log of the region that is kept, as the node sees it; 0 where it does not host it."""
+    return metric(node, f'onefold_region_shard_log_first_offset{{shard="{shard}"}}')
+
+
+def metric(node: LocalNode, name: str) -> float:
     lines = asked(node, "/metrics").splitlines()
-    return next(
-        float(line.split()[1]) for line in lines if line.startswith("onefold_region_node_heartbeats_total ")
-    )
+    return next((float(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0.0)
 
 
 @contextmanager
