@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,17 +20,20 @@ import pytest
 import onefold as of
 from onefold.available import ops
 from onefold.available.reading import status
+from onefold.available.regions import read_self
 from onefold.cluster import daemons
 from onefold.cluster.local import LocalCluster
+from onefold.cluster.region_beginning import region_plan
 from onefold.cluster.setup import set_up_space
 from onefold.doctor.facts import look
-from onefold.errors import InvalidArgument, OnefoldError, SpaceError
+from onefold.errors import InvalidArgument, SpaceError
 from onefold.fold.api import NEWEST_VERSION
-from onefold.fold.nodes.regions import Admit, read_decisions
+from onefold.fold.nodes.regions import Admit, Evict, read_decisions
 from onefold.folds import region_folds
-from onefold.log.jetstream import admin, stream_making
+from onefold.log.jetstream import admin, region_logs, stream_making
 from onefold.log.jetstream.client.address import parse_address
 from onefold.log.jetstream.client.link import Link
+from onefold.log.jetstream.region_logs import streams_of
 from onefold.log.jetstream.regions import region_of
 from onefold.log.jetstream.spaces import SpaceInfo
 from onefold.shard.api import Shard
@@ -231,10 +235,31 @@ def opened(url: str, region: str) -> list[Shard]:
     return found
 
 
+def unavailable(use: Callable[[], object]) -> float:
+    """How long it took until it was said that a consistent collection does not answer."""
+    begun = time.monotonic()
+    with pytest.raises((of.Unavailable, of.AppendUnknown, of.Timeout)):
+        use()
+    return time.monotonic() - begun
+
+
+def check_consistent_ones_say_so(db: of.Database) -> None:
+    """Nobody takes what cannot be read for what is not there, and nobody waits for longer than its time."""
+    counts = db.map("counts")
+    for level in ("eventual", "prefix", "session"):
+        with contextlib.suppress(of.Unavailable):
+            assert counts.get("before", consistency=level) == 1  # type: ignore[arg-type]
+    assert unavailable(lambda: counts.get("before", consistency="strong")) < 30
+    assert unavailable(lambda: counts.get("before", consistency="bounded:5s")) < 30
+    assert unavailable(lambda: counts.put("lost", 2)) < 30
+
+
 def test_a_region_alone_is_written_and_opened(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other region and the witness are killed at once; then all servers of this one are restarted."""
+    with of.connect(cluster.url(), region="dc2", timeout=WAIT_S) as db:
+        db.map("counts")["before"] = 1
     with region_of_cluster(cluster.url(), "dc2") as shards:
         lose(cluster, ("dc1", "witness"))
         before = put(shards[0], b"during", b"1").seq
@@ -244,6 +269,9 @@ def test_a_region_alone_is_written_and_opened(
     count = held(shards[0])
     for shard in shards:
         shard.close()
+    for region in ("dc2", None):
+        with of.connect(cluster.url(), region=region, timeout=1) as db:
+            check_consistent_ones_say_so(db)
     here = [index for index, server in enumerate(cluster.servers.servers) if server.region == "dc2"]
     for index in here:
         cluster.servers.kill(index)
@@ -255,10 +283,92 @@ def test_a_region_alone_is_written_and_opened(
     assert put(shards[0], b"restarted", b"3").seq == before + 2
     for shard in shards:
         shard.close()
-    with pytest.raises(OnefoldError):  # and it is never taken for a space that is not there
-        of.connect(cluster.url(), region="dc1", create=False, timeout=2)
-    LocalCluster.up(cluster.directory)
+    with (
+        of.connect(cluster.url(), region="dc2", timeout=1, create=False) as db,
+        of.connect(cluster.url(), timeout=1) as other,
+    ):
+        check_consistent_ones_say_so(db)
+        check_consistent_ones_say_so(other)
+        LocalCluster.up(cluster.directory)
+        for each in (db, other):  # which are open since before
+            counts = each.map("counts")
+            await_state(lambda counts=counts: _is_written(counts))  # type: ignore[misc]
+            assert counts.get("before", consistency="strong") == 1
     shards = opened(cluster.url(), "dc1")
     assert put(shards[0], b"back", b"4").region == 1
     for shard in shards:
         shard.close()
+
+
+def _is_written(counts: of.Map[int]) -> bool:
+    try:
+        counts.put("after", 3)
+    except (of.Unavailable, of.AppendUnknown, of.Timeout):
+        return False
+    return True
+
+
+# -- a region that comes again
+
+
+def test_a_region_gets_other_logs(cluster: LocalCluster, as_admin: Link) -> None:
+    url = cluster.servers.url("again", "admin")
+    set_up_space(url, regions=["dc1", "dc2"])
+    link = Link(parse_address(url))
+    try:
+        made = admin.read_space(link)
+        with region_of_cluster(cluster.servers.url("again"), "dc2") as (shard,):
+            put(shard, b"old", b"1")
+        decisions = [Admit(1, "dc1", True), Admit(2, "dc2", True), Evict(2, 1), Admit(3, "dc2")]
+        plan = region_plan("dc2", 3, decisions, 3)
+        old = made.of_region("dc2").incarnation
+        info, changed = admin.renew_region(link, "again", plan, old)
+        assert changed and info.of_region("dc1") == made.of_region("dc1")
+        assert info.of_region("dc2").incarnation != old and info.incarnation == made.incarnation
+        assert admin.renew_region(link, "again", plan, old) == (info, False), "it was done before"
+        await_state(lambda: admin.read_space(link) == info)
+        left = admin.leftover_streams(link)
+        assert left == sorted(streams_of(made.of_region("dc2")))
+        with region_of_cluster(cluster.servers.url("again"), "dc2") as (shard,):
+            assert held(shard) == 0
+            with shard.view() as view:
+                me = read_self(view)
+            assert me.number == 3 and sorted(me.regions) == [1, 2, 3] and me.regions[2].round == 1
+        region_logs.delete_region_logs(link, made, made.region_logs[1])
+        assert admin.leftover_streams(link) == []
+        with pytest.raises(InvalidArgument, match="has the regions dc1, dc2, not 'dc3'"):
+            admin.renew_region(link, "again", plan._replace(name="dc3"), old)
+    finally:
+        link.close()
+
+
+def test_of_two_that_renew_a_region_one_wins(cluster: LocalCluster) -> None:
+    url = cluster.servers.url("race", "admin")
+    made = set_up_space(url, regions=["dc1", "dc2"])
+    decisions = [Admit(1, "dc1", True), Admit(2, "dc2", True), Evict(2, 1), Admit(3, "dc2")]
+    plan = region_plan("dc2", 3, decisions, 3)
+
+    def renew(region: str) -> tuple[SpaceInfo, bool]:
+        link = Link(parse_address(url))
+        try:
+            its = plan._replace(name=region)
+            return admin.renew_region(link, "race", its, made.of_region(region).incarnation)
+        finally:
+            link.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(renew, ["dc2", "dc2", "dc2", "dc1"]))
+    assert [changed for _, changed in found].count(True) == 2, "one of dc2, and that of dc1"
+    link = Link(parse_address(url))
+    try:
+        await_state(lambda: admin.read_space(link) in [info for info, _ in found])
+        now = admin.read_space(link)
+        for region in ("dc1", "dc2"):
+            assert now.of_region(region).incarnation != made.of_region(region).incarnation
+        left = {stream for region in ("dc1", "dc2") for stream in streams_of(made.of_region(region))}
+        assert set(admin.leftover_streams(link)) == left, "the losers removed theirs"
+        for region in ("dc1", "dc2"):
+            copied = admin.copy_to_regions(link, "race")
+            assert copied == [], region
+    finally:
+        link.close()

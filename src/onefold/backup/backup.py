@@ -37,6 +37,7 @@ from onefold.shard.embedded import EmbeddedShard
 from onefold.shard.log_keep import write_log_keep
 from onefold.shard.replica.shard import LocalReplica
 from onefold.space import cuts
+from onefold.space.late_shard import LateShard
 from onefold.space.log_prefix import as_time
 from onefold.space.open_space import Folds, open_shards
 from onefold.store.formats import copy_in, copy_out
@@ -85,6 +86,7 @@ def backup(
     LogCorrupt (the space is damaged), Timeout, Unavailable (the cluster).
     """
     target = Path(target)
+    shards = [shard.replica if isinstance(shard, LateShard) else shard for shard in shards]
     local = [shard for shard in shards if isinstance(shard, EmbeddedShard | LocalReplica)]
     if len(local) != len(shards):
         raise SpaceError(

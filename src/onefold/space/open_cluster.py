@@ -7,12 +7,13 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from onefold import config
 from onefold.env import SYSTEM, Env
-from onefold.errors import InvalidArgument, SpaceError, Unavailable
+from onefold.errors import InvalidArgument, OnefoldError, SpaceError, Timeout, Unavailable
 from onefold.fold import authority
 from onefold.fold.api import Fold
 from onefold.log.jetstream import admin
@@ -26,6 +27,7 @@ from onefold.shard.remote import snapshot_fetch
 from onefold.shard.remote.shard import RemoteShard
 from onefold.shard.remote.snapshot_fetch import BaseFetch
 from onefold.shard.replica.shard import LocalReplica
+from onefold.space.late_shard import LateShard
 
 Folds = Callable[[int, int], Sequence[Fold]]
 Replicas = Literal["local", "remote"]
@@ -54,6 +56,8 @@ def open_cluster(
     this machine, brought up to what the log has now before this returns; ``timeout``: how long nothing may happen meanwhile.
     ``"remote"``: none; nodes are asked, those of ``region`` first. In a space of several regions it is one of them, and its
     servers are preferred. ``base``: fetches what the logs of a restored space continue from. ``check``: see ``Check``.
+
+    In a space of several regions, shards whose logs do not answer are ``LateShard``: a region's own logs may work meanwhile.
 
     Raises Unavailable (no server, no progress), SpaceError (credential, no space, folder, newer program), InvalidArgument,
     LogCorrupt.
@@ -113,6 +117,11 @@ class _Opening(NamedTuple):
     """What all shards are opened with."""
 
     @property
+    def patience_s(self) -> float:
+        """How long nothing may happen while a replica is brought up."""
+        return config.APPEND_RETRY_S if self.timeout is None else self.timeout
+
+    @property
     def url(self) -> str:
         """For messages."""
         own = f" (what {self.info.region} has for itself)" if self.info.region else ""
@@ -129,23 +138,57 @@ class _Opening(NamedTuple):
 
 def _all_open(opening: _Opening, folds: Folds, replicas: Replicas) -> list[Shard]:
     """Every shard, each up to what its log has now. Raises as ``open_cluster``; then none is left open."""
-    shards: list[Shard] = []
-    timeout = opening.timeout
+    count = opening.info.shards
+    if replicas == "remote":
+        return _together(count, lambda shard: _remote(opening, shard, folds(shard, count)))
+    problem: OnefoldError | None = None
+
+    def local(shard: int) -> Shard:
+        nonlocal problem
+        mine = folds(shard, count)
+        try:
+            if problem is None:  # else each would be waited for
+                return _local(opening, shard, mine)
+        except (Unavailable, Timeout) as error:
+            if not opening.info.regions:
+                raise
+            problem = error
+        assert problem is not None
+        return _late(opening, shard, mine, problem)
+
+    shards = _together(count, local)
     try:
-        for shard_id in range(opening.info.shards):
-            mine = folds(shard_id, opening.info.shards)
-            if replicas == "remote":
-                shards.append(_remote(opening, shard_id, mine))
-            else:
-                shards.append(_local(opening, shard_id, mine))
-        for shard in shards:
-            if isinstance(shard, LocalReplica):
-                _bring_up(shard, config.APPEND_RETRY_S if timeout is None else timeout)
+        for shard_id, shard in enumerate(shards):
+            if not isinstance(shard, LocalReplica):
+                continue
+            try:
+                _bring_up(shard, opening.patience_s)
+            except (Unavailable, Timeout) as error:
+                if not opening.info.regions:
+                    raise
+                shard.close()
+                shards[shard_id] = _late(opening, shard_id, folds(shard_id, count), error)
     except BaseException:
-        for shard in shards:
-            shard.close()
+        _close_all(shards)
         raise
     return shards
+
+
+def _together(count: int, opened: Callable[[int], Shard]) -> list[Shard]:
+    """All shards, or none."""
+    shards: list[Shard] = []
+    try:
+        for shard in range(count):
+            shards.append(opened(shard))
+    except BaseException:
+        _close_all(shards)
+        raise
+    return shards
+
+
+def _close_all(shards: Sequence[Shard]) -> None:
+    for shard in shards:
+        shard.close()
 
 
 def cache_directory() -> Path:
@@ -236,6 +279,30 @@ class _ClosesLink(JetStreamLog):
         super().close()
         if self._share.acquire(blocking=False):
             self._link.close()
+
+
+def _late(opening: _Opening, shard: int, folds: Sequence[Fold], problem: OnefoldError) -> LateShard:
+    link = Link.shared(opening.address, env=opening.env)
+    return LateShard(
+        _ClosesLink(link, opening.info, shard, opening.env),
+        opening.env,
+        partial(_brought_up, opening, shard, folds),
+        url=opening.url,
+        directory=replica_directory(opening.info, shard),
+        read_only=opening.read_only,
+        problem=problem,
+    )
+
+
+def _brought_up(opening: _Opening, shard: int, folds: Sequence[Fold]) -> LocalReplica:
+    """A local replica to which everything is applied that the log has now."""
+    found = _local(opening, shard, folds)
+    try:
+        _bring_up(found, opening.patience_s)
+    except BaseException:
+        found.close()
+        raise
+    return found
 
 
 def _bring_up(shard: LocalReplica, timeout_s: float) -> None:
