@@ -6,7 +6,7 @@ import os
 import re
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from onefold import config
 from onefold.arguments import check_flag, check_whole
@@ -16,7 +16,7 @@ from onefold.errors import InvalidArgument
 from onefold.folds import folds, region_folds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from onefold.log.jetstream.client.link import Link
@@ -119,14 +119,10 @@ def connect(
                 from onefold.space.kept_log import say_log_keep
 
                 say_log_keep(all_shards, keep)
-            opener = _region_opener(
+            opener = partial(
+                _open_region,
                 all_shards,
-                target,
-                region,
-                create=create,
-                read_only=read_only,
-                timeout=timeout_s,
-                replicas=replicas,
+                _Opening(target, region, create and not read_only, read_only, timeout_s, replicas),
             )
             made = Database(all_shards, level=level, token=session, timeout=timeout_s, open_region=opener)
             if region is not None and create and not read_only and not target.startswith(_CLUSTER):
@@ -151,52 +147,50 @@ def _check_region(region: object, target: str) -> None:
         check_region(region)
 
 
-def _region_opener(
-    shards: Sequence[Shard],
-    target: str,
-    region: str | None,
-    *,
-    create: bool,
-    read_only: bool,
-    timeout: float | None,
-    replicas: Literal["local", "remote"],
-) -> Callable[[], Region]:
-    """What opens the region in which this connection uses available collections."""
-    first = shards[0]
+class _Opening(NamedTuple):
+    """How a region is opened: as its space was."""
 
-    def opened() -> Region:
-        from onefold.machine.first_use import first_use
+    target: str
+    region: str | None
+    create: bool
+    read_only: bool
+    timeout: float | None
+    replicas: Literal["local", "remote"]
 
-        if target.startswith("memory:"):
-            with first_use:
-                from onefold.regions.in_memory import open_in_memory
-            return open_in_memory(len(shards), region, first.env, folds=region_folds)
-        if target.startswith(_CLUSTER):
-            with first_use:
-                from onefold.regions.open_cluster import open_in_cluster
-            return open_in_cluster(
-                target,
-                region,
-                first.env,
-                folds=region_folds,
-                read_only=read_only,
-                timeout=timeout,
-                replicas=replicas,
-            )
+
+def _open_region(shards: Sequence[Shard], asked: _Opening) -> Region:
+    """Open the region in which a connection uses available collections."""
+    from onefold.machine.first_use import first_use
+
+    env, region, read_only, timeout = shards[0].env, asked.region, asked.read_only, asked.timeout
+    if asked.target.startswith("memory:"):
         with first_use:
-            from onefold.regions.folder import open_folder
-        return open_folder(
-            shards,
-            first.directory or "",
+            from onefold.regions.in_memory import open_in_memory
+        return open_in_memory(len(shards), region, env, folds=region_folds)
+    if asked.target.startswith(_CLUSTER):
+        with first_use:
+            from onefold.regions.open_cluster import open_in_cluster
+        return open_in_cluster(
+            asked.target,
             region,
-            first.env,
+            env,
             folds=region_folds,
-            create=create,
             read_only=read_only,
             timeout=timeout,
+            replicas=asked.replicas,
         )
-
-    return opened
+    with first_use:
+        from onefold.regions.folder import open_folder
+    return open_folder(
+        shards,
+        shards[0].directory or "",
+        region,
+        env,
+        folds=region_folds,
+        create=asked.create,
+        read_only=read_only,
+        timeout=timeout,
+    )
 
 
 def _place_of(target: str) -> str:
