@@ -73,7 +73,7 @@ class Counters(Collection):
         """
         self._check()
         encoded, level = encode_key(key), self._level(consistency)
-        data = self.client.peek_row(self.client.shard_of(encoded), self.place, encoded, level)
+        data, _ = self.client.peek_row(self.client.shard_of(encoded), self.place, encoded, level)
         value = None if data is None else value_of(self.place, data)
         return default if value is None else value
 
