@@ -18,7 +18,6 @@ from onefold.available.kinds import places
 from onefold.available.kinds.shares import Shares
 from onefold.available.out import DROPPED_PER_OPERATION_MAX, drop_known, emit, write_kept
 from onefold.available.rows import (
-    Tables,
     Working,
     due_row,
     gone_row,
@@ -100,38 +99,24 @@ def collect(work: Working, stable: dict[int, int]) -> None:
 
 def expire(work: Working) -> int:
     """End what fold time has reached, oldest first, up to a bound for each record. When there is something to do next."""
-    me, next_ms = work.me, NEVER
-    shown = [work.tables]
-    if me.sync is not None:
-        shown.append(tables_of(me.sync.generation))
-    for tables in shown:
-        for table in (tables.due, tables.requests_due):
-            first = work.store.first(table)
-            if first is not None:
-                next_ms = min(next_ms, int.from_bytes(first[:8]))
+    me, store, tables, next_ms = work.me, work.store, work.tables, NEVER
+    joined = tables_of(me.sync.generation).due if me.sync is not None else tables.due
+    for table in (tables.due, tables.requests_due, joined):
+        first = store.first(table)
+        if first is not None:
+            next_ms = min(next_ms, int.from_bytes(first[:8]))
     if next_ms > work.now_ms:
         return next_ms
-    left, stable = config.EXPIRATIONS_PER_RECORD_MAX, me.stable()
-    for tables in shown:
-        left = _forget_requests(work, tables, left)
-    for entry, _ in list(work.store.scan(work.tables.due, stop=number_key(work.now_ms + 1), limit=left)):
+    left, stop, stable = config.EXPIRATIONS_PER_RECORD_MAX, number_key(work.now_ms + 1), me.stable()
+    for entry, _ in list(store.scan(tables.requests_due, stop=stop, limit=left)):
+        store.delete(tables.requests_due, entry)
+        store.delete(tables.requests, entry[8:])
+    for entry, _ in list(store.scan(tables.due, stop=stop, limit=left)):
         place, key = due_row(entry)
         work.set_row(place, key, work.row(place, key).expired(work.now_ms))
-        left -= 1
     work.write_rows(stable)
-    if len(shown) > 1:
-        ended = list(work.store.scan(shown[1].due, stop=number_key(work.now_ms + 1), limit=left))
-        work.join(
-            {(place, key): work.row(place, key) for place, key in (due_row(at) for at, _ in ended)}, stable
-        )
+    if joined != tables.due:
+        ended = [due_row(entry) for entry, _ in store.scan(joined, stop=stop, limit=left)]
+        work.join({(place, key): work.row(place, key) for place, key in ended}, stable)
     work.save()
     return work.now_ms  # perhaps there was more of it than one record ends
-
-
-def _forget_requests(work: Working, tables: Tables, left: int) -> int:
-    """How much is left of a bound."""
-    ended = list(work.store.scan(tables.requests_due, stop=number_key(work.now_ms + 1), limit=left))
-    for entry, _ in ended:
-        work.store.delete(tables.requests_due, entry)
-        work.store.delete(tables.requests, entry[8:])
-    return left - len(ended)

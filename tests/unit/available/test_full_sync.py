@@ -166,8 +166,9 @@ def test_rows_end_during_a_full_sync_in_both_generations():
     desk.ok(1, put(b"short too", b"t", 1500), ops.Include("tags", b"k", (b"x",), 1000))
     last = begun(desk, 2, 1)
     desk.ok(2, put(b"own", b"u", 1000))
-    for _ in range(4):
-        desk.append(2, last)
+    for _ in range(3):
+        assert desk.append(2, last).value == ops.MORE
+    assert desk[2].store.count(tables_of(1).due) == 4  # all that have an end and have come are joined
     desk.now_ms += 1200
     desk.finish(2, last)
     assert (CARTS, b"s") not in desk[2].shown() and (CARTS, b"u") not in desk[2].shown()
@@ -193,6 +194,19 @@ def test_requests_that_came_with_a_full_sync_are_known_after_it_and_conflicts_li
     assert (conflict.place, conflict.key) == ("", b"twice")
     assert (conflict.kept_dot, conflict.dropped_dot) == ((1, 1), (2, 1))
     assert desk.do(2, put(b"again", b"o"), request_id="once").region == 1
+    assert desk[2].shown()[CARTS, b"o"] == b"once"
+
+
+@pytest.mark.usefixtures("few")
+def test_requests_that_were_done_during_a_full_sync_are_known_after_it():
+    desk = Desk()
+    desk.ok(1, many(9))
+    last = begun(desk, 2, 1)
+    assert desk.append(2, last).value == ops.MORE
+    done = desk.do(2, put(b"once", b"o"), request_id="r")
+    assert desk.append(2, last).value == ops.MORE
+    desk.finish(2, last)
+    assert desk.do(2, put(b"again", b"o"), request_id="r") == done
     assert desk[2].shown()[CARTS, b"o"] == b"once"
 
 
