@@ -77,6 +77,7 @@ def test_no_record_of_a_full_sync_joins_or_drops_more_than_a_bound():
         steps += 1
     assert outcome.value is True and steps >= 2 * rows // joining.JOINED_ROWS_MAX
     assert len(desk[2].shown()) == 2 * rows
+    assert desk[2].me.owes_beat()  # others wait to hear what is known here
     assert max(writes) < 2 * joining.JOINED_ROWS_MAX + leaving.CLEARED_PER_OPERATION_MAX + 1100
     assert writes[-1] < leaving.CLEARED_PER_OPERATION_MAX + 1100  # the switch itself writes few rows
     assert cleared(desk, 2) > 1
@@ -197,17 +198,60 @@ def test_requests_that_came_with_a_full_sync_are_known_after_it_and_conflicts_li
     assert desk[2].shown()[CARTS, b"o"] == b"once"
 
 
+def until_beyond(desk, last, part, key):
+    """Rows are joined until that part of them has come beyond a key."""
+    sync = desk[2].me.sync
+    while (sync.part, sync.after) <= (part, key):
+        assert desk.append(2, last).value == ops.MORE
+        sync = desk[2].me.sync
+
+
 @pytest.mark.usefixtures("few")
 def test_requests_that_were_done_during_a_full_sync_are_known_after_it():
     desk = Desk()
     desk.ok(1, many(9))
+    for at in range(8):
+        desk.ok(2, put(b"v", b"%d" % at), request_id=f"b{at}")
     last = begun(desk, 2, 1)
-    assert desk.append(2, last).value == ops.MORE
-    done = desk.do(2, put(b"once", b"o"), request_id="r")
-    assert desk.append(2, last).value == ops.MORE
+    until_beyond(desk, last, 2, b"b")
+    done = desk.do(2, put(b"once", b"o"), request_id="a")
     desk.finish(2, last)
-    assert desk.do(2, put(b"again", b"o"), request_id="r") == done
+    assert desk.do(2, put(b"again", b"o"), request_id="a") == done
     assert desk[2].shown()[CARTS, b"o"] == b"once"
+
+
+@pytest.mark.usefixtures("few")
+def test_a_conflict_that_is_met_during_a_full_sync_is_listed_once():
+    desk = Desk(3)
+    desk.ok(1, many(9))
+    for at in range(8):
+        desk.ok(2, put(b"v", b"%d" % at), request_id=f"b{at}")
+    desk.now_ms += 5
+    desk.ok(3, put(b"other", b"o"), request_id="b0")
+    last = begun(desk, 2, 1)
+    until_beyond(desk, last, 2, b"b0")
+    desk.pull(2, 3)
+    assert desk[2].me.conflicts == 1
+    desk.finish(2, last)
+    cleared(desk, 2)
+    assert desk[2].me.conflicts == 1
+
+
+@pytest.mark.usefixtures("few")
+def test_a_full_sync_that_follows_at_once_loses_no_conflict_of_the_first_one():
+    desk = Desk()
+    for at in range(9):
+        desk.ok(1, put(b"there", b"%d" % at), request_id=f"r{at}")
+    desk.now_ms += 5
+    for at in range(9):
+        desk.ok(2, put(b"here", b"%d" % at), request_id=f"r{at}")
+    assert desk.sync(2, 1, "first").value is True
+    assert desk[2].me.later
+    desk.ok(1, put(b"new", b"n"))
+    with patch.object(joining, "JOINED_ROWS_MAX", 100):
+        assert desk.sync(2, 1, "second").value is True
+    cleared(desk, 2)
+    assert desk[2].me.conflicts == 9
 
 
 @pytest.mark.usefixtures("few")
@@ -229,12 +273,15 @@ def test_names_of_collections_are_shown_with_their_rows():
     desk.ok(2, ops.Add("own", b"k", 1), ops.Delete("r", "empty", (b"k",)))
     last = begun(desk, 2, 1)
     own = [("empty", ["r/empty"]), ("own", ["n/own"])]
+    until_beyond(desk, last, 1, b"")
+    desk.ok(2, ops.Empty("aaa", b"k"))
+    own = [("aaa", ["s/aaa"]), *own]
     while exchange.continues(last, desk.append(2, last)):
         assert list(reading.names(desk[2].store)) == own
         desk.ok(2, ops.Add("own", b"k", 1))
     desk.ok(2, ops.Put("k", "other", ((b"k", b"v"),)))
     assert [name for name, _ in reading.names(desk[2].store)] == sorted(
-        ["empty", "other", "own", *(f"m{at}" for at in range(9))]
+        ["aaa", "empty", "other", "own", *(f"m{at}" for at in range(9))]
     )
 
 
@@ -348,14 +395,21 @@ def test_what_was_read_before_the_switch_must_be_as_it_was(shard):
     region_of(shard, 2)
     do(shard, put(b"own", b"b"))
     other = Desk()
-    other.ok(1, put(b"new", b"c"))
+    other.ok(1, put(b"new", b"c"), *(ops.Add("likes", b"%d" % at, 1) for at in range(9)))
     before = offset_of(shard)
     with shard.view() as view:
         read = ops.Read(CARTS, b"c", reading.signature(load_row(view, CARTS, b"c")))
         same = ops.Read(CARTS, b"b", reading.signature(load_row(view, CARTS, b"b")))
-    submit(shard, *exchange.sync_ops(other[1].store, "s"))
+    *first, last = exchange.sync_ops(other[1].store, "s")
+    submit(shard, *first)
+    during = before
+    while exchange.continues(last, decode_outcome(shard.submit([available_op(last)])[0])):
+        during = offset_of(shard)
+    assert during > before
     span = ops.Span(CARTS, b"", None, before)
     assert do(shard, put(b"x"), spans=(span,)) == ops.Rejected("conflict", CARTS, b"")
+    joined = ops.Span(CARTS, b"c", b"d", during)  # its rows were joined before
+    assert do(shard, put(b"x"), spans=(joined,)) == ops.Rejected("conflict", CARTS, b"c")
     assert do(shard, put(b"x"), reads=(read,)) == ops.Rejected("conflict", CARTS, b"c")
     assert isinstance(do(shard, put(b"x", b"x"), reads=(same,)), ops.Committed)
     now = ops.Span(CARTS, b"", b"d", offset_of(shard))
