@@ -12,22 +12,39 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from onefold.available.stamps import covers
+from onefold.backoff import Backoff
 from onefold.durations import wait_seconds
 from onefold.errors import TokenError, TooStale
+from onefold.machine.undisturbed import let_pass
 from onefold.state.core.guard import check_plain
 
 if TYPE_CHECKING:
     from onefold.available.regions import Known
     from onefold.state.available.client import RegionClient
 
+_AGAIN_S, _AGAIN_S_MAX = 0.02, 0.5
+
 
 def sync(client: RegionClient, timeout: float | timedelta | str | None) -> None:
-    """See ``Database.sync``."""
+    """See ``Database.sync``. A region that does not answer is asked again until the time is over: links come back."""
     check_plain(client.space, "sync()")
+    env = client.env
     timeout_s = client.read_time() if timeout is None else wait_seconds(timeout)
+    end_s = env.boot_s() + timeout_s
+    backoff = Backoff(_AGAIN_S, _AGAIN_S_MAX, env)
     me = client.known(0)
     shards = list(range(client.shard_count))
-    client.levels.catch_up([number for number in me.live() if number != me.number], shards, timeout_s)
+    others = [number for number in me.live() if number != me.number]
+    while True:
+        try:
+            client.levels.catch_up(others, shards, max(0.0, end_s - env.boot_s()), of_s=timeout_s)
+            break
+        except TooStale as error:
+            let_pass(error)
+            left_s = end_s - env.boot_s()
+            if left_s <= 0:
+                raise
+            client.shards[0].pause(min(backoff.pause_s(), left_s))
     for shard in shards:
         client.session.observe(shard, client.shards[shard].applied)
 
@@ -78,8 +95,11 @@ class Levels:
         if old:
             self.catch_up(old, [shard], timeout_s)
 
-    def catch_up(self, numbers: list[int], shards: list[int], timeout_s: float) -> None:
-        """Ask these regions what their last effects are, and wait until those are here. Raises TooStale (definite)."""
+    def catch_up(
+        self, numbers: list[int], shards: list[int], timeout_s: float, of_s: float | None = None
+    ) -> None:
+        """Ask these regions what their last effects are, and wait until those are here. ``of_s``: the caller's time, if this has
+        what is left of it. Raises TooStale (definite)."""
         client = self._client
         peers = client.region.peers
         if peers is None:
@@ -95,7 +115,14 @@ class Levels:
             missing = {number: seq for number, seq in wanted.items() if have.get(number, 0) < seq}
             if silent or missing:
                 missing |= dict.fromkeys(silent, 0)
-                raise self._stale(me, missing, have, f"not everything came within {timeout_s:g} s")
+                within_s = timeout_s if of_s is None else of_s
+                raise self._stale(
+                    me,
+                    missing,
+                    have,
+                    f"not everything came within {within_s:g} s",
+                    "Wait longer (timeout=), or do without: reads of the level 'session' show what is known here",
+                )
             for number in numbers:
                 self._fresh_s[shard, number] = max(asked_s, self._fresh_s.get((shard, number), asked_s))
 
@@ -114,7 +141,9 @@ class Levels:
                 return me
             shard.wait(applied, min(left_s, 1.0))
 
-    def _stale(self, me: Known, missing: Mapping[int, int], have: Mapping[int, int], why: str) -> TooStale:
+    def _stale(
+        self, me: Known, missing: Mapping[int, int], have: Mapping[int, int], why: str, hint: str = ""
+    ) -> TooStale:
         parts, names = [], []
         for number, seq in sorted(missing.items()):
             name = me.regions[number].name if number in me.regions else str(number)
@@ -127,9 +156,10 @@ class Levels:
             for name in names
             if silent.get(name) is not None
         )
-        error = TooStale(
-            f"{why}: {', '.join(parts)}{since}. Wait (timeout=), read with consistency='eventual', or continue without what this "
-            f"session saw there: db.session.forget({names[0]!r})"
+        hint = hint or (
+            "Wait (timeout=), read with consistency='eventual', or continue without what this session saw there: "
+            f"db.session.forget({names[0]!r})"
         )
+        error = TooStale(f"{why}: {', '.join(parts)}{since}. {hint}")
         error.regions = tuple(names)
         return error
