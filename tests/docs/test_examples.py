@@ -175,6 +175,41 @@ def test_live_scores(tmp_path: Path) -> None:
     ]
 
 
+def test_regions_cart(tmp_path: Path) -> None:
+    assert run_example("regions_cart.py", tmp_path) == [
+        "us sees {'tea': 1}",
+        "cut off: eu has {'milk': 2, 'tea': 1} and us has {'tea': 3}",
+        "healed: 2 carts are kept, and read as {'milk': 2, 'tea': 3}",
+        "put again: 1 cart, {'milk': 2, 'tea': 3}",
+    ]
+
+
+def test_regions_stock(tmp_path: Path) -> None:
+    assert run_example("regions_stock.py", tmp_path) == [
+        "eu may sell 6 and us 4 by itself",
+        "cut off: eu sold 3",
+        "0 may be sold here, and 6 are left as far as is known here",
+        "cut off: us sold 4",
+        "healed: us sold 2",
+        "left: 1",
+    ]
+
+
+def test_regions_likes(tmp_path: Path) -> None:
+    assert run_example("regions_likes.py", tmp_path) == [
+        "cut off: eu counts 30 and us counts 12",
+        "healed: 42 and 42",
+    ]
+
+
+def test_regions_bank(tmp_path: Path) -> None:
+    assert run_example("regions_bank.py", tmp_path) == [
+        "consistent: paid refused 20 left",
+        "available: paid paid",
+        "healed: 20 left of 100, after 160 were paid",
+    ]
+
+
 def test_transfers_test(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", EXAMPLES / "transfers_test.py"]
     options = ["--onefold-seeds", "6", "--rootdir", tmp_path, "-c", os.devnull]

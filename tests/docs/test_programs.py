@@ -19,6 +19,7 @@ DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs"
 IMPORTS = "import onefold as of\n"
 GIVEN = {
     "docs/asyncio.md": "",
+    "docs/choosing.md": "",
     "docs/cluster.md": "url: str = ''",
     "docs/consistency.md": "url = 'space'\ndb = of.connect(url)\nm = db.map('m')\nm['k'] = 1",
     "docs/live-jobs.md": "",
@@ -113,6 +114,7 @@ def test_the_programs_of_the_front_page_run_twice_in_one_folder(tmp_path: Path) 
     "name",
     [
         "docs/asyncio.md",
+        "docs/choosing.md",
         "docs/consistency.md",
         "docs/jobs.md",
         "docs/maps.md",
