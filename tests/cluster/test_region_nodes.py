@@ -187,7 +187,6 @@ def test_programs_learn_how_far_other_regions_are(
         assert set(found) == {2} and set(found[2]) == {0, 1} and found[2][1] >= seq
         (other,) = peers.links()
         assert (other.number, other.name, other.silent_s, other.state) == (2, "dc2", 0.0, "linked")
-        assert peers.silent_s()["dc2"] < WAIT_S
         stopped = pids(cluster, "dc2", nodes=True)
         send(stopped, signal.SIGSTOP)
         try:

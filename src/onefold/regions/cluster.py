@@ -76,7 +76,7 @@ class ClusterNeighbours:
         self._lock = threading.Lock()
         self._shards: dict[tuple[str, int], RemoteShard] = {}
         self._heard_s: dict[str, float] = {}
-        self._read_s = env.boot_s()
+        self._began_s = self._read_s = env.boot_s()
         self._closed = False
 
     @property
@@ -124,10 +124,9 @@ class ClusterNeighbours:
         """It has answered."""
         self._heard_s[region] = self.env.boot_s()
 
-    def silent_s(self, region: str) -> float | None:
-        """How long ago it has answered last; None: never."""
-        at_s = self._heard_s.get(region)
-        return None if at_s is None else self.env.boot_s() - at_s
+    def silent_s(self, region: str) -> float:
+        """How long ago it has answered last; if never, since when it could have been asked."""
+        return self.env.boot_s() - self._heard_s.get(region, self._began_s)
 
     def close(self) -> None:
         """Ask no more."""
@@ -228,15 +227,6 @@ class ClusterPeers:
         whole = self._neighbours.shard_count
         return {number: by_shard for number, by_shard in found.items() if len(by_shard) == whole}
 
-    def silent_s(self) -> Mapping[str, float]:
-        """By name of the other regions, how many seconds ago something was last heard of them here; without those never heard
-        of. They are asked now."""
-        for link in self.links():
-            if link.state != "cut":
-                self._neighbours.heard(link.name)
-        found = {region.name: self._neighbours.silent_s(region.name) for region in self._neighbours.others()}
-        return {name: silent_s for name, silent_s in found.items() if silent_s is not None}
-
     def links(self) -> Sequence[LinkState]:
         """See ``Peers``."""
         return _at_once(self._link, self._neighbours.others())
@@ -268,8 +258,7 @@ class ClusterPeers:
                     state = "behind"
         except OnefoldError as error:
             let_pass(error)
-            silent_s = self._neighbours.silent_s(region.name)
-            return LinkState(region.number, region.name, silent_s or 0.0, "cut")
+            return LinkState(region.number, region.name, self._neighbours.silent_s(region.name), "cut")
         return LinkState(region.number, region.name, 0.0, state)
 
 
