@@ -108,10 +108,9 @@ class FolderExchange:
         try:
             while not self._ended.is_set():
                 try:
-                    due_s = self._round()
+                    self._sleep(self._round())
                 except OnefoldError:  # shard 0 cannot be read now, or what tests wrote of links
-                    due_s = self._env.boot_s() + LOOK_S
-                self._sleep(due_s)
+                    self._ended.wait(LOOK_S)
         finally:
             for puller in self._pullers.values():
                 puller.turn.close()
@@ -120,8 +119,8 @@ class FolderExchange:
             wake_others(self._neighbours.folder)
 
     def _sleep(self, until_s: float) -> None:
-        left_s = min(until_s - self._env.boot_s(), LOOK_S)
-        if left_s <= 0 or self._ended.is_set():
+        left_s = min(max(0.0, until_s - self._env.boot_s()), LOOK_S)
+        if self._ended.is_set():
             return
         woken = {fd for fd, _ in self._poll.poll(left_s * 1000)}
         for listener in self._listeners.values():
@@ -132,6 +131,7 @@ class FolderExchange:
 
     def _all_at_once(self) -> None:
         """Links have healed, or a region came: nothing waits for a pause to end."""
+        self._neighbours.links.read(now=True)
         self._decisions_s = 0.0
         self._failed_s.clear()
         for puller in self._pullers.values():

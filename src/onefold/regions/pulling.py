@@ -27,8 +27,11 @@ BEAT_S: Final = 2.0
 """A region that owes an effect without writes makes one no more often than this."""
 CAP_RENEW_MS: Final = 5_000
 """So long before its end a cap on the own clock is renewed, and it lasts for twice as long."""
-WAITING_BYTES_MAX: Final = 65_536
-"""How much is asked for while effects wait that would come again with every answer."""
+BYTES_MIN: Final = 65_536
+"""So much is asked for at least; and while effects wait there that would come again with every answer."""
+_BYTES_FIRST: Final = 262_144
+_APPEND_S: Final = (0.05, 0.2)
+"""Appends that take less time than this get larger, and those that take more get smaller: programs wait behind them."""
 
 
 class Pull:
@@ -43,11 +46,12 @@ class Pull:
         self.waiting = False
         """Whether effects were left there that cannot be taken yet."""
         self._backoff = Backoff(*RETRY_S)
+        self._bytes = _BYTES_FIRST
 
     @property
     def bytes_max(self) -> int:
         """How much to ask for."""
-        return WAITING_BYTES_MAX if self.waiting else exchange.EXCHANGE_BYTES_MAX
+        return BYTES_MIN if self.waiting else self._bytes
 
     def may_ask(self, me: Known) -> bool:
         """Whether anything can be taken from it: it is known here, and not evicted."""
@@ -99,8 +103,12 @@ class Pull:
         self.again_s = now_s
         return ops.Import(reply.number, taken, reply.chains)
 
-    def imported(self, outcome: Outcome, now_s: float) -> None:
-        """What became of it."""
+    def imported(self, outcome: Outcome, now_s: float, took_s: float | None = None) -> None:
+        """What became of it. ``took_s``: how long the append took."""
+        if took_s is not None and took_s > _APPEND_S[1]:
+            self._bytes = max(BYTES_MIN, self._bytes // 2)
+        elif took_s is not None and took_s < _APPEND_S[0]:
+            self._bytes = min(exchange.EXCHANGE_BYTES_MAX, self._bytes * 2)
         if isinstance(outcome, Imported):
             sorted_out, self.waiting = self.waiting, self.waiting or bool(outcome.waiting)
             self.again_s = now_s

@@ -80,7 +80,9 @@ class Runner:
             lost = says_lost(me, reply) and self._has_lost(reply)
             found = pull.heard(me, reply, now_s, now_ms, lost=lost)
             if found is not None:
-                pull.imported(self._append(found), env.boot_s())
+                began_s = env.boot_s()
+                outcome = self._append(found)
+                pull.imported(outcome, env.boot_s(), env.boot_s() - began_s)
             elif pull.state == "behind" and self._sync():
                 pull.again_s = env.boot_s()
             elif pull.state == "behind":

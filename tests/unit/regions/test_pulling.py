@@ -12,7 +12,7 @@ from onefold.available.effects import decode_effect
 from onefold.available.exchange import Reply
 from onefold.available.ops import Imported, Put, Rejected
 from onefold.available.stamps import CLOCK_AHEAD_MAX_MS
-from onefold.regions.pulling import BEAT_S, CAP_RENEW_MS, RETRY_S, WAITING_BYTES_MAX, Beats, Pull
+from onefold.regions.pulling import BEAT_S, BYTES_MIN, CAP_RENEW_MS, RETRY_S, Beats, Pull
 
 HOUR_MS = 3_600_000
 NOW_S = 100.0
@@ -100,7 +100,7 @@ def test_effects_from_the_future_are_appended_once_and_taken_in_time() -> None:
         put(desk, 2, f"more{step}")
         assert asking.step(NOW_S + step) is None
     assert len(asking.imports) == 1, "what is held is not appended again"
-    assert asking.pull.bytes_max == WAITING_BYTES_MAX
+    assert asking.pull.bytes_max == BYTES_MIN
     assert asking.pull.again_s == NOW_S + 19 + RETRY_S[1]
     put(desk, 3, "other")
     desk.append(2, desk.reply(2, 3).as_import())
@@ -200,6 +200,20 @@ def test_effects_that_wait_for_others_come_when_those_are_here() -> None:
     assert asking.step().taken == 2
     kept = [decode_effect(data) for one in asking.imports for data in one.effects]
     assert len(kept) <= 5
+
+
+def test_appends_that_take_long_get_smaller() -> None:
+    pull = Pull(1)
+    first = pull.bytes_max
+    taken = Imported({1: 5}, 5)
+    pull.imported(taken, NOW_S, 0.1)
+    assert pull.bytes_max == first
+    for _ in range(9):
+        pull.imported(taken, NOW_S, 1.0)
+    assert pull.bytes_max == BYTES_MIN
+    for _ in range(9):
+        pull.imported(taken, NOW_S, 0.01)
+    assert pull.bytes_max == exchange.EXCHANGE_BYTES_MAX
 
 
 def test_a_beat_is_made_two_seconds_after_the_last_own_effect_if_one_is_owed() -> None:
