@@ -94,24 +94,24 @@ class LinksFile:
         self._path = os.fspath(regions / LINKS_NAME)
         self._boot_s = env.boot_s
         self._looked_s = -_LOOK_S
-        self._seen: tuple[int, int] | None = None
-        self._links = NO_LINKS
+        self._known: tuple[tuple[int, int] | None, Links] = None, NO_LINKS
+        """What was read, and of which file: together, since several threads read."""
 
     def read(self, *, now: bool = False) -> Links:
         """What it holds. ``now``: looked at in any case. Raises as ``read_links``."""
         at_s = self._boot_s()
         if not now and at_s - self._looked_s < _LOOK_S:
-            return self._links
+            return self._known[1]
         try:
             status = os.stat(self._path)  # noqa: PTH116 - several times a second
             seen = status.st_ino, status.st_mtime_ns
         except OSError:
             seen = None
-        if seen != self._seen:
-            self._links = NO_LINKS if seen is None else read_links(self._regions)
-            self._seen = seen
+        known = self._known
+        if seen != known[0]:
+            known = self._known = seen, NO_LINKS if seen is None else read_links(self._regions)
         self._looked_s = at_s
-        return self._links
+        return known[1]
 
 
 class RegionEnv:
