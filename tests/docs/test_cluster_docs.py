@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "onefold"
 CLUSTER = (ROOT / "docs" / "cluster.md").read_text("utf-8")
 FAULTS_DOCUMENT = (ROOT / "docs" / "faults.md").read_text("utf-8")
+REGION_FAULTS = (ROOT / "docs" / "regions-faults.md").read_text("utf-8")
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 BINARY_UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
 _LIMIT = r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+"
@@ -180,7 +181,7 @@ def test_every_fault_of_the_suite_is_in_the_table() -> None:
 
 
 def test_tests_that_are_named_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", FAULTS_DOCUMENT)
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", FAULTS_DOCUMENT + REGION_FAULTS)
     assert len(named) > 30
     for path, test in named:
         text = (ROOT / path).read_text("utf-8")
