@@ -158,11 +158,12 @@ class _Opening(NamedTuple):
     replicas: Literal["local", "remote"]
 
 
-def _open_region(shards: Sequence[Shard], asked: _Opening) -> Region:
-    """Open the region in which a connection uses available collections."""
+def _open_region(shards: Sequence[Shard], asked: _Opening, default: str | None = None) -> Region:
+    """Open the region in which a connection uses available collections. ``default``: where none was named."""
     from onefold.machine.first_use import first_use
 
-    env, region, read_only, timeout = shards[0].env, asked.region, asked.read_only, asked.timeout
+    region = default if asked.region is None else asked.region
+    env, read_only, timeout = shards[0].env, asked.read_only, asked.timeout
     if asked.target.startswith("memory:"):
         with first_use:
             from onefold.regions.in_memory import open_in_memory

@@ -83,7 +83,7 @@ class MemoryRegions:
             level=STRONG,
             token=token,
             timeout=timeout,
-            open_region=lambda: self.regions[name],
+            open_region=lambda _: self.regions[name],
         )
         self.databases.append(made)
         return made

@@ -22,6 +22,15 @@ UrlOption = Annotated[
         show_default=False,
     ),
 ]
+RegionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--region",
+        metavar="NAME",
+        help="For available collections: the region whose view it is. Default: the first.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.", show_default=False)
 ]
@@ -75,6 +84,7 @@ class Place:
 
     url: str | None = None
     json: bool = False
+    region: str | None = None
 
     def open(self, *, create: bool = False, weakly: bool = False) -> Database:
         """Connect, for a command that may write. SpaceError when there is no space. Ends with wrong usage for a URL that cannot
@@ -109,6 +119,8 @@ class Place:
         from onefold.db import connect
         from onefold.errors import InvalidArgument
 
+        if self.region is not None:
+            options["region"] = self.region
         try:
             return connect(self.url, **options)
         except InvalidArgument as error:
@@ -165,7 +177,7 @@ def duration(text: str | None, name: str) -> float | None:
         raise typer.BadParameter(str(error), param_hint=name) from None
 
 
-def place(ctx: typer.Context, url: str | None, as_json: bool) -> Place:
+def place(ctx: typer.Context, url: str | None, as_json: bool, region: str | None = None) -> Place:
     """What was said after the command's name, else before it."""
     before = ctx.obj if isinstance(ctx.obj, Place) else Place()
-    return Place(url if url is not None else before.url, as_json or before.json)
+    return Place(url if url is not None else before.url, as_json or before.json, region)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class DatabaseAvailable:
     """See ``Database``."""
 
-    _open_region: Callable[[], OpenRegion] | None
+    _open_region: Callable[[str | None], OpenRegion] | None
 
     @property
     def _available(self) -> RegionClient:

@@ -55,10 +55,10 @@ class Database(DatabaseMaps, DatabaseJobs, DatabaseSources, DatabaseAvailable):
         level: Level | None = None,
         token: str | None = None,
         timeout: float | None = None,
-        open_region: Callable[[], Region] | None = None,
+        open_region: Callable[[str | None], Region] | None = None,
     ) -> None:
         """Programs call ``connect``. ``shards``: those of the space, open, in order. ``open_region``: opens the region in which
-        available collections are used; called when the first is."""
+        available collections are used; called when the first is, with the one to take where the connection names none."""
         self._shards = tuple(shards)
         self._shard = self._shards[0]
         self._jobs: Engine | None = None
@@ -69,6 +69,8 @@ class Database(DatabaseMaps, DatabaseJobs, DatabaseSources, DatabaseAvailable):
         self._sweeping = Sweeping(self._shards, lambda: self._state, lambda: self._engine.blobs)
         self._pid = forks.process
         self._open_region = open_region
+        self._default_region: str | None = None
+        """Of a connection that names none, for those who do not care: set before the first use."""
         self._region_client: RegionClient | None = None
         self._region_lock = threading.Lock()
         self._present: Database | None = None
@@ -122,7 +124,7 @@ class Database(DatabaseMaps, DatabaseJobs, DatabaseSources, DatabaseAvailable):
         from onefold.state.available.client import RegionClient
 
         assert self._open_region is not None
-        region = self._open_region()
+        region = self._open_region(self._default_region)
         try:
             client = RegionClient(space, region)
             space.session.in_region(client)

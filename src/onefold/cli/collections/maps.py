@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onefold.cli import keys, output
+from onefold.cli.collections.available import MergeOption, map_of
 from onefold.cli.endings import ended_from_outside, until_nobody_reads
 from onefold.cli.keys import AtOption, JsonKeyOption
-from onefold.cli.options import ROWS_MAX, JsonOption, Place, UrlOption, checked_name, duration, place
+from onefold.cli.options import (
+    ROWS_MAX,
+    JsonOption,
+    Place,
+    RegionOption,
+    UrlOption,
+    checked_name,
+    duration,
+    place,
+)
 
 if TYPE_CHECKING:
     from onefold.db import Database
@@ -31,11 +41,13 @@ VersionOption = Annotated[
 ]
 
 
-def _version(text: str | None) -> Version | None:
+def _version(text: str | None) -> Version | str | None:
     """The version that was typed; ends with wrong usage for what is none."""
     from onefold.errors import InvalidArgument
     from onefold.state.encoding.items import Version
 
+    if text is not None and text.startswith("@"):
+        return text  # of an available map, which reads it
     try:
         return None if text is None else Version.of(text)
     except InvalidArgument as error:
@@ -59,24 +71,29 @@ def get(
     key: KeyArgument,
     json_key: JsonKeyOption = False,
     at: AtOption = None,
+    region: RegionOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the value of a key: text as it is, anything else as JSON. Exit code 1 when there is none.
 
-    JSON: {key, value, version, expires_at}; bytes, times and the like as in `onefold export`.
+    JSON: {key, value, version, expires_at}, of an available map also {region}, and {siblings} where all are kept; bytes, times
+    and the like as in `onefold export`.
     """
     from onefold.errors import InvalidArgument
     from onefold.state.encoding.json_values import key_to_json, to_json
 
-    where, wanted = place(ctx, url, as_json), keys.parse_key(key, as_json=json_key)
+    where, wanted = place(ctx, url, as_json, region), keys.parse_key(key, as_json=json_key)
     with _opened(where, at) as db:
-        item = db.map(name).get_item(wanted)
+        item = map_of(db, name).get_item(wanted)
     if item is None:
         raise InvalidArgument(keys.not_there(wanted, name))
     if where.json:
         shown = {"key": key_to_json(item.key), "value": to_json(item.value), "version": str(item.version)}
-        output.emit(shown | {"expires_at": item.expires_at})
+        shown |= {"expires_at": item.expires_at}
+        if item.siblings is not None:
+            shown |= {"siblings": to_json(item.siblings)}
+        output.emit(shown | ({} if item.region is None else {"region": item.region}))
     else:
         print(keys.shown_value(item.value))
 
@@ -95,7 +112,9 @@ def put(
         bool, typer.Option("--if-absent", help="Only if the key is not there.", show_default=False)
     ] = False,
     if_version: VersionOption = None,
+    merge: MergeOption = None,
     json_key: JsonKeyOption = False,
+    region: RegionOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -106,14 +125,15 @@ def put(
     """
     if if_absent and if_version is not None:
         raise typer.BadParameter("cannot go together with --if-absent", param_hint="--if-version")
-    where, wanted = place(ctx, url, as_json), keys.parse_key(key, as_json=json_key)
+    where, wanted = place(ctx, url, as_json, region), keys.parse_key(key, as_json=json_key)
     ttl_s, given = duration(ttl, "--ttl"), _version(if_version)
     if ttl_s is not None and ttl_s <= 0:
         raise typer.BadParameter("must be more than zero", param_hint="--ttl")
     found = keys.parse_value(value)
 
     def write(db: Database) -> Version:
-        return db.map(name).put(wanted, found, ttl=ttl_s, if_absent=if_absent, if_version=given)
+        found_map = map_of(db, name, merge)
+        return found_map.put(wanted, found, ttl=ttl_s, if_absent=if_absent, if_version=given)  # type: ignore[no-any-return]
 
     where.rehearse(write)
     with where.open(create=True) as db:
@@ -130,16 +150,17 @@ def delete(
     key: KeyArgument,
     if_version: VersionOption = None,
     json_key: JsonKeyOption = False,
+    region: RegionOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Remove a key. Exit code 1 when it is not there. JSON: {deleted}."""
     from onefold.errors import InvalidArgument
 
-    where, wanted = place(ctx, url, as_json), keys.parse_key(key, as_json=json_key)
+    where, wanted = place(ctx, url, as_json, region), keys.parse_key(key, as_json=json_key)
     given = _version(if_version)
     with where.open() as db:
-        deleted = db.map(name).delete(wanted, if_version=given)
+        deleted = map_of(db, name).delete(wanted, if_version=given)
     if where.json:
         output.emit({"deleted": deleted})
         if not deleted:
@@ -161,6 +182,7 @@ def ls(
     limit: Annotated[int, typer.Option(min=0, max=ROWS_MAX, help="At most so many items.")] = 100,
     json_key: JsonKeyOption = False,
     at: AtOption = None,
+    region: RegionOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -171,13 +193,13 @@ def ls(
     """
     from onefold.state.encoding.json_values import key_to_json, to_json
 
-    where = place(ctx, url, as_json)
+    where = place(ctx, url, as_json, region)
     with _opened(where, at) as db:
         if name is None:
             _print_collections(db, where)
             return
         start = None if prefix is None else keys.parse_key(prefix, as_json=json_key, name="--prefix")
-        found = list(db.map(name).scan(prefix=start, limit=limit + 1))
+        found = list(map_of(db, name).scan(prefix=start, limit=limit + 1))
     if where.json:
         output.emit([{"key": key_to_json(key), "value": to_json(value)} for key, value in found[:limit]])
         return
@@ -223,14 +245,16 @@ def watch(
         typer.Option(metavar="DURATION", help="End when nothing came for so long.", show_default=False),
     ] = None,
     json_key: JsonKeyOption = False,
+    region: RegionOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the changes of a map as they come, one a line, until it is interrupted (exit code 0).
 
-    JSON, one document a line: {kind, key, value, version, token}; a watch with `--from TOKEN` continues after it.
+    JSON, one document a line: {kind, key, value, version, token}, of an available map also {region}; a watch
+    with `--from TOKEN` continues after it.
     """
-    where = place(ctx, url, as_json)
+    where = place(ctx, url, as_json, region)
     if key is not None and prefix is not None:
         raise typer.BadParameter("KEY and --prefix cannot go together", param_hint="--prefix")
     if initial and start is not None:
@@ -241,7 +265,7 @@ def watch(
     if start is not None:
         keys.parse_token(start, "--from")
     with where.reading() as db:
-        changes = db.map(name).watch(wanted, start=start, initial=initial, timeout=timeout_s)
+        changes = map_of(db, name).watch(wanted, start=start, initial=initial, timeout=timeout_s)
         with ended_from_outside(changes.close):
             _print_changes(changes, where, only=wanted if key is not None else None)
 
@@ -259,6 +283,7 @@ def _line(change: Change[Any], *, as_json: bool) -> str:
 
     if as_json:
         shown = {"kind": change.kind, "key": key_to_json(change.key), "value": to_json(change.value)}
-        return dump_line(shown | {"version": str(change.version), "token": change.token})
+        shown |= {"version": str(change.version), "token": change.token}
+        return dump_line(shown | ({} if change.region is None else {"region": change.region}))
     line = f"{change.kind}\t{keys.shown_key(change.key)}"
     return f"{line}\t{keys.shown_value(change.value)}" if change.kind == "put" else line
