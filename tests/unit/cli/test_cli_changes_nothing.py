@@ -52,6 +52,9 @@ READ = (
     ["ls", "m"],
     ["watch", "m", "--timeout", "10ms"],
     ["stream", "tail", "s"],
+    ["counters", "c"],
+    ["sets", "tags"],
+    ["region", "list"],
     ["export", "{new}"],
     ["backup", "{new}"],
 )
@@ -74,6 +77,8 @@ def due(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         with of.connect(base / "space", shards=request.param) as db:
             db.map("m").update({1: 2, 3: 4})
             db.map("m").put("short", 1, ttl=0.001)
+            db.counters("c").add("k")
+            db.sets("tags").add("k", "x")
             lines = db.read_text(str(base / "a.txt")).group_by("line")
             lines.agg(n=agg.count()).into("words").run(progress=False, workers=1)
             db.stream("s", retention=0.001).append({"k": 1})
@@ -189,7 +194,8 @@ def test_each_command_says_whether_it_changes_something() -> None:
         ]
 
     said = {
-        (args[1] if args[0] in ("stream", "runs") and len(args) > 1 else args[0]) for args in (*LOOK, *READ)
+        (args[1] if args[0] in ("stream", "runs", "region") and len(args) > 1 else args[0])
+        for args in (*LOOK, *READ)
     }
     assert said - {"runs"} | WRITE == set(names(typer.main.get_command(app)))
 

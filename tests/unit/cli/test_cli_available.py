@@ -1,0 +1,96 @@
+"""Available collections from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import onefold as of
+from support.command_line import ask
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    with of.connect(tmp_path / "space", region="eu") as eu, of.connect(tmp_path / "space", region="us") as us:
+        eu.map("carts", mode="available", merge="keep_both")["a"] = ["ham"]
+        eu.counters("likes").add("page", 3)
+        eu.counters("stock", floor=0).add("sku", 5)
+        eu.sets("tags").add(("t", 1), "b", "a")
+        eu.map("users")["ann"] = 1
+        us.sync()
+    return tmp_path / "space"
+
+
+def said(space: Path, *args: str) -> object:
+    result = ask(*args, "--json", url=space)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_a_map_of_either_kind_is_read_by_its_name(space: Path) -> None:
+    found = said(space, "get", "carts", "a")
+    assert isinstance(found, dict)
+    assert (found["value"], found["siblings"], found["region"]) == ([["ham"]], [["ham"]], "eu")
+    assert said(space, "ls", "carts", "--region", "us") == [{"key": "a", "value": [["ham"]]}]
+    found = said(space, "get", "users", "ann")
+    assert isinstance(found, dict)
+    assert found["value"] == 1 and "region" not in found
+
+
+def test_what_is_put_goes_to_the_region_that_is_named(space: Path) -> None:
+    assert ask("put", "carts", "b", "1", "--region", "us", url=space).stdout.startswith("@0-2-")
+    with of.connect(space, region="us") as us:
+        assert us.map("carts", mode="available", merge="keep_both").get_item("b").region == "us"  # type: ignore[union-attr]
+    assert ask("put", "new", "k", '{"a": 1}', "--merge", "fields", url=space).returncode == 0
+    with of.connect(space, region="eu") as eu:
+        assert eu.map("new", mode="available", merge="fields").patch("k", {"b": 2}) == {"a": 1, "b": 2}
+    version = ask("put", "new", "k", '{"a": 2}', url=space).stdout.strip()
+    assert ask("put", "new", "k", '{"a": 3}', "--if-version", version, url=space).returncode == 0
+    assert ask("put", "new", "k", '{"a": 4}', "--if-version", version, url=space).returncode == 1
+    assert ask("del", "new", "k", url=space).returncode == 0
+
+
+def test_changes_have_their_region(space: Path) -> None:
+    result = ask("watch", "carts", "--initial", "--timeout", "50ms", "--json", url=space)
+    (line,) = result.stdout.splitlines()
+    assert json.loads(line)["region"] == "eu"
+
+
+def test_counters_and_sets_are_printed(space: Path) -> None:
+    assert said(space, "counters", "likes") == [{"key": "page", "value": 3}]
+    assert said(space, "counters", "stock", "sku") == {"key": "sku", "value": 5, "here": 5}
+    found = said(space, "counters", "stock", "sku", "--region", "us")
+    assert found == {"key": "sku", "value": 5, "here": 0}
+    assert said(space, "sets", "tags") == [{"key": ["t", 1], "elements": ["a", "b"]}]
+    assert ask("sets", "tags", '["t", 1]', url=space).stdout == "a\nb\n"
+    assert ask("counters", "likes", "page", url=space).stdout == "3\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["get", "tags", "t"], "'tags' is not a map: see `onefold sets tags`"),
+        (["counters", "tags"], "'tags' is sets: see `onefold sets`"),
+        (["counters", "carts"], "'carts' is a map: see `onefold ls`"),
+        (["sets", "none"], "there are no sets of the name 'none'"),
+        (["counters", "likes", "none"], "none"),
+        (["get", "carts", "a", "--region", "de"], "there is no region de"),
+        (["get", "carts", "a", "--region", "a/b"], "region"),
+    ],
+)
+def test_what_is_not_there_is_said_and_makes_nothing(space: Path, args: list[str], message: str) -> None:
+    result = ask(*args, url=space)
+    assert result.returncode in (1, 2) and message in result.stderr, result.stderr
+    with of.connect(space, region="eu") as db:
+        assert sorted(one.name for one in db.regions()) == ["eu", "us"]
+
+
+def test_the_regions_are_listed(space: Path, tmp_path: Path) -> None:
+    found = said(space, "region", "list", "--region", "us")
+    assert isinstance(found, list)
+    assert [one["name"] for one in found] == ["us", "eu"] and found[0]["state"] == "here"
+    of.connect(tmp_path / "other").close()
+    assert said(tmp_path / "other", "region", "list") == []
+    assert not (tmp_path / "other" / "regions").exists()
