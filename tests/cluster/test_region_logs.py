@@ -254,6 +254,19 @@ def check_consistent_ones_say_so(db: of.Database) -> None:
     assert unavailable(lambda: counts.put("lost", 2)) < 30
 
 
+def use_available_ones(url: str, region: str, *, before: int) -> None:
+    """A new program uses collections for every region; ``before``: how many programs did so before."""
+    with of.connect(url, region=region) as db:
+        seen = db.map("programs", mode="available")
+        assert len(seen) == before
+        seen[before] = "was here"
+        assert seen[before] == "was here" and len(seen) == before + 1
+        assert db.counters("likes").add("page") == before + 1 == db.counters("likes").get("page")
+        tags = db.sets("tags")
+        tags.add("page", f"t{before}")
+        assert len(tags.get("page")) == before + 1
+
+
 def test_a_region_alone_is_written_and_opened(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,12 +279,15 @@ def test_a_region_alone_is_written_and_opened(
     monkeypatch.setenv("ONEFOLD_CACHE", str(tmp_path / "another machine's"))
     shards = opened(cluster.url(), "dc2")
     assert put(shards[0], b"new program", b"2").seq == before + 1
-    count = held(shards[0])
     for shard in shards:
         shard.close()
     for region in ("dc2", None):
         with of.connect(cluster.url(), region=region, timeout=1) as db:
             check_consistent_ones_say_so(db)
+    use_available_ones(cluster.url(), "dc2", before=0)
+    with region_of_cluster(cluster.url(), "dc2") as shards:
+        before = put(shards[0], b"before the restart", b"3").seq
+        count = held(shards[0])
     here = [index for index, server in enumerate(cluster.servers.servers) if server.region == "dc2"]
     for index in here:
         cluster.servers.kill(index)
@@ -280,9 +296,10 @@ def test_a_region_alone_is_written_and_opened(
     monkeypatch.setenv("ONEFOLD_CACHE", str(tmp_path / "a third machine's"))
     shards = opened(cluster.url(), "dc2")
     assert held(shards[0]) == count
-    assert put(shards[0], b"restarted", b"3").seq == before + 2
+    assert put(shards[0], b"restarted", b"4").seq == before + 1
     for shard in shards:
         shard.close()
+    use_available_ones(cluster.url(), "dc2", before=1)
     with (
         of.connect(cluster.url(), region="dc2", timeout=1, create=False) as db,
         of.connect(cluster.url(), timeout=1) as other,
@@ -295,7 +312,7 @@ def test_a_region_alone_is_written_and_opened(
             await_state(lambda counts=counts: _is_written(counts))  # type: ignore[misc]
             assert counts.get("before", consistency="strong") == 1
     shards = opened(cluster.url(), "dc1")
-    assert put(shards[0], b"back", b"4").region == 1
+    assert put(shards[0], b"back", b"5").region == 1
     for shard in shards:
         shard.close()
 
