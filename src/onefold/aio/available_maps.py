@@ -276,7 +276,7 @@ class AsyncAvailableMap(Generic[R, T]):
     async def increment(
         self, key: Any, by: float = 1, *, ttl: Duration | None = None, request_id: str | None = None
     ) -> NoReturn:
-        """Raises InvalidArgument: two regions that add to one number at a time would lose one of the additions. A counter adds up
+        """Refused: two regions that add to one number at a time would lose one of the additions. A counter adds up
         what all regions add.
 
         Raises:

@@ -363,7 +363,7 @@ class AvailableMap(AvailableReader[R, T], WriteMethods[R], Generic[R, T]):
     def increment(
         self, key: Any, by: float = 1, *, ttl: Duration | None = None, request_id: str | None = None
     ) -> NoReturn:
-        """Raises InvalidArgument: two regions that add to one number at a time would lose one of the additions. A counter adds up
+        """Refused: two regions that add to one number at a time would lose one of the additions. A counter adds up
         what all regions add.
 
         Raises:
