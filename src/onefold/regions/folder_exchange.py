@@ -32,6 +32,9 @@ from onefold.regions.runner import APPEND_S, Beating, Runner
 LOOK_S: Final = 1.0
 """How often the exchange looks when nothing wakes it."""
 WAKE_FOLDER: Final = "wake"
+"""Of a shard ..."""
+WAKE_ALL_FOLDER: Final = ".wake"
+"""... and of all regions: no region can have this name, which stands beside theirs."""
 
 
 class _Pair:
@@ -88,7 +91,7 @@ class FolderExchange:
         """Start the thread, unless it runs or was ended."""
         with self._starting:
             if self._thread is None and not self._ended.is_set():
-                self._wake = self._listen(self._neighbours.folder / WAKE_FOLDER)
+                self._wake = self._listen(self._neighbours.folder / WAKE_ALL_FOLDER)
                 self._thread = threading.Thread(target=self._run, name="onefold-exchange", daemon=True)
                 self._thread.start()
 
@@ -294,6 +297,6 @@ def _decide(puller: _Puller, decisions: list[Decision], deadline_s: float) -> No
 
 def wake_others(regions: Path) -> None:
     """Wake the exchange of all processes: a region came or went, links have changed, or a lock is free. Never raises."""
-    notifier = Notifier(regions / WAKE_FOLDER)
+    notifier = Notifier(regions / WAKE_ALL_FOLDER)
     notifier.notify()
     notifier.close()

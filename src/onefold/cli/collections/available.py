@@ -63,7 +63,7 @@ def _choose_region(db: Database) -> list[str]:
 
 
 def _letter(db: Database, name: str) -> str | None:
-    """Of the kind that the name is in the region; None when it is no available collection, as far as the region knows."""
+    """Of the kind that the name is in the region; None when nothing available has it, as far as the region knows."""
     if not _choose_region(db):
         return None
     from onefold.state.available.places import places_of
