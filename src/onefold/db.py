@@ -125,6 +125,7 @@ def connect(
                 _Opening(target, region, create and not read_only, read_only, timeout_s, replicas),
             )
             made = Database(all_shards, level=level, token=session, timeout=timeout_s, open_region=opener)
+            made._has_regions = partial(_has_regions, all_shards[0], region)
             if region is not None and create and not read_only and not target.startswith(_CLUSTER):
                 made._in_region()  # a new name makes it
             return made
@@ -192,6 +193,15 @@ def _open_region(shards: Sequence[Shard], asked: _Opening, default: str | None =
         read_only=read_only,
         timeout=timeout,
     )
+
+
+def _has_regions(first: Shard, region: str | None) -> bool:
+    """Whether it is clear which region this connection uses, and that region is there. Makes none."""
+    from onefold.fold.nodes.regions import living, read_decisions
+
+    with first.view() as view:
+        names = [one.name for one in living(read_decisions(view))]
+    return region in names if region is not None else len(names) == 1
 
 
 def _place_of(target: str) -> str:

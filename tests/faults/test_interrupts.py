@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from onefold.log.sqlite import pooled_file
 from onefold.log.sqlite.pooled_file import Hold
 from onefold.machine import undisturbed
 from onefold.state.core.time_limits import end_of
-from support.traced import check_met, library_files
+from support.interrupting import EVERYTHING, handler, in_a_thread, interrupted_at, places_of
 
 PROGRAM = Path(__file__).with_name("interrupted_program.py")
 sys.path.insert(0, str(PROGRAM.parent))
@@ -35,8 +34,6 @@ QUEUES = (
     "/state/core/leases.py",
 )
 LIMITS = ("/state/core/time_limits.py", "/state/maps/map.py")
-BELOW = ("machine", "log", "fold", "store", "shard", "space")
-EVERYTHING = (*library_files(*BELOW, "codec.py"), *HANDLES, "/contextlib.py")
 WAIT_S = 60
 OTHER = """
 import sys, onefold as of
@@ -65,71 +62,6 @@ def other_process(folder):
         process.wait()
         process.stdin.close()
         process.stdout.close()
-
-
-def is_traced(code, files=EVERYTHING):
-    return any(part in code.co_filename for part in files)
-
-
-def places_of(action, files=EVERYTHING):
-    """Every line, entry and return of those files that the action passes in this thread."""
-    places = {}
-
-    def trace(frame, event, _):
-        if not is_traced(frame.f_code):
-            return None
-        if event != "exception" and is_traced(frame.f_code, files):
-            places[frame.f_code, frame.f_lineno, event] = True
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        action()
-    finally:
-        sys.settrace(before)
-    if files is not EVERYTHING:
-        check_met(files, (code.co_filename for code, _, _ in places))
-    return list(places)
-
-
-def handler(kind, _frame=None):
-    raise kind
-
-
-def interrupted_at(place, action, kind):
-    """Run the action with an interrupt at that place, as a signal handler makes one."""
-    hit = []
-
-    def trace(frame, event, _):
-        if not is_traced(frame.f_code):
-            return None
-        if not hit and (frame.f_code, frame.f_lineno, event) == place:
-            hit.append(place)
-            sys.settrace(None)
-            handler(kind)
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        action()
-    except INTERRUPTS:
-        pass
-    else:
-        if hit:
-            pytest.fail(f"what the handler raised did not come out: {hit[0]}")
-    finally:
-        sys.settrace(before)
-
-
-def in_a_thread(action):
-    """The action's result in another thread; None when it did not come to its end."""
-    results = []
-    thread = threading.Thread(target=lambda: results.append(action()), daemon=True)
-    thread.start()
-    thread.join(WAIT_S)
-    return results[0] if results else None
 
 
 class Actions:

@@ -373,7 +373,7 @@ async def a_transaction_is_whole_or_not(w):
     assert counts in ((6, 1, 3), (0, 0, 0)) if done is Cancelled else counts == (6, 1, 3)
 
 
-@covers("AsyncTxMap.scan", "AsyncTxMap.items", "_Scan.__aiter__", "_Scan.__anext__")
+@covers("AsyncTxMap.scan", "AsyncTxMap.items", "TxScan.__aiter__", "TxScan.__anext__")
 async def a_scan_in_a_transaction_skips_nothing(w):
     async with w.db.transaction() as tx:
         m = tx.map("few")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 from onefold import config
 from onefold.aio.bridge import Bridge, ended
@@ -24,10 +24,14 @@ from onefold.machine.undisturbed import let_pass
 from onefold.state.core import guard
 from onefold.state.encoding.items import Item, Version
 from onefold.state.maps.in_transaction import TxMap
-from onefold.state.transaction import Transaction
+from onefold.state.transaction import OneValue, Transaction
 from onefold.state.transactions.retries import Retries
 
 if TYPE_CHECKING:
+    from onefold.aio.available_maps import AsyncAvailableMap
+    from onefold.aio.available_transactions import AsyncTxAvailableMap, AsyncTxCounters, AsyncTxSets
+    from onefold.aio.counters import AsyncCounters
+    from onefold.aio.sets import AsyncSets
     from onefold.aio.streams import AsyncConsumer, AsyncStream
     from onefold.state.core.client import StateClient
     from onefold.state.queues.queue import Queue
@@ -107,13 +111,58 @@ class AsyncTransaction:
     @overload
     def map(self, name: AsyncMap[T]) -> AsyncTxMap[T]: ...
 
-    def map(self, name: str | AsyncMap[Any], type: type[Any] | None = None) -> AsyncTxMap[Any]:
+    @overload
+    def map(self, name: AsyncAvailableMap[R, T]) -> AsyncTxAvailableMap[R, T]: ...
+
+    @overload
+    def map(
+        self, name: str, *, mode: Literal["available"], merge: OneValue = "last_writer_wins"
+    ) -> AsyncTxAvailableMap[Any, Any]: ...
+
+    @overload
+    def map(
+        self, name: str, type: type[T], *, mode: Literal["available"], merge: OneValue = "last_writer_wins"
+    ) -> AsyncTxAvailableMap[T, T]: ...
+
+    @overload
+    def map(
+        self, name: str, *, mode: Literal["available"], merge: Literal["keep_both"]
+    ) -> AsyncTxAvailableMap[list[Any], Any]: ...
+
+    @overload
+    def map(
+        self, name: str, type: type[T], *, mode: Literal["available"], merge: Literal["keep_both"]
+    ) -> AsyncTxAvailableMap[list[T], T]: ...
+
+    @overload
+    def map(
+        self, name: str, *, mode: Literal["available"], merge: Callable[[list[Any]], R]
+    ) -> AsyncTxAvailableMap[R, Any]: ...
+
+    @overload
+    def map(
+        self, name: str, type: type[T], *, mode: Literal["available"], merge: Callable[[list[T]], R]
+    ) -> AsyncTxAvailableMap[R, T]: ...
+
+    def map(
+        self,
+        name: str | AsyncMap[Any] | AsyncAvailableMap[Any, Any],
+        type: type[Any] | None = None,
+        *,
+        mode: Literal["consistent", "available"] | None = None,
+        merge: str | Callable[[list[Any]], Any] | None = None,
+    ) -> AsyncTxMap[Any] | AsyncTxAvailableMap[Any, Any]:
         """A map inside this transaction, by its name or plain handle."""
-        plain = name.sync if isinstance(name, AsyncMap) else name
 
-        def make() -> TxMap[Any]:
-            return self.sync.map(plain) if type is None else self.sync.map(plain, type)  # type: ignore[arg-type]
+        def make() -> Any:
+            plain: Any = name if isinstance(name, str) else name.sync
+            tx: Any = self.sync
+            return tx.map(plain, type, mode=mode, merge=merge)
 
+        if mode == "available" or not isinstance(name, str | AsyncMap):
+            from onefold.aio.available_transactions import AsyncTxAvailableMap
+
+            return AsyncTxAvailableMap(self, make)
         return AsyncTxMap(self, make)
 
     def queue(self, name: str | AsyncQueue[Any]) -> AsyncTxQueue:
@@ -123,6 +172,18 @@ class AsyncTransaction:
     def stream(self, name: str | AsyncStream[Any]) -> AsyncTxStream:
         """A stream inside this transaction, by its name or plain handle."""
         return AsyncTxStream(self, name if isinstance(name, str) else name.sync)
+
+    def counters(self, name: str | AsyncCounters, *, floor: int | None = None) -> AsyncTxCounters:
+        """Counters for every region inside this transaction, by their name (and ``floor``) or plain handle."""
+        from onefold.aio.available_transactions import AsyncTxCounters
+
+        return AsyncTxCounters(self, name, floor)
+
+    def sets(self, name: str | AsyncSets) -> AsyncTxSets:
+        """Sets for every region inside this transaction, by their name or plain handle."""
+        from onefold.aio.available_transactions import AsyncTxSets
+
+        return AsyncTxSets(self, name)
 
     async def commit(self, consumer: AsyncConsumer[Any]) -> None:
         """Make a stream consumer's progress part of this transaction: it moves on iff the transaction commits.
@@ -235,13 +296,15 @@ class AsyncTxMap(Generic[T]):
         stop: Any = None,
         limit: int | None = None,
         reverse: bool = False,
-    ) -> _Scan[tuple[Any, T]]:
+    ) -> TxScan[tuple[Any, T]]:
         """(key, value) in key order, for ``async for``: see ``TxMap.scan``."""
         check_flag("reverse", reverse)
-        options = {"prefix": prefix, "start": start, "stop": stop, "limit": limit, "reverse": reverse}
-        return _Scan(self, options)
+        return TxScan(
+            self._tx,
+            lambda: self._plain().scan(prefix=prefix, start=start, stop=stop, limit=limit, reverse=reverse),
+        )
 
-    def items(self) -> _Scan[tuple[Any, T]]:
+    def items(self) -> TxScan[tuple[Any, T]]:
         """Everything, in key order."""
         return self.scan()
 
@@ -252,23 +315,23 @@ def _leave(plain: Transaction, entering: Future[Any], error: BaseException) -> N
         plain.__exit__(type(error), error, None)
 
 
-class _Scan(Generic[T]):
+class TxScan(Generic[T]):
     """A scan in a transaction, one item at a time: it depends only on what was taken, and on what a cancelled step had found,
     which the next one gives."""
 
-    def __init__(self, of: AsyncTxMap[Any], options: dict[str, Any]) -> None:
-        self._of = of
-        self._options = options
-        self._iterator: Any = None
+    def __init__(self, tx: AsyncTransaction, begin: Callable[[], Iterator[T]]) -> None:
+        self._tx = tx
+        self._begin = begin
+        self._iterator: Iterator[T] | None = None
         self._ahead: list[Any] = []
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
-        self._of._tx.check()
+        self._tx.check()
         if not self._ahead:
-            await self._of._tx.run(self._look)
+            await self._tx.run(self._look)
         found = self._ahead[0]
         if found is _END:
             raise StopAsyncIteration
@@ -280,7 +343,7 @@ class _Scan(Generic[T]):
         if self._ahead:
             return  # a cancelled step's
         if self._iterator is None:
-            self._iterator = self._of._plain().scan(**self._options)
+            self._iterator = self._begin()
         self._ahead.append(next(self._iterator, _END))
 
 
@@ -339,7 +402,7 @@ async def run_transaction(
             if retries.ended_by(error):
                 raise
             if request_id is not None:
-                await bridge.call(retries.check_request, error)
+                await bridge.call(retries.check_request, error, plain.kept)
         else:
             return return_value
         await asyncio.sleep(retries.pause_s())

@@ -21,6 +21,8 @@ from onefold.fold.api import NEWEST_VERSION, PASSING, Context, Store
 
 MALFORMED: Final = encode_outcome(Rejected("malformed"))
 UNTRUSTED: Final = encode_outcome(Rejected("untrusted"))
+PASSING_REASONS: Final = frozenset({"no_region", "not_admitted", "behind", "evicted"})
+"""Rejections that say nothing about what was asked for: they are not kept under a request id."""
 OPERATIONS: Final[dict[type, Callable[[Working, Any], Outcome]]] = {
     ops.Do: home.do,
     ops.Import: imports.take_in,
@@ -62,6 +64,7 @@ class AvailableFold:
         outcome = OPERATIONS[type(op)](work, op)
         if isinstance(outcome, Rejected):
             data = encode_outcome(outcome)
-            return data if not isinstance(op, Do) or op.last_try else PASSING + data
+            passes = isinstance(op, Do) and (not op.last_try or outcome.reason in PASSING_REASONS)
+            return PASSING + data if passes else data
         following.follow(work)
         return encode_outcome(outcome)

@@ -71,6 +71,8 @@ class Database(DatabaseMaps, DatabaseJobs, DatabaseSources, DatabaseAvailable):
         self._open_region = open_region
         self._default_region: str | None = None
         """Of a connection that names none, for those who do not care: set before the first use."""
+        self._has_regions: Callable[[], bool] | None = None
+        """Whether the region that would be opened is clear, and is there."""
         self._region_client: RegionClient | None = None
         self._region_lock = threading.Lock()
         self._present: Database | None = None
@@ -303,7 +305,7 @@ class Database(DatabaseMaps, DatabaseJobs, DatabaseSources, DatabaseAvailable):
             Unavailable, SpaceError: definite; it could not be written.
             Timeout, AppendUnknown: indefinite, unless ``definite`` says otherwise; it may have been written.
         """
-        from onefold.state.transaction import run_transaction
+        from onefold.state.running import run_transaction
 
         return run_transaction(self._state, fn, attempts=attempts, request_id=request_id, read_only=read_only)
 
@@ -316,15 +318,23 @@ class Database(DatabaseMaps, DatabaseJobs, DatabaseSources, DatabaseAvailable):
         """What became of a write with this request id whose answer was lost; None when none is known (it did not happen
         so far, or longer ago than ``config.REQUEST_ID_RETENTION_S``).
 
+        Writes of collections for every region are found if they were done in this connection's region, or this region has heard
+        of them. That needs no majority of the space: only for an id that the region does not know the rest of it is asked too.
+
         Raises:
-            Unavailable: definite; a shard cannot be asked now.
+            Unavailable: definite; a shard cannot be asked now. The message says what the region knows.
         """
         from onefold.state.core.outcomes import outcome
         from onefold.state.encoding.names import check_request_id
 
         check_text("request_id", request_id)
         check_request_id(request_id)
-        return outcome(self._state, request_id)
+        space = self._state
+        if self._region_client is None and not (self._has_regions is not None and self._has_regions()):
+            return outcome(space, request_id)
+        from onefold.state.available.outcomes import outcome_of_both
+
+        return outcome_of_both(self._available, request_id)
 
     def at(self, when: datetime | str) -> Database:
         """The database as it was at a moment (naive: local time) or at a session token, for reading: writes raise

@@ -8,18 +8,16 @@ one that touches more than one of them goes through ``state.transactions.over_sh
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from onefold import config
 from onefold.arguments import check_flag
-from onefold.errors import ASK_LATER, Conflict, InvalidArgument, OnefoldError, TransactionError
-from onefold.machine.undisturbed import is_interrupt, let_pass
+from onefold.errors import ASK_LATER, BelowFloor, Conflict, InvalidArgument, OnefoldError, TransactionError
+from onefold.machine.undisturbed import is_interrupt
 from onefold.state.core import guard
 from onefold.state.core.client import rejection
+from onefold.state.core.outcomes import outcome
 from onefold.state.core.time_limits import limited
 from onefold.state.encoding.items import Version
 from onefold.state.encoding.keys import Key, decode_key, encode_key
@@ -30,19 +28,30 @@ from onefold.state.fold.ops import Commit
 from onefold.state.fold.outcomes import Committed, Decided
 from onefold.state.maps.in_transaction import TxMap, decode_number
 from onefold.state.transactions.attempt import Earlier, Part, TransactionCore
-from onefold.state.transactions.retries import Retries
 
 if TYPE_CHECKING:
+    from onefold.state.available.counters import Counters
+    from onefold.state.available.maps.map import AvailableMap
+    from onefold.state.available.sets import Sets
+    from onefold.state.available.transactions.counters import TxCounters
+    from onefold.state.available.transactions.maps import TxAvailableMap
+    from onefold.state.available.transactions.part import AvailablePart
+    from onefold.state.available.transactions.sets import TxSets
     from onefold.state.core.client import StateClient
     from onefold.state.maps.map import Map
     from onefold.state.queues.queue import Queue, TxQueue
     from onefold.state.streams.stream import Stream, TxStream
 
-T = TypeVar("T")
 R = TypeVar("R")
+T = TypeVar("T")
+OneValue = Literal["last_writer_wins", "fields"]
 
 _UNTYPED: ValueCodec[Any] = ValueCodec(None)
 _NO_PART = Part((), (), ())
+_MIXED = (
+    "collections for every region: those are in the region's own log, so one transaction cannot have both. Use a transaction for "
+    "each kind: watch the one, and write the other with request_id=str(change.version), which happens once"
+)
 
 
 class Transaction:
@@ -87,6 +96,10 @@ class Transaction:
         self._last_try = last_try
         self._version: Version | None = None
         self._increments: dict[tuple[str, Key], int | float] = {}
+        self._part: AvailablePart | None = None
+        """What it does with collections for every region."""
+        self._consistent = ""
+        """What it has used of the others, if anything."""
 
     # -- the block
 
@@ -140,13 +153,69 @@ class Transaction:
     @overload
     def map(self, name: Map[T]) -> TxMap[T]: ...
 
-    def map(self, name: str | Map[Any], type: type[Any] | None = None) -> TxMap[Any]:
-        """A map inside this transaction, by its name or its plain handle. ``type``: of its values, as for ``db.map``.
+    @overload
+    def map(self, name: AvailableMap[R, T]) -> TxAvailableMap[R, T]: ...
+
+    @overload
+    def map(
+        self, name: str, *, mode: Literal["available"], merge: OneValue = "last_writer_wins"
+    ) -> TxAvailableMap[Any, Any]: ...
+
+    @overload
+    def map(
+        self, name: str, type: type[T], *, mode: Literal["available"], merge: OneValue = "last_writer_wins"
+    ) -> TxAvailableMap[T, T]: ...
+
+    @overload
+    def map(
+        self, name: str, *, mode: Literal["available"], merge: Literal["keep_both"]
+    ) -> TxAvailableMap[list[Any], Any]: ...
+
+    @overload
+    def map(
+        self, name: str, type: type[T], *, mode: Literal["available"], merge: Literal["keep_both"]
+    ) -> TxAvailableMap[list[T], T]: ...
+
+    @overload
+    def map(
+        self, name: str, *, mode: Literal["available"], merge: Callable[[list[Any]], R]
+    ) -> TxAvailableMap[R, Any]: ...
+
+    @overload
+    def map(
+        self, name: str, type: type[T], *, mode: Literal["available"], merge: Callable[[list[T]], R]
+    ) -> TxAvailableMap[R, T]: ...
+
+    def map(
+        self,
+        name: str | Map[Any] | AvailableMap[Any, Any],
+        type: type[Any] | None = None,
+        *,
+        mode: Literal["consistent", "available"] | None = None,
+        merge: str | Callable[[list[Any]], Any] | None = None,
+    ) -> TxMap[Any] | TxAvailableMap[Any, Any]:
+        """A map inside this transaction, by its name or its plain handle. ``type``: of its values, as for ``db.map``. ``mode``,
+        ``merge``: as for ``db.map``, of an available map that is given by its name; a handle has its own.
 
         Raises:
-            TransactionError: definite; a handle of another database, or outside of the block.
+            TransactionError: definite; a handle of another database, a map of the other mode than what the transaction has
+                used, or outside of the block.
+            InvalidArgument: definite; an argument is not valid, or not what the handle has.
         """
+        is_consistent = isinstance(name, str) or name.__class__ is _handle_type("map")
+        if mode == "available" or not is_consistent:
+            from onefold.state.available.transactions import handles
+
+            if handles.is_available(name, mode):
+                return handles.map(self._use_available("map", name), name, type, merge)
+        if mode not in (None, "consistent"):
+            raise InvalidArgument(f"mode must be 'consistent' or 'available'; got {mode!r:.100}")
+        if merge is not None:
+            raise InvalidArgument("merge is of available maps: give mode='available' too")
         self._core.check_readable()
+        if self._part is not None:
+            raise _mixed("map")
+        self._consistent = self._consistent or "map"
         if isinstance(name, str):
             return TxMap(self._core, check_name("map", name), _UNTYPED if type is None else ValueCodec(type))
         handle = self._own("map", name)
@@ -161,7 +230,7 @@ class Transaction:
         """
         from onefold.state.queues.queue import TxQueue
 
-        self._core.check_readable()
+        self._use_consistent("queue")
         if isinstance(name, str):
             return TxQueue(self._core, check_name("queue", name), _UNTYPED)
         handle = self._own("queue", name)
@@ -178,7 +247,7 @@ class Transaction:
         from onefold.state.streams.layout import check_stream_name
         from onefold.state.streams.stream import TxStream
 
-        self._core.check_readable()
+        self._use_consistent("stream")
         self._may_append = True
         if isinstance(name, str):
             return TxStream(self._core, check_stream_name(name), None, StreamCodec(None))
@@ -198,7 +267,31 @@ class Transaction:
             raise InvalidArgument(
                 f"tx.commit takes a stream's consumer; got {consumer!r}. The transaction itself commits when its block ends"
             )
+        self._use_consistent("commit")
         add(self._core)
+
+    def counters(self, name: str | Counters, *, floor: int | None = None) -> TxCounters:
+        """Counters for every region inside this transaction, by their name (and ``floor``, as for ``db.counters``) or plain
+        handle. All collections of the transaction are then for every region, and all keys in one shard.
+
+        Raises:
+            TransactionError: definite; it has used consistent collections; a handle of another database, or outside of the block.
+            InvalidArgument: definite; another floor than the handle's, or no region that could be meant.
+        """
+        from onefold.state.available.transactions import handles
+
+        return handles.counters(self._use_available("counters", name), name, floor)
+
+    def sets(self, name: str | Sets) -> TxSets:
+        """Sets for every region inside this transaction, by their name or plain handle: see ``counters``.
+
+        Raises:
+            TransactionError: definite; it has used consistent collections; a handle of another database, or outside of the block.
+            InvalidArgument: definite; no region that could be meant.
+        """
+        from onefold.state.available.transactions import handles
+
+        return handles.sets(self._use_available("sets", name), name)
 
     @property
     def client(self) -> StateClient:
@@ -221,6 +314,26 @@ class Transaction:
 
     # -- committing
 
+    def _use_consistent(self, what: str) -> None:
+        self._core.check_readable()
+        if self._part is not None:
+            raise _mixed(what)
+        self._consistent = self._consistent or what
+
+    def _use_available(self, what: str, handle: object) -> AvailablePart:
+        """``handle``: a name, or a handle."""
+        self._core.check_readable()
+        if self._consistent:
+            raise TransactionError(
+                f"this transaction has used tx.{self._consistent}, which is consistent, and now {_MIXED}"
+            )
+        from onefold.state.available.transactions.part import AvailablePart, region_of
+
+        region = region_of(self._core.client, what, handle)
+        if self._part is None:
+            self._part = AvailablePart(self._core, region)
+        return self._part
+
     def _own(self, kind: str, handle: Any) -> Any:
         if not isinstance(handle, _handle_type(kind)):
             raise InvalidArgument(f"tx.{kind} takes the name of a {kind} or its handle; got {handle!r:.100}")
@@ -231,7 +344,22 @@ class Transaction:
             )
         return handle
 
+    def kept(self, request_id: str) -> Literal["committed", "rejected"] | None:
+        """What is kept under a request id, as ``Database.outcome``, where the transaction writes.
+
+        Raises:
+            Unavailable: definite; a shard cannot be asked now.
+        """
+        if self._part is None:
+            return outcome(self._core.client, request_id)
+        from onefold.state.available.outcomes import region_outcome
+
+        return region_outcome(self._part.client, request_id)
+
     def _commit(self) -> None:
+        if self._part is not None:
+            self._commit_in_region(self._part)
+            return
         client, parts = self._core.client, self._core.parts()
         if not any(part.writes for part in parts.values()):
             if len(parts) > 1:
@@ -247,21 +375,8 @@ class Transaction:
             before = client.present(parts)
         try:
             committed = self._submit_stored(parts) if self._may_append else self._submit(parts)
-        except Conflict as error:
-            let_pass(error)
-            if self._request_id is None or not self._last_try:
-                raise
-            raise Conflict(
-                f"{error}. The request {self._request_id!r} stays rejected: try again under another request_id, or use "
-                "db.run_transaction, which tries again under the same one"
-            ) from error
         except OnefoldError as error:
-            if self._request_id is not None and not error.definite and not is_interrupt(error):
-                what = str(error).removesuffix(f". {ASK_LATER}")
-                error.args = (
-                    f"{what}. db.outcome({self._request_id!r}) tells what became of it, and running it again under this "
-                    "request_id cannot make it happen twice",
-                )
+            self._explain(error)
             raise
         self._version = Version(tuple((shard, done.offset, done.index) for shard, done in committed.items()))
         if isinstance(committed, Earlier):
@@ -271,6 +386,37 @@ class Transaction:
         self._note_increments(parts, fresh)
         for tell in self._core.to_tell:
             tell(self._request_id is None or len(parts) > 1)
+
+    def _commit_in_region(self, part: AvailablePart) -> None:
+        """Everything is one effect of the region. A transaction that only read has seen one moment, and validates nothing."""
+        requests = part.requests()
+        if not requests:
+            return
+        before = part.last_own() if self._request_id is not None else 0
+        try:
+            committed = part.commit(requests, self._request_id, last_try=self._last_try)
+        except OnefoldError as error:
+            self._explain(error)
+            raise
+        self._version = part.version(committed)
+        self._increments.update(part.new_values(requests, committed, before))
+
+    def _explain(self, error: OnefoldError) -> None:
+        """Say in the error of a commit what it means for the request id."""
+        name = self._request_id
+        if name is None or is_interrupt(error):
+            return
+        if isinstance(error, Conflict | BelowFloor) and self._last_try:
+            error.args = (
+                f"{error}. The request {name!r} stays rejected: try again under another request_id, or use "
+                "db.run_transaction, which tries again under the same one",
+            )
+        elif not error.definite:
+            what = str(error).removesuffix(f". {ASK_LATER}")
+            error.args = (
+                f"{what}. db.outcome({name!r}) tells what became of it, and running it again under this "
+                "request_id cannot make it happen twice",
+            )
 
     def _submit_stored(self, parts: dict[int, Part]) -> dict[int, Committed]:
         """Submit them, with large frames in blobs."""
@@ -318,46 +464,8 @@ class Transaction:
                     self._increments[write.map, decode_key(write.key)] = number
 
 
-def run_transaction(
-    client: StateClient,
-    fn: Callable[[Transaction], R],
-    *,
-    attempts: int = config.TRANSACTION_ATTEMPTS,
-    request_id: str | None = None,
-    read_only: bool = False,
-) -> R:
-    """Run ``fn(tx)`` in a transaction, commit, and return what ``fn`` returned; see ``Database.run_transaction``.
-
-    When it loses it is tried again, with exponential backoff and jitter, up to ``attempts`` times, and then Conflict is raised.
-    Nothing else is tried again, nor is an ``if_version`` or ``if_absent`` that did not hold. With a ``request_id`` only the last
-    try's rejection is kept under it. If the id was committed by an earlier call, ``fn`` runs on the present state and its result
-    is returned, without effect; ask ``db.outcome`` first when that matters.
-    """
-    _check_fn(fn)
-    with limited(client) if client.limited else nullcontext():
-        return _run(client, fn, attempts, request_id, read_only)
-
-
-def _run(
-    client: StateClient,
-    fn: Callable[[Transaction], R],
-    attempts: int,
-    request_id: str | None,
-    read_only: bool,
-) -> R:
-    retries = Retries(client, attempts, request_id)
-    while True:
-        last = retries.begin()
-        try:
-            with Transaction(client, request_id=request_id, read_only=read_only, last_try=last) as tx:
-                result = _call(fn, tx)
-            return result  # noqa: RET504 - not inside: the commit comes first
-        except Conflict as error:
-            let_pass(error)
-            if retries.ended_by(error):
-                raise
-            retries.check_request(error)
-        client.shards[0].pause(retries.pause_s())
+def _mixed(what: str) -> TransactionError:
+    return TransactionError(f"tx.{what} is consistent, and this transaction uses {_MIXED}")
 
 
 def _handle_type(kind: str) -> type[Any]:
@@ -374,32 +482,7 @@ def _handle_type(kind: str) -> type[Any]:
     return Stream
 
 
-def _call(fn: Callable[[Transaction], R], tx: Transaction) -> R:
-    result = fn(tx)
-    if inspect.isawaitable(result):
-        _drop(result)
-        raise TransactionError(
-            "fn returned an awaitable: its reads and writes would come too late. Use onefold.aio for async functions"
-        )
-    return result
-
-
 def _shard_parts(parts: dict[int, Part]) -> Any:
     from onefold.state.transactions.over_shards import ShardPart
 
     return {shard: ShardPart(*part) for shard, part in parts.items()}
-
-
-def _check_fn(fn: object) -> None:
-    if not callable(fn):
-        raise InvalidArgument(f"run_transaction takes a function of the transaction; got {fn!r}")
-    if inspect.iscoroutinefunction(fn):
-        raise TransactionError("run_transaction takes a plain function; for async functions use onefold.aio")
-    if inspect.isgeneratorfunction(fn):
-        raise TransactionError("run_transaction takes a plain function; a generator would never be run")
-
-
-def _drop(awaitable: object) -> None:
-    close = getattr(awaitable, "close", None)
-    if close is not None:
-        close()  # or Python warns of a coroutine that was never awaited

@@ -11,6 +11,7 @@ import pytest
 import onefold as of
 from onefold.aio import (
     available_maps,
+    available_transactions,
     counters,
     database,
     iterators,
@@ -22,7 +23,7 @@ from onefold.aio import (
     streams,
     transactions,
 )
-from support import cancelled_maps, cancelled_regions, parts
+from support import cancelled_maps, cancelled_region_transactions, cancelled_regions, parts
 from support.cancelled_calls import COVERED, SCENARIOS, World
 from support.cancelling import HOW
 
@@ -36,6 +37,7 @@ def asynchronous_methods():
     names = set()
     for module in (
         available_maps,
+        available_transactions,
         counters,
         database,
         iterators,
@@ -59,7 +61,7 @@ def asynchronous_methods():
                     continue
                 gives = str(inspect.signature(method).return_annotation)
                 waits = inspect.iscoroutinefunction(method) or name in ("__aiter__", "__await__")
-                later = ("Pulled", "Fed", "_Scan", "AsyncDelivery", "AsyncConsumer", "AsyncTransaction")
+                later = ("Pulled", "Fed", "TxScan", "AsyncDelivery", "AsyncConsumer", "AsyncTransaction")
                 if waits or gives.startswith(later):
                     names.add(f"{kind.__name__}.{name}")
     return names
@@ -69,6 +71,7 @@ def test_every_asynchronous_method_is_cancelled_in_a_test():
     methods = asynchronous_methods()
     assert len(methods) > 60
     assert cancelled_regions.of.__name__ == "onefold" and cancelled_maps.covers  # their scenarios are listed
+    assert cancelled_region_transactions.covers is cancelled_regions.covers
     assert methods - COVERED == set()
     assert COVERED - methods == set()
 

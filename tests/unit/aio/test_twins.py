@@ -6,13 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from onefold.aio import available_maps, counters, database, jobs, maps, queues, sets, streams, transactions
+from onefold.aio import (
+    available_maps,
+    available_transactions,
+    counters,
+    database,
+    jobs,
+    maps,
+    queues,
+    sets,
+    streams,
+    transactions,
+)
 from onefold.compute.live.tables import LiveTable
 from onefold.compute.live_runs import LiveRun
 from onefold.database import Database
 from onefold.state.available.counters import Counters
 from onefold.state.available.maps.map import AvailableMap
 from onefold.state.available.sets import Sets
+from onefold.state.available.transactions.counters import TxCounters
+from onefold.state.available.transactions.maps import TxAvailableMap
+from onefold.state.available.transactions.sets import TxSets
 from onefold.state.locks.lock import Lock
 from onefold.state.maps.in_transaction import TxMap
 from onefold.state.maps.map import Map
@@ -39,6 +53,9 @@ TWINS = {
     streams.AsyncConsumer: Consumer,
     transactions.AsyncTransaction: Transaction,
     transactions.AsyncTxMap: TxMap,
+    available_transactions.AsyncTxAvailableMap: TxAvailableMap,
+    available_transactions.AsyncTxCounters: TxCounters,
+    available_transactions.AsyncTxSets: TxSets,
     transactions.AsyncTxQueue: TxQueue,
     transactions.AsyncTxStream: TxStream,
 }
@@ -79,6 +96,7 @@ NOT_THERE = {
     "Lock": {"acquire", "holder", "release", "renew"},
     "Stream": {"create", "partitions", "read_frames", "retention", "set_retention", "to_polars"},
     "TxMap": {"clear", "keys", "popitem", "values"},
+    "TxAvailableMap": {"clear", "keys", "popitem", "values"},
     "TxQueue": {"put_many"},
     "Consumer": {"assignment", "close", "committed", "poll", "position", "timeout"},
 }
@@ -113,9 +131,14 @@ INTERNAL = {
     },
     "Stream": {"client", "codec", "layout", "wanted_retention_ms"},
     "Consumer": {"add_commit_to", "check_settled", "client", "give", "handed", "look", "quiet"},
-    "Transaction": {"client"},
+    "Transaction": {"client", "kept"},
 }
-OTHER_PARAMETERS = {("AsyncMap", "pop"), ("AsyncAvailableMap", "pop"), ("AsyncTxMap", "pop")}
+OTHER_PARAMETERS = {
+    ("AsyncMap", "pop"),
+    ("AsyncAvailableMap", "pop"),
+    ("AsyncTxMap", "pop"),
+    ("AsyncTxAvailableMap", "pop"),
+}
 """Whose default is an object that nobody can pass."""
 
 

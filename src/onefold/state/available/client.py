@@ -28,8 +28,9 @@ from onefold.errors import InvalidArgument, TokenError, UnsupportedConsistency
 from onefold.shard.requirements import Behind, ReadRequirement
 from onefold.state.available import levels
 from onefold.state.available.refusals import refusal
-from onefold.state.core.consistency import SESSION, Level
+from onefold.state.core.consistency import SESSION, STRONG, Level
 from onefold.state.core.shards_client import ShardsClient
+from onefold.state.core.time_limits import end_of
 from onefold.state.core.tokens import RegionPart, Seen
 
 if TYPE_CHECKING:
@@ -208,6 +209,19 @@ class RegionClient(ShardsClient):
                 raise refusal(outcome, self.region.name)
             self.shards[shard].pause(min(backoff.pause_s(), max(0.0, deadline - self.env.boot_s())))
 
+    # -- time
+
+    def deadline(self) -> float:
+        """See ``ShardsClient``. A call of the whole connection that is under way, such as a transaction that is tried again,
+        bounds what it does in the region too."""
+        own, outer = super().deadline(), end_of(self.space)
+        return own if outer is None else min(own, outer)
+
+    def read_time(self, timeout: float | None = None) -> float:
+        """See ``ShardsClient``."""
+        own, outer = super().read_time(timeout), end_of(self.space)
+        return own if outer is None else max(0.0, min(own, outer - self.env.boot_s()))
+
     # -- reading
 
     def view(
@@ -275,6 +289,10 @@ class RegionClient(ShardsClient):
     def refresh(self, shard: int) -> None:
         """Wait until all that this region's log has acknowledged before the call is here. Raises Unavailable (definite)."""
         self.session.observe(shard, self.shards[shard].barrier(self.read_time()))
+
+    def strongly(self, shard: int) -> ReadRequirement:
+        """What shows all that was acknowledged in this region before. No collection is read so: other regions may be writing."""
+        return self._requirement(shard, STRONG)
 
     def meet(self, shard: int, level: Level, timeout: float | None = None) -> None:
         """Wait until this region knows what the level demands of others.

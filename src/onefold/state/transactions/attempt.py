@@ -41,7 +41,7 @@ class TransactionCore:
         # All of one moment needs no validation, so what a read-only transaction reads need not be known.
         self.reads = Reads(client, meter, read_only=read_only, keep=not read_only)
         self.buffer = Buffer(meter)
-        self._meter = meter
+        self.meter = meter
         self.to_tell: list[Callable[[bool], None]] = []
         """Called once the transaction is known to have committed."""
         self.to_make: list[Callable[[], None]] = []
@@ -119,7 +119,7 @@ class TransactionCore:
     def add_writes(self, writes: Sequence[tuple[int, Write]], size: int) -> None:
         """The same for several, all of them or none. ``size``: of all together."""
         self.check_writable()
-        self._meter.add(len(writes), size + len(writes) * OPERATION_BYTES)
+        self.meter.add(len(writes), size + len(writes) * OPERATION_BYTES)
         self._extra += writes
 
     def when_committed(self, tell: Callable[[bool], None]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from onefold import config
 from onefold.arguments import check_whole
 from onefold.backoff import Backoff, Deadline
 from onefold.errors import Conflict
-from onefold.state.core.outcomes import outcome
 
 if TYPE_CHECKING:
     from onefold.state.core.client import StateClient
@@ -41,9 +41,10 @@ class Retries:
         """Whether no other try follows the one that ended with this."""
         return not self._left or isinstance(error, Unmet) or self._deadline.before(self._backoff.next_s)
 
-    def check_request(self, error: Conflict) -> None:
-        """Raises Conflict when an earlier transaction left the request id rejected: then every try loses. It reads the space."""
-        if self._request_id is not None and outcome(self._client, self._request_id) == "rejected":
+    def check_request(self, error: Conflict, kept: Callable[[str], str | None]) -> None:
+        """Raises Conflict when an earlier transaction left the request id rejected: then every try loses. ``kept``: what is kept
+        under a request id, where the transaction writes; it reads the space."""
+        if self._request_id is not None and kept(self._request_id) == "rejected":
             raise Conflict(
                 f"the request {self._request_id!r} was rejected before, and stays so. Use another request_id"
             ) from error

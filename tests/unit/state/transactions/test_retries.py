@@ -11,7 +11,7 @@ import pytest
 import onefold as of
 from onefold import aio, config
 from onefold.env import SYSTEM
-from onefold.state.transaction import run_transaction
+from onefold.state.running import run_transaction
 
 SYNC_AND_ASYNC = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 

@@ -68,6 +68,7 @@ class AvailableReader(Collection, ReadMethods[R], Generic[R, T]):
         Raises InvalidArgument for a name, type or merge that cannot be, UnsupportedConsistency for ``strong``.
         """
         self.codec: ValueCodec[T] = ValueCodec(type)
+        self.merge = merge
         self.kind: merges.Kind[R, T] = merges.kind_of(name, merge, self.codec)
         super().__init__(client, "map", name, self.kind.place, level)
         self._rows = map_reading.RegionRows(client, self.kind)
