@@ -318,12 +318,7 @@ def test_a_refusal_of_the_region_is_not_kept_under_a_name(regions: MemoryRegions
 def test_the_session_travels_into_the_transaction(regions: MemoryRegions) -> None:
     eu = regions.database("eu")
     eu.counters("n").add("a")
-    us = Database(
-        regions.space,
-        token=eu.session.token,
-        timeout=0.05,
-        open_region=lambda: regions.regions["us"],
-    )
+    us = regions.database("us", eu.session.token, timeout=0.05)
     for use in (lambda tx: tx.counters("n").get("a"), lambda tx: tx.counters("n").add("a")):
         with pytest.raises(of.TooStale, match="effects of eu are not here") as caught, us.transaction() as tx:
             use(tx)
