@@ -51,6 +51,7 @@ FORGED: dict[str, ops.AvailableOp] = {
     "SyncBegin": ops.SyncBegin("s", 1, 0, b""),
     "SyncRows": ops.SyncRows("s", ()),
     "SyncEnd": ops.SyncEnd("s", 0),
+    "Unseen": ops.Unseen(1, (b"an effect",)),
 }
 """Of each operation that is for nodes, one that a program might forge."""
 
