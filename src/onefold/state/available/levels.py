@@ -77,7 +77,7 @@ class Levels:
                     f"db.session.forget({name!r})"
                 )
         raise self._stale(
-            me, missing, have, f"what this session has seen did not come within {timeout_s:g} s"
+            me, missing, have, f"what this session has seen did not come within {timeout_s:.3g} s"
         )
 
     def fresh(self, shard: int, bound_s: float, timeout_s: float) -> None:
@@ -115,12 +115,12 @@ class Levels:
             missing = {number: seq for number, seq in wanted.items() if have.get(number, 0) < seq}
             if silent or missing:
                 missing |= dict.fromkeys(silent, 0)
-                within_s = timeout_s if of_s is None else of_s
+                within_s = (client.env.boot_s() - asked_s) if of_s is None else of_s
                 raise self._stale(
                     me,
                     missing,
                     have,
-                    f"not everything came within {within_s:g} s",
+                    f"not everything came within {within_s:.3g} s",
                     "Wait longer (timeout=), or do without: reads of the level 'session' show what is known here",
                 )
             for number in numbers:
