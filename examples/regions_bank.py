@@ -48,6 +48,13 @@ def main(space: str) -> None:
         eu.sync()
         print("healed:", eu.map("wrong", mode="available")["alice"], "left of 100, after 160 were paid")
 
+        try:
+            with eu.transaction() as tx:
+                tx.map("accounts")["alice"] -= 1
+                tx.map("wrong", mode="available")["alice"] = 0
+        except of.TransactionError as error:
+            print(type(error).__name__, "for both kinds in one transaction; nothing was written")
+
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:

@@ -207,6 +207,7 @@ def test_regions_bank(tmp_path: Path) -> None:
         "consistent: paid refused 20 left",
         "available: paid paid",
         "healed: 20 left of 100, after 160 were paid",
+        "TransactionError for both kinds in one transaction; nothing was written",
     ]
 
 
