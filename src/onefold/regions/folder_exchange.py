@@ -34,7 +34,7 @@ LOOK_S: Final = 1.0
 WAKE_FOLDER: Final = "wake"
 """Of a shard ..."""
 WAKE_ALL_FOLDER: Final = ".wake"
-"""... and of all regions: no region can have this name, which stands beside theirs."""
+"""... and of all regions: it lies next to their folders, and no region can have this name."""
 
 
 class _Pair:
