@@ -80,27 +80,27 @@ def make(
         config.WRITE_LOCK_TIMEOUT_S if timeout is None else timeout,
         "making a region",
     ):
+        known, there = noted(first, region.number), is_there(place)
+        if known is not None:
+            if there:
+                return  # another one was faster
+            raise _lost(region, place)
         decisions = decisions_of(first)
-        found = number_in(place, folds, env) if is_there(place) else None
-        if found is not None and found != region.number:
-            _move_away(place, found, decisions, region)
-            found = None
-        if found is None:
-            if noted(first, region.number) is not None:
-                raise SpaceError(
-                    f"region {region.name} was lost: {place} is missing. Its effects that other regions know are with them"
-                )
-            _build(regions, place, shard_count, decisions, region, folds, env, timeout)
-        if noted(first, region.number) is None:
-            _note(first, region.number, place, env)
+        number, incarnation = identity_of(place, folds, env) if there else (0, "")
+        if there and number != region.number:
+            _move_away(place, number, decisions, region)
+            there = False
+        if not there:
+            incarnation = _build(regions, place, shard_count, decisions, region, folds, env, timeout)
+        _note(first, region.number, incarnation)
 
 
-def number_in(place: Path, folds: Folds, env: Env) -> int:
-    """The number in the log of the region in a folder; 0 when it has none. Raises as ``open_shards``."""
+def identity_of(place: Path, folds: Folds, env: Env) -> tuple[int, str]:
+    """The number in the log of the region in a folder, 0 when it has none; and its incarnation. Raises as ``open_shards``."""
     shards = open_shards(place, folds, env=env, create=False, read_only=True)
     try:
         with shards[0].view() as view:
-            return read_self(view).number
+            return read_self(view).number, shards[0].incarnation
     finally:
         for shard in shards:
             shard.close()
@@ -115,12 +115,13 @@ def _build(
     folds: Folds,
     env: Env,
     timeout: float | None,
-) -> None:
+) -> str:
     half = regions / f".{region.name}.half"
     try:
         if half.exists():
             shutil.rmtree(half)
         shards = open_shards(half, folds, shards=shard_count, env=env, timeout=timeout)
+        incarnation = shards[0].incarnation
         try:
             for index, shard in enumerate(shards):
                 shard.submit(first_ops(decisions, region.number, index))
@@ -132,6 +133,7 @@ def _build(
         sync(regions)
     except OSError as error:
         raise SpaceError(f"{place} cannot be made: {error.strerror}. Nothing was written there") from error
+    return incarnation
 
 
 def _move_away(place: Path, found: int, decisions: list[Decision], region: Region) -> None:
@@ -152,14 +154,7 @@ def _move_away(place: Path, found: int, decisions: list[Decision], region: Regio
     sync(place.parent)
 
 
-def _note(first: EmbeddedShard, number: int, place: Path, env: Env) -> None:
-    from onefold.log.sqlite.file import SqliteFile
-
-    file = SqliteFile(place, (), env, create=False, read_only=True)
-    try:
-        incarnation = file.incarnation
-    finally:
-        file.close()
+def _note(first: EmbeddedShard, number: int, incarnation: str) -> None:
     with first.log.file.writing() as con:
         con.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (f"{_NOTE}{number}", incarnation))
 
@@ -171,7 +166,11 @@ def check_made(first: EmbeddedShard, region: Region) -> bool:
         return False
     if is_there(place):
         return True
-    raise SpaceError(
+    raise _lost(region, place)
+
+
+def _lost(region: Region, place: Path) -> SpaceError:
+    return SpaceError(
         f"region {region.name} was lost: {place} is missing. Its effects that other regions know are with them"
     )
 
