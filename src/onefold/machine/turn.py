@@ -1,6 +1,6 @@
 """Turns between processes: who has the lock of a file does what only one is to do. The kernel gives it back when its holder dies.
 
-Nobody queues: who does not get it looks again later. For writers, who queue, there is ``flock``.
+Nobody queues: who does not get it looks again later, or a few times (``waited_turn``). Writers queue, by ``flock``.
 """
 
 from __future__ import annotations
@@ -8,9 +8,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
+from onefold.backoff import Backoff, Deadline
+from onefold.errors import SpaceError, Timeout
 from onefold.machine import forks
+
+_PAUSE_S: Final = (0.005, 0.1)
 
 
 class Turn:
@@ -42,3 +49,27 @@ class Turn:
         fd, self._fd, self.held = self._fd, -1, False
         if fd >= 0:
             os.close(fd)
+
+
+@contextlib.contextmanager
+def waited_turn(path: Path, timeout_s: float, what: str) -> Iterator[None]:
+    """Have the turn of this lock inside the block. ``what`` its holders do. Raises Timeout (definite), SpaceError."""
+    try:
+        turn = Turn(path)
+    except OSError as error:
+        raise SpaceError(
+            f"{path} cannot be made: {error.strerror}. Choose a place you may write to"
+        ) from error
+    deadline, backoff = Deadline.after(timeout_s), Backoff(*_PAUSE_S)
+    try:
+        while not turn.take():
+            if deadline.passed:
+                raise Timeout(
+                    f"another process has been {what} for more than {timeout_s:g} s ({path}); nothing was written. Look for a "
+                    "stopped process that uses this space, then try again",
+                    definite=True,
+                )
+            time.sleep(deadline.within(backoff.pause_s()))
+        yield
+    finally:
+        turn.close()

@@ -15,7 +15,6 @@ of every decision, and that what one region did comes into the logs of all other
 ``neighbours``       the regions of a folder as one process has them open
 ``folder_exchange``  the thread that has the regions of a folder pull from each other
 ``in_memory``        the region of a space in memory
-``turns``            waiting for one's turn to make a region, or to change links
 ``cluster``          the other regions of a cluster, as their nodes answer; ``ClusterPeers``
 ``questions``        what nodes of regions ask each other, as bytes: pure
 ``open_cluster``     opening a region of a cluster, for a program

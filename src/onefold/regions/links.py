@@ -16,7 +16,7 @@ import msgspec
 from onefold.env import Env
 from onefold.errors import SpaceError
 from onefold.files import write_whole
-from onefold.regions.turns import waited_turn
+from onefold.machine.turn import waited_turn
 
 LINKS_NAME: Final = "links.json"
 _LOOK_S: Final = 0.2

@@ -25,8 +25,8 @@ from onefold.files import sync, sync_tree
 from onefold.fold.nodes.ops import REGIONS_VERSION, AddRegion, RegionIs, decode_region_outcome, nodes_op
 from onefold.fold.nodes.regions import Decision, Region, read_decisions, regions_of
 from onefold.machine import members
+from onefold.machine.turn import waited_turn
 from onefold.regions.beginning import first_ops
-from onefold.regions.turns import waited_turn
 from onefold.shard.embedded import EmbeddedShard
 from onefold.shard.fold_version import reach_version
 from onefold.space.open_space import Folds, is_there, open_shards
