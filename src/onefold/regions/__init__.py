@@ -8,7 +8,6 @@ of every decision, and that what one region did comes into the logs of all other
 ``decisions``        decisions on regions come into the log of each region
 ``pulling``          what one region asks of another one, and what it does with the answer: pure
 ``runner``           the exchange of one shard with one other region, step by step; ``Transport``
-``listing``          which regions a space has
 ``peers``            what a program can learn of the other regions
 ``making``           making a region of a folder
 ``folder``           opening a region of a folder

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from onefold.available import ops
 from onefold.available.regions import Known, read_self
-from onefold.fold.nodes.regions import Admit, Decision, Evict, Reclaim
+from onefold.fold.nodes.regions import Admit, Decision, Evict, Reclaim, living, read_decisions
 from onefold.shard.api import Shard
+from onefold.shard.requirements import ReadRequirement
 
 
 def missing(me: Known, decisions: Sequence[Decision], final: int = 0) -> Iterator[ops.AvailableOp]:
@@ -48,3 +49,10 @@ def apply_decisions(
     if lacking:
         shard.submit([ops.available_op(op) for op in lacking], deadline)
     return bool(lacking)
+
+
+def region_names(space: Sequence[Shard]) -> list[str]:
+    """The names of those that are not evicted, in the order in which they came. ``space``: the shards of the space itself. One in
+    memory, and one in which no region was used yet, has none. Raises as ``Shard.view``."""
+    with space[0].view(need=ReadRequirement()) as view:
+        return [region.name for region in living(read_decisions(view))]

@@ -54,7 +54,7 @@ def map_of(db: Database, name: str, merge: Merge | None = None) -> Any:
 
 
 def _choose_region(db: Database) -> list[str]:
-    from onefold.regions.listing import region_names
+    from onefold.regions.decisions import region_names
 
     names = region_names(db._shards)
     if names and db._default_region is None:
