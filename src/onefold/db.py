@@ -197,10 +197,13 @@ def _open_region(shards: Sequence[Shard], asked: _Opening, default: str | None =
 
 def _has_regions(first: Shard, region: str | None) -> bool:
     """Whether it is clear which region this connection uses, and that region is there. Makes none."""
-    from onefold.fold.nodes.regions import living, read_decisions
+    from onefold.errors import Unavailable
+    from onefold.regions.decisions import region_names
 
-    with first.view() as view:
-        names = [one.name for one in living(read_decisions(view))]
+    try:
+        names = region_names([first])
+    except Unavailable:  # consistent logs cannot be read now, which a region does not need
+        return region is not None
     return region in names if region is not None else len(names) == 1
 
 
