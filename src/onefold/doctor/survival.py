@@ -87,6 +87,8 @@ class Survival:
     """Whether all that was acknowledged is still there when what failed never comes back."""
     loses: str = field(default="", compare=False)
     """What failed, as words in a sentence."""
+    where: str = ""
+    """In which part of a space of several regions writes continue; empty: everywhere."""
 
 
 def survivals(standing: Standing, servers_max: int = 3) -> list[Survival]:
@@ -127,7 +129,7 @@ def _judge(
     answered = any(node.answers and not node.places & places for node in standing.nodes)
     reached = answered and always(lambda lost: bool(standing.servers.keys() - lost))
     reads = {level: blobs and (logs or level not in _BY_MAJORITY) for level in LEVELS}
-    kept = always(lambda lost: all(_is_kept(one, lost) for one in standing.streams))
+    kept = always(lambda lost: all(is_kept(one, lost) for one in standing.streams))
     return Survival(
         failure,
         majority,
@@ -140,7 +142,7 @@ def _judge(
     )
 
 
-def _is_kept(stream: Stream, lost: frozenset[str]) -> bool:
+def is_kept(stream: Stream, lost: frozenset[str]) -> bool:
     """Whether any record is sure to have a copy elsewhere: it has at least a majority of them."""
     return sum(copy.server in lost for copy in stream.copies) < stream.majority
 
@@ -213,62 +215,41 @@ def _works(writes: bool, reads: dict[str, bool]) -> str:
 # -- a space in a folder
 
 
-def of_folder(*, in_memory: bool) -> list[Survival]:
-    """Of a space in a folder; ``in_memory``: its file system is one that a crash of the machine empties."""
-    yes, no = dict.fromkeys(LEVELS, True), dict.fromkeys(LEVELS, False)
+def of_folder(*, in_memory: bool, regions: int = 0) -> list[Survival]:
+    """Of a space in a folder; ``in_memory``: its file system is one that a crash of the machine empties. ``regions``: of a
+    collection that every region can write, how many there are: all of them are in that folder."""
+    yes, no = _levels(True, regions), dict.fromkeys(LEVELS, False)
     lasts = "what was acknowledged is synced to its disk"
     if in_memory:
         lasts = "its file system is in memory"
     backup = "`onefold backup` makes a copy for another disk"
-    return [
-        Survival(
-            "process",
-            True,
-            yes,
-            True,
-            yes,
-            "other processes open the same file",
-            True,
-            "the kill of any process (kill -9 too)",
-        ),
-        Survival(
-            "machine",
-            False,
-            no,
-            False,
-            no,
-            lasts,
-            not in_memory,
-            "a crash of the machine, until it is up again",
-        ),
-        Survival(
-            "disk",
-            False,
-            no,
-            False,
-            no,
-            f"it is in this folder alone: {backup}",
-            False,
-            "the loss of the disk",
-        ),
+    alone = "all regions of a folder are in it" if regions else "it is in this folder alone"
+    process = "the kill of any process (kill -9 too)"
+    machine = "a crash of the machine, until it is up again"
+    found = [
+        Survival("process", True, yes, True, yes, "other processes open the same file", True, process),
+        Survival("machine", False, no, False, no, lasts, not in_memory, machine),
+        Survival("disk", False, no, False, no, f"{alone}: {backup}", False, "the loss of the disk"),
     ]
+    if regions > 1:
+        why = "each region writes files of its own; bounded reads ask every region that is not evicted"
+        reads = yes | {"bounded": False}
+        found.insert(
+            0, Survival("link", True, reads, True, reads, why, True, "a cut of the link between regions")
+        )
+    return found
+
+
+def _levels(works: bool, regions: int) -> dict[str, bool]:
+    """No region knows what others write at this moment."""
+    return {level: works and not (regions and level == "strong") for level in LEVELS}
 
 
 def of_memory() -> list[Survival]:
     """Of a space in the memory of its process."""
     no = dict.fromkeys(LEVELS, False)
-    return [
-        Survival(
-            "process",
-            False,
-            no,
-            False,
-            no,
-            "it is in this process's memory",
-            False,
-            "the end of this process",
-        )
-    ]
+    why = "it is in this process's memory"
+    return [Survival("process", False, no, False, no, why, False, "the end of this process")]
 
 
 def folder_sentences(found: Sequence[Survival]) -> list[str]:
@@ -276,6 +257,8 @@ def folder_sentences(found: Sequence[Survival]) -> list[str]:
     told = []
     for one in found:
         works = "everything continues" if one.writes else "no writes and no reads"
+        if one.failure == "link":
+            works = "everything but bounded reads continues"
         kept = "nothing acknowledged is lost" if one.kept else "all of it is lost"
         told.append(f"After {one.loses}: {works}, {kept} ({one.why}).")
     return told

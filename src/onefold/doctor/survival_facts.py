@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from onefold.doctor.region_survival import OverRegions
 from onefold.doctor.survival import Copy, NodeAt, Standing, Stream
 from onefold.fold.nodes.state import Node
 from onefold.log.jetstream import names
+from onefold.log.jetstream.regions import WITNESS
 from onefold.log.jetstream.streams import state_of
 
 if TYPE_CHECKING:
@@ -46,6 +48,30 @@ def standing_of(
     return Standing(tuple(streams), up, tuple(members))
 
 
+def over_regions(
+    facts: ClusterFacts,
+    nodes: Iterable[Node],
+    shards: Sequence[int],
+    *,
+    with_blobs: bool = False,
+    evicted: Collection[str] = (),
+) -> OverRegions:
+    """The same in a space of several regions. ``shards``: also of the regions' own logs. ``evicted``: regions that do not count
+    any more."""
+    assert facts.space is not None
+    space = standing_of(facts, nodes, shards, with_blobs=with_blobs)
+    places = {server.name: server.region for server in facts.servers if server.name is not None}
+    own: dict[str, tuple[Stream, ...]] = {}
+    for logs in facts.space.region_logs:
+        if logs.name not in evicted:
+            own[logs.name] = tuple(
+                _stream(one, facts, places, space.servers, is_log=True, replicas=logs.replicas)
+                for one in facts.streams
+                if one.region == logs.name and one.log is not None and one.log.shard in shards
+            )
+    return OverRegions(tuple(own), space, own, WITNESS)
+
+
 def _stream(
     one: StreamFacts,
     facts: ClusterFacts,
@@ -53,12 +79,14 @@ def _stream(
     up: dict[str, str | None],
     *,
     is_log: bool,
+    replicas: int | None = None,
 ) -> Stream:
+    """``replicas``: how many copies it is to have, where that is not what the space has."""
     assert facts.space is not None
     name = f"shard {one.log.shard}" if one.log is not None else "its blobs"
     if one.info is None:  # nobody leads it: a majority is away, and who is left cannot be determined
         known = tuple(Copy(server, False, places.get(server)) for server in sorted(one.copies))
-        return Stream(name, facts.space.replicas, known, is_log)
+        return Stream(name, replicas or facts.space.replicas, known, is_log)
     state = state_of(one.name, one.info)
     if not (one.info.get("cluster") or {}):  # one server, in no cluster
         alone = next(iter(up), "the server")

@@ -94,3 +94,27 @@ def test_the_regions_are_listed(space: Path, tmp_path: Path) -> None:
     of.connect(tmp_path / "other").close()
     assert said(tmp_path / "other", "region", "list") == []
     assert not (tmp_path / "other" / "regions").exists()
+
+
+def test_explain_says_what_an_available_collection_survives(space: Path) -> None:
+    found = said(space, "explain", "carts")
+    assert isinstance(found, dict) and "table" not in found
+    (made,) = found["collections"]
+    assert (made["kind"], made["mode"], made["merge"], made["region"], made["count"]) == (
+        "map",
+        "available",
+        "keep_both",
+        "eu",
+        1,
+    )
+    survives = {one["failure"]: one for one in made["survives"]}
+    assert list(survives) == ["link", "process", "machine", "disk"]
+    assert survives["link"]["writes"] == "yes" and not survives["link"]["reads"]["bounded"]
+    assert not any(one["reads"]["strong"] for one in survives.values()), "no region can read so"
+    assert not survives["disk"]["kept"] and "all regions" in survives["disk"]["why"]
+    assert [lag["region"] for lag in made["lag"]] == ["us"] and made["lag"][0]["seconds"] >= 0
+    text = ask("explain", "stock", "--region", "us", url=space).stdout
+    assert "Counters 'stock' with the floor 0: 1 keys, as region us knows it." in text and "It is AP" in text
+    (consistent,) = said(space, "explain", "users")["collections"]  # type: ignore[index]
+    assert consistent["mode"] == "consistent" and "lag" not in consistent
+    assert ask("explain", "nothing", url=space).returncode == 1

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onefold.cli import output
-from onefold.cli.options import JsonOption, Place, UrlOption, place
+from onefold.cli.options import JsonOption, Place, RegionOption, UrlOption, place
+from onefold.cli.space import survived
 
 if TYPE_CHECKING:
     from onefold.db import Database
     from onefold.doctor.facts import ClusterFacts
-    from onefold.doctor.survival import Survival
-    from onefold.fold.nodes.state import Node
     from onefold.state.catalog import Collection
 
 
 def explain(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A table, map, queue, stream or lock.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A table, map, queue, stream, lock, counters or sets.")
+    ],
+    region: RegionOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -31,13 +31,16 @@ def explain(
     JSON: {name, unread, collections: [{kind, count, shards, sentences, mode, survives: [{failure, writes, reads: {level: bool},
     why, remote: {writes, reads}, kept}]}]}; when there is a table also {table, sentences}. writes and reads are of programs with
     a replica of their own, remote of others; kept: whether all that was acknowledged is there when what failed never comes back.
+    writes: yes, no, "majority side" or "living regions" (those that are left); then reads are of programs there. An available
+    collection also has {region, merge, floor, lag: [{region, state, writes, seconds}]}: what is not exchanged with each other
+    region, which is lost if the disks that have it are.
     unread: null, or why the collections are described as this machine's replica knows them; one that it does not know has kind,
     count and mode null.
     """
     from onefold.cli.cluster import describing
     from onefold.errors import Unavailable
 
-    where = place(ctx, url, as_json)
+    where = place(ctx, url, as_json, region)
     target = describing.cluster_url(where)
     facts = None if target is None else describing.facts(target)
     unread = None if facts is None else _without_leader(facts)
@@ -79,7 +82,8 @@ def _found(where: Place, name: str, facts: ClusterFacts | None) -> dict[str, Any
         found: dict[str, Any] = {"name": name, "unread": None}
         there = [collection for collection in db.collections() if collection.name == name]
         others = [collection for collection in there if collection.kind != "table"]
-        if len(others) < len(there) or not others:
+        available = survived.available(db, name, facts)
+        if len(others) < len(there) or not (others or available):
             try:
                 found |= {"table": name, "sentences": db.explain(name)}
             except InvalidArgument as error:
@@ -88,7 +92,7 @@ def _found(where: Place, name: str, facts: ClusterFacts | None) -> dict[str, Any
                 raise InvalidArgument(
                     f"there is nothing called {name!r} in {db.url}; `onefold ls` and `onefold tables` list what there is"
                 ) from error
-        found["collections"] = [_collection(db, collection, facts) for collection in there]
+        found["collections"] = [*(_collection(db, collection, facts) for collection in there), *available]
     return found
 
 
@@ -101,10 +105,11 @@ def _found_weakly(where: Place, name: str, facts: ClusterFacts, unread: str) -> 
         with where.open(weakly=True) as db:
             there = [collection for collection in db.collections() if collection.name == name]
             found["collections"] = [_collection(db, collection, facts, weakly=True) for collection in there]
+            found["collections"] += survived.available(db, name, facts)
     except OnefoldError as error:
         found["unread"] = f"{unread}; this machine's replica: {error}"
     if not found["collections"] and facts.space is not None:
-        survives, told = _on_cluster(facts, [], list(range(facts.space.shards)), is_table=False)
+        survives, told = survived.on_cluster(facts, [], list(range(facts.space.shards)), is_table=False)
         unknown = f"Whether there is something called {name!r} is not known here; it would be in these logs."
         found["collections"] = [
             {
@@ -113,7 +118,7 @@ def _found_weakly(where: Place, name: str, facts: ClusterFacts, unread: str) -> 
                 "shards": list(range(facts.space.shards)),
                 "sentences": [unknown, *told],
                 "mode": None,
-                "survives": _survives_json(survives),
+                "survives": survived.as_json(survives),
             }
         ]
     return found
@@ -122,29 +127,15 @@ def _found_weakly(where: Place, name: str, facts: ClusterFacts, unread: str) -> 
 def _collection(
     db: Database, collection: Collection, facts: ClusterFacts | None, *, weakly: bool = False
 ) -> dict[str, Any]:
-    survives, told = _survives(db, collection, facts)
+    survives, told = survived.consistent(db, collection, facts)
     return {
         "kind": collection.kind,
         "count": collection.count,
         "shards": list(collection.shards),
         "sentences": [*_sentences(db, collection, weakly=weakly), *told],
         "mode": "consistent",
-        "survives": _survives_json(survives),
+        "survives": survived.as_json(survives),
     }
-
-
-def _survives_json(survives: list[Survival]) -> list[dict[str, Any]]:
-    return [
-        {
-            "failure": one.failure,
-            "writes": "yes" if one.writes else "no",
-            "reads": one.reads,
-            "why": one.why,
-            "remote": {"writes": "yes" if one.remote_writes else "no", "reads": one.remote_reads},
-            "kept": one.kept,
-        }
-        for one in survives
-    ]
 
 
 def _sentences(db: Database, collection: Collection, *, weakly: bool) -> list[str]:
@@ -178,38 +169,3 @@ def _sentences(db: Database, collection: Collection, *, weakly: bool) -> list[st
         where = ", ".join(str(shard) for shard in collection.shards)
         place_ = f"It is in shard {where} of {shards}; a transaction that changes several shards is committed in two phases."
     return [what, place_]
-
-
-def _survives(
-    db: Database, collection: Collection, facts: ClusterFacts | None
-) -> tuple[list[Survival], list[str]]:
-    """Which failures it survives, and the same for people."""
-    from onefold.doctor import survival, survival_facts
-    from onefold.fold.nodes.state import read_nodes
-
-    consistency = "It is CP: every operation is linearizable, and transactions are strictly serializable."
-    if facts is not None and facts.space is not None:
-        with db._shards[0].view() as view:
-            nodes = read_nodes(view)
-        spread = collection.kind in ("map", "stream")  # what is written next may go to any shard
-        shards = list(range(len(db._shards))) if spread else list(collection.shards)
-        found, told = _on_cluster(facts, nodes, shards, is_table=collection.kind == "table")
-        return found, [consistency, *told]
-    if db.url.startswith("memory:"):
-        found = survival.of_memory()
-    else:
-        folder = Path(db.url.removeprefix("sqlite://"))
-        found = survival.of_folder(in_memory=survival_facts.is_in_memory(folder))
-    return found, [consistency, *survival.folder_sentences(found)]
-
-
-def _on_cluster(
-    facts: ClusterFacts, nodes: Iterable[Node], shards: list[int], *, is_table: bool
-) -> tuple[list[Survival], list[str]]:
-    from onefold.doctor import survival, survival_facts
-
-    standing = survival_facts.standing_of(facts, nodes, shards, with_blobs=is_table)
-    told = survival.sentences(standing)
-    if is_table and facts.space is not None and facts.space.blobs != "jetstream":
-        told.append(f"Its results are in {facts.space.blobs}, whose failures are not counted here.")
-    return survival.survivals(standing), told
