@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from onefold.cli.cluster import init, node, up
-from onefold.cli.collections import available, maps, streams
+from onefold.cli.collections import available, changing_regions, maps, streams
 from onefold.cli.jobs import demo, life, live, programs, runs, tables
 from onefold.cli.options import JsonOption, Place, UrlOption
 from onefold.cli.space import doctor, explain, keep, status
@@ -77,7 +77,7 @@ app.command("ls", short_help="List the items of a map, or all collections.")(map
 app.command("watch", short_help="Print the changes of a map as they come.")(maps.watch)
 app.command("counters", short_help="Print counters that every region adds to.")(available.counters)
 app.command("sets", short_help="Print sets that every region changes.")(available.sets)
-app.add_typer(available.app, name="region", short_help="The regions of a space.")
+app.add_typer(changing_regions.app, name="region", short_help="The regions of a space.")
 app.command("export", short_help="Write maps, queues and streams as JSON lines.")(keep.export)
 app.command("import", short_help="Put what was exported into a space.")(keep.import_)
 app.command("backup", short_help="Copy a space while programs continue writing.")(keep.backup)

@@ -6,6 +6,7 @@ of every decision, and that what one region did comes into the logs of all other
 ==================== ===============================================================================
 ``beginning``        the first operations of a region's log
 ``decisions``        decisions on regions come into the log of each region
+``changes``          regions that go and come
 ``pulling``          what one region asks of another one, and what it does with the answer: pure
 ``runner``           the exchange of one shard with one other region, step by step; ``Transport``
 ``peers``            what a program can learn of the other regions

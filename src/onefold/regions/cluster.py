@@ -231,6 +231,21 @@ class ClusterPeers:
         """See ``Peers``."""
         return _at_once(self._link, self._neighbours.others())
 
+    def clocks(self, number: int) -> Mapping[int, int]:
+        """See ``Peers``."""
+        found: dict[int, int] = {}
+        for region in self._neighbours.others():
+            if region.number != number:
+                continue
+            try:
+                for index in range(self._neighbours.shard_count):
+                    need = ReadRequirement(timeout=_BARRIER_S)
+                    with self._neighbours.shard(region.name, index).view(need=need) as view:
+                        found[index] = read_self(view).origin(number).hlc
+            except OnefoldError as error:
+                let_pass(error)
+        return found
+
     def _seq(self, region: OtherRegion, index: int, need: ReadRequirement) -> int | None:
         try:
             with self._neighbours.shard(region.name, index).view(need=need) as view:

@@ -45,6 +45,10 @@ class FolderPeers:
         """See ``Peers``."""
         return self._neighbours.link_states()
 
+    def clocks(self, number: int) -> Mapping[int, int]:
+        """See ``Peers``."""
+        return self._neighbours.clocks(number)
+
 
 class OpenRegion:
     """A region that is open in this process. Thread-safe."""

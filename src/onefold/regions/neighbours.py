@@ -154,6 +154,21 @@ class Neighbours:
                 break
         return found
 
+    def clocks(self, number: int) -> Mapping[int, int]:
+        """See ``Peers.clocks``."""
+        found: dict[int, int] = {}
+        for region in self.others():
+            if region.number != number:
+                continue
+            try:
+                for index, shard in enumerate(self.opened(region).shards):
+                    with shard.view() as view:
+                        self.check_link(region.name, self.own.name)
+                        found[index] = read_self(view).origin(number).hlc
+            except OnefoldError as error:
+                let_pass(error)
+        return found
+
     def link_states(self) -> Sequence[LinkState]:
         """See ``Peers.links``."""
         return [self._link(region) for region in self.others()]

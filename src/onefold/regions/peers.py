@@ -32,3 +32,7 @@ class Peers(Protocol):
     def links(self) -> Sequence[LinkState]:
         """The links to all other regions that are not evicted, in the order of their numbers."""
         ...
+
+    def clocks(self, number: int) -> Mapping[int, int]:
+        """The hybrid clock of the last own effect of a region, by shard, of those that answer. They may be far ahead."""
+        ...

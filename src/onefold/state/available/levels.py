@@ -61,21 +61,14 @@ class Levels:
         """Wait until what the session has seen elsewhere is here. Raises TooStale, TokenError (definite)."""
         client = self._client
         wanted = client.demanded(shard)
+        _check_counts(client.known(shard), wanted, own=False)  # no waiting changes that
         me = self._wait_for(shard, wanted, timeout_s)
         if covers(me.have(), wanted):
             client.met(shard, me.have())
             return
         have = me.have()
+        _check_counts(me, wanted, own=True)
         missing = {number: seq for number, seq in wanted.items() if have.get(number, 0) < seq}
-        for number, seq in missing.items():
-            region = me.regions.get(number)
-            if number == me.number or (region is not None and region.out and seq > region.limit):
-                name = region.name if region is not None else str(number)
-                what = "the region was evicted before" if number != me.number else "its log lost its end"
-                raise TokenError(
-                    f"the session has seen effect {seq} of region {name}, which counts nowhere: {what}. Continue without: "
-                    f"db.session.forget({name!r})"
-                )
         raise self._stale(
             me, missing, have, f"what this session has seen did not come within {timeout_s:.3g} s"
         )
@@ -163,3 +156,19 @@ class Levels:
         error = TooStale(f"{why}: {', '.join(parts)}{since}. {hint}")
         error.regions = tuple(names)
         return error
+
+
+def _check_counts(me: Known, wanted: Mapping[int, int], *, own: bool) -> None:
+    """Raises TokenError (definite) for effects that count nowhere. ``own``: those of this region that are not here are lost, and
+    not on their way from its log."""
+    have = me.have()
+    for number, seq in wanted.items():
+        region = me.regions.get(number)
+        evicted = region is not None and region.final and seq > region.limit
+        if have.get(number, 0) < seq and (evicted or (own and number == me.number)):
+            name = region.name if region is not None else str(number)
+            what = "the region was evicted before" if evicted else "its log lost its end"
+            raise TokenError(
+                f"the session has seen effect {seq} of region {name}, which counts nowhere: {what}. Continue without: "
+                f"db.session.forget({name!r})"
+            )

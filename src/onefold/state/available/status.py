@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onefold.regions.peers import LinkIs
     from onefold.state.available.client import RegionClient
 
-RegionState = Literal["here", "linked", "cut", "held", "behind", "evicted"]
+RegionState = Literal["here", "linked", "cut", "held", "behind", "lost", "diverged", "evicted"]
 BEHIND_S: Final = 5.0
 """A region that answers is reported as behind when something has been on its way to or from it for longer than this."""
 _ANSWER_S: Final = 1.0
@@ -33,7 +33,9 @@ class Region:
     state: RegionState
     """``here``: the region of this connection. ``linked``: it answers. ``behind``: it answers, and something has been on its way
     for more than a few seconds, or does not come. ``cut``: it does not answer. ``held``: its clock is
-    ahead, so its latest writes wait. ``evicted``: it does not count any more."""
+    ahead, so its latest writes wait. ``lost``: the log of one of the two has lost its end, so they exchange nothing.
+    ``diverged``: likewise, they have other writes under the same numbers, or other rows. Then evict the region whose disks were
+    put back, and have it rejoin. ``evicted``: it does not count any more."""
     behind_writes: int = 0
     """How many writes are not exchanged yet, as far as that is known here: of that region, those that are not here; of this one
     and of others, those that are here and that it is not known to have."""
@@ -144,8 +146,10 @@ def _described(name: str, lag: _Lag, link: LinkIs, now_ms: int) -> Region:
         return Region(name, "evicted")
     if "held" in lag.states:
         state = "held"
-    elif link == "cut":
-        state = "cut"
+    elif link in ("cut", "lost", "diverged"):
+        state = link
+    elif link == "differs":
+        state = "diverged"
     else:
         state = "behind" if link != "linked" or behind_s > BEHIND_S else "linked"
     return Region(name, state, lag.writes, behind_s, lag.ahead_ms / 1000)
