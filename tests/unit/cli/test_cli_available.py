@@ -118,3 +118,31 @@ def test_explain_says_what_an_available_collection_survives(space: Path) -> None
     (consistent,) = said(space, "explain", "users")["collections"]  # type: ignore[index]
     assert consistent["mode"] == "consistent" and "lag" not in consistent
     assert ask("explain", "nothing", url=space).returncode == 1
+
+
+def test_export_and_import_have_what_a_region_knows(space: Path, tmp_path: Path) -> None:
+    counts = said(space, "export", str(tmp_path / "file"), "--region", "us")
+    assert counts == {"items": 2, "messages": 0, "records": 0, "counters": 2, "elements": 2}
+    unknown = ask("export", str(tmp_path / "no"), "--region", "mars", url=space)
+    assert unknown.returncode == 1 and not (tmp_path / "no").exists()
+    new = tmp_path / "new"
+    result = ask("import", str(tmp_path / "file"), "--region", "mars", url=new)
+    assert result.stderr == "imported 2 items, 0 messages, 0 records, 2 counters, 2 elements of sets\n"
+    assert said(new, "counters", "stock", "sku") == {"key": "sku", "value": 5, "here": 5}
+    assert said(new, "sets", "tags") == said(space, "sets", "tags")
+    with of.connect(new, region="mars") as mars:
+        item = mars.map("carts", mode="available", merge="keep_both").get_item("a")
+        assert item is not None and (item.value, item.region) == ([["ham"]], "mars")
+    again = ask("import", str(tmp_path / "file"), url=new)
+    assert again.returncode == 1 and "is there already" in again.stderr
+    again = ask("import", str(tmp_path / "file"), "--on-conflict", "replace", url=new)
+    assert again.returncode == 0
+    assert said(new, "counters", "likes", "page") == {"key": "page", "value": 3, "here": None}
+
+
+def test_an_export_makes_no_region(tmp_path: Path) -> None:
+    with of.connect(tmp_path / "plain") as db:
+        db.map("m")["k"] = 1
+    assert ask("export", str(tmp_path / "file"), url=tmp_path / "plain").returncode == 0
+    assert ask("import", str(tmp_path / "file"), url=tmp_path / "new").returncode == 0
+    assert not (tmp_path / "plain" / "regions").exists() and not (tmp_path / "new" / "regions").exists()

@@ -275,7 +275,7 @@ def test_backup_and_restore(space, tmp_path):
 
 def test_export_and_import(space, tmp_path):
     counts = document(ask("export", tmp_path / "file", "--json", url=space))
-    assert counts == {"items": 5, "messages": 1, "records": 1}
+    assert counts == {"items": 5, "messages": 1, "records": 1, "counters": 0, "elements": 0}
     assert ask("export", tmp_path / "file", url=space).returncode == 1  # never overwritten
     piped = ask("export", "-", url=space)
     assert piped.stdout.split("\n", 1)[1] == (tmp_path / "file").read_text().split("\n", 1)[1]

@@ -49,11 +49,12 @@ def map_of(db: Database, name: str, merge: Merge | None = None) -> Any:
         raise InvalidArgument(f"{name!r} is not a map: see `onefold {OTHERS[letter]} {name}`")
     if merge is None and letter is None:
         return db.map(name)
-    _choose_region(db)
+    choose_region(db)
     return db.map(name, mode="available", merge=merge or MERGES[letter or "r"])  # type: ignore[call-overload]
 
 
-def _choose_region(db: Database) -> list[str]:
+def choose_region(db: Database) -> list[str]:
+    """The names of the regions. Of a connection that names none, the first one's view is used."""
     from onefold.regions.decisions import region_names
 
     names = region_names(db._shards)
@@ -64,7 +65,7 @@ def _choose_region(db: Database) -> list[str]:
 
 def _letter(db: Database, name: str) -> str | None:
     """Of the kind that the name is in the region; None when nothing available has it, as far as the region knows."""
-    if not _choose_region(db):
+    if not choose_region(db):
         return None
     from onefold.state.available.places import places_of
 
@@ -206,7 +207,7 @@ def list_regions(
 
     where = place(ctx, url, as_json, region)
     with where.reading() as db:
-        found = db.regions() if _choose_region(db) else []
+        found = db.regions() if choose_region(db) else []
     if where.json:
         output.emit([dataclasses.asdict(one) for one in found])
     elif not found:

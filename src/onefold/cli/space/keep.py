@@ -17,6 +17,7 @@ from onefold.cli import keys, output
 from onefold.cli.options import (
     BlobsOption,
     JsonOption,
+    RegionOption,
     RegionsOption,
     ReplicasOption,
     UrlOption,
@@ -26,6 +27,7 @@ from onefold.cli.options import (
 
 if TYPE_CHECKING:
     from onefold.db import Database
+    from onefold.state.export.region_writing import OnConflict
 
 
 def backup(
@@ -178,25 +180,35 @@ def _fail_if(lost: tuple[str, ...]) -> None:
 def export(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="A new file; - is stdout.")],
+    region: RegionOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write maps, queues and streams as JSON lines, as of one instant.
+    """Write maps, queues, streams, and the available collections of a region as JSON lines, as of one instant.
 
     Locks, consumer groups and the tables of jobs are not in it (a backup has everything).
-    JSON: {items, messages, records}; on stderr when FILE is -.
+    JSON: {items, messages, records, counters, elements}; on stderr when FILE is -.
     """
+    from onefold.cli.collections.available import choose_region
     from onefold.state.export.exporting import export as write
 
-    where = place(ctx, url, as_json)
+    where = place(ctx, url, as_json, region)
     with where.reading() as db, _writing(file) as out:
-        counts = write(db._state, out.write)
+        counts = write(db._state, out.write, db._available if choose_region(db) else None)
     if where.json and file != "-":
         output.emit(counts._asdict())
     else:
         output.say(
             f"exported {counts.items:,} items, {counts.messages:,} messages, {counts.records:,} records"
+            + _of_region(counts.counters, counts.elements)
         )
+
+
+def _of_region(counters: int, elements: int) -> str:
+    """Counts of collections for every region are shown only where there are some."""
+    return (f", {counters:,} counters" if counters else "") + (
+        f", {elements:,} elements of sets" if elements else ""
+    )
 
 
 @contextlib.contextmanager
@@ -231,29 +243,41 @@ def import_(
             "replace it, or skip the line.",
         ),
     ] = "error",
+    region: RegionOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put what was exported into a space; makes the space if there is none.
 
     The whole file is checked before anything is written. Cut short, it can be run again with `--on-conflict replace`:
-    messages and records are not added twice. JSON: {items, messages, records, skipped, ended}.
+    messages and records are not added twice. Available collections become new writes of a region; of values side by side `error`
+    refuses the file, and the others take the latest. JSON: {items, messages, records, skipped, ended, counters, elements}.
     """
     from onefold.state.export.importing import check_file, import_file
+    from onefold.state.export.region_writing import Target
 
-    where = place(ctx, url, as_json)
+    def target(db: Database) -> Target:
+        from onefold.cli.collections.available import choose_region
+
+        return Target(lambda: db._available, bool(choose_region(db)))
+
+    where = place(ctx, url, as_json, region)
     if on_conflict not in ("error", "replace", "skip"):
         raise typer.BadParameter("must be error, replace or skip", param_hint="--on-conflict")
+    chosen: OnConflict = on_conflict  # type: ignore[assignment]  # checked above
     with _reading(file) as lines:
-        where.rehearse(lambda new: check_file(new._state, lines))
+        where.rehearse(lambda new: check_file(new._state, lines, chosen, target(new)))
         with where.open(create=True) as db:
-            done = import_file(db._state, lines, on_conflict)  # type: ignore[arg-type]  # checked above
+            done = import_file(db._state, lines, chosen, target(db))
     if where.json:
         output.emit(done._asdict())
         return
     left = f"; {done.skipped:,} were there" if done.skipped else ""
     left += f"; {done.ended:,} had ended" if done.ended else ""
-    output.say(f"imported {done.items:,} items, {done.messages:,} messages, {done.records:,} records{left}")
+    more = _of_region(done.counters, done.elements)
+    output.say(
+        f"imported {done.items:,} items, {done.messages:,} messages, {done.records:,} records{more}{left}"
+    )
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ The way out of every format: what is in maps, queues and streams, without logs, 
     {"stream": "s", "partition": 0, "key": "k", "value": 1, "time_ms": ...}
     {"end": true, "lines": 5}                                                           without it the file is cut off
 
+What collections for every region have is between the streams and the end: see ``export.available``.
+
 Maps come by name and in key order, queues by name and in order, streams by name, partition and offset. A message that somebody
 has is exported as one to be done. Locks, consumer groups and the tables of jobs are not exported.
 """
@@ -17,18 +19,27 @@ has is exported as one to be done. Locks, consumer groups and the tables of jobs
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
 
 from onefold._version import __version__
 from onefold.ids import new_id
+from onefold.space import cuts
 from onefold.state import catalog
 from onefold.state.core.client import StateClient
 from onefold.state.encoding.items import utc
 from onefold.state.encoding.json_values import dump_line
+from onefold.state.export import available
 from onefold.state.kinds import KINDS
 
+if TYPE_CHECKING:
+    from onefold.shard.api import View
+    from onefold.state.available.client import RegionClient
+
 EXPORT_FORMAT = "onefold-export"
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
+PLAIN_VERSION = 1
+"""Of a file without collections for every region, which earlier releases can read."""
 
 
 class Counts(NamedTuple):
@@ -39,19 +50,27 @@ class Counts(NamedTuple):
     messages: int = 0
     records: int = 0
     """Of streams."""
+    counters: int = 0
+    elements: int = 0
+    """Of sets."""
 
 
-def export(client: StateClient, write: Callable[[str], object]) -> Counts:
+def export(client: StateClient, write: Callable[[str], object], region: RegionClient | None = None) -> Counts:
     """Give ``write`` one line after the other, each with its newline: everything as of one instant, in constant memory.
+
+    ``region``: the one whose collections are exported, as of an instant of its own (None: there is none).
 
     Raises what reading does, and InvalidValue for a value that a newer program wrote.
     """
     for shard in range(client.shard_count):
         client.settle_due(shard)
-    lines = items = messages = records = 0
-    with catalog.cut(client) as views:
-        created = utc(client.env.wall_ms())
-        head = {"format": EXPORT_FORMAT, "version": EXPORT_VERSION, "id": new_id("e", client.env)}
+    lines = items = messages = records = counters = elements = 0
+    with catalog.cut(client) as views, ExitStack() as stack:
+        of_region = [] if region is None else _views_of(region, stack)
+        wall_ms = client.env.wall_ms()
+        created = utc(wall_ms)
+        version = EXPORT_VERSION if available.places_in(of_region) else PLAIN_VERSION
+        head = {"format": EXPORT_FORMAT, "version": version, "id": new_id("e", client.env)}
         about = {"created": None if created is None else created.isoformat(), "program": __version__}
         write(dump_line(head | about) + "\n")
         for kind in KINDS:
@@ -61,5 +80,19 @@ def export(client: StateClient, write: Callable[[str], object]) -> Counts:
                 messages += "queue" in line
                 records += "partition" in line
                 write(dump_line(line) + "\n")
+        for line in available.lines(of_region, wall_ms):
+            lines += 1
+            items += "available" in line
+            counters += "counters" in line
+            elements += "sets" in line
+            write(dump_line(line) + "\n")
         write(dump_line({"end": True, "lines": lines}) + "\n")
-    return Counts(items, messages, records)
+    return Counts(items, messages, records, counters, elements)
+
+
+def _views_of(region: RegionClient, stack: ExitStack) -> list[View]:
+    """A view of each of the region's shards, all of one instant, with what this session has seen elsewhere."""
+    region.region.look()
+    for shard in range(region.shard_count):
+        region.meet(shard, region.level)
+    return stack.enter_context(cuts.cut(region.shards, lambda shard: shard.view(), lambda view: view.offset))

@@ -9,7 +9,7 @@ line, so an import that was cut short can be run again (with ``replace``) and no
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import IO, Literal, NamedTuple
+from typing import IO, NamedTuple
 
 from onefold import config
 from onefold.errors import Conflict, InvalidArgument, InvalidValue
@@ -17,6 +17,8 @@ from onefold.machine.undisturbed import let_pass
 from onefold.state.core.client import StateClient
 from onefold.state.encoding.keys import encode_key
 from onefold.state.export.lines import Item, Line, Queued, RecordLine, StreamLine, parsed, read_head
+from onefold.state.export.region_lines import RegionLine
+from onefold.state.export.region_writing import OnConflict, RegionChecker, RegionWriter, Target
 from onefold.state.fold import rows
 from onefold.state.fold.kinds import Write
 from onefold.state.fold.maps.ops import Put
@@ -27,7 +29,6 @@ from onefold.state.fold.streams.ops import Append
 from onefold.state.streams import frames as stream_frames
 from onefold.state.streams.layout import Layout
 
-OnConflict = Literal["error", "replace", "skip"]
 _TRIES = 100
 
 
@@ -41,10 +42,18 @@ class Imported(NamedTuple):
     """Items whose key was there."""
     ended: int = 0
     """Items whose lifetime was over."""
+    counters: int = 0
+    elements: int = 0
+    """Of sets."""
 
 
-def import_file(client: StateClient, file: IO[str], on_conflict: OnConflict = "error") -> Imported:
+def import_file(
+    client: StateClient, file: IO[str], on_conflict: OnConflict = "error", region: Target | None = None
+) -> Imported:
     """Put what the seekable ``file`` holds into the space.
+
+    ``region``: where its collections for every region become new writes; it is opened if there are any. Of values side by side
+    ``"error"`` refuses the file, and the others take the latest. ``"replace"`` makes a counter what the file says.
 
     ``on_conflict``, when a map's key is there already: ``"error"``: nothing is imported, and Conflict is raised (also when a
     queue or stream of the file holds anything); ``"replace"`` it; ``"skip"`` the line. Queues and streams are added to otherwise.
@@ -52,22 +61,24 @@ def import_file(client: StateClient, file: IO[str], on_conflict: OnConflict = "e
     Raises, before anything was written, what ``check_file`` raises. While writing what writing raises; run it again with
     ``"replace"`` then.
     """
-    check_file(client, file, on_conflict)
+    check_file(client, file, on_conflict, region)
     file.seek(0)
-    writer = _Writer(client, on_conflict, read_head(file.readline())["id"])
+    writer = _Writer(client, on_conflict, read_head(file.readline())["id"], region)
     file.seek(0)
     for number, line in parsed(file):
         writer.add(number, line)
     return writer.finish()
 
 
-def check_file(client: StateClient, file: IO[str], on_conflict: OnConflict = "error") -> None:
+def check_file(
+    client: StateClient, file: IO[str], on_conflict: OnConflict = "error", region: Target | None = None
+) -> None:
     """Whether the file can be imported. Raises InvalidValue (with the line's number), InvalidArgument, Conflict, TooLarge."""
     if on_conflict not in ("error", "replace", "skip"):
         raise InvalidArgument(f"on_conflict must be 'error', 'replace' or 'skip'; got {on_conflict!r}")
     for shard in range(client.shard_count):
         client.settle_due(shard)
-    checker = _Checker(client, strict=on_conflict == "error")
+    checker = _Checker(client, region, strict=on_conflict == "error")
     file.seek(0)
     for number, line in parsed(file):
         checker.add(number, line)
@@ -80,8 +91,9 @@ def check_file(client: StateClient, file: IO[str], on_conflict: OnConflict = "er
 class _Checker:
     """The first reading: what the space says to it."""
 
-    def __init__(self, client: StateClient, *, strict: bool) -> None:
+    def __init__(self, client: StateClient, region: Target | None, *, strict: bool) -> None:
         self._client = client
+        self._region = RegionChecker(region, strict=strict)
         self._strict = strict
         self._partitions: dict[str, int] = {}
         self._queues: set[str] = set()
@@ -97,7 +109,12 @@ class _Checker:
                     raise InvalidValue(
                         f"line {number}: no partition {partition} of stream {name!r} was announced. Nothing was imported"
                     )
-            case Item(name, key, _, _) if self._strict:
+            case RegionLine():
+                self._region.add(number, line)
+            case Item(name, key, _, _):
+                self._region.add_map(number, name)
+                if not self._strict:
+                    return
                 place = self._client.shard_of(key), name
                 keys = self._keys.setdefault(place, [])
                 keys.append((key, number))
@@ -110,6 +127,7 @@ class _Checker:
     def finish(self) -> None:
         for place in list(self._keys):
             self._check_keys(place)
+        self._region.finish()
 
     def _check_keys(self, place: tuple[int, str]) -> None:
         shard, name = place
@@ -167,12 +185,13 @@ class _Batch:
 class _Writer:
     """The second reading. Items of maps, and what is appended, go in batches of their own."""
 
-    def __init__(self, client: StateClient, on_conflict: OnConflict, id: str) -> None:
+    def __init__(self, client: StateClient, on_conflict: OnConflict, id: str, region: Target | None) -> None:
         self._client = client
         self._on_conflict = on_conflict
         self._id = id
         self._batches: dict[tuple[int, bool], _Batch] = {}
         self._layouts: dict[str, Layout] = {}
+        self._region = RegionWriter(region, on_conflict)
         self._done = Imported()
 
     def add(self, number: int, line: Line) -> None:
@@ -184,6 +203,8 @@ class _Writer:
                     row = layout.set_retention(retention_ms)
                 for shard in layout.by_shard(range(partitions)):
                     layout.copy_to(shard, row)
+            case RegionLine():
+                self._region.add(number, line)
             case Item(_, key, value, _):
                 self._put(number, self._client.shard_of(key), line, len(key) + len(value))
             case Queued(name, message, _):
@@ -194,7 +215,14 @@ class _Writer:
     def finish(self) -> Imported:
         for place in list(self._batches):
             self._flush(place)
-        return self._done
+        region, done = self._region.finish(), self._done
+        return done._replace(
+            items=done.items + region.items,
+            skipped=done.skipped + region.skipped,
+            ended=done.ended + region.ended,
+            counters=region.counters,
+            elements=region.elements,
+        )
 
     def _put(self, number: int, shard: int, line: Item | Queued | RecordLine, size: int) -> None:
         place = shard, isinstance(line, Item)

@@ -13,6 +13,7 @@ from onefold.state.encoding.keys import encode_key
 from onefold.state.encoding.names import check_name
 from onefold.state.encoding.values import encode_value
 from onefold.state.export.exporting import EXPORT_FORMAT, EXPORT_VERSION
+from onefold.state.export.region_lines import WHAT, RegionLine, read_region_line
 from onefold.state.fold.queues.ops import Message
 from onefold.state.streams.layout import check_stream_name
 
@@ -53,7 +54,7 @@ class RecordLine(NamedTuple):
     value: bytes
 
 
-Line = Item | Queued | StreamLine | RecordLine
+Line = Item | Queued | StreamLine | RecordLine | RegionLine
 
 
 def read_head(line: str) -> dict[str, Any]:
@@ -116,8 +117,10 @@ def _line(item: dict[str, Any]) -> Line:
         )
     if "queue" in item:
         return _queued(item)
+    if any(what in item for what in WHAT):
+        return read_region_line(item)
     if "stream" not in item:
-        raise InvalidValue(f"neither a map, a queue nor a stream: {str(item)[:80]}")
+        raise InvalidValue(f"neither a map, a queue, a stream nor an available collection: {str(item)[:80]}")
     name = check_stream_name(item["stream"])
     if "partitions" in item:
         partitions = _number(item, "partitions") or 0

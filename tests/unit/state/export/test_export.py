@@ -385,7 +385,7 @@ def test_what_has_ended_meanwhile_is_not_imported():
         (lambda lines: [], r"line 1: the file ends"),
         (lambda lines: lines[1:], r"line 1: this is not a file of"),
         (lambda lines: ["what\n", *lines], r"line 1: this is not a file of"),
-        (lambda lines: [lines[0].replace('"version":1', '"version":2'), *lines[1:]], r"version 2.*Upgrade"),
+        (lambda lines: [lines[0].replace('"version":1', '"version":3'), *lines[1:]], r"version 3.*Upgrade"),
         (lambda lines: [*lines[:2], lines[2][:20] + "\n", *lines[3:]], r"line 3: "),
         (lambda lines: [*lines[:2], *lines[3:]], r"line 4: the file has 2 lines; 3 were written"),
         (lambda lines: [*lines, lines[1]], r"line 6: there is something after the end"),
