@@ -101,7 +101,7 @@ def host_region(around: Surroundings, info: SpaceInfo, space: HostedLogs) -> Hos
     exchange = Exchange(around.identity.name, node.hosting.ready, neighbours, apart.log, SYSTEM)
     assert node.duties is not None
     node.duties = SeveralDuties(node.duties, exchange)
-    hosted.metrics.links = exchange.states
+    hosted.metrics.links, hosted.metrics.pulled = exchange.states, exchange.pulled
     return hosted
 
 

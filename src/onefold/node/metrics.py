@@ -31,8 +31,20 @@ Every node reports the live jobs as far as it has seen the log: take the maximum
 
 In a space of several regions, a node hosts its region's logs too. What it does there has the same names, with ``onefold_region_``
 in place of ``onefold_``: ``onefold_region_node_ready``, ``onefold_region_shard_applied_offset{shard}`` and so on. Nothing about
-jobs is among them. onefold_region_link_silent_seconds{region, shard} and onefold_region_link_alarm{region, shard} are about what
-this node pulls from other regions: for how long it got no answer, and 1 where the two have diverged.
+jobs is among them. These are about other regions:
+
+==========================================  ================================================================================
+onefold_region_link_silent_seconds{region, shard}, onefold_region_link_alarm{region, shard}: of what this node pulls, for how long
+it got no answer, and 1 where the two have diverged
+onefold_region_exchange_bytes_total{region, shard}, onefold_region_imports_total{region, shard}: what came from there to this node
+onefold_region_lag_writes{region, shard}    writes that are here, and that the other region is not known to have
+onefold_region_lag_seconds{region, shard}   how long ago the first of them was made
+onefold_region_held_seconds{region, shard}  how far its clock is ahead, while its writes wait here; else 0
+onefold_region_gone_bytes{shard}            what is deleted and still kept
+onefold_region_conflicts_total{shard}       writes of two regions that did not know of each other
+==========================================  ================================================================================
+
+Every node of a region reports its lag: take the maximum over nodes.
 
 A metric that was renamed is exported under its former name as well, until 1.0.
 """
@@ -49,6 +61,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from onefold._version import __version__
 from onefold.errors import OnefoldError
 from onefold.fold import authority
+from onefold.node.regions import metrics as region_metrics
 from onefold.node.regions.exchange import ALARMS
 from onefold.state.fold.live.rows import ACTIVE
 
@@ -96,6 +109,8 @@ class NodeMetrics:
         """``prefix``: what the names begin with."""
         self.links: Callable[[], Mapping[tuple[int, str, int], tuple[str, float]]] | None = None
         """See ``regions.exchange.Exchange.states``."""
+        self.pulled: Callable[[], Mapping[tuple[int, str, int], tuple[int, int]]] | None = None
+        """See ``regions.exchange.Exchange.pulled``."""
         self._prefix = prefix
         self._node = node
         self._space = space
@@ -115,6 +130,7 @@ class NodeMetrics:
             self._about_duties(),
             self._about_live_jobs(),
             self._about_links(),
+            self._about_lags(),
         ):
             for metric in part:
                 if not metric.name.startswith(self._prefix):
@@ -197,6 +213,10 @@ class NodeMetrics:
             silent.add_metric([region, str(shard)], silent_s)
             alarm.add_metric([region, str(shard)], int(state in ALARMS))
         yield from (silent, alarm)
+
+    def _about_lags(self) -> Iterator[Metric]:
+        if self._prefix == REGION_PREFIX:
+            yield from region_metrics.lags(self._node.hosting.ready(), self.pulled)
 
     def _about_live_jobs(self) -> Iterator[Metric]:
         if self._prefix != SPACE_PREFIX:

@@ -52,6 +52,8 @@ class Runner:
         self.pull = Pull(number)
         self.heard_s: float | None = None
         """When it has answered last, in seconds of the boot clock."""
+        self.imports = 0
+        """How many records of what the other region did were appended."""
         self._shard = shard
         self._index = index
         self._transport = transport
@@ -82,6 +84,7 @@ class Runner:
             if found is not None:
                 began_s = env.boot_s()
                 outcome = self._append(found)
+                self.imports += 1
                 pull.imported(outcome, env.boot_s(), env.boot_s() - began_s)
             elif pull.state == "behind" and self._sync():
                 pull.again_s = env.boot_s()

@@ -146,3 +146,28 @@ def test_an_export_makes_no_region(tmp_path: Path) -> None:
     assert ask("export", str(tmp_path / "file"), url=tmp_path / "plain").returncode == 0
     assert ask("import", str(tmp_path / "file"), url=tmp_path / "new").returncode == 0
     assert not (tmp_path / "plain" / "regions").exists() and not (tmp_path / "new" / "regions").exists()
+
+
+def test_status_has_the_regions(space: Path) -> None:
+    found = said(space, "status", "--region", "us")
+    assert isinstance(found, dict)
+    assert [(one["name"], one["conflicts"]) for one in found["regions"]] == [("us", 0), ("eu", 0)]
+    assert list(found["regions"][0]) == [
+        "name",
+        "state",
+        "behind_writes",
+        "behind_s",
+        "clock_ahead_s",
+        "gone_bytes",
+        "conflicts",
+    ]
+    assert "region   eu  here" in ask("status", url=space).stdout
+    assert ask("status", "--region", "nowhere", url=space).returncode == 1
+
+
+def test_status_of_a_space_without_regions(tmp_path: Path) -> None:
+    with of.connect(tmp_path / "plain") as db:
+        db.map("m")["k"] = 1
+    found = said(tmp_path / "plain", "status")
+    assert isinstance(found, dict) and found["regions"] == []
+    assert not (tmp_path / "plain" / "regions").exists()

@@ -138,6 +138,7 @@ def test_metrics_of_a_region_have_names_of_their_own(world: World) -> None:
     assert samples["onefold_node_ready"] == samples["onefold_region_node_ready"] == "1.0"
     assert float(samples["onefold_region_node_heartbeats_total"]) > 0
     assert samples['onefold_region_shard_ready{shard="5"}'] == "1.0"
+    assert samples['onefold_region_gone_bytes{shard="5"}'] == "0.0"
     assert not [name for name in samples if name.startswith(("onefold_region_tasks", "onefold_region_live_"))]
     assert "onefold_node_beats_total" in samples and "onefold_region_node_beats_total" not in samples
 

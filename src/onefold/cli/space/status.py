@@ -10,9 +10,10 @@ import typer
 
 from onefold.cli import output
 from onefold.cli.jobs.live import live_object, live_ones
-from onefold.cli.options import JsonOption, UrlOption, place
+from onefold.cli.options import JsonOption, RegionOption, UrlOption, place
 
 if TYPE_CHECKING:
+    from onefold.compute.runs import Run
     from onefold.db import Database
 
 _ALWAYS = ("running", "done", "failed", "cancelled")
@@ -20,7 +21,9 @@ _ALWAYS = ("running", "done", "failed", "cancelled")
 _ENDED = ("done", "cancelled")
 
 
-def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = False) -> None:
+def status(
+    ctx: typer.Context, region: RegionOption = None, url: UrlOption = None, as_json: JsonOption = False
+) -> None:
     """Say what a space is and what happens in it.
 
     JSON: {url, version, bytes, shards, offsets, processes, tables, runs: {running, done, failed, cancelled}, running:
@@ -32,13 +35,14 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
     bytes, replicas: [{server, current, away, lag, silent}], problem}], nodes: [{name, state, region, zone, program, shards,
     halted, busy, slots}], nodes_only: {in_force, open, refused, kinds, last, regions: {region: {refused, kinds}}}}: whether what
     only nodes may append counts from nodes alone, the shards where not yet, and what was refused. A stream's region: of which it
-    is an own log; null where it is of the whole space.
+    is an own log; null where it is of the whole space. regions: [{name, state, behind_writes, behind_s, clock_ahead_s,
+    gone_bytes, conflicts}] as --region sees them, gone_bytes and conflicts of itself; null where its state cannot be read.
     """
     from onefold._version import __version__
     from onefold.cli.cluster import describing
-    from onefold.display import text, words
+    from onefold.display import text
 
-    where = place(ctx, url, as_json)
+    where = place(ctx, url, as_json, region)
     target = describing.cluster_url(where)
     outside: dict[str, Any] = {}
     if target is not None:
@@ -66,6 +70,7 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
             "log": _log(db),
             "running": [output.run_object(run) for run in running],
             "live": [live_object(run) for run in lives],
+            "regions": _regions(db, named=region is not None),
             **outside,
         }
         if target is not None:
@@ -76,24 +81,72 @@ def status(ctx: typer.Context, url: UrlOption = None, as_json: JsonOption = Fals
             return
         if target is not None:
             describing.print_cluster({"servers": [], "streams": [], **_said_by_nodes(found)})
-        size = "" if found["bytes"] is None else f", {words.size(found['bytes'])}"
-        print(f"space    {db.url}{size}  (onefold {__version__})")
-        offsets = ", ".join(f"{offset:,}" for offset in found["offsets"][:8])
-        print(
-            f"shards   {found['shards']:,}, at offset {offsets}; {found['processes']:,} other processes have it open"
-        )
-        if found["log"] is not None:
-            print(f"log      {_log_sentence(found['log'])}")
-        print(f"tables   {found['tables']:,}")
-        counts = (f"{count:,} {state}" for state, count in found["runs"].items())
-        print("runs     " + ", ".join(counts))
-        for run in running:
-            progress = run.progress()
-            tasks = f"{progress.done:,}/{progress.total:,} tasks, {progress.workers} workers"
-            age = words.duration(progress.elapsed)
-            print(f"running  {run.id}  {words.visible(run.table_name)}  {tasks}, for {age}")
-        for one in found["live"]:
-            print(f"live     {words.visible(one['id'])}  {_live_sentence(one)}")
+        _print(found, running)
+
+
+def _print(found: dict[str, Any], running: list[Run]) -> None:
+    """The same for people."""
+    from onefold.display import words
+
+    size = "" if found["bytes"] is None else f", {words.size(found['bytes'])}"
+    print(f"space    {found['url']}{size}  (onefold {found['version']})")
+    offsets = ", ".join(f"{offset:,}" for offset in found["offsets"][:8])
+    print(
+        f"shards   {found['shards']:,}, at offset {offsets}; {found['processes']:,} other processes have it open"
+    )
+    if found["log"] is not None:
+        print(f"log      {_log_sentence(found['log'])}")
+    for one in found["regions"] or ():
+        print(f"region   {words.visible(one['name'])}  {_region_sentence(one)}")
+    if found["regions"] is None:
+        print("region   their logs cannot be read now")
+    print(f"tables   {found['tables']:,}")
+    counts = (f"{count:,} {state}" for state, count in found["runs"].items())
+    print("runs     " + ", ".join(counts))
+    for run in running:
+        progress = run.progress()
+        tasks = f"{progress.done:,}/{progress.total:,} tasks, {progress.workers} workers"
+        age = words.duration(progress.elapsed)
+        print(f"running  {run.id}  {words.visible(run.table_name)}  {tasks}, for {age}")
+    for one in found["live"]:
+        print(f"live     {words.visible(one['id'])}  {_live_sentence(one)}")
+
+
+def _regions(db: Database, *, named: bool) -> list[dict[str, Any]] | None:
+    """The regions; none where there are none, None where they cannot be read. ``named``: one of them was asked for."""
+    import dataclasses
+
+    from onefold.cli.collections.available import choose_region
+    from onefold.errors import SpaceError, Unavailable
+
+    if not choose_region(db):
+        return []
+    from onefold.state.available.status import look
+
+    try:
+        seen = look(db._available)
+    except (Unavailable, SpaceError):
+        if named:
+            raise
+        return None
+    return [
+        dataclasses.asdict(one)
+        | {"conflicts": seen.conflicts if one.name == db._available.region.name else 0}
+        for one in seen.regions
+    ]
+
+
+def _region_sentence(one: dict[str, Any]) -> str:
+    from onefold.display import words
+
+    told = str(one["state"])
+    if one["behind_writes"]:
+        told += f", {one['behind_writes']:,} writes are not exchanged ({words.duration(one['behind_s'])})"
+    if one["clock_ahead_s"]:
+        told += f", its clock is {words.duration(one['clock_ahead_s'])} ahead"
+    if one["gone_bytes"]:
+        told += f", {words.size(one['gone_bytes'])} of deleted items are kept"
+    return told + (f", {one['conflicts']:,} conflicts so far" if one["conflicts"] else "")
 
 
 def _live_sentence(one: dict[str, Any]) -> str:

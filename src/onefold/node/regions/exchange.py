@@ -84,6 +84,14 @@ class Pace:
             self._pause(left_s)
 
 
+class Counts:
+    """What came from another region to one shard, so far. Written by one thread."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.imports = 0
+
+
 class Exchange:
     """See the module, and ``process.Duties``. ``look`` is called by the node's thread, ``states`` by any."""
 
@@ -105,6 +113,7 @@ class Exchange:
         self._pace = Pace(BYTES_PER_S, env, self._ending.wait)
         self._pulling: dict[Pull, _Pulling] = {}
         self._ended: list[_Pulling] = []
+        self._counts: dict[Pull, Counts] = {}
         self._beats: frozenset[int] = frozenset()
         self._beating: threading.Thread | None = None
 
@@ -118,8 +127,9 @@ class Exchange:
             self._ended.append(ended)
         self._ended = [one for one in self._ended if one.is_alive()]
         for pull in wanted - self._pulling.keys():
+            counts = self._counts.setdefault(pull, Counts())
             self._pulling[pull] = _Pulling(
-                pull, self._replicas, self._neighbours, self._pace, self._log, self._env
+                pull, self._replicas, self._neighbours, self._pace, counts, self._log, self._env
             )
         self._beats = frozenset(beats_of(self._name, nodes, placement) if others else ())
         if self._beats and self._beating is None:
@@ -130,6 +140,10 @@ class Exchange:
         """By what this node pulls: the state of the link, and for how many seconds the other region has not answered. With
         nothing to tell it answers every ``cluster.POLL_S`` seconds."""
         return {pull: one.state() for pull, one in list(self._pulling.items())}
+
+    def pulled(self) -> dict[Pull, tuple[int, int]]:
+        """By what this node pulls or has pulled: bytes of answers, and records appended of them."""
+        return {pull: (one.bytes, one.imports) for pull, one in list(self._counts.items())}
 
     def close(self) -> None:
         """End. A thread whose question is still open ends when that is answered, and appends nothing any more."""
@@ -175,12 +189,15 @@ class _Pulling:
         replicas: Callable[[], Mapping[int, Replica]],
         neighbours: ClusterNeighbours,
         pace: Pace,
+        counts: Counts,
         log: JsonLog,
         env: Env,
     ) -> None:
         self._number, self._region, self._shard = pull
         self._replicas = replicas
-        self._transport = ClusterTransport(neighbours, self._region, pace.came)
+        self._pace = pace
+        self._counts = counts
+        self._transport = ClusterTransport(neighbours, self._region, self._came)
         self._log = log
         self._env = env
         self._began_s = env.boot_s()
@@ -211,6 +228,10 @@ class _Pulling:
         silent_s = self._env.boot_s() - (self._began_s if heard_s is None else heard_s)
         return ("linked" if runner is None else runner.pull.state), silent_s
 
+    def _came(self, size: int) -> None:
+        self._counts.bytes += size
+        self._pace.came(size)
+
     def _run(self) -> None:
         stalled = f"region_{self._region}_shard_{self._shard}_unreachable"
         alarm = f"region_{self._region}_shard_{self._shard}_alarm"
@@ -230,9 +251,12 @@ class _Pulling:
 
     def _step(self, runner: Runner, stalled: str, alarm: str) -> float:
         """One step. For how many seconds to wait then."""
-        began_s = self._env.boot_s()
+        began_s, imports = self._env.boot_s(), runner.imports
         try:
-            again_s = runner.step()
+            try:
+                again_s = runner.step()
+            finally:
+                self._counts.imports += runner.imports - imports
         except OnefoldError as error:
             if not self._stopping.is_set():
                 self._log.begins(stalled, f"{type(error).__name__}: {error}")

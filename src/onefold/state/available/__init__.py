@@ -16,6 +16,7 @@ one ``Do`` in the log of a shard; reads are views of the region's replica, which
 ``sets``         sets
 ``conflicts``    the conflict feed
 ``status``       which regions there are
+``lag``          what is not exchanged with another region
 ``outcomes``     what became of a write with a ``request_id``
 ``transactions`` what ``state.transaction`` does with them
 ================ ===================================================================

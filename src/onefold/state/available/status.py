@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from onefold.available import effects, reading, regions
-from onefold.available.rows import OUT, out_key
-from onefold.available.stamps import ms_of
+from onefold.available import reading
 from onefold.shard.requirements import ReadRequirement
+from onefold.state.available.lag import Lag
 
 if TYPE_CHECKING:
-    from onefold.fold.api import StoreView
     from onefold.regions.peers import LinkIs
     from onefold.state.available.client import RegionClient
 
@@ -21,8 +19,6 @@ BEHIND_S: Final = 5.0
 """A region that answers is reported as behind when something has been on its way to or from it for longer than this."""
 _ANSWER_S: Final = 1.0
 """How long regions have for an answer."""
-_LOOKED_AT_MAX: Final = 1000
-"""So many of the effects that a region lacks are read, to leave out those that only say what is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +43,6 @@ class Region:
     """Of this region: how much of what is deleted is still kept, since others may not know of it yet."""
 
 
-class _Lag:
-    """What is not exchanged with one region, over all shards."""
-
-    def __init__(self) -> None:
-        self.writes = 0
-        self.since_ms: int | None = None
-        self.ahead_ms = 0
-        self.states: set[str] = set()
-
-    def note(self, writes: int, since_ms: int) -> None:
-        """So many in one shard, the first made then."""
-        if writes > 0:
-            self.writes += writes
-            self.since_ms = since_ms if self.since_ms is None else min(self.since_ms, since_ms)
-
-
 class _Pending:
     """Effects of others that were not here when they were asked: (seq, moment of the boot clock) by region and shard."""
 
@@ -78,33 +58,46 @@ class _Pending:
         return now_s - at_s if have < seq else 0.0
 
 
+class Seen(NamedTuple):
+    """The regions, and what this one counts."""
+
+    regions: list[Region]
+    conflicts: int
+    """How many conflicts this region ever met."""
+
+
 def list_regions(client: RegionClient) -> list[Region]:
     """This region first, then the others by name. One that came again is listed once, as what it is now.
 
     Raises Unavailable (definite) when the region's state cannot be read.
     """
+    return look(client).regions
+
+
+def look(client: RegionClient) -> Seen:
+    """The same, with what ``onefold status`` shows besides. Raises as ``list_regions``."""
     peers = client.region.peers
     latest: Mapping[int, Mapping[int, int]] = {} if peers is None else peers.latest(_ANSWER_S)
     links = {} if peers is None else {link.number: link.state for link in peers.links()}
     pending: _Pending = client.shared.setdefault("pending", _Pending())
     now_ms = client.env.wall_ms()
     names: dict[str, int] = {}
-    lags: dict[int, _Lag] = {}
-    mine, gone_bytes, retired = 0, 0, False
+    lags: dict[int, Lag] = {}
+    mine, gone_bytes, conflicts, retired = 0, 0, 0, False
     for shard, log in enumerate(client.shards):
         need = ReadRequirement(client.session.floor(shard), timeout=client.read_time())
         with log.view(need=need) as view:
             status = reading.status(view, now_ms)
             mine, retired = status.number, retired or status.retired
             gone_bytes += status.gone_bytes
+            conflicts += status.conflicts
             for region in status.regions:
                 names[region.name] = max(region.number, names.get(region.name, 0))
-                lag = lags.setdefault(region.number, _Lag())
-                lag.states.add(region.state)
-                lag.ahead_ms = max(lag.ahead_ms, region.ahead_ms)
+                lag = lags.setdefault(region.number, Lag())
+                lag.note_state(region)
                 if region.number != mine and region.state in ("live", "held"):
                     seq = latest.get(region.number, {}).get(shard, 0)
-                    _note_lag(view, lag, region.number)
+                    lag.note_view(view, region.number)
                     have = status.have.get(region.number, 0)
                     missing_s = pending.since_s(region.number, shard, have, seq, client.env.boot_s())
                     lag.note(seq - have, now_ms - round(missing_s * 1000))
@@ -114,33 +107,14 @@ def list_regions(client: RegionClient) -> list[Region]:
         for name, number in sorted(others.items())
     ]
     if not mine:
-        return listed
+        return Seen(listed, conflicts)
     own = client.region.name
-    return [Region(own, "evicted" if retired else "here", gone_bytes=gone_bytes), *listed]
+    here = Region(own, "evicted" if retired else "here", gone_bytes=gone_bytes)
+    return Seen([here, *listed], conflicts)
 
 
-def _note_lag(view: StoreView, lag: _Lag, number: int) -> None:
-    """What is here and that region is not known to have. What only says what is known does not count."""
-    me = regions.read_self(view)
-    seen = me.seen_by(number)
-    for origin, seq in me.have().items():
-        after = seen.get(origin, 0)
-        if origin == number or seq <= after:
-            continue
-        writes, first_ms = 0, 0
-        found = view.scan(OUT, out_key(origin, after + 1), out_key(origin, seq + 1), limit=_LOOKED_AT_MAX)
-        for looked_at, (_, data) in enumerate(found, start=1):
-            effect = effects.decode_effect(data[effects.CHAIN_BYTES :])
-            if effect is not None and any(not isinstance(one, effects.CONTROL) for one in effect.writes):
-                first_ms = first_ms or ms_of(effect.hlc)
-                writes += 1
-            if looked_at == _LOOKED_AT_MAX:
-                writes += seq - after - looked_at
-        lag.note(writes, first_ms or ms_of(me.hlc))
-
-
-def _described(name: str, lag: _Lag, link: LinkIs, now_ms: int) -> Region:
-    behind_s = 0.0 if lag.since_ms is None else max(0.0, (now_ms - lag.since_ms) / 1000)
+def _described(name: str, lag: Lag, link: LinkIs, now_ms: int) -> Region:
+    behind_s = lag.behind_s(now_ms)
     state: RegionState
     if lag.states & {"evicted", "evicting"}:
         return Region(name, "evicted")
