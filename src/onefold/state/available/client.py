@@ -82,7 +82,7 @@ class RegionClient(ShardsClient):
         self.region = region
         self.session = Seen()
         self.incarnation = self.shards[0].incarnation
-        self._demanded: dict[int, dict[int, int]] = {}
+        self.unmet: dict[int, dict[int, int]] = {}
         """By shard, vectors that tokens have seen and that are not known to be here yet."""
         self._hlc = 0
         self._names: dict[int, str] = {}
@@ -130,7 +130,7 @@ class RegionClient(ShardsClient):
             ) as view:
                 me = regions.read_self(view)
                 offsets[number] = max(self.session.floor(number), view.offset)
-            vectors[number] = merged(me.have(), self._demanded.get(number, {}))
+            vectors[number] = merged(me.have(), self.unmet.get(number, {}))
             hlc = max(hlc, me.hlc)
         return RegionPart(self.region.name, self.incarnation, offsets, {}, vectors, hlc)
 
@@ -147,7 +147,7 @@ class RegionClient(ShardsClient):
             )
         self._hlc = max(self._hlc, part.hlc)
         for shard, vector in part.vectors.items():
-            self._demanded[shard] = merged(self._demanded.get(shard, {}), vector)
+            self.unmet[shard] = merged(self.unmet.get(shard, {}), vector)
         if part.incarnation == self.incarnation:
             self.session.demand(part.offsets)
 
@@ -158,22 +158,17 @@ class RegionClient(ShardsClient):
             raise InvalidArgument(
                 f"there is no region {name!r:.60}; there are {', '.join(sorted(set(self.region_names().values())))}"
             )
-        for shard, vector in self._demanded.items():
-            self._demanded[shard] = {number: seq for number, seq in vector.items() if number not in numbers}
+        for shard, vector in self.unmet.items():
+            self.unmet[shard] = {number: seq for number, seq in vector.items() if number not in numbers}
 
     def demanded(self, shard: int) -> Mapping[int, int]:
         """What the session's tokens have seen and this region may not know yet."""
-        return self._demanded.get(shard, {})
-
-    @property
-    def waits(self) -> bool:
-        """Whether tokens have seen what is not known to be here yet."""
-        return bool(self._demanded)
+        return self.unmet.get(shard, {})
 
     def met(self, shard: int, vector: Mapping[int, int]) -> None:
         """This is here. What a log knows it knows for ever."""
-        if covers(vector, self._demanded.get(shard, {})):
-            self._demanded.pop(shard, None)
+        if covers(vector, self.unmet.get(shard, {})):
+            self.unmet.pop(shard, None)
 
     # -- writing
 
@@ -299,7 +294,7 @@ class RegionClient(ShardsClient):
 
         Raises TooStale and UnsupportedConsistency (definite)."""
         if level.kind == "session":
-            if shard in self._demanded:
+            if shard in self.unmet:
                 self.levels.reach(shard, self.read_time(timeout))
         elif level.kind == "bounded":
             self.levels.fresh(shard, level.seconds, self.read_time(timeout))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
+from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -132,6 +133,10 @@ class ValueCodec(Generic[T]):
         except msgspec.MsgspecError as error:
             raise InvalidValue(f"the value is not a {self._name}: {error}") from None
         return data
+
+    def decoder(self) -> Callable[[bytes], T]:
+        """What does as ``decode``, a call less deep where values of any type are read."""
+        return typing.cast("Callable[[bytes], T]", decode_value) if self._type is None else self.decode
 
     def decode(self, data: bytes) -> T:
         """The value, as a new object. Raises InvalidValue for bytes that are no value, or none of the type.

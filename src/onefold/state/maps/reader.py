@@ -45,7 +45,7 @@ class MapReader(ReadMethods[T], Generic[T]):
         self.codec: ValueCodec[T] = ValueCodec(type)
         self.level = client.level if level is None else level
         self._encode: Callable[[Any], bytes] = encode_value if type is None else self.codec.encode
-        self._decode: Callable[[bytes], T] = self.codec.decode
+        self._decode: Callable[[bytes], T] = self.codec.decoder()
         self._what = f"map({name!r})"
         self._rows = map_reading.StateRows(client, name)
         self._table = self._rows.table

@@ -109,6 +109,10 @@ class Kind(ABC, Generic[R, T]):
 class LastWriterWins(Kind[T, T]):
     letter = places.REGISTER
 
+    def __init__(self, name: str, codec: ValueCodec[T]) -> None:
+        super().__init__(name, codec)
+        self._decode = codec.decoder()
+
     def puts(self, items: Sequence[tuple[bytes, bytes]], ttl_ms: int | None) -> tuple[AnyRequest, ...]:
         return (ops.Put("r", self.name, tuple(items), ttl_ms),)
 
@@ -116,10 +120,21 @@ class LastWriterWins(Kind[T, T]):
         return Register(_cell(data))
 
     def value(self, row: Register) -> T:
-        return self.codec.decode(row.base.value if row.base is not None and row.base.value else b"")
+        return self._decode(row.base.value if row.base is not None and row.base.value else b"")
 
     def cells(self, row: Register) -> list[Cell]:
         return [] if row.base is None else [row.base]
+
+    def version(self, shard: int, row: Register) -> RegionVersion:
+        base = row.base
+        dots = () if base is None or base.value is None else ((shard, base.region, base.seq),)
+        return RegionVersion(dots)
+
+    def ends_ms(self, row: Register) -> int | None:
+        return None if row.base is None or row.base.value is None else row.base.ends_ms
+
+    def latest(self, row: Register) -> int:
+        return 0 if row.base is None or row.base.value is None else row.base.region
 
 
 class ByFields(Kind[T, T]):

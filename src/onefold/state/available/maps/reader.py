@@ -18,6 +18,7 @@ from onefold.state.available.maps import reading as map_reading
 from onefold.state.available.maps.caching import Kept, RegionSource
 from onefold.state.available.maps.watching import WatchedAvailableMap
 from onefold.state.core.consistency import Consistency, Level, parse_level
+from onefold.state.core.guard import check_plain
 from onefold.state.encoding.items import Item, utc
 from onefold.state.encoding.keys import decode_key, encode_key
 from onefold.state.encoding.names import check_name
@@ -260,17 +261,22 @@ class AvailableReader(Collection, ReadMethods[R], Generic[R, T]):
         return key, self._shown(key, row)
 
     def _row(self, key: object, consistency: Consistency | None) -> Row | None:
-        self._check()
+        client = self._opened
+        if client is None or not self._is_checked:
+            self._check()
+            client = self.client
+        else:
+            check_plain(client.space, self._what)
         level = self.level if consistency is None else self._level(consistency)
         cache = self._cache
-        if cache is None or level.kind != "session" or self.client.waits:
-            return map_reading.read_item(self.client, self.place, encode_key(key), level)
+        if cache is None or level.kind != "session" or client.unmet:
+            return map_reading.read_item(client, self.place, encode_key(key), level)
         known = key if type(key) is str else encode_key(key)
-        kept = cache.lookup(self._slot, known)
+        kept: Any = cache.lookup(self._slot, known)
         if kept is map_cache.MISS:
             encoded = encode_key(key) if known is key else cast(bytes, known)
             kept = cache.load(self.place, self._slot, known, encoded)
-        return None if kept is None else cast("Kept", kept).row
+        return None if kept is None else kept.row
 
     def _scan_rows(
         self,
