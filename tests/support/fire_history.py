@@ -108,7 +108,9 @@ def _check_races(db: of.Database, kinds: dict[str, list[Done]]) -> None:
         assert key not in shared or shared[key] in raced
         assert key in shared or not [one for one in kinds["race"] if one.key == key and one.sure]
         ones = {one.value: one for one in kinds["keep"] if one.key == key and one.possible}
-        siblings = [ones[text] for text in drafts.get(key) or ()]
+        found = drafts.get(key) or []
+        assert ones.keys() >= set(found), f"nobody wrote {set(found) - ones.keys()}"
+        siblings = [ones[text] for text in found]
         regions = [region_of(one.program) for one in siblings]
         assert len(set(regions)) == len(regions), f"two siblings of one region: {siblings}"
         for one in ones.values():
