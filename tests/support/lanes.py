@@ -19,6 +19,7 @@ ALONE = "sim"
 """The folder whose tests share nothing."""
 LONGEST = (
     "tests/faults/test_cluster_faults.py",
+    "tests/cluster/test_fire.py",
     "tests/cluster/test_cluster_backup.py",
     "tests/cluster/test_jobs_cluster.py",
     "tests/cluster/test_doctor.py",
