@@ -152,7 +152,7 @@ class _LazyAvailableFold:
 
     name = "ap"
     version = NEWEST_VERSION
-    history = frozenset({"ap/c/"})
+    history = frozenset({"ap/c/", "ap/names/", "ap/shown"})
 
     def __init__(self) -> None:
         self._fold: AvailableFold | None = None
