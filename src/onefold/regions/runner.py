@@ -79,6 +79,9 @@ class Runner:
             cap = pull.cap(me, reply, now_ms)
             if cap is not None:
                 self._append(cap)
+            if reply.state == "sync" and self._has_moved_on(asked, reply):
+                pull.again_s = now_s
+                return now_s
             lost = says_lost(me, reply) and self._has_lost(reply)
             found = pull.heard(me, reply, now_s, now_ms, lost=lost)
             if found is not None:
@@ -102,6 +105,14 @@ class Runner:
             return False
         with self._shard.view() as view:
             return says_lost(read_self(view), reply)
+
+    def _has_moved_on(self, asked: Ask, reply: Reply) -> bool:
+        """Whether this region knows more by now of what is not kept there any more. It asked with a replica that was behind its
+        log, and others have brought that over meanwhile: what all are known to know is dropped."""
+        self._shard.barrier(APPEND_S)
+        with self._shard.view() as view:
+            known = read_self(view).have()
+        return known.get(reply.origin, 0) > asked.have.get(reply.origin, 0)
 
     def _sync(self) -> bool:
         """Take the other region's rows; whether they are here."""

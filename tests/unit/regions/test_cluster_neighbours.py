@@ -143,6 +143,34 @@ def test_rows_come_over_when_effects_are_not_kept(
     assert here.known().have()[2] == 51 and runner.pull.state == "linked"
 
 
+def test_a_node_that_is_behind_its_own_log_takes_no_rows(
+    near: tuple[Region, Region, Near], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes pull for a moment. What one has brought, all are known to know, so it is dropped before the other one asks."""
+    here, there, neighbours = near
+    there.put(2)
+    catch_up(there)
+    late = here.nodes[1]
+    late.catch_up()
+    here.delivered[1].hold()
+    pull(here, neighbours)
+    monkeypatch.setattr(out, "OUT_EFFECTS_MAX", 3)
+    there.put(3)
+    catch_up(there)
+    assert there.known().dropped[2].seq == 2
+    monkeypatch.setattr(ClusterTransport, "sync", lambda *_: pytest.fail("it takes rows"))
+    monkeypatch.setattr("onefold.regions.runner.APPEND_S", 0.05)
+    runner = Runner(late, 0, 2, ClusterTransport(neighbours, "dc2"))
+    with pytest.raises(Unavailable):
+        runner.step()
+    assert runner.pull.state == "linked", "it knows none of five, and does not know what its log has"
+    here.delivered[1].go_on()
+    monkeypatch.setattr("onefold.regions.runner.APPEND_S", 60.0)
+    runner.step()
+    runner.step()
+    assert runner.pull.state == "linked" and here.known().have() == {2: 5}
+
+
 def test_a_node_that_is_behind_is_no_sign_of_a_loss(
     near: tuple[Region, Region, Near], monkeypatch: pytest.MonkeyPatch
 ) -> None:
