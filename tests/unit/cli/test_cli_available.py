@@ -171,3 +171,11 @@ def test_status_of_a_space_without_regions(tmp_path: Path) -> None:
     found = said(tmp_path / "plain", "status")
     assert isinstance(found, dict) and found["regions"] == []
     assert not (tmp_path / "plain" / "regions").exists()
+
+
+def test_the_doctor_looks_at_regions(space: Path) -> None:
+    found = said(space, "doctor", "--region", "us")
+    assert isinstance(found, dict)
+    checks = {check["name"]: check for check in found["checks"]}
+    assert checks["regions"]["status"] == "ok" and "us, eu exchange" in checks["regions"]["found"]
+    assert {"regions' clocks", "deleted items"} <= checks.keys()

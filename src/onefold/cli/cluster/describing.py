@@ -230,9 +230,10 @@ def _copy(other: dict[str, Any]) -> str:
 
 
 def checks(where: Place, url: str, *, deep: bool, fix: bool) -> Iterator[Check]:
-    """The servers, the streams, the records, the nodes, and shared state."""
+    """The servers, the streams, the records, the nodes, shared state, and the regions."""
     from onefold.doctor.cluster import examine
     from onefold.doctor.embedded import Check
+    from onefold.doctor.regions import check_regions_of
     from onefold.doctor.state import check_state
     from onefold.doctor.state_blobs import check_garbage, check_named
     from onefold.errors import InvalidArgument, OnefoldError
@@ -256,6 +257,7 @@ def checks(where: Place, url: str, *, deep: bool, fix: bool) -> Iterator[Check]:
             else:
                 yield Check("blobs", "skipped", "not looked at (use --deep)")
             yield check_garbage(db._state, db._engine.blobs, fix=fix, deep=deep)
+            yield from check_regions_of(db)
     except OnefoldError as error:
         yield Check("state", "problem", str(error), "See the checks above; then run the doctor again")
 

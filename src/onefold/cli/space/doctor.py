@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onefold.cli import output
-from onefold.cli.options import JsonOption, Place, UrlOption, place
+from onefold.cli.options import JsonOption, Place, RegionOption, UrlOption, place
 
 if TYPE_CHECKING:
     from onefold.db import Database
@@ -33,10 +33,11 @@ def doctor(
             show_default=False,
         ),
     ] = False,
+    region: RegionOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a space and say what to do: files, log, state against log, leftovers, disk, clock.
+    """Check a space and say what to do: files, log, state against log, leftovers, disk, clock, regions.
 
     On a cluster: servers, streams, the records of every copy, nodes. What only the servers' system user can see (disks, sync)
     needs its seed's file in ONEFOLD_NATS_SYSTEM_NKEY; a cluster of `onefold up` has it.
@@ -48,7 +49,7 @@ def doctor(
     """
     from onefold.cli.cluster import describing
 
-    where = place(ctx, url, as_json)
+    where = place(ctx, url, as_json, region)
     found = []
     target = describing.cluster_url(where)
     for check in (
@@ -95,6 +96,7 @@ def _checks(where: Place, *, deep: bool, fix: bool) -> Iterator[Check]:
 
 def _look(db: Database, *, deep: bool, fix: bool) -> Iterator[Check]:
     from onefold.doctor.embedded import Check, check_space
+    from onefold.doctor.regions import check_regions_of
     from onefold.doctor.state import check_state
     from onefold.doctor.state_blobs import check_garbage
     from onefold.errors import OnefoldError
@@ -105,5 +107,6 @@ def _look(db: Database, *, deep: bool, fix: bool) -> Iterator[Check]:
         yield from check_space(db._shards, folds, deep=deep, blob_tables=tables, fix=fix)
         yield from check_state(db._state)
         yield check_garbage(db._state, db._engine.blobs, fix=fix)
+        yield from check_regions_of(db)
     except OnefoldError as error:
         yield Check("reading", "problem", str(error), "Keep a copy of the folder, then do as it says")
