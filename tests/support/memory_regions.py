@@ -140,7 +140,7 @@ class MemoryRegions:
 def give_region(database: Database) -> None:
     """Let a database that was opened otherwise have a region in memory, which is the only one."""
     region = MemoryRegions("eu", shards=len(database._shards)).regions["eu"]
-    database._open_region = lambda: region
+    database._open_region = lambda _default: region
 
 
 def submit(shard: Shard, op: AvailableOp) -> object:

@@ -357,15 +357,22 @@ class Database(DatabaseMaps, DatabaseJobs, DatabaseSources, DatabaseAvailable):
         return past
 
     def collections(self) -> list[Collection]:
-        """What is in the space: maps, queues and streams, locks that are held, live jobs, and tables; by
-        kind and name. Counts every item, so it takes as long as reading all keys."""
-        from onefold.state.catalog import Collection, collections
+        """What is in the space: maps, queues and streams, locks that are held, live jobs, and tables, by
+        kind and name; then the available collections of this connection's region, by name. Where there are several regions and
+        none was named, these are left out. Counts every item, so it takes as long as reading all keys."""
+        from onefold.state.catalog import Collection, available_collections, collections
 
         counted = [(table.name, table.status.done) for table in self._batch_tables()]
         live = self._live_jobs()
         if live:
             counted += self._live_starter().counted(live)
-        return [*collections(self._state), *(Collection("table", *one) for one in sorted(counted))]
+        found = [*collections(self._state), *(Collection("table", *one) for one in sorted(counted))]
+        return found + available_collections(self._available) if self._region_is_there() else found
+
+    def _region_is_there(self) -> bool:
+        """Whether it is clear which region this connection uses, and there is one. Makes none."""
+        named = self._region_client is not None or self._default_region is not None
+        return named or (self._has_regions is not None and self._has_regions())
 
     def _large_frames(self) -> LargeFrames | None:
         with first_use:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING
 
+from onefold.machine.first_use import first_use
 from onefold.shard.api import View
 from onefold.space import cuts
 from onefold.state.core import recovery
@@ -12,6 +14,9 @@ from onefold.state.core.client import StateClient
 from onefold.state.core.contents import Collection, CollectionKind
 from onefold.state.fold.shards import fold as shard_fold
 from onefold.state.kinds import KINDS
+
+if TYPE_CHECKING:
+    from onefold.state.available.client import RegionClient
 
 __all__ = ["Collection", "CollectionKind", "collections", "cut"]
 
@@ -47,3 +52,13 @@ def collections(client: StateClient) -> list[Collection]:
     with ExitStack() as stack:
         views = [stack.enter_context(client.view(shard_id)) for shard_id in range(client.shard_count)]
         return [collection for kind in KINDS for collection in kind.collections(views)]
+
+
+def available_collections(region: RegionClient) -> list[Collection]:
+    """Those of a region that hold something, by name. Counts as ``collections``."""
+    with first_use:
+        from onefold.state.available import contents
+
+    with ExitStack() as stack:
+        views = [stack.enter_context(region.view(shard_id)) for shard_id in range(region.shard_count)]
+        return list(contents.collections(views, region.env.wall_ms()))

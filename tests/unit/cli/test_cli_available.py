@@ -39,6 +39,30 @@ def test_a_map_of_either_kind_is_read_by_its_name(space: Path) -> None:
     assert found["value"] == 1 and "region" not in found
 
 
+def test_collections_of_a_region_are_listed_with_their_mode(space: Path) -> None:
+    made = said(space, "ls")
+    assert made == [
+        {"kind": "map", "name": "users", "count": 1, "shards": [0], "mode": "consistent"},
+        {
+            "kind": "map",
+            "name": "carts",
+            "count": 1,
+            "shards": [0],
+            "mode": "available",
+            "merge": "keep_both",
+        },
+        {"kind": "counters", "name": "likes", "count": 1, "shards": [0], "mode": "available"},
+        {"kind": "counters", "name": "stock", "count": 1, "shards": [0], "mode": "available", "floor": 0},
+        {"kind": "sets", "name": "tags", "count": 1, "shards": [0], "mode": "available"},
+    ]
+    assert said(space, "ls", "--region", "us") == made
+    lines = [line.split() for line in ask("ls", url=space).stdout.splitlines()]
+    assert ["map", "1", "available,", "keep_both", "carts"] in lines, lines
+    assert ["counters", "1", "available,", "floor", "0", "stock"] in lines
+    missing = ask("drop", "map", "carts", url=space)
+    assert missing.returncode == 1 and "there is no map" in missing.stderr
+
+
 def test_what_is_put_goes_to_the_region_that_is_named(space: Path) -> None:
     assert ask("put", "carts", "b", "1", "--region", "us", url=space).stdout.startswith("@0-2-")
     with of.connect(space, region="us") as us:

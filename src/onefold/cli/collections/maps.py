@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onefold.cli import keys, output
-from onefold.cli.collections.available import MergeOption, map_of
+from onefold.cli.collections.available import MergeOption, choose_region, map_of
 from onefold.cli.endings import ended_from_outside, until_nobody_reads
 from onefold.cli.keys import AtOption, JsonKeyOption
 from onefold.cli.options import (
@@ -25,6 +25,7 @@ from onefold.cli.options import (
 
 if TYPE_CHECKING:
     from onefold.db import Database
+    from onefold.state.core.contents import Collection
     from onefold.state.encoding.items import Change, Version
     from onefold.state.maps.watch import Watch
 
@@ -189,13 +190,14 @@ def ls(
     """List the items of a map in key order; without MAP all collections of the space.
 
     A prefix matches whole elements: `--prefix eu` lists ["eu", 7], not "europe".
-    JSON: [{key, value}]; without MAP: [{kind, name, count, shards}].
+    JSON: [{key, value}]; without MAP: [{kind, name, count, shards, mode}], of available collections also {merge} or {floor}.
     """
     from onefold.state.encoding.json_values import key_to_json, to_json
 
     where = place(ctx, url, as_json, region)
     with _opened(where, at) as db:
         if name is None:
+            choose_region(db)
             _print_collections(db, where)
             return
         start = None if prefix is None else keys.parse_key(prefix, as_json=json_key, name="--prefix")
@@ -214,13 +216,29 @@ def _print_collections(db: Database, where: Place) -> None:
 
     found = db.collections()
     if where.json:
-        rows = [{"kind": c.kind, "name": c.name, "count": c.count, "shards": list(c.shards)} for c in found]
-        output.emit(rows)
+        output.emit([_collection_object(one) for one in found])
     elif not found:
         output.say(f"nothing in {db.url}")
     else:
-        heads = [("kind", False), ("count", True), ("name", False)]
-        output.grid(heads, [(c.kind, f"{c.count:,}", words.visible(c.name)) for c in found])
+        tells = any(one.mode == "available" for one in found)
+        heads = [("kind", False), ("count", True), *([("mode", False)] if tells else []), ("name", False)]
+        rows = [
+            (one.kind, f"{one.count:,}", *([_mode(one)] if tells else []), words.visible(one.name))
+            for one in found
+        ]
+        output.grid(heads, rows)
+
+
+def _collection_object(one: Collection) -> dict[str, Any]:
+    shown = {"kind": one.kind, "name": one.name, "count": one.count, "shards": list(one.shards)}
+    shown |= {"mode": one.mode}
+    shown |= {} if one.merge is None else {"merge": one.merge}
+    return shown | ({} if one.floor is None else {"floor": one.floor})
+
+
+def _mode(one: Collection) -> str:
+    floor = "" if one.floor is None else f", floor {one.floor}"
+    return one.mode + (f", {one.merge}" if one.merge else "") + floor
 
 
 def watch(

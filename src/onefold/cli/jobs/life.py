@@ -243,7 +243,7 @@ def _dropped(db: Database, kind: str, name: str) -> bool:
     from onefold.compute.live_runs import LiveRun
 
     if kind == "map":
-        there = any(one.kind == "map" and one.name == name for one in db.collections())
+        there = any((one.kind, one.name, one.mode) == ("map", name, "consistent") for one in db.collections())
         if there:
             db.map(name).clear()
         return there

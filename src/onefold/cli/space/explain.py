@@ -80,7 +80,7 @@ def _found(where: Place, name: str, facts: ClusterFacts | None) -> dict[str, Any
 
     with where.looking() as db:
         found: dict[str, Any] = {"name": name, "unread": None}
-        there = [collection for collection in db.collections() if collection.name == name]
+        there = [one for one in db.collections() if one.name == name and one.mode == "consistent"]
         others = [collection for collection in there if collection.kind != "table"]
         available = survived.available(db, name, facts)
         if len(others) < len(there) or not (others or available):
@@ -103,7 +103,7 @@ def _found_weakly(where: Place, name: str, facts: ClusterFacts, unread: str) -> 
     found: dict[str, Any] = {"name": name, "unread": unread, "collections": []}
     try:
         with where.open(weakly=True) as db:
-            there = [collection for collection in db.collections() if collection.name == name]
+            there = [one for one in db.collections() if one.name == name and one.mode == "consistent"]
             found["collections"] = [_collection(db, collection, facts, weakly=True) for collection in there]
             found["collections"] += survived.available(db, name, facts)
     except OnefoldError as error:

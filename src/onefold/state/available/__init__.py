@@ -15,6 +15,7 @@ one ``Do`` in the log of a shard; reads are views of the region's replica, which
 ``bounded``      taking from those with a floor, and moving rights
 ``sets``         sets
 ``conflicts``    the conflict feed
+``contents``     all collections of a region, for lists
 ``status``       which regions there are
 ``lag``          what is not exchanged with another region
 ``outcomes``     what became of a write with a ``request_id``

@@ -15,7 +15,7 @@ from onefold.shard.api import View
 if TYPE_CHECKING:
     from onefold.state.core.client import StateClient
 
-CollectionKind = Literal["map", "queue", "stream", "lock", "live job", "table"]
+CollectionKind = Literal["map", "queue", "stream", "lock", "live job", "table", "counters", "sets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,15 @@ class Collection:
     name: str
     count: int
     """Items of a map, messages of a queue that are not yet acknowledged, records kept of a stream, finished tasks of a table,
-    bundles of a live job, and of a lock that somebody has: who waits for it."""
+    bundles of a live job, keys of counters and sets, and of a lock that somebody has: who waits for it."""
     shards: tuple[int, ...] = (0,)
     """Where it lives; of a map and a stream those that hold some of it."""
+    mode: Literal["consistent", "available"] = "consistent"
+    """``available``: every region can write it. The count is what this connection's region knows."""
+    merge: str | None = None
+    """Of an available map: ``last_writer_wins``, ``fields``, or ``keep_both``, which a function of the siblings has too."""
+    floor: int | None = None
+    """Of counters that have one."""
 
 
 @dataclass(frozen=True)

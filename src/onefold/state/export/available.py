@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from onefold.available import reading
 from onefold.available.kinds import places
@@ -24,19 +24,11 @@ from onefold.available.kinds.places import read_row, split_key, split_place
 from onefold.available.kinds.row import Row
 from onefold.available.rows import table_of
 from onefold.shard.api import View
-from onefold.state.available.maps.merges import BY_FIELDS, KEEP_BOTH, LAST_WRITER_WINS, joined_fields
+from onefold.state.available.contents import MERGES, places_in
+from onefold.state.available.maps.merges import joined_fields
 from onefold.state.encoding.json_values import key_to_json, to_json
 from onefold.state.encoding.keys import decode_key
 from onefold.state.encoding.values import decode_value
-
-MERGES: Final = {places.REGISTER: LAST_WRITER_WINS, places.FIELDS: BY_FIELDS, places.KEEP_BOTH: KEEP_BOTH}
-"""How a map is merged, by the letter of its kind."""
-
-
-def places_in(views: Sequence[View]) -> list[str]:
-    """Where there are collections, by name."""
-    found = {place for view in views for _, known in reading.names(view) for place in known}
-    return sorted(found, key=lambda place: (split_place(place)[1], place))
 
 
 def lines(views: Sequence[View], wall_ms: int) -> Iterator[dict[str, Any]]:

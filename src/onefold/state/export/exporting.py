@@ -26,6 +26,7 @@ from onefold._version import __version__
 from onefold.ids import new_id
 from onefold.space import cuts
 from onefold.state import catalog
+from onefold.state.available.contents import places_in
 from onefold.state.core.client import StateClient
 from onefold.state.encoding.items import utc
 from onefold.state.encoding.json_values import dump_line
@@ -69,7 +70,7 @@ def export(client: StateClient, write: Callable[[str], object], region: RegionCl
         of_region = [] if region is None else _views_of(region, stack)
         wall_ms = client.env.wall_ms()
         created = utc(wall_ms)
-        version = EXPORT_VERSION if available.places_in(of_region) else PLAIN_VERSION
+        version = EXPORT_VERSION if places_in(of_region) else PLAIN_VERSION
         head = {"format": EXPORT_FORMAT, "version": version, "id": new_id("e", client.env)}
         about = {"created": None if created is None else created.isoformat(), "program": __version__}
         write(dump_line(head | about) + "\n")

@@ -8,12 +8,12 @@ from onefold.available.kinds import places
 from onefold.available.kinds.places import is_place, joined_key, place_of
 from onefold.available.ops import INT_MAX
 from onefold.errors import InvalidValue
+from onefold.state.available.contents import MERGES
 from onefold.state.available.maps.merges import split_fields
 from onefold.state.encoding.json_values import from_json, key_from_json
 from onefold.state.encoding.keys import encode_key
 from onefold.state.encoding.names import check_name
 from onefold.state.encoding.values import encode_value
-from onefold.state.export.available import MERGES
 
 WHAT: Final = ("available", "counters", "sets")
 """What a line holds, one of these."""
