@@ -120,7 +120,8 @@ class LastWriterWins(Kind[T, T]):
         return Register(_cell(data))
 
     def value(self, row: Register) -> T:
-        return self._decode(row.base.value if row.base is not None and row.base.value else b"")
+        base = row.base
+        return self._decode(b"" if base is None else base.value or b"")
 
     def cells(self, row: Register) -> list[Cell]:
         return [] if row.base is None else [row.base]
