@@ -20,13 +20,15 @@ from typing import Final
 from onefold import config
 from onefold.available.regions import read_self
 from onefold.env import Env
-from onefold.errors import InvalidArgument, SpaceError
+from onefold.errors import InvalidArgument, OnefoldError, SpaceError
 from onefold.files import sync, sync_tree
 from onefold.fold.nodes.ops import REGIONS_VERSION, AddRegion, RegionIs, decode_region_outcome, nodes_op
 from onefold.fold.nodes.regions import Decision, Region, read_decisions, regions_of
 from onefold.machine import members
 from onefold.machine.turn import waited_turn
+from onefold.machine.undisturbed import let_pass
 from onefold.regions.beginning import first_ops
+from onefold.regions.decisions import apply_decisions
 from onefold.shard.embedded import EmbeddedShard
 from onefold.shard.fold_version import reach_version
 from onefold.space.open_space import Folds, is_there, open_shards
@@ -88,6 +90,7 @@ def make(
         decisions = decisions_of(first)
         number, incarnation = identity_of(place, folds, env) if there else (0, "")
         if there and number != region.number:
+            _retire(place, decisions, folds, env)
             _move_away(place, number, decisions, region)
             there = False
         if not there:
@@ -136,6 +139,21 @@ def _build(
     return incarnation
 
 
+def _retire(place: Path, decisions: list[Decision], folds: Folds, env: Env) -> None:
+    """Have an evicted region's old log hear of that, so that no program that still has it open writes there."""
+    try:
+        shards = open_shards(place, folds, env=env, create=False)
+    except OnefoldError as error:
+        let_pass(error)  # it is damaged: what can be read of it is read later
+        return
+    try:
+        for shard in shards:
+            apply_decisions(shard, decisions)
+    finally:
+        for shard in shards:
+            shard.close()
+
+
 def _move_away(place: Path, found: int, decisions: list[Decision], region: Region) -> None:
     """An evicted region has come again under another number: what its old log has is kept next to it."""
     earlier = {one.number for one in decisions if getattr(one, "name", None) == region.name}
@@ -171,7 +189,8 @@ def check_made(first: EmbeddedShard, region: Region) -> bool:
 
 def _lost(region: Region, place: Path) -> SpaceError:
     return SpaceError(
-        f"region {region.name} was lost: {place} is missing. Its effects that other regions know are with them"
+        f"region {region.name} was lost: {place} is missing. Other regions have what they know of it: `onefold region evict "
+        f"{region.name}`, then `onefold region rejoin {region.name}`"
     )
 
 

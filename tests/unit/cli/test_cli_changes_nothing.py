@@ -63,7 +63,7 @@ WRITE = {
     *("run", "resume", "cancel", "replay", "stop", "swap"),
     *("put", "del", "drop", "append", "retain", "import", "restore"),
     *("demo", "node", "up", "down", "init"),
-    *("evict", "accept"),
+    *("evict", "accept", "rejoin"),
 }
 """They change the space, or have none."""
 

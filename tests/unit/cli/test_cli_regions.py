@@ -189,3 +189,23 @@ def test_what_waits_for_a_clock_is_accepted(shifted: Path) -> None:
         found = said(shifted, "region", "accept", "us", "--region", "eu")
         assert 3000 < found["ahead_s"] < 3700
         until(lambda: all(eu.map("m", mode="available").get(f"k{n}") == n for n in range(20)))
+
+
+def test_a_region_that_lost_its_end_or_its_folder_comes_again(space: Path) -> None:
+    lose_the_end(space)
+    with of.connect(space, region="us") as us:
+        us.counters("likes").add("page", 3)
+    said(space, "region", "evict", "us")
+    found = said(space, "region", "rejoin", "us")
+    assert (found["number"], found["again"]) == (3, 0)
+    lines = [json.loads(line) for line in Path(found["files"][0]).read_text("utf-8").splitlines()]
+    assert any(line["write"] == {"add": 3} for line in lines)
+    shutil.rmtree(space / "regions" / "us")
+    result = ask("region", "list", "--region", "us", url=space)
+    assert result.returncode == 1 and "onefold region evict us" in result.stderr
+    said(space, "region", "evict", "us")
+    assert said(space, "region", "rejoin", "us")["number"] == 4
+    with of.connect(space, region="us") as us:
+        us.sync()
+        assert us.map("m", mode="available")[1] == "known to eu"
+        us.map("m", mode="available")["after"] = 1

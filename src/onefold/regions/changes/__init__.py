@@ -2,6 +2,7 @@
 
 ============== =====================================================================
 ``deciding``   evict, come again, accept a clock that is ahead; what is waited for
+``old_logs``   logs of regions of a folder that were evicted and came again
 ============== =====================================================================
 
 May import what ``regions`` may, and ``regions``.

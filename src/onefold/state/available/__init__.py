@@ -18,6 +18,7 @@ one ``Do`` in the log of a shard; reads are views of the region's replica, which
 ``contents``     all collections of a region, for lists
 ``status``       which regions there are
 ``lag``          what is not exchanged with another region
+``unseen``       what nobody took of an evicted region, after it has come again
 ``outcomes``     what became of a write with a ``request_id``
 ``transactions`` what ``state.transaction`` does with them
 ================ ===================================================================

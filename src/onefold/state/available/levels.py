@@ -32,10 +32,10 @@ def sync(client: RegionClient, timeout: float | timedelta | str | None) -> None:
     timeout_s = client.read_time() if timeout is None else wait_seconds(timeout)
     end_s = env.boot_s() + timeout_s
     backoff = Backoff(_AGAIN_S, _AGAIN_S_MAX, env)
-    me = client.known(0)
     shards = list(range(client.shard_count))
-    others = [number for number in me.live() if number != me.number]
     while True:
+        me = client.known(0)  # again each time: one that was evicted meanwhile is not waited for
+        others = [number for number in me.voters() if number != me.number]
         try:
             client.levels.catch_up(others, shards, max(0.0, end_s - env.boot_s()), of_s=timeout_s)
             break
@@ -80,7 +80,7 @@ class Levels:
         client = self._client
         peers = client.region.peers
         me = client.known(shard)
-        others = [number for number in me.live() if number != me.number]
+        others = [number for number in me.voters() if number != me.number]
         if peers is None or not others:
             return
         began_s = client.env.boot_s()
