@@ -101,7 +101,7 @@ def test_closing_leaves_no_thread_file_or_lock(folder: Folder) -> None:
             place = folder.path / "regions" / region
             place = place if shard == 0 else place / "shards" / str(shard)
             assert list((place / "wake").iterdir()) == [] and list((place / "members").iterdir()) == []
-    assert list((folder.path / "regions" / "wake").iterdir()) == []
+    assert list((folder.path / "regions" / ".wake").iterdir()) == []
     again = folder.open("eu")
     assert until(lambda: get(again, "k")) == "v"
 
