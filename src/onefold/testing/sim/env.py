@@ -9,6 +9,7 @@ from onefold.testing.sim.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from onefold.testing.sim.network import Endpoint
+    from onefold.testing.sim.regions import Zone
 
 WALL_START_MS = 1_700_000_000_000
 """The true time of day when every simulation begins."""
@@ -18,13 +19,16 @@ class SimMachine:
     """One machine with one process of the program. It is an ``Env``: its clocks are simulated, its entropy is seeded.
 
     ``boot_s`` runs as true time does, from a start of its own, also while the machine is suspended; it never goes back, and
-    continues over crashes of the process. ``wall_ms`` is off by ``skew_s``, which faults change.
+    continues over crashes of the process. ``wall_ms`` is off by ``skew_s``, which faults change, and by what the clocks of its
+    region are off.
     """
 
     def __init__(self, scheduler: Scheduler, name: str, seed: int | str) -> None:
         self.name = name
         self.random = random.Random(f"machine {name} {seed}")
         self.skew_s = 0.0
+        self.zone: Zone | None = None
+        """The region that it is in."""
         self.suspended_until = 0.0
         self.endpoints: list[Endpoint] = []
         """Its connections to the logs."""
@@ -65,7 +69,8 @@ class SimMachine:
             endpoint.announce()
 
     def wall_ms(self) -> int:
-        return WALL_START_MS + int((self._scheduler.now + self.skew_s) * 1000)
+        skew_s = self.skew_s if self.zone is None else self.skew_s + self.zone.skew_s
+        return WALL_START_MS + int((self._scheduler.now + skew_s) * 1000)
 
     def boot_s(self) -> float:
         return self._boot_s + self._scheduler.now

@@ -40,7 +40,9 @@ class Faults:
     outage: float = 1.0
     """A log crashes and is down for a while; what it acknowledged is kept."""
     clock_jump: float = 1.0
-    """A machine's wall clock jumps, forward or back."""
+    """A machine's wall clock jumps, forward or back. Where there are regions it is now and then all clocks of one, by an hour."""
+    link: float = 3.0
+    """Where there are regions: what one sends another one does not arrive, in both directions or in one, or arrives late."""
     every_s: float = 0.4
     lasts_s: float = 1.0
 
@@ -59,7 +61,8 @@ class Faults:
 
 
 _CHANCES = ("slow", "refused", "lost_answer", "late", "vanished", "skew_s")
-_EVENTS = ("partition", "hold_back", "suspend", "crash", "outage", "clock_jump")
+_EVENTS = ("partition", "hold_back", "suspend", "crash", "outage", "clock_jump", "link")
+_HOUR_S = 3600.0
 NONE = Faults(**dict.fromkeys(_CHANCES + _EVENTS, 0.0))
 """Messages take time, and nothing else happens."""
 
@@ -73,12 +76,16 @@ class Nemesis:
         self._faults = faults
         self._random = random.Random(f"nemesis {simulation.seed}")
         self._stopped = False
-        self._kinds = [kind for kind in _EVENTS if getattr(faults, kind) > 0]
+        self._kinds = [
+            kind
+            for kind in _EVENTS
+            if getattr(faults, kind) > 0 and (kind != "link" or len(simulation.regions) > 1)
+        ]
         self._weights = [getattr(faults, kind) for kind in self._kinds]
 
     def start(self) -> None:
         """From now on."""
-        for server in self._simulation.servers:
+        for server in self._simulation.all_servers:
             server.faults = self._faults
         for process in self._simulation.processes:
             process.machine.skew_s = self._random.uniform(-1, 1) * self._faults.skew_s
@@ -88,9 +95,13 @@ class Nemesis:
     def stop(self) -> None:
         """Nothing goes wrong any more: what was cut off is joined, what was down comes up."""
         self._stopped = True
-        for server in self._simulation.servers:
+        for server in self._simulation.all_servers:
             server.faults = NONE
             server.down = False
+        self._simulation.links.heal()
+        for region in self._simulation.regions:
+            region.zone.skew_s = 0.0
+            region.relay.accepts = True
         for process in self._simulation.processes:
             machine = process.machine
             machine.cut, machine.held_until = False, 0.0
@@ -151,8 +162,9 @@ class Nemesis:
         process.crash(lasts)
 
     def _outage(self, lasts: float) -> None:
-        at = self._random.randrange(len(self._simulation.servers))
-        server = self._simulation.servers[at]
+        servers = self._simulation.all_servers
+        at = self._random.randrange(len(servers))
+        server = servers[at]
         if server.down:
             return
         server.down = True
@@ -165,6 +177,26 @@ class Nemesis:
         self._later(lasts, heal)
 
     def _clock_jump(self, lasts: float) -> None:  # noqa: ARG002
+        regions = self._simulation.regions
+        if len(regions) > 1 and self._random.random() < 0.3:
+            region = self._random.choice(regions)
+            region.zone.skew_s = self._random.choice((_HOUR_S, -_HOUR_S, 0.0))
+            self._simulation.log(
+                f"the clocks of region {region.name} are off by {region.zone.skew_s:.0f} s now"
+            )
+            return
         process = self._victim()
         process.machine.skew_s = self._random.uniform(-10, 10) * self._faults.skew_s
         self._simulation.log(f"the wall clock of {process.name} is off by {process.machine.skew_s:.1f} s now")
+
+    def _link(self, lasts: float) -> None:
+        links = self._simulation.links
+        one, other = self._random.sample(self._simulation.regions, 2)
+        what = self._random.choice(("cut both ways", "cut one way", "slow"))
+        if what == "slow":
+            links.slow(one.name, other.name, lasts)
+        else:
+            links.cut(one.name, other.name, lasts)
+        if what == "cut both ways":
+            links.cut(other.name, one.name, lasts)
+        self._simulation.log(f"the link from {one.name} to {other.name} is {what} for {lasts:.3f} s")

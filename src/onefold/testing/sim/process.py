@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from onefold.db import Database
@@ -15,6 +15,8 @@ from onefold.testing.sim.network import Endpoint
 from onefold.testing.sim.scheduler import Killed, Task, Turn
 
 if TYPE_CHECKING:
+    from onefold.testing.sim.network import LogServer
+    from onefold.testing.sim.regions import OpenedRegion, SimRegion
     from onefold.testing.sim.world import Simulation
 
 Program = Callable[[Database], object]
@@ -37,15 +39,18 @@ class Process:
         simulation: Simulation,
         name: str,
         programs: Sequence[Program],
-        level: Level,
+        level: Level | None,
         timeout: float | None,
+        region: SimRegion | None = None,
     ) -> None:
         self.name = name
         self.machine = SimMachine(simulation.scheduler, name, simulation.seed)
         self.database: Database | None = None
         """None while it is dead."""
         self.shards: list[MemoryShard] = []
-        """Its shards."""
+        """Its shards of the space."""
+        self.region_shards: list[MemoryShard] = []
+        """Those of its region."""
         self.unfinished = list(range(len(programs)))
         self.incarnation = 0
         self._simulation = simulation
@@ -53,6 +58,8 @@ class Process:
         self._programs = programs
         self._level = level
         self._timeout = timeout
+        self._region = region
+        self.machine.zone = None if region is None else region.zone
         self._endpoints: list[Endpoint] = []
         self._tasks: list[Task] = []
         self._dead = True
@@ -102,8 +109,36 @@ class Process:
         endpoints = [Endpoint(server, self.machine) for server in servers]
         self._endpoints = endpoints
         self.shards = [self._space(shard, endpoint) for shard, endpoint in enumerate(endpoints)]
-        self.database = Database(self.shards, level=self._level, timeout=self._timeout)
-        return self.database
+        database = self.database = Database(
+            self.shards,
+            level=self._level,
+            timeout=self._timeout,
+            open_region=None if self._region is None else self._open_region,
+        )
+        if self._region is not None:
+            database._in_region()  # now: its threads must not wait for each other in real time
+        return database
+
+    def replicas(self) -> Iterator[tuple[MemoryShard, LogServer]]:
+        """All its shards, and the log of each."""
+        yield from zip(self.shards, self._simulation.servers, strict=True)
+        if self._region is not None:
+            yield from zip(self.region_shards, self._region.servers, strict=True)
+
+    def _open_region(self, _: str | None) -> OpenedRegion:
+        from onefold.testing.sim.regions import OpenedRegion, SimPeers, open_shard
+
+        simulation, region = self._simulation, self._region
+        assert region is not None
+        endpoints = [Endpoint(server, self.machine) for server in region.servers]
+        self._endpoints = [*self._endpoints, *endpoints]
+        self.region_shards = [
+            open_shard(simulation, region, index, endpoint, self.machine)
+            for index, endpoint in enumerate(endpoints)
+        ]
+        alone = len(simulation.regions) == 1
+        peers = None if alone else SimPeers(simulation, self.machine, region, self.region_shards)
+        return OpenedRegion(region, self.region_shards, peers)
 
     def _space(self, shard: int, endpoint: Endpoint) -> MemoryShard:  # noqa: ARG002
         return MemoryShard(
@@ -124,6 +159,7 @@ class Process:
             self.database.close()
             self.database = None
             self.shards = []
+            self.region_shards = []
 
     def _turn(self) -> Turn:
         return Turn(self._scheduler)
