@@ -5,7 +5,7 @@
 - ``onefold_clock``: a ``FakeClock``: time passes when the test says so.
 - ``onefold_sim``: a ``Simulation``: the test runs once for each of ``--onefold-seeds`` seeds (default 20; in the configuration
   file ``onefold_seeds``). A failure names its seed; ``--onefold-seed 17`` runs that one alone. Options of the simulation by
-  a mark: ``@pytest.mark.onefold(shards=3)``.
+  a mark: ``@pytest.mark.onefold(shards=3)``, or ``regions=("eu", "us")``.
 
 Onefold itself is imported when a test uses one of them.
 """

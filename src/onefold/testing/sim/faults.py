@@ -40,7 +40,7 @@ class Faults:
     outage: float = 1.0
     """A log crashes and is down for a while; what it acknowledged is kept."""
     clock_jump: float = 1.0
-    """A machine's wall clock jumps, forward or back. Where there are regions it is now and then all clocks of one, by an hour."""
+    """A machine's wall clock jumps, forward or back. Of regions, all clocks of one do so together, by an hour."""
     link: float = 3.0
     """Where there are regions: what one sends another one does not arrive, in both directions or in one, or arrives late."""
     every_s: float = 0.4

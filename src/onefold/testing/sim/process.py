@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from onefold import config
 from onefold.db import Database
 from onefold.errors import AppendUnknown, Expired, LogCorrupt, OnefoldError, Timeout, Unavailable
 from onefold.shard.memory import MemoryShard
@@ -136,6 +137,9 @@ class Process:
             open_shard(simulation, region, index, endpoint, self.machine)
             for index, endpoint in enumerate(endpoints)
         ]
+        for shard, server in zip(self.region_shards, region.servers, strict=True):
+            if not shard.reach(server.end, config.APPEND_RETRY_S):  # as on a cluster
+                raise Unavailable(f"{shard.url} was not delivered in time. Try again", definite=True)
         alone = len(simulation.regions) == 1
         peers = None if alone else SimPeers(simulation, self.machine, region, self.region_shards)
         return OpenedRegion(region, self.region_shards, peers)

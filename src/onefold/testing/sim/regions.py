@@ -260,6 +260,7 @@ class Relay(Process):
         transport = SimTransport(self._simulation, self, other)
         runner = Runner(shard, index, other.number, transport)
         while self._up:
+            heard_s = runner.heard_s
             try:
                 again_s = runner.step()
                 if self.accepts:
@@ -268,8 +269,8 @@ class Relay(Process):
                 raise
             except OnefoldError:
                 again_s = runner.pull.again_s
-            if runner.pull.state != "linked":
-                self._scheduler.sleep(_PAUSE_S)
+            if runner.pull.state != "linked" or (again_s is None and runner.heard_s == heard_s):
+                self._scheduler.sleep(_PAUSE_S)  # nothing was taken, or its replica knows no regions yet
             elif again_s is not None:
                 self._scheduler.sleep(max(0.0, again_s - self.machine.boot_s()))
 

@@ -209,10 +209,10 @@ class Simulation:
                 raise AssertionError(
                     f"nothing went wrong for {grace:g} simulated seconds, and yet these made no progress: {', '.join(stuck)}"
                 )
-            self.over = True
             for process in self.processes:
                 process.stop()
-            self._exchange()
+            self._exchange()  # a relay that is down comes back for it
+            self.over = True
             self._probe()
 
     @contextmanager
