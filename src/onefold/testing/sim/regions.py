@@ -138,6 +138,16 @@ class SimPeers:
         """See ``Peers``."""
         return [self._link(other) for other in self._others()]
 
+    def clocks(self, number: int) -> Mapping[int, int]:
+        """See ``Peers``."""
+        for other in self._others():
+            if other.number == number:
+                try:
+                    return self._call(other, other.relay.clocks, POLL_S)
+                except OnefoldError:
+                    break
+        return {}
+
     def _others(self) -> list[SimRegion]:
         return [one for one in self._simulation.regions if one is not self._region]
 
@@ -238,6 +248,10 @@ class Relay(Process):
             with shard.view(need=ReadRequirement(barrier=True, timeout=POLL_S)) as view:
                 found[index] = read_self(view).have().get(self.region.number, 0)
         return found
+
+    def clocks(self) -> Mapping[int, int]:
+        """By shard, the hybrid clock of the last effect of its region."""
+        return {index: me.origin(self.region.number).hlc for index, me in enumerate(self.known())}
 
     # -- what it does
 
