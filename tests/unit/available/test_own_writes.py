@@ -9,6 +9,7 @@ from onefold.available.kinds import places
 from onefold.available.rows import load_row
 from onefold.available.stamps import clock_at, ms_of
 from onefold.env import SeededEnv
+from onefold.fold.api import PASSING, Context
 from onefold.log.memory import MemoryLog
 from onefold.shard.memory import MemoryShard
 
@@ -164,15 +165,21 @@ def test_a_clock_that_is_set_back_does_not_go_back():
     assert desk.shown()[0] == desk.shown()[1] == {(CARTS, b"k"): b"y"}
 
 
-def test_a_rejection_is_kept_under_the_request_id_on_the_last_try_only():
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ({"reads": (ops.Read(CARTS, b"k", b"x"),), "last_try": False}, False),
+        ({"reads": (ops.Read(CARTS, b"k", b"x"),)}, True),
+        ({"session": {2: 9}}, False),  # which says nothing of what was asked for
+    ],
+)
+def test_a_rejection_is_kept_under_the_request_id_on_the_last_try_only(asked, kept):
     desk = Desk()
-    body = ops.available_op(ops.Do((put(b"v"),), session={2: 9}, last_try=False)).body
-    from onefold.fold.api import PASSING, Context
-
+    body = ops.available_op(ops.Do((put(b"v"),), **asked)).body
     context = Context(50, 0, desk.now_ms, "c0-x", "r")
-    assert AvailableFold().apply(desk[1].store, context, body, 4).startswith(PASSING)
-    body = ops.available_op(ops.Do((put(b"v"),), session={2: 9})).body
-    assert not AvailableFold().apply(desk[1].store, context, body, 4).startswith(PASSING)
+    answer = AvailableFold().apply(desk[1].store, context, body, 4)
+    assert isinstance(ops.decode_outcome(answer), ops.Rejected)
+    assert answer.startswith(PASSING) is not kept
 
 
 def shard():
