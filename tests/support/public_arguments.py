@@ -17,7 +17,10 @@ import onefold.testing
 
 NOT_PUBLIC = {"contents", "ends", "frame_of", "look", "__init__"}
 """Methods of handles that only Onefold calls, and objects that only Onefold makes."""
-INTERNAL = {"Env", "Known", "Layout", "RegionClient", "Shard", "ShardsClient", "StateClient", "View"}
+INTERNAL = {
+    *("Env", "Known", "Layout", "Log", "MemoryShard", "PastView", "Peers", "PresentView", "RegionClient"),
+    *("Shard", "ShardsClient", "StateClient", "View"),
+}
 """Classes that only handles of Onefold's own give."""
 MADE_BY_PROGRAMS = {"Simulation", "ScriptedSource", "FakeClock"}
 """Classes that a program calls itself."""

@@ -145,13 +145,12 @@ async def nothing(tx: object) -> None:
 async def called(things: Things, argument: Argument, value: object) -> object:
     """Call the function of the argument with the value; if what it gives is awaited or iterated, to its first step."""
     owner, name, given = argument
-    if owner in ("TxMap", "TxQueue"):
+    if owner == "Transaction" or owner.startswith("Tx"):
         with things.db.transaction() as tx:
-            handle = tx.map("m") if owner == "TxMap" else tx.queue("q")
-            return await stepped(method(things, handle, name, given, value))
-    if owner in ("AsyncTxMap", "AsyncTxQueue"):
+            return await stepped(method(things, inside(tx, owner), name, given, value))
+    if owner == "AsyncTransaction" or owner.startswith("AsyncTx"):
         async with things.adb.transaction() as atx:
-            ahandle = atx.map("m") if owner == "AsyncTxMap" else atx.queue("q")
+            ahandle = inside(atx, owner.removeprefix("Async"))
             return await stepped(method(things, ahandle, name, given, value))
     if owner in ("Consumer", "AsyncConsumer"):
         async with things.adb.stream("s").consumer(f"group of {owner}") as consumer:
@@ -162,6 +161,22 @@ async def called(things: Things, argument: Argument, value: object) -> object:
         kind = getattr(onefold.testing, owner)
         return kind(**{**things.arguments(owner), given: value})
     return await stepped(method(things, things.by_name[owner], name, given, value))
+
+
+def inside(tx: Any, owner: str) -> Any:
+    """What has the method: a transaction, or a handle in it."""
+    match owner:
+        case "TxMap":
+            return tx.map("m")
+        case "TxAvailableMap":
+            return tx.map("available", mode="available", merge="fields")
+        case "TxQueue":
+            return tx.queue("q")
+        case "TxCounters":
+            return tx.counters("stock", floor=0)
+        case "TxSets":
+            return tx.sets("tags")
+    return tx
 
 
 def method(things: Things, handle: Any, name: str, given: str, value: object) -> Any:

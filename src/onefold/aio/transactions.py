@@ -174,9 +174,15 @@ class AsyncTransaction:
         return AsyncTxStream(self, name if isinstance(name, str) else name.sync)
 
     def counters(self, name: str | AsyncCounters, *, floor: int | None = None) -> AsyncTxCounters:
-        """Counters for every region inside this transaction, by their name (and ``floor``) or plain handle."""
-        from onefold.aio.available_transactions import AsyncTxCounters
+        """Counters for every region inside this transaction, by their name (and ``floor``) or plain handle.
 
+        Raises:
+            InvalidArgument: definite; a floor that cannot be.
+        """
+        from onefold.aio.available_transactions import AsyncTxCounters
+        from onefold.state.available.counters import check_floor
+
+        check_floor(floor)
         return AsyncTxCounters(self, name, floor)
 
     def sets(self, name: str | AsyncSets) -> AsyncTxSets:

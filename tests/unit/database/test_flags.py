@@ -40,13 +40,13 @@ class Kit:
         give_region(db)
         self.v, self.av = db.map("v", mode="available"), adb.map("v", mode="available")
 
-    def in_transaction(self, call: Callable[[Any], object]) -> None:
+    def in_transaction(self, call: Callable[[Any], object], mode: str = "consistent") -> None:
         with self.db.transaction() as tx:
-            call(tx.map("m"))
+            call(tx.map("m") if mode == "consistent" else tx.map("v", mode=mode))
 
-    async def in_atransaction(self, call: Callable[[Any], Any]) -> None:
+    async def in_atransaction(self, call: Callable[[Any], Any], mode: str = "consistent") -> None:
         async with self.adb.transaction() as tx:
-            result = call(tx.map("m"))
+            result = call(tx.map("m") if mode == "consistent" else tx.map("v", mode=mode))
             if inspect.isawaitable(result):
                 await result
 
@@ -77,6 +77,12 @@ CALLS: dict[Flag, Call] = {
         lambda m: m.put("k", 1, if_absent=bad)
     ),
     ("TxMap", "scan", "reverse"): lambda kit, bad: kit.in_transaction(lambda m: m.scan(reverse=bad)),
+    ("TxAvailableMap", "put", "if_absent"): lambda kit, bad: kit.in_transaction(
+        lambda m: m.put("k", 1, if_absent=bad), "available"
+    ),
+    ("TxAvailableMap", "scan", "reverse"): lambda kit, bad: kit.in_transaction(
+        lambda m: m.scan(reverse=bad), "available"
+    ),
     ("Queue", "get", "renew"): lambda kit, bad: kit.db.queue("q").get(0, renew=bad),
     ("Stream", "read", "follow"): lambda kit, bad: kit.db.stream("s").read(follow=bad),
     ("PreparedJob", "run", "progress"): lambda kit, bad: kit.job.run(bad),
@@ -103,6 +109,12 @@ CALLS: dict[Flag, Call] = {
         lambda m: m.put("k", 1, if_absent=bad)
     ),
     ("AsyncTxMap", "scan", "reverse"): lambda kit, bad: kit.in_atransaction(lambda m: m.scan(reverse=bad)),
+    ("AsyncTxAvailableMap", "put", "if_absent"): lambda kit, bad: kit.in_atransaction(
+        lambda m: m.put("k", 1, if_absent=bad), "available"
+    ),
+    ("AsyncTxAvailableMap", "scan", "reverse"): lambda kit, bad: kit.in_atransaction(
+        lambda m: m.scan(reverse=bad), "available"
+    ),
     ("AsyncQueue", "get", "renew"): lambda kit, bad: kit.adb.queue("q").get(0, renew=bad),
     ("AsyncStream", "read", "follow"): lambda kit, bad: kit.adb.stream("s").read(follow=bad),
     ("AsyncTable", "to_polars", "final"): lambda kit, bad: kit.adb.table("batch").to_polars(bad),

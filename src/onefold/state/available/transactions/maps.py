@@ -198,8 +198,7 @@ class TxAvailableMap(WriteMethods[R], Generic[R, T]):
         Raises:
             InvalidArgument: definite; always.
         """
-        del by, ttl
-        self._plain.increment(key)
+        self._plain.increment(key, by, ttl=ttl)
 
     def __delitem__(self, key: Any) -> None:
         if not self.delete(key):
