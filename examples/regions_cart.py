@@ -36,14 +36,16 @@ def main(space: str) -> None:
         eu.sync()
         us.sync()
         item = at_us.get_item("alice")
-        assert item is not None and item.siblings is not None
+        assert item is not None
+        assert item.siblings is not None
         print("healed:", len(item.siblings), "carts are kept, and read as", at_us["alice"])
         assert at_eu["alice"] == at_us["alice"]
 
         at_us["alice"] = at_us["alice"]  # replaces all that us holds: one cart again
         eu.sync()
         item = at_eu.get_item("alice")
-        assert item is not None and item.siblings is not None
+        assert item is not None
+        assert item.siblings is not None
         print("put again:", len(item.siblings), "cart,", at_eu["alice"])
 
 
