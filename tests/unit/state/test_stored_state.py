@@ -11,6 +11,7 @@ import pytest
 
 import onefold as of
 from onefold.doctor.embedded import check_space
+from onefold.env import SystemEnv
 from onefold.folds import folds as space_folds
 from support.space_of_state import shown
 
@@ -34,6 +35,21 @@ def space(kept, tmp_path):
     with tarfile.open(kept / "space.tar.gz") as archive:
         archive.extractall(tmp_path / "space", filter="data")
     return tmp_path / "space"
+
+
+@pytest.fixture
+def a_moment_later(space, monkeypatch):
+    """The clock goes on from where the space was left: what releases keep for a day only is still there."""
+    with of.connect(space, read_only=True) as db:
+        views = [shard.view() for shard in db._shards]
+        left_ms = 0
+        for opened in views:
+            with opened as view:
+                left_ms = max(left_ms, view.head().now_ms)
+    began_s = SystemEnv.boot_s()
+    monkeypatch.setattr(
+        SystemEnv, "wall_ms", lambda _: left_ms + 1000 + int(1000 * (SystemEnv.boot_s() - began_s))
+    )
 
 
 def as_json(db):
@@ -65,7 +81,7 @@ def test_its_log_folds_to_the_same_state_again(space):
         assert checks["state"].status == "ok" and "folded again" in checks["state"].found, checks["state"]
 
 
-def test_it_is_written_to_as_before(space):
+def test_it_is_written_to_as_before(space, a_moment_later):
     with of.connect(space) as db:
 
         def move(tx):
