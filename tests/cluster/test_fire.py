@@ -232,7 +232,7 @@ def tell(what: str, done: list[Done], moment: float) -> None:
         print(f"{what}, {thread}: longest {longest:.2f} s, first begun after it ended {first:.2f} s later")
 
 
-@pytest.mark.moving(6)
+@pytest.mark.moving(13)  # one of these and of test_region_survival.py a day
 @pytest.mark.parametrize("lost", REGIONS)
 @pytest.mark.parametrize("fire", [1, 2, 3], indirect=True, ids="seed{}".format)
 def test_one_data_center_burns_and_the_other_goes_on(fire: Fire, lost: str) -> None:
@@ -267,7 +267,7 @@ def test_one_data_center_burns_and_the_other_goes_on(fire: Fire, lost: str) -> N
     fire.check()
 
 
-@pytest.mark.moving(2)
+@pytest.mark.moving(13, first=6)
 @pytest.mark.parametrize("lost", REGIONS)
 @pytest.mark.parametrize("fire", [4], indirect=True, ids="seed{}".format)
 def test_a_data_center_and_the_witness_burn_and_the_other_goes_on(fire: Fire, lost: str) -> None:

@@ -62,7 +62,7 @@ def explained(name: str, url: str) -> dict[str, Any]:
     return made  # type: ignore[no-any-return]
 
 
-@pytest.mark.moving(len(LOST))
+@pytest.mark.moving(13, first=8)  # test_fire.py has the other days
 @pytest.mark.parametrize("failure", LOST)
 def test_what_explain_says_of_lost_regions_is_true(
     failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

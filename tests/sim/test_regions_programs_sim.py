@@ -47,6 +47,7 @@ def test_seeds_that_failed_once(seed):
     run(seed)
 
 
+@pytest.mark.moving(4)
 @pytest.mark.parametrize(("bug", "faults", "known"), CAUGHT_BY)
 def test_planted_errors_are_caught(bug, faults, known):
     for seed in (known, *range(PLANTED_SEEDS)):

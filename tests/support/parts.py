@@ -1,7 +1,9 @@
 """Which part of a fixed set of seeds or cases this run takes: another one each day, so that a few days see all of them.
 
 ``ONEFOLD_TEST_DAY`` is the number of the day, which runs the same part again; ``all`` takes the whole set. Tests with the mark
-``moving(parts)`` run for a part of their parameters. ``ONEFOLD_TEST_FILES_PARTS`` takes a part of the unit and conformance files.
+``moving(parts)`` run for a part of their parameters, also for none where there are more parts than those; ``first`` says on which
+day the first part is run, so that long tests can share the days.
+``ONEFOLD_TEST_FILES_PARTS`` takes a part of the unit and conformance files.
 """
 
 from __future__ import annotations
@@ -29,15 +31,15 @@ def takes_all() -> bool:
     return os.environ.get(VARIABLE) == "all"
 
 
-def part_of_day(parts: int) -> int:
-    """Which of so many parts is today's, counted from 0; 0 where all of them are taken."""
+def part_of_day(parts: int, first: int = 0) -> int:
+    """Which of so many parts is today's, counted from 0; 0 where all of them are taken. ``first``: the day of part 0."""
     fix_day()
-    return 0 if takes_all() else int(os.environ[VARIABLE]) % parts
+    return 0 if takes_all() else (int(os.environ[VARIABLE]) - first) % parts
 
 
-def todays(items: Sequence[T], parts: int) -> list[T]:
+def todays(items: Sequence[T], parts: int, first: int = 0) -> list[T]:
     """Every ``parts``-th of the items, beginning with another one each day; all of them with ``all``."""
-    return list(items) if takes_all() else list(items[part_of_day(parts) :: parts])
+    return list(items) if takes_all() else list(items[part_of_day(parts, first) :: parts])
 
 
 def is_todays(name: str, parts: int) -> bool:
@@ -58,7 +60,7 @@ def deselect_others(config: pytest.Config, items: list[pytest.Item]) -> None:
         assert mark is not None
         # Scattered, so that a part has something of every kind also where kinds alternate.
         cases.sort(key=lambda item: zlib.crc32(item.nodeid.encode()))
-        others.update(set(cases) - set(todays(cases, mark.args[0])))
+        others.update(set(cases) - set(todays(cases, mark.args[0], mark.kwargs.get("first", 0))))
     others = {item for item in others if item.nodeid not in named}
     if others:
         config.hook.pytest_deselected(items=[item for item in items if item in others])

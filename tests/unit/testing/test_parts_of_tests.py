@@ -65,6 +65,28 @@ def test_each_day_takes_a_part_of_every_marked_test(
     assert len(set(taken)) == 12
 
 
+SHARED = """
+import pytest
+@pytest.mark.moving(5)
+@pytest.mark.parametrize("case", range(3))
+def test_one(case): pass
+@pytest.mark.moving(5, first=3)
+@pytest.mark.parametrize("case", range(2))
+def test_other(case): pass
+"""
+
+
+def test_long_tests_share_the_days(monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester) -> None:
+    taken: list[str] = []
+    for day in range(5):
+        monkeypatch.setenv(parts.VARIABLE, str(day))
+        items = pytester.getitems(SHARED)
+        parts.deselect_others(items[0].config, items)
+        assert len(items) == 1
+        taken += [item.name for item in items]
+    assert len(set(taken)) == 5
+
+
 def test_all_workers_of_a_run_have_one_day(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(parts.VARIABLE)
     parts.fix_day()
