@@ -152,7 +152,10 @@ def test_events() -> None:
 
 def test_metrics() -> None:
     text = (SOURCE / "node" / "metrics.py").read_text("utf-8")
-    names = set(re.findall(r"\"(onefold_[a-z_]+)\"", text))
+    of_regions = (SOURCE / "node" / "regions" / "metrics.py").read_text("utf-8")
+    names = set(re.findall(r"\"(onefold_[a-z_]+)\"", text + of_regions))
+    entry = re.compile(r"^ +\(\"((?!onefold)[a-z_]+)\", \"", re.MULTILINE)
+    names |= {f"onefold_region_{name}" for name in entry.findall(of_regions)}
     before, live = text.split("def _about_live_jobs")
     live, after = live.split("    def ", 1)
     entry = re.compile(r"^ +\(\"((?!onefold)[a-z_]+)\", \"", re.MULTILINE)

@@ -174,7 +174,7 @@ def test_the_document_on_testing(tmp_path):
     path.write_text(PROGRAMS + "\n\n".join(blocks("docs/testing.md")))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--onefold-seeds", "3", path]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert ended.returncode == 0 and "8 passed" in ended.stdout, ended.stdout
+    assert ended.returncode == 0 and "11 passed" in ended.stdout, ended.stdout
 
 
 def test_live_jobs(home, capsys):

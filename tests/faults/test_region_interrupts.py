@@ -43,14 +43,15 @@ class Actions:
 
     def found_after(self):
         """What another thread finds, and that it can write."""
+        # A session may still show what it had read before a write of which it does not know; the log is asked here.
         found = (
-            self.map.get("k"),
+            self.map.get("k", consistency="prefix"),
             self.fields.get("k", {}).get("value"),
             self.counters.get("k"),
             self.sets.get("k"),
         )
         self.map["after"] = self.value
-        later = self.map.get("k")
+        later = self.map.get("k", consistency="prefix")
         if later != found[0]:
             return "what was broken off came with the next write", found, later
         return found
