@@ -34,6 +34,7 @@ from onefold.log.jetstream.client.link import Link
 from onefold.regions.cluster import ClusterNeighbours, ClusterPeers
 from onefold.shard.api import Shard
 from onefold.space.open_cluster import open_region
+from support.whole_lines import json_lines
 
 WAIT_S = 120.0
 SHARDS = 2
@@ -131,8 +132,7 @@ def asked(node: LocalNode, path: str) -> Any:
 
 
 def log_lines(node: LocalNode, event: str) -> list[dict[str, Any]]:
-    lines = map(json.loads, (node.dir / "node.log").read_text().splitlines())
-    return [line for line in lines if line["event"] == event]
+    return [line for line in json_lines(node.dir / "node.log") if line["event"] == event]
 
 
 def same_everywhere(both: dict[str, list[Shard]]) -> bool:
