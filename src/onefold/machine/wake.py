@@ -104,6 +104,9 @@ class Listener:
             self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._reader, select.POLLIN)
+        self._poking = threading.Lock()
+        """Held while it is poked or closed. The number of a closed descriptor is given to the next file that is opened, such as a
+        write-ahead log of SQLite: a byte written there then makes its records look like leftovers."""
         forks.track(self)
 
     def wait(self, timeout: float) -> bool:
@@ -123,22 +126,28 @@ class Listener:
             os.read(self._reader, 1 << 16)
 
     def poke(self) -> None:
-        """Wake the waiting thread of this process."""
-        with contextlib.suppress(OSError):
-            os.write(self._writer, b"!")
+        """Wake the waiting thread of this process, if there still is one. Also while another thread closes it."""
+        with self._poking, contextlib.suppress(OSError):
+            if self._writer >= 0:
+                os.write(self._writer, b"!")
 
     def close(self) -> None:
         """Remove the FIFO. Call it when no thread waits."""
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()
-        self.drop_after_fork()
+        with self._poking:
+            self._close()
 
-    def drop_after_fork(self) -> None:
-        for fd in (self._reader, self._writer):
+    def _close(self) -> None:
+        fds, self._reader, self._writer = (self._reader, self._writer), -1, -1
+        for fd in fds:
             if fd >= 0:
                 os.close(fd)
-        self._reader = self._writer = -1
+
+    def drop_after_fork(self) -> None:
+        self._poking = threading.Lock()  # a thread that is not in this process may have had it
+        self._close()
 
 
 class Watch:
