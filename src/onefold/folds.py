@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from onefold.fold.api import NEWEST_VERSION
+from onefold.fold.authority import AVAILABLE_FOLD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from onefold.shard.api import Shard
     from onefold.state.fold.machine import StateFold
 
+    _TimedFold = StateFold | AvailableFold
+
 _LIVE_JOBS: Final = "state/l/jobs"
 """The table of ``state.fold.live.rows``, which a job over files that has nothing to do is not to import."""
 
@@ -24,15 +27,15 @@ _LIVE_JOBS: Final = "state/l/jobs"
 def folds(shard: int, shards: int) -> list[Fold]:
     """The folds of one of so many shards."""
     if shard > 0:
-        return [_LazyStateFold(shards)]
-    return [_LazyFold("jobs", _jobs_fold), _LazyStateFold(shards), _LazyFold("nodes", _nodes_fold)]
+        return [_state_fold(shards)]
+    return [_LazyFold("jobs", _jobs_fold), _state_fold(shards), _LazyFold("nodes", _nodes_fold)]
 
 
 def region_folds(shard: int, shards: int) -> list[Fold]:  # noqa: ARG001 - as ``folds``
     """The folds of one of the logs of a region, in which everything arrives that is merged later."""
     if shard > 0:
-        return [_LazyAvailableFold()]
-    return [_LazyAvailableFold(), _LazyFold("nodes", _nodes_fold)]
+        return [_available_fold()]
+    return [_available_fold(), _LazyFold("nodes", _nodes_fold)]
 
 
 class BlobTable(NamedTuple):
@@ -111,6 +114,28 @@ class _LazyFold:
         return self._fold.apply(store, context, body, fold_version)
 
 
+class _LazyTimedFold:
+    """A fold with history and time of its own."""
+
+    version = NEWEST_VERSION
+
+    def __init__(self, name: str, history: frozenset[str], load: Callable[[], _TimedFold]) -> None:
+        self.name = name
+        self.history = history
+        self._load = load
+        self._fold: _TimedFold | None = None
+
+    def _loaded(self) -> _TimedFold:
+        fold = self._fold = self._load()
+        return fold
+
+    def advance(self, store: Store, context: Context) -> int:
+        return (self._fold or self._loaded()).advance(store, context)
+
+    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
+        return (self._fold or self._loaded()).apply(store, context, body, fold_version)
+
+
 def _jobs_fold() -> Fold:
     from onefold.compute.jobs.fold import JobsFold
 
@@ -123,48 +148,19 @@ def _nodes_fold() -> Fold:
     return NodesFold()
 
 
-class _LazyStateFold:
-    """The fold of shared state."""
-
-    name = "state"
-    version = NEWEST_VERSION
-    history = frozenset({"state/m/"})
-
-    def __init__(self, shards: int) -> None:
-        self._shard_count = shards
-        self._fold: StateFold | None = None
-
-    def _loaded(self) -> StateFold:
+def _state_fold(shards: int) -> _LazyTimedFold:
+    def load() -> StateFold:
         from onefold.state.fold.machine import StateFold
 
-        fold = self._fold = StateFold(self._shard_count)
-        return fold
+        return StateFold(shards)
 
-    def advance(self, store: Store, context: Context) -> int:
-        return (self._fold or self._loaded()).advance(store, context)
-
-    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
-        return (self._fold or self._loaded()).apply(store, context, body, fold_version)
+    return _LazyTimedFold("state", frozenset({"state/m/"}), load)
 
 
-class _LazyAvailableFold:
-    """The fold of collections that every region can write."""
-
-    name = "ap"
-    version = NEWEST_VERSION
-    history = frozenset({"ap/c/", "ap/names/", "ap/shown"})
-
-    def __init__(self) -> None:
-        self._fold: AvailableFold | None = None
-
-    def _loaded(self) -> AvailableFold:
+def _available_fold() -> _LazyTimedFold:
+    def load() -> AvailableFold:
         from onefold.available.fold import AvailableFold
 
-        fold = self._fold = AvailableFold()
-        return fold
+        return AvailableFold()
 
-    def advance(self, store: Store, context: Context) -> int:
-        return (self._fold or self._loaded()).advance(store, context)
-
-    def apply(self, store: Store, context: Context, body: bytes, fold_version: int) -> bytes:
-        return (self._fold or self._loaded()).apply(store, context, body, fold_version)
+    return _LazyTimedFold(AVAILABLE_FOLD, frozenset({"ap/c/", "ap/names/", "ap/shown"}), load)

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from onefold.available import deciding, following, home, imports, ops, unseen
 from onefold.available.ops import (
-    AVAILABLE_FOLD,
     Do,
     Outcome,
     Rejected,
@@ -44,7 +43,7 @@ class AvailableFold:
     """See ``onefold.fold.api.TimedFold``. All but ``Do`` counts in trusted records only: else a program could forge what another
     region did."""
 
-    name = AVAILABLE_FOLD
+    name = authority.AVAILABLE_FOLD
     version = NEWEST_VERSION
     history = frozenset({ROWS, NAMES, SHOWN})
 
@@ -58,7 +57,9 @@ class AvailableFold:
         if op is None:
             return MALFORMED
         if not (context.trusted or isinstance(op, Do)):
-            authority.count_refusal(store, AVAILABLE_FOLD, type(op).__name__, context.offset, context.client)
+            authority.count_refusal(
+                store, authority.AVAILABLE_FOLD, type(op).__name__, context.offset, context.client
+            )
             return UNTRUSTED
         work = Working(store, context)
         outcome = OPERATIONS[type(op)](work, op)

@@ -13,9 +13,8 @@ import msgspec
 
 from onefold.available.stamps import Hlc, Number, Seq, Vector
 from onefold.codec import Op, decode_anywhere
+from onefold.fold.authority import AVAILABLE_FOLD
 
-AVAILABLE_FOLD: Final = "ap"
-"""The name of the fold."""
 INT_MAX: Final = (1 << 63) - 1
 """Counters are integers of 64 bit."""
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from onefold.available import ops
-from onefold.available.ops import AVAILABLE_FOLD
 from onefold.codec import Op
 from onefold.fold import system
 from onefold.fold.api import NEWEST_VERSION
+from onefold.fold.authority import AVAILABLE_FOLD
 from onefold.fold.nodes.ops import NODES_FOLD
 from onefold.fold.nodes.regions import Admit, Decision, Evict, Reclaim
 from onefold.invariants import invariant
+
+LOCAL: Final = "local"
+"""The region of a space in memory or in a folder that has none, when no name is given."""
 
 
 def founders(names: Sequence[str]) -> list[Decision]:

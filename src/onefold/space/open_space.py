@@ -19,6 +19,7 @@ from onefold.env import SYSTEM, Env
 from onefold.errors import InvalidArgument, OnefoldError, SpaceError
 from onefold.files import sync
 from onefold.fold.api import Fold
+from onefold.fold.authority import AVAILABLE_FOLD
 from onefold.machine.undisturbed import let_pass, undisturbed
 from onefold.shard.api import Shard
 from onefold.space.open_shard import directory_of, open_shard
@@ -36,8 +37,6 @@ Check = Callable[[str | None, int | None], None]
 """Given a space's incarnation and how many shards it has, before anything is made or written: raises what speaks against opening
 it. None, None: the space is not there and would be made."""
 _FOLDER = "shards"
-REGION_FOLD: Final = "ap"
-"""The fold that only the logs of regions have (``available.ops.AVAILABLE_FOLD``)."""
 
 
 def open_shards(
@@ -154,8 +153,8 @@ def _check_kind(first: EmbeddedShard, folds: Folds) -> None:
     others that have the region."""
     file = first.log.file
     with file.reading() as con:
-        is_region = con.execute("SELECT EXISTS(SELECT 1 FROM folds WHERE name = ?)", (REGION_FOLD,)).get
-    if is_region and all(fold.name != REGION_FOLD for fold in folds(0, file.shard_count)):
+        is_region = con.execute("SELECT EXISTS(SELECT 1 FROM folds WHERE name = ?)", (AVAILABLE_FOLD,)).get
+    if is_region and all(fold.name != AVAILABLE_FOLD for fold in folds(0, file.shard_count)):
         place = file.directory.absolute()
         raise SpaceError(
             f"{place} is the folder of a region, not of a space. Open the space in {place.parent.parent}, with "
