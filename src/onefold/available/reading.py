@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-import msgspec
-
 from onefold.available import regions
 from onefold.available.kinds import places
 from onefold.available.kinds.cells import Cells, Register
@@ -25,8 +23,8 @@ from onefold.available.rows import (
     CONFLICTS,
     SHOWN,
     Conflict,
-    Shown,
     conflict_decoder,
+    decode_shown,
     load_row,
     names_decoder,
     number_key,
@@ -192,7 +190,7 @@ def changes(
     found: list[Version] = []
     switches: dict[int, tuple[int, int, int]] = {}
     for version in view.changes(SHOWN, after):
-        shown = _shown.decode(version.value or b"")
+        shown = decode_shown(version.value)
         switches[version.offset] = (
             *switches.get(version.offset, (version.place, shown.before))[:2],
             shown.generation,
@@ -222,9 +220,6 @@ def changes(
     table = table_of(view, place) if generation is None else tables_of(generation).rows + place
     left = limit - len(found)
     return found + view.changes(table, after, within=within, start=start, stop=stop, limit=left)
-
-
-_shown = msgspec.msgpack.Decoder(Shown)
 
 
 def _differing(
