@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,38 +16,18 @@ from onefold.ids import check_region
 from onefold.machine import forks
 from onefold.machine.undisturbed import let_pass, undisturbed
 from onefold.regions import making
+from onefold.regions.beginning import LOCAL
 from onefold.regions.decisions import apply_decisions
 from onefold.regions.folder_exchange import FolderExchange, wake_others
 from onefold.regions.links import LinksFile, RegionEnv
 from onefold.regions.neighbours import Neighbours, OpenedRegion
-from onefold.regions.peers import LinkState, Peers
+from onefold.regions.peers import Peers
 from onefold.shard.api import Shard
 from onefold.shard.embedded import EmbeddedShard
 from onefold.space.open_space import Folds, open_shards
 
-LOCAL: Final = "local"
-"""The region of a space in a folder that has none, when no name is given."""
 ADMISSION_S: Final = 5.0
 """A new region waits for so long until the others have admitted it; then it is open, and cannot write yet."""
-
-
-class FolderPeers:
-    """See ``Peers``."""
-
-    def __init__(self, neighbours: Neighbours) -> None:
-        self._neighbours = neighbours
-
-    def latest(self, timeout_s: float) -> Mapping[int, Mapping[int, int]]:
-        """See ``Peers``."""
-        return self._neighbours.latest(timeout_s)
-
-    def links(self) -> Sequence[LinkState]:
-        """See ``Peers``."""
-        return self._neighbours.link_states()
-
-    def clocks(self, number: int) -> Mapping[int, int]:
-        """See ``Peers``."""
-        return self._neighbours.clocks(number)
 
 
 class OpenRegion:
@@ -61,7 +41,6 @@ class OpenRegion:
         self._opened = opened
         self._neighbours = neighbours
         self._exchange = FolderExchange(neighbours)
-        self._peers = FolderPeers(neighbours)
         self._seen_ns = -1
         self._pid = forks.process
 
@@ -69,7 +48,7 @@ class OpenRegion:
     def peers(self) -> Peers | None:
         """The other regions; None where there is no other one at this moment. Raises as ``Shard.view``."""
         self.look()
-        return self._peers if self._neighbours.others() else None
+        return self._neighbours if self._neighbours.others() else None
 
     def look(self) -> None:
         """Notice that there is another region than when this one was opened, and begin the exchange with it: cheap, to be called

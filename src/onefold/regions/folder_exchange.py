@@ -134,7 +134,7 @@ class FolderExchange:
 
     def _all_at_once(self) -> None:
         """Links have healed, or a region came: nothing waits for a pause to end."""
-        self._neighbours.links.read(now=True)
+        self._neighbours.links_file.read(now=True)
         self._decisions_s = 0.0
         self._failed_s.clear()
         for puller in self._pullers.values():

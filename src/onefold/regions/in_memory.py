@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from onefold.fold.nodes.regions import Admit
-from onefold.regions.beginning import first_ops
+from onefold.regions.beginning import LOCAL, first_ops, founders
 from onefold.space.open_space import Folds, open_shards
 
 if TYPE_CHECKING:
     from onefold.env import Env
     from onefold.regions.peers import Peers
     from onefold.shard.api import Shard
-
-LOCAL: Final = "local"
 
 
 class RegionInMemory:
@@ -41,5 +38,5 @@ def open_in_memory(shard_count: int, region: str | None, env: Env, *, folds: Fol
     name = region or LOCAL
     shards = open_shards("memory://", folds, shards=shard_count, env=env)
     for number, shard in enumerate(shards):
-        shard.submit(first_ops([Admit(1, name, founder=True)], 1, number))
+        shard.submit(first_ops(founders([name]), 1, number))
     return RegionInMemory(name, shards)

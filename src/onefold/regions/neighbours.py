@@ -44,14 +44,14 @@ class OpenedRegion:
 
 
 class Neighbours:
-    """See above. Thread-safe."""
+    """See above, and ``Peers``. Thread-safe."""
 
     def __init__(self, first: EmbeddedShard, own: OpenedRegion, folds: Folds, env: Env) -> None:
         """``first``: shard 0 of the space; ``own``: the region of this program, which it closes itself."""
         self.first = first
         self.own = own
         self.folder = first.directory / FOLDER
-        self.links = LinksFile(self.folder, env)
+        self.links_file = LinksFile(self.folder, env)
         self.env = env
         self._folds = folds
         self._opened: dict[int, OpenedRegion] = {own.number: own}
@@ -73,7 +73,7 @@ class Neighbours:
             return found
 
     def _open(self, region: Region) -> OpenedRegion:
-        env, place = RegionEnv(self.env, self.links, region.name), self.folder / region.name
+        env, place = RegionEnv(self.env, self.links_file, region.name), self.folder / region.name
         writable = self.own.writable
         for read_only in (False, True) if writable else (True,):
             try:
@@ -118,7 +118,7 @@ class Neighbours:
 
     def cut_since_ms(self, source: str, target: str) -> int | None:
         """Since when a link is cut, in ms since 1970; None: it is not, at this moment. Raises SpaceError."""
-        return self.links.read(now=True).cut_since(source, target)
+        return self.links_file.read(now=True).cut_since(source, target)
 
     def reply(self, source: OpenedRegion, target: str, shard: int, asked: Ask, bytes_max: int) -> Reply:
         """What one region answers another one. Raises Unavailable where the link is cut, and as ``Shard.view``."""
@@ -155,7 +155,7 @@ class Neighbours:
         return found
 
     def clocks(self, number: int) -> Mapping[int, int]:
-        """See ``Peers.clocks``."""
+        """See ``Peers``."""
         found: dict[int, int] = {}
         for region in self.others():
             if region.number != number:
@@ -169,8 +169,8 @@ class Neighbours:
                 let_pass(error)
         return found
 
-    def link_states(self) -> Sequence[LinkState]:
-        """See ``Peers.links``."""
+    def links(self) -> Sequence[LinkState]:
+        """See ``Peers``."""
         return [self._link(region) for region in self.others()]
 
     def _link(self, region: Region) -> LinkState:
